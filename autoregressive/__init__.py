@@ -1,0 +1,5 @@
+"""Causal autoregression. `build` turns a config and a description of the data into a `Method`."""
+
+from autoregressive.method import build
+
+__all__ = ['build']

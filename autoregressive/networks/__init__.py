@@ -1,0 +1,1 @@
+"""Causal networks behind one interface: `apply(params, x, cache=None) -> hidden, cache`."""

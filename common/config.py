@@ -1,0 +1,130 @@
+"""Configs: pick components by name, check, compare, freeze.
+
+A component of a config is a dict with a `name` and the settings of that name. One literal dict in
+one file maps names to constructors; a wrong name or setting is refused with the known ones.
+"""
+
+import difflib
+import inspect
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+T = TypeVar('T')
+
+
+class ConfigError(ValueError):
+  """A config that cannot be used: what is wrong, where, and what would be right, in one line."""
+
+
+def suggestion(name: str, known) -> str:
+  """' did you mean X? known: ...' for an unknown name."""
+  known = sorted(map(str, known))
+  close = difflib.get_close_matches(str(name), known, n=1)
+  return (f' did you mean {close[0]!r}?' if close else '') + ' known: ' + ', '.join(known)
+
+
+def pick(table: Mapping[str, T], name: str, what: str) -> T:
+  """The entry of `table` under `name`. Raises ConfigError that lists the known names."""
+  if name not in table:
+    raise ConfigError(f'unknown {what} {name!r};{suggestion(name, table)}')
+  return table[name]
+
+
+def component(table: Mapping[str, Callable[..., T]], settings: Mapping, what: str, **given) -> T:
+  """Builds `table[settings['name']](**settings, **given)`.
+
+  Args:
+    table: constructors by name.
+    settings: a component of a config: `name` and the constructor's keyword arguments.
+    what: what the component is, for messages ('network', 'process').
+    **given: arguments that come from elsewhere than the config.
+
+  Raises:
+    ConfigError: for an unknown name, an unknown setting, or one that is missing.
+  """
+  settings = dict(settings)
+  if 'name' not in settings:
+    raise ConfigError(f'{what} has no name; known: {", ".join(sorted(table))}')
+  name = settings.pop('name')
+  constructor = pick(table, name, what)
+  accepted = settings_of(constructor) | given.keys()
+  for key in settings:
+    if key not in accepted:
+      raise ConfigError(f'unknown setting {what}.{key} of {name!r};{suggestion(key, accepted)}')
+  return constructor(**{k: as_tuple(v) for k, v in settings.items()}, **given)
+
+
+def settings_of(constructor: Callable) -> set[str]:
+  """Names of the keyword settings that a component's constructor takes."""
+  hidden = {'parent', 'name', 'self'}  # flax.linen's own
+  return set(inspect.signature(constructor).parameters) - hidden
+
+
+def as_tuple(value: Any) -> Any:
+  """Lists (from JSON) as tuples, so that they can be hashed."""
+  return tuple(map(as_tuple, value)) if isinstance(value, (list, tuple)) else value
+
+
+def length(text: str | int, what: str, epoch: int | None = None, total: int | None = None) -> int:
+  """A length in steps, from '500', '500 steps', '3 epochs' or '10%'.
+
+  Args:
+    text: the length.
+    what: where it stands in the config, for messages.
+    epoch: steps in an epoch.
+    total: steps in the whole run, which a percentage is of.
+
+  Raises:
+    ConfigError: when the text is no length, or its unit means nothing here.
+  """
+  number, unit = _split_length(text, what)
+  if unit in ('', 'step', 'steps'):
+    if number != int(number):
+      raise ConfigError(f'{what}={text!r}: a number of steps must be whole')
+    return int(number)
+  if unit in ('epoch', 'epochs') and epoch:
+    return math.ceil(number * epoch)
+  if unit in ('%', 'percent') and total is not None:
+    return round(number / 100 * total)
+  raise ConfigError(f'{what}={text!r}: the unit {unit!r} has no meaning here')
+
+
+def _split_length(text: str | int, what: str) -> tuple[float, str]:
+  digits = str(text).strip()
+  unit = digits.lstrip('0123456789.eE+-_').strip()
+  if unit in ('poch', 'pochs'):  # '3epochs': the e belongs to the unit
+    unit = 'e' + unit
+  number = digits[: len(digits) - len(unit)].strip()
+  try:
+    value = float(number)
+  except ValueError:
+    value = -1.0
+  if value < 0 or not math.isfinite(value):
+    raise ConfigError(f"{what}={text!r} is no length; write '500', '3 epochs' or '10%'")
+  return value, unit
+
+
+def flatten(config: Mapping, prefix: str = '') -> dict[str, Any]:
+  """{'a.b': value} for every leaf of a nested config."""
+  flat = {}
+  for key, value in config.items():
+    if isinstance(value, Mapping) or hasattr(value, 'items'):
+      flat |= flatten(value, f'{prefix}{key}.')
+    else:
+      flat[prefix + key] = value
+  return flat
+
+
+def differences(config: Mapping, base: Mapping) -> dict[str, tuple[Any, Any]]:
+  """{'a.b': (value in base, value in config)} where they differ; None where one has no such key."""
+  new, old = flatten(config), flatten(base)
+  keys = sorted(new.keys() | old.keys())
+  return {k: (old.get(k), new.get(k)) for k in keys if as_tuple(old.get(k)) != as_tuple(new.get(k))}
+
+
+def to_json(config: Mapping) -> str:
+  """The config as JSON: what `config.json` in a workdir holds."""
+  plain = config.to_dict() if hasattr(config, 'to_dict') else dict(config)
+  return json.dumps(plain, indent=2, sort_keys=True)

@@ -1,0 +1,52 @@
+"""What a method needs to know of the data it models."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSpec:
+  """Describes one example of a dataset; enough to build a model and compile a training step.
+
+  Attributes:
+    name: the dataset's name.
+    domain: 'image' for uint8 arrays [height, width, channels].
+    shape: shape of one example.
+    levels: an example's values are integers in [0, levels).
+    num_classes: 0 where the data has no labels.
+    class_names: names of the classes, in the order of the labels.
+    num_train: examples in the training split: the length of an epoch.
+  """
+
+  name: str
+  domain: str
+  shape: tuple[int, ...]
+  levels: int
+  num_classes: int = 0
+  class_names: tuple[str, ...] = ()
+  num_train: int = 0
+
+  @property
+  def num_dims(self) -> int:
+    """Dimensions of one example: what bits/dim are per."""
+    return int(np.prod(self.shape))
+
+  def batch_struct(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and types of a batch, without its values."""
+    struct = {'x': jax.ShapeDtypeStruct((batch_size, *self.shape), jnp.uint8)}
+    if self.num_classes:
+      struct['label'] = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
+    return struct
+
+
+def to_unit(x: jax.Array, levels: int) -> jax.Array:
+  """Integers in [0, levels) to floats in [-1, 1]."""
+  return x.astype(jnp.float32) * (2.0 / (levels - 1)) - 1.0
+
+
+def from_unit(x: jax.Array, levels: int) -> jax.Array:
+  """Floats to the nearest integers in [0, levels), as uint8: the inverse of `to_unit`."""
+  return jnp.round((jnp.clip(x, -1.0, 1.0) + 1.0) * ((levels - 1) / 2.0)).astype(jnp.uint8)

@@ -1,0 +1,119 @@
+"""The one interface that both families implement, and all that the shared code knows of them.
+
+A generative model, with the way it is trained and sampled, is four pure functions. Training,
+checkpointing, evaluation, sampling and studies are written once, against `Method`.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+from jaxtyping import Array, Float, Int, Key
+
+PyTree = Any
+Batch = Mapping[str, Array]  # 'x': data; 'label': class; 'weight': 0 where an example is padding
+
+
+class Context(NamedTuple):
+  """What a loss may know beside parameters and data.
+
+  Attributes:
+    step: the optimiser step, a scalar array.
+    ema: exponential moving average of the parameters, a pytree like them.
+    training: True in training, False in evaluation (no dropout). A Python value.
+    index: [batch] position of each example in the global batch. Randomness that belongs to an
+      example is derived from it, so it is the same however the batch is split.
+    batch_size: the size of the global batch. A Python value.
+  """
+
+  step: Int[Array, '']
+  ema: PyTree
+  training: bool
+  index: Int[Array, 'batch']
+  batch_size: int
+
+
+class Aux(NamedTuple):
+  """What a loss returns beside its value.
+
+  Attributes:
+    metrics: scalars, each a mean over what was counted.
+    memory: what the method remembers until the next step, of the structure that `init` gave.
+    count: over how much the loss is a mean (examples or emissions): the weight of this
+      micro-batch, or of this device's part, when gradients are combined.
+  """
+
+  metrics: Mapping[str, Float[Array, '']]
+  memory: PyTree
+  count: Float[Array, '']
+
+
+class Request(NamedTuple):
+  """What to sample.
+
+  Attributes:
+    num: how many samples.
+    label: [num] class of each, or None.
+    past: the given part of each sample (a prompt, an image to edit), or None.
+    mask: where `past` holds, or None.
+    options: sampler settings that replace those of the config; `Method.sample` refuses names it
+      does not know.
+  """
+
+  num: int
+  label: Int[Array, 'num'] | None = None
+  past: Array | None = None
+  mask: Array | None = None
+  options: Mapping[str, Any] = {}
+
+
+class Samples(NamedTuple):
+  """Samples in data space, [num, *DataSpec.shape], and the network evaluations each one took.
+
+  An evaluation is one sequential call of the network on behalf of a sample; two branches of
+  guidance that run side by side count as two.
+  """
+
+  x: Array
+  evaluations: int
+
+
+class Likelihood(NamedTuple):
+  """Negative log-likelihood, or an upper bound of it, in nats per example.
+
+  `standard_error` is that of the estimate for this example: zero where the value is exact.
+  """
+
+  nats: Float[Array, 'batch']
+  standard_error: Float[Array, 'batch']
+
+
+class Method(NamedTuple):
+  """A generative model as pure functions.
+
+  Attributes:
+    init: (key, batch) -> (params, memory).
+    loss: (params, memory, batch, key, context) -> (scalar, Aux). `key` is that of the step, the
+      same on every device.
+    sample: (params, key, request) -> Samples. Called from the host; everything inside is one
+      compiled program per number of samples.
+    nll: (params, batch, key) -> Likelihood, or None where the model has none. Pure, to be jitted
+      by the caller.
+  """
+
+  init: Callable[[Key[Array, ''], Batch], tuple[PyTree, PyTree]]
+  loss: Callable[[PyTree, PyTree, Batch, Key[Array, ''], Context], tuple[Array, Aux]]
+  sample: Callable[[PyTree, Key[Array, ''], Request], Samples]
+  nll: Callable[[PyTree, Batch, Key[Array, '']], Likelihood] | None
+
+
+def example_keys(key: Key[Array, ''], index: Int[Array, 'batch']) -> Key[Array, 'batch']:
+  """One key per example, the same however the batch is split over devices or micro-batches."""
+  return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
+
+
+def example_weights(batch: Batch) -> Float[Array, 'batch']:
+  """Weight of each example: 1, or what the batch says (0 for the padding of a last batch)."""
+  if 'weight' in batch:
+    return batch['weight']
+  return jax.numpy.ones(batch['x'].shape[0], jax.numpy.float32)

@@ -1,0 +1,1 @@
+"""Experiments as data: no network code, no maths."""

@@ -1,0 +1,66 @@
+"""The sections that every experiment has, whatever its family, with their defaults.
+
+A length in time is text with a unit: '2000' (steps), '3 epochs', or '5%' of the run.
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_base() -> ConfigDict:
+  """A config without a method: `configs/<family>/base.py` adds that."""
+  return ConfigDict(
+    dict(
+      family='',  # 'diffusion' or 'autoregressive'
+      seed=0,
+      data=dict(
+        name='digits',  # a key of common/data/builders/__init__.py
+        dir='',  # where datasets are prepared; empty: TFDS's own default
+        source='',  # folder or file of custom data (image_folder, npz) or raw files (mnist)
+        image_size=0,  # image_folder: centre-cropped and resized to this; 0: as they are
+        broken='refuse',  # image_folder: 'refuse' a file that is no image, or 'skip' it
+        batch_size=128,  # the global batch, whatever the number of devices
+      ),
+      optimizer=dict(
+        name='adamw',  # adam, adamw, sgd, muon
+        learning_rate=1e-3,
+        schedule='cosine',  # constant, cosine, rsqrt, trapezoid; each after the warm-up
+        warmup='5%',
+        cooldown='20%',  # trapezoid only: the length of its last leg
+        final=0.0,  # the last learning rate, as a fraction of the first
+        b1=0.9,
+        b2=0.99,
+        eps=1e-8,
+        momentum=0.9,  # sgd and muon
+        weight_decay=0.0,
+        no_decay='(bias|scale|embedding)$',  # paths of parameters that do not decay
+        clip=1.0,  # global norm of the gradient; 0: off
+      ),
+      ema=dict(decay=0.999, warmup=True),
+      train=dict(
+        steps='2000',
+        steps_per_call=20,  # optimiser steps in one compiled call
+        micro_batches=1,  # gradient accumulation: parts of each batch, one after the other
+        log_every='5%',
+        evaluate_every='25%',
+        sample_every='50%',
+        checkpoint_every='25%',
+        keep=2,  # newest checkpoints to keep, beside the best
+        best_metric='loss',  # of the evaluation on the validation split
+        best_mode='min',
+        max_bad_steps=20,  # stop after so many steps in a row with a gradient that is not finite
+        profile='',  # 'first:last' steps to profile into WORKDIR/profile
+      ),
+      parallel=dict(
+        mode='jit',  # 'jit' over a mesh, or 'pmap'
+        data=-1,  # devices that share out the batch; -1: those that are left
+        fsdp=1,  # devices that share out parameters, optimiser state and batch
+        tensor=1,  # devices that share out the width of the network
+      ),
+      evaluation=dict(
+        split='test',
+        batch_size=256,
+        num_samples=1000,  # for the Frechet distance and class agreement
+        extractor='mlp',  # a key of common/evaluation/features.py
+      ),
+    )
+  )

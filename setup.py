@@ -1,0 +1,48 @@
+"""Installs twofold: score-based diffusion and causal autoregression, side by side, in JAX."""
+
+import setuptools
+
+CORE = [
+  'absl-py>=2.1',
+  'flax>=0.12',
+  'grain>=0.2.14',
+  'importlib_resources>=6.4',  # tensorflow-datasets needs it and does not declare it
+  'jax>=0.10',
+  'jaxtyping>=0.3',
+  'jinja2>=3.1',
+  'matplotlib>=3.9',
+  'ml-collections>=1.0',
+  'numpy>=2.0',
+  'optax>=0.2.5',
+  'orbax-checkpoint>=0.12',
+  'pillow>=11.0',
+  'scikit-learn>=1.6',
+  'scipy>=1.15',
+  'tensorboardX>=2.6',
+  'tensorflow-datasets>=4.9.9',
+  'tqdm>=4.67',
+]
+
+EXTRAS = {
+  'test': ['beartype>=0.20', 'pytest>=8.3', 'pytest-xdist>=3.6', 'ruff>=0.11'],
+  'tpu': ['jax[tpu]'],
+  'cuda': ['jax[cuda13]'],
+  'prepare': ['tensorflow-cpu>=2.20'],  # only to prepare TFDS's own sets; never at training time
+  'peers': ['torch>=2.9', 'diffusers>=0.35', 'transformers>=4.57'],
+}
+
+setuptools.setup(
+  name='twofold',
+  version='0.1.0',
+  description='Score-based diffusion and causal autoregressive transformers, side by side, in JAX.',
+  long_description=open('README.md', encoding='utf-8').read(),
+  long_description_content_type='text/markdown',
+  license='Apache-2.0',
+  python_requires='>=3.11',
+  packages=setuptools.find_packages(
+    include=['autoregressive*', 'common*', 'configs*', 'diffusion*', 'experiments*']
+  ),
+  include_package_data=True,
+  install_requires=CORE,
+  extras_require=EXTRAS,
+)
