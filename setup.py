@@ -1,5 +1,7 @@
 """Installs twofold: score-based diffusion and causal autoregression, side by side, in JAX."""
 
+import pathlib
+
 import setuptools
 
 CORE = [
@@ -31,11 +33,13 @@ EXTRAS = {
   'peers': ['torch>=2.9', 'diffusers>=0.35', 'transformers>=4.57'],
 }
 
+README = pathlib.Path(__file__).with_name('README.md')
+
 setuptools.setup(
   name='twofold',
   version='0.1.0',
   description='Score-based diffusion and causal autoregressive transformers, side by side, in JAX.',
-  long_description=open('README.md', encoding='utf-8').read(),
+  long_description=README.read_text(encoding='utf-8'),
   long_description_content_type='text/markdown',
   license='Apache-2.0',
   python_requires='>=3.11',
