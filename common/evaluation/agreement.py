@@ -1,0 +1,27 @@
+"""Class agreement: does a judge of real images see the class that was asked for?"""
+
+import math
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from common.evaluation import classifiers
+
+
+def agreement(
+  images: UInt8[np.ndarray, 'n height width channels'],
+  label: Int[np.ndarray, 'n'],
+  classifier: classifiers.Classifier,
+) -> tuple[float, float]:
+  """Share of `images` that the classifier assigns to their `label`, and its standard error."""
+  return share(int(np.sum(classifier.predict(images) == label)), len(images))
+
+
+def share(hits: int, total: int) -> tuple[float, float]:
+  """A binomial share and its standard error.
+
+  The error is taken at Agresti and Coull's (1998) estimate, two hits and two misses added, so that
+  a share of 0 or 1 is not mistaken for a certainty.
+  """
+  smooth = (hits + 2) / (total + 4)
+  return hits / total, math.sqrt(smooth * (1 - smooth) / (total + 4))

@@ -1,0 +1,228 @@
+"""Evaluates a method by name of metric, whatever its family.
+
+  evaluation = evaluate(method, params, data, config.evaluation, key)
+  evaluation.measures['agreement']  # Measure(value=0.957, standard_error=0.0066, note='...')
+
+A metric that does not apply (no likelihood, no classes) gives an empty `Measure` that says why.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, Key, UInt8
+
+from common.config import ConfigError, pick
+from common.data.pipeline import Data, evaluation_batches
+from common.evaluation import classifiers, frechet
+from common.evaluation.agreement import agreement
+from common.evaluation.features import extractor
+from common.evaluation.likelihood import bits_per_dim
+from common.method import Method, PyTree, Request
+
+# Calls of the sampler that are timed, after the one that compiles it.
+TIMED_CALLS = 3
+# Images of each class (or a multiple of ten where there are none) that go into a picture.
+PICTURE_ROWS = 8
+
+
+class Measure(NamedTuple):
+  """A measured value.
+
+  Attributes:
+    value: None where there is none to be had.
+    standard_error: 0 where the value is exact, None where it is unknown.
+    note: what a reader needs to know of it, beside its number.
+  """
+
+  value: float | None
+  standard_error: float | None = None
+  note: str = ''
+
+
+class Evaluation(NamedTuple):
+  """What `evaluate` returns.
+
+  Attributes:
+    measures: by name of metric.
+    samples: some of the samples, for a picture with one class per column (`columns` of them).
+    labels: the classes asked for, or None.
+    columns: of the picture.
+  """
+
+  measures: dict[str, Measure]
+  samples: UInt8[np.ndarray, 'n *shape']
+  labels: Int[np.ndarray, 'n'] | None
+  columns: int
+
+
+class Drawn(NamedTuple):
+  """Samples, the classes asked for, evaluations per sample, and seconds of each timed call."""
+
+  x: UInt8[np.ndarray, 'n *shape']
+  labels: Int[np.ndarray, 'n'] | None
+  evaluations: int
+  seconds: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+  """What is evaluated; samples are drawn once, when the first metric asks for them.
+
+  Attributes:
+    method, params: the model.
+    data: real data to hold it against.
+    settings: the `evaluation` section of a config.
+    key: of all randomness.
+    options: sampler settings that replace those of the config.
+  """
+
+  method: Method
+  params: PyTree
+  data: Data
+  settings: Mapping[str, Any]
+  key: Key[Array, '']
+  options: Mapping[str, Any]
+
+  @functools.cached_property
+  def drawn(self) -> Drawn:
+    """`settings.num_samples` samples, their classes in turn."""
+    num, batch = self.settings['num_samples'], self.settings['batch_size']
+    batch = min(batch, num)
+    classes = self.data.spec.num_classes
+    calls = -(-num // batch)
+    kept, seconds, evaluations = [], [], 0
+    for call in range(max(calls, 1 + TIMED_CALLS)):
+      label = (call * batch + np.arange(batch)) % classes if classes else None
+      request = Request(batch, None if label is None else jnp.asarray(label), options=self.options)
+      start = time.perf_counter()
+      samples = self.method.sample(self.params, jax.random.fold_in(self.key, call), request)
+      x = np.asarray(samples.x)
+      seconds.append(time.perf_counter() - start)
+      if call < calls:
+        kept.append(x)
+        evaluations = int(samples.evaluations)
+    labels = np.arange(num) % classes if classes else None
+    return Drawn(np.concatenate(kept)[:num], labels, evaluations, tuple(seconds[1:]))
+
+  @functools.cached_property
+  def real(self) -> classifiers.LabelledImages:
+    """The training split, with the split that a classifier's own accuracy is measured on."""
+    train, test = (self.data.splits[name] for name in ('train', self.settings['split']))
+    return classifiers.labelled_images(
+      *_images(train), *_images(test), levels=self.data.spec.levels
+    )
+
+
+def evaluate(
+  method: Method,
+  params: PyTree,
+  data: Data,
+  settings: Mapping[str, Any],
+  key: Key[Array, ''],
+  metrics: Iterable[str] | None = None,
+  options: Mapping[str, Any] | None = None,
+) -> Evaluation:
+  """Measures a model.
+
+  Args:
+    method: the model's functions.
+    params: its parameters (as a rule, their moving average).
+    data: real data; distances and classifiers take its training split, likelihoods
+      `settings.split`.
+    settings: the `evaluation` section of a config.
+    key: of all randomness.
+    metrics: names from `METRICS`; None for all.
+    options: sampler settings that replace those of the config.
+
+  Raises:
+    ConfigError: for an unknown metric, split or extractor.
+  """
+  names = list(METRICS if metrics is None else metrics)
+  chosen = {name: pick(METRICS, name, 'metric') for name in names}
+  pick(data.splits, settings['split'], 'split')
+  subject = Subject(method, params, data, settings, key, options or {})
+  measures = {name: metric.measure(subject) for name, metric in chosen.items()}
+  columns = data.spec.num_classes or 10
+  shown = slice(0, PICTURE_ROWS * columns)
+  drawn = subject.drawn
+  labels = None if drawn.labels is None else drawn.labels[shown]
+  return Evaluation(measures, drawn.x[shown], labels, columns)
+
+
+def _agreement(subject: Subject) -> Measure:
+  if not subject.data.spec.num_classes:
+    return Measure(None, note='the data has no classes')
+  judge = classifiers.judge(subject.real)
+  value, error = agreement(subject.drawn.x, subject.drawn.labels, judge)
+  own = f'{judge.name} with test accuracy {judge.accuracy:.1%}'
+  return Measure(value, error, f'judged by an {own}; n={len(subject.drawn.x)}')
+
+
+def _frechet(subject: Subject) -> Measure:
+  if subject.data.spec.num_classes == 0 and subject.settings['extractor'] == 'mlp':
+    raise ConfigError("evaluation.extractor='mlp' needs data with classes; use 'pixels'")
+  features = extractor(subject.settings['extractor'], subject.real)
+  real, samples = subject.real.x, subject.drawn.x
+  one, other = frechet.halves(len(real), len(samples))
+  reference = features.apply(real[one])
+  ours = features.apply(samples[: len(one)])
+  floor = frechet.distance(features.apply(real[other]), reference)
+  value = frechet.distance(ours, reference)
+  error = frechet.standard_error(ours, frechet.moments(reference))
+  name = f'FD({features.name}, n={len(one)})'
+  return Measure(value, error, f'{name}, floor {floor:.3g}; {features.note}')
+
+
+def _bits_per_dim(subject: Subject) -> Measure:
+  if subject.method.nll is None:
+    return Measure(None, note='the method has no likelihood')
+  split, batch = subject.settings['split'], subject.settings['batch_size']
+  batches = evaluation_batches(subject.data.splits[split], batch)
+  dims = subject.data.spec.num_dims
+  bits = bits_per_dim(subject.method, subject.params, batches, dims, subject.key)
+  exact = f'estimation error {bits.estimation_error:.2g}' if bits.estimation_error else 'exact'
+  return Measure(bits.value, bits.standard_error, f'{split} split, n={bits.num}, {exact}')
+
+
+def _evaluations(subject: Subject) -> Measure:
+  return Measure(float(subject.drawn.evaluations), 0.0, 'network evaluations per sample')
+
+
+def _seconds_per_sample(subject: Subject) -> Measure:
+  batch = min(subject.settings['batch_size'], subject.settings['num_samples'])
+  seconds = np.asarray(subject.drawn.seconds) / batch
+  error = float(seconds.std(ddof=1) / np.sqrt(len(seconds)))
+  note = f'median of {len(seconds)} calls for {batch} samples at once, compiled'
+  return Measure(float(np.median(seconds)), error, note)
+
+
+def _parameters(subject: Subject) -> Measure:
+  return Measure(float(sum(leaf.size for leaf in jax.tree.leaves(subject.params))), 0.0)
+
+
+class Metric(NamedTuple):
+  """A metric: how it is measured, what a table calls it, and whether it depends on sampling."""
+
+  measure: Callable[[Subject], Measure]
+  title: str
+  of_samples: bool = True
+
+
+METRICS = {
+  'agreement': Metric(_agreement, 'agreement with the class asked for'),
+  'frechet': Metric(_frechet, 'Fréchet distance'),
+  'bits_per_dim': Metric(_bits_per_dim, 'bits/dim', of_samples=False),
+  'evaluations': Metric(_evaluations, 'network evaluations per sample'),
+  'seconds_per_sample': Metric(_seconds_per_sample, 'seconds per sample'),
+  'parameters': Metric(_parameters, 'parameters', of_samples=False),
+}
+
+
+def _images(source) -> tuple[np.ndarray, np.ndarray]:
+  return source['x'], source['label']

@@ -1,0 +1,60 @@
+"""Named feature extractors, for distances between sets of images.
+
+A distance is only as good as its features: its name always says which. None of these is the
+Inception network, so none of the distances is an FID.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from common.config import pick
+from common.evaluation import classifiers
+
+
+class Extractor(NamedTuple):
+  """Features of uint8 images [n, height, width, channels].
+
+  Attributes:
+    name: what to call it beside a number.
+    apply: images -> [n, dim].
+    note: what a reader should know of it.
+  """
+
+  name: str
+  apply: Callable[[np.ndarray], np.ndarray]
+  note: str
+
+
+def _pixels(real: classifiers.LabelledImages) -> Extractor:
+  return Extractor(
+    'pixels',
+    lambda images: classifiers.flat(images, real.levels),
+    f'{real.x[0].size} pixels in [0, 1]',
+  )
+
+
+def _mlp(real: classifiers.LabelledImages) -> Extractor:
+  classifier = classifiers.fit('mlp', real)
+  dim = classifier.model.coefs_[-1].shape[0]
+  return Extractor(
+    'mlp',
+    lambda images: classifiers.penultimate(classifier, images),
+    f'{dim} activations of an MLP with test accuracy {classifier.accuracy:.1%}',
+  )
+
+
+EXTRACTORS = {
+  'pixels': _pixels,  # the images themselves
+  'mlp': _mlp,  # the last hidden layer of a classifier fitted on the training split; needs labels
+}
+
+
+def extractor(name: str, real: classifiers.LabelledImages) -> Extractor:
+  """The extractor `name`, fitted on `real` if it is one that learns.
+
+  Raises:
+    ConfigError: for an unknown name.
+  """
+  return pick(EXTRACTORS, name, 'extractor')(real)

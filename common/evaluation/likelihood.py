@@ -1,0 +1,66 @@
+"""Bits per dimension of a split."""
+
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Key
+
+from common.method import Batch, Method, PyTree, example_weights
+
+
+class BitsPerDim(NamedTuple):
+  """Mean over a split of the negative log-likelihood (or a bound of it), in bits per dimension.
+
+  Attributes:
+    value: the mean.
+    standard_error: of the mean, as an estimate for the distribution the examples come from. An
+      example's own estimation error is part of the spread over examples, so it is in there.
+    estimation_error: the part that stays for these very examples: 0 where `nll` is exact.
+    num: how many examples.
+  """
+
+  value: float
+  standard_error: float
+  estimation_error: float
+  num: int
+
+
+def bits_per_dim(
+  method: Method, params: PyTree, batches: Iterable[Batch], num_dims: int, key: Key[Array, '']
+) -> BitsPerDim:
+  """Bits/dim of the examples of `batches` whose weight is not 0.
+
+  Args:
+    method: one whose `nll` is not None.
+    params: its parameters.
+    batches: of one shape, so that `nll` is compiled once.
+    num_dims: dimensions of an example.
+    key: batch i gets `fold_in(key, i)`.
+
+  Raises:
+    ValueError: where there are no examples, or a likelihood is not finite.
+  """
+  nll = jax.jit(method.nll)
+  nats, errors = [], []
+  for index, batch in enumerate(batches):
+    likelihood = nll(params, batch, jax.random.fold_in(key, index))
+    kept = np.asarray(example_weights(batch)) > 0
+    nats.append(np.asarray(likelihood.nats, np.float64)[kept])
+    errors.append(np.asarray(likelihood.standard_error, np.float64)[kept])
+  return summary(np.concatenate(nats or [[]]), np.concatenate(errors or [[]]), num_dims)
+
+
+def summary(nats: np.ndarray, errors: np.ndarray, num_dims: int) -> BitsPerDim:
+  """The mean of `nats` [num] in bits/dim, with the errors of that mean."""
+  num = len(nats)
+  if not num:
+    raise ValueError('no examples to take a likelihood of')
+  if not np.isfinite(nats).all():
+    raise ValueError(f'{int((~np.isfinite(nats)).sum())} of {num} likelihoods are not finite')
+  unit = num_dims * math.log(2.0)
+  spread = nats.std(ddof=1) / math.sqrt(num) if num > 1 else 0.0
+  estimation = math.sqrt(np.sum(errors**2)) / num
+  return BitsPerDim(nats.mean() / unit, spread / unit, estimation / unit, num)

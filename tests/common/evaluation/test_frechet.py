@@ -1,0 +1,64 @@
+"""The Fréchet distance against closed forms, and its standard error against repetition."""
+
+import numpy as np
+import pytest
+
+from common.evaluation import frechet
+
+
+def gaussian(mean, covariance):
+  return frechet.Moments(np.asarray(mean, np.float64), np.asarray(covariance, np.float64))
+
+
+def test_distance_of_gaussians_known_in_closed_form():
+  one = gaussian([0, 0], [[2, 0.5], [0.5, 1]])
+  other = gaussian([1, 2], [[1, -0.3], [-0.3, 2]])
+  assert frechet.gaussian_distance(one, other) == pytest.approx(5.575425893, abs=1e-9)
+  assert frechet.gaussian_distance(other, one) == pytest.approx(5.575425893, abs=1e-9)
+  line = frechet.gaussian_distance(gaussian([0], [[1]]), gaussian([3], [[4]]))
+  assert line == pytest.approx(10.0, abs=1e-12)
+
+
+def test_distance_follows_a_shift_and_a_scaling_of_singular_features():
+  """Rank 3 in 6 dimensions: means move it by |shift|², a scaling by (s - 1)² tr C."""
+  rng = np.random.default_rng(0)
+  features = rng.normal(size=(50, 3)) @ rng.normal(size=(3, 6))
+  assert frechet.distance(features, features) == pytest.approx(0.0, abs=1e-9)
+  assert frechet.distance(features + 2.0, features) == pytest.approx(6 * 4.0, rel=1e-9)
+  centred = features - features.mean(0)
+  variance = np.trace(frechet.moments(features).covariance)
+  assert frechet.distance(3.0 * centred, centred) == pytest.approx(4.0 * variance, rel=1e-6)
+
+
+def test_distance_does_not_lose_digits_to_float32():
+  """Features far from the origin, in float32 as networks give them."""
+  rng = np.random.default_rng(0)
+  features = (1000.0 + rng.normal(size=(4000, 2))).astype(np.float32)
+  moved = features + np.float32(0.5)
+  assert frechet.distance(moved, features) == pytest.approx(0.5, rel=1e-3)
+
+
+def test_standard_error_is_the_spread_over_repetitions():
+  rng = np.random.default_rng(0)
+  reference = gaussian([0, 0], [[2, 0.5], [0.5, 1]])
+  root = np.linalg.cholesky([[1, -0.3], [-0.3, 2]])
+  values, errors = [], []
+  for _ in range(400):
+    samples = rng.normal(size=(300, 2)) @ root.T + [0.5, 1.0]
+    values.append(frechet.gaussian_distance(frechet.moments(samples), reference))
+    errors.append(frechet.standard_error(samples, reference))
+  assert np.mean(errors) == pytest.approx(np.std(values), rel=0.12)
+
+
+def test_halves_are_disjoint_and_of_the_size_asked_for():
+  one, other = frechet.halves(101, 30)
+  assert len(one) == len(other) == 30
+  assert not set(one) & set(other)
+  assert len(frechet.halves(101, 1000)[0]) == 50
+  assert np.array_equal(frechet.halves(101, 30)[0], one)
+
+
+@pytest.mark.parametrize('features', [np.zeros((1, 2)), np.full((3, 2), np.nan)])
+def test_features_without_moments_are_refused(features):
+  with pytest.raises(ValueError, match=r'covariance|not finite'):
+    frechet.moments(features)
