@@ -1,0 +1,7 @@
+"""Datasets by name. A new dataset is a module here and a line in this dict."""
+
+from common.data.builders import digits
+
+BUILDERS = {
+  'digits': digits.Digits,
+}

@@ -1,0 +1,140 @@
+"""What every dataset here is: small uint8 images with an optional class, stored as ArrayRecord.
+
+A dataset is a TFDS builder that says what it contains. TFDS shuffles the examples of a split once,
+by a hash of their keys, when it writes them, so that reading in order is reading at random.
+"""
+
+import abc
+import functools
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from common.config import ConfigError
+
+SPLITS = ('train', 'validation', 'test')
+Example = dict[str, Any]  # 'x': uint8 [height, width, channels]; 'label': int, where there are any
+
+
+class Contents(NamedTuple):
+  """What a dataset holds.
+
+  Attributes:
+    shape: (height, width, channels) of every example.
+    levels: values are integers in [0, levels).
+    class_names: names of the classes in the order of their labels; empty where there are none.
+    splits: for each of train, validation and test, a function that yields (key, example); keys
+      are unique within a split.
+    notes: what a person should hear of the preparation ('3 broken files skipped').
+  """
+
+  shape: tuple[int, int, int]
+  levels: int
+  class_names: tuple[str, ...]
+  splits: Mapping[str, Callable[[], Iterator[tuple[str, Example]]]]
+  notes: tuple[str, ...] = ()
+
+
+class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+  """A TFDS builder of images. Subclasses say what they contain.
+
+  Not put into TFDS's own registry: MNIST here and MNIST there must not clash.
+  """
+
+  VERSION = tfds.core.Version('1.0.0')
+
+  def __init__(self, settings: Mapping[str, Any], network: bool, **kwargs):
+    """Args: the `data` section of a config; whether raw files may be fetched; TFDS's own."""
+    self.settings = settings
+    self.network = network
+    super().__init__(file_format='array_record', **kwargs)
+
+  @classmethod
+  def variant(cls, settings: Mapping[str, Any]) -> str:
+    """A name for what these settings and the files behind them give; '' if that is fixed."""
+    del settings
+    return ''
+
+  @abc.abstractmethod
+  def read(self) -> Contents:
+    """Opens the raw data. Raises ConfigError where it is missing or broken."""
+
+  @functools.cached_property
+  def contents(self) -> Contents:
+    return self.read()
+
+  def _info(self) -> tfds.core.DatasetInfo:
+    contents = self.contents
+    # Raw bytes: by default TFDS stores a uint8 array as 64-bit integers, slow to read.
+    pixels = tfds.features.Tensor(shape=contents.shape, dtype=np.uint8, encoding='bytes')
+    features = {'x': pixels}
+    if contents.class_names:
+      features['label'] = tfds.features.Scalar(dtype=np.int32)
+    return tfds.core.DatasetInfo(
+      builder=self,
+      features=tfds.features.FeaturesDict(features),
+      metadata=tfds.core.MetadataDict(
+        levels=contents.levels, class_names=list(contents.class_names)
+      ),
+    )
+
+  def _split_generators(self, dl_manager):
+    del dl_manager
+    return {split: self._generate_examples(split) for split in SPLITS}
+
+  def _generate_examples(self, split: str) -> Iterator[tuple[str, Example]]:
+    return self.contents.splits[split]()
+
+
+def digest(*parts: bytes) -> str:
+  """A hash of bytes, as 32 hexadecimal digits."""
+  whole = hashlib.blake2b(digest_size=16)
+  for part in parts:
+    whole.update(len(part).to_bytes(8, 'little'))
+    whole.update(part)
+  return whole.hexdigest()
+
+
+def hash_splits(hashes: Iterable[str], what: str) -> dict[str, np.ndarray]:
+  """Splits 80/10/10 by the hash of each example, whatever else the dataset holds.
+
+  An example stays in its split when others are added, and equal examples share one. Only where a
+  set is so small that a split would stay empty, it gets the example whose hash is nearest.
+
+  Args:
+    hashes: one hexadecimal hash per example.
+    what: the dataset, for messages.
+
+  Returns:
+    For each split the indices of its examples, in their order.
+
+  Raises:
+    ConfigError: for fewer than three different examples.
+  """
+  values = np.array([int(text[:12], 16) / 16**12 for text in hashes])
+  distinct, ranks = np.unique(values, return_inverse=True)
+  if len(distinct) < 3:
+    raise ConfigError(
+      f'{what} holds {len(distinct)} different examples; train, validation and test need 3'
+    )
+  test = max(1, np.count_nonzero(distinct < 0.1))
+  held_out = min(max(test + 1, np.count_nonzero(distinct < 0.2)), len(distinct) - 1)
+  parts = np.digitize(ranks, [min(test, held_out - 1), held_out])
+  order = ('test', 'validation', 'train')
+  return {split: np.flatnonzero(parts == i) for i, split in enumerate(order)}
+
+
+def from_arrays(
+  x: np.ndarray, label: np.ndarray | None, indices: np.ndarray
+) -> Callable[[], Iterator[tuple[str, Example]]]:
+  """A generator of the examples with these indices, under their indices as keys."""
+
+  def examples():
+    for i in indices:
+      example = {'x': x[i]} | ({} if label is None else {'label': int(label[i])})
+      yield f'{i:09d}', example
+
+  return examples
