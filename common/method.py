@@ -11,7 +11,7 @@ import jax
 from jaxtyping import Array, Float, Int, Key
 
 PyTree = Any
-Batch = Mapping[str, Array]  # 'x': data; 'label': class; 'weight': 0 where an example is padding
+Batch = Mapping[str, Any]  # arrays 'x': data; 'label': class; 'weight': 0 where it is padding
 
 
 class Context(NamedTuple):

@@ -1,8 +1,8 @@
 """Where arrays live: a mesh of devices, rules from parameter paths to shards, and the step on it.
 
-`jit` over a mesh is the default. The mesh has three axes: `data` shares out the batch; `fsdp` shares
-out the batch and, a shard each, parameters, optimiser state and moving average; `tensor` shares out
-the width of the network. `pmap` runs the same step function with everything replicated.
+`jit` over a mesh is the default. The mesh has three axes: `data` shares out the batch; `fsdp` the
+batch and, a shard each, parameters, optimiser state and moving average; `tensor` shares out the
+width of the network. `pmap` runs the same step function with everything replicated.
 """
 
 import re
@@ -164,7 +164,7 @@ def _place_pmap(step: Step, abstract: PyTree, mesh: Mesh) -> Placement:
 
   one = jax.sharding.SingleDeviceSharding(local[0])
   where = jax.tree.map(lambda _: one, abstract)
-  view = lambda state: jax.tree.map(lambda v: v[0], state)  # noqa: E731
+  view = lambda state: jax.tree.map(lambda v: v[0], state)
   return Placement(put_state, put_batch, run_and_take_first, view, _struct(abstract, where))
 
 
