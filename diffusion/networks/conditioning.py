@@ -1,0 +1,101 @@
+"""What a network is told beside its input: noise level, class, augmentation."""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from common.config import ConfigError, pick
+
+DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+
+
+def compute_dtype(name: str) -> jnp.dtype:
+  """The type of matrix products and convolutions. Raises ConfigError for an unknown name."""
+  return pick(DTYPES, name, 'dtype')
+
+
+def sinusoid_ddpm(noise: Float[Array, 'batch'], dim: int) -> Float[Array, 'batch dim']:
+  """[sin, cos], frequencies 1 to 1/10000 inclusive (Ho et al. 2020, code; 'Attention is all')."""
+  half = dim // 2
+  angles = noise[:, None] * jnp.exp(-math.log(10_000) * jnp.arange(half) / (half - 1))
+  return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def sinusoid_adm(noise: Float[Array, 'batch'], dim: int) -> Float[Array, 'batch dim']:
+  """[cos, sin], frequencies 1 to 1/10000 exclusive (Dhariwal & Nichol 2021 and DiT, code)."""
+  half = dim // 2
+  angles = noise[:, None] * jnp.exp(-math.log(10_000) * jnp.arange(half) / half)
+  return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+def random_fourier(noise: Float[Array, 'batch'], dim: int) -> Float[Array, 'batch dim']:
+  """[sin, cos] of noise/1000 at fixed random frequencies of scale 16 (Song et al. 2021, NCSN++).
+
+  The frequencies are a constant drawn from a fixed key: like the paper's they are not trained, and
+  so they are no parameters.
+  """
+  frequencies = 16.0 * jax.random.normal(jax.random.key(0), (dim // 2,))
+  angles = noise[:, None] * (2 * math.pi / 1000) * frequencies
+  return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+EMBEDDINGS = {'ddpm': sinusoid_ddpm, 'adm': sinusoid_adm, 'fourier': random_fourier}
+
+
+def check_embedding(name: str, dim: int):
+  """Refuses an unknown noise embedding, or a width it cannot fill. Raises ConfigError."""
+  pick(EMBEDDINGS, name, 'embedding')
+  if dim < 4 or dim % 2:
+    raise ConfigError(f'a noise embedding of {dim} channels is impossible: it takes an even >= 4')
+
+
+class Conditioning(nn.Module):
+  """One vector per example from noise level, class and augmentation.
+
+  Attributes:
+    width: size of the vector.
+    embedding: a key of `EMBEDDINGS`.
+    embedding_width: size of the noise embedding.
+    num_classes: classes; 0 where the data has none. Index `num_classes` is the null class.
+    augment_dim: numbers that describe an example's augmentation; zeros mean none (Karras et al.
+      2022, appendix F.2).
+    kernel_init, label_init: initialisers.
+  """
+
+  width: int
+  embedding: str
+  embedding_width: int
+  num_classes: int = 0
+  augment_dim: int = 0
+  kernel_init: nn.initializers.Initializer = nn.initializers.normal(0.02)
+  label_init: nn.initializers.Initializer = nn.initializers.normal(0.02)
+
+  @nn.compact
+  def __call__(
+    self,
+    noise: Float[Array, 'batch'],
+    label: Int[Array, 'batch'] | None = None,
+    augment: Float[Array, 'batch numbers'] | None = None,
+  ) -> Float[Array, 'batch width']:
+    h = pick(EMBEDDINGS, self.embedding, 'embedding')(noise, self.embedding_width)
+    if self.augment_dim:
+      if augment is None:
+        augment = jnp.zeros((noise.shape[0], self.augment_dim))
+      project = nn.Dense(h.shape[-1], use_bias=False, kernel_init=self.kernel_init, name='augment')
+      h = h + project(augment)
+    elif augment is not None:
+      raise ConfigError('augmentation labels given to a network with augment_dim=0')
+    h = nn.Dense(self.width, kernel_init=self.kernel_init, name='first')(h)
+    h = nn.Dense(self.width, kernel_init=self.kernel_init, name='second')(nn.silu(h))
+    if self.num_classes:
+      table = nn.Embed(
+        self.num_classes + 1, self.width, embedding_init=self.label_init, name='label'
+      )
+      null = jnp.full(noise.shape, self.num_classes, jnp.int32)
+      h = h + table(null if label is None else label)
+    elif label is not None:
+      raise ConfigError('labels given to a network with num_classes=0')
+    return h

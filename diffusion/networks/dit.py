@@ -1,0 +1,188 @@
+"""DiT: a transformer over patches, told its condition by adaptive norms (Peebles & Xie 2022).
+
+Shapes: B batch, N patches, D width, H heads.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from common.config import ConfigError
+from diffusion.networks.attention import attend
+from diffusion.networks.conditioning import Conditioning, check_embedding, compute_dtype
+
+_xavier = nn.initializers.xavier_uniform()
+_zeros = nn.initializers.zeros
+
+
+def sincos_positions(rows: int, columns: int, dim: int) -> Float[np.ndarray, 'patches dim']:
+  """Fixed positions of a grid, row by row: half the channels say the column, half the row."""
+  frequencies = 10_000.0 ** -(np.arange(dim // 4) / (dim // 4))
+  row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing='ij')
+  parts = [np.reshape(axis, (-1, 1)) * frequencies for axis in (column, row)]
+  waves = [f(part) for part in parts for f in (np.sin, np.cos)]
+  return np.concatenate(waves, axis=-1).astype(np.float32)
+
+
+def modulate(
+  x: Float[Array, 'batch patches dim'],
+  shift: Float[Array, 'batch dim'],
+  scale: Float[Array, 'batch dim'],
+) -> Float[Array, 'batch patches dim']:
+  """Layer norm whose scale and shift come from the condition, in float32."""
+  x = x - x.mean(axis=-1, keepdims=True)
+  x = x * lax.rsqrt(jnp.square(x).mean(axis=-1, keepdims=True) + 1e-6)
+  return x * (1 + scale[:, None]) + shift[:, None]
+
+
+def patchify(
+  x: Float[Array, 'batch height width channels'], patch: int
+) -> Float[Array, 'batch patches numbers']:
+  """Cuts images into patches, row by row; a patch's numbers are (row, column, channel)."""
+  batch, height, width, channels = x.shape
+  rows, columns = height // patch, width // patch
+  x = x.reshape(batch, rows, patch, columns, patch, channels).swapaxes(2, 3)
+  return x.reshape(batch, rows * columns, patch * patch * channels)
+
+
+def unpatchify(
+  tokens: Float[Array, 'batch patches numbers'], patch: int, shape: tuple[int, int, int]
+) -> Float[Array, 'batch height width channels']:
+  """The inverse of `patchify`, for images of `shape` (height, width, channels)."""
+  height, width, channels = shape
+  x = tokens.reshape(-1, height // patch, width // patch, patch, patch, channels)
+  return x.swapaxes(2, 3).reshape(-1, height, width, channels)
+
+
+class Block(nn.Module):
+  """Attention and a two-layer perceptron, each modulated and gated: adaLN-Zero."""
+
+  heads: int
+  mlp_ratio: float
+  dropout: float
+  dtype: str
+  train: bool
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'B N D'], condition: Float[Array, 'B D']):
+    """Returns (x, None): a carry and no output, as `nn.scan` wants it."""
+    width, dtype = x.shape[-1], compute_dtype(self.dtype)
+    drop = nn.Dropout(self.dropout, deterministic=not self.train)
+    modulation = nn.Dense(6 * width, kernel_init=_zeros, name='modulation')(condition)
+    shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(modulation, 6, axis=-1)
+
+    h = modulate(x, shift1, scale1)
+    qkv = nn.DenseGeneral(
+      (3, self.heads, width // self.heads), kernel_init=_xavier, dtype=dtype, name='qkv'
+    )(h)
+    h = attend(*jnp.moveaxis(qkv, 2, 0))
+    h = nn.DenseGeneral(width, (-2, -1), kernel_init=_xavier, dtype=dtype, name='project')(h)
+    x = x + gate1[:, None] * drop(h)
+
+    h = modulate(x, shift2, scale2)
+    hidden = int(self.mlp_ratio * width)
+    h = nn.gelu(nn.Dense(hidden, kernel_init=_xavier, dtype=dtype, name='expand')(h))
+    h = nn.Dense(width, kernel_init=_xavier, dtype=dtype, name='contract')(drop(h))
+    return x + gate2[:, None] * drop(h), None
+
+
+class DiT(nn.Module):
+  """Diffusion transformer.
+
+  The output is exactly zero at initialisation, and every block is the identity.
+
+  Attributes:
+    out_channels: channels of the output.
+    num_classes: classes, or 0.
+    patch: side of a patch in pixels.
+    width: channels of a token; the paper's sizes are in `configs/diffusion/networks.py`.
+    depth: blocks.
+    heads: attention heads.
+    mlp_ratio: hidden units of a block's perceptron over `width`.
+    dropout: probability; the paper uses none.
+    embedding: noise embedding, a key of `conditioning.EMBEDDINGS`.
+    augment_dim: numbers in an augmentation label, or 0.
+    dtype: of matrix products, 'float32' or 'bfloat16'; norms and softmax stay in float32.
+    scan: one compiled block, looped over; parameters of the blocks are stacked.
+    remat: recompute a block's activations in the backward pass rather than keep them.
+  """
+
+  out_channels: int
+  num_classes: int = 0
+  patch: int = 2
+  width: int = 384
+  depth: int = 12
+  heads: int = 6
+  mlp_ratio: float = 4.0
+  dropout: float = 0.0
+  embedding: str = 'adm'
+  augment_dim: int = 0
+  dtype: str = 'float32'
+  scan: bool = True
+  remat: bool = False
+
+  def __post_init__(self):
+    compute_dtype(self.dtype)
+    check_embedding(self.embedding, self.width)
+    if self.width % 4 or self.width % self.heads:
+      raise ConfigError(
+        f'dit.width={self.width} must be a multiple of 4 and of dit.heads={self.heads}'
+      )
+    if self.depth < 1:
+      raise ConfigError(f'dit.depth={self.depth}: at least one block')
+    super().__post_init__()
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Float[Array, 'batch height width channels'],
+    noise: Float[Array, 'batch'],
+    label: Int[Array, 'batch'] | None = None,
+    train: bool = False,
+    augment: Float[Array, 'batch numbers'] | None = None,
+  ) -> Float[Array, 'batch height width out_channels']:
+    height, width = x.shape[1:3]
+    if height % self.patch or width % self.patch:
+      raise ConfigError(f'dit.patch={self.patch} does not divide images of {height}x{width}')
+    rows, columns = height // self.patch, width // self.patch
+    condition = nn.silu(
+      Conditioning(self.width, self.embedding, 256, self.num_classes, self.augment_dim)(
+        noise, label, augment
+      )
+    )
+    dtype = compute_dtype(self.dtype)
+    h = nn.Dense(self.width, kernel_init=_xavier, dtype=dtype, name='embed')(
+      patchify(x, self.patch)
+    )
+    h = h.astype(jnp.float32) + sincos_positions(rows, columns, self.width)
+    h = self._blocks(h, condition, train)
+    shift, scale = jnp.split(
+      nn.Dense(2 * self.width, kernel_init=_zeros, name='modulation')(condition), 2, axis=-1
+    )
+    numbers = self.patch**2 * self.out_channels
+    h = nn.Dense(numbers, kernel_init=_zeros, name='unembed')(modulate(h, shift, scale))
+    return unpatchify(h, self.patch, (height, width, self.out_channels))
+
+  def _blocks(self, h, condition, train):
+    block = nn.remat(Block, prevent_cse=not self.scan) if self.remat else Block
+    settings = dict(
+      heads=self.heads,
+      mlp_ratio=self.mlp_ratio,
+      dropout=self.dropout,
+      dtype=self.dtype,
+      train=train,
+    )
+    if self.scan:
+      stack = nn.scan(
+        block,
+        variable_axes={'params': 0},
+        split_rngs={'params': True, 'dropout': True},
+        in_axes=nn.broadcast,
+        length=self.depth,
+      )
+      return stack(**settings, name='blocks')(h, condition)[0]
+    for i in range(self.depth):
+      h, _ = block(**settings, name=f'block_{i}')(h, condition)
+    return h

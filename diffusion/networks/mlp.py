@@ -1,0 +1,55 @@
+"""A residual multi-layer perceptron, for data of few dimensions."""
+
+import math
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from common.config import ConfigError
+from diffusion.networks.conditioning import Conditioning, check_embedding
+
+
+class MLP(nn.Module):
+  """Residual blocks on the flattened input, each told the condition by addition.
+
+  Attributes:
+    out_channels: channels of the output; its other axes are those of the input.
+    num_classes: classes, or 0.
+    width: hidden units.
+    depth: residual blocks.
+    dropout: probability.
+    embedding: noise embedding, a key of `conditioning.EMBEDDINGS`.
+  """
+
+  out_channels: int
+  num_classes: int = 0
+  width: int = 128
+  depth: int = 3
+  dropout: float = 0.0
+  embedding: str = 'adm'
+
+  def __post_init__(self):
+    check_embedding(self.embedding, self.width)
+    if self.depth < 1:
+      raise ConfigError(f'mlp.depth={self.depth}: at least one block')
+    super().__post_init__()
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Float[Array, 'batch *axes channels'],
+    noise: Float[Array, 'batch'],
+    label: Int[Array, 'batch'] | None = None,
+    train: bool = False,
+  ) -> Float[Array, 'batch *axes out_channels']:
+    condition = Conditioning(self.width, self.embedding, self.width, self.num_classes)(noise, label)
+    h = nn.Dense(self.width)(x.reshape(x.shape[0], -1))
+    for _ in range(self.depth):
+      inner = nn.LayerNorm()(h) + nn.Dense(self.width)(nn.silu(condition))
+      inner = nn.silu(nn.Dense(self.width)(nn.silu(inner)))
+      inner = nn.Dropout(self.dropout, deterministic=not train)(inner)
+      h = h + nn.Dense(self.width)(inner)
+    shape = (*x.shape[:-1], self.out_channels)
+    y = nn.Dense(math.prod(shape[1:]), kernel_init=nn.initializers.zeros)(nn.LayerNorm()(h))
+    return y.reshape(shape).astype(jnp.float32)

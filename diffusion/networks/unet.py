@@ -1,0 +1,259 @@
+"""One U-Net, of which DDPM, DDPM++, NCSN++ and ADM are settings.
+
+Sources: Ho et al. 2020 (DDPM), Song et al. 2021 (DDPM++, NCSN++), Dhariwal & Nichol 2021 (ADM).
+The papers' settings are in `configs/diffusion/networks.py`.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from common.config import ConfigError
+from diffusion.networks.attention import attend
+from diffusion.networks.conditioning import Conditioning, check_embedding, compute_dtype
+from diffusion.networks.resampling import downsample, upsample
+
+_init = nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform')
+_zeros = nn.initializers.zeros
+Images = Float[Array, 'batch height width channels']
+
+
+def num_groups(channels: int) -> int:
+  """Groups of a group norm: 32, or fewer so that they divide and hold 4 channels or more."""
+  return next(g for g in range(min(32, max(1, channels // 4)), 0, -1) if channels % g == 0)
+
+
+def group_norm(channels: int, name: str) -> nn.GroupNorm:
+  """Group norm in float32."""
+  return nn.GroupNorm(num_groups(channels), epsilon=1e-6, dtype=jnp.float32, name=name)
+
+
+def conv(
+  channels: int, dtype: str, name: str, size: int = 3, strides: int = 1, init: Callable = _init
+) -> nn.Conv:
+  """A convolution that keeps the size of the image, but for its strides."""
+  return nn.Conv(
+    channels, (size, size), strides, kernel_init=init, dtype=compute_dtype(dtype), name=name
+  )
+
+
+def add(x: Images, h: Images, rescale: bool) -> Images:
+  """A residual connection; rescaled, two parts of variance 1 have a sum of variance 1."""
+  total = x.astype(jnp.float32) + h
+  return total * 0.5**0.5 if rescale else total
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+  """The settings of a `UNet` that its layers share."""
+
+  dropout: float
+  scale_shift: bool
+  skip_rescale: bool
+  resample_projection: bool
+  fir: bool
+  head_width: int
+  dtype: str
+
+
+class ResBlock(nn.Module):
+  """Two convolutions, the second told the condition; optionally changes the resolution."""
+
+  style: Style
+  channels: int
+  train: bool
+  resample: Callable | None = None
+
+  @nn.compact
+  def __call__(self, x: Images, condition: Float[Array, 'batch width']) -> Images:
+    style = self.style
+    h = nn.silu(group_norm(x.shape[-1], 'norm1')(x))
+    if self.resample is not None:
+      x, h = self.resample(x, style.fir), self.resample(h, style.fir)
+    h = conv(self.channels, style.dtype, 'conv1')(h)
+    sizes = self.channels * (2 if style.scale_shift else 1)
+    told = nn.Dense(sizes, kernel_init=_init, name='condition')(condition)[:, None, None]
+    norm = group_norm(self.channels, 'norm2')
+    if style.scale_shift:
+      scale, shift = jnp.split(told, 2, axis=-1)
+      h = norm(h) * (1 + scale) + shift
+    else:
+      h = norm(h + told)
+    h = nn.Dropout(style.dropout, deterministic=not self.train)(nn.silu(h))
+    h = conv(self.channels, style.dtype, 'conv2', init=_zeros)(h)
+    resampled = self.resample is not None and style.resample_projection
+    if x.shape[-1] != self.channels or resampled:
+      x = conv(self.channels, style.dtype, 'skip', size=1)(x)
+    return add(x, h, style.skip_rescale)
+
+
+class Attention(nn.Module):
+  """Self-attention over all pixels."""
+
+  style: Style
+
+  @nn.compact
+  def __call__(self, x: Images) -> Images:
+    style = self.style
+    batch, height, width, channels = x.shape
+    head_width = style.head_width or channels
+    if channels % head_width:
+      raise ConfigError(f'unet.head_width={head_width} does not divide {channels} channels')
+    dtype = compute_dtype(style.dtype)
+    h = group_norm(channels, 'norm')(x).reshape(batch, height * width, channels)
+    sizes = (3, channels // head_width, head_width)
+    qkv = nn.DenseGeneral(sizes, kernel_init=_init, dtype=dtype, name='qkv')(h)
+    h = attend(*jnp.moveaxis(qkv, 2, 0))
+    h = nn.DenseGeneral(channels, (-2, -1), kernel_init=_zeros, dtype=dtype, name='project')(h)
+    return add(x, h.reshape(x.shape), style.skip_rescale)
+
+
+class UNet(nn.Module):
+  """Residual blocks down to a coarse resolution and up again, with skips across.
+
+  The output is exactly zero at initialisation.
+
+  Attributes:
+    out_channels: channels of the output.
+    num_classes: classes, or 0.
+    width: channels of the first level.
+    multipliers: channels of each level over `width`; each level halves the resolution.
+    blocks: residual blocks of a level (one more on the way up).
+    attention: resolutions, in pixels of height, that have self-attention.
+    up_attention: on the way up, after 'every' block of such a level or after its 'last' one.
+    head_width: channels of an attention head; 0: one head.
+    dropout: probability.
+    embedding: noise embedding, a key of `conditioning.EMBEDDINGS`.
+    embedding_width: its size; 0: `width`.
+    augment_dim: numbers in an augmentation label, or 0.
+    scale_shift: the condition scales and shifts the second norm, rather than is added before it.
+    resample_in_block: resolution changes inside a residual block (BigGAN), rather than by a
+      convolution of its own.
+    resample_projection: such a block has a 1x1 convolution on its skip in every case.
+    fir: resample with the filter [1, 3, 3, 1] rather than with means and copies (StyleGAN 2).
+    skip_rescale: residual connections are divided by sqrt(2).
+    progressive_input: shrunken copies of the input enter every level (NCSN++, 'residual').
+    dtype: of convolutions and matrix products, 'float32' or 'bfloat16'; norms are in float32.
+    remat: recompute a block's activations in the backward pass rather than keep them.
+  """
+
+  out_channels: int
+  num_classes: int = 0
+  width: int = 64
+  multipliers: tuple[int, ...] = (1, 2, 2)
+  blocks: int = 2
+  attention: tuple[int, ...] = ()
+  up_attention: str = 'every'
+  head_width: int = 0
+  dropout: float = 0.0
+  embedding: str = 'ddpm'
+  embedding_width: int = 0
+  augment_dim: int = 0
+  scale_shift: bool = False
+  resample_in_block: bool = False
+  resample_projection: bool = False
+  fir: bool = False
+  skip_rescale: bool = False
+  progressive_input: bool = False
+  dtype: str = 'float32'
+  remat: bool = False
+
+  def __post_init__(self):
+    compute_dtype(self.dtype)
+    check_embedding(self.embedding, self.embedding_width or self.width)
+    if not self.multipliers or self.blocks < 1:
+      raise ConfigError(f'unet.multipliers={self.multipliers}, unet.blocks={self.blocks}: need one')
+    if self.up_attention not in ('every', 'last'):
+      raise ConfigError(f"unet.up_attention={self.up_attention!r}: known: 'every', 'last'")
+    super().__post_init__()
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Float[Array, 'batch height width channels'],
+    noise: Float[Array, 'batch'],
+    label: Int[Array, 'batch'] | None = None,
+    train: bool = False,
+    augment: Float[Array, 'batch numbers'] | None = None,
+  ) -> Float[Array, 'batch height width out_channels']:
+    self._check_size(*x.shape[1:3])
+    condition = nn.silu(
+      Conditioning(
+        4 * self.width,
+        self.embedding,
+        self.embedding_width or self.width,
+        self.num_classes,
+        self.augment_dim,
+        kernel_init=_init,
+      )(noise, label, augment)
+    )
+    res, attend_, change = self._layers(condition, train)
+
+    pyramid = x
+    h = conv(self.width, self.dtype, 'input')(x)
+    skips = [h]
+    for i, multiplier in enumerate(self.multipliers):
+      for j in range(self.blocks):
+        h = res(h, multiplier, f'down_{i}_{j}')
+        if h.shape[1] in self.attention:
+          h = attend_(h, f'down_{i}_{j}_attention')
+        skips.append(h)
+      if i < len(self.multipliers) - 1:
+        h = change(h, multiplier, downsample, f'down_{i}_resample')
+        if self.progressive_input:
+          pyramid = conv(h.shape[-1], self.dtype, f'down_{i}_input')(downsample(pyramid, self.fir))
+          pyramid = h = add(h, pyramid, self.skip_rescale)
+        skips.append(h)
+
+    h = res(h, self.multipliers[-1], 'middle_0')
+    h = attend_(h, 'middle_attention')
+    h = res(h, self.multipliers[-1], 'middle_1')
+
+    for i, multiplier in reversed(list(enumerate(self.multipliers))):
+      for j in range(self.blocks + 1):
+        h = res(jnp.concatenate([h, skips.pop()], axis=-1), multiplier, f'up_{i}_{j}')
+        chosen = self.up_attention == 'every' or j == self.blocks
+        if h.shape[1] in self.attention and chosen:
+          h = attend_(h, f'up_{i}_{j}_attention')
+      if i:
+        h = change(h, multiplier, upsample, f'up_{i}_resample')
+    h = nn.silu(group_norm(h.shape[-1], 'norm')(h))
+    return nn.Conv(self.out_channels, (3, 3), kernel_init=_zeros, name='output')(h)
+
+  def _layers(self, condition, train):
+    """The kinds of layer, as functions of (h, channels over width, ..., name)."""
+    style = Style(**{f.name: getattr(self, f.name) for f in dataclasses.fields(Style)})
+    block, attention = ResBlock, Attention
+    if self.remat:
+      block, attention = nn.remat(ResBlock), nn.remat(Attention)
+
+    def res(h, multiplier, name, resample=None):
+      return block(style, multiplier * self.width, train, resample, name=name)(h, condition)
+
+    def attend_(h, name):
+      return attention(style, name=name)(h)
+
+    def change(h, multiplier, resample, name):
+      if self.resample_in_block:
+        return res(h, multiplier, name, resample)
+      if resample is downsample and not self.fir:
+        return conv(h.shape[-1], self.dtype, name, strides=2)(h)
+      return conv(h.shape[-1], self.dtype, name)(resample(h, self.fir))
+
+    return res, attend_, change
+
+  def _check_size(self, height: int, width: int):
+    """Refuses images that the levels do not divide, and attention that would never happen."""
+    factor = 2 ** (len(self.multipliers) - 1)
+    if height % factor or width % factor:
+      raise ConfigError(
+        f'unet.multipliers={self.multipliers} need images whose sides are multiples of {factor}, '
+        f'not {height}x{width}: use fewer levels'
+      )
+    levels = tuple(height // 2**i for i in range(len(self.multipliers)))
+    for resolution in self.attention:
+      if resolution not in levels:
+        raise ConfigError(f'unet.attention={resolution} is no level; the levels are {levels}')
