@@ -19,6 +19,7 @@ from jaxtyping import Array, Int, Key, UInt8
 
 from common.config import ConfigError, pick
 from common.data.pipeline import Data, evaluation_batches
+from common.data.sources import Source
 from common.evaluation import classifiers, frechet
 from common.evaluation.agreement import agreement
 from common.evaluation.features import extractor
@@ -29,6 +30,8 @@ from common.method import Method, PyTree, Request
 TIMED_CALLS = 3
 # Images of each class (or a multiple of ten where there are none) that go into a picture.
 PICTURE_ROWS = 8
+# Real examples of a split that distances and classifiers see.
+REAL_EXAMPLES = 60_000
 
 
 class Measure(NamedTuple):
@@ -50,13 +53,14 @@ class Evaluation(NamedTuple):
 
   Attributes:
     measures: by name of metric.
-    samples: some of the samples, for a picture with one class per column (`columns` of them).
+    samples: some of the samples, for a picture with one class per column (`columns` of them); None
+      where no metric asked for samples.
     labels: the classes asked for, or None.
     columns: of the picture.
   """
 
   measures: dict[str, Measure]
-  samples: UInt8[np.ndarray, 'n *shape']
+  samples: UInt8[np.ndarray, 'n *shape'] | None
   labels: Int[np.ndarray, 'n'] | None
   columns: int
 
@@ -113,9 +117,10 @@ class Subject:
   @functools.cached_property
   def real(self) -> classifiers.LabelledImages:
     """The training split, with the split that a classifier's own accuracy is measured on."""
+    spec = self.data.spec
     train, test = (self.data.splits[name] for name in ('train', self.settings['split']))
     return classifiers.labelled_images(
-      *_images(train), *_images(test), levels=self.data.spec.levels
+      *_images(train, spec.num_classes), *_images(test, spec.num_classes), spec.levels
     )
 
 
@@ -149,8 +154,9 @@ def evaluate(
   subject = Subject(method, params, data, settings, key, options or {})
   measures = {name: metric.measure(subject) for name, metric in chosen.items()}
   columns = data.spec.num_classes or 10
-  shown = slice(0, PICTURE_ROWS * columns)
-  drawn = subject.drawn
+  if not any(metric.of_samples for metric in chosen.values()):
+    return Evaluation(measures, None, None, columns)
+  shown, drawn = slice(0, PICTURE_ROWS * columns), subject.drawn
   labels = None if drawn.labels is None else drawn.labels[shown]
   return Evaluation(measures, drawn.x[shown], labels, columns)
 
@@ -224,5 +230,9 @@ METRICS = {
 }
 
 
-def _images(source) -> tuple[np.ndarray, np.ndarray]:
-  return source['x'], source['label']
+def _images(source: Source, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+  """Images and labels of a split, or of a fixed random part of a large one."""
+  indices = np.sort(np.random.default_rng(0).permutation(len(source))[:REAL_EXAMPLES])
+  examples = source.gather(indices)
+  labels = examples['label'] if num_classes else np.zeros(len(indices), np.int32)
+  return examples['x'], labels

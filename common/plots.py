@@ -1,0 +1,179 @@
+"""Plots of metrics, as SVG for light and for dark pages. Matplotlib is imported when one is drawn.
+
+Curves come from `metrics.jsonl`: records with 'step', 'split' and scalars. Runs of either family
+share an axis, since both log the same names.
+"""
+
+import contextlib
+import io
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+# A plot of thousands of points says no more than one of hundreds, and weighs ten times as much.
+PLOT_POINTS = 400
+# Told apart on light and dark pages and by most colour-blind readers (after Okabe & Ito 2008).
+COLOURS = ('#0084d1', '#d55e00', '#009e73', '#cc79a7', '#c99700', '#56b4e9', '#8c8c8c', '#8b5cf6')
+MARKERS = 'osD^vP*X'
+INK = {'light': '#30343b', 'dark': '#d5d9e0'}
+
+
+class Plot(NamedTuple):
+  """A plot drawn twice, for light and for dark pages.
+
+  Attributes:
+    light, dark: SVG with a transparent background.
+    alt: what it shows, for those who do not see it.
+    caption: what stands below it.
+  """
+
+  light: bytes
+  dark: bytes
+  alt: str
+  caption: str = ''
+  kind = 'plot'
+
+
+class Series(NamedTuple):
+  """Points of a curve or of a scatter plot; `error` is half the height of a bar, or None."""
+
+  x: Sequence[float]
+  y: Sequence[float]
+  error: Sequence[float] | None = None
+
+
+def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
+  """The lines of a `metrics.jsonl`; a last line that a crash cut off is left out.
+
+  Raises:
+    ValueError: where another line is not JSON.
+  """
+  lines = pathlib.Path(path).read_text(encoding='utf-8').splitlines()
+  records = []
+  for number, line in enumerate(lines, 1):
+    try:
+      records.append(json.loads(line))
+    except json.JSONDecodeError:
+      if number < len(lines):
+        raise ValueError(f'{path}, line {number}: not JSON: {line[:60]!r}') from None
+  return records
+
+
+def curve(
+  records: Iterable[Mapping[str, Any]], metric: str, split: str = 'train', axis: str = 'step'
+) -> Series:
+  """One metric of one split over `axis`, thinned to what a plot can show."""
+  chosen = [r for r in records if r.get('split') == split and metric in r and axis in r]
+  stride = -(-len(chosen) // PLOT_POINTS) or 1
+  kept = chosen[::-1][::stride][::-1]  # the last point is always among them
+  return Series([r[axis] for r in kept], [r[metric] for r in kept])
+
+
+def compare(
+  runs: Mapping[str, Iterable[Mapping[str, Any]]],
+  metric: str,
+  split: str = 'train',
+  axis: str = 'step',
+  **settings: Any,
+) -> Plot | None:
+  """One metric of several runs on one axis; None where no run has it.
+
+  Args:
+    runs: records by name of run.
+    metric: the scalar to show.
+    split: of which split.
+    axis: what to show it over: 'step', or another scalar that is in the records.
+    **settings: of `line_plot`.
+  """
+  curves = {name: curve(records, metric, split, axis) for name, records in runs.items()}
+  curves = {name: series for name, series in curves.items() if series.x}
+  if not curves:
+    return None
+  return line_plot(curves, axis, f'{metric} ({split})', **settings)
+
+
+def line_plot(
+  series: Mapping[str, Series],
+  x_title: str,
+  y_title: str,
+  log_x: bool = False,
+  log_y: bool = False,
+  caption: str = '',
+) -> Plot:
+  """Curves over a common axis, with a band of `error` around those that have one."""
+
+  def draw(axes):
+    for index, (name, points) in enumerate(series.items()):
+      colour = COLOURS[index % len(COLOURS)]
+      single = 'o' if len(points.x) == 1 else None
+      axes.plot(points.x, points.y, color=colour, label=name, linewidth=1.6, marker=single)
+      if points.error is not None:
+        band = [
+          [y + sign * e for y, e in zip(points.y, points.error, strict=True)] for sign in (-1, 1)
+        ]
+        axes.fill_between(points.x, *band, color=colour, alpha=0.2, linewidth=0)
+
+  return _plot(draw, series, x_title, y_title, log_x, log_y, caption)
+
+
+def scatter_plot(
+  series: Mapping[str, Series],
+  x_title: str,
+  y_title: str,
+  log_x: bool = False,
+  log_y: bool = False,
+  caption: str = '',
+) -> Plot:
+  """Points with error bars, told apart by colour and shape."""
+
+  def draw(axes):
+    for index, (name, points) in enumerate(series.items()):
+      style = dict(
+        color=COLOURS[index % len(COLOURS)], marker=MARKERS[index % len(MARKERS)], linestyle='none'
+      )
+      axes.errorbar(points.x, points.y, points.error, label=name, capsize=3, **style)
+
+  return _plot(draw, series, x_title, y_title, log_x, log_y, caption)
+
+
+def _plot(draw, series, x_title, y_title, log_x, log_y, caption) -> Plot:
+  images = {}
+  for theme, ink in INK.items():
+    with _figure(ink, legend_rows=-(-len(series) // 2)) as (figure, axes):
+      draw(axes)
+      axes.set(xlabel=x_title, ylabel=y_title)
+      if log_x:
+        axes.set_xscale('log')
+      if log_y:
+        axes.set_yscale('log')
+      figure.legend(loc='outside lower center', ncols=2, frameon=False, labelcolor=ink)
+      buffer = io.BytesIO()
+      figure.savefig(buffer, format='svg', transparent=True, metadata={'Date': None})
+      images[theme] = buffer.getvalue()
+  alt = f'{y_title} over {x_title} for {", ".join(series)}'
+  return Plot(images['light'], images['dark'], alt, caption)
+
+
+@contextlib.contextmanager
+def _figure(ink: str, legend_rows: int):
+  """A figure of a size whose letters a phone still shows legibly; no window, no global state."""
+  import matplotlib
+  from matplotlib import figure as figures
+
+  style = {
+    'svg.hashsalt': 'twofold',  # the same picture for the same numbers
+    'font.size': 10,
+    'axes.edgecolor': ink,
+    'axes.labelcolor': ink,
+    'xtick.color': ink,
+    'ytick.color': ink,
+    'axes.spines.top': False,
+    'axes.spines.right': False,
+  }
+  with matplotlib.rc_context(style):
+    figure = figures.Figure((4.6, 3.0 + 0.22 * legend_rows), layout='constrained')
+    axes = figure.add_subplot()
+    axes.grid(color=ink, alpha=0.15)
+    yield figure, axes
