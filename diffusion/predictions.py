@@ -1,0 +1,159 @@
+"""What a network predicts, as a pair of coefficients.
+
+A target y = a·x₀ + b·ε is the pair (a, b). Together with x_t = α·x₀ + σ·ε it is one 2×2 linear map,
+so every target gives (x₀, ε), and through them every other target: no pairwise converter is needed.
+
+  target     a            b            source
+  x0         1            0
+  eps        0            1            Ho et al. 2020
+  v          −σ           α            Salimans & Ho 2022
+  velocity   α′           σ′           Lipman et al. 2022
+  score      0            −1/σ         Song et al. 2021
+  edm        (1 − c_skip·α)/c_out, −c_skip·σ/c_out     Karras et al. 2022, table 1
+
+EDM's table is for α = 1. Its principle (network input and target of unit variance, errors amplified
+as little as possible) gives for any α and data of standard deviation σ_d, with s² = α²σ_d² + σ²:
+c_in = 1/s, c_skip = α·σ_d²/s², c_out = σ·σ_d/s.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from common.config import ConfigError, pick
+from diffusion.processes import Process, rate
+
+
+class Pair(NamedTuple):
+  """A clean part and a noise part: coefficients of a target, or the two estimates of a denoiser.
+
+  Attributes:
+    x0: coefficient of the data, or its estimate.
+    eps: coefficient of the noise, or its estimate.
+    range: of a denoiser with learned variance, where the reverse step's log-variance lies between
+      the smallest (0) and the largest (1) choice (Nichol & Dhariwal 2021, eq. 15); else None.
+  """
+
+  x0: Any
+  eps: Any
+  range: Any = None
+
+
+Denoise = Callable[[Float[Array, 'batch ...'], Float[Array, 'batch']], Pair]
+
+
+class Preconditioning(NamedTuple):
+  """EDM's coefficients at one time (Karras et al. 2022, table 1, for any α)."""
+
+  c_in: Array
+  c_skip: Array
+  c_out: Array
+
+
+def preconditioning(alpha: Array, sigma: Array, sigma_data: float) -> Preconditioning:
+  """c_in, c_skip, c_out for x = alpha·x0 + sigma·eps and data of this standard deviation."""
+  variance = (alpha * sigma_data) ** 2 + sigma**2
+  scale = jnp.sqrt(variance)
+  return Preconditioning(1 / scale, alpha * sigma_data**2 / variance, sigma * sigma_data / scale)
+
+
+def _x0(process, t, sigma_data):
+  return Pair(jnp.ones_like(t), jnp.zeros_like(t))
+
+
+def _eps(process, t, sigma_data):
+  return Pair(jnp.zeros_like(t), jnp.ones_like(t))
+
+
+def _v(process, t, sigma_data):
+  return Pair(-process.sigma(t), process.alpha(t))
+
+
+def _velocity(process, t, sigma_data):
+  return Pair(rate(process.alpha, t), rate(process.sigma, t))
+
+
+def _score(process, t, sigma_data):
+  return Pair(jnp.zeros_like(t), -1 / process.sigma(t))
+
+
+def _edm(process, t, sigma_data):
+  alpha, sigma = process.alpha(t), process.sigma(t)
+  _, c_skip, c_out = preconditioning(alpha, sigma, sigma_data)
+  return Pair((1 - c_skip * alpha) / c_out, -c_skip * sigma / c_out)
+
+
+TARGETS = {
+  'x0': _x0,
+  'eps': _eps,
+  'v': _v,
+  'velocity': _velocity,
+  'score': _score,
+  'edm': _edm,
+}
+
+
+def target_pair(
+  target: str, process: Process, t: Float[Array, '*shape'], sigma_data: float = 0.5
+) -> Pair:
+  """Coefficients (a, b) of y = a·x0 + b·eps at time t, each of t's shape.
+
+  Args:
+    target: a key of `TARGETS`.
+    process: gives α, σ and their rates.
+    t: times, positive.
+    sigma_data: standard deviation of the data; only 'edm' uses it.
+
+  Raises:
+    ConfigError: for an unknown target.
+  """
+  return pick(TARGETS, target, 'target')(process, t, sigma_data)
+
+
+def determinant(pair: Pair, alpha: Array, sigma: Array) -> Array:
+  """Of the map (x0, eps) → (x, y): zero where the target says nothing that x does not."""
+  return alpha * pair.eps - sigma * pair.x0
+
+
+def split(y: Array, x: Array, pair: Pair, alpha: Array, sigma: Array) -> Pair:
+  """Solves x = alpha·x0 + sigma·eps and y = a·x0 + b·eps for (x0, eps): the only conversion.
+
+  Arguments broadcast; coefficients of a batch come as [batch, 1, ...] (see `expand`).
+  """
+  det = determinant(pair, alpha, sigma)
+  return Pair((pair.eps * x - sigma * y) / det, (alpha * y - pair.x0 * x) / det)
+
+
+def combine(pair: Pair, x0: Array, eps: Array) -> Array:
+  """y = a·x0 + b·eps: the target of a clean image and its noise."""
+  return pair.x0 * x0 + pair.eps * eps
+
+
+def expand(t: Float[Array, 'batch'], like: Float[Array, 'batch ...']) -> Float[Array, 'batch ...']:
+  """[batch] as [batch, 1, ...], to go with an array of images."""
+  return t.reshape(t.shape + (1,) * (like.ndim - t.ndim))
+
+
+def check_target(target: str, process: Process, sigma_data: float = 0.5) -> None:
+  """Refuses a target that is singular at a time where the process uses it.
+
+  Raises:
+    ConfigError: where (x, y) do not determine (x0, eps), or y is infinite, at t_min or t_max.
+  """
+  with jax.ensure_compile_time_eval():
+    t = jnp.asarray([process.t_min, process.t_max])
+    alpha, sigma = process.alpha(t), process.sigma(t)
+    pair = target_pair(target, process, t, sigma_data)
+    det = np.asarray(determinant(pair, alpha, sigma))
+    size = np.asarray(jnp.hypot(pair.x0, pair.eps))
+    times = np.asarray(t)
+  for time, value, norm in zip(times, det, size, strict=True):
+    if not (np.isfinite(norm) and abs(value) > 1e-6 * norm):
+      raise ConfigError(
+        f'target {target!r} is singular at t = {time:g} of process {process.name!r}; keep'
+        ' process.t_min and process.t_max away from it or choose another target (x0, v, velocity)'
+      )
