@@ -41,6 +41,7 @@ class Placement(NamedTuple):
     run: (state, batches) -> (state, metrics); compiled, gives up its `state` argument.
     view: a placed state as one logical state (what is saved, evaluated and sampled from).
     abstract: shapes, types and shardings of the logical state: what a checkpoint is restored to.
+    batch_sharding: of one batch [batch, ...] that meets the logical state, in evaluation.
   """
 
   put_state: Callable[[PyTree], PyTree]
@@ -48,6 +49,7 @@ class Placement(NamedTuple):
   run: Step
   view: Callable[[PyTree], PyTree]
   abstract: PyTree
+  batch_sharding: jax.sharding.Sharding
 
 
 def make_mesh(settings: Mapping, devices: Sequence | None = None) -> Mesh:
@@ -127,7 +129,10 @@ def _place_jit(step: Step, abstract: PyTree, mesh: Mesh) -> Placement:
   def put_batch(batch):
     return {k: jax.make_array_from_process_local_data(batch_sharding, v) for k, v in batch.items()}
 
-  return Placement(put_state, put_batch, run, lambda state: state, _struct(abstract, where))
+  one_batch = NamedSharding(mesh, P(BATCH_AXES))
+  return Placement(
+    put_state, put_batch, run, lambda state: state, _struct(abstract, where), one_batch
+  )
 
 
 def _place_pmap(step: Step, abstract: PyTree, mesh: Mesh) -> Placement:
@@ -164,8 +169,8 @@ def _place_pmap(step: Step, abstract: PyTree, mesh: Mesh) -> Placement:
 
   one = jax.sharding.SingleDeviceSharding(local[0])
   where = jax.tree.map(lambda _: one, abstract)
-  view = lambda state: jax.tree.map(lambda v: v[0], state)
-  return Placement(put_state, put_batch, run_and_take_first, view, _struct(abstract, where))
+  view = lambda state: jax.tree.map(lambda v: jax.device_put(v[0], one), state)
+  return Placement(put_state, put_batch, run_and_take_first, view, _struct(abstract, where), one)
 
 
 PMAP_AXIS = 'devices'

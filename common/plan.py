@@ -1,0 +1,56 @@
+"""When a run does what: every length of a config in steps, and the calls that cover them."""
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from common.config import ConfigError, length
+
+
+class Plan(NamedTuple):
+  """Lengths in optimiser steps; an interval of 0 means never.
+
+  Every interval is a multiple of `per_call`, so that a run's compiled calls cut it at the same
+  steps however often it was interrupted.
+  """
+
+  total: int
+  per_call: int
+  log: int
+  evaluate: int
+  sample: int
+  checkpoint: int
+
+  def calls(self, start: int) -> Iterator[tuple[int, int]]:
+    """(first step, number of steps) of each compiled call from `start` to the end."""
+    while start < self.total:
+      steps = min(self.per_call - start % self.per_call, self.total - start)
+      yield start, steps
+      start += steps
+
+  def due(self, step: int, interval: int) -> bool:
+    """Whether something that happens every `interval` steps, and at the end, happens at `step`."""
+    return interval > 0 and (step % interval == 0 or step == self.total)
+
+
+def make_plan(settings: Mapping, epoch: int) -> Plan:
+  """The plan of the `train` section of a config.
+
+  Args:
+    settings: the section.
+    epoch: steps in an epoch.
+
+  Raises:
+    ConfigError: for a length that is none, or a run without steps.
+  """
+  total = length(settings['steps'], 'train.steps', epoch)
+  per_call = min(settings['steps_per_call'], total)
+  if total < 1 or per_call < 1:
+    raise ConfigError(f'train.steps={total}, train.steps_per_call={per_call}: both are at least 1')
+
+  def interval(name: str) -> int:
+    steps = length(settings[name], f'train.{name}', epoch, total)
+    return math.ceil(steps / per_call) * per_call
+
+  names = ('log_every', 'evaluate_every', 'sample_every', 'checkpoint_every')
+  return Plan(total, per_call, *map(interval, names))

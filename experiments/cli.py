@@ -1,0 +1,117 @@
+"""What every command shares: clear errors, exit codes, signals, the compilation cache.
+
+Exit codes: 0 done; 1 failed, with one line that says why; 75 stopped by a signal after saving: the
+same command goes on.
+"""
+
+import contextlib
+import os
+import pathlib
+import platform
+import signal
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+
+import jax
+from absl import app, flags, logging
+
+from common.checkpoints import CheckpointError
+from common.training import TrainingError
+
+STOPPED = 75
+EXPECTED = (
+  ValueError,
+  OSError,
+  CheckpointError,
+  TrainingError,
+)  # said in one line, not a traceback
+
+flags.DEFINE_bool('debug', False, 'Show the whole traceback of an error.')
+flags.DEFINE_string(
+  'compilation_cache', '', "JAX's persistent compilation cache; empty: the user's cache folder."
+)
+
+
+def run(main: Callable[[], int | None]) -> None:
+  """Parses the flags, runs `main` and exits with its code (None: 0)."""
+
+  def guarded(argv: list[str]) -> None:
+    logging.set_verbosity(logging.INFO)
+    try:
+      if len(argv) > 1:
+        raise ValueError(f'unexpected argument {argv[1]!r}; every setting is a flag, see --help')
+      _use_compilation_cache(flags.FLAGS.compilation_cache)
+      sys.exit(main() or 0)
+    except EXPECTED as error:
+      if flags.FLAGS.debug:
+        raise
+      fail(error)
+
+  app.run(guarded, flags_parser=_parse)
+
+
+def _parse(argv: list[str]) -> list[str]:
+  """absl's parser; a config that cannot be built or overridden is one line too."""
+  try:
+    return flags.FLAGS(argv)
+  except flags.Error as error:
+    fail(error)
+  except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    if '--debug' in argv:
+      raise
+    fail(ValueError(f'{_culprit(argv, error)}: {_plain(error)}'))
+
+
+def _culprit(argv: list[str], error: Exception) -> str:
+  """The flag that an error of the config parser is about: it names only the last part of a key."""
+  keys = [arg.partition('=')[0] for arg in argv if arg.startswith(('--config.', '-config.'))]
+  named = [key for key in keys if f"'{key.rpartition('.')[2]}'" in str(error)]
+  return (named or keys or ['--config'])[0]
+
+
+def _plain(error: Exception) -> str:
+  """The text of a KeyError in an AttributeError, without its layers of quotes."""
+  text = str(error.args[0] if error.args else error).replace('\\n', ' ').replace("\\'", "'")
+  return 'there is no such setting; ' + text if isinstance(error, AttributeError) else text
+
+
+def fail(error: Exception) -> None:
+  """Says what went wrong in one line, and exits with 1."""
+  text = ' '.join(str(error).split()) or type(error).__name__
+  print(f'error: {text}', file=sys.stderr)
+  sys.exit(1)
+
+
+def _use_compilation_cache(folder: str) -> None:
+  """A cache per processor: what XLA compiles for one need not run on another."""
+  if jax.config.jax_compilation_cache_dir:
+    return  # set by the environment
+  home = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
+  with contextlib.suppress(OSError):
+    flags_of_cpu = pathlib.Path('/proc/cpuinfo').read_text().partition('\n\n')[0]
+    features = [line for line in flags_of_cpu.splitlines() if line.startswith(('flags', 'model'))]
+    machine = f'{platform.machine()}-{zlib.crc32("".join(features).encode()):08x}'
+    folder = folder or str(pathlib.Path(home) / 'twofold' / 'jax' / machine)
+  if folder:
+    jax.config.update('jax_compilation_cache_dir', folder)
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[Callable[[], bool]]:
+  """Gives a function that tells whether SIGTERM or SIGINT came; a second one ends at once."""
+  came: list[int] = []
+
+  def note(number: int, frame) -> None:
+    del frame
+    came.append(number)
+    signal.signal(number, before[number])
+    logging.info('%s: saving, then stopping', signal.Signals(number).name)
+
+  before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+  try:
+    yield lambda: bool(came)
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)

@@ -1,0 +1,131 @@
+"""A run is a folder: its config, checkpoints, metrics, samples and evaluations."""
+
+import json
+import pathlib
+import shutil
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+from absl import logging
+from ml_collections import ConfigDict
+
+from common import training, writers
+from common.checkpoints import Checkpoints
+from common.config import ConfigError, differences, to_json
+from common.data import pipeline
+from common.evaluation.evaluate import Evaluation, evaluate
+from common.files import atomic_write
+from common.method import Method, PyTree
+from experiments import families
+
+# What may differ when a run goes on: where and how fast it runs, not what it computes.
+FREE = ('parallel.', 'data.dir', 'data.source', 'train.log_every', 'train.profile', 'train.keep')
+
+
+class Run(NamedTuple):
+  """A trained model, read back from its folder.
+
+  Attributes:
+    config: as it was trained.
+    data: what it was trained on.
+    method: its functions.
+    params: the moving average of its parameters.
+    step: of the checkpoint they come from.
+  """
+
+  config: ConfigDict
+  data: pipeline.Data
+  method: Method
+  params: PyTree
+  step: int
+
+
+def train(
+  config: ConfigDict,
+  workdir: str | pathlib.Path,
+  *,
+  fresh: bool = False,
+  stop: Callable[[], bool] = lambda: False,
+) -> bool:
+  """Trains a config in a folder, or goes on with what is there; returns whether it is finished.
+
+  Raises:
+    ConfigError: the config cannot be run, or the folder holds a run of another one.
+  """
+  workdir = pathlib.Path(workdir)
+  data = pipeline.load(config.data)
+  method = families.build(config, data.spec)
+  _claim(workdir, config, fresh)
+  return training.train(config, method, data, workdir, stop)
+
+
+def _claim(workdir: pathlib.Path, config: ConfigDict, fresh: bool) -> None:
+  """Writes the config into the folder, unless the run of another config is there."""
+  path = workdir / 'config.json'
+  if fresh and workdir.exists():
+    number = next(n for n in range(1, 10**6) if not _numbered(workdir, n).exists())
+    shutil.move(workdir, _numbered(workdir, number))
+    logging.info('moved the run that was there to %s', _numbered(workdir, number))
+  if path.exists():
+    changed = differences(json.loads(to_json(config)), _read_config(path))
+    changed = {k: v for k, v in changed.items() if not k.startswith(FREE)}
+    if changed:
+      shown = '; '.join(f'{k}: there {old!r}, now {new!r}' for k, (old, new) in changed.items())
+      raise ConfigError(
+        f'{workdir} holds a run of another config ({shown}); '
+        'choose another --workdir, or --fresh to move that run aside and begin anew'
+      )
+  atomic_write(path, to_json(config))
+
+
+def _numbered(workdir: pathlib.Path, number: int) -> pathlib.Path:
+  return workdir.with_name(f'{workdir.name}.{number}')
+
+
+def _read_config(path: pathlib.Path) -> dict[str, Any]:
+  try:
+    return json.loads(path.read_text())
+  except (OSError, ValueError) as error:
+    raise ConfigError(f'{path} is not the config of a run: {error}') from error
+
+
+def load(workdir: str | pathlib.Path, step: str | int = 'last') -> Run:
+  """Reads a trained model back.
+
+  Args:
+    workdir: the folder of the run.
+    step: 'last', 'best' or a number.
+
+  Raises:
+    ConfigError: there is no run.
+    CheckpointError: there is no such checkpoint, or it is damaged.
+  """
+  workdir = pathlib.Path(workdir)
+  if not (workdir / 'config.json').exists():
+    raise ConfigError(f'{workdir} holds no run (no config.json); train one with experiments.train')
+  config = ConfigDict(_read_config(workdir / 'config.json'))
+  data = pipeline.load(config.data)
+  method = families.build(config, data.spec)
+  params, _ = jax.eval_shape(method.init, jax.random.key(0), data.spec.batch_struct(1))
+  with Checkpoints(
+    workdir / 'checkpoints',
+    best_metric=config.train.best_metric,
+    best_mode=config.train.best_mode,
+    read_only=True,
+  ) as checkpoints:
+    restored = checkpoints.restore({'ema': params}, step, partial=True)
+  return Run(config, data, method, restored.state['ema'], restored.step)
+
+
+def evaluate_run(
+  run: Run, metrics: list[str] | None = None, options: Mapping | None = None
+) -> Evaluation:
+  """Measures a run; every random number hangs on the config's seed."""
+  key = jax.random.fold_in(jax.random.key(run.config.seed), 2**31 - 4)
+  return evaluate(run.method, run.params, run.data, run.config.evaluation, key, metrics, options)
+
+
+def training_seconds(workdir: str | pathlib.Path) -> float:
+  """Seconds that a run spent in training steps: no compilation, evaluation or sampling."""
+  return sum(row.get('seconds', 0.0) for row in writers.read(workdir, 'train'))

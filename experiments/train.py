@@ -1,0 +1,37 @@
+"""Trains a model, or goes on with what the workdir holds.
+
+  python -m experiments.train --config=configs/diffusion/digits.py --workdir=runs/digits
+  python -m experiments.train --config=... --config.optimizer.learning_rate=3e-4 --workdir=...
+
+The workdir receives config.json, checkpoints/, metrics.jsonl, tensorboard/ and samples/. SIGTERM
+and SIGINT save and exit with 75; the same command then goes on.
+"""
+
+from absl import flags, logging
+from ml_collections import config_flags
+
+from common.config import differences
+from configs import base
+from experiments import cli, runs
+
+CONFIG = config_flags.DEFINE_config_file(
+  'config', None, 'FILE.py[:variant]; --config.a.b=value replaces a setting.', lock_config=True
+)
+WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
+FRESH = flags.DEFINE_bool('fresh', False, 'Move a run that is there aside, and begin anew.')
+
+
+flags.mark_flag_as_required('config')
+
+
+def main() -> int:
+  config = CONFIG.value
+  shown = differences(config, base.get_base()).items()
+  logging.info('beside the defaults: %s', '  '.join(f'{k}={new}' for k, (_, new) in shown))
+  with cli.stop_on_signals() as stop:
+    finished = runs.train(config, WORKDIR.value, fresh=FRESH.value, stop=stop)
+  return 0 if finished else cli.STOPPED
+
+
+if __name__ == '__main__':
+  cli.run(main)
