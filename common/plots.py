@@ -140,20 +140,32 @@ def scatter_plot(
 
 def _plot(draw, series, x_title, y_title, log_x, log_y, caption) -> Plot:
   images = {}
+  columns = 2 if max(map(len, series)) <= 20 else 1
   for theme, ink in INK.items():
-    with _figure(ink, legend_rows=-(-len(series) // 2)) as (figure, axes):
+    with _figure(ink, legend_rows=-(-len(series) // columns)) as (figure, axes):
       draw(axes)
       axes.set(xlabel=x_title, ylabel=y_title)
       if log_x:
         axes.set_xscale('log')
+        _plain_ticks(axes.xaxis)
       if log_y:
         axes.set_yscale('log')
-      figure.legend(loc='outside lower center', ncols=2, frameon=False, labelcolor=ink)
+        _plain_ticks(axes.yaxis)
+      figure.legend(loc='outside lower center', ncols=columns, frameon=False, labelcolor=ink)
       buffer = io.BytesIO()
       figure.savefig(buffer, format='svg', transparent=True, metadata={'Date': None})
       images[theme] = buffer.getvalue()
   alt = f'{y_title} over {x_title} for {", ".join(series)}'
   return Plot(images['light'], images['dark'], alt, caption)
+
+
+def _plain_ticks(axis) -> None:
+  """Ticks of a logarithmic axis that say 0.2 and 50, not 2·10⁻¹ and 5·10¹."""
+  from matplotlib import ticker
+
+  axis.set_major_locator(ticker.LogLocator(10, (1.0, 2.0, 5.0)))
+  axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f'{value:g}'))
+  axis.set_minor_formatter(ticker.NullFormatter())
 
 
 @contextlib.contextmanager
