@@ -19,7 +19,7 @@ import tensorflow_datasets as tfds
 from common.config import ConfigError
 from common.data import preparation
 from common.data.builders import base
-from common.data.sources import Disk, Memory, Source
+from common.data.sources import Disk, Source
 from common.data.spec import DataSpec
 
 IN_MEMORY_BYTES = 2**30  # sets that decode to less are held in memory
@@ -48,7 +48,7 @@ def load(settings: Mapping[str, Any], in_memory: bool | None = None) -> Data:
   Raises:
     ConfigError: for an unknown name, data that is missing, broken or not prepared.
   """
-  folder, _ = preparation.prepare(settings, network=False)
+  folder = preparation.prepare(settings, network=False)
   builder = tfds.builder_from_directory(folder)
   info = builder.info
   shape = info.features['x'].shape
@@ -155,7 +155,8 @@ def _ahead(items: Iterator[Any]) -> Iterator[Any]:
   def put(kind: str, value: Any):
     while not stop.is_set():
       with contextlib.suppress(queue.Full):
-        return ready.put((kind, value), timeout=0.1)
+        ready.put((kind, value), timeout=0.1)
+        return
 
   def work():
     try:

@@ -19,12 +19,6 @@ from common import config as config_lib
 from common.data.builders import BUILDERS, base
 
 
-def data_dir(settings: Mapping[str, Any]) -> pathlib.Path:
-  """Where datasets are prepared: `dir` of the settings, else TFDS's own default."""
-  default = os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
-  return pathlib.Path(settings.get('dir') or default).expanduser()
-
-
 def location(settings: Mapping[str, Any]) -> pathlib.Path:
   """The folder of the prepared dataset that these settings ask for, there or not.
 
@@ -34,7 +28,7 @@ def location(settings: Mapping[str, Any]) -> pathlib.Path:
     ConfigError: for an unknown name, or custom data that cannot be read.
   """
   builder = config_lib.pick(BUILDERS, settings['name'], 'data.name')
-  root = data_dir(settings) / 'twofold' / builder.variant(settings)
+  root = base.data_dir(settings) / 'twofold' / builder.variant(settings)
   return root / builder.name / str(builder.VERSION)
 
 
@@ -43,7 +37,7 @@ def is_prepared(folder: pathlib.Path) -> bool:
   return all((folder / name).is_file() for name in ('dataset_info.json', 'features.json'))
 
 
-def prepare(settings: Mapping[str, Any], network: bool) -> tuple[pathlib.Path, tuple[str, ...]]:
+def prepare(settings: Mapping[str, Any], network: bool) -> pathlib.Path:
   """Prepares a dataset, unless it is.
 
   Args:
@@ -51,25 +45,29 @@ def prepare(settings: Mapping[str, Any], network: bool) -> tuple[pathlib.Path, t
     network: whether raw files that are missing here may be fetched.
 
   Returns:
-    The folder of the prepared dataset, and what a person should hear of its preparation.
+    The folder of the prepared dataset.
 
   Raises:
     ConfigError: where raw data is missing or broken, or the folder cannot be written.
   """
   folder = location(settings)
   if is_prepared(folder):
-    return folder, ()
+    return folder
   builder_class = BUILDERS[settings['name']]
   try:
-    if folder.exists():  # left by something that is not us: TFDS would take it for finished
+    # Left by something else: TFDS would take it for finished. Asked in this order, so that what
+    # another process puts there meanwhile, which is complete, is never taken for such a thing.
+    if folder.exists() and not is_prepared(folder):
       shutil.rmtree(folder)
     builder = builder_class(settings, network, data_dir=folder.parents[1])
     with _quiet():
       builder.download_and_prepare()
   except OSError as error:
     if not is_prepared(folder):  # else another process was faster
-      raise config_lib.ConfigError(f'cannot prepare {settings["name"]} in {folder}: {error}')
-  return folder, builder.contents.notes
+      raise config_lib.ConfigError(
+        f'cannot prepare {settings["name"]} in {folder}: {error}'
+      ) from error
+  return folder
 
 
 @contextlib.contextmanager
@@ -78,9 +76,3 @@ def _quiet():
   tfds.display_progress_bar(enable=sys.stderr.isatty())
   with open(os.devnull, 'w') as sink, contextlib.redirect_stdout(sink):
     yield
-
-
-def splits_of(folder: pathlib.Path) -> dict[str, int]:
-  """The number of examples in each split of a prepared dataset."""
-  info = tfds.builder_from_directory(folder).info
-  return {split: info.splits[split].num_examples for split in base.SPLITS}

@@ -1,7 +1,12 @@
 """Datasets by name. A new dataset is a module here and a line in this dict."""
 
-from common.data.builders import digits
+from common.data.builders import digits, from_tfds, idx, image_folder, npz
 
 BUILDERS = {
   'digits': digits.Digits,
+  'mnist': idx.Mnist,
+  'fashion_mnist': idx.FashionMnist,
+  'cifar10': from_tfds.Cifar10,
+  'image_folder': image_folder.ImageFolder,
+  'npz': npz.Npz,
 }

@@ -7,6 +7,8 @@ by a hash of their keys, when it writes them, so that reading in order is readin
 import abc
 import functools
 import hashlib
+import os
+import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -17,6 +19,21 @@ from common.config import ConfigError
 
 SPLITS = ('train', 'validation', 'test')
 Example = dict[str, Any]  # 'x': uint8 [height, width, channels]; 'label': int, where there are any
+
+
+def data_dir(settings: Mapping[str, Any]) -> pathlib.Path:
+  """Where datasets are prepared: `dir` of the settings, else TFDS's own default."""
+  default = os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
+  return pathlib.Path(settings.get('dir') or default).expanduser()
+
+
+def not_prepared(name: str, settings: Mapping[str, Any]) -> ConfigError:
+  """The error for a dataset that a command has to prepare first."""
+  where = f' --data_dir={settings["dir"]}' if settings.get('dir') else ''
+  return ConfigError(
+    f'{name} is not prepared in {data_dir(settings)}; run: '
+    f'python -m experiments.prepare_data --dataset={name}{where}'
+  )
 
 
 class Contents(NamedTuple):
@@ -77,7 +94,9 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       builder=self,
       features=tfds.features.FeaturesDict(features),
       metadata=tfds.core.MetadataDict(
-        levels=contents.levels, class_names=list(contents.class_names)
+        levels=contents.levels,
+        class_names=list(contents.class_names),
+        notes=list(contents.notes),
       ),
     )
 
@@ -89,13 +108,9 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     return self.contents.splits[split]()
 
 
-def digest(*parts: bytes) -> str:
+def digest(data: bytes) -> str:
   """A hash of bytes, as 32 hexadecimal digits."""
-  whole = hashlib.blake2b(digest_size=16)
-  for part in parts:
-    whole.update(len(part).to_bytes(8, 'little'))
-    whole.update(part)
-  return whole.hexdigest()
+  return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def hash_splits(hashes: Iterable[str], what: str) -> dict[str, np.ndarray]:
@@ -127,14 +142,37 @@ def hash_splits(hashes: Iterable[str], what: str) -> dict[str, np.ndarray]:
   return {split: np.flatnonzero(parts == i) for i, split in enumerate(order)}
 
 
+def hash_order(x: np.ndarray, label: np.ndarray) -> np.ndarray:
+  """Indices of the examples in the order of their hashes: the same however they are stored."""
+  hashes = [digest(image.tobytes() + bytes([k])) for image, k in zip(x, label, strict=True)]
+  return np.argsort(np.array(hashes), kind='stable')
+
+
+def published_splits(
+  train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], num_validation: int
+) -> dict[str, Callable[[], Iterator[tuple[str, Example]]]]:
+  """The published test split; the last training examples in hash order held out for validation.
+
+  Args:
+    train: images, uint8 [n, height, width, channels], and labels below 256, [n].
+    test: likewise.
+    num_validation: how many to hold out.
+  """
+  order = hash_order(*train)
+  return {
+    'train': from_arrays(*train, order[:-num_validation]),
+    'validation': from_arrays(*train, order[-num_validation:]),
+    'test': from_arrays(*test, hash_order(*test)),
+  }
+
+
 def from_arrays(
   x: np.ndarray, label: np.ndarray | None, indices: np.ndarray
 ) -> Callable[[], Iterator[tuple[str, Example]]]:
-  """A generator of the examples with these indices, under their indices as keys."""
+  """A function that yields the examples with these indices, numbered in this order."""
 
   def examples():
-    for i in indices:
-      example = {'x': x[i]} | ({} if label is None else {'label': int(label[i])})
-      yield f'{i:09d}', example
+    for key, i in enumerate(indices):
+      yield f'{key:09d}', {'x': x[i]} | ({} if label is None else {'label': int(label[i])})
 
   return examples
