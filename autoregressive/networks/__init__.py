@@ -1,1 +1,25 @@
-"""Causal networks behind one interface: `apply(params, x, cache=None) -> hidden, cache`."""
+"""Causal networks: embedded sequence in, hidden states out.
+
+Every network here is a flax module with
+
+  __call__(h [batch, length, width], cache=None, train=False, segments=None) -> hidden, cache
+  init_cache(batch, length) -> an empty cache with room for `length` positions
+  width: of its inputs; `hidden_width` where that of its outputs differs
+
+and hidden[:, i] depends on h[:, <= i] alone. With a cache, h is the next part of a sequence, of
+any length. h[:, 0] is the start token, which carries the class (see autoregressive/model.py).
+"""
+
+from collections.abc import Callable, Mapping
+
+import flax.linen as nn
+
+from autoregressive.networks.transformer import Transformer
+from common.config import component
+
+NETWORKS: Mapping[str, Callable] = {'transformer': Transformer}
+
+
+def build_network(settings: Mapping, ordering) -> nn.Module:
+  """The network that a config's `network` section names, for sequences of an ordering."""
+  return component(NETWORKS, settings, 'network', length=ordering.length)

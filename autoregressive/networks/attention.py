@@ -1,0 +1,150 @@
+"""Causal attention with an explicit cache, laid out for XLA.
+
+Heads stand before positions, the scale is folded into the queries and the softmax is normalised
+after the product with the values: the layout that measured fastest (docs/decisions.md).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from autoregressive.networks import positions as pos
+
+MASKED = -1e30  # a score that softmax turns into an exact zero, and finite: no NaN in a masked row
+
+
+class Cache(NamedTuple):
+  """Keys and values of the positions seen so far, of one layer.
+
+  A cache has room for a fixed number of positions; those not yet seen hold zeros and are masked.
+  """
+
+  key: Float[Array, '*layers batch kv_heads room dim']
+  value: Float[Array, '*layers batch kv_heads room dim']
+
+
+class Surroundings(NamedTuple):
+  """What every layer's attention shares: computed once per call of the network.
+
+  Attributes:
+    index: where in the cache the queries begin, or None without a cache.
+    mask: which keys each query may see, [batch or 1, queries, keys].
+    bias: added to the scores [heads, queries, keys], or None.
+    rotation: cosines and sines for `rotate`, or None.
+  """
+
+  index: Int[Array, ''] | None
+  mask: Bool[Array, 'masks queries keys']
+  bias: Float[Array, 'heads queries keys'] | None
+  rotation: tuple[Array, Array] | None
+
+
+def causal_mask(
+  queries: Int[Array, 'queries'], keys: Int[Array, 'keys'], window: int = 0
+) -> Bool[Array, '1 queries keys']:
+  """Which keys each query may see: those not after it, and with a window the last `window`."""
+  distance = queries[:, None] - keys[None, :]
+  mask = distance >= 0
+  if window:
+    mask &= distance < window
+  return mask[None]
+
+
+def attend(
+  query: Float[Array, 'batch kv_heads groups queries dim'],
+  key: Float[Array, 'batch kv_heads keys dim'],
+  value: Float[Array, 'batch kv_heads keys dim'],
+  mask: Bool[Array, 'masks queries keys'],
+  bias: Float[Array, 'heads queries keys'] | None = None,
+  cap: float = 0.0,
+  drop=None,
+) -> Float[Array, 'batch kv_heads groups queries dim']:
+  """softmax(q·k/√dim + bias)·v with `groups` query heads per key head; the softmax in float32.
+
+  Args:
+    query, key, value: by head.
+    mask: which keys each query may see.
+    bias: added to the scores, in the order of the query heads.
+    cap: scores are soft-capped to ±cap by a tanh (Gemma Team 2024); 0: not at all.
+    drop: a function that drops attention weights, or None.
+  """
+  _, kv_heads, groups, _, dim = query.shape
+  query = (query * dim**-0.5).astype(key.dtype)
+  scores = jnp.einsum('bkgqd,bksd->bkgqs', query, key, preferred_element_type=jnp.float32)
+  if cap:
+    scores = cap * jnp.tanh(scores / cap)
+  if bias is not None:
+    scores += bias.reshape(kv_heads, groups, *bias.shape[1:])
+  scores = jnp.where(mask[:, None, None], scores, MASKED)
+  weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
+  total = weights.sum(-1, keepdims=True)
+  if drop is not None:
+    weights = drop(weights)
+  mixed = jnp.einsum(
+    'bkgqs,bksd->bkgqd', weights.astype(value.dtype), value, preferred_element_type=jnp.float32
+  )
+  return mixed / total
+
+
+class Attention(nn.Module):
+  """Multi-head, grouped or multi-query causal self-attention.
+
+  Queries, keys and values come from one matrix product whose outputs are laid out key head by
+  key head, [its queries, its key, its value], so that a split over `tensor` devices keeps each
+  group whole.
+
+  Attributes:
+    heads: query heads.
+    kv_heads: key and value heads; divides heads. As many as heads: multi-head; 1: multi-query.
+    dim: dimensions of a head.
+    dense: constructor of projections.
+    qk_norm: constructor of the norms of queries and keys (Dehghani et al. 2023), or None.
+    dropout: rate on the attention weights.
+    cap: soft cap of the scores.
+    out_init: standard deviation of the last projection at the start.
+    train: whether to drop.
+  """
+
+  heads: int
+  kv_heads: int
+  dim: int
+  dense: Callable[..., nn.Module]
+  qk_norm: Callable[..., nn.Module] | None
+  dropout: float
+  cap: float
+  out_init: float
+  train: bool
+
+  @nn.compact
+  def __call__(
+    self, h: Float[Array, 'batch length width'], cache: Cache | None, around: Surroundings
+  ) -> tuple[Float[Array, 'batch length width'], Cache | None]:
+    batch, length, width = h.shape
+    groups = self.heads // self.kv_heads
+    qkv = self.dense(self.kv_heads * (groups + 2) * self.dim, name='qkv')(h)
+    qkv = qkv.reshape(batch, length, self.kv_heads, groups + 2, self.dim).transpose(0, 2, 3, 1, 4)
+    query, key, value = qkv[:, :, :groups], qkv[:, :, groups : groups + 1], qkv[:, :, groups + 1]
+    if self.qk_norm is not None:
+      query, key = self.qk_norm(name='query_norm')(query), self.qk_norm(name='key_norm')(key)
+    if around.rotation is not None:
+      query, key = (pos.rotate(x.astype(jnp.float32), *around.rotation) for x in (query, key))
+    key = key[:, :, 0].astype(value.dtype)
+    if cache is not None:
+      cache = Cache(
+        *(
+          jax.lax.dynamic_update_slice(old, new, (0, 0, around.index, 0))
+          for old, new in zip(cache, (key, value), strict=True)
+        )
+      )
+      key, value = cache
+    drop = None
+    if self.dropout and self.train:
+      drop = nn.Dropout(self.dropout, deterministic=False)
+    mixed = attend(query, key, value, around.mask, around.bias, self.cap, drop)
+    mixed = mixed.transpose(0, 3, 1, 2, 4).reshape(batch, length, self.heads * self.dim)
+    init = nn.initializers.normal(self.out_init)
+    return self.dense(width, kernel_init=init, name='out')(mixed), cache

@@ -1,0 +1,103 @@
+"""Positions: what tells an attention layer where it is.
+
+'learned' and 'sinusoidal' are added to the input, 'rotary' turns queries and keys, 'alibi' is
+added to the scores, 'none' leaves the causal mask alone to tell.
+"""
+
+import math
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from common.config import ConfigError, pick
+
+POSITIONS = ('learned', 'sinusoidal', 'rotary', 'alibi', 'none')
+
+
+def sinusoidal(
+  positions: Int[Array, '*batch length'], width: int
+) -> Float[Array, '*batch length width']:
+  """Sines, then cosines, of wavelengths 2π to 10000·2π (Vaswani et al. 2017, section 3.5)."""
+  half = width // 2
+  frequencies = np.exp(-math.log(10_000.0) * np.arange(half) / half).astype(np.float32)
+  angles = positions[..., None].astype(jnp.float32) * frequencies
+  table = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)
+  return jnp.pad(table, [(0, 0)] * (table.ndim - 1) + [(0, width - 2 * half)])
+
+
+def _linear(frequencies, base, dim, factor, **_):
+  return frequencies / factor
+
+
+def _ntk(frequencies, base, dim, factor, **_):
+  base = base * factor ** (dim / (dim - 2))
+  return base ** (-np.arange(0, dim, 2) / dim)
+
+
+def _llama3(frequencies, base, dim, factor, original_length, low=1.0, high=4.0):
+  turns = original_length * frequencies / (2 * math.pi)  # over the length trained on
+  keep = np.clip((turns - low) / (high - low), 0.0, 1.0)
+  return keep * frequencies + (1 - keep) * frequencies / factor
+
+
+SCALINGS: Mapping = {'linear': _linear, 'ntk': _ntk, 'llama3': _llama3}
+
+
+def rotary_frequencies(dim: int, base: float = 10_000.0, scaling: tuple = ()) -> np.ndarray:
+  """Radians per position of each pair of dimensions (Su et al. 2021, section 3.2.2).
+
+  Args:
+    dim: dimensions of a head, an even number.
+    base: the longest wavelength is about 2π·base.
+    scaling: () or (name, factor, ...) to reach beyond the length trained on: 'linear' (Chen et
+      al. 2023), 'ntk' (a larger base), 'llama3' with the original length after the factor
+      (Grattafiori et al. 2024; low and high turns may follow).
+
+  Raises:
+    ConfigError: for an odd dim or an unknown scaling.
+  """
+  if dim % 2:
+    raise ConfigError(f'rotary positions need heads of an even dimension, not {dim}')
+  frequencies = base ** (-np.arange(0, dim, 2) / dim)
+  if not scaling:
+    return frequencies
+  name, factor, *more = scaling
+  scale = pick(SCALINGS, name, 'rotary scaling')
+  if name == 'llama3' and not more:
+    raise ConfigError("rotary scaling 'llama3' is ('llama3', factor, original length)")
+  names = ('original_length', 'low', 'high')
+  return scale(frequencies, base, dim, factor, **dict(zip(names, more, strict=False)))
+
+
+def rotation(
+  positions: Int[Array, '*batch length'], frequencies: np.ndarray
+) -> tuple[Float[Array, '*batch length half'], Float[Array, '*batch length half']]:
+  """Cosines and sines that `rotate` takes."""
+  angles = positions[..., None].astype(jnp.float32) * frequencies.astype(np.float32)
+  return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(
+  x: Float[Array, '*heads length dim'],
+  cos: Float[Array, '*#heads length half'],
+  sin: Float[Array, '*#heads length half'],
+) -> Float[Array, '*heads length dim']:
+  """Turns each pair (x[i], x[i + dim/2]) by its position's angle; the product of a turned query
+  and a turned key depends on the difference of their positions alone."""
+  first, second = jnp.split(x, 2, axis=-1)
+  cos, sin = cos.astype(x.dtype), sin.astype(x.dtype)
+  return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1)
+
+
+def alibi_slopes(heads: int) -> np.ndarray:
+  """Slope of each head's linear bias (Press et al. 2022): 2^-1 ... 2^-8 for eight heads.
+
+  A number of heads that is no power of two takes every second slope of the next power of two for
+  those that are left over, as the authors' code does.
+  """
+  power = 2 ** math.floor(math.log2(heads))
+  slopes = 2.0 ** (-8.0 / power * np.arange(1, power + 1))
+  more = 2.0 ** (-4.0 / power * np.arange(1, 2 * power + 1, 2))
+  return np.concatenate([slopes, more])[:heads].astype(np.float32)
