@@ -8,18 +8,18 @@ split, so each example comes exactly once per epoch and none is dropped at an ep
 
 import contextlib
 import functools
+import os
 import queue
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from common.config import ConfigError
 from common.data import preparation
 from common.data.builders import base
-from common.data.sources import Disk, Source
+from common.data.sources import Disk, Memory, Source
 from common.data.spec import DataSpec
 
 IN_MEMORY_BYTES = 2**30  # sets that decode to less are held in memory
@@ -43,13 +43,13 @@ def load(settings: Mapping[str, Any], in_memory: bool | None = None) -> Data:
 
   Args:
     settings: the `data` section of a config (configs/base.py).
-    in_memory: whether to decode the whole set now; None: if it is small.
+    in_memory: whether to hold splits in memory once they are asked for; None: if they are small.
 
   Raises:
     ConfigError: for an unknown name, data that is missing, broken or not prepared.
   """
   folder = preparation.prepare(settings, network=False)
-  builder = tfds.builder_from_directory(folder)
+  builder = preparation.open_prepared(folder)
   info = builder.info
   shape = info.features['x'].shape
   examples = {split: info.splits[split].num_examples for split in base.SPLITS}
@@ -65,15 +65,11 @@ def load(settings: Mapping[str, Any], in_memory: bool | None = None) -> Data:
     class_names=class_names,
     num_train=examples['train'],
   )
-  try:
-    splits = {split: Disk(builder.as_data_source(split)) for split in base.SPLITS}
-    if in_memory:
-      splits = {split: source.to_memory() for split, source in splits.items()}
-  except Exception as error:  # what ArrayRecord raises for a damaged file has no type of its own
-    raise ConfigError(
-      f'{folder} is damaged ({error}); delete it and prepare {settings["name"]} again'
-    ) from error
-  return Data(spec, splits)
+  for split in base.SPLITS:
+    if lost := [path for path in info.splits[split].filepaths if not os.path.exists(path)]:
+      raise ConfigError(f'{lost[0]} is missing; delete {folder} and prepare it again')
+  disks = {split: Disk(builder.as_data_source(split), folder) for split in base.SPLITS}
+  return Data(spec, {k: Memory(disk) for k, disk in disks.items()} if in_memory else disks)
 
 
 @functools.lru_cache(maxsize=4)

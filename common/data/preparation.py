@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import tensorflow_datasets as tfds
+from absl import logging
 
 from common import config as config_lib
 from common.data.builders import BUILDERS, base
@@ -70,9 +71,20 @@ def prepare(settings: Mapping[str, Any], network: bool) -> pathlib.Path:
   return folder
 
 
+def open_prepared(folder: pathlib.Path) -> tfds.core.DatasetBuilder:
+  """The dataset that stands in a folder."""
+  with _quiet():
+    return tfds.builder_from_directory(folder)
+
+
 @contextlib.contextmanager
 def _quiet():
-  """TFDS prints to stdout; its progress bars are for a terminal only."""
+  """TFDS prints and logs every step it takes; its progress bars are for a terminal only."""
   tfds.display_progress_bar(enable=sys.stderr.isatty())
-  with open(os.devnull, 'w') as sink, contextlib.redirect_stdout(sink):
-    yield
+  verbosity = logging.get_verbosity()
+  logging.set_verbosity(min(verbosity, logging.WARNING))
+  try:
+    with open(os.devnull, 'w') as sink, contextlib.redirect_stdout(sink):
+      yield
+  finally:
+    logging.set_verbosity(verbosity)

@@ -1,11 +1,16 @@
 """Examples by index: from memory for small sets, from disk with threads for large ones."""
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import grain
 import numpy as np
+
+from common.config import ConfigError
 
 READ_THREADS = 16
 
@@ -16,44 +21,68 @@ class Source(Protocol):
   def __len__(self) -> int: ...
 
   def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-    """{'x': uint8 [n, *shape], 'label': int32 [n]} of these examples, in this order."""
+    """{'x': uint8 [n, *shape], 'label': int32 [n]} of these examples, in this order.
+
+    No label where the data has no classes.
+
+    Raises:
+      ConfigError: where the files are damaged.
+    """
     ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Memory:
-  """A split in memory.
+class Disk:
+  """A split on disk: a TFDS data source, read by index with Grain's threads.
 
   Attributes:
-    arrays: 'x', uint8 [n, *shape], and, where there are classes, 'label', int32 [n].
+    records: the examples, decoded one by one.
+    folder: where they are, for messages.
   """
 
-  arrays: Mapping[str, np.ndarray]
-
-  def __len__(self) -> int:
-    return len(self.arrays['x'])
-
-  def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-    return {key: np.take(array, indices, axis=0) for key, array in self.arrays.items()}
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Disk:
-  """A split on disk: a TFDS data source, read by index with Grain's threads."""
-
   records: Sequence[Mapping[str, Any]]
+  folder: pathlib.Path
 
   def __len__(self) -> int:
     return len(self.records)
 
   def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
     wanted = grain.MapDataset.source(indices.tolist()).map(self.records.__getitem__)
-    options = grain.ReadOptions(num_threads=READ_THREADS, prefetch_buffer_size=len(indices))
-    return _stack(list(wanted.to_iter_dataset(options)))
+    options = grain.ReadOptions(num_threads=READ_THREADS, prefetch_buffer_size=READ_THREADS)
+    with self._damage_named():
+      return _stack(list(wanted.to_iter_dataset(options)))
 
-  def to_memory(self) -> Memory:
-    """The whole split, decoded."""
-    return Memory(_stack(self.records.__getitems__(range(len(self)))))
+  def read_all(self) -> dict[str, np.ndarray]:
+    """Every example, in order: what `gather` gives, faster."""
+    with self._damage_named():
+      return _stack(self.records.__getitems__(range(len(self))))
+
+  @contextlib.contextmanager
+  def _damage_named(self) -> Iterator[None]:
+    try:
+      yield
+    except Exception as error:  # ArrayRecord has no type of its own for a damaged file
+      raise ConfigError(
+        f'{self.folder} is damaged; delete and prepare it again: {error}'
+      ) from error
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Memory:
+  """A split in memory, decoded when it is first asked for."""
+
+  disk: Disk
+
+  @functools.cached_property
+  def arrays(self) -> dict[str, np.ndarray]:
+    """'x', uint8 [n, *shape], and, where there are classes, 'label', int32 [n]."""
+    return self.disk.read_all()
+
+  def __len__(self) -> int:
+    return len(self.disk)
+
+  def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+    return {key: np.take(array, indices, axis=0) for key, array in self.arrays.items()}
 
 
 def _stack(examples: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:

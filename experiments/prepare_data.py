@@ -1,0 +1,50 @@
+"""Prepares a dataset once, so that training reads it without a network and without TensorFlow.
+
+  python -m experiments.prepare_data --dataset=mnist
+  python -m experiments.prepare_data --dataset=image_folder --source=faces/ --image_size=64
+
+Images come in splits train, validation and test; docs/datasets.md says where each dataset comes
+from and how it is split. Training prepares digits, image_folder and npz by itself.
+"""
+
+from absl import flags
+
+from common.data import pipeline, preparation
+from common.data.builders import BUILDERS
+from experiments import cli
+
+DATASET = flags.DEFINE_string('dataset', None, ', '.join(BUILDERS) + '.', required=True)
+SOURCE = flags.DEFINE_string(
+  'source', '', 'Folder of images, .npz file, or folder of raw files that are here already.'
+)
+DATA_DIR = flags.DEFINE_string(
+  'data_dir', '', 'Where to put it; empty: $TFDS_DATA_DIR, else ~/tensorflow_datasets.'
+)
+IMAGE_SIZE = flags.DEFINE_integer(
+  'image_size', 0, 'image_folder: cut to squares and resize to this; 0: as they are.', lower_bound=0
+)
+BROKEN = flags.DEFINE_string(
+  'broken', 'refuse', "image_folder: 'refuse' a file that is no image, or 'skip' it."
+)
+
+
+def main() -> None:
+  settings = dict(
+    name=DATASET.value,
+    dir=DATA_DIR.value,
+    source=SOURCE.value,
+    image_size=IMAGE_SIZE.value,
+    broken=BROKEN.value,
+  )
+  folder = preparation.prepare(settings, network=True)
+  spec, splits = pipeline.load(settings)
+  counts = ', '.join(f'{split} {len(source):,}' for split, source in splits.items())
+  print(f'{spec.name}: {counts}')
+  print(f'{"×".join(map(str, spec.shape))}, {spec.levels} levels, {spec.num_classes} classes')
+  for note in preparation.open_prepared(folder).info.metadata['notes']:
+    print(note)
+  print(folder)
+
+
+if __name__ == '__main__':
+  cli.run(main)
