@@ -68,10 +68,10 @@ def set_up(config: Mapping, method: Method, spec, mesh: jax.sharding.Mesh) -> Se
   parallel.check_batch_size(batch_size, shares, settings['micro_batches'])
   schedule = optimizers.make_schedule(config['optimizer'], plan.total, epoch)
   optimizer = optimizers.make_optimizer(config['optimizer'], schedule)
-  struct = spec.batch_struct(batch_size)
 
   def initial() -> TrainState:
-    return init_state(method, optimizer, struct, config['seed'])
+    batch = {k: jnp.zeros(v.shape, v.dtype) for k, v in spec.batch_struct(1).items()}
+    return init_state(method, optimizer, batch, config['seed'])
 
   def make_step(axis: str | None):
     return make_train_step(

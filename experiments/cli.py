@@ -5,6 +5,7 @@ same command goes on.
 """
 
 import contextlib
+import logging as std_logging
 import os
 import pathlib
 import platform
@@ -19,6 +20,7 @@ from absl import app, flags, logging
 from common.checkpoints import CheckpointError
 from common.training import TrainingError
 
+PACKAGES = ('autoregressive', 'common', 'configs', 'diffusion', 'experiments')
 STOPPED = 75
 EXPECTED = (
   ValueError,
@@ -38,6 +40,7 @@ def run(main: Callable[[], int | None]) -> None:
 
   def guarded(argv: list[str]) -> None:
     logging.set_verbosity(logging.INFO)
+    logging.get_absl_handler().addFilter(_ours_or_serious)
     try:
       if len(argv) > 1:
         raise ValueError(f'unexpected argument {argv[1]!r}; every setting is a flag, see --help')
@@ -49,6 +52,14 @@ def run(main: Callable[[], int | None]) -> None:
       fail(error)
 
   app.run(guarded, flags_parser=_parse)
+
+
+def _ours_or_serious(record) -> bool:
+  """Whether a log record is shown: libraries speak only when something is wrong."""
+  ours = pathlib.Path(__file__).parents[1]
+  path = pathlib.Path(record.pathname)
+  inside = path.is_relative_to(ours) and path.relative_to(ours).parts[0] in PACKAGES
+  return inside or record.levelno >= std_logging.WARNING
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -1,16 +1,37 @@
 """The families of methods, by the name that a config gives in `family`."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
 
 import autoregressive
 import diffusion
 from common.config import pick
 from common.data.spec import DataSpec
 from common.method import Method
+from configs.autoregressive import base as autoregressive_base
+from configs.diffusion import base as diffusion_base
 
-FAMILIES = {'diffusion': diffusion.build, 'autoregressive': autoregressive.build}
+
+class Family(NamedTuple):
+  """How a family builds a method, and the defaults of its configs."""
+
+  build: Callable[[Mapping, DataSpec], Method]
+  base: Callable[[], ConfigDict]
+
+
+FAMILIES = {
+  'diffusion': Family(diffusion.build, diffusion_base.get_base),
+  'autoregressive': Family(autoregressive.build, autoregressive_base.get_base),
+}
 
 
 def build(config: Mapping, spec: DataSpec) -> Method:
   """The method of a config, for data as `spec` describes it."""
-  return pick(FAMILIES, config['family'], 'family')(config, spec)
+  return pick(FAMILIES, config['family'], 'family').build(config, spec)
+
+
+def base(config: Mapping) -> ConfigDict:
+  """The defaults of a config's family."""
+  return pick(FAMILIES, config['family'], 'family').base()

@@ -11,8 +11,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from common.config import differences
-from configs import base
-from experiments import cli, runs
+from experiments import cli, families, runs
 
 CONFIG = config_flags.DEFINE_config_file(
   'config', None, 'FILE.py[:variant]; --config.a.b=value replaces a setting.', lock_config=True
@@ -26,8 +25,10 @@ flags.mark_flag_as_required('config')
 
 def main() -> int:
   config = CONFIG.value
-  shown = differences(config, base.get_base()).items()
-  logging.info('beside the defaults: %s', '  '.join(f'{k}={new}' for k, (_, new) in shown))
+  if config is None:
+    raise ValueError('--config is missing: a file such as configs/diffusion/images.py:digits')
+  shown = differences(config, families.base(config)).items()
+  logging.info('other than the defaults: %s', '  '.join(f'{k}={v}' for k, (_, v) in shown))
   with cli.stop_on_signals() as stop:
     finished = runs.train(config, WORKDIR.value, fresh=FRESH.value, stop=stop)
   return 0 if finished else cli.STOPPED

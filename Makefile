@@ -1,0 +1,50 @@
+# make demo: the study "why diffusion" on real data, then report.html
+# make test: the whole test suite
+# Both set up .venv first, once, from setup.py and constraints.txt.
+
+VENV ?= .venv
+PYTHON ?= python3
+DEMO ?= demo
+# Parallel test processes; each compiles, so more than the cores gains nothing.
+JOBS ?= 2
+bin := $(VENV)/bin
+ready := $(VENV)/.ready
+peers := $(VENV)/.peers
+
+.PHONY: demo test test-all lint format benchmark clean
+
+demo: $(ready)
+	$(bin)/python -m experiments.ablate --study=configs/ablations/why_diffusion.py:demo --workdir=$(DEMO)
+	cp $(DEMO)/report.html $(DEMO)/table.md .
+	@echo "Open report.html"
+
+test: $(ready)
+	$(bin)/python -m pytest -n $(JOBS) -m "not slow and not peers"
+
+# Everything, with the comparisons against PyTorch, diffusers and transformers.
+test-all: $(peers)
+	$(bin)/python -m pytest -n $(JOBS)
+
+lint: $(ready)
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+
+format: $(ready)
+	$(bin)/ruff format .
+	$(bin)/ruff check --fix .
+
+benchmark: $(peers)
+	$(bin)/python -m experiments.benchmark --suite=train,sample,decode,loop --out=docs/benchmarks.md
+
+$(ready): setup.py constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("twofold needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Choose another: make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(bin)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $@
+
+$(peers): $(ready)
+	$(bin)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,peers]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .cache build *.egg-info
