@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import grain
 import numpy as np
@@ -15,6 +15,7 @@ from common.config import ConfigError
 READ_THREADS = 16
 
 
+@runtime_checkable
 class Source(Protocol):
   """A split: examples by index."""
 

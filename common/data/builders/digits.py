@@ -5,7 +5,6 @@ recognition of handwritten digits").
 """
 
 import numpy as np
-from sklearn import datasets
 
 from common.data.builders import base
 
@@ -16,6 +15,8 @@ class Digits(base.ImageBuilder, skip_registration=True):
   name = 'digits'
 
   def read(self) -> base.Contents:
+    from sklearn import datasets  # takes seconds to import, and is needed only once
+
     bunch = datasets.load_digits()
     x = bunch.images.astype(np.uint8)[..., None]
     splits = base.hash_splits((base.digest(image.tobytes()) for image in x), self.name)
