@@ -4,6 +4,7 @@ A component of a config is a dict with a `name` and the settings of that name. O
 one file maps names to constructors; a wrong name or setting is refused with the known ones.
 """
 
+import copy
 import difflib
 import inspect
 import json
@@ -11,7 +12,10 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from ml_collections import ConfigDict
+
 T = TypeVar('T')
+Config = Mapping | ConfigDict  # below the commands, configs are plain nested dicts
 
 
 class ConfigError(ValueError):
@@ -106,25 +110,29 @@ def _split_length(text: str | int, what: str) -> tuple[float, str]:
   return value, unit
 
 
-def flatten(config: Mapping, prefix: str = '') -> dict[str, Any]:
+def flatten(config: Config, prefix: str = '') -> dict[str, Any]:
   """{'a.b': value} for every leaf of a nested config."""
   flat = {}
   for key, value in config.items():
-    if isinstance(value, Mapping) or hasattr(value, 'items'):
+    if isinstance(value, Mapping | ConfigDict):
       flat |= flatten(value, f'{prefix}{key}.')
     else:
       flat[prefix + key] = value
   return flat
 
 
-def differences(config: Mapping, base: Mapping) -> dict[str, tuple[Any, Any]]:
+def differences(config: Config, base: Config) -> dict[str, tuple[Any, Any]]:
   """{'a.b': (value in base, value in config)} where they differ; None where one has no such key."""
   new, old = flatten(config), flatten(base)
   keys = sorted(new.keys() | old.keys())
   return {k: (old.get(k), new.get(k)) for k in keys if as_tuple(old.get(k)) != as_tuple(new.get(k))}
 
 
-def to_json(config: Mapping) -> str:
+def to_json(config: Config) -> str:
   """The config as JSON: what `config.json` in a workdir holds."""
-  plain = config.to_dict() if hasattr(config, 'to_dict') else dict(config)
-  return json.dumps(plain, indent=2, sort_keys=True)
+  return json.dumps(freeze(config), indent=2, sort_keys=True)
+
+
+def freeze(config: Config) -> dict[str, Any]:
+  """A copy as plain nested dicts, which nothing that is done to the original changes."""
+  return config.to_dict() if isinstance(config, ConfigDict) else copy.deepcopy(dict(config))

@@ -26,7 +26,7 @@ OPTIONS = options.define()
 def main() -> None:
   run = runs.load(WORKDIR.value, options.step(STEP.value))
   if NUM.value is not None:
-    run.config.evaluation.num_samples = NUM.value
+    run.config['evaluation']['num_samples'] = NUM.value
   settings = options.parse(OPTIONS.value)
   result = runs.evaluate_run(run, CHOSEN.value, settings)
   folder = pathlib.Path(WORKDIR.value) / 'evaluations'

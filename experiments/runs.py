@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 
 import jax
 from absl import logging
-from ml_collections import ConfigDict
 
 from common import training, writers
 from common.checkpoints import Checkpoints
-from common.config import ConfigError, differences, to_json
+from common.config import Config, ConfigError, differences, freeze, to_json
 from common.data import pipeline
 from common.evaluation.evaluate import Evaluation, evaluate
 from common.files import atomic_write
@@ -34,7 +33,7 @@ class Run(NamedTuple):
     step: of the checkpoint they come from.
   """
 
-  config: ConfigDict
+  config: dict[str, Any]
   data: pipeline.Data
   method: Method
   params: PyTree
@@ -42,7 +41,7 @@ class Run(NamedTuple):
 
 
 def train(
-  config: ConfigDict,
+  config: Config,
   workdir: str | pathlib.Path,
   *,
   fresh: bool = False,
@@ -53,14 +52,14 @@ def train(
   Raises:
     ConfigError: the config cannot be run, or the folder holds a run of another one.
   """
-  workdir = pathlib.Path(workdir)
-  data = pipeline.load(config.data)
+  workdir, config = pathlib.Path(workdir), freeze(config)
+  data = pipeline.load(config['data'])
   method = families.build(config, data.spec)
   _claim(workdir, config, fresh)
   return training.train(config, method, data, workdir, stop)
 
 
-def _claim(workdir: pathlib.Path, config: ConfigDict, fresh: bool) -> None:
+def _claim(workdir: pathlib.Path, config: Mapping, fresh: bool) -> None:
   """Writes the config into the folder, unless the run of another config is there."""
   path = workdir / 'config.json'
   if fresh and workdir.exists():
@@ -68,7 +67,7 @@ def _claim(workdir: pathlib.Path, config: ConfigDict, fresh: bool) -> None:
     shutil.move(workdir, _numbered(workdir, number))
     logging.info('moved the run that was there to %s', _numbered(workdir, number))
   if path.exists():
-    changed = differences(json.loads(to_json(config)), _read_config(path))
+    changed = differences(config, _read_config(path))
     changed = {k: v for k, v in changed.items() if not k.startswith(FREE)}
     if changed:
       shown = '; '.join(f'{k}: there {old!r}, now {new!r}' for k, (old, new) in changed.items())
@@ -104,14 +103,14 @@ def load(workdir: str | pathlib.Path, step: str | int = 'last') -> Run:
   workdir = pathlib.Path(workdir)
   if not (workdir / 'config.json').exists():
     raise ConfigError(f'{workdir} holds no run (no config.json); train one with experiments.train')
-  config = ConfigDict(_read_config(workdir / 'config.json'))
-  data = pipeline.load(config.data)
+  config = _read_config(workdir / 'config.json')
+  data = pipeline.load(config['data'])
   method = families.build(config, data.spec)
   params, _ = jax.eval_shape(method.init, jax.random.key(0), data.spec.batch_struct(1))
   with Checkpoints(
     workdir / 'checkpoints',
-    best_metric=config.train.best_metric,
-    best_mode=config.train.best_mode,
+    best_metric=config['train']['best_metric'],
+    best_mode=config['train']['best_mode'],
     read_only=True,
   ) as checkpoints:
     restored = checkpoints.restore({'ema': params}, step, partial=True)
@@ -122,8 +121,8 @@ def evaluate_run(
   run: Run, metrics: list[str] | None = None, options: Mapping | None = None
 ) -> Evaluation:
   """Measures a run; every random number hangs on the config's seed."""
-  key = jax.random.fold_in(jax.random.key(run.config.seed), 2**31 - 4)
-  return evaluate(run.method, run.params, run.data, run.config.evaluation, key, metrics, options)
+  key = jax.random.fold_in(jax.random.key(run.config['seed']), 2**31 - 4)
+  return evaluate(run.method, run.params, run.data, run.config['evaluation'], key, metrics, options)
 
 
 def training_seconds(workdir: str | pathlib.Path) -> float:

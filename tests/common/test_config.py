@@ -1,0 +1,70 @@
+"""Lengths, components and comparisons of configs."""
+
+import pytest
+from ml_collections import ConfigDict
+
+from common import config
+
+
+@pytest.mark.parametrize(
+  ('text', 'steps'),
+  [
+    ('500', 500),
+    (500, 500),
+    ('500 steps', 500),
+    ('1 step', 1),
+    ('1e3', 1000),
+    ('3 epochs', 33),
+    ('3epochs', 33),
+    ('0.5 epoch', 6),  # rounded up
+    ('10%', 200),
+    ('0', 0),
+    ('2.5 percent', 50),
+  ],
+)
+def test_length(text, steps):
+  assert config.length(text, 'train.steps', epoch=11, total=2000) == steps
+
+
+@pytest.mark.parametrize(
+  'text', ['', 'x', '-5', '1.5', '1.5 steps', '3 weeks', 'nan', 'inf', '5%%']
+)
+def test_a_length_that_is_none_names_its_place(text):
+  with pytest.raises(config.ConfigError, match=r'train\.steps'):
+    config.length(text, 'train.steps', epoch=11, total=2000)
+
+
+def test_a_percentage_of_nothing_and_an_epoch_of_nothing_are_refused():
+  with pytest.raises(config.ConfigError, match='no meaning here'):
+    config.length('5%', 'train.steps', epoch=10)
+  with pytest.raises(config.ConfigError, match='no meaning here'):
+    config.length('5 epochs', 'train.steps')
+
+
+def table():
+  return {'one': lambda a=1, b=2: (a, b), 'two': lambda shape: shape}
+
+
+def test_component_builds_by_name_and_makes_lists_hashable():
+  assert config.component(table(), {'name': 'one', 'b': 5}, 'thing') == (1, 5)
+  assert config.component(table(), {'name': 'two', 'shape': [1, [2]]}, 'thing') == (1, (2,))
+
+
+@pytest.mark.parametrize(
+  ('settings', 'message'),
+  [
+    ({'name': 'tow'}, "unknown thing 'tow'; did you mean 'two'. known: one, two"),
+    ({'a': 1}, 'thing has no name; known: one, two'),
+    ({'name': 'one', 'c': 1}, "unknown setting thing.c of 'one';.* known: a, b"),
+  ],
+)
+def test_component_refuses_with_what_is_known(settings, message):
+  with pytest.raises(config.ConfigError, match=message):
+    config.component(table(), settings, 'thing')
+
+
+def test_differences_see_through_nesting_types_and_missing_keys():
+  one = ConfigDict({'a': {'b': 1, 'c': (1, 2)}, 'd': 0})
+  other = {'a': {'b': 2, 'c': [1, 2]}, 'e': 1}
+  assert config.differences(other, one) == {'a.b': (1, 2), 'd': (0, None), 'e': (None, 1)}
+  assert config.differences(one, one) == {}
