@@ -1,22 +1,23 @@
 """Checkpoints: the whole of a run in one folder per step, verified when it is read.
 
-`<directory>/<step>/` holds what Orbax wrote: `state` (every leaf of the state under its path) and
-`record` (JSON: config, data position, metrics, and shape, type and digest of each leaf). A step has
-its final name only once all of it is written. Other names in the directory:
+`<directory>/<step>/` holds `state` (every leaf of the state under its path, written by Orbax) and
+what `common.records` says of it: config, data position, metrics, digests. A step has its final name
+only once all of it is written. Other names in the directory:
 
-  <step>.orbax-checkpoint-tmp...   a save that was cut off; removed when the directory is opened
+  <step>.orbax-checkpoint-tmp...   a save or a removal that was cut off; removed at the next opening
   damaged-<step>                   a step that failed verification, moved aside and never read again
 
-Orbax itself does not notice a flipped bit in an array file: hence the digests. Its free functions
-are used rather than its managers, which in version 0.12.8 cannot open a directory that holds one
-damaged metrics file and skip saves by policy without a word.
+Orbax itself does not notice a flipped bit in an array. Its free functions are used rather than its
+managers: those of version 0.12.8 cannot open a directory in which one metrics file is damaged, and
+skip saves by policy without a word.
 """
 
+import concurrent.futures
 import contextlib
-import hashlib
 import json
 import logging as std_logging
 import math
+import pathlib
 import shutil
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -24,20 +25,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from absl import logging
-from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from common import digests
+from common import records
 from common.config import pick, to_json
 from common.method import PyTree
-from common.optimizers import path_name
+from common.records import CheckpointError, Damaged, one_line
 
 BEST = {'min': min, 'max': max}
-
-
-class CheckpointError(RuntimeError):
-  """A checkpoint that cannot be written or read: what is wrong and where, in one line."""
+UNFINISHED = '.orbax-checkpoint-tmp'  # Orbax's own mark
 
 
 class Restored(NamedTuple):
@@ -50,17 +47,13 @@ class Restored(NamedTuple):
   metrics: dict[str, float]
 
 
-class _Damaged(Exception):
-  """A step that cannot be trusted; the message says what is wrong with which leaf or file."""
-
-
 class Checkpoints:
   """The checkpoints of one run. A context manager; closing waits for the last save.
 
-  Under several processes every method is called by all of them alike.
+  Under several processes every method is called by all of them alike, and all see the same folder.
 
   Args:
-    directory: where the steps are; made if it is missing.
+    directory: where the steps are, on a mounted file system; made if it is missing.
     keep: how many of the newest steps are kept. The best one is kept beside them.
     best_metric: the metric that decides which step is best.
     best_mode: 'min' or 'max'.
@@ -68,7 +61,7 @@ class Checkpoints:
     verbose: let Orbax's own log messages through.
 
   Raises:
-    CheckpointError: the directory cannot be read, or written where it should be.
+    CheckpointError: the directory cannot be written, or the settings make no sense.
   """
 
   def __init__(
@@ -83,16 +76,22 @@ class Checkpoints:
   ):
     if keep < 1:
       raise CheckpointError(f'checkpoints: keep={keep}; at least 1 step must be kept')
-    self.directory = epath.Path(directory).absolute()
+    if '://' in str(directory):
+      raise CheckpointError(f'{directory}: mount it as a file system and give its path')
+    self.directory = pathlib.Path(directory).absolute()
     self._keep, self._metric = keep, best_metric
-    self._best = pick(BEST, best_mode, 'best_mode')
+    self._best_of = pick(BEST, best_mode, 'best_mode')
     self._read_only = read_only
-    self._pending: tuple[int, Any] | None = None
-    self._quiet = contextlib.nullcontext() if verbose else _without_orbax_messages()
-    self._quiet.__enter__()
+    self._pending: tuple[int, concurrent.futures.Future] | None = None
+    self._background = concurrent.futures.ThreadPoolExecutor(1, 'checkpoints')
     if not read_only:
       self._clean_up()
-    self._records = self._read_records()
+    self._records = {}
+    for step in self.steps:
+      with contextlib.suppress(Damaged):  # reported when somebody wants to restore it
+        self._records[step] = records.read_sealed(self._path(step), records.RECORD)
+    self._quiet = contextlib.nullcontext() if verbose else _without_orbax_messages()
+    self._quiet.__enter__()
 
   def __enter__(self) -> 'Checkpoints':
     return self
@@ -105,13 +104,14 @@ class Checkpoints:
     try:
       self.wait()
     finally:
+      self._background.shutdown()
       self._quiet.__exit__(None, None, None)
       self._quiet = contextlib.nullcontext()
 
   @property
   def steps(self) -> list[int]:
     """The finished steps, oldest first. Finished says nothing of damage: `restore` verifies."""
-    if not self.directory.exists():
+    if not self.directory.is_dir():
       return []
     return sorted(int(p.name) for p in self.directory.iterdir() if p.name.isdecimal())
 
@@ -155,24 +155,20 @@ class Checkpoints:
     if self._read_only:
       raise CheckpointError(f'{self.directory} was opened for reading: step {step} not saved')
     self.wait()
-    leaves = {name: _storable(name, x) for name, x in named_leaves(state).items()}
+    leaves = {name: records.storable(name, x) for name, x in records.named_leaves(state).items()}
     record = {
       'step': int(step),
       'config': json.loads(to_json(config)),
       'position': dict(position),
       'metrics': {k: float(v) for k, v in (metrics or {}).items()},
-      'leaves': _describe(leaves),
+      'leaves': records.describe(leaves),
     }
     if step in self.steps:
       return self._refuse_to_overwrite(step, record)
     _sync('save')  # nobody may write before all have looked
     with self._saving(step):
-      data = {name: x for name, x in leaves.items() if x.size}  # Orbax stores no empty arrays
-      with ocp.Context(checkpointables_options=_record_as_json()):
-        response = ocp.save_checkpointables_async(
-          self._path(step), {'state': data, 'record': _seal(record)}
-        )
-    self._pending = step, response
+      finish = _start_to_write(self._path(step), leaves, record)
+      self._pending = step, self._background.submit(finish)
     self._records[step] = record
     return True
 
@@ -180,10 +176,10 @@ class Checkpoints:
     """Waits until the last save is finished. Raises CheckpointError if it failed."""
     if self._pending is None:
       return
-    (step, response), self._pending = self._pending, None
+    (step, written), self._pending = self._pending, None
     with self._saving(step):
-      response.result()
-    self._prune()
+      written.result()
+      self._prune()
 
   def restore(
     self, abstract_state: PyTree, step: int | str = 'last', *, partial: bool = False
@@ -205,40 +201,35 @@ class Checkpoints:
         model, in which case the first leaf that differs is named and no older step is tried.
     """
     self.wait()
-    asked = {name: _with_sharding(name, x) for name, x in named_leaves(abstract_state).items()}
+    asked = records.named_leaves(abstract_state)
+    asked = {name: records.placed(name, x) for name, x in asked.items()}
     damage: dict[int, str] = {}
     for candidate in self._candidates(step):
-      found = self._load(candidate, asked, partial)
-      if isinstance(found, str):
-        damage[candidate] = found
-        logging.warning('checkpoint %s is damaged: %s', self._path(candidate), found)
+      try:
+        record, leaves = self._load(candidate, asked, partial)
+      except Damaged as e:
+        damage[candidate] = str(e)
+        logging.warning('checkpoint %s is damaged: %s', self._path(candidate), e)
         continue
       self._move_aside(damage)
-      record, leaves = found
-      state = jax.tree.unflatten(jax.tree.structure(abstract_state), leaves.values())
+      state = jax.tree.unflatten(jax.tree.structure(abstract_state), leaves)
       return Restored(candidate, state, record['config'], record['position'], record['metrics'])
     reasons = '; '.join(f'step {s}: {reason}' for s, reason in damage.items())
     raise CheckpointError(f'no usable checkpoint in {self.directory}: {reasons}')
 
   # Which steps there are.
 
-  def _path(self, step: int):
+  def _path(self, step: int) -> pathlib.Path:
     return self.directory / str(step)
 
-  def _read_records(self) -> dict[int, dict]:
-    records = {}
-    for step in self.steps:
-      with contextlib.suppress(_Damaged):  # reported when somebody wants to restore it
-        records[step] = _read_record(self._path(step))
-    return records
-
   def _by_metric(self) -> list[int]:
-    values = {s: self._records[s]['metrics'].get(self._metric) for s in self._finished_records()}
-    known = [s for s, value in values.items() if value is not None and math.isfinite(value)]
-    return sorted(known, key=lambda s: (values[s], -s), reverse=self._best is max)
-
-  def _finished_records(self) -> list[int]:
-    return [s for s in self.steps if s in self._records]
+    """The finished steps that have the metric, best first, of equals the newest first."""
+    metrics = {s: self._records[s]['metrics'] for s in self.steps if s in self._records}
+    values = {s: m[self._metric] for s, m in metrics.items() if self._metric in m}
+    sign = 1 if self._best_of is min else -1
+    return sorted(
+      (s for s in values if math.isfinite(values[s])), key=lambda s: (sign * values[s], -s)
+    )
 
   def _candidates(self, step: int | str) -> list[int]:
     steps = self.steps
@@ -264,9 +255,9 @@ class Checkpoints:
       self._records.pop(step, None)
       with contextlib.suppress(OSError):
         self._remove_leftovers()
+      steps = ', '.join(map(str, self.steps)) or 'none'
       raise CheckpointError(
-        f'checkpoint {self._path(step)} could not be saved: {_one_line(e)}; '
-        f'steps there: {self.steps}'
+        f'checkpoint {self._path(step)} could not be saved: {one_line(e)}; steps there: {steps}'
       ) from e
 
   def _refuse_to_overwrite(self, step: int, record: dict) -> bool:
@@ -274,198 +265,140 @@ class Checkpoints:
     if there is not None and there['leaves'] == record['leaves']:
       return False
     raise CheckpointError(
-      f'{self._path(step)} holds another state of step {step}; a finished step is not overwritten: '
-      'use another workdir, or remove the step'
+      f'{self._path(step)} holds another state of step {step}, and a finished step is not '
+      'overwritten; use another workdir or remove the step'
     )
 
   def _clean_up(self) -> None:
-    """Makes the directory, tries that it can be written, removes what a cut-off save left."""
+    """Makes the directory, tries that it can be written, removes what was cut off."""
     try:
       if jax.process_index() == 0:
         self.directory.mkdir(parents=True, exist_ok=True)
         probe = self.directory / '.writable'
-        probe.write_text('')
+        probe.write_bytes(b'')
         probe.unlink()
       for name in self._remove_leftovers():
-        logging.warning('%s: removed %s, a save that was cut off', self.directory, name)
+        logging.warning('%s: removed %s, which was cut off', self.directory, name)
     except OSError as e:
-      raise CheckpointError(f'{self.directory} cannot hold checkpoints: {_one_line(e)}') from e
+      raise CheckpointError(f'{self.directory} cannot hold checkpoints: {one_line(e)}') from e
 
   def _remove_leftovers(self) -> list[str]:
     _sync('leftovers')
-    left = [p for p in self.directory.iterdir() if '.orbax-checkpoint-tmp' in p.name]
+    left = [p for p in self.directory.iterdir() if UNFINISHED in p.name]
+    _sync('leftovers seen')
     if jax.process_index() == 0:
       for path in left:
         shutil.rmtree(path)
-    _sync('removed')
+    _sync('leftovers removed')
     return [p.name for p in left]
 
   def _prune(self) -> None:
     """Removes all but the newest steps and the best; under another name first, in one move."""
-    keep = {*self.steps[-self._keep :], self.best}
+    steps = self.steps
+    doomed = sorted(set(steps) - set(steps[-self._keep :]) - {self.best})
     _sync('prune')
-    for step in [s for s in self.steps if s not in keep]:
+    for step in doomed:
       if jax.process_index() == 0:
-        doomed = self._path(step).rename(self.directory / f'{step}.orbax-checkpoint-tmp-removed')
-        shutil.rmtree(doomed)
+        path = self.directory / f'{step}{UNFINISHED}-removed'
+        shutil.rmtree(self._path(step).rename(path))
       self._records.pop(step, None)
     _sync('pruned')
 
   def _move_aside(self, damage: Mapping[int, str]) -> None:
     if self._read_only or not damage:
       return
-    if jax.process_index() == 0:
-      for step in damage:
-        taken = len(list(self.directory.glob(f'damaged-{step}*')))
-        self._path(step).rename(
-          self.directory / (f'damaged-{step}' + (f'-{taken + 1}' if taken else ''))
-        )
     for step in damage:
       self._records.pop(step, None)
+      if jax.process_index() == 0:
+        taken = len(list(self.directory.glob(f'damaged-{step}*')))
+        name = f'damaged-{step}' + (f'-{taken + 1}' if taken else '')
+        self._path(step).rename(self.directory / name)
     _sync('moved aside')
 
   # Reading.
 
-  def _load(self, step: int, asked: Mapping, partial: bool) -> tuple[dict, dict] | str:
-    """The record and the verified leaves of a step, or what is wrong with it."""
-    try:
-      record = _read_record(self._path(step))
-      problem = ''
-    except _Damaged as e:
-      problem = str(e)
-    if not (problem := _agree(problem)):
-      _compare(self._path(step), record['leaves'], asked, partial)
-      try:
-        leaves = _read_leaves(self._path(step), asked)
-      except (MemoryError, jax.errors.JaxRuntimeError):
-        raise
-      except Exception as e:  # whatever Orbax makes of a file that is cut off, missing or garbled
-        problem = _one_line(e)
-    if problem := _agree(problem):
-      return problem
-    found = digests.digests(leaves)
-    wrong = [name for name in asked if found[name] != record['leaves'][name][2]]
-    if wrong:
-      return f'{wrong[0]} does not match its digest ({len(wrong)} of {len(asked)} leaves do not)'
-    return record, leaves
+  def _load(self, step: int, asked: Mapping, partial: bool) -> tuple[dict, list[jax.Array]]:
+    """The record and the verified leaves of a step. Raises Damaged, on all processes or none."""
+    path = self._path(step)
+    with _agreed():
+      record = records.read_sealed(path, records.RECORD)
+    records.compare(path, record['leaves'], asked, partial)
+    with _agreed():
+      records.verify_files(path, jax.process_index(), jax.process_count())
+    with _agreed():
+      leaves = _read_leaves(path, asked)
+    with _agreed():
+      records.verify_leaves(record['leaves'], leaves)
+    return record, list(leaves.values())
 
 
-def named_leaves(tree: PyTree) -> dict[str, Any]:
-  """{'params/dense/kernel': leaf} for every leaf of a pytree, in the order of its leaves.
+def _start_to_write(path: pathlib.Path, leaves: Mapping, record: Mapping) -> Callable[[], None]:
+  """Starts an asynchronous save, and returns what waits for it and completes it."""
+  registry = ocp.handlers.local_registry()
+  registry.add(ocp.handlers.JsonHandler, checkpointable_name=records.RECORD.parent.name)
+  context = ocp.Context(
+    checkpointables_options=ocp.options.CheckpointablesOptions(registry=registry)
+  )
+  arrays = {name: x for name, x in leaves.items() if x.size}  # Orbax stores no empty arrays
+  content = {'state': arrays, 'record': records.seal(record)}
+  with context:
+    response = ocp.save_checkpointables_async(path, content)
 
-  A named tuple and a dict with the same names are alike.
+  def finish():
+    response.result()
+    if jax.process_index() == 0:
+      records.write_manifest(path)
 
-  Raises:
-    CheckpointError: two leaves have the same name.
-  """
-  paths = jax.tree_util.tree_leaves_with_path(tree)
-  named = {path_name(path): leaf for path, leaf in paths}
-  if len(named) < len(paths):
-    raise CheckpointError('two leaves of the state have the same path; rename one of them')
-  return named
-
-
-def _storable(name: str, x: Any) -> jax.Array | np.ndarray:
-  """The leaf as an array; one that every process holds for itself as a host array."""
-  if isinstance(x, jax.Array):
-    alone = jax.process_count() > 1 and x.is_fully_addressable
-    return np.asarray(x) if alone else x
-  try:
-    return np.asarray(x, jax.dtypes.canonicalize_dtype(np.asarray(x).dtype))
-  except TypeError as e:
-    raise CheckpointError(f'{name} of the state is no array but {type(x).__name__}') from e
+  return finish
 
 
-def _with_sharding(name: str, x: Any) -> jax.ShapeDtypeStruct:
-  sharding = getattr(x, 'sharding', None)
-  if sharding is None:
-    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  try:
-    sharding.shard_shape(x.shape)
-  except ValueError as e:
-    raise CheckpointError(f'{name} cannot be sharded as asked: {_one_line(e)}') from e
-  return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
-
-
-def _describe(leaves: Mapping[str, Any]) -> dict[str, list]:
-  """{name: [shape, type, digest]}."""
-  sums = digests.digests(leaves)
-  return {name: [list(x.shape), str(x.dtype), sums[name]] for name, x in leaves.items()}
-
-
-def _compare(path, there: Mapping[str, list], asked: Mapping, partial: bool) -> None:
-  """Raises CheckpointError that names the first leaf in which checkpoint and state differ."""
-  shown = lambda shape, dtype: f'{dtype}[{",".join(map(str, shape))}]'
-  for name, x in asked.items():
-    want = shown(x.shape, x.dtype)
-    if name not in there:
-      raise CheckpointError(f'{path} is of another model: it has no {name}, which here is {want}')
-    if (have := shown(*there[name][:2])) != want:
-      raise CheckpointError(f'{path} is of another model: {name} is {have} there and {want} here')
-  extra = [name for name in there if name not in asked]
-  if extra and not partial:
-    have = shown(*there[extra[0]][:2])
-    raise CheckpointError(f'{path} is of another model: it has {extra[0]} {have}, unknown here')
-
-
-def _read_leaves(path, asked: Mapping) -> dict[str, jax.Array]:
+def _read_leaves(path: pathlib.Path, asked: Mapping) -> dict[str, jax.Array]:
   """The leaves as Orbax reads them. Each process by itself: one that fails holds up no other."""
   me = jax.process_index()
+  options = ocp.options
   context = ocp.Context(
-    pytree_options=ocp.options.PyTreeOptions(
-      loading=ocp.options.PyTreeOptions.Loading(partial_load=True)
-    ),
-    multiprocessing_options=ocp.options.MultiprocessingOptions(
+    pytree_options=options.PyTreeOptions(loading=options.PyTreeOptions.Loading(partial_load=True)),
+    multiprocessing_options=options.MultiprocessingOptions(
       primary_host=me, active_processes={me}, barrier_sync_key_prefix=f'read{me}'
     ),
   )
-  data = {name: x for name, x in asked.items() if math.prod(x.shape)}
-  with context:
-    read = ocp.load_checkpointables(path, {'state': data})['state'] if data else {}
+  arrays = {name: x for name, x in asked.items() if math.prod(x.shape)}
+  read = {}
+  if arrays:
+    try:
+      with context:
+        read = ocp.load(path, arrays, checkpointable_name='state')
+    except (MemoryError, jax.errors.JaxRuntimeError):
+      raise
+    except Exception as e:  # whatever Orbax makes of a file that is cut off, missing or garbled
+      raise Damaged(one_line(e)) from e
   empty = lambda x: jax.jit(lambda: jax.numpy.zeros(x.shape, x.dtype), out_shardings=x.sharding)()
-  return {name: read[name] if name in read else empty(x) for name, x in asked.items()}
+  leaves = {name: read[name] if name in read else empty(x) for name, x in asked.items()}
+  for name, x in leaves.items():
+    if not isinstance(x, jax.Array):
+      raise Damaged(f'{name} is not among the arrays')
+  return leaves
 
 
-def _record_as_json() -> ocp.options.CheckpointablesOptions:
-  registry = ocp.handlers.local_registry()
-  registry.add(ocp.handlers.JsonHandler, checkpointable_name='record')
-  return ocp.options.CheckpointablesOptions(registry=registry)
-
-
-def _seal(record: Mapping) -> dict[str, str]:
-  text = json.dumps(record)
-  return {'json': text, 'sha256': hashlib.sha256(text.encode()).hexdigest()}
-
-
-def _read_record(path) -> dict:
-  """The record of a step. Raises _Damaged."""
-  file = path / 'record' / 'data.json'
+@contextlib.contextmanager
+def _agreed():
+  """Raises Damaged on all processes where it is raised on one: else they would part ways."""
+  problem = None
   try:
-    sealed = json.loads(file.read_text())
-    text = sealed['json']
-    whole = hashlib.sha256(text.encode()).hexdigest() == sealed['sha256']
-  except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-    raise _Damaged(f'record/data.json: {_one_line(e)}') from e
-  if not whole:
-    raise _Damaged('record/data.json does not match its checksum')
-  return json.loads(text)
-
-
-def _agree(problem: str) -> str:
-  """The same verdict for all processes: a step is sound where all of them found it so."""
-  if jax.process_count() > 1 and multihost_utils.process_allgather(np.array(bool(problem))).any():
-    return problem or 'another process could not read its part'
-  return problem
+    yield
+  except Damaged as e:
+    problem = e
+  if jax.process_count() > 1:
+    anywhere = multihost_utils.process_allgather(np.array(problem is not None)).any()
+    if anywhere and problem is None:
+      problem = Damaged('another process could not read its part')
+  if problem is not None:
+    raise problem
 
 
 def _sync(name: str) -> None:
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(f'checkpoints: {name}')
-
-
-def _one_line(e: BaseException) -> str:
-  text = ' '.join(str(e).split()) or type(e).__name__
-  return text if len(text) <= 300 else text[:297] + '...'
 
 
 @contextlib.contextmanager
