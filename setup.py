@@ -22,6 +22,7 @@ CORE = [
   'scipy>=1.15',
   'tensorboardX>=2.6',
   'tensorflow-datasets>=4.9.9',
+  'threadpoolctl>=3.5',
   'tqdm>=4.67',
 ]
 
@@ -46,7 +47,7 @@ setuptools.setup(
   packages=setuptools.find_packages(
     include=['autoregressive*', 'common*', 'configs*', 'diffusion*', 'experiments*']
   ),
-  include_package_data=True,
+  package_data={'common': ['*.jinja']},
   install_requires=CORE,
   extras_require=EXTRAS,
 )

@@ -1,14 +1,11 @@
 """Plots of metrics, as SVG for light and for dark pages. Matplotlib is imported when one is drawn.
 
-Curves come from `metrics.jsonl`: records with 'step', 'split' and scalars. Runs of either family
-share an axis, since both log the same names.
+Curves come from `metrics.jsonl` (`common.writers.read`): records with 'step', 'split' and scalars.
+Runs of either family share an axis, since both log the same names.
 """
 
 import contextlib
 import io
-import json
-import os
-import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -42,23 +39,6 @@ class Series(NamedTuple):
   x: Sequence[float]
   y: Sequence[float]
   error: Sequence[float] | None = None
-
-
-def read_metrics(path: str | os.PathLike) -> list[dict[str, Any]]:
-  """The lines of a `metrics.jsonl`; a last line that a crash cut off is left out.
-
-  Raises:
-    ValueError: where another line is not JSON.
-  """
-  lines = pathlib.Path(path).read_text(encoding='utf-8').splitlines()
-  records = []
-  for number, line in enumerate(lines, 1):
-    try:
-      records.append(json.loads(line))
-    except json.JSONDecodeError:
-      if number < len(lines):
-        raise ValueError(f'{path}, line {number}: not JSON: {line[:60]!r}') from None
-  return records
 
 
 def curve(

@@ -81,6 +81,13 @@ def save_png(path: Path, picture: UInt8[np.ndarray, 'height width 3']) -> None:
   atomic_write(path, png_bytes(picture))
 
 
+def save_array(path: Path, array: np.ndarray) -> None:
+  """Writes an array as .npy; under its name stands the whole of it or nothing."""
+  buffer = io.BytesIO()
+  np.save(buffer, array, allow_pickle=False)
+  atomic_write(path, buffer.getvalue())
+
+
 class Text(NamedTuple):
   """A paragraph."""
 

@@ -11,6 +11,7 @@ import warnings
 from typing import NamedTuple
 
 import numpy as np
+import threadpoolctl
 from jaxtyping import Float, Int, UInt8
 from sklearn import exceptions, neural_network, svm
 
@@ -77,8 +78,9 @@ def judge(real: LabelledImages) -> Classifier:
 def fit(name: str, real: LabelledImages) -> Classifier:
   """Fits the classifier `name` ('svm' or 'mlp') on the training split; once in a process."""
   model = _MODELS[name](len(real.x))
-  with warnings.catch_warnings():  # a few passes are enough: it need not converge
-    warnings.simplefilter('ignore', exceptions.ConvergenceWarning)
+  # The products are so small that threads cost more than they bring: on a busy machine 20 times.
+  with warnings.catch_warnings(), threadpoolctl.threadpool_limits(1):
+    warnings.simplefilter('ignore', exceptions.ConvergenceWarning)  # a few passes are enough
     model.fit(flat(real.x, real.levels), real.label)
   accuracy = float(model.score(flat(real.test_x, real.levels), real.test_label))
   return Classifier(model, name, real.levels, accuracy)

@@ -24,6 +24,7 @@ from common.evaluation import classifiers, frechet
 from common.evaluation.agreement import agreement
 from common.evaluation.features import extractor
 from common.evaluation.likelihood import bits_per_dim
+from common.evaluation.measures import Evaluation, Measure
 from common.method import Method, PyTree, Request
 
 # Calls of the sampler that are timed, after the one that compiles it.
@@ -32,37 +33,6 @@ TIMED_CALLS = 3
 PICTURE_ROWS = 8
 # Real examples of a split that distances and classifiers see.
 REAL_EXAMPLES = 60_000
-
-
-class Measure(NamedTuple):
-  """A measured value.
-
-  Attributes:
-    value: None where there is none to be had.
-    standard_error: 0 where the value is exact, None where it is unknown.
-    note: what a reader needs to know of it, beside its number.
-  """
-
-  value: float | None
-  standard_error: float | None = None
-  note: str = ''
-
-
-class Evaluation(NamedTuple):
-  """What `evaluate` returns.
-
-  Attributes:
-    measures: by name of metric.
-    samples: some of the samples, for a picture with one class per column (`columns` of them); None
-      where no metric asked for samples.
-    labels: the classes asked for, or None.
-    columns: of the picture.
-  """
-
-  measures: dict[str, Measure]
-  samples: UInt8[np.ndarray, 'n *shape'] | None
-  labels: Int[np.ndarray, 'n'] | None
-  columns: int
 
 
 class Drawn(NamedTuple):
@@ -153,12 +123,15 @@ def evaluate(
   pick(data.splits, settings['split'], 'split')
   subject = Subject(method, params, data, settings, key, options or {})
   measures = {name: metric.measure(subject) for name, metric in chosen.items()}
-  columns = data.spec.num_classes or 10
-  if not any(metric.of_samples for metric in chosen.values()):
-    return Evaluation(measures, None, None, columns)
-  shown, drawn = slice(0, PICTURE_ROWS * columns), subject.drawn
-  labels = None if drawn.labels is None else drawn.labels[shown]
-  return Evaluation(measures, drawn.x[shown], labels, columns)
+  spec = data.spec
+  columns = spec.num_classes or 10
+  shown = PICTURE_ROWS * columns
+  if any(metric.of_samples for metric in chosen.values()):
+    samples, labels = subject.drawn.x[:shown], subject.drawn.labels
+  else:
+    samples, labels = np.zeros((0, *spec.shape), np.uint8), None
+  labels = None if labels is None else labels[:shown]
+  return Evaluation(measures, samples, labels, columns, spec.levels)
 
 
 def _agreement(subject: Subject) -> Measure:

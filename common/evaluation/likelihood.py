@@ -63,4 +63,4 @@ def summary(nats: np.ndarray, errors: np.ndarray, num_dims: int) -> BitsPerDim:
   unit = num_dims * math.log(2.0)
   spread = nats.std(ddof=1) / math.sqrt(num) if num > 1 else 0.0
   estimation = math.sqrt(np.sum(errors**2)) / num
-  return BitsPerDim(nats.mean() / unit, spread / unit, estimation / unit, num)
+  return BitsPerDim(float(nats.mean()) / unit, float(spread) / unit, estimation / unit, num)

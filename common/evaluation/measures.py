@@ -1,0 +1,45 @@
+"""What an evaluation gives: measured values, and some samples to look at."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from common import reporting
+
+
+class Measure(NamedTuple):
+  """A measured value.
+
+  Attributes:
+    value: None where there is none to be had.
+    standard_error: 0 where the value is exact, None where it is unknown.
+    note: what a reader needs to know of it, beside its number.
+  """
+
+  value: float | None
+  standard_error: float | None = None
+  note: str = ''
+
+
+class Evaluation(NamedTuple):
+  """What `common.evaluation.evaluate.evaluate` returns.
+
+  Attributes:
+    measures: by name of metric.
+    samples: some of the samples, in an order that gives one class per column; none where no metric
+      asked for samples.
+    labels: the classes asked for, or None.
+    columns: of a picture of them.
+    levels: they hold integers in [0, levels).
+  """
+
+  measures: dict[str, Measure]
+  samples: UInt8[np.ndarray, 'n *shape']
+  labels: Int[np.ndarray, 'n'] | None
+  columns: int
+  levels: int
+
+  def picture(self, scale: int = 1) -> UInt8[np.ndarray, 'rows cols 3']:
+    """The samples side by side."""
+    return reporting.image_grid(self.samples, self.columns, scale, self.levels)
