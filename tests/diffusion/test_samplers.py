@@ -1,0 +1,353 @@
+"""Samplers against closed forms: factors, variances, marginals, orders, honest counts."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import processes, samplers, solvers
+from diffusion.predictions import Pair
+from tests.diffusion import exact
+
+KEY = jax.random.key(0)
+
+
+@pytest.fixture(autouse=True)
+def float64():
+  with jax.enable_x64(True):
+    yield
+
+
+def karras(steps, low=0.002, high=80.0, rho=7.0):
+  """EDM's grid, its last step to 0 included."""
+  ramp = np.linspace(0, 1, steps)
+  levels = (high ** (1 / rho) + ramp * (low ** (1 / rho) - high ** (1 / rho))) ** rho
+  return np.append(levels, 0.0)
+
+
+def respaced(steps, total=1000):
+  """DDIM's strided entries of a table of `total`, then clean data."""
+  return np.append((np.arange(0, total, total // steps)[::-1] + 1) / total, 0.0)
+
+
+def linear_map(sampler, process, denoise, times):
+  """Mean factor and variance of a sampler that is linear in x and draws noise once per step.
+
+  The variance is that of the result when x starts as the process's prior.
+  """
+  factor, variance = 1.0, process.prior_std**2
+  keys = jax.random.split(KEY, 1)
+  x = jnp.ones((1, 1))
+  z = solvers.noise(keys, x)
+
+  @jax.jit
+  def step(x, t, s):
+    counter = samplers.Counter(samplers.as_denoiser(denoise), 1)
+    return sampler.step(process, x, t, s, counter, keys, sampler.init(x, 1))[0]
+
+  for t, s in itertools.pairwise(times):
+    shift = step(jnp.zeros((1, 1)), t, s)
+    slope = float((step(x, t, s) - shift)[0, 0])
+    factor, variance = factor * slope, slope**2 * variance + float((shift / z)[0, 0]) ** 2
+  return factor, variance
+
+
+@pytest.mark.parametrize(
+  ('std', 'steps', 'euler', 'heun'),
+  [
+    (0.5, 18, 0.005287892955, 0.006595307963),
+    (0.5, 40, 0.005810634681, 0.006310960808),
+    (0.5, 256, 0.00618056447, 0.006251192808),
+    (1.0, 18, 0.01074319281, 0.0130591105),
+    (1.0, 40, 0.01170077997, 0.01259876387),
+    (1.0, 256, 0.01237347628, 0.01250123583),
+  ],
+)
+def test_edm_contraction(std, steps, euler, heun):
+  process = processes.edm()
+  denoise = exact.isotropic(std).denoiser(process)
+  for sampler, expected, calls in [
+    (solvers.euler(), euler, steps),
+    (solvers.ddim(), euler, steps),
+    (solvers.heun(), heun, 2 * steps - 1),
+    (solvers.heun('ratio'), heun, 2 * steps - 1),
+    (solvers.edm(), heun, 2 * steps - 1),
+  ]:
+    x, count = samplers.sample(sampler, process, denoise, karras(steps), jnp.ones((1, 1)), KEY)
+    assert float(x[0, 0]) == pytest.approx(expected, rel=1e-9)
+    assert int(count) == calls == sampler.evaluations(steps)
+
+
+@pytest.mark.parametrize(
+  ('v0', 'steps', 'factor', 'variance', 'stochastic'),
+  [
+    (0.25, 10, 0.3741284938, 0.1399721299, 0.1110643028),
+    (0.25, 50, 0.472439113, 0.2231987155, 0.197245113),
+    (0.25, 100, 0.4859805673, 0.2361771118, 0.219263565),
+    (1.0, 10, 0.8316958768, 0.6917180315, 0.5482073402),
+    (1.0, 50, 0.9640792715, 0.9294488416, 0.8574339089),
+    (1.0, 100, 0.9818508346, 0.9640310613, 0.9215991648),
+  ],
+)
+def test_ddim_on_the_ddpm_table(v0, steps, factor, variance, stochastic):
+  process = processes.ddpm()
+  denoise = exact.isotropic(v0**0.5).denoiser(process)
+  x, count = samplers.sample(
+    solvers.ddim(), process, denoise, respaced(steps), jnp.ones((1, 1)), KEY
+  )
+  assert float(x[0, 0]) == pytest.approx(factor, rel=1e-9)
+  assert float(x[0, 0]) ** 2 == pytest.approx(variance, rel=1e-9)
+  assert int(count) == steps
+  # The published numbers start from unit variance, the process from 1 - 4e-5.
+  unit = lambda result: result[1] + (1 - process.prior_std**2) * result[0] ** 2
+  for sampler in (solvers.ddim(1.0), solvers.ancestral('fixed_small')):
+    assert unit(linear_map(sampler, process, denoise, respaced(steps))) == pytest.approx(
+      stochastic, rel=1e-9
+    )
+
+
+@pytest.mark.parametrize(
+  ('v0', 'large', 'small'), [(0.25, 0.250752075, 0.2461252114), (1.0, 0.9999, 0.9910673764)]
+)
+def test_ancestral_variances(v0, large, small):
+  process = processes.ddpm()
+  gaussian = exact.isotropic(v0**0.5).denoiser(process)
+  unit = lambda result: result[1] + (1 - process.prior_std**2) * result[0] ** 2
+
+  def run(variance, share=None):
+    denoise = lambda x, t: gaussian(x, t)._replace(range=None if share is None else share + 0 * x)
+    return unit(linear_map(solvers.ancestral(variance), process, denoise, respaced(1000)))
+
+  assert run('fixed_large') == pytest.approx(large, rel=1e-8)
+  assert run('fixed_small') == pytest.approx(small, rel=1e-8)
+  assert run('learned', 0.0) == pytest.approx(small, rel=1e-8)
+  # At the last step the largest variance is never used, so 1 is fixed_large exactly.
+  assert run('learned', 1.0) == pytest.approx(large, rel=1e-8)
+  assert small < run('learned', 0.5) < large
+
+
+def order_of(sampler, process, times_of, counts=(16, 32, 64, 128)):
+  """Slope of log error against log step size, on a mixture, from the same start."""
+  denoise = exact.MIXTURE.denoiser(process)
+  x = exact.MIXTURE.noisy(process, times_of(1)[0], 64)
+  run = jax.jit(
+    lambda times, n: samplers.sample(sampler, process, denoise, times, x, KEY, num_steps=n)[0]
+  )
+  pad = lambda times: np.pad(times, (0, counts[-1] - len(times) + 1), mode='edge')
+  reference = reference_flow(process, x, times_of)
+  errors = [float(jnp.abs(run(pad(times_of(n)), n) - reference).mean()) for n in counts]
+  slopes = -np.diff(np.log(errors)) / np.diff(np.log(counts))
+  return float(np.polyfit(np.log(counts[1:]), np.log(errors[1:]), 1)[0]) * -1, slopes
+
+
+_REFERENCES = {}
+
+
+def reference_flow(process, x, times_of):
+  """The probability flow from times[0] to times[-1], to about 1e-10, by Runge-Kutta 4."""
+  name = process.name
+  if name not in _REFERENCES:
+    denoise = exact.MIXTURE.denoiser(process)
+    ends = times_of(1)
+
+    def flow(x, t):
+      return solvers.velocity(process, denoise(x, jnp.full((x.shape[0],), t)), t)
+
+    def step(x, pair):
+      t, h = pair[0], pair[1] - pair[0]
+      a = flow(x, t)
+      b = flow(x + 0.5 * h * a, t + 0.5 * h)
+      c = flow(x + 0.5 * h * b, t + 0.5 * h)
+      d = flow(x + h * c, t + h)
+      return x + h / 6 * (a + 2 * b + 2 * c + d), None
+
+    grid = jnp.asarray(np.geomspace(ends[0], ends[-1], 4001))
+    _REFERENCES[name] = jax.jit(lambda x: jax.lax.scan(step, x, (grid[:-1], grid[1:]))[0])(x)
+  return _REFERENCES[name]
+
+
+def uniform(high, low):
+  return lambda steps: np.linspace(high, low, steps + 1)
+
+
+def geometric(high, low):
+  return lambda steps: np.geomspace(high, low, steps + 1)
+
+
+FLOWS = {
+  'vp_linear': (processes.vp_linear(), uniform(1.0, 0.05)),
+  'edm': (processes.edm(), geometric(10.0, 0.05)),
+  'rectified_flow': (processes.rectified_flow(), uniform(0.95, 0.05)),
+}
+
+
+@pytest.mark.parametrize('flow', FLOWS)
+@pytest.mark.parametrize(
+  ('sampler', 'order'),
+  [
+    (solvers.euler(), 1),
+    (solvers.ddim(), 1),
+    (solvers.heun(), 2),
+    (solvers.heun('ratio'), 2),
+  ],
+  ids=['euler', 'ddim', 'heun', 'heun_ratio'],
+)
+def test_order_of_convergence(flow, sampler, order):
+  measured, slopes = order_of(sampler, *FLOWS[flow])
+  assert measured == pytest.approx(order, abs=0.25), slopes
+
+
+@pytest.mark.parametrize('name', ['vp_linear', 'edm', 'sub_vp'])
+@pytest.mark.parametrize(
+  'sampler',
+  [solvers.ddim(1.0), solvers.ddim(0.5), solvers.ancestral(), solvers.ancestral('fixed_large')],
+  ids=['ddim_1', 'ddim_half', 'ancestral', 'ancestral_large'],
+)
+def test_marginals(name, sampler):
+  check_marginal(sampler, *MARGINALS[name])
+
+
+MARGINALS = {
+  'vp_linear': (processes.vp_linear(), lambda n: np.linspace(1, 0, n + 1) ** 2),
+  'sub_vp': (processes.sub_vp(), lambda n: np.linspace(1, 0, n + 1) ** 2),
+  've': (processes.ve(), lambda n: np.append(np.linspace(1, 1e-5, n), 0)),
+  'edm': (processes.edm(), lambda n: karras(n)),
+  'rectified_flow': (processes.rectified_flow(), lambda n: np.linspace(1, 0, n + 1)),
+}
+
+
+def check_marginal(sampler, process, grid, steps=128, num=5_000, bias=0.03):
+  """Mean and covariance of samples within 4 standard errors plus a relative discretisation bias."""
+  data, times = exact.MIXTURE, grid(steps)
+  denoise = data.denoiser(process)
+  x = data.noisy(process, times[0], num, seed=1)
+  run = jax.jit(lambda x: samplers.sample(sampler, process, denoise, times, x, KEY)[0])
+  result = np.asarray(run(x))
+  std = np.sqrt(np.diag(data.covariance))
+  error = 4 / np.sqrt(num) + bias
+  np.testing.assert_array_less(np.abs(result.mean(0) - data.mean), error * std)
+  scale = np.outer(std, std)
+  np.testing.assert_array_less(np.abs(np.cov(result.T) - data.covariance), 1.5 * error * scale)
+
+
+def test_steps_within_a_bucket_do_not_recompile_and_padding_is_free():
+  process, calls = processes.edm(), []
+  exactly = exact.isotropic(0.5).denoiser(process)
+
+  def denoise(x, t):
+    jax.debug.callback(lambda t: calls.append(float(t)), t[0])
+    return exactly(x, t)
+
+  traces = []
+
+  @jax.jit
+  def run(times, steps):
+    traces.append(1)
+    x = jnp.ones((1, 1))
+    return samplers.sample(solvers.heun(), process, denoise, times, x, KEY, num_steps=steps)
+
+  for steps in (3, 11, 16):
+    calls.clear()
+    times, number = samplers.padded(karras(steps))
+    x, count = jax.block_until_ready(run(times, number))
+    jax.effects_barrier()
+    assert len(calls) == int(count) == 2 * steps - 1
+    alone, _ = samplers.sample(
+      solvers.heun(), process, exactly, karras(steps), jnp.ones((1, 1)), KEY
+    )
+    np.testing.assert_allclose(x, alone, rtol=1e-12)
+  assert len(traces) == 1
+  assert len(samplers.padded(karras(17))[0]) == 33
+
+
+def test_a_sample_does_not_depend_on_the_others():
+  process, times = processes.vp_linear(), np.linspace(1, 0, 6)
+  denoise = exact.MIXTURE.denoiser(process)
+  x = exact.MIXTURE.noisy(process, 1.0, 4)
+  for sampler in (solvers.ancestral(), solvers.ddim(0.7)):
+    together, _ = samplers.sample(sampler, process, denoise, times, x, KEY)
+    alone, _ = samplers.sample(sampler, process, denoise, times, x[:2], KEY)
+    np.testing.assert_array_equal(together[:2], alone)
+    assert np.abs(together[0] - together[1]).max() > 0
+
+
+def test_trajectory_and_final_denoise():
+  process = processes.edm()
+  denoise = exact.isotropic(0.5, dim=3).denoiser(process)
+  x, times = jnp.ones((2, 3)), np.array([10.0, 3.0, 1.0])
+  path, count = samplers.trajectory(solvers.euler(), process, denoise, times, x, KEY)
+  assert path.shape == (3, 2, 3) and int(count) == 2
+  np.testing.assert_array_equal(path[0], x)
+  end, _ = samplers.sample(solvers.euler(), process, denoise, times, x, KEY)
+  np.testing.assert_array_equal(path[-1], end)
+  clean, count = samplers.sample(
+    solvers.euler(), process, denoise, times, x, KEY, final_denoise=True
+  )
+  np.testing.assert_allclose(clean, denoise(end, jnp.ones(2)).x0)
+  assert int(count) == 3
+  to_zero = np.append(times, 0)
+  clean, count = samplers.sample(
+    solvers.euler(), process, denoise, to_zero, x, KEY, final_denoise=True
+  )
+  assert int(count) == 3
+  np.testing.assert_allclose(clean, denoise(end, jnp.ones(2)).x0, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+  ('times', 'message'),
+  [
+    ([1.0], 'at least one step'),
+    ([], 'at least one step'),
+    ([[1.0, 0.0]], 'at least one step'),
+    ([1.0, 0.5, 0.7], 'decrease'),
+    ([1.0, 0.5, 0.5], 'decrease'),
+    ([0.0, 1.0], 'decrease'),
+    ([1.0, -0.1], 'at least 0'),
+    ([1.0, np.nan], 'finite'),
+  ],
+)
+def test_wrong_grids(times, message):
+  process = processes.edm()
+  denoise = exact.isotropic(0.5).denoiser(process)
+  with pytest.raises(ValueError, match=message):
+    samplers.sample(solvers.ddim(), process, denoise, times, jnp.ones((1, 1)), KEY)
+  with pytest.raises(ValueError, match=message):
+    samplers.padded(times)
+
+
+@pytest.mark.parametrize('steps', [0, 3, -1])
+def test_wrong_number_of_steps(steps):
+  process = processes.edm()
+  denoise = exact.isotropic(0.5).denoiser(process)
+  with pytest.raises(ValueError, match='num_steps'):
+    samplers.sample(
+      solvers.ddim(), process, denoise, [2.0, 1.0, 0.0], jnp.ones((1, 1)), KEY, num_steps=steps
+    )
+
+
+@pytest.mark.parametrize(
+  ('build', 'message'),
+  [
+    (lambda: solvers.ddim(eta=-0.1), r'ddim.eta=-0.1 must be in \[0, 1\]'),
+    (lambda: solvers.ddim(eta=1.5), r'ddim.eta=1.5 must be in \[0, 1\]'),
+    (lambda: solvers.ancestral('large'), 'fixed_small, fixed_large, learned'),
+    (lambda: solvers.heun('sigma'), 'time, ratio'),
+    (lambda: solvers.edm(s_churn=-1.0), 'edm: needs'),
+    (lambda: solvers.predictor_corrector(snr=0.0), 'snr=0.0'),
+    (lambda: solvers.predictor_corrector(norm='batch'), 'expected, measured'),
+  ],
+)
+def test_wrong_settings(build, message):
+  with pytest.raises(ValueError, match=message):
+    build()
+
+
+def test_learned_variance_needs_a_model_that_learns_it():
+  process = processes.edm()
+  denoise = lambda x, t: Pair(x, x)
+  with pytest.raises(ValueError, match='learns none'):
+    samplers.sample(
+      solvers.ancestral('learned'), process, denoise, [2.0, 1.0], jnp.ones((1, 1)), KEY
+    )
