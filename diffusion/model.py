@@ -1,0 +1,162 @@
+"""A network as a denoiser: what it is fed, and what its output means."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from common.config import ConfigError, component, pick
+from common.data.spec import DataSpec
+from diffusion import processes
+from diffusion.networks import NETWORKS
+from diffusion.predictions import (
+  Pair,
+  check_target,
+  expand,
+  preconditioning,
+  split,
+  target_pair,
+)
+from diffusion.processes import Process
+from diffusion.solvers import VARIANCES
+
+LARGEST_LOG_SNR = 20.0
+
+
+def _by_time(process: Process, t: Array) -> Array:
+  return 1000 * t / process.t_max
+
+
+def _by_log_snr(process: Process, t: Array) -> Array:
+  bounded = jnp.clip(process.log_snr(t), -LARGEST_LOG_SNR, LARGEST_LOG_SNR)
+  return 1000 * (LARGEST_LOG_SNR - bounded) / (2 * LARGEST_LOG_SNR)
+
+
+def _edm(process: Process, t: Array) -> Array:
+  return -125 * jnp.clip(process.log_snr(t), -LARGEST_LOG_SNR, LARGEST_LOG_SNR)
+
+
+# How a network is told the noise level, on the scale of DDPM's timesteps.
+CONDITIONINGS = {
+  'time': _by_time,  # t/t_max times 1000: DDPM's own
+  'log_snr': _by_log_snr,  # log-SNR from 20 (0) to -20 (1000): the same for every process
+  'edm': _edm,  # 1000·log(σ/α)/4 (Karras et al. 2022, table 1, times 1000)
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """A process, a network, and what the network predicts.
+
+  Attributes:
+    process: the diffusion process; a learned one is bound to `params['process']` when used.
+    network: see `diffusion.networks`.
+    target: a key of `predictions.TARGETS`.
+    sigma_data: standard deviation of the data, of EDM's preconditioning.
+    scale_input: whether the network sees c_in·x, of unit variance, in place of x.
+    conditioning: (process, t) -> what the network is told of the noise.
+    variance: of the discrete reverse step; 'learned' doubles the network's output channels.
+    num_classes: classes the network knows, or 0; this index is also the null class.
+  """
+
+  process: Process
+  network: nn.Module
+  target: str
+  sigma_data: float
+  scale_input: bool
+  conditioning: Callable[[Process, Array], Array]
+  variance: str
+  num_classes: int
+
+  def process_at(self, params: Mapping[str, Any]) -> Process:
+    """The process, its learned parts taken from the method's parameters."""
+    return self.process.at(params.get('process'))
+
+  def predict(
+    self,
+    params: Mapping[str, Any],
+    x: Float[Array, 'batch *shape'],
+    t: Float[Array, 'batch'],
+    label: Int[Array, 'batch'] | None,
+    *,
+    train: bool = False,
+    key: Key[Array, ''] | None = None,
+    augment: Float[Array, 'batch numbers'] | None = None,
+  ) -> tuple[Float[Array, 'batch *shape'], Pair]:
+    """The network's output in its own target, and the (x0, eps) that it implies."""
+    process = self.process_at(params)
+    alpha, sigma = process.alpha(t), process.sigma(t)
+    fed = x
+    if self.scale_input:
+      fed = expand(preconditioning(alpha, sigma, self.sigma_data).c_in, x) * x
+    extra = {} if augment is None else {'augment': augment}
+    y = self.network.apply(
+      {'params': params['network']},
+      fed,
+      self.conditioning(process, t),
+      label,
+      train=train,
+      rngs={} if key is None else {'dropout': key},
+      **extra,
+    )
+    share = None
+    if self.variance == 'learned':
+      y, raw = jnp.split(y, 2, axis=-1)
+      share = 0.5 * (raw + 1)
+    pair = jax.tree.map(
+      lambda c: expand(c, x), target_pair(self.target, process, t, self.sigma_data)
+    )
+    estimate = split(y, x, pair, expand(alpha, x), expand(sigma, x))
+    return y, estimate._replace(range=share)
+
+  def denoiser(self, params: Mapping[str, Any]) -> Callable[..., Pair]:
+    """(x, t, label) -> Pair, for sampling and likelihood."""
+    return lambda x, t, label: self.predict(params, x, t, label)[1]
+
+  def init(self, key: Key[Array, ''], x: Float[Array, 'batch *shape']) -> dict[str, Any]:
+    """The parameters: of the network, and of the process where it is learned."""
+    first, second = jax.random.split(key)
+    label = jnp.zeros(x.shape[0], jnp.int32) if self.num_classes else None
+    noise = jnp.zeros(x.shape[0], jnp.float32)
+    params = {'network': self.network.init(first, x, noise, label)['params']}
+    learned = self.process.init(second)
+    return params | ({'process': learned} if learned else {})
+
+
+def build_model(config: Mapping, spec: DataSpec) -> Model:
+  """The model of a config (see `configs/diffusion/base.py`).
+
+  Raises:
+    ConfigError: for unknown names or settings, and parts that do not go together.
+  """
+  prediction = config['prediction']
+  process = processes.build(config['process'])
+  variance = prediction['variance']
+  if variance not in VARIANCES:
+    raise ConfigError(f'prediction.variance={variance!r}; known: {", ".join(VARIANCES)}')
+  if variance == 'learned' and not process.steps:
+    raise ConfigError(
+      f"prediction.variance='learned' needs a discrete process (ddpm), not {process.name!r}"
+    )
+  if not prediction['sigma_data'] > 0:
+    raise ConfigError(f'prediction.sigma_data={prediction["sigma_data"]} must be positive')
+  check_target(prediction['target'], process, prediction['sigma_data'])
+  num_classes = spec.num_classes if config['conditional'] else 0
+  channels = spec.shape[-1] * (2 if variance == 'learned' else 1)
+  network = component(
+    NETWORKS, config['network'], 'network', out_channels=channels, num_classes=num_classes
+  )
+  return Model(
+    process=process,
+    network=network,
+    target=prediction['target'],
+    sigma_data=prediction['sigma_data'],
+    scale_input=prediction['scale_input'],
+    conditioning=pick(CONDITIONINGS, prediction['noise'], 'prediction.noise'),
+    variance=variance,
+    num_classes=num_classes,
+  )
