@@ -1,0 +1,79 @@
+"""Runs a study: trains what its table needs, measures every cell, says which claims hold.
+
+python -m experiments.ablate --study=configs/ablations/why_diffusion.py:demo --workdir=runs/why
+
+The workdir receives table.md, table.csv, table.json, report.html and a folder per trained model.
+The same command goes on where it was stopped; what is finished is not done again.
+"""
+
+import pathlib
+import sys
+
+from absl import flags
+
+from common import loading, reporting, studies, tables, writers
+from common.evaluation.evaluate import METRICS
+from common.evaluation.measures import Evaluation, Measure
+from common.files import atomic_write
+from experiments import cli, families, runs
+
+STUDY = flags.DEFINE_string('study', None, 'FILE.py[:scale]; its get_study() gives the table.')
+WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the study.')
+TRAINING_SECONDS = 'training_seconds'  # known to the run, not to the model
+
+
+flags.mark_flags_as_required(['study', 'workdir'])
+
+
+def main() -> int:
+  workdir = pathlib.Path(WORKDIR.value)
+  study = loading.call(STUDY.value, 'get_study')
+  known = (*METRICS, TRAINING_SECONDS)
+  jobs = studies.plan(study, loading.load_config, workdir, known, free=runs.FREE)
+  with cli.stop_on_signals() as stop:
+
+    def train(config, folder):
+      if not runs.train(config, folder, stop=stop):
+        sys.exit(cli.STOPPED)
+
+    def evaluate(config, folder, metrics, options):
+      if stop():
+        sys.exit(cli.STOPPED)
+      return measure(config, folder, metrics, options)
+
+    of_model = [TRAINING_SECONDS, *(name for name, m in METRICS.items() if not m.of_samples)]
+    results = studies.run(jobs, study, workdir, train, evaluate, of_model)
+  write(results, workdir)
+  return 1 if results.failures else 0
+
+
+def measure(config: dict, folder: pathlib.Path, metrics: list[str], options: dict) -> Evaluation:
+  """Measures the model in `folder` by the evaluation and sampling sections of `config`."""
+  run = runs.load(folder)
+  run = run._replace(config=config, method=families.build(config, run.data.spec))
+  asked = [metric for metric in metrics if metric != TRAINING_SECONDS]
+  result = runs.evaluate_run(run, asked, options)
+  if TRAINING_SECONDS in metrics:
+    seconds = Measure(runs.training_seconds(folder), 0.0, 'in training steps, compilation left out')
+    result.measures[TRAINING_SECONDS] = seconds
+  return result
+
+
+def write(results: studies.Results, workdir: pathlib.Path) -> None:
+  """Leaves the tables and the report in the workdir, and prints the table."""
+  facts = reporting.environment()
+  text = tables.markdown(results, facts)
+  first_rows = {folder: row for row, folder in reversed(results.folders.items())}
+  records = {row: writers.read(folder) for folder, row in reversed(first_rows.items())}
+  atomic_write(workdir / 'table.md', text)
+  atomic_write(workdir / 'table.csv', tables.as_csv(results))
+  atomic_write(workdir / 'table.json', tables.as_json(results, facts))
+  study = results.study
+  subtitle = ' · '.join(filter(None, (study.paper, study.scale and f'{study.scale} scale')))
+  report = workdir / 'report.html'
+  reporting.report(report, study.title, tables.sections(results, facts, records), subtitle)
+  print(f'\n{text}\nreport: {report}')
+
+
+if __name__ == '__main__':
+  cli.run(main)
