@@ -1,0 +1,218 @@
+"""The training command: bit-exact resume, signals, and what it says of bad input."""
+
+import json
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from common import training, writers
+from common.checkpoints import Checkpoints
+from common.data import pipeline
+from common.parallel import make_mesh
+from experiments import families, runs
+from tests.experiments.commands import TINY, TINY_DIFFUSION, refused, run, start
+
+
+def final_state(workdir):
+  """The last checkpoint of a run: every leaf of parameters, optimiser, average and counters."""
+  config = json.loads((workdir / 'config.json').read_text())
+  data = pipeline.load(config['data'])
+  mesh = make_mesh(config['parallel'], jax.devices()[:1])
+  setup = training.set_up(config, families.build(config, data.spec), data.spec, mesh)
+  with Checkpoints(workdir / 'checkpoints', read_only=True) as checkpoints:
+    restored = checkpoints.restore(setup.place.abstract)
+  return restored.step, jax.device_get(restored.state)
+
+
+def losses(workdir):
+  """(step, loss) of every line: the same only where the batches were."""
+  rows = writers.read(workdir, 'train')
+  return [(row['step'], row['loss'], row['gradient_norm']) for row in rows]
+
+
+def assert_same_run(one, other):
+  (step, state), (other_step, other_state) = final_state(one), final_state(other)
+  assert step == other_step == 40
+  jax.tree.map(np.testing.assert_array_equal, state, other_state)
+  assert losses(one) == losses(other)
+  assert len(losses(one)) == 20
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('whole') / 'run'
+  run('train', *TINY, f'--workdir={workdir}')
+  return workdir
+
+
+def wait_for(condition, seconds=120):
+  end = time.monotonic() + seconds
+  while not condition():
+    assert time.monotonic() < end, 'nothing happened'
+    time.sleep(0.005)
+
+
+# The saves are at 8, 16, ...: a kill when a temporary folder is there lands during a save.
+@pytest.mark.parametrize('moment', ['between saves', 'during a save'])
+def test_killed_and_restarted_is_the_same_run_bit_for_bit(whole, tmp_path, moment):
+  workdir = tmp_path / 'run'
+  process = start('train', *TINY, f'--workdir={workdir}')
+  checkpoints = workdir / 'checkpoints'
+  pattern = '8' if moment == 'between saves' else '16.*tmp*'
+  wait_for(lambda: process.poll() is not None or list(checkpoints.glob(pattern)))
+  process.send_signal(signal.SIGKILL)
+  process.communicate()
+  run('train', *TINY, f'--workdir={workdir}')
+  assert_same_run(whole, workdir)
+
+
+@pytest.mark.parametrize('name', ['SIGTERM', 'SIGINT'])
+def test_a_signal_saves_and_exits_with_75_and_the_same_command_goes_on(whole, tmp_path, name):
+  workdir = tmp_path / 'run'
+  process = start('train', *TINY, f'--workdir={workdir}')
+  metrics = workdir / writers.FILE
+  wait_for(lambda: metrics.exists() and metrics.read_text().count('\n') >= 2)
+  process.send_signal(getattr(signal, name))
+  process.communicate(timeout=120)
+  assert process.returncode == 75
+  step, _ = final_state(workdir)
+  assert 0 < step < 40
+  run('train', *TINY, f'--workdir={workdir}')
+  assert_same_run(whole, workdir)
+
+
+def test_a_finished_run_is_left_as_it_is(whole):
+  before = {p: p.read_bytes() for p in (whole / 'checkpoints').rglob('*') if p.is_file()}
+  run('train', *TINY, f'--workdir={whole}')
+  assert {p: p.read_bytes() for p in (whole / 'checkpoints').rglob('*') if p.is_file()} == before
+
+
+def test_a_workdir_with_another_config_is_refused_and_fresh_moves_it_aside(whole, tmp_path):
+  workdir = tmp_path / 'run'
+  run('train', *TINY, f'--workdir={workdir}')
+  line = refused('train', *TINY, '--config.optimizer.learning_rate=0.5', f'--workdir={workdir}')
+  assert 'optimizer.learning_rate: there 0.001, now 0.5' in line and '--fresh' in line
+  assert losses(workdir) == losses(whole)
+  run('train', *TINY, '--config.optimizer.learning_rate=0.5', f'--workdir={workdir}', '--fresh')
+  assert losses(tmp_path / 'run.1') == losses(whole) != losses(workdir)
+
+
+def test_damaged_checkpoints_are_reported_and_the_one_before_is_used(whole, tmp_path):
+  workdir = tmp_path / 'run'
+  run('train', *TINY, f'--workdir={workdir}')
+  newest = workdir / 'checkpoints' / '40'
+  file = max((p for p in newest.rglob('*') if p.is_file()), key=lambda p: p.stat().st_size)
+  flipped = bytearray(file.read_bytes())
+  flipped[len(flipped) // 2] ^= 1
+  file.write_bytes(flipped)
+  printed = run('train', *TINY, f'--workdir={workdir}')
+  assert 'checkpoints/40 is damaged' in printed and 'resuming at step 32 of 40' in printed
+  assert_same_run(whole, workdir)
+
+
+@pytest.mark.parametrize(
+  ('flags', 'message'),
+  [
+    (['--config.train.stepz=3'], '--config.train.stepz: there is no such setting'),
+    (['--config.train.keep=many'], '--config.train.keep=many'),
+    (['--config.network.name=transfromer'], "unknown network 'transfromer'; did you mean"),
+    (['--config.optimizer.name=adma'], "unknown optimizer.name 'adma'; did you mean 'adam'"),
+    (['--config.train.steps=soon'], "train.steps='soon' is no length"),
+    (['--config.data.name=digit'], "'digit'"),
+    (['--config.parallel.data=3'], 'does not multiply to the 1 devices'),
+    (['--config.train.micro_batches=3'], 'data.batch_size=16 cannot be shared out'),
+    (['--config.train.profile=5'], "write 'first:last'"),
+    (['surplus'], "unexpected argument 'surplus'"),
+    (['--config=configs/nowhere.py'], 'configs/nowhere.py'),
+    (['--config=configs/autoregressive/images.py:digitz'], "unknown variant 'digitz'"),
+  ],
+  ids=lambda value: value[0] if isinstance(value, list) else '',
+)
+def test_bad_input_is_one_line_and_leaves_no_run(tmp_path, flags, message):
+  workdir = tmp_path / 'run'
+  line = refused('train', *TINY, *flags, f'--workdir={workdir}')
+  assert message in line
+  assert not list(workdir.rglob('*.json'))
+
+
+def test_a_batch_that_the_devices_do_not_divide(tmp_path):
+  line = refused(
+    'train', *TINY, '--config.data.batch_size=12', f'--workdir={tmp_path}/run', devices=8
+  )
+  assert 'data.batch_size=12 cannot be shared out over 8 devices' in line
+
+
+def test_a_workdir_that_cannot_be_written(tmp_path):
+  (tmp_path / 'file').write_text('')
+  assert 'file/run' in refused('train', *TINY, f'--workdir={tmp_path}/file/run')
+
+
+def test_the_diffusion_family_trains_on_the_same_loop(tmp_path):
+  run('train', *TINY_DIFFUSION, f'--workdir={tmp_path}/run', '--config.train.sample_every=40')
+  assert (tmp_path / 'run' / 'samples' / '00000040.png').stat().st_size > 500
+  assert len(losses(tmp_path / 'run')) == 20
+
+
+def test_too_many_bad_steps_stop_the_run_with_the_last_good_checkpoint_intact(tmp_path):
+  workdir = tmp_path / 'run'
+  flags = [*TINY, '--config.train.steps=60', '--config.optimizer.clip=0.0']
+  flags += ['--config.optimizer.name=sgd', '--config.optimizer.learning_rate=1e30']
+  flags += ['--config.optimizer.schedule=constant', '--config.optimizer.warmup=0']
+  line = refused('train', *flags, '--config.train.max_bad_steps=6', f'--workdir={workdir}')
+  assert 'the gradient was not finite in' in line and 'train.max_bad_steps=6' in line
+
+
+def test_the_set_up_needs_neither_data_nor_this_machine_s_devices():
+  """What is compiled for a machine that is not there: shapes alone."""
+  from configs.autoregressive import images
+
+  config = images.get_config('digits_4x4').to_dict()
+  spec = pipeline.load(config['data']).spec
+  setup = training.set_up(config, families.build(config, spec), spec, make_mesh(config['parallel']))
+  batch = {
+    k: jax.ShapeDtypeStruct((2, *v.shape), v.dtype, sharding=None)
+    for k, v in spec.batch_struct(config['data']['batch_size']).items()
+  }
+  text = setup.place.run.lower(setup.place.abstract, batch).as_text()
+  assert 'stablehlo.while' in text  # the scan over steps
+
+
+def test_evaluate_and_sample_read_the_run_back(whole, tmp_path):
+  printed = run(
+    'evaluate', f'--workdir={whole}', '--metrics=bits_per_dim,parameters', '--num_samples=20'
+  )
+  measures = json.loads((whole / 'evaluations' / '40.json').read_text())['measures']
+  assert 1.0 < measures['bits_per_dim']['value'] < 4.2
+  assert measures['parameters']['value'] == sum(
+    x.size for x in jax.tree.leaves(runs.load(whole).params)
+  )
+  assert 'bits/dim' in printed
+  out = tmp_path / 'three.npy'
+  run('sample', f'--workdir={whole}', '--num=6', '--label=3', f'--out={out}')
+  again = tmp_path / 'again.npy'
+  run('sample', f'--workdir={whole}', '--num=6', '--label=3', f'--out={again}')
+  x = np.load(out)
+  assert x.shape == (6, 8, 8, 1) and x.max() <= 16
+  np.testing.assert_array_equal(x, np.load(again))
+
+
+@pytest.mark.parametrize(
+  ('command', 'flags', 'message'),
+  [
+    ('sample', ['--label=eleven'], 'no class of digits; known: 0, 1'),
+    ('sample', ['--out=x.jpg'], 'ends in .png or .npy'),
+    ('sample', ['--options=stepz=3'], "'stepz'"),
+    ('sample', ['--step=7'], 'no checkpoint 7'),
+    ('evaluate', ['--metrics=fid'], "unknown metric 'fid'"),
+    ('evaluate', ['--step=late'], "write 'last', 'best' or a number"),
+  ],
+)
+def test_evaluate_and_sample_refuse_bad_input(whole, command, flags, message):
+  assert message in refused(command, f'--workdir={whole}', *flags)
+
+
+def test_a_folder_without_a_run(tmp_path):
+  assert 'holds no run' in refused('sample', f'--workdir={tmp_path}')
