@@ -16,21 +16,26 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from common.method import example_keys
-from diffusion import solvers
+from diffusion import multistep, solvers
 from diffusion.guidance import Denoiser, as_denoiser
 from diffusion.predictions import Denoise, Pair
 from diffusion.processes import Process
 from diffusion.solvers import Sampler
 
 SAMPLERS = {
+  'adaptive': multistep.adaptive,
   'ancestral': solvers.ancestral,
   'ddim': solvers.ddim,
+  'dpmpp_2m': multistep.dpmpp_2m,
+  'dpmpp_2s': multistep.dpmpp_2s,
+  'dpmpp_3m_sde': multistep.dpmpp_3m_sde,
   'edm': solvers.edm,
   'euler': solvers.euler,
   'euler_maruyama': solvers.euler_maruyama,
   'heun': solvers.heun,
   'predictor_corrector': solvers.predictor_corrector,
   'reverse_diffusion': solvers.reverse_diffusion,
+  'unipc': multistep.unipc,
 }
 
 SMALLEST_BUCKET = 16
@@ -66,6 +71,11 @@ class Counter:
   def charge(self, calls: int | Array, t: Float[Array, '']) -> None:
     """Counts that many calls at time t."""
     self.cost = self.cost + jnp.asarray(calls, jnp.int32) * self._denoise.cost(self._times(t))
+
+  def charge_between(self, calls: Array, t: Float[Array, ''], s: Float[Array, '']) -> None:
+    """Counts that many calls at unknown times, each as the dearest from t to s."""
+    costs = jax.lax.map(lambda t: self._denoise.cost(self._times(t)), jnp.linspace(t, s, 32))
+    self.cost = self.cost + calls * costs.max()
 
   def _times(self, t):
     return jnp.full((self._batch,), t)
