@@ -1,19 +1,18 @@
 """Classifiers of real images: judges of samples and, by their activations, feature extractors.
 
 They are scikit-learn's, fitted on the training split with a fixed seed, kept for the life of the
-process and never written to disk.
+process and never written to disk. scikit-learn is imported where it is used: that takes seconds.
 """
 
 import dataclasses
 import functools
 import hashlib
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import threadpoolctl
 from jaxtyping import Float, Int, UInt8
-from sklearn import exceptions, neural_network, svm
 
 # An SVM with an RBF kernel is the better judge of small images, and takes minutes on large sets.
 SVM_EXAMPLES, SVM_PIXELS = 5000, 256
@@ -51,7 +50,7 @@ def labelled_images(x, label, test_x, test_label, levels: int) -> LabelledImages
 class Classifier(NamedTuple):
   """A fitted classifier, its name and its accuracy on the test split."""
 
-  model: svm.SVC | neural_network.MLPClassifier
+  model: Any
   name: str
   levels: int
   accuracy: float
@@ -77,6 +76,8 @@ def judge(real: LabelledImages) -> Classifier:
 @functools.lru_cache(maxsize=4)
 def fit(name: str, real: LabelledImages) -> Classifier:
   """Fits the classifier `name` ('svm' or 'mlp') on the training split; once in a process."""
+  from sklearn import exceptions
+
   model = _MODELS[name](len(real.x))
   # The products are so small that threads cost more than they bring: on a busy machine 20 times.
   with warnings.catch_warnings(), threadpoolctl.threadpool_limits(1):
@@ -97,12 +98,16 @@ def penultimate(
   return hidden
 
 
-def _svm(num_examples: int) -> svm.SVC:
+def _svm(num_examples: int):
+  from sklearn import svm
+
   del num_examples
   return svm.SVC(C=10.0, gamma='scale')
 
 
-def _mlp(num_examples: int) -> neural_network.MLPClassifier:
+def _mlp(num_examples: int):
+  from sklearn import neural_network
+
   passes = int(np.clip(600_000 // num_examples, 8, 200))
   return neural_network.MLPClassifier((128, 64), max_iter=passes, random_state=0)
 
