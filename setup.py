@@ -6,6 +6,7 @@ import setuptools
 
 CORE = [
   'absl-py>=2.1',
+  'diffrax>=0.7.2',
   'flax>=0.12',
   'grain>=0.2.14',
   'importlib_resources>=6.4',  # tensorflow-datasets needs it and does not declare it
