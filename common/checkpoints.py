@@ -19,6 +19,7 @@ import logging as std_logging
 import math
 import pathlib
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -374,9 +375,11 @@ def _read_leaves(path: pathlib.Path, asked: Mapping) -> dict[str, jax.Array]:
       raise Damaged(one_line(e)) from e
   empty = lambda x: jax.jit(lambda: jax.numpy.zeros(x.shape, x.dtype), out_shardings=x.sharding)()
   leaves = {name: read[name] if name in read else empty(x) for name, x in asked.items()}
-  for name, x in leaves.items():
-    if not isinstance(x, jax.Array):
+  for name, x in asked.items():
+    if not isinstance(leaves[name], jax.Array):
       raise Damaged(f'{name} is not among the arrays')
+    if leaves[name].sharding != x.sharding:  # of typed keys Orbax returns that of their words
+      leaves[name] = jax.device_put(leaves[name], x.sharding)
   return leaves
 
 
@@ -403,11 +406,23 @@ def _sync(name: str) -> None:
 
 @contextlib.contextmanager
 def _without_orbax_messages():
-  """Keeps what Orbax logs, step by step and at length, out of the program's log."""
+  """Keeps what Orbax logs, step by step and at length, out of the program's log.
+
+  Also what is printed for its threads that outlive a read or write it has given up: the reason it
+  gave up for is raised, and reported in one line.
+  """
   keep: Callable = lambda record: '/orbax/' not in record.pathname
-  logger = std_logging.getLogger('absl')
+  logger, show = std_logging.getLogger('absl'), sys.unraisablehook
+
+  def show_others(unraisable):
+    if str(unraisable.exc_value) != 'Event loop is closed':
+      show(unraisable)
+
   logger.addFilter(keep)
+  sys.unraisablehook = show_others
   try:
     yield
   finally:
     logger.removeFilter(keep)
+    if sys.unraisablehook is show_others:
+      sys.unraisablehook = show

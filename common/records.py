@@ -57,15 +57,16 @@ def storable(name: str, x: Any) -> jax.Array | np.ndarray:
   if isinstance(x, jax.Array):
     alone = jax.process_count() > 1 and x.is_fully_addressable
     return np.asarray(x) if alone else x
-  try:
-    return np.asarray(x, jax.dtypes.canonicalize_dtype(np.asarray(x).dtype))
-  except TypeError as e:
-    raise CheckpointError(f'{name} of the state is no array but {type(x).__name__}') from e
+  x = np.asarray(x)
+  if x.dtype.kind in 'OSUM':
+    raise CheckpointError(f'{name} of the state is no array of numbers but {x.dtype}')
+  return x.astype(jax.dtypes.canonicalize_dtype(x.dtype))
 
 
 def placed(name: str, x: Any) -> jax.ShapeDtypeStruct:
   """Shape, type and sharding that a leaf is restored to; the first device if it says nothing."""
-  x = x if hasattr(x, 'shape') else storable(name, x)
+  if not isinstance(x, jax.ShapeDtypeStruct):
+    x = storable(name, x)
   sharding = getattr(x, 'sharding', None)
   if sharding is None:
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
