@@ -80,7 +80,8 @@ def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
   is asked index by index, which costs more than a millisecond per batch of 128, and takes
   seed + epoch for the seed of an epoch, so that runs with seeds 0 and 1 share their orders.
   """
-  words = np.random.Philox(key=[seed % 2**64, epoch]).random_raw(size)
+  key = np.array([seed % 2**64, epoch], np.uint64)
+  words = np.random.Philox(key=key).random_raw(size)
   return np.argsort(words, kind='stable')
 
 

@@ -37,11 +37,11 @@ class Disk:
   """A split on disk: a TFDS data source, read by index with Grain's threads.
 
   Attributes:
-    records: the examples, decoded one by one.
+    records: what `as_data_source` of a TFDS builder gives: examples decoded one by one.
     folder: where they are, for messages.
   """
 
-  records: Sequence[Mapping[str, Any]]
+  records: Any
   folder: pathlib.Path
 
   def __len__(self) -> int:

@@ -190,5 +190,9 @@ def decode(data: bytes, channels: int, size: int) -> np.ndarray:
       image = Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image)
     image = image.convert('L' if channels == 1 else 'RGB')
     if size:
-      image = ImageOps.fit(image, (size, size), Image.Resampling.LANCZOS)
+      # Cut first: ImageOps.fit lets what lies outside the square bleed into it.
+      side = min(image.size)
+      left, top = (image.width - side) // 2, (image.height - side) // 2
+      image = image.crop((left, top, left + side, top + side))
+      image = image.resize((size, size), Image.Resampling.LANCZOS)
     return np.asarray(image).reshape(image.height, image.width, channels)

@@ -56,9 +56,12 @@ def read_arrays(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray | None]:
     ConfigError: for what is no .npz file, is damaged, or holds other arrays than it should.
   """
   try:
-    with np.load(path, allow_pickle=False) as file:
+    file = np.load(path, allow_pickle=False)
+    if not isinstance(file, np.lib.npyio.NpzFile):
+      raise ValueError('it holds a single array')
+    with file:
       arrays = {key: file[key] for key in file.files}
-  except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+  except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
     raise ConfigError(f'{path} is no readable .npz file of plain arrays: {error}') from error
   if 'x' not in arrays:
     raise ConfigError(f'{path} has no array x; it has {", ".join(sorted(arrays)) or "none"}')

@@ -111,7 +111,7 @@ def from_package(published: Published) -> Files:
 
 
 def _client(command: Sequence[str], folder: str) -> None:
-  """Runs a package manager's client. Raises Unreachable with the last line that it said."""
+  """Runs a package manager's client. Raises Unreachable with the line that says what failed."""
   if shutil.which(command[0]) is None:
     raise Unreachable(f'{command[0]} is not installed')
   try:
@@ -122,4 +122,6 @@ def _client(command: Sequence[str], folder: str) -> None:
     raise Unreachable(f'{command[0]} took more than {CLIENT_SECONDS} s') from None
   except subprocess.CalledProcessError as error:
     said = [line.strip() for line in error.stderr.splitlines() if line.strip()]
-    raise Unreachable(f'{command[0]} failed ({said[-1] if said else error.returncode})') from None
+    errors = [line for line in said if line.startswith('E:') or ' error ' in line] or said[-1:]
+    reason = errors[0] if errors else f'exit code {error.returncode}'
+    raise Unreachable(f'{command[0]} failed ({reason})') from None
