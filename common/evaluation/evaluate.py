@@ -147,14 +147,15 @@ def _frechet(subject: Subject) -> Measure:
   if subject.data.spec.num_classes == 0 and subject.settings['extractor'] == 'mlp':
     raise ConfigError("evaluation.extractor='mlp' needs data with classes; use 'pixels'")
   features = extractor(subject.settings['extractor'], subject.real)
-  real, samples = subject.real.x, subject.drawn.x
-  one, other = frechet.halves(len(real), len(samples))
-  reference = features.apply(real[one])
-  ours = features.apply(samples[: len(one)])
-  floor = frechet.distance(features.apply(real[other]), reference)
-  value = frechet.distance(ours, reference)
-  error = frechet.standard_error(ours, frechet.moments(reference))
-  name = f'FD({features.name}, n={len(one)})'
+  samples, labels = subject.drawn.x, subject.drawn.labels
+  real = features.apply(subject.real.x)
+  one, _ = frechet.halves(subject.real.label, len(samples))
+  size, reference = len(one), frechet.moments(real[one])
+  ours = features.apply(samples[:size])
+  value = frechet.gaussian_distance(frechet.moments(ours), reference)
+  error = frechet.standard_error(ours, reference, None if labels is None else labels[:size])
+  floor = frechet.floor(real, subject.real.label, size)
+  name = f'FD({features.name}, n={size})'
   return Measure(value, error, f'{name}, floor {floor:.3g}; {features.note}')
 
 

@@ -9,7 +9,7 @@ two disjoint sets of real data of the same size.
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 
 class Moments(NamedTuple):
@@ -45,7 +45,11 @@ def distance(a: Float[np.ndarray, 'n dim'], b: Float[np.ndarray, 'm dim']) -> fl
   return gaussian_distance(moments(a), moments(b))
 
 
-def standard_error(samples: Float[np.ndarray, 'n dim'], reference: Moments) -> float:
+def standard_error(
+  samples: Float[np.ndarray, 'n dim'],
+  reference: Moments,
+  strata: Int[np.ndarray, 'n'] | None = None,
+) -> float:
   """Standard error of `distance` due to the finite number of samples, the reference held fixed.
 
   The delta method: the spread of the distance's influence function over the samples. Its gradient
@@ -61,14 +65,38 @@ def standard_error(samples: Float[np.ndarray, 'n dim'], reference: Moments) -> f
   centred = np.asarray(samples, np.float64) - mean
   stretched = np.sum(centred**2, 1) - np.sum((centred @ half) ** 2, 1)
   influence = 2.0 * centred @ (mean - reference.mean) + stretched
-  return float(influence.std(ddof=1) / np.sqrt(len(samples)))
+  if strata is not None:
+    groups, position, counts = np.unique(strata, return_inverse=True, return_counts=True)
+    influence = influence - (np.bincount(position, influence) / counts)[position]
+  freedom = len(samples) - (1 if strata is None else len(groups))
+  return float(np.sqrt(np.sum((influence - influence.mean()) ** 2) / freedom / len(samples)))
 
 
-def halves(num: int, size: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-  """Indices of two disjoint random sets of `size` (or of half of `num`, if that is less)."""
+def halves(
+  strata: Int[np.ndarray, 'num'], size: int, seed: int = 0
+) -> tuple[Int[np.ndarray, 'half'], Int[np.ndarray, 'half']]:
+  """Indices of two disjoint random sets of `size` (or of half of all, if that is less).
+
+  Each has the groups of `strata` (the classes) in their proportions, as sets of samples have whose
+  classes were asked for.
+  """
+  num = len(strata)
   size = min(size, num // 2)
   order = np.random.default_rng(seed).permutation(num)
-  return order[:size], order[size : 2 * size]
+  order = order[np.argsort(strata[order], kind='stable')]
+  chosen = order[np.arange(2 * size) * num // max(2 * size, 1)]
+  return chosen[::2], chosen[1::2]
+
+
+def floor(
+  features: Float[np.ndarray, 'num dim'],
+  strata: Int[np.ndarray, 'num'],
+  size: int,
+  splits: int = 4,
+) -> float:
+  """Mean distance between two halves of real data: what a perfect model would come down to."""
+  pairs = (halves(strata, size, seed) for seed in range(splits))
+  return float(np.mean([distance(features[one], features[other]) for one, other in pairs]))
 
 
 def _root(matrix: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key
 
-from common.method import Batch, Method, PyTree, example_weights
+from common.method import Batch, Method, PyTree
 
 
 class BitsPerDim(NamedTuple):
@@ -36,7 +36,7 @@ def bits_per_dim(
   Args:
     method: one whose `nll` is not None.
     params: its parameters.
-    batches: of one shape, so that `nll` is compiled once.
+    batches: of one shape, so that `nll` is compiled once; 'weight' 0 marks padding.
     num_dims: dimensions of an example.
     key: batch i gets `fold_in(key, i)`.
 
@@ -47,7 +47,7 @@ def bits_per_dim(
   nats, errors = [], []
   for index, batch in enumerate(batches):
     likelihood = nll(params, batch, jax.random.fold_in(key, index))
-    kept = np.asarray(example_weights(batch)) > 0
+    kept = np.asarray(batch.get('weight', np.ones(len(batch['x'])))) > 0
     nats.append(np.asarray(likelihood.nats, np.float64)[kept])
     errors.append(np.asarray(likelihood.standard_error, np.float64)[kept])
   return summary(np.concatenate(nats or [[]]), np.concatenate(errors or [[]]), num_dims)

@@ -50,12 +50,29 @@ def test_standard_error_is_the_spread_over_repetitions():
   assert np.mean(errors) == pytest.approx(np.std(values), rel=0.12)
 
 
-def test_halves_are_disjoint_and_of_the_size_asked_for():
-  one, other = frechet.halves(101, 30)
-  assert len(one) == len(other) == 30
-  assert not set(one) & set(other)
-  assert len(frechet.halves(101, 1000)[0]) == 50
-  assert np.array_equal(frechet.halves(101, 30)[0], one)
+def test_standard_error_of_samples_with_fixed_numbers_of_each_class():
+  """Classes far apart: nearly all of the spread is between them, and none of that is chance."""
+  rng = np.random.default_rng(0)
+  reference = gaussian([0], [[9.5]])
+  label = np.arange(200) % 2
+  values, errors = [], []
+  for _ in range(400):
+    samples = (6.0 * label - 2.9 + rng.normal(size=200))[:, None]
+    values.append(frechet.gaussian_distance(frechet.moments(samples), reference))
+    errors.append(frechet.standard_error(samples, reference, label))
+  assert np.mean(errors) == pytest.approx(np.std(values), rel=0.12)
+  assert frechet.standard_error(samples, reference) > 1.5 * np.mean(errors)
+
+
+def test_halves_are_disjoint_of_the_size_asked_for_and_of_like_proportions():
+  label = np.repeat([0, 1, 2], [60, 30, 10])
+  one, other = frechet.halves(label, 20)
+  assert len(one) == len(other) == 20 and not set(one) & set(other)
+  for half in (one, other):
+    assert np.abs(np.bincount(label[half]) - [12, 6, 2]).max() <= 1
+  assert len(frechet.halves(label, 1000)[0]) == 50
+  assert np.array_equal(frechet.halves(label, 20)[0], one)
+  assert not np.array_equal(frechet.halves(label, 20, seed=1)[0], one)
 
 
 @pytest.mark.parametrize('features', [np.zeros((1, 2)), np.full((3, 2), np.nan)])

@@ -1,0 +1,181 @@
+"""Metrics by name, on methods whose answers are known."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn import datasets
+
+from common.config import ConfigError
+from common.data.pipeline import Data
+from common.data.spec import DataSpec
+from common.evaluation import agreement, classifiers, evaluate, features, likelihood
+from common.method import Likelihood, Method, Samples
+
+SETTINGS = dict(split='test', batch_size=128, num_samples=300, extractor='mlp')
+KEY = jax.random.key(0)
+
+
+class Memory:
+  """A split held in memory."""
+
+  def __init__(self, arrays):
+    self.arrays = arrays
+
+  def __len__(self):
+    return len(self.arrays['x'])
+
+  def gather(self, indices):
+    return {key: array[indices] for key, array in self.arrays.items()}
+
+
+@pytest.fixture(scope='module')
+def data():
+  digits = datasets.load_digits()
+  order = np.random.default_rng(0).permutation(len(digits.target))
+  x = digits.images[order].astype(np.uint8)[..., None]
+  label = digits.target[order].astype(np.int32)
+  spec = DataSpec('digits', 'image', (8, 8, 1), 17, 10, tuple('0123456789'), num_train=1400)
+  splits = {'train': slice(0, 1400), 'test': slice(1400, None)}
+  return Data(spec, {k: Memory({'x': x[s], 'label': label[s]}) for k, s in splits.items()})
+
+
+def replay(data, wrong=0.0, noise=0.0, nll=None):
+  """A method that shows test images: of the class asked for, but for a share of `wrong`."""
+  arrays = data.splits['test'].arrays
+  calls = []
+
+  def sample(params, key, request):
+    calls.append((request.num, np.asarray(request.label), dict(request.options)))
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    label = np.where(rng.random(request.num) < wrong, (request.label + 1) % 10, request.label)
+    x = np.stack([arrays['x'][rng.choice(np.flatnonzero(arrays['label'] == c))] for c in label])
+    x = np.clip(np.round(x + noise * rng.normal(size=x.shape)), 0, 16)
+    return Samples(jnp.asarray(x, jnp.uint8), 7)
+
+  return Method(None, None, sample, nll), calls
+
+
+def measure(data, method, metrics, settings=SETTINGS, **changes):
+  params = {'w': jnp.zeros((3, 4)), 'b': jnp.zeros(4)}
+  return evaluate.evaluate(method, params, data, settings, KEY, metrics, **changes)
+
+
+def test_agreement_is_that_of_the_samples(data):
+  good, _ = replay(data)
+  half, _ = replay(data, wrong=0.5)
+  found = measure(data, good, ['agreement']).measures['agreement']
+  assert found.value >= 0.97 and 'svm with test accuracy 9' in found.note
+  found = measure(data, half, ['agreement']).measures['agreement']
+  assert abs(found.value - 0.5) < 4 * found.standard_error
+  assert found.standard_error == pytest.approx(math.sqrt(0.25 / 300), rel=0.1)
+
+
+def test_a_share_of_one_is_no_certainty():
+  value, error = agreement.share(100, 100)
+  assert value == 1.0 and 0.005 < error < 0.03
+
+
+def test_frechet_distance_grows_with_damage_and_stands_beside_its_floor(data):
+  """Fresh real images come near the floor; noise leaves it by many standard errors."""
+  clean, noisy = (measure(data, replay(data, noise=n)[0], ['frechet']) for n in (0.0, 4.0))
+  clean, noisy = (found.measures['frechet'] for found in (clean, noisy))
+  floor = float(clean.note.split('floor ')[1].split(';')[0])
+  assert clean.note.startswith('FD(mlp, n=300), floor ') and 'test accuracy 9' in clean.note
+  assert clean.value < 3 * floor
+  assert noisy.value > clean.value + 4 * (noisy.standard_error + clean.standard_error)
+
+
+def test_extractors_give_one_feature_vector_per_image(data):
+  train, test = (data.splits[split].arrays for split in ('train', 'test'))
+  arrays = [split[key] for split in (train, test) for key in ('x', 'label')]
+  real = classifiers.labelled_images(*arrays, 17)
+  pixels = features.extractor('pixels', real).apply(test['x'])
+  assert pixels.shape == (397, 64) and pixels.min() == 0.0 and pixels.max() == 1.0
+  classifier = classifiers.fit('mlp', real)
+  hidden = features.extractor('mlp', real).apply(test['x'])
+  logits = hidden @ classifier.model.coefs_[-1] + classifier.model.intercepts_[-1]
+  assert np.array_equal(logits.argmax(1), classifier.predict(test['x']))
+  assert classifiers.fit('mlp', classifiers.labelled_images(*arrays, 17)) is classifier
+
+
+def test_bits_per_dim_leaves_out_the_padding(data):
+  """A likelihood of one nat per unit of the label: the mean over the split, in bits per dim."""
+  label = data.splits['test'].arrays['label']
+
+  def nll(params, batch, key):
+    return Likelihood(batch['label'].astype(jnp.float32), jnp.full(batch['label'].shape, 0.5))
+
+  method, _ = replay(data, nll=nll)
+  found = measure(data, method, ['bits_per_dim'])
+  bits, unit = found.measures['bits_per_dim'], 64 * math.log(2)
+  assert bits.value == pytest.approx(label.mean() / unit, rel=1e-6)
+  assert bits.standard_error == pytest.approx(label.std(ddof=1) / math.sqrt(397) / unit, rel=1e-6)
+  assert f'estimation error {0.5 / math.sqrt(397) / unit:.2g}' in bits.note
+  assert len(found.samples) == 0  # nothing asked for any
+
+
+def test_a_likelihood_that_is_not_finite_is_no_number():
+  with pytest.raises(ValueError, match='1 of 2 likelihoods are not finite'):
+    likelihood.summary(np.array([1.0, np.inf]), np.zeros(2), 4)
+
+
+def test_samples_are_balanced_and_in_order(data):
+  method, calls = replay(data)
+  settings = SETTINGS | dict(num_samples=300, batch_size=128)
+  metrics = ['evaluations', 'seconds_per_sample', 'parameters']
+  found = measure(data, method, metrics, settings, options={'steps': 3})
+  assert {num for num, _, _ in calls} == {128}  # one shape, one compilation
+  assert all(options == {'steps': 3} for _, _, options in calls)
+  asked = np.concatenate([label for _, label, _ in calls])[:300]
+  assert np.array_equal(np.bincount(asked), [30] * 10)
+  assert found.samples.shape == (80, 8, 8, 1) and found.columns == 10
+  assert np.array_equal(found.labels, np.tile(np.arange(10), 8))
+  assert found.measures['evaluations'].value == 7.0
+  assert found.measures['parameters'] == evaluate.Measure(16.0, 0.0)
+  assert 'median of 3 calls for 128 samples' in found.measures['seconds_per_sample'].note
+
+
+def test_the_same_key_gives_the_same_samples(data):
+  one, other = (measure(data, replay(data)[0], ['evaluations']).samples for _ in range(2))
+  assert np.array_equal(one, other)
+  again = evaluate.evaluate(replay(data)[0], {}, data, SETTINGS, jax.random.key(1), ['evaluations'])
+  assert not np.array_equal(one, again.samples)
+
+
+def test_what_a_method_or_the_data_lacks_is_an_empty_cell(data):
+  spec = DataSpec('plain', 'image', (8, 8, 1), 17, num_train=1400)
+  splits = {k: Memory({'x': source.arrays['x']}) for k, source in data.splits.items()}
+
+  def sample(params, key, request):
+    assert request.label is None
+    return Samples(jnp.asarray(splits['test'].arrays['x'][: request.num]), 1)
+
+  settings = SETTINGS | dict(extractor='pixels')
+  found = measure(
+    Data(spec, splits),
+    Method(None, None, sample, None),
+    ['agreement', 'bits_per_dim', 'frechet'],
+    settings,
+  )
+  assert found.measures['agreement'] == (None, None, 'the data has no classes')
+  assert found.measures['bits_per_dim'] == (None, None, 'the method has no likelihood')
+  assert found.measures['frechet'].value > 0 and found.labels is None
+  with pytest.raises(ConfigError, match="use 'pixels'"):
+    measure(Data(spec, splits), Method(None, None, sample, None), ['frechet'])
+
+
+@pytest.mark.parametrize(
+  ('metrics', 'changes', 'message'),
+  [
+    (['agrement'], {}, "unknown metric 'agrement'; did you mean 'agreement'?"),
+    (['parameters'], dict(split='tset'), "unknown split 'tset'; did you mean 'test'?"),
+    (['frechet'], dict(extractor='inception'), "unknown extractor 'inception'; known: mlp, pixels"),
+  ],
+)
+def test_unknown_names_are_refused_with_the_known_ones(data, metrics, changes, message):
+  with pytest.raises(ConfigError) as error:
+    measure(data, replay(data)[0], metrics, SETTINGS | changes)
+  assert message in str(error.value)
