@@ -8,6 +8,7 @@ step n is that of fold_in(fold_in(key, i), n), so a sample does not depend on ho
 beside it.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -71,6 +72,17 @@ class Counter:
   def charge(self, calls: int | Array, t: Float[Array, '']) -> None:
     """Counts that many calls at time t."""
     self.cost = self.cost + jnp.asarray(calls, jnp.int32) * self._denoise.cost(self._times(t))
+
+  def choose(self, free: Array, one: Callable, other: Callable, x: Array) -> Any:
+    """`one(x)`, which calls no network, or `other(x)`, of which the calls are counted."""
+    before = self.cost
+
+    def counted(x):
+      self.cost = before
+      return other(x), self.cost
+
+    result, self.cost = jax.lax.cond(free, lambda x: (one(x), before), counted, x)
+    return result
 
   def charge_between(self, calls: Array, t: Float[Array, ''], s: Float[Array, '']) -> None:
     """Counts that many calls at unknown times, each as the dearest from t to s."""
