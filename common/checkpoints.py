@@ -1,40 +1,33 @@
 """Checkpoints: the whole of a run in one folder per step, verified when it is read.
 
-`<directory>/<step>/` holds `state` (every leaf of the state under its path, written by Orbax) and
-what `common.records` says of it: config, data position, metrics, digests. A step has its final name
-only once all of it is written. Other names in the directory:
+`<directory>/<step>/` holds `state`, every leaf of the state under its path (`common.storage`), and
+what is said of it: config, data position, metrics, digests (`common.records`). A step has its final
+name only once all of it is written. Other names in the directory:
 
   <step>.orbax-checkpoint-tmp...   a save or a removal that was cut off; removed at the next opening
   damaged-<step>                   a step that failed verification, moved aside and never read again
-
-Orbax itself does not notice a flipped bit in an array. Its free functions are used rather than its
-managers: those of version 0.12.8 cannot open a directory in which one metrics file is damaged, and
-skip saves by policy without a word.
 """
 
 import concurrent.futures
 import contextlib
 import json
-import logging as std_logging
 import math
 import pathlib
 import shutil
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
-from orbax.checkpoint import v1 as ocp
 
-from common import records
+from common import records, storage
 from common.config import pick, to_json
 from common.method import PyTree
 from common.records import CheckpointError, Damaged, one_line
 
-BEST = {'min': min, 'max': max}
+BEST = {'min': 1, 'max': -1}  # the sign with which the best value is the lowest
 UNFINISHED = '.orbax-checkpoint-tmp'  # Orbax's own mark
 
 
@@ -81,7 +74,7 @@ class Checkpoints:
       raise CheckpointError(f'{directory}: mount it as a file system and give its path')
     self.directory = pathlib.Path(directory).absolute()
     self._keep, self._metric = keep, best_metric
-    self._best_of = pick(BEST, best_mode, 'best_mode')
+    self._sign = pick(BEST, best_mode, 'best_mode')
     self._read_only = read_only
     self._pending: tuple[int, concurrent.futures.Future] | None = None
     self._background = concurrent.futures.ThreadPoolExecutor(1, 'checkpoints')
@@ -91,7 +84,7 @@ class Checkpoints:
     for step in self.steps:
       with contextlib.suppress(Damaged):  # reported when somebody wants to restore it
         self._records[step] = records.read_sealed(self._path(step), records.RECORD)
-    self._quiet = contextlib.nullcontext() if verbose else _without_orbax_messages()
+    self._quiet = contextlib.nullcontext() if verbose else storage.quietly()
     self._quiet.__enter__()
 
   def __enter__(self) -> 'Checkpoints':
@@ -168,7 +161,7 @@ class Checkpoints:
       return self._refuse_to_overwrite(step, record)
     _sync('save')  # nobody may write before all have looked
     with self._saving(step):
-      finish = _start_to_write(self._path(step), leaves, record)
+      finish = storage.start_to_write(self._path(step), leaves, record)
       self._pending = step, self._background.submit(finish)
     self._records[step] = record
     return True
@@ -227,10 +220,8 @@ class Checkpoints:
     """The finished steps that have the metric, best first, of equals the newest first."""
     metrics = {s: self._records[s]['metrics'] for s in self.steps if s in self._records}
     values = {s: m[self._metric] for s, m in metrics.items() if self._metric in m}
-    sign = 1 if self._best_of is min else -1
-    return sorted(
-      (s for s in values if math.isfinite(values[s])), key=lambda s: (sign * values[s], -s)
-    )
+    known = [s for s in values if math.isfinite(values[s])]
+    return sorted(known, key=lambda s: (self._sign * values[s], -s))
 
   def _candidates(self, step: int | str) -> list[int]:
     steps = self.steps
@@ -327,60 +318,10 @@ class Checkpoints:
     with _agreed():
       records.verify_files(path, jax.process_index(), jax.process_count())
     with _agreed():
-      leaves = _read_leaves(path, asked)
+      leaves = storage.read(path, asked)
     with _agreed():
       records.verify_leaves(record['leaves'], leaves)
     return record, list(leaves.values())
-
-
-def _start_to_write(path: pathlib.Path, leaves: Mapping, record: Mapping) -> Callable[[], None]:
-  """Starts an asynchronous save, and returns what waits for it and completes it."""
-  registry = ocp.handlers.local_registry()
-  registry.add(ocp.handlers.JsonHandler, checkpointable_name=records.RECORD.parent.name)
-  context = ocp.Context(
-    checkpointables_options=ocp.options.CheckpointablesOptions(registry=registry)
-  )
-  arrays = {name: x for name, x in leaves.items() if x.size}  # Orbax stores no empty arrays
-  content = {'state': arrays, 'record': records.seal(record)}
-  with context:
-    response = ocp.save_checkpointables_async(path, content)
-
-  def finish():
-    response.result()
-    if jax.process_index() == 0:
-      records.write_manifest(path)
-
-  return finish
-
-
-def _read_leaves(path: pathlib.Path, asked: Mapping) -> dict[str, jax.Array]:
-  """The leaves as Orbax reads them. Each process by itself: one that fails holds up no other."""
-  me = jax.process_index()
-  options = ocp.options
-  context = ocp.Context(
-    pytree_options=options.PyTreeOptions(loading=options.PyTreeOptions.Loading(partial_load=True)),
-    multiprocessing_options=options.MultiprocessingOptions(
-      primary_host=me, active_processes={me}, barrier_sync_key_prefix=f'read{me}'
-    ),
-  )
-  arrays = {name: x for name, x in asked.items() if math.prod(x.shape)}
-  read = {}
-  if arrays:
-    try:
-      with context:
-        read = ocp.load(path, arrays, checkpointable_name='state')
-    except (MemoryError, jax.errors.JaxRuntimeError):
-      raise
-    except Exception as e:  # whatever Orbax makes of a file that is cut off, missing or garbled
-      raise Damaged(one_line(e)) from e
-  empty = lambda x: jax.jit(lambda: jax.numpy.zeros(x.shape, x.dtype), out_shardings=x.sharding)()
-  leaves = {name: read[name] if name in read else empty(x) for name, x in asked.items()}
-  for name, x in asked.items():
-    if not isinstance(leaves[name], jax.Array):
-      raise Damaged(f'{name} is not among the arrays')
-    if leaves[name].sharding != x.sharding:  # of typed keys Orbax returns that of their words
-      leaves[name] = jax.device_put(leaves[name], x.sharding)
-  return leaves
 
 
 @contextlib.contextmanager
@@ -402,27 +343,3 @@ def _agreed():
 def _sync(name: str) -> None:
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(f'checkpoints: {name}')
-
-
-@contextlib.contextmanager
-def _without_orbax_messages():
-  """Keeps what Orbax logs, step by step and at length, out of the program's log.
-
-  Also what is printed for its threads that outlive a read or write it has given up: the reason it
-  gave up for is raised, and reported in one line.
-  """
-  keep: Callable = lambda record: '/orbax/' not in record.pathname
-  logger, show = std_logging.getLogger('absl'), sys.unraisablehook
-
-  def show_others(unraisable):
-    if str(unraisable.exc_value) != 'Event loop is closed':
-      show(unraisable)
-
-  logger.addFilter(keep)
-  sys.unraisablehook = show_others
-  try:
-    yield
-  finally:
-    logger.removeFilter(keep)
-    if sys.unraisablehook is show_others:
-      sys.unraisablehook = show
