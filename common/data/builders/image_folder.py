@@ -50,7 +50,7 @@ class ImageFolder(base.ImageBuilder, skip_registration=True):
     """Named by what each file is called, its size and when it was changed: none is opened."""
     folder = _folder(settings)
     state = hashlib.blake2b(digest_size=8)
-    state.update(repr((settings.get('image_size', 0), _broken(settings))).encode())
+    state.update(repr((_size(settings), _broken(settings))).encode())
     for path in list_images(folder):
       stat = path.stat()
       state.update(repr((str(path.relative_to(folder)), stat.st_size, stat.st_mtime_ns)).encode())
@@ -59,7 +59,7 @@ class ImageFolder(base.ImageBuilder, skip_registration=True):
   def read(self) -> base.Contents:
     folder = _folder(self.settings)
     found, notes = inspect(list_images(folder), skip=_broken(self.settings) == 'skip')
-    size = self.settings.get('image_size', 0)
+    size = _size(self.settings)
     height, width = (size, size) if size else _common_size(found, folder)
     channels = 1 if all(image.grey for image in found) else 3
     flat = all(image.path.parent == folder for image in found)
@@ -100,6 +100,13 @@ def _broken(settings: Mapping[str, Any]) -> str:
   if broken not in ('refuse', 'skip'):
     raise ConfigError(f"data.broken={broken!r} is neither 'refuse' nor 'skip'")
   return broken
+
+
+def _size(settings: Mapping[str, Any]) -> int:
+  size = settings.get('image_size', 0)
+  if size < 0:
+    raise ConfigError(f'data.image_size={size} is negative; 0 leaves images as they are')
+  return size
 
 
 def list_images(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -213,6 +213,7 @@ def test_other_layouts_are_refused(tmp_path, files, message):
   [
     ({'source': ''}, 'needs data.source'),
     ({'source': '/nowhere'}, "data.source='/nowhere' is no folder"),
+    ({'image_size': -8}, 'data.image_size=-8 is negative'),
     ({'broken': 'ignore'}, "data.broken='ignore' is neither 'refuse' nor 'skip'"),
   ],
 )
