@@ -1,0 +1,266 @@
+"""The family behind the `Method` protocol."""
+
+import inspect
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from autoregressive import heads, method, model, networks, orderings
+from autoregressive.method import build
+from common.config import ConfigError
+from common.data.spec import DataSpec
+from common.method import Context, Request
+from configs.autoregressive.base import get_base
+from tests.autoregressive.common import DIGITS, images, perturbed, small_config
+
+
+def built(spec=DIGITS, num=8, **overrides):
+  """(method, a batch, parameters); the likelihood is jitted."""
+  made = build(small_config(**overrides), spec)
+  batch = images(num, spec)
+  params, _ = jax.jit(made.init)(jax.random.key(0), batch)
+  return made._replace(nll=jax.jit(made.nll)), batch, params
+
+
+def loss_of(made, params, batch, key=1, start=0, training=True):
+  """(loss, Aux) of a batch whose first example has index `start` in the global batch."""
+  index = start + jnp.arange(batch['x'].shape[0])
+
+  @jax.jit
+  def run(params, batch, key):
+    context = Context(jnp.int32(0), params, training, index, 8)
+    return made.loss(params, (), batch, key, context)
+
+  return run(params, batch, jax.random.key(key))
+
+
+def test_loss_at_the_start_is_that_of_a_uniform_guess():
+  made, batch, params = built()
+  loss, aux = loss_of(made, params, batch)
+  assert float(loss) == pytest.approx(math.log(17), abs=0.05)
+  assert float(aux.metrics['bits_per_dim']) == pytest.approx(float(loss) / math.log(2))
+  assert float(aux.count) == 8 * 64
+
+
+@pytest.mark.parametrize('size', [1, 2])
+def test_likelihood_is_the_mean_loss_of_the_example(size):
+  made, batch, params = built(ordering__size=size)
+  params = perturbed(params)
+  nats, error = made.nll(params, batch, jax.random.key(0))
+  loss, aux = loss_of(made, params, batch, training=False)
+  assert float(nats.mean()) / 64 == pytest.approx(float(loss), rel=1e-5)
+  assert float(aux.count) == 8 * 64
+  assert (error == 0).all()
+
+
+@pytest.mark.parametrize('size', [1, 2, 4])
+def test_likelihood_is_the_sum_of_conditionals_with_the_cache(size):
+  config = small_config(ordering__size=size)
+  ordering, net = method.build_model(config, DIGITS)
+  made, batch, params = built(ordering__size=size, num=3)
+  params = perturbed(params)
+  emissions, label = ordering.encode(batch['x']), batch['label']
+
+  @jax.jit
+  def step(inputs, cache, emission):
+    hidden, cache = net.apply({'params': params}, inputs, cache, method=net.extend)
+    outputs = net.apply({'params': params}, hidden, method=net.project)[:, 0]
+    log_prob = net.head.log_prob(outputs, emission)
+    return log_prob, cache, net.apply({'params': params}, emission[:, None], method=net.embed)
+
+  inputs = net.apply({'params': params}, 3, label, method=net.embed_start)
+  cache, total = net.network.init_cache(3, ordering.length), 0.0
+  for i in range(ordering.length):
+    log_prob, cache, inputs = step(inputs, cache, emissions[:, i])
+    total += log_prob
+  np.testing.assert_allclose(made.nll(params, batch, jax.random.key(0)).nats, -total, rtol=1e-5)
+
+
+def test_probabilities_of_all_data_sum_to_one():
+  spec = DataSpec('tiny', 'image', (2, 2, 1), 3, 2)
+  made, _, params = built(spec, num=2)
+  every = jnp.stack(jnp.meshgrid(*[jnp.arange(3)] * 4), -1).reshape(-1, 2, 2, 1)
+  batch = {'x': every.astype(jnp.uint8), 'label': jnp.ones(81, jnp.int32)}
+  nats = made.nll(perturbed(params), batch, jax.random.key(0)).nats
+  assert float(jnp.exp(-nats).sum()) == pytest.approx(1, rel=1e-5)
+
+
+@pytest.mark.parametrize('size', [1, 2])
+def test_loss_is_causal_by_gradient(size):
+  """The loss of emission t depends on the embeddings of what comes before t, and on no other."""
+  config = small_config(ordering__size=size)
+  ordering, net = method.build_model(config, DIGITS)
+  batch = images(2)
+  emissions = ordering.encode(batch['x'])
+  params = perturbed(net.init(jax.random.key(0), emissions)['params'])
+
+  def losses(nudge):
+    def run(net):
+      start = net.embed_start(2, batch['label'])
+      inputs = jnp.concatenate([start, net.embed(emissions)], 1) + nudge
+      return net.project(net.network(inputs[:, :-1])[0])
+
+    outputs = net.apply({'params': params}, method=run)
+    return -net.head.log_prob(outputs, emissions).sum(0)
+
+  nudge = jnp.zeros((ordering.length + 1, 32))
+  influence = np.asarray(jnp.abs(jax.jit(jax.jacrev(losses))(nudge)).sum(-1))
+  seen = np.tril(np.ones(influence.shape, bool))  # input i is the emission before emission i
+  assert (influence[~seen] == 0).all()
+  assert (influence[seen] > 0).all()
+
+
+def test_padding_of_a_last_batch_does_not_count():
+  made, batch, params = built()
+  params = perturbed(params)
+  weighted = batch | {'weight': jnp.array([1.0] * 5 + [0.0] * 3)}
+  short = jax.tree.map(lambda x: x[:5], batch)
+  one, aux = loss_of(made, params, weighted)
+  two, _ = loss_of(made, params, short)
+  assert float(one) == pytest.approx(float(two), rel=1e-6)
+  assert float(aux.count) == 5 * 64
+
+
+def test_classes_are_dropped_by_example_however_the_batch_is_split():
+  made, batch, params = built(model__class_dropout=0.5)
+  params = perturbed(params)
+
+  def loss(start, stop):
+    part = jax.tree.map(lambda x: x[start:stop], batch)
+    return float(loss_of(made, params, part, 3, start)[0])
+
+  assert loss(0, 8) == pytest.approx((loss(0, 4) + loss(4, 8)) / 2, rel=1e-6)
+  evaluated = float(loss_of(made, params, batch, 3, training=False)[0])
+  assert abs(loss(0, 8) - evaluated) > 1e-4
+
+
+def test_dropout_is_in_training_alone():
+  made, batch, params = built(network__dropout=0.3)
+  params = perturbed(params)
+
+  def loss(key, training):
+    return float(loss_of(made, params, batch, key, training=training)[0])
+
+  assert loss(0, True) != loss(1, True)
+  assert loss(0, False) == loss(1, False)
+
+
+def test_samples():
+  made, _, params = built(ordering__size=2, model__class_dropout=0.1)
+  params = perturbed(params, 0.1)
+  request = Request(4, jnp.arange(4))
+  samples = made.sample(params, jax.random.key(0), request)
+  assert samples.x.shape == (4, 8, 8, 1)
+  assert samples.x.dtype == jnp.uint8
+  assert int(samples.x.max()) < 17
+  assert samples.evaluations == 16
+  again = made.sample(params, jax.random.key(0), request)
+  np.testing.assert_array_equal(samples.x, again.x)
+  other = made.sample(params, jax.random.key(1), request)
+  assert (np.asarray(other.x) != np.asarray(samples.x)).any()
+  guided = made.sample(params, jax.random.key(0), request._replace(options={'guidance': 2.0}))
+  assert guided.evaluations == 32
+  greedy = made.sample(params, jax.random.key(0), request._replace(options={'greedy': True}))
+  cold = made.sample(params, jax.random.key(5), request._replace(options={'temperature': 0.0}))
+  tight = made.sample(params, jax.random.key(6), request._replace(options={'top_p': 1e-9}))
+  np.testing.assert_array_equal(greedy.x, cold.x)
+  np.testing.assert_array_equal(greedy.x, tight.x)
+
+
+def test_numbers_of_the_options_do_not_recompile(caplog):
+  made, _, params = built(ordering__size=4)
+
+  def compiles(**options):
+    caplog.clear()
+    with jax.log_compiles():
+      made.sample(params, jax.random.key(0), Request(2, jnp.arange(2), options=options))
+    return 'Compiling jit(run)' in caplog.text
+
+  assert compiles(top_k=3, top_p=0.5)
+  assert not compiles(top_k=5, top_p=0.9)
+
+
+def test_completion_of_the_lower_half():
+  made, batch, params = built(num=2)
+  mask = np.zeros((2, 8, 8, 1), bool)
+  mask[0, :4], mask[1, :3] = True, True
+  request = Request(2, batch['label'], past=batch['x'], mask=mask)
+  samples = made.sample(params, jax.random.key(0), request)
+  np.testing.assert_array_equal(np.asarray(samples.x)[mask], np.asarray(batch['x'])[mask])
+  assert (np.asarray(samples.x)[~mask] != np.asarray(batch['x'])[~mask]).any()
+  assert samples.evaluations == 64 - 24 + 1
+  mask[0, :, :4] = True
+  with pytest.raises(ConfigError, match='must be a beginning of the sequence'):
+    made.sample(params, jax.random.key(0), request._replace(mask=mask))
+
+
+@pytest.mark.parametrize(
+  'options, message',
+  [
+    ({'top_q': 0.5}, "unknown sampler option 'top_q'"),
+    ({'top_p': 0.0}, 'sampling.top_p'),
+    ({'temperature': -0.1}, 'sampling.temperature'),
+    ({'guidance': 2.0}, 'trained with model.class_dropout'),
+  ],
+)
+def test_sampling_refuses(options, message):
+  made, _, params = built(ordering__size=4)
+  with pytest.raises(ConfigError, match=message) as error:
+    made.sample(params, jax.random.key(0), Request(2, jnp.arange(2), options=options))
+  assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  'overrides, message',
+  [
+    (dict(ordering__size=3), 'ordering.size=3 does not divide images of 8 x 8'),
+    (dict(model__class_dropout=1.0), 'model.class_dropout=1.0'),
+    (dict(model__start='token'), "model.start='token' carries no class"),
+    (dict(model__start='first'), "unknown model.start 'first'"),
+    (dict(network__name='transfomer'), "did you mean 'transformer'"),
+    (dict(head__name='categoric'), "did you mean 'categorical'"),
+  ],
+)
+def test_build_refuses(overrides, message):
+  with pytest.raises(ConfigError, match=message) as error:
+    build(small_config(**overrides), DIGITS)
+  assert '\n' not in str(error.value)
+
+
+def test_without_classes_and_without_a_start():
+  spec = DataSpec('plain', 'image', (4, 4, 1), 5)
+  made, batch, params = built(spec, num=2, model__start='none')
+  _, aux = loss_of(made, params, batch)
+  assert float(aux.count) == 2 * 15
+  with pytest.raises(ConfigError, match='needs a past'):
+    made.sample(params, jax.random.key(0), Request(2))
+  mask = np.zeros((4, 4, 1), bool)
+  mask[0] = True
+  samples = made.sample(params, jax.random.key(0), Request(2, past=batch['x'], mask=mask))
+  np.testing.assert_array_equal(samples.x[:, 0], batch['x'][:, 0])
+
+
+def defaults(constructor):
+  """Keyword settings with defaults, as the config has them."""
+  parameters = inspect.signature(constructor).parameters.values()
+  empty = inspect.Parameter.empty
+  hidden = {'parent', 'name'}
+  return {p.name: p.default for p in parameters if p.default is not empty and p.name not in hidden}
+
+
+def test_base_config_agrees_with_the_constructors():
+  config = get_base()
+  tables = {
+    'ordering': orderings.ORDERINGS,
+    'network': networks.NETWORKS,
+    'head': heads.HEADS,
+  }
+  for section, table in tables.items():
+    settings = config[section].to_dict()
+    assert defaults(table[settings.pop('name')]) == settings, section
+  settings = config.model.to_dict()
+  assert settings.pop('class_dropout') == 0
+  assert defaults(model.Model) == settings | {'num_classes': 0}

@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+
+from autoregressive.orderings import build_ordering
+from common.config import ConfigError
+from common.data.spec import DataSpec
+from tests.autoregressive.common import images
+
+COLOUR = DataSpec('colour', 'image', (4, 6, 3), 256)
+
+
+@pytest.mark.parametrize('size', [1, 2])
+@pytest.mark.parametrize('channels', ['together', 'apart'])
+def test_round_trip(size, channels):
+  ordering = build_ordering({'name': 'patches', 'size': size, 'channels': channels}, COLOUR)
+  x = images(5, COLOUR)['x']
+  emissions = ordering.encode(x)
+  assert emissions.shape == (5, ordering.length, ordering.values)
+  assert ordering.length * ordering.values == COLOUR.num_dims
+  np.testing.assert_array_equal(ordering.decode(emissions), x)
+
+
+def test_raster_order():
+  ordering = build_ordering({'name': 'patches', 'channels': 'apart'}, COLOUR)
+  x = images(1, COLOUR)['x']
+  np.testing.assert_array_equal(ordering.encode(x)[0, :, 0], x.reshape(-1))
+
+
+def test_patches_are_squares_row_by_row():
+  ordering = build_ordering({'name': 'patches', 'size': 2}, COLOUR)
+  x = images(1, COLOUR)['x']
+  np.testing.assert_array_equal(ordering.encode(x)[0, 4], x[0, 2:4, 2:4].reshape(-1))
+
+
+def test_channels_apart_follow_one_another_within_a_patch():
+  ordering = build_ordering({'name': 'patches', 'size': 2, 'channels': 'apart'}, COLOUR)
+  x = images(1, COLOUR)['x']
+  np.testing.assert_array_equal(ordering.encode(x)[0, 3 * 4 + 1], x[0, 2:4, 2:4, 1].reshape(-1))
+
+
+@pytest.mark.parametrize(
+  'settings, message',
+  [
+    ({'size': 4}, 'ordering.size=4 does not divide images of 4 x 6'),
+    ({'size': 0}, 'ordering.size=0'),
+    ({'channels': 'mixed'}, "ordering.channels='mixed'"),
+    ({'sise': 2}, "did you mean 'size'"),
+  ],
+)
+def test_refuses(settings, message):
+  with pytest.raises(ConfigError, match=message) as error:
+    build_ordering({'name': 'patches'} | settings, COLOUR)
+  assert '\n' not in str(error.value)
