@@ -51,6 +51,8 @@ def run(main: Callable[[], int | None]) -> None:
         raise
       fail(error)
 
+  # config_flags wants a config before its settings in sys.argv; here they may stand anywhere.
+  sys.argv[1:] = sorted(sys.argv[1:], key=lambda arg: not arg.startswith(('--config=', '-config=')))
   app.run(guarded, flags_parser=_parse)
 
 
