@@ -26,7 +26,7 @@ LEAST_LOG_SNR = -20.0  # where a process ends in log-SNR −∞, grids in log-SN
 
 def _evaluate(function: Callable, values: np.ndarray) -> np.ndarray:
   with jax.enable_x64(True), jax.ensure_compile_time_eval():
-    return np.asarray(function(jnp.asarray(values, jnp.float64)), np.float64)
+    return np.array(function(jnp.asarray(values, jnp.float64)), np.float64)
 
 
 def _fractions(number: int) -> np.ndarray:

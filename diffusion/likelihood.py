@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, Key
 from common.config import ConfigError
 from common.method import Likelihood
 from diffusion.bound import Terms, continuous_bound, discrete_bound
+from diffusion.flow import flow
 from diffusion.predictions import Denoise
 from diffusion.processes import Process
 
@@ -50,4 +51,4 @@ def _vlb(terms: int = 32) -> Estimator:
   return estimate
 
 
-LIKELIHOODS = {'vlb': _vlb}
+LIKELIHOODS = {'vlb': _vlb, 'flow': flow}

@@ -373,13 +373,14 @@ def learned(
 
   def init(key):
     first, second, third = jax.random.split(key, 3)
+    normal = lambda key: jax.random.normal(key, (width,), jnp.float32)
     return {
-      'log_snr_max': jnp.asarray(log_snr_max),
-      'log_snr_min': jnp.asarray(log_snr_min),
-      'linear': jnp.asarray(1.0),
-      'hidden': jax.random.normal(first, (width,)),
-      'bias': jax.random.normal(second, (width,)),
-      'out': 0.01 * jax.random.normal(third, (width,)) / width,
+      'log_snr_max': jnp.float32(log_snr_max),
+      'log_snr_min': jnp.float32(log_snr_min),
+      'linear': jnp.float32(1.0),
+      'hidden': normal(first),
+      'bias': normal(second),
+      'out': 0.01 / width * normal(third),
     }
 
   def raw(params, t):
@@ -387,10 +388,9 @@ def learned(
     return jnp.abs(params['linear']) * t + hidden @ jnp.abs(params['out'])
 
   def bind(params):
-    cast = jax.tree.map(lambda leaf: leaf, params)
-    low, high = raw(cast, jnp.zeros(())), raw(cast, jnp.ones(()))
-
     def log_snr(t):
+      cast = jax.tree.map(lambda leaf: jnp.asarray(leaf, t.dtype), params)
+      low, high = raw(cast, jnp.zeros((), t.dtype)), raw(cast, jnp.ones((), t.dtype))
       fraction = (raw(cast, (t - t_min) / (1 - t_min)) - low) / (high - low)
       return cast['log_snr_max'] + (cast['log_snr_min'] - cast['log_snr_max']) * fraction
 
