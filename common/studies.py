@@ -12,6 +12,8 @@ import pathlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
+from absl import logging
+
 from common import reporting
 from common.claims import Claim, Estimate, estimate, judge
 from common.config import ConfigError, flatten, pick, suggestion
@@ -205,6 +207,7 @@ def run(
       if left := store.missing(study.metrics):
         raise RuntimeError(f'no value came back for {", ".join(left)}')
     except Exception as error:  # whatever it is: one row is lost, the study is not
+      logging.exception('%s', label)
       failures[name] = _one_line(error)
       say(f'{label}: failed: {failures[name]}')
       continue

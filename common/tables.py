@@ -19,6 +19,8 @@ TITLES = {name: metric.title for name, metric in METRICS.items()} | {
   'training_seconds': 'seconds of training'
 }
 
+LOSSES = 'Losses of different objectives are different quantities: compare curves of one kind.'
+
 
 def title(metric: str) -> str:
   """What a reader calls a metric."""
@@ -174,7 +176,10 @@ def sections(
   if results.pictures:
     found.append(Section('Samples', [Gallery(_pictures(results))]))
   drawn = [_scatter(results, x, y) for x, y in study.plots]
-  drawn += [plots.compare(records, 'loss', split, log_y=True) for split in ('train', 'validation')]
+  drawn += [
+    plots.compare(records, 'loss', 'train', log_y=True, caption=LOSSES),
+    plots.compare(records, 'bits_per_dim', 'validation'),
+  ]
   drawn = [plot for plot in drawn if plot is not None]
   if drawn:
     found.append(Section('Plots', [Gallery(drawn)]))
@@ -192,7 +197,7 @@ def _table(results: Results) -> Table:
         continue
       estimate = estimates.get((row.name, metric))
       if estimate is None:
-        failed = row.name in results.failures
+        failed = row.name in results.failures and len(cells) == 1
         cells.append(Cell('failed' if failed else '', style='failed' if failed else ''))
         continue
       value, half = value_and_half(estimate)

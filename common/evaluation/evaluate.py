@@ -139,7 +139,8 @@ def _agreement(subject: Subject) -> Measure:
     return Measure(None, note='the data has no classes')
   judge = classifiers.judge(subject.real)
   value, error = agreement(subject.drawn.x, subject.drawn.labels, judge)
-  own = f'{judge.name} with test accuracy {judge.accuracy:.1%}'
+  num_test = len(subject.real.test_x)
+  own = f'{judge.name.upper()} with accuracy {judge.accuracy:.1%} on {num_test} test images'
   return Measure(value, error, f'judged by an {own}; n={len(subject.drawn.x)}')
 
 
@@ -171,7 +172,7 @@ def _bits_per_dim(subject: Subject) -> Measure:
 
 
 def _evaluations(subject: Subject) -> Measure:
-  return Measure(float(subject.drawn.evaluations), 0.0, 'network evaluations per sample')
+  return Measure(float(subject.drawn.evaluations), 0.0)
 
 
 def _seconds_per_sample(subject: Subject) -> Measure:
@@ -195,7 +196,7 @@ class Metric(NamedTuple):
 
 
 METRICS = {
-  'agreement': Metric(_agreement, 'agreement with the class asked for'),
+  'agreement': Metric(_agreement, 'class agreement'),
   'frechet': Metric(_frechet, 'Fréchet distance'),
   'bits_per_dim': Metric(_bits_per_dim, 'bits/dim', of_samples=False),
   'evaluations': Metric(_evaluations, 'network evaluations per sample'),

@@ -67,7 +67,7 @@ def test_agreement_is_that_of_the_samples(data):
   good, _ = replay(data)
   half, _ = replay(data, wrong=0.5)
   found = measure(data, good, ['agreement']).measures['agreement']
-  assert found.value >= 0.97 and 'svm with test accuracy 9' in found.note
+  assert found.value >= 0.97 and 'SVM with accuracy 9' in found.note
   found = measure(data, half, ['agreement']).measures['agreement']
   assert abs(found.value - 0.5) < 4 * found.standard_error
   assert found.standard_error == pytest.approx(math.sqrt(0.25 / 300), rel=0.1)

@@ -1,0 +1,76 @@
+"""A study from the command line: tables and report, going on, failing rows, bad studies."""
+
+import json
+
+import pytest
+
+from tests.experiments.commands import refused, run
+
+STUDY = """
+from common.claims import Claim
+from common.config import pick
+from common.studies import Row, Study
+
+BROKEN = {'smoke': (), 'broken': (Row('broken', {'optimizer.name': 'adma'}),)}
+TINY = {
+  'network.width': 16, 'network.layers': 1, 'network.heads': 2, 'data.batch_size': 16,
+  'train.steps': '6', 'train.steps_per_call': 2, 'train.log_every': '2', 'train.sample_every': '0',
+  'evaluation.num_samples': 40, 'evaluation.batch_size': 40,
+}
+
+def get_study(scale='smoke'):
+  return Study(
+    name='tiny', title='Warm & cold', base='configs/autoregressive/images.py:digits_4x4',
+    scale=scale, config=TINY,
+    rows=(
+      Row('warm', sampling={'temperature': 1.0}),
+      Row('cold', sampling={'temperature': 0.5}),
+      *pick(BROKEN, scale, 'scale'),
+    ),
+    metrics=('agreement', 'bits_per_dim', 'evaluations', 'parameters', 'training_seconds'),
+    published={('warm', 'bits_per_dim'): 2.92},
+    claims=(Claim('one model', ('warm', 'parameters'), near=('cold', 'parameters'), within=0.05),),
+  )
+"""
+
+
+@pytest.fixture(scope='module')
+def study(tmp_path_factory):
+  path = tmp_path_factory.mktemp('study') / 'tiny.py'
+  path.write_text(STUDY)
+  return path
+
+
+@pytest.fixture(scope='module')
+def finished(study):
+  workdir = study.parent / 'work'
+  return workdir, run('ablate', f'--study={study}:smoke', f'--workdir={workdir}')
+
+
+def test_a_study_leaves_its_tables_and_report(finished):
+  workdir, printed = finished
+  text = (workdir / 'table.md').read_text()
+  assert text in printed
+  assert '- **holds**: one model' in text and '| 2.92 |' in text
+  assert (workdir / 'table.csv').read_text().startswith('row,agreement,agreement_interval,')
+  record = json.loads((workdir / 'table.json').read_text())
+  warm, cold = (row['cells'] for row in record['rows'])
+  assert warm['evaluations']['value'] == 4.0  # one per patch
+  assert warm['bits_per_dim']['value'] == cold['bits_per_dim']['value'] > 0
+  assert warm['training_seconds']['value'] > 0
+  assert len(list((workdir / 'models').iterdir())) == 1
+  page = (workdir / 'report.html').read_text()
+  assert page.count('data:image/png') == 2 and 'Warm &amp; cold' in page
+
+
+def test_the_same_command_trains_nothing_again_and_a_failing_row_fails_alone(finished, study):
+  workdir, _ = finished
+  printed = run('ablate', f'--study={study}:broken', f'--workdir={workdir}', code=1)
+  assert 'warm: training' not in printed and 'warm: measuring' not in printed
+  assert "broken: failed: unknown optimizer.name 'adma'; did you mean 'adam'?" in printed
+  assert '- broken failed: ' in (workdir / 'table.md').read_text()
+
+
+def test_a_scale_that_is_not_there_is_refused(study, tmp_path):
+  said = refused('ablate', f'--study={study}:smoek', f'--workdir={tmp_path}')
+  assert said == "error: unknown scale 'smoek'; did you mean 'smoke'? known: broken, smoke"
