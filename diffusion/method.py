@@ -108,7 +108,9 @@ def build(config: Mapping, spec: DataSpec) -> Method:
       model.variance,
     )
 
-  return Method(init, loss, make_sampler(model, config, spec), nll)
+  # Trained at one time alone, a network is a regression: the bound would ask it about the others.
+  bounded = config['objective']['times']['name'] != 'terminal'
+  return Method(init, loss, make_sampler(model, config, spec), nll if bounded else None)
 
 
 class Noisy(NamedTuple):

@@ -1,18 +1,18 @@
 """A class-conditional causal transformer over the pixels, or the patches, of small images.
 
-  python -m experiments.train --config=configs/autoregressive/images.py --workdir=runs/pixels
+python -m experiments.train --config=configs/autoregressive/images.py:digits --workdir=runs/pixels
 """
 
 from ml_collections import ConfigDict
 
 from configs.autoregressive import base
 
-VARIANTS = {
-  'digits': dict(name='digits', size=1, steps='1500', width=96, layers=4),
-  'digits_2x2': dict(name='digits', size=2, steps='1500', width=96, layers=4),
-  'digits_4x4': dict(name='digits', size=4, steps='1500', width=96, layers=4),
-  'mnist': dict(name='mnist', size=2, steps='20 epochs', width=192, layers=6),
-  'fashion_mnist': dict(name='fashion_mnist', size=2, steps='20 epochs', width=192, layers=6),
+VARIANTS = {  # dataset, side of a patch, length, (width, layers, width within the MLP)
+  'digits': ('digits', 1, '1100', (64, 3, 240)),
+  'digits_2x2': ('digits', 2, '3500', (64, 3, 232)),
+  'digits_4x4': ('digits', 4, '10500', (64, 3, 160)),
+  'mnist': ('mnist', 2, '20 epochs', (192, 6, 768)),
+  'fashion_mnist': ('fashion_mnist', 2, '20 epochs', (192, 6, 768)),
 }
 
 
@@ -20,10 +20,14 @@ def get_config(variant: str = 'digits') -> ConfigDict:
   """The config of a variant, a key of VARIANTS."""
   if variant not in VARIANTS:
     raise ValueError(f'unknown variant {variant!r}; known: {", ".join(VARIANTS)}')
-  chosen = VARIANTS[variant]
+  name, size, steps, (width, layers, mlp_width) = VARIANTS[variant]
   config = base.get_base()
-  config.data.name = chosen['name']
-  config.ordering.size = chosen['size']
-  config.network.width, config.network.layers = chosen['width'], chosen['layers']
-  config.train.steps = chosen['steps']
+  config.data.name = name
+  config.ordering.size = size
+  config.network.update(width=width, layers=layers, mlp_width=mlp_width)
+  config.train.steps = steps
+  if name == 'digits':
+    config.data.batch_size = 32
+    config.train.steps_per_call = 50
+    config.optimizer.learning_rate = 3e-3
   return config
