@@ -5,14 +5,15 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from common.config import ConfigError, pick
 
-DTYPES = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+DTYPES = {'float32': jnp.dtype('float32'), 'bfloat16': jnp.dtype('bfloat16')}
 
 
-def compute_dtype(name: str) -> jnp.dtype:
+def compute_dtype(name: str) -> np.dtype:
   """The type of matrix products and convolutions. Raises ConfigError for an unknown name."""
   return pick(DTYPES, name, 'dtype')
 
@@ -50,6 +51,12 @@ def check_embedding(name: str, dim: int):
   pick(EMBEDDINGS, name, 'embedding')
   if dim < 4 or dim % 2:
     raise ConfigError(f'a noise embedding of {dim} channels is impossible: it takes an even >= 4')
+
+
+def check_dropout(probability: float):
+  """Raises ConfigError for a number outside [0, 1)."""
+  if not 0 <= probability < 1:
+    raise ConfigError(f'dropout={probability} is no probability: it takes 0 <= dropout < 1')
 
 
 class Conditioning(nn.Module):

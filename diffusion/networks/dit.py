@@ -11,7 +11,12 @@ from jaxtyping import Array, Float, Int
 
 from common.config import ConfigError
 from diffusion.networks.attention import attend
-from diffusion.networks.conditioning import Conditioning, check_embedding, compute_dtype
+from diffusion.networks.conditioning import (
+  Conditioning,
+  check_dropout,
+  check_embedding,
+  compute_dtype,
+)
 
 _xavier = nn.initializers.xavier_uniform()
 _zeros = nn.initializers.zeros
@@ -125,6 +130,7 @@ class DiT(nn.Module):
 
   def __post_init__(self):
     compute_dtype(self.dtype)
+    check_dropout(self.dropout)
     check_embedding(self.embedding, self.width)
     if self.width % 4 or self.width % self.heads:
       raise ConfigError(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from common.config import ConfigError
-from diffusion.networks.conditioning import Conditioning, check_embedding
+from diffusion.networks.conditioning import Conditioning, check_dropout, check_embedding
 
 
 class MLP(nn.Module):
@@ -30,6 +30,7 @@ class MLP(nn.Module):
   embedding: str = 'adm'
 
   def __post_init__(self):
+    check_dropout(self.dropout)
     check_embedding(self.embedding, self.width)
     if self.depth < 1:
       raise ConfigError(f'mlp.depth={self.depth}: at least one block')

@@ -13,12 +13,17 @@ from jaxtyping import Array, Float, Int
 
 from common.config import ConfigError
 from diffusion.networks.attention import attend
-from diffusion.networks.conditioning import Conditioning, check_embedding, compute_dtype
+from diffusion.networks.conditioning import (
+  Conditioning,
+  check_dropout,
+  check_embedding,
+  compute_dtype,
+)
 from diffusion.networks.resampling import downsample, upsample
 
 _init = nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform')
 _zeros = nn.initializers.zeros
-Images = Float[Array, 'batch height width channels']
+Images = Float[Array, 'batch _ _ _']  # batch, height, width, channels
 
 
 def num_groups(channels: int) -> int:
@@ -68,7 +73,7 @@ class ResBlock(nn.Module):
   resample: Callable | None = None
 
   @nn.compact
-  def __call__(self, x: Images, condition: Float[Array, 'batch width']) -> Images:
+  def __call__(self, x: Images, condition: Float[Array, 'batch told']) -> Images:
     style = self.style
     h = nn.silu(group_norm(x.shape[-1], 'norm1')(x))
     if self.resample is not None:
@@ -163,6 +168,7 @@ class UNet(nn.Module):
 
   def __post_init__(self):
     compute_dtype(self.dtype)
+    check_dropout(self.dropout)
     check_embedding(self.embedding, self.embedding_width or self.width)
     if not self.multipliers or self.blocks < 1:
       raise ConfigError(f'unet.multipliers={self.multipliers}, unet.blocks={self.blocks}: need one')

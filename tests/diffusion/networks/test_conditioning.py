@@ -1,0 +1,44 @@
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.networks.conditioning import random_fourier, sinusoid_adm, sinusoid_ddpm
+
+
+def test_sinusoids_equal_the_values_of_the_papers_code():
+  noise = jnp.array([10.0])
+  np.testing.assert_allclose(
+    sinusoid_ddpm(noise, 8)[0],
+    [
+      -0.5440211109,
+      0.4476708347,
+      0.02154268027,
+      0.0009999998333,
+      -0.8390715291,
+      0.8941984253,
+      0.9997679295,
+      0.9999995,
+    ],
+    rtol=2e-6,
+  )
+  np.testing.assert_allclose(
+    sinusoid_adm(noise, 8)[0],
+    [
+      -0.8390715291,
+      0.5403023059,
+      0.9950041653,
+      0.9999500004,
+      -0.5440211109,
+      0.8414709848,
+      0.09983341665,
+      0.009999833334,
+    ],
+    rtol=2e-6,
+  )
+
+
+def test_random_fourier_features_follow_the_gaussian_kernel():
+  # E[cos(w d)] = exp(-(2 pi 16 d)^2 / 2) for w normal with scale 2 pi 16 (Rahimi & Recht 2007).
+  distance = np.array([0.0, 0.002, 0.005, 0.01, 0.02])
+  features = random_fourier(jnp.asarray(1000 * (0.3 + distance), jnp.float32), 4096)
+  kernel = features @ features[0] / 2048
+  np.testing.assert_allclose(kernel, np.exp(-((2 * np.pi * 16 * distance) ** 2) / 2), atol=0.06)

@@ -1,0 +1,86 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from common.config import component
+from configs.diffusion.networks import DITS
+from diffusion.networks import NETWORKS
+from diffusion.networks.dit import patchify, sincos_positions, unpatchify
+from tests.diffusion.networks.small import batch, build, quick_jit, random_params
+
+
+@pytest.mark.parametrize(
+  ('size', 'patch', 'millions'),
+  [
+    ('S', 8, 33), ('S', 4, 33), ('S', 2, 33),
+    ('B', 8, 131), ('B', 4, 130), ('B', 2, 130),
+    ('L', 8, 459), ('L', 4, 458), ('L', 2, 458),
+    ('XL', 8, 676), ('XL', 4, 675), ('XL', 2, 675),
+  ],
+)  # fmt: skip
+def test_sizes_are_the_papers(size, patch, millions):
+  """Peebles & Xie 2022, table 4."""
+  assert round(_count(size, patch) / 1e6) == millions
+
+
+def _count(size, patch):
+  settings = DITS[size] | dict(patch=patch)
+  network = component(NETWORKS, settings, 'network', out_channels=8, num_classes=1000)
+  struct = jax.ShapeDtypeStruct((1, 32, 32, 4), jnp.float32)
+  noise = jax.ShapeDtypeStruct((1,), jnp.float32)
+  params = jax.eval_shape(network.init, jax.random.key(0), struct, noise)
+  return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def test_scanned_blocks_equal_a_loop_over_blocks():
+  scanned, looped = build('dit'), build('dit', scan=False)
+  params = random_params(scanned)
+  unstacked = {k: v for k, v in params.items() if k != 'blocks'}
+  for i in range(scanned.depth):
+    unstacked[f'block_{i}'] = jax.tree.map(lambda a, i=i: a[i], params['blocks'])
+  loss = lambda network, params: jnp.sum(jnp.sin(network.apply({'params': params}, *batch())))
+  value, grads = quick_jit(jax.value_and_grad(lambda p: loss(scanned, p)))(params)
+  other, other_grads = quick_jit(jax.value_and_grad(lambda p: loss(looped, p)))(unstacked)
+  np.testing.assert_allclose(value, other, rtol=1e-5)
+  stacked = jax.tree.map(
+    lambda *leaves: jnp.stack(leaves), *(other_grads[f'block_{i}'] for i in range(scanned.depth))
+  )
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), grads['blocks'], stacked
+  )
+
+
+def test_layers_of_a_scan_start_differently():
+  params = quick_jit(build('dit').init)(jax.random.key(0), *batch())['params']
+  kernel = params['blocks']['expand']['kernel']
+  assert np.abs(kernel[0] - kernel[1]).max() > 0.01
+
+
+def test_every_block_is_the_identity_at_initialisation():
+  x, noise, label = batch()
+  shallow, deep = build('dit', depth=1), build('dit', depth=3)
+  params = {
+    n: quick_jit(n.init)(jax.random.key(0), x, noise, label)['params'] for n in (shallow, deep)
+  }
+  assert not np.any(params[deep]['blocks']['modulation']['kernel'])
+  key = jax.random.key(1)
+  outer = jax.tree.map(lambda a: jax.random.normal(key, a.shape), dict(params[deep]))
+  y = [
+    quick_jit(n.apply)({'params': outer | {'blocks': params[n]['blocks']}}, x, noise, label)
+    for n in (shallow, deep)
+  ]
+  np.testing.assert_array_equal(*y)
+
+
+def test_patches_are_cut_row_by_row_and_put_back():
+  x = jnp.arange(2 * 4 * 6 * 3.0).reshape(2, 4, 6, 3)
+  tokens = patchify(x, 2)
+  np.testing.assert_array_equal(tokens[1, 4], x[1, 2:4, 2:4].reshape(-1))
+  np.testing.assert_array_equal(unpatchify(tokens, 2, (4, 6, 3)), x)
+
+
+def test_positions_depend_on_row_and_column_by_halves():
+  table = sincos_positions(2, 3, 8).reshape(2, 3, 8)
+  np.testing.assert_allclose(table[1, 2, :4], [np.sin(2), np.sin(0.02), np.cos(2), np.cos(0.02)])
+  np.testing.assert_allclose(table[1, 2, 4:], [np.sin(1), np.sin(0.01), np.cos(1), np.cos(0.01)])

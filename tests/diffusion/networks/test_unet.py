@@ -1,0 +1,83 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from common.config import component
+from configs.diffusion.networks import UNETS
+from diffusion.networks import NETWORKS
+from diffusion.networks.resampling import downsample, upsample
+from diffusion.networks.unet import num_groups
+from tests.diffusion.networks.small import batch, build, compiled, quick_jit, random_params
+
+
+@pytest.mark.parametrize(
+  ('name', 'side', 'settings', 'given', 'published'),
+  [
+    ('ddpm_cifar10', 32, {}, dict(out_channels=3), 35_746_307),
+    ('ddpm++_cifar10', 32, dict(augment_dim=9), dict(out_channels=3), 55_733_891),
+    # The null class is one embedding more than ADM has.
+    ('adm_imagenet64', 64, {}, dict(out_channels=6, num_classes=1000), 295_904_454 + 4 * 192),
+  ],
+)
+def test_sizes_are_the_papers(name, side, settings, given, published):
+  """35.7M (Ho et al. 2020), 55.7M (Karras et al. 2022), 296M (Dhariwal & Nichol 2021)."""
+  network = component(NETWORKS, UNETS[name] | settings, 'network', **given)
+  x = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+  noise = jax.ShapeDtypeStruct((1,), jnp.float32)
+  params = jax.eval_shape(network.init, jax.random.key(0), x, noise)
+  assert sum(leaf.size for leaf in jax.tree.leaves(params)) == published
+
+
+@pytest.mark.parametrize(('side', 'levels'), [(8, 3), (28, 3), (32, 4)])
+def test_sizes_of_images(side, levels):
+  network = build('ddpm', num_classes=0, multipliers=(1,) * levels, attention=(side // 2,))
+  x = jax.ShapeDtypeStruct((2, side, side, 3), jnp.float32)
+  noise = jax.ShapeDtypeStruct((2,), jnp.float32)
+  y, _ = jax.eval_shape(network.init_with_output, jax.random.key(0), x, noise)
+  assert y.shape == (2, side, side, 2)
+
+
+def test_every_pixel_sees_every_pixel():
+  """Through the coarse level with its attention; a broken skip or resampling cuts some off."""
+  x, noise, label = batch(1)
+  for name in ('ddpm', 'ncsn++'):
+    apply = compiled(name)
+    pixel = lambda x, params: apply(params, x, noise, label)[0, 0, 0, 0]  # noqa: B023
+    assert np.all(quick_jit(jax.grad(pixel))(x, random_params(build(name)))), name
+
+
+def test_downsampling():
+  x = jnp.arange(16.0).reshape(1, 4, 4, 1)
+  np.testing.assert_allclose(downsample(x)[0, :, :, 0], [[2.5, 4.5], [10.5, 12.5]])
+  ramp = jnp.broadcast_to(jnp.arange(8.0)[:, None, None], (1, 8, 8, 2))
+  # A symmetric filter of unit sum keeps a ramp away from the edges.
+  np.testing.assert_allclose(downsample(ramp, fir=True)[0, 1:3, 1:3, 0], [[2.5] * 2, [4.5] * 2])
+
+
+def test_upsampling():
+  x = jnp.array([[1.0, 2.0], [3.0, 4.0]])[None, :, :, None]
+  np.testing.assert_array_equal(
+    upsample(x)[0, :, :, 0], [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]]
+  )
+  ramp = jnp.broadcast_to(jnp.arange(6.0)[:, None, None], (1, 6, 6, 2))
+  up = upsample(ramp, fir=True)[0, :, 5, 0]
+  np.testing.assert_allclose(up[2:10], [0.75, 1.25, 1.75, 2.25, 2.75, 3.25, 3.75, 4.25])
+
+
+def test_fir_down_is_the_transpose_of_fir_up():
+  """<down x, y> = <x, up y> / 4: filter and padding belong together."""
+  keys = jax.random.split(jax.random.key(0))
+  x = jax.random.normal(keys[0], (1, 8, 8, 3))
+  y = jax.random.normal(keys[1], (1, 4, 4, 3))
+  for fir in (False, True):
+    np.testing.assert_allclose(
+      jnp.vdot(downsample(x, fir), y), jnp.vdot(x, upsample(y, fir)) / 4, rtol=1e-4
+    )
+
+
+def test_groups_divide():
+  for channels in (4, 16, 24, 72, 120, 128, 192, 384, 576):
+    groups = num_groups(channels)
+    assert channels % groups == 0 and groups <= 32 and channels // groups >= 4
+  assert num_groups(128) == num_groups(192) == num_groups(576) == 32
