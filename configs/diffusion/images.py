@@ -10,10 +10,10 @@ from configs.diffusion import base
 SMALL = dict(patch=2, width=48, depth=3, heads=4, scan=False)
 MEDIUM = dict(patch=4, width=192, depth=6, heads=6)
 VARIANTS = {  # dataset, length, network, kind
-  'digits': ('digits', '4800', SMALL, 'edm'),
-  'digits_eps': ('digits', '4800', SMALL, 'eps'),
-  'digits_x0': ('digits', '4800', SMALL, 'x0'),
-  'digits_regression': ('digits', '4800', SMALL, 'regression'),
+  'digits': ('digits', '4600', SMALL, 'edm'),
+  'digits_eps': ('digits', '4600', SMALL, 'eps'),
+  'digits_x0': ('digits', '4600', SMALL, 'x0'),
+  'digits_regression': ('digits', '4600', SMALL, 'regression'),
   'mnist': ('mnist', '20 epochs', MEDIUM, 'edm'),
   'fashion_mnist': ('fashion_mnist', '20 epochs', MEDIUM, 'edm'),
 }
