@@ -3,7 +3,8 @@
 python -m experiments.ablate --study=configs/ablations/why_diffusion.py:demo --workdir=runs/why
 
 The workdir receives table.md, table.csv, table.json, report.html and a folder per trained model.
-The same command goes on where it was stopped; what is finished is not done again.
+The same command goes on where it was stopped; what is finished is not done again. After a change of
+the code, delete WORKDIR/cells to measure anew, and WORKDIR/models to train anew.
 """
 
 import pathlib
@@ -54,8 +55,10 @@ def measure(config: dict, folder: pathlib.Path, metrics: list[str], options: dic
   asked = [metric for metric in metrics if metric != TRAINING_SECONDS]
   result = runs.evaluate_run(run, asked, options)
   if TRAINING_SECONDS in metrics:
-    seconds = Measure(runs.training_seconds(folder), 0.0, 'in training steps, compilation left out')
-    result.measures[TRAINING_SECONDS] = seconds
+    # Without its first call, which compiles: a run of one call has no time to be told.
+    seconds = runs.training_seconds(folder) or None
+    note = 'in training steps, compilation left out'
+    result.measures[TRAINING_SECONDS] = Measure(seconds, 0.0, note)
   return result
 
 
