@@ -9,9 +9,12 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
+from PIL import Image as PillowImage
+
 from common import plots
 from common.claims import shown, value_and_half
-from common.evaluation.evaluate import METRICS
+from common.evaluation.evaluate import METRICS, PICTURE_ROWS
 from common.reporting import Cell, Facts, Gallery, Picture, Section, Table, Text, Verdicts
 from common.studies import Results
 
@@ -216,6 +219,34 @@ def _pictures(results: Results) -> list[Picture]:
       alt = f'Samples of {row.name}, one class per column'
       pictures.append(Picture(path.read_bytes(), alt, row.name + told))
   return pictures
+
+
+def overview(results: Results, height: float = 0.42) -> bytes | None:
+  """A picture for a page of text: a strip of samples for each row, as PNG; None without samples.
+
+  Args:
+    results: of the study.
+    height: of a strip, in inches.
+  """
+  strips = {}
+  for row in results.study.rows:
+    if path := results.pictures.get(row.name):
+      picture = np.asarray(PillowImage.open(path))
+      strips[row.name] = picture[: len(picture) // PICTURE_ROWS]
+  if not strips:
+    return None
+  import matplotlib.figure
+
+  figure = matplotlib.figure.Figure((6.4, height * len(strips)), dpi=140)
+  axes = figure.subplots(len(strips), squeeze=False)[:, 0]
+  for axis, (name, strip) in zip(axes, strips.items(), strict=True):
+    axis.imshow(strip, interpolation='nearest')
+    axis.set_axis_off()
+    axis.text(-0.02, 0.5, name, transform=axis.transAxes, ha='right', va='center', fontsize=8)
+  figure.subplots_adjust(left=0.36, right=1.0, top=1.0, bottom=0.0, hspace=0.05)
+  buffer = io.BytesIO()
+  figure.savefig(buffer, format='png', facecolor='white')
+  return buffer.getvalue()
 
 
 def _scatter(results: Results, x: str, y: str) -> plots.Plot | None:

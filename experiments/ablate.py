@@ -2,7 +2,8 @@
 
 python -m experiments.ablate --study=configs/ablations/why_diffusion.py:demo --workdir=runs/why
 
-The workdir receives table.md, table.csv, table.json, report.html and a folder per trained model.
+The workdir receives table.md, table.csv, table.json, report.html, samples.png and a folder per
+trained model.
 The same command goes on where it was stopped; what is finished is not done again. After a change of
 the code, delete WORKDIR/cells to measure anew, and WORKDIR/models to train anew.
 """
@@ -71,6 +72,8 @@ def write(results: studies.Results, workdir: pathlib.Path) -> None:
   atomic_write(workdir / 'table.md', text)
   atomic_write(workdir / 'table.csv', tables.as_csv(results))
   atomic_write(workdir / 'table.json', tables.as_json(results, facts))
+  if picture := tables.overview(results):
+    atomic_write(workdir / 'samples.png', picture)
   study = results.study
   subtitle = ' · '.join(filter(None, (study.paper, study.scale and f'{study.scale} scale')))
   report = workdir / 'report.html'

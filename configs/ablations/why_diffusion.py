@@ -39,9 +39,10 @@ def get_study(scale: str = 'demo') -> Study:
     title='Why diffusion?',
     about=(
       'Three answers to one question: given a class, draw an image. A regression maps noise '
-      'straight to the image, and can but average: easily recognised, and all alike. Autoregression draws pixel by pixel, or patch '
-      'by patch with the pixels of a patch independent of each other. Diffusion takes the noise '
-      'away in a few evaluations of a network that sees the whole image. All have as many '
+      'straight to the image, and can but average: easily recognised, and all alike. '
+      'Autoregression draws pixel by pixel, or patch by patch with the pixels of a patch '
+      'independent of each other. Diffusion takes the noise away in a few evaluations of a '
+      'network that sees the whole image. All have as many '
       'parameters (±5 %), the same data and the same time to train on two cores.'
     ),
     base=diffusion,
