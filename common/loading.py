@@ -2,6 +2,7 @@
 
 import importlib.util
 import pathlib
+import types
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +12,18 @@ from ml_collections import ConfigDict
 from common.config import ConfigError, as_tuple, flatten, suggestion
 
 
+def module(file: str) -> types.ModuleType:
+  """Runs a file. Raises ConfigError where there is none."""
+  path = pathlib.Path(file)
+  if not path.is_file():
+    raise ConfigError(f'there is no file {file}')
+  name = f'_{path.stem}_{zlib.crc32(str(path.resolve()).encode()):08x}'
+  source = importlib.util.spec_from_file_location(name, path)
+  found = importlib.util.module_from_spec(source)
+  source.loader.exec_module(found)
+  return found
+
+
 def call(spec: str, function: str) -> Any:
   """Runs a file and calls one of its functions: 'FILE.py' or 'FILE.py:argument'.
 
@@ -18,16 +31,10 @@ def call(spec: str, function: str) -> Any:
     ConfigError: where there is no such file, or no such function in it.
   """
   file, _, argument = spec.partition(':')
-  path = pathlib.Path(file)
-  if not path.is_file():
-    raise ConfigError(f'there is no file {file} (from {spec!r})')
-  name = f'_{path.stem}_{zlib.crc32(str(path.resolve()).encode()):08x}'
-  source = importlib.util.spec_from_file_location(name, path)
-  module = importlib.util.module_from_spec(source)
-  source.loader.exec_module(module)
-  if not hasattr(module, function):
+  found = module(file)
+  if not hasattr(found, function):
     raise ConfigError(f'{file} has no function {function}()')
-  return getattr(module, function)(*([argument] if argument else []))
+  return getattr(found, function)(*([argument] if argument else []))
 
 
 def load_config(spec: str, overrides: Mapping[str, Any]) -> ConfigDict:

@@ -1,0 +1,74 @@
+"""Every variant of every config builds, initialises and has a finite loss, at its own shapes."""
+
+import math
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from common import loading
+from common.data.spec import DataSpec
+from common.method import Context
+from common.parallel import make_mesh
+from common.training import set_up
+from experiments import families
+
+SPECS = {
+  'digits': DataSpec('digits', 'image', (8, 8, 1), 17, 10, tuple('0123456789'), 1445),
+  'mnist': DataSpec('mnist', 'image', (28, 28, 1), 256, 10, tuple('0123456789'), 55_000),
+  'fashion_mnist': DataSpec('fashion_mnist', 'image', (28, 28, 1), 256, 10, (), 55_000),
+  'cifar10': DataSpec('cifar10', 'image', (32, 32, 3), 256, 10, (), 45_000),
+}
+ROOT = pathlib.Path(__file__).parents[2]
+FILES = sorted(
+  str(f.relative_to(ROOT))
+  for family in ('diffusion', 'autoregressive')
+  for f in (ROOT / 'configs' / family).glob('*.py')
+  if 'def get_config' in f.read_text()
+)
+VARIANTS = [
+  f'{file}:{variant}' for file in FILES for variant in loading.module(str(ROOT / file)).VARIANTS
+]
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_a_variant_builds_and_its_step_can_be_lowered(variant):
+  config = loading.load_config(variant, {}).to_dict()
+  spec = SPECS[config['data']['name']]
+  method = families.build(config, spec)
+  setup = set_up(config, method, spec, make_mesh(config['parallel'], jax.devices()[:1]))
+  batch = {
+    k: jax.ShapeDtypeStruct((2, *v.shape), v.dtype)
+    for k, v in spec.batch_struct(config['data']['batch_size']).items()
+  }
+  _, metrics = jax.eval_shape(setup.place.run, setup.place.abstract, batch)
+  assert metrics['loss'].shape == (2,) and metrics['loss'].dtype == jnp.float32
+
+
+@pytest.mark.parametrize('variant', [v for v in VARIANTS if ':digits' in v])
+def test_a_small_variant_has_a_finite_loss(variant):
+  config = loading.load_config(variant, {}).to_dict()
+  spec = SPECS[config['data']['name']]
+  method = families.build(config, spec)
+  batch = {
+    'x': jax.random.randint(jax.random.key(1), (4, *spec.shape), 0, spec.levels).astype(jnp.uint8),
+    'label': jnp.arange(4),
+  }
+  params, memory = jax.jit(method.init)(jax.random.key(0), batch)
+
+  @jax.jit
+  def loss(params, memory, batch):
+    context = Context(jnp.zeros((), jnp.int32), params, True, jnp.arange(4), 4)
+    return method.loss(params, memory, batch, jax.random.key(2), context)
+
+  value, aux = loss(params, memory, batch)
+  assert math.isfinite(value) and float(aux.count) > 0
+
+
+@pytest.mark.parametrize('file', FILES)
+def test_a_config_opens_with_its_command_and_refuses_an_unknown_variant(file):
+  text = (ROOT / file).read_text()
+  assert f'python -m experiments.train --config={file}' in text.split('"""')[1]
+  with pytest.raises(ValueError, match='unknown variant'):
+    loading.load_config(f'{file}:nothing', {})
