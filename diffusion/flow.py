@@ -14,7 +14,6 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
-import diffrax
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
@@ -79,7 +78,7 @@ def _rademacher(keys: Key[Array, 'batch'], x: Images) -> Images:
 
 
 PROBES = {'rademacher': _rademacher, 'gaussian': normal_like}
-SOLVERS = {'dopri5': diffrax.Dopri5, 'tsit5': diffrax.Tsit5, 'bosh3': diffrax.Bosh3}
+SOLVERS = {'dopri5': 'Dopri5', 'tsit5': 'Tsit5', 'bosh3': 'Bosh3'}  # diffrax's names
 
 
 def flow_log_density(
@@ -107,6 +106,8 @@ def flow_log_density(
     rtol, atol: tolerances of a step.
     max_steps: after which the answer is NaN.
   """
+  import diffrax  # imported where it is used: it takes a second
+
   drift = flow_drift(process, denoise)
 
   def field(t, state, _):
@@ -119,7 +120,7 @@ def flow_log_density(
   t_min, t_max = jnp.asarray([process.t_min, process.t_max], z.dtype)
   solution = diffrax.diffeqsolve(
     diffrax.ODETerm(field),
-    pick(SOLVERS, solver, 'likelihood.solver')(),
+    getattr(diffrax, pick(SOLVERS, solver, 'likelihood.solver'))(),
     t0=t_min,
     t1=t_max,
     dt0=None,

@@ -9,7 +9,6 @@ as on a step from pure noise (λ_t = −∞) or to clean data (λ_s = ∞), the 
 import functools
 from typing import NamedTuple
 
-import diffrax
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -239,6 +238,8 @@ def adaptive(rtol: float = 1e-4, atol: float = 1e-4, max_steps: int = 1000) -> S
   Raises:
     ValueError: for a tolerance that is not positive.
   """
+  import diffrax  # imported where it is used: it takes a second
+
   if rtol <= 0 or atol <= 0:
     raise ValueError(f'adaptive: rtol={rtol} and atol={atol} must be positive')
   controller = diffrax.PIDController(rtol=rtol, atol=atol)
