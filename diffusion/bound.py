@@ -90,7 +90,7 @@ def categorical_nats(
 def discretized_normal_nats(
   x0: Float[Array, 'batch *dims'],
   mean: Float[Array, 'batch *dims'],
-  log_std: Float[Array, '...'],
+  log_std: float | Float[Array, '...'],
   levels: int,
 ) -> Float[Array, 'batch *dims']:
   """−log of the mass a normal puts on each value's cell (Ho et al. 2020, eq. 13), per dimension.

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.interpolate
 from jaxtyping import Array, Float, Key
 
 from common.config import ConfigError, component, pick
@@ -323,7 +324,7 @@ def cosine_betas(steps: int, s: float = 0.008, largest: float = 0.999) -> np.nda
 
 
 def ddpm(schedule: str = 'linear', steps: int = 1000, scaled: bool = True) -> Process:
-  """Discrete time: entry k = 1..T of a table at time k/T, log-SNR linear in between.
+  """Discrete time: entry k = 1..T of a table at time k/T, a monotone log-SNR in between.
 
   Args:
     schedule: 'linear' (Ho et al. 2020) or 'cosine' (Nichol & Dhariwal 2021).
@@ -340,21 +341,27 @@ def from_betas(betas: np.ndarray) -> Process:
   """The discrete process of a table of β_1..β_T, each in (0, 1)."""
   steps = len(betas)
   log_signal = np.cumsum(np.log1p(-betas))
-  table = log_signal - np.log(-np.expm1(log_signal))
+  entries = log_signal - np.log(-np.expm1(log_signal))
+  # A monotone cubic between entries k and k + 1: smooth enough for adaptive solvers.
+  cubics = scipy.interpolate.PchipInterpolator(np.arange(1, steps + 1), entries).c.T
+
+  def between(low, fraction):
+    """λ at entry low + fraction; low in 1..T−1."""
+    a, b, c, d = jnp.moveaxis(jnp.asarray(cubics, fraction.dtype)[low - 1], -1, 0)
+    return ((a * fraction + b) * fraction + c) * fraction + d
 
   def log_snr(t):
-    values, position = jnp.asarray(table, t.dtype), t * steps
+    position = t * steps
     entry = jnp.round(position)  # k/T is not exact in floats: a time that close is an entry
     tolerance = 4 * steps * jnp.finfo(t.dtype).eps
     off = jnp.where(jnp.abs(position - entry) < tolerance, position - entry, 0)
     position = position - jax.lax.stop_gradient(off)
-    low = jnp.clip(jnp.floor(position), 1, steps - 1).astype(jnp.int32)
-    fraction = position - low
-    return values[low - 1] * (1 - fraction) + values[low] * fraction
+    low = jnp.clip(jnp.floor(position), 1, steps - 1)
+    return between(low.astype(jnp.int32), position - low)
 
   def time_of(value):
-    times = jnp.arange(1, steps + 1, dtype=value.dtype) / steps
-    return jnp.interp(-value, jnp.asarray(-table, value.dtype), times)
+    low = jnp.searchsorted(jnp.asarray(-entries[1:-1], value.dtype), -value, side='right') + 1
+    return (low + _bisect(lambda part: between(low, part), 0.0, 1.0)(value)) / steps
 
   return variance_preserving('ddpm', log_snr, time_of, 1 / steps, 1.0, steps=steps)
 
