@@ -2,10 +2,14 @@
 
 A head is a frozen dataclass with
   size: how many outputs of the network it takes per emission;
+  rows: rows of a table that embeds a value; 0 where values enter the network as numbers, by
+    numbers(emission) -> floats [..., values];
   discrete: whether `logits` gives a table of logits, which decoding may transform;
+  likelihood: whether log_prob is one (of quantiles it is a score);
   log_prob(outputs [..., size], emission [..., values]) -> nats per emission [...];
   sample(outputs, key), mode(outputs) -> emission [..., values].
-Everything is float32, whatever the network computes in.
+Everything is float32, whatever the network computes in. Heads over values in [0, vocabulary) take
+the setting `vocabulary`; the others are over numbers (autoregressive/heads_numbers.py).
 """
 
 import dataclasses
@@ -17,7 +21,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from common.config import component
+from autoregressive.heads_mixture import LogisticMixture
+from autoregressive.heads_numbers import Gaussian, NegativeBinomial, Quantiles, StudentT
+from common.config import ConfigError, component, settings_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +42,7 @@ class Categorical:
   pad_to: int = 1
 
   discrete: ClassVar[bool] = True
+  likelihood: ClassVar[bool] = True
 
   @property
   def rows(self) -> int:
@@ -70,9 +77,54 @@ class Categorical:
     return self.logits(outputs).argmax(-1).astype(jnp.int32)
 
 
-HEADS: Mapping[str, Callable] = {'categorical': Categorical}
+@dataclasses.dataclass(frozen=True)
+class Bernoulli(Categorical):
+  """Each value is 0 or 1, from one output: the log-odds of 1.
+
+  Raises:
+    ConfigError: for another vocabulary than two values.
+  """
+
+  pad_to: ClassVar[int] = 1
+
+  def __post_init__(self):
+    if self.vocabulary != 2:
+      raise ConfigError(
+        f"head 'bernoulli' is for values 0 and 1; the data have {self.vocabulary} values"
+      )
+
+  @property
+  def size(self) -> int:
+    """Outputs per emission."""
+    return self.values
+
+  def logits(self, outputs: Float[Array, '... size']) -> Float[Array, '... values 2']:
+    """The log-odds as a table of two logits, so that decoding may transform it."""
+    odds = outputs.astype(jnp.float32)
+    return jnp.stack([jnp.zeros_like(odds), odds], -1)
+
+
+HEADS: Mapping[str, Callable] = {
+  'categorical': Categorical,
+  'bernoulli': Bernoulli,
+  'logistic_mixture': LogisticMixture,
+  'gaussian': Gaussian,
+  'student_t': StudentT,
+  'negative_binomial': NegativeBinomial,
+  'quantiles': Quantiles,
+}
 
 
 def build_head(settings: Mapping, ordering):
-  """The head that a config's `head` section names, for the emissions of an ordering."""
-  return component(HEADS, settings, 'head', values=ordering.values, vocabulary=ordering.vocabulary)
+  """The head that a config's `head` section names, for the emissions of an ordering.
+
+  Raises:
+    ConfigError: for an unknown head or setting, or one over numbers where the emissions are
+      values of a vocabulary, or the other way round.
+  """
+  given = {'values': ordering.values, 'vocabulary': ordering.vocabulary}
+  name = settings.get('name')
+  if name in HEADS and ('vocabulary' in settings_of(HEADS[name])) != bool(ordering.vocabulary):
+    kind = f'values in [0, {ordering.vocabulary})' if ordering.vocabulary else 'numbers'
+    raise ConfigError(f'head {name!r} does not suit emissions that are {kind}')
+  return component(HEADS, settings, 'head', offer=given)

@@ -8,7 +8,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
 from common.config import ConfigError
 
@@ -22,7 +22,8 @@ class Model(nn.Module):
     network: a causal network (autoregressive/networks/__init__.py).
     head: an output distribution (autoregressive/heads.py).
     values: values in an emission.
-    rows: rows in the table of each of them: the vocabulary, or more.
+    rows: rows in the table of each of them: the vocabulary, or more; 0: no table, a linear map of
+      the values as numbers.
     num_classes: classes; the start token has a row for each, and one for 'no class'.
     tied: whether the projection is the table of embeddings, transposed.
     start: what stands before the first emission. 'learned': a token of its own, by class;
@@ -32,7 +33,8 @@ class Model(nn.Module):
     logit_cap: outputs are soft-capped to ±logit_cap by a tanh (Gemma Team 2024); 0: not at all.
 
   Raises:
-    ConfigError: for a start that cannot carry the class, or an unknown one.
+    ConfigError: for a start that cannot carry the class, or an unknown one; for tied embeddings
+      or a start that is a token where there is no table.
   """
 
   network: nn.Module
@@ -51,11 +53,18 @@ class Model(nn.Module):
       raise ConfigError(f'unknown model.start {self.start!r}; known: {", ".join(STARTS)}')
     if self.num_classes and self.start != 'learned':
       raise ConfigError(f"model.start={self.start!r} carries no class; use 'learned'")
+    if not self.rows and (self.tied or self.start == 'token'):
+      raise ConfigError(
+        "model.tied and model.start='token' need a table of embeddings; numbers have none"
+      )
 
   def setup(self):
     init = nn.initializers.normal(0.02)
     width = self.network.width
-    self.table = nn.Embed(self.values * self.rows, width, embedding_init=init)
+    if self.rows:
+      self.table = nn.Embed(self.values * self.rows, width, embedding_init=init)
+    else:
+      self.lift = nn.Dense(width)
     if self.start == 'learned':
       self.begin = nn.Embed(self.num_classes + 1, width, embedding_init=init)
     if not self.tied:
@@ -63,7 +72,7 @@ class Model(nn.Module):
 
   def __call__(
     self,
-    emissions: Int[Array, 'batch length values'],
+    emissions: Num[Array, 'batch length values'],
     label: Int[Array, 'batch'] | None = None,
     train: bool = False,
     segments: Int[Array, 'batch inputs'] | None = None,
@@ -83,9 +92,12 @@ class Model(nn.Module):
     return self.project(hidden)
 
   def embed(
-    self, emissions: Int[Array, 'batch length values']
+    self, emissions: Num[Array, 'batch length values']
   ) -> Float[Array, 'batch length width']:
-    """Emissions as inputs: each place in an emission has a table of its own, and they add up."""
+    """Emissions as inputs: each place in an emission has a table of its own, and they add up;
+    numbers go through one linear map."""
+    if not self.rows:
+      return self.lift(self.head.numbers(emissions))
     if self.values == 1:
       return self.table(emissions[..., 0])
     return self.table(emissions + self.rows * jnp.arange(self.values)).sum(-2)

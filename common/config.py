@@ -36,14 +36,21 @@ def pick(table: Mapping[str, T], name: str, what: str) -> T:
   return table[name]
 
 
-def component(table: Mapping[str, Callable[..., T]], settings: Mapping, what: str, **given) -> T:
+def component(
+  table: Mapping[str, Callable[..., T]],
+  settings: Mapping,
+  what: str,
+  offer: Mapping[str, Any] | None = None,
+  **given,
+) -> T:
   """Builds `table[settings['name']](**settings, **given)`.
 
   Args:
     table: constructors by name.
     settings: a component of a config: `name` and the constructor's keyword arguments.
     what: what the component is, for messages ('network', 'process').
-    **given: arguments that come from elsewhere than the config.
+    offer: arguments that come from elsewhere than the config, for constructors that take them.
+    **given: the same, for all constructors.
 
   Raises:
     ConfigError: for an unknown name, an unknown setting, or one that is missing.
@@ -54,6 +61,7 @@ def component(table: Mapping[str, Callable[..., T]], settings: Mapping, what: st
   name = settings.pop('name')
   constructor = pick(table, name, what)
   accepted = settings_of(constructor) | given.keys()
+  given |= {key: value for key, value in (offer or {}).items() if key in accepted}
   for key in settings:
     if key not in accepted:
       raise ConfigError(f'unknown setting {what}.{key} of {name!r};{suggestion(key, accepted)}')

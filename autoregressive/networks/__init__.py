@@ -14,12 +14,20 @@ from collections.abc import Callable, Mapping
 
 import flax.linen as nn
 
+from autoregressive.networks.rnn import GRU, LSTM
+from autoregressive.networks.tcn import TCN
 from autoregressive.networks.transformer import Transformer
 from common.config import component
 
-NETWORKS: Mapping[str, Callable] = {'transformer': Transformer}
+NETWORKS: Mapping[str, Callable] = {
+  'transformer': Transformer,
+  'lstm': LSTM,
+  'gru': GRU,
+  'tcn': TCN,
+}
 
 
 def build_network(settings: Mapping, ordering) -> nn.Module:
   """The network that a config's `network` section names, for sequences of an ordering."""
-  return component(NETWORKS, settings, 'network', length=ordering.length)
+  given = {'length': ordering.length, 'grid': getattr(ordering, 'grid', None)}
+  return component(NETWORKS, settings, 'network', offer=given)

@@ -295,12 +295,12 @@ def _places(segments: Int[Array, 'batch length']) -> Int[Array, 'batch length']:
   return steps - jax.lax.cummax(jnp.where(first, steps, 0), axis=1)
 
 
-def unroll(network: Transformer, params) -> tuple[Transformer, Any]:
-  """The same network with a parameter tree per layer in place of stacked ones.
+def unroll(network: nn.Module, params) -> tuple[nn.Module, Any]:
+  """The same network with a parameter tree per layer in place of stacked ones, if it has those.
 
   Decoding takes this form: a scan over layers would copy the whole cache at every token.
   """
-  if not network.scan:
+  if not getattr(network, 'scan', False):
     return network, params
   params = dict(params)
   stacked = params.pop('blocks')

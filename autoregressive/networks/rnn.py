@@ -1,0 +1,99 @@
+"""Recurrent networks: LSTM (Hochreiter & Schmidhuber 1997) and GRU (Cho et al. 2014).
+
+The cache is what the cells carry from one position to the next; it does not grow.
+"""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+
+class Recurrent(nn.Module):
+  """A stack of recurrent layers.
+
+  Attributes:
+    width: of inputs, carries and outputs.
+    layers: recurrent layers, one on the other.
+    dropout: rate at the input and after each layer (Zaremba et al. 2014).
+    dtype: of the matrix products; parameters stay float32.
+
+  Subclasses say what a layer is made of: `cell` constructs a flax recurrent cell.
+  """
+
+  width: int = 256
+  layers: int = 2
+  dropout: float = 0.0
+  dtype: str = 'float32'
+
+  cell: ClassVar[Callable[..., nn.RNNCellBase]]
+
+  def init_cache(self, batch: int, length: int) -> tuple[Any, ...]:
+    """What each layer carries before the first position; the length makes no difference."""
+    del length
+    cell = self.cell(self.width, dtype=self.dtype, parent=None)
+    carry = cell.initialize_carry(jax.random.key(0), (batch, self.width))
+    return (carry,) * self.layers
+
+  @nn.compact
+  def __call__(
+    self,
+    h: Float[Array, 'batch length width'],
+    cache: tuple[Any, ...] | None = None,
+    train: bool = False,
+    segments: Int[Array, 'batch length'] | None = None,
+  ) -> tuple[Float[Array, 'batch length width'], tuple[Any, ...] | None]:
+    """Runs the network on a whole sequence, or on the next part of one.
+
+    Args:
+      h: embedded inputs.
+      cache: what came before, from `init_cache` or an earlier call; None: nothing did.
+      train: whether to drop; needs the random stream 'dropout'.
+      segments: number of the document each position belongs to; carries start afresh with each.
+
+    Returns:
+      Hidden states in float32, and the cache after this part (None without).
+    """
+    drop = nn.Dropout(self.dropout, deterministic=not train)
+    begins = jnp.zeros(h.shape[:2], bool)
+    if segments is not None:
+      begins = begins.at[:, 1:].set(segments[:, 1:] != segments[:, :-1])
+    layer = nn.scan(
+      _Step, variable_broadcast='params', split_rngs={'params': False}, in_axes=1, out_axes=1
+    )
+    carries = self.init_cache(h.shape[0], h.shape[1]) if cache is None else cache
+    ends, h = [], drop(h)
+    for i, carry in enumerate(carries):
+      end, h = layer(self.width, self.cell, self.dtype, name=f'layer_{i}')(carry, h, begins)
+      ends.append(end)
+      h = drop(h)
+    return h.astype(jnp.float32), None if cache is None else tuple(ends)
+
+
+class LSTM(Recurrent):
+  """Long short-term memory."""
+
+  cell = nn.OptimizedLSTMCell
+
+
+class GRU(Recurrent):
+  """Gated recurrent units."""
+
+  cell = nn.GRUCell
+
+
+class _Step(nn.Module):
+  """One position of a layer, which forgets everything where a document begins."""
+
+  width: int
+  cell: Callable[..., nn.RNNCellBase]
+  dtype: str
+
+  @nn.compact
+  def __call__(self, carry: Any, h: Float[Array, 'batch width'], begins: Bool[Array, 'batch']):
+    carry = jax.tree.map(lambda x: jnp.where(begins[:, None], 0, x), carry)
+    carry, h = self.cell(self.width, dtype=self.dtype, name='cell')(carry, h)
+    return jax.tree.map(lambda x: x.astype(jnp.float32), carry), h

@@ -1,0 +1,134 @@
+"""A temporal convolutional network: stacked dilated causal convolutions (Bai et al. 2018)."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from common.config import ConfigError
+
+
+class State(NamedTuple):
+  """The cache of a TCN: positions seen, and the last inputs of each convolution.
+
+  Each ring holds as many positions as its convolution reaches back; position t stands in slot
+  t mod size. Zeros stand for what came before the first.
+  """
+
+  index: Int[Array, '']
+  rings: tuple[Float[Array, 'batch size width'], ...]
+
+
+class TCN(nn.Module):
+  """Residual blocks of two dilated causal convolutions each; block i has dilation growth^i.
+
+  Bai et al. 2018, section 3 and figure 1: weight normalisation, ReLU and dropout of whole
+  channels after each convolution, a ReLU after the residual connection. Position i sees the last
+  1 + 2·(kernel - 1)·Σ growth^i inputs.
+
+  Attributes:
+    width: channels everywhere.
+    layers: residual blocks.
+    kernel: taps of a convolution, 2 or more.
+    growth: factor from one block's dilation to the next.
+    dropout: rate of dropped channels.
+    weight_norm: whether kernels are split into direction and length (Salimans & Kingma 2016).
+    dtype: of the matrix products; parameters stay float32.
+
+  Raises:
+    ConfigError: for a kernel of fewer than two taps or a growth below one.
+  """
+
+  width: int = 256
+  layers: int = 6
+  kernel: int = 3
+  growth: int = 2
+  dropout: float = 0.0
+  weight_norm: bool = True
+  dtype: str = 'float32'
+
+  def __post_init__(self):
+    super().__post_init__()
+    if self.kernel < 2:
+      raise ConfigError(f'network.kernel={self.kernel} must be 2 or more')
+    if self.growth < 1:
+      raise ConfigError(f'network.growth={self.growth} must be 1 or more')
+
+  @property
+  def dilations(self) -> tuple[int, ...]:
+    """Of each convolution, two to a block."""
+    return tuple(self.growth ** (i // 2) for i in range(2 * self.layers))
+
+  def init_cache(self, batch: int, length: int) -> State:
+    """An empty cache; its size is that of the receptive field, whatever the length."""
+    del length
+    sizes = [(self.kernel - 1) * dilation for dilation in self.dilations]
+    rings = tuple(jnp.zeros((batch, size, self.width), self.dtype) for size in sizes)
+    return State(jnp.zeros((), jnp.int32), rings)
+
+  @nn.compact
+  def __call__(
+    self,
+    h: Float[Array, 'batch length width'],
+    cache: State | None = None,
+    train: bool = False,
+    segments: Int[Array, 'batch length'] | None = None,
+  ) -> tuple[Float[Array, 'batch length width'], State | None]:
+    """Runs the network on a whole sequence, or on the next part of one.
+
+    Args:
+      h: embedded inputs.
+      cache: what came before, from `init_cache` or an earlier call; None: nothing did.
+      train: whether to drop; needs the random stream 'dropout'.
+      segments: number of the document each position belongs to; no tap reaches into another.
+        Not with a cache.
+
+    Returns:
+      Hidden states in float32, and the cache with this part added (None without).
+    """
+    drop = nn.Dropout(self.dropout, broadcast_dims=(1,), deterministic=not train)
+    rings, residual = [], h
+    for i, dilation in enumerate(self.dilations):
+      if cache is None:
+        taps = _taps(h, self.kernel, dilation, segments)
+      else:
+        taps, ring = _cached_taps(h, self.kernel, dilation, cache.rings[i], cache.index)
+        rings.append(ring)
+      dense = nn.Dense(self.width, dtype=self.dtype, kernel_init=nn.initializers.he_normal())
+      convolve = nn.WeightNorm(dense) if self.weight_norm else dense
+      h = drop(nn.relu(convolve(taps).astype(jnp.float32)))
+      if i % 2:
+        h = residual = nn.relu(h + residual)
+    return h, None if cache is None else State(cache.index + h.shape[1], tuple(rings))
+
+
+def _taps(h, kernel, dilation, segments):
+  """The inputs of each position's taps side by side, oldest first: [batch, length, kernel·width].
+
+  A convolution is one matrix product with these.
+  """
+  length, taps = h.shape[1], []
+  for back in (j * dilation for j in range(kernel - 1, -1, -1)):
+    tap = jnp.pad(h, ((0, 0), (back, 0), (0, 0)))[:, :length]
+    if segments is not None:
+      behind = jnp.pad(segments, ((0, 0), (back, 0)), constant_values=-1)[:, :length]
+      tap = jnp.where((behind == segments)[..., None], tap, 0)
+    taps.append(tap)
+  return jnp.concatenate(taps, -1)
+
+
+def _cached_taps(h, kernel, dilation, ring, index):
+  """The same for the next part of a sequence, and the ring with this part in it."""
+  batch, length, _ = h.shape
+  size = ring.shape[1]
+  steps, backs = index + jnp.arange(length), dilation * jnp.arange(kernel - 1, 0, -1)
+  wanted = steps[:, None] - backs
+  source, where = ring, wanted % size
+  if length > dilation:  # some taps fall into this part itself
+    source = jnp.concatenate([ring, h.astype(ring.dtype)], 1)
+    where = jnp.where(wanted >= index, size + wanted - index, where)
+  taps = jnp.take(source, where, axis=1).reshape(batch, length, -1)
+  last = min(length, size)
+  ring = ring.at[:, steps[-last:] % size].set(h[:, -last:].astype(ring.dtype))
+  return jnp.concatenate([taps, h.astype(ring.dtype)], -1), ring

@@ -1,0 +1,158 @@
+"""Causality, caches and parameter counts of the recurrent and convolutional networks."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from autoregressive.networks.rnn import GRU, LSTM
+from autoregressive.networks.tcn import TCN
+from common.config import ConfigError
+from tests.autoregressive.common import perturbed
+
+LENGTH, WIDTH = 12, 8
+
+VARIANTS = {
+  'lstm': LSTM(WIDTH, layers=2),
+  'gru': GRU(WIDTH, layers=2),
+  'tcn': TCN(WIDTH, layers=2, kernel=2, growth=2),
+  'tcn_plain': TCN(WIDTH, layers=2, kernel=3, growth=3, weight_norm=False),
+}
+
+
+@functools.cache
+def network_of(variant):
+  network = VARIANTS[variant]
+  h = jax.random.normal(jax.random.key(0), (2, LENGTH, WIDTH))
+  params = perturbed(jax.jit(network.init)(jax.random.key(1), h)['params'], 0.3)
+  return network, params, h, run(network, params, h)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def run(network, params, h, segments=None):
+  hidden, cache = network.apply({'params': params}, h, segments=segments)
+  assert cache is None
+  return hidden
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_causal_by_gradient(variant):
+  """An input moves the hidden states from its own position on, as far as the network reaches."""
+  network, params, h, _ = network_of(variant)
+  directions = jax.random.normal(jax.random.key(2), (4, WIDTH))
+
+  def read(h):
+    return (network.apply({'params': params}, h)[0][0] @ directions.T).swapaxes(0, 1)
+
+  table = np.asarray(jnp.abs(jax.jit(jax.jacrev(read))(h[:1])).sum((0, 2, 4)))
+  reach = LENGTH
+  if isinstance(network, TCN):
+    reach = (network.kernel - 1) * sum(network.dilations)
+  distance = np.arange(LENGTH)[:, None] - np.arange(LENGTH)[None]
+  seen = (distance >= 0) & (distance <= reach)
+  assert (table[~seen] == 0).all()
+  assert (np.diag(table) > 0).all()
+  if reach < LENGTH:  # the farthest input of the receptive field counts
+    assert (table[distance == reach] > 0).any()
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_cached_equals_uncached(variant):
+  network, params, h, hidden = network_of(variant)
+  extend = jax.jit(lambda h, cache: network.apply({'params': params}, h, cache))
+  for parts in ((1,) * LENGTH, (5, 1, 6)):
+    made, start, cache = [], 0, network.init_cache(2, LENGTH)
+    for size in parts:
+      part, cache = extend(h[:, start : start + size], cache)
+      made.append(part)
+      start += size
+    np.testing.assert_allclose(jnp.concatenate(made, 1), hidden, atol=2e-5)
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_packed_documents_see_only_themselves(variant):
+  network, params, h, hidden = network_of(variant)
+  segments = jnp.array([[0] * 5 + [1] * 7, [3] * 2 + [4] * 10])
+  packed = run(network, params, h, segments)
+  for row, cut in ((0, 5), (1, 2)):
+    second = run(network, params, jnp.roll(h, -cut, axis=1))[row, : LENGTH - cut]
+    expected = jnp.concatenate([hidden[row, :cut], second])
+    np.testing.assert_allclose(packed[row], expected, atol=2e-5)
+
+
+@pytest.mark.parametrize('variant', ['lstm', 'tcn'])
+def test_dropout_needs_training(variant):
+  network, params, h, hidden = network_of(variant)
+  network = network.clone(dropout=0.5)
+  np.testing.assert_allclose(run(network, params, h), hidden, atol=1e-6)
+  rngs = {'dropout': jax.random.key(0)}
+  dropped = network.apply({'params': params}, h, train=True, rngs=rngs)[0]
+  assert float(jnp.abs(dropped - hidden).max()) > 0.1
+
+
+def test_lstm_by_its_equations():
+  """One layer against the recurrence written out (Hochreiter & Schmidhuber 1997; Gers 1999)."""
+  network = LSTM(3, layers=1)
+  h = jax.random.normal(jax.random.key(0), (1, 5, 3))
+  params = perturbed(network.init(jax.random.key(1), h)['params'], 0.5)
+  cell = jax.tree.map(np.asarray, params['layer_0']['cell'])
+  carry, state, made = np.zeros(3), np.zeros(3), []
+  sigmoid = lambda x: 1 / (1 + np.exp(-x))
+  for x in np.asarray(h)[0]:
+    i, f, g, o = (
+      x @ cell[f'i{n}']['kernel'] + state @ cell[f'h{n}']['kernel'] + cell[f'h{n}']['bias']
+      for n in 'ifgo'
+    )
+    carry = sigmoid(f) * carry + sigmoid(i) * np.tanh(g)
+    state = sigmoid(o) * np.tanh(carry)
+    made.append(state)
+  np.testing.assert_allclose(run(network, params, h)[0], np.stack(made), atol=1e-5)
+
+
+def test_tcn_by_its_equations():
+  """One block against dilated convolutions by XLA."""
+  network = TCN(WIDTH, layers=2, kernel=3, growth=2, weight_norm=False)
+  _, _, h, _ = network_of('tcn')
+  params = perturbed(network.init(jax.random.key(1), h)['params'], 0.1)
+
+  def convolve(x, i):
+    dense, dilation = params[f'Dense_{i}'], 2 ** (i // 2)
+    kernel = dense['kernel'].reshape(3, WIDTH, WIDTH)
+    made = jax.lax.conv_general_dilated(
+      x, kernel, (1,), [(2 * dilation, 0)], rhs_dilation=(dilation,),
+      dimension_numbers=('NWC', 'WIO', 'NWC'),
+    )  # fmt: skip
+    return jax.nn.relu(made + dense['bias'])
+
+  x = h
+  for block in range(2):
+    x = jax.nn.relu(x + convolve(convolve(x, 2 * block), 2 * block + 1))
+  np.testing.assert_allclose(run(network, params, h), x, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  'network, parameters',
+  [
+    (LSTM(16, layers=3), 3 * 4 * (2 * 16 * 16 + 16)),
+    (GRU(16, layers=3), 3 * (3 * (2 * 16 * 16 + 16) + 16)),  # a second bias of the candidate
+    (TCN(16, layers=3, kernel=4), 6 * (4 * 16 * 16 + 16 + 16)),  # kernel, length, bias
+  ],
+)
+def test_parameters(network, parameters):
+  shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 4, 16)))
+  assert sum(math.prod(x.shape) for x in jax.tree.leaves(shapes)) == parameters
+
+
+def test_caches_do_not_grow_with_the_length():
+  for network in VARIANTS.values():
+    short, long = network.init_cache(2, 10), network.init_cache(2, 10_000)
+    assert jax.tree.map(jnp.shape, short) == jax.tree.map(jnp.shape, long)
+
+
+@pytest.mark.parametrize('settings', [dict(kernel=1), dict(growth=0)])
+def test_tcn_refuses(settings):
+  with pytest.raises(ConfigError, match=r'network\.\w+=\d must be'):
+    TCN(WIDTH, **settings)
