@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion import processes, samplers, solvers
+from common.config import component
+from diffusion import multistep, processes, samplers, solvers
 from diffusion.predictions import Pair
 from tests.diffusion import exact
 
 KEY = jax.random.key(0)
+X = np.array([[1.0], [-0.3]])
 
 
 @pytest.fixture(autouse=True)
@@ -128,34 +130,70 @@ def test_ancestral_variances(v0, large, small):
   assert small < run('learned', 0.5) < large
 
 
-def test_steps_within_a_bucket_do_not_recompile_and_padding_is_free():
-  process, calls = processes.edm(), []
+@pytest.mark.parametrize(
+  ('std', 'steps', 'expected'),
+  [
+    (0.5, 10, 0.007242333221),
+    (0.5, 18, 0.00663925093),
+    (0.5, 40, 0.006314905311),
+    (1.0, 10, 0.01447631677),
+    (1.0, 18, 0.01313861926),
+    (1.0, 40, 0.01260460003),
+  ],
+)
+def test_dpm_solver_contraction(std, steps, expected):
+  process = processes.edm()
+  denoise = exact.isotropic(std).denoiser(process)
+  x, count = samplers.sample(
+    multistep.dpmpp_2m(), process, denoise, karras(steps), jnp.ones((1, 1)), KEY
+  )
+  assert float(x[0, 0]) == pytest.approx(expected, rel=1e-9)
+  assert int(count) == steps
+
+
+SETTINGS = [
+  *({'name': name} for name in samplers.SAMPLERS),
+  {'name': 'edm', 's_churn': 3.0},
+  {'name': 'predictor_corrector', 'corrections': 2},
+  {'name': 'predictor_corrector', 'predict': False},
+  {'name': 'predictor_corrector', 'norm': 'measured'},
+  {'name': 'unipc', 'order': 3},
+]
+
+
+@pytest.mark.parametrize('settings', SETTINGS, ids=lambda s: '-'.join(map(str, s.values())))
+def test_one_program_per_bucket_and_every_call_counted(settings):
+  """Other numbers of steps do not compile again, padding calls no network, counts are honest."""
+  sampler = component(samplers.SAMPLERS, settings, 'sampler')
+  process, calls, traces = processes.edm(), [], []
   exactly = exact.isotropic(0.5).denoiser(process)
 
   def denoise(x, t):
     jax.debug.callback(lambda t: calls.append(float(t)), t[0])
     return exactly(x, t)
 
-  traces = []
-
   @jax.jit
   def run(times, steps):
     traces.append(1)
-    x = jnp.ones((1, 1))
-    return samplers.sample(solvers.heun(), process, denoise, times, x, KEY, num_steps=steps)
+    return samplers.sample(sampler, process, denoise, times, jnp.asarray(X), KEY, num_steps=steps)
 
-  for steps in (3, 11, 16):
+  @jax.jit
+  def run_alone(times):
+    return samplers.sample(sampler, process, exactly, times, jnp.asarray(X), KEY)
+
+  for steps in (3, 11):
     calls.clear()
-    times, number = samplers.padded(karras(steps))
-    x, count = jax.block_until_ready(run(times, number))
+    x, count = jax.block_until_ready(run(*samplers.padded(karras(steps))))
     jax.effects_barrier()
-    assert len(calls) == int(count) == 2 * steps - 1
-    alone, _ = samplers.sample(
-      solvers.heun(), process, exactly, karras(steps), jnp.ones((1, 1)), KEY
-    )
-    np.testing.assert_allclose(x, alone, rtol=1e-12)
-  assert len(traces) == 1
-  assert len(samplers.padded(karras(17))[0]) == 33
+    assert len(calls) == int(count)
+    assert sampler.evaluations is None or int(count) == sampler.evaluations(steps)
+  alone, _ = run_alone(karras(11))
+  np.testing.assert_allclose(x, alone, rtol=1e-9)
+  assert np.isfinite(x).all() and len(traces) == 1
+
+
+def test_buckets():
+  assert [len(samplers.padded(karras(n))[0]) for n in (1, 16, 17, 32, 33)] == [17, 17, 33, 33, 65]
 
 
 def test_a_sample_does_not_depend_on_the_others():
@@ -232,7 +270,19 @@ def test_wrong_number_of_steps(steps):
     (lambda: solvers.heun('sigma'), 'time, ratio'),
     (lambda: solvers.edm(s_churn=-1.0), 'edm: needs'),
     (lambda: solvers.predictor_corrector(snr=0.0), 'snr=0.0'),
+    (lambda: solvers.predictor_corrector(corrections=0), 'corrections=0'),
     (lambda: solvers.predictor_corrector(norm='batch'), 'expected, measured'),
+    (lambda: multistep.dpmpp_3m_sde(eta=2.0), r'dpmpp_3m_sde.eta=2.0 must be in'),
+    (lambda: multistep.dpmpp_3m_sde(s_noise=-1.0), 's_noise=-1.0'),
+    (lambda: multistep.dpmpp_3m_sde(curvature=2.0), 'curvature=2.0'),
+    (lambda: multistep.unipc(order=4), 'unipc.order=4; known: 1, 2, 3'),
+    (lambda: multistep.unipc(variant='b2'), 'bh1, bh2'),
+    (lambda: multistep.adaptive(rtol=0.0), 'must be positive'),
+    (lambda: component(samplers.SAMPLERS, {'name': 'dpm'}, 'sampler'), 'unknown sampler .*unipc'),
+    (
+      lambda: component(samplers.SAMPLERS, {'name': 'ddim', 'etta': 1.0}, 'sampler'),
+      "unknown setting sampler.etta .* did you mean 'eta'",
+    ),
   ],
 )
 def test_wrong_settings(build, message):
