@@ -8,7 +8,7 @@ from common.config import ConfigError, length
 
 
 class Plan(NamedTuple):
-  """Lengths in optimiser steps; an interval of 0 means never.
+  """Lengths in optimiser steps; an interval of 0 means never. `profile`: first and last step.
 
   Every interval is a multiple of `per_call`, so that a run's compiled calls cut it at the same
   steps however often it was interrupted.
@@ -20,6 +20,7 @@ class Plan(NamedTuple):
   evaluate: int
   sample: int
   checkpoint: int
+  profile: tuple[int, int] | None
 
   def calls(self, start: int) -> Iterator[tuple[int, int]]:
     """(first step, number of steps) of each compiled call from `start` to the end."""
@@ -31,6 +32,11 @@ class Plan(NamedTuple):
   def due(self, step: int, interval: int) -> bool:
     """Whether something that happens every `interval` steps, and at the end, happens at `step`."""
     return interval > 0 and (step % interval == 0 or step == self.total)
+
+  def is_mark(self, step: int) -> bool:
+    """Whether anything is due at `step`."""
+    intervals = (self.log, self.evaluate, self.sample, self.checkpoint)
+    return step == self.total or any(self.due(step, interval) for interval in intervals)
 
 
 def make_plan(settings: Mapping, epoch: int) -> Plan:
@@ -53,4 +59,13 @@ def make_plan(settings: Mapping, epoch: int) -> Plan:
     return math.ceil(steps / per_call) * per_call
 
   names = ('log_every', 'evaluate_every', 'sample_every', 'checkpoint_every')
-  return Plan(total, per_call, *map(interval, names))
+  return Plan(total, per_call, *map(interval, names), _steps_to_profile(settings['profile']))
+
+
+def _steps_to_profile(text: str) -> tuple[int, int] | None:
+  first, _, last = text.partition(':')
+  if not text:
+    return None
+  if not (first.isdecimal() and last.isdecimal() and int(first) < int(last)):
+    raise ConfigError(f"train.profile={text!r}: write 'first:last', two steps, such as '40:60'")
+  return int(first), int(last)

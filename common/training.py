@@ -19,7 +19,6 @@ from absl import logging
 
 from common import optimizers, parallel, reporting
 from common.checkpoints import Checkpoints
-from common.config import ConfigError
 from common.data.pipeline import Data, evaluation_batches, train_batches
 from common.method import Context, Method, PyTree, Request
 from common.plan import Plan, make_plan
@@ -92,6 +91,7 @@ def train(
   config: Mapping,
   method: Method,
   data: Data,
+  setup: Setup,
   workdir: pathlib.Path,
   stop: Callable[[], bool] = lambda: False,
 ) -> bool:
@@ -101,6 +101,7 @@ def train(
     config: a whole config.
     method: what is trained.
     data: what it is trained on.
+    setup: from `set_up`.
     workdir: where checkpoints, metrics and samples go.
     stop: asked after every compiled call; True saves and returns.
 
@@ -108,11 +109,9 @@ def train(
     Whether the run reached its end.
 
   Raises:
-    ConfigError: the config cannot be run.
     CheckpointError: a checkpoint cannot be read or written.
     TrainingError: too many steps in a row had a gradient that is not finite.
   """
-  setup = set_up(config, method, data.spec, parallel.make_mesh(config['parallel']))
   settings = config['train']
   with Checkpoints(
     workdir / 'checkpoints',
@@ -139,7 +138,7 @@ class _Run:
     self.checkpoints, self.writer, self.workdir, self.stop = checkpoints, writer, workdir, stop
     self.pending: list[tuple[int, Mapping]] = []  # (last step, metrics) not yet fetched
     self.clock = _Clock()
-    self.profile = _Profile(config['train']['profile'], workdir)
+    self.profile = _Profile(setup.plan.profile, workdir)
 
   def go(self, start: int, state: TrainState) -> bool:
     """Runs from `start` to the end, or until asked to stop; returns whether it is the end."""
@@ -163,7 +162,7 @@ class _Run:
         self.fetch_metrics()  # of the call before: this one is under way
         self.pending.append((last, metrics))
         stopping = self.stop()
-        if stopping or any(plan.due(last, interval) for interval in plan[2:]):
+        if stopping or plan.is_mark(last):
           self.mark(last, state, stopping)
         if stopping and last < plan.total:
           return False
@@ -278,14 +277,9 @@ class _Clock:
 class _Profile:
   """Traces the steps of `train.profile`, 'first:last', into WORKDIR/profile."""
 
-  def __init__(self, text: str, workdir: pathlib.Path):
+  def __init__(self, steps: tuple[int, int] | None, workdir: pathlib.Path):
     self.folder, self.running = workdir / 'profile', False
-    self.first = self.last = -1
-    if text:
-      first, _, last = text.partition(':')
-      if not (first.isdecimal() and last.isdecimal() and int(first) < int(last)):
-        raise ConfigError(f"train.profile={text!r}: write 'first:last', two steps, such as '40:60'")
-      self.first, self.last = int(first), int(last)
+    self.first, self.last = steps or (-1, -1)
 
   def at(self, step: int) -> None:
     """Starts or ends the trace when `step` is about to run."""

@@ -79,19 +79,25 @@ def _parse(argv: list[str]) -> list[str]:
 def _culprit(argv: list[str], error: Exception) -> str:
   """The flag that an error of the config parser is about: it names only the last part of a key."""
   keys = [arg.partition('=')[0] for arg in argv if arg.startswith(('--config.', '-config.'))]
-  named = [key for key in keys if f"'{key.rpartition('.')[2]}'" in str(error)]
+  named = [key for key in keys if f"'{key.rpartition('.')[2]}'" in _plain(error)]
   return (named or keys or ['--config'])[0]
 
 
 def _plain(error: Exception) -> str:
-  """The text of a KeyError in an AttributeError, without its layers of quotes."""
-  text = str(error.args[0] if error.args else error).replace('\\n', ' ').replace("\\'", "'")
-  return 'there is no such setting; ' + text if isinstance(error, AttributeError) else text
+  """The text of an error; that of a KeyError in an AttributeError without its layers of quotes."""
+  if not isinstance(error, AttributeError):
+    return str(error)
+  text = str(error).replace('\\n', ' ').replace("\\'", "'").strip('\'"')
+  return f"there is no such setting: '{text}"
 
 
 def fail(error: Exception) -> None:
   """Says what went wrong in one line, and exits with 1."""
-  text = ' '.join(str(error).split()) or type(error).__name__
+  text = str(error)
+  if 'Traceback (most recent call last)' in text:  # config_flags passes a whole one on
+    head, _, trace = text.partition('Traceback (most recent call last)')
+    text = f'{head.strip()} {trace.strip().splitlines()[-1]}'
+  text = ' '.join(text.split()) or type(error).__name__
   print(f'error: {text}', file=sys.stderr)
   sys.exit(1)
 

@@ -16,6 +16,7 @@ from common.data import pipeline
 from common.evaluation.evaluate import Evaluation, evaluate
 from common.files import atomic_write
 from common.method import Method, PyTree
+from common.parallel import make_mesh
 from experiments import families
 
 # What may differ when a run goes on: where and how fast it runs, not what it computes.
@@ -55,8 +56,9 @@ def train(
   workdir, config = pathlib.Path(workdir), freeze(config)
   data = pipeline.load(config['data'])
   method = families.build(config, data.spec)
-  _claim(workdir, config, fresh)
-  return training.train(config, method, data, workdir, stop)
+  setup = training.set_up(config, method, data.spec, make_mesh(config['parallel']))
+  _claim(workdir, config, fresh)  # only once nothing is left that the config could be refused for
+  return training.train(config, method, data, setup, workdir, stop)
 
 
 def _claim(workdir: pathlib.Path, config: Mapping, fresh: bool) -> None:

@@ -13,6 +13,7 @@ TINY = (
   '--config.network.width=16',
   '--config.network.layers=1',
   '--config.network.heads=2',
+  '--config.network.dropout=0.0',
   '--config.data.batch_size=16',
   '--config.train.steps=40',
   '--config.train.steps_per_call=2',
@@ -26,7 +27,7 @@ TINY_DIFFUSION = (
   '--config.network.width=16',
   '--config.network.depth=1',
   '--config.network.heads=2',
-  *TINY[4:],
+  *TINY[5:],
 )
 
 

@@ -12,6 +12,7 @@ from common import training, writers
 from common.checkpoints import Checkpoints
 from common.data import pipeline
 from common.parallel import make_mesh
+from configs.base import get_base
 from experiments import families, runs
 from tests.experiments.commands import TINY, TINY_DIFFUSION, refused, run, start
 
@@ -20,6 +21,7 @@ def final_state(workdir):
   """The last checkpoint of a run: every leaf of parameters, optimiser, average and counters."""
   config = json.loads((workdir / 'config.json').read_text())
   data = pipeline.load(config['data'])
+  config['parallel'] = get_base().parallel.to_dict()
   mesh = make_mesh(config['parallel'], jax.devices()[:1])
   setup = training.set_up(config, families.build(config, data.spec), data.spec, mesh)
   with Checkpoints(workdir / 'checkpoints', read_only=True) as checkpoints:
@@ -84,6 +86,40 @@ def test_a_signal_saves_and_exits_with_75_and_the_same_command_goes_on(whole, tm
   assert_same_run(whole, workdir)
 
 
+def assert_same_curve(one, other):
+  (_, state), (_, other_state) = final_state(one), final_state(other)
+  np.testing.assert_allclose(losses(other), losses(one), rtol=2e-4)
+  for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(other_state.params), strict=True):
+    np.testing.assert_allclose(b, a, atol=2e-3)
+
+
+@pytest.mark.parametrize('flags', [['--config.parallel.fsdp=2'], ['--config.parallel.mode=pmap']])
+def test_eight_devices_follow_the_curve_of_one(whole, tmp_path, flags):
+  workdir = tmp_path / 'run'
+  run('train', *TINY, *flags, f'--workdir={workdir}', devices=8)
+  assert_same_curve(whole, workdir)
+
+
+def test_a_run_moves_from_eight_devices_to_one(whole, tmp_path):
+  workdir = tmp_path / 'run'
+  process = start('train', *TINY, f'--workdir={workdir}', devices=8)
+  metrics = workdir / writers.FILE
+  wait_for(lambda: metrics.exists() and metrics.read_text().count('\n') >= 2)
+  process.send_signal(signal.SIGTERM)
+  process.communicate(timeout=120)
+  assert process.returncode == 75 and final_state(workdir)[0] < 40
+  run('train', *TINY, f'--workdir={workdir}')
+  assert_same_curve(whole, workdir)
+
+
+def test_a_profile_of_a_few_steps(tmp_path):
+  workdir = tmp_path / 'run'
+  run(
+    'train', *TINY, '--config.train.steps=12', '--config.train.profile=4:8', f'--workdir={workdir}'
+  )
+  assert list((workdir / 'profile').rglob('*.xplane.pb'))
+
+
 def test_a_finished_run_is_left_as_it_is(whole):
   before = {p: p.read_bytes() for p in (whole / 'checkpoints').rglob('*') if p.is_file()}
   run('train', *TINY, f'--workdir={whole}')
@@ -94,7 +130,7 @@ def test_a_workdir_with_another_config_is_refused_and_fresh_moves_it_aside(whole
   workdir = tmp_path / 'run'
   run('train', *TINY, f'--workdir={workdir}')
   line = refused('train', *TINY, '--config.optimizer.learning_rate=0.5', f'--workdir={workdir}')
-  assert 'optimizer.learning_rate: there 0.001, now 0.5' in line and '--fresh' in line
+  assert 'optimizer.learning_rate: there 0.003, now 0.5' in line and '--fresh' in line
   assert losses(workdir) == losses(whole)
   run('train', *TINY, '--config.optimizer.learning_rate=0.5', f'--workdir={workdir}', '--fresh')
   assert losses(tmp_path / 'run.1') == losses(whole) != losses(workdir)
