@@ -8,14 +8,14 @@ from ml_collections import ConfigDict
 from configs.diffusion import base
 
 SMALL = dict(patch=2, width=48, depth=3, heads=4, scan=False)
-MEDIUM = dict(patch=4, width=192, depth=6, heads=6)
+MEDIUM = dict(patch=4, width=96, depth=4, heads=4, scan=False)
 VARIANTS = {  # dataset, length, network, kind
   'digits': ('digits', '4600', SMALL, 'edm'),
   'digits_eps': ('digits', '4600', SMALL, 'eps'),
   'digits_x0': ('digits', '4600', SMALL, 'x0'),
   'digits_regression': ('digits', '4600', SMALL, 'regression'),
-  'mnist': ('mnist', '20 epochs', MEDIUM, 'edm'),
-  'fashion_mnist': ('fashion_mnist', '20 epochs', MEDIUM, 'edm'),
+  'mnist': ('mnist', '3000', MEDIUM, 'edm'),
+  'fashion_mnist': ('fashion_mnist', '3000', MEDIUM, 'edm'),
 }
 
 
@@ -28,10 +28,9 @@ def get_config(variant: str = 'digits') -> ConfigDict:
   config.data.name = name
   config.network.update(network)
   config.train.steps = steps
-  if name == 'digits':
-    config.data.batch_size = 32
-    config.train.steps_per_call = 50
-    config.optimizer.learning_rate = 3e-3
+  config.data.batch_size = 32 if name == 'digits' else 64
+  config.train.steps_per_call = 50 if name == 'digits' else 10
+  config.optimizer.learning_rate = 3e-3 if name == 'digits' else 2e-3
   KINDS[kind](config)
   return config
 
