@@ -31,8 +31,10 @@ def digests(leaves: Mapping[str, Array | np.ndarray]) -> dict[str, str]:
     leaves: arrays of any type (typed keys too) and sharding. Under several processes all of them
       must call this with the same names.
   """
-  # Leaf by leaf: the many that are alike (parameters, average, moments) share one program.
-  sums = jax.device_get({name: digest(x) for name, x in leaves.items()})
+  # Leaf by leaf: the many that are alike (parameters, average, moments) share one program. And one
+  # after the other: XLA's collectives on CPUs wait for each other for good when several independent
+  # programs with them are under way, as the sums over shards are.
+  sums = {name: jax.device_get(digest(x)) for name, x in leaves.items()}
   return {name: ''.join(f'{word:08x}' for word in s.ravel()) for name, s in sums.items()}
 
 
