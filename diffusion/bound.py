@@ -87,6 +87,18 @@ def categorical_nats(
   return sum_dims(jnp.log(total) + top + scale * (seen - x0) ** 2)
 
 
+def ends_nats(
+  process: Process,
+  x0: Float[Array, 'batch *dims'],
+  eps: Float[Array, 'batch *dims'],
+  levels: int,
+) -> Float[Array, 'batch']:
+  """What the bound charges at its two ends, given the noise at t_min: what learned ends move."""
+  t_min, t_max = jnp.asarray([process.t_min, process.t_max], x0.dtype)
+  z = process.alpha(t_min) * x0 + process.sigma(t_min) * eps
+  return prior_nats(process, x0, t_max) + categorical_nats(process, x0, z, t_min, levels)
+
+
 def discretized_normal_nats(
   x0: Float[Array, 'batch *dims'],
   mean: Float[Array, 'batch *dims'],

@@ -1,8 +1,8 @@
 """`build`: a config and a description of the data as a `Method`."""
 
 import math
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,8 @@ from common.method import (
   example_weights,
 )
 from diffusion import objectives
-from diffusion.bound import normal_like, step_nats
+from diffusion.augmentation import augment
+from diffusion.bound import ends_nats, normal_like, step_nats
 from diffusion.likelihood import LIKELIHOODS
 from diffusion.model import Model, build_model
 from diffusion.objectives import TIMES, WEIGHTINGS, Draw, Times, Weighting
@@ -38,6 +39,7 @@ class Objective(NamedTuple):
     hybrid: weight of those steps beside the weighting, which trains a learned variance.
     uncertainty: whether the loss is balanced by a learned uncertainty.
     label_dropout: how often training hides the class.
+    augmentation: see `diffusion.augmentation`.
   """
 
   times: Times
@@ -45,6 +47,7 @@ class Objective(NamedTuple):
   hybrid: float
   uncertainty: bool
   label_dropout: float
+  augmentation: Mapping[str, Any]
 
 
 def build_objective(config: Mapping, model: Model) -> Objective:
@@ -61,8 +64,24 @@ def build_objective(config: Mapping, model: Model) -> Objective:
   dropout = config['label_dropout']
   if not 0 <= dropout < 1:
     raise ConfigError(f'label_dropout={dropout} must be in [0, 1)')
+  learned = model.process.bind is not None
+  if learned and (name != 'vlb' or section['uncertainty']):
+    raise ConfigError(
+      f"process 'learned' is trained by its bound: objective.weighting 'vlb', not {name!r}, and"
+      ' without uncertainty'
+    )
+  bounded = exact or learned or model.variance == 'learned'
+  if bounded and config['augmentation']['probability']:
+    raise ConfigError('augmentation: not where the bound of discrete data is trained on, as here')
   hybrid = section['hybrid'] if model.variance == 'learned' and not exact else 0.0
-  return Objective(times, None if exact else weighting, hybrid, section['uncertainty'], dropout)
+  return Objective(
+    times=times,
+    weighting=None if exact else weighting,
+    hybrid=hybrid,
+    uncertainty=section['uncertainty'],
+    label_dropout=dropout,
+    augmentation=config['augmentation'],
+  )
 
 
 def build(config: Mapping, spec: DataSpec) -> Method:
@@ -84,15 +103,20 @@ def build(config: Mapping, spec: DataSpec) -> Method:
   def loss(
     params: PyTree, memory: PyTree, batch: Batch, key: Key[Array, ''], context: Context
   ) -> tuple[Array, Aux]:
-    noisy = _diffuse(model, objective, spec, params, memory, batch, key, context)
-    per_example, mse = _losses(model, objective, spec, params, noisy, key, context)
     weight = example_weights(batch)
     count = weight.sum()
     mean = lambda v: jnp.sum(v * weight) / jnp.maximum(count, 1e-12)
-    draw = noisy.draw
-    memory = objective.times.update(memory, model.process, draw, per_example, weight)
-    value = mean(per_example * draw.correction)
-    return value, Aux({'mse': mean(mse)}, memory, count)
+
+    def losses(params):
+      noisy = _diffuse(model, objective, spec, params, memory, batch, key, context)
+      return *_losses(model, objective, spec, params, noisy, key, context), noisy
+
+    if model.process.bind is None:
+      per_example, mse, noisy = losses(params)
+    else:
+      per_example, mse, noisy = _with_learned_process(model, spec, losses, params)
+    new = objective.times.update(memory, model.process, noisy.draw, per_example, weight)
+    return mean(per_example * noisy.draw.correction), Aux({'mse': mean(mse)}, new, count)
 
   def nll(params: PyTree, batch: Batch, key: Key[Array, '']) -> Likelihood:
     x0 = to_unit(batch['x'], spec.levels)
@@ -114,13 +138,14 @@ def build(config: Mapping, spec: DataSpec) -> Method:
 
 
 class Noisy(NamedTuple):
-  """A batch with noise: x = α(t)·x0 + σ(t)·eps, and the class that the network is told."""
+  """A batch with noise, x = α(t)·x0 + σ(t)·eps, and what else the network is told."""
 
   x0: Float[Array, 'batch *shape']
   eps: Float[Array, 'batch *shape']
   x: Float[Array, 'batch *shape']
   draw: Draw
   label: Int[Array, 'batch'] | None
+  augment: Float[Array, 'batch numbers'] | None
 
 
 def _diffuse(
@@ -136,8 +161,10 @@ def _diffuse(
   """Draws time, noise and hidden classes; each example's by its own key."""
   process = model.process_at(params)
   x0 = to_unit(batch['x'], spec.levels)
-  keys = jax.vmap(lambda k: jax.random.split(k, 3), out_axes=1)(example_keys(key, context.index))
-  times = objective.times
+  keys = jax.vmap(lambda k: jax.random.split(k, 4), out_axes=1)(example_keys(key, context.index))
+  told, times = None, objective.times
+  if objective.augmentation['probability'] and context.training:
+    x0, told = augment(keys[3], x0, objective.augmentation)
   u = objectives.uniforms(keys[0], key, context.index, context.batch_size, times.stratified)
   draw = times.draw(process, u, memory)
   eps = normal_like(keys[1], x0)
@@ -146,7 +173,7 @@ def _diffuse(
   if label is not None and context.training:
     hidden = jax.vmap(jax.random.uniform)(keys[2]) < objective.label_dropout
     label = jnp.where(hidden, model.num_classes, label)
-  return Noisy(x0, eps, x, draw, label)
+  return Noisy(x0, eps, x, draw, label, told)
 
 
 def _losses(
@@ -162,7 +189,15 @@ def _losses(
   process, t = model.process_at(params), noisy.draw.t
   # Dropout's mask is drawn for the whole of x: the index of its first example tells parts apart.
   dropout = jax.random.fold_in(jax.random.fold_in(key, 1), context.index[0])
-  y, estimate = model.predict(params, noisy.x, t, noisy.label, train=context.training, key=dropout)
+  y, estimate = model.predict(
+    params,
+    noisy.x,
+    t,
+    noisy.label,
+    train=context.training,
+    key=dropout,
+    augment=noisy.augment,
+  )
   pair = target_pair(model.target, process, t, model.sigma_data)
   target = combine(jax.tree.map(lambda c: expand(c, y), pair), noisy.x0, noisy.eps)
   mse = jnp.mean((y - target) ** 2, axis=range(1, y.ndim))
@@ -183,3 +218,20 @@ def _step_cost(model: Model, spec: DataSpec, process, noisy: Noisy, estimate: Pa
   """An unbiased draw of the bound's sum over steps, in nats per dimension."""
   nats = step_nats(process, estimate, noisy.x, noisy.x0, noisy.draw.t, spec.levels, model.variance)
   return process.steps * nats / math.prod(spec.shape)
+
+
+def _with_learned_process(
+  model: Model, spec: DataSpec, losses: Callable[[PyTree], tuple], params: PyTree
+) -> tuple[Array, Array, Noisy]:
+  """The bound as the loss of a learned process (Kingma et al. 2021, appendix I).
+
+  Network and ends are trained by the whole bound, which does not depend on the shape in between;
+  the shape by the variance of the bound's estimate, the gradient of its square. The second part
+  adds a gradient and no value.
+  """
+  hold = jax.lax.stop_gradient
+  ends, shape = params['process']['ends'], params['process']['shape']
+  loss, mse, noisy = losses(params | {'process': {'ends': ends, 'shape': hold(shape)}})
+  square = losses(hold(params) | {'process': {'ends': hold(ends), 'shape': shape}})[0] ** 2
+  rest = ends_nats(model.process_at(params), noisy.x0, noisy.eps, spec.levels)
+  return loss + rest / math.prod(spec.shape) + square - hold(square), mse, noisy

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from common.config import ConfigError, component, pick
 from common.data.spec import DataSpec
-from diffusion import processes
+from diffusion import augmentation, processes
 from diffusion.networks import NETWORKS
 from diffusion.predictions import (
   Pair,
@@ -147,8 +147,14 @@ def build_model(config: Mapping, spec: DataSpec) -> Model:
   check_target(prediction['target'], process, prediction['sigma_data'])
   num_classes = spec.num_classes if config['conditional'] else 0
   channels = spec.shape[-1] * (2 if variance == 'learned' else 1)
+  augmentation.check(config['augmentation'])
+  told = {'augment_dim': augmentation.LABELS} if config['augmentation']['probability'] else {}
   network = component(
-    NETWORKS, config['network'], 'network', out_channels=channels, num_classes=num_classes
+    NETWORKS,
+    dict(config['network']) | told,
+    'network',
+    out_channels=channels,
+    num_classes=num_classes,
   )
   return Model(
     process=process,

@@ -4,25 +4,26 @@ import functools
 import json
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Key
 
 from common.config import ConfigError, component, pick, settings_of, suggestion
-from common.data.spec import DataSpec, from_unit
+from common.data.spec import DataSpec, from_unit, to_unit
 from common.method import Request, Samples, example_keys
 from diffusion import guidance
-from diffusion.bound import normal_like
 from diffusion.grids import GRIDS, make_times
 from diffusion.model import Model
 from diffusion.predictions import Pair
 from diffusion.processes import Process
-from diffusion.samplers import SAMPLERS, padded, sample
+from diffusion.samplers import SAMPLERS, padded
+from diffusion.tasks import TASKS, Setting, Task, check_given
 
 COMPONENTS = {'sampler': SAMPLERS, 'grid': GRIDS}
-MAIN = {'guidance': 'weight', 'threshold': 'name', 'sampler': 'name', 'grid': 'name'}
+MAIN = {'guidance': 'weight', 'threshold': 'name', 'task': 'name'}  # what a bare value sets
 
 
 def override(sampling: Mapping, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,6 +92,7 @@ def guided(
   model: Model,
   process: Process,
   denoise: Callable[..., Pair],
+  weak: Callable[..., Pair] | None,
   settings: Mapping,
   label: Array | None,
   weight: Array | None,
@@ -101,76 +103,130 @@ def guided(
     model: gives the null class.
     process: the diffusion process.
     denoise: (x, t, label) -> Pair.
+    weak: the same of a weaker model, which then guides in place of the null class; or None.
     settings: the sampling section.
     label: [batch] classes, or None.
-    weight: of classifier-free guidance, or None for none.
+    weight: of the guidance, or None for none.
   """
   part = settings['guidance']
   if weight is None:
-    plain = guidance.as_denoiser(lambda x, t: denoise(x, t, label))
+    result = guidance.as_denoiser(lambda x, t: denoise(x, t, label))
   else:
-    null = jnp.full_like(label, model.num_classes)
-    plain = guidance.classifier_free(denoise, label, null, weight)
+    if weak is not None:
+      result = guidance.autoguidance(
+        lambda x, t: denoise(x, t, label), lambda x, t: weak(x, t, label), weight
+      )
+    else:
+      null = jnp.full_like(label, model.num_classes)
+      result = guidance.classifier_free(denoise, label, null, weight)
     if part['rescale']:
-      plain = guidance.rescaled(plain, process, part['rescale'])
+      result = guidance.rescaled(result, process, part['rescale'])
     if part['low'] or part['high']:
-      plain = guidance.interval(plain, process, part['low'], part['high'] or math.inf)
+      result = guidance.interval(result, process, part['low'], part['high'] or math.inf)
   threshold = settings['threshold']
   clip = pick(THRESHOLDS, threshold['name'], 'sampling.threshold')
-  return clip(plain, process, threshold)
+  return clip(result, process, threshold)
+
+
+class Inputs(NamedTuple):
+  """What a compiled sampler is given; another value of the same shapes compiles nothing."""
+
+  params: Any
+  weak: Any
+  key: Key[Array, '']
+  label: Array | None
+  times: Array | None
+  num_steps: Array | None
+  weight: Array
+  past: Array | None
+  mask: Array | None
 
 
 def make_sampler(model: Model, config: Mapping, spec: DataSpec) -> Callable[..., Samples]:
   """`Method.sample` of a model.
 
   The compiled program is kept for each number of samples, bucket of steps and kind of sampler;
-  steps within a bucket and the weight of guidance are inputs of it.
+  steps within a bucket and the weight of guidance are inputs of it. Tasks that walk back and forth
+  on the grid are compiled for each grid.
   """
 
   @functools.lru_cache(maxsize=32)
-  def program(num: int, frozen: str, is_guided: bool) -> Callable:
+  def program(num: int, frozen: str, is_guided: bool, grid: tuple[float, ...] | None) -> Callable:
     settings = json.loads(frozen)
     sampler = component(SAMPLERS, settings['sampler'], 'sampler')
 
-    def run(params, key, label, times, num_steps, weight):
-      process = model.process_at(params)
+    def run(inputs: Inputs):
+      process = model.process_at(inputs.params)
+      weak = None if inputs.weak is None else model.denoiser(inputs.weak)
+      weight = inputs.weight if is_guided else None
       denoise = guided(
-        model, process, model.denoiser(params), settings, label, weight if is_guided else None
+        model, process, model.denoiser(inputs.params), weak, settings, inputs.label, weight
       )
-      first, second = jax.random.split(key)
-      like = jnp.zeros((num, *spec.shape), jnp.float32)
-      x = process.prior_std * normal_like(example_keys(first, jnp.arange(num)), like)
-      x, evaluations = sample(
-        sampler,
-        process,
-        denoise,
-        times,
-        x,
-        second,
-        num_steps=num_steps,
+      first, second = jax.random.split(inputs.key)
+      setting = Setting(
+        process=process,
+        sampler=sampler,
+        denoise=denoise,
+        times=inputs.times if grid is None else np.asarray(grid),
+        num_steps=inputs.num_steps if grid is None else None,
         final_denoise=settings['final_denoise'],
+        like=jnp.zeros((num, *spec.shape), jnp.float32),
+        keys=example_keys(first, jnp.arange(num)),
+        key=second,
+        options=settings['task'],
       )
+      past = None if inputs.past is None else to_unit(inputs.past, spec.levels)
+      x, evaluations = TASKS[settings['task']['name']].run(setting, past, inputs.mask)
       return from_unit(x, spec.levels), evaluations
 
     return jax.jit(run)
 
   def draw(params: Any, key: Key[Array, ''], request: Request) -> Samples:
-    settings = override(config['sampling'], request.options)
-    label, weight = _condition(model, config, settings, request)
+    options = dict(request.options)
+    weak = options.pop('weak', None)
+    settings = override(config['sampling'], options)
+    task = _task(settings, request, spec)
+    label, weight = _condition(model, config, settings, request, weak)
     times = make_times(settings['grid'], model.process_at(params), settings['steps'])
-    times, num_steps = padded(times)
     static = {k: v for k, v in settings.items() if k not in ('grid', 'steps')}
     static['guidance'] = {k: v for k, v in static['guidance'].items() if k != 'weight'}
-    run = program(request.num, json.dumps(static, sort_keys=True), weight != 1)
-    x, evaluations = run(
-      params, key, label, jnp.asarray(times, jnp.float32), num_steps, jnp.float32(weight)
+    run = program(
+      request.num,
+      json.dumps(static, sort_keys=True),
+      weight != 1,
+      tuple(times) if task.fixed_grid else None,
     )
+    times, num_steps = padded(times)
+    inputs = Inputs(
+      params=params,
+      weak=None if weight == 1 else weak,
+      key=key,
+      label=label,
+      times=None if task.fixed_grid else jnp.asarray(times, jnp.float32),
+      num_steps=None if task.fixed_grid else jnp.asarray(num_steps),
+      weight=jnp.float32(weight),
+      past=request.past,
+      mask=request.mask,
+    )
+    x, evaluations = run(inputs)
     return Samples(x, int(evaluations))
 
   return draw
 
 
-def _condition(model: Model, config: Mapping, settings: Mapping, request: Request):
+def _task(settings: dict, request: Request, spec: DataSpec) -> Task:
+  """The task, checked against what is given. A mask alone asks for inpainting."""
+  if settings['task']['name'] == 'generate' and request.mask is not None:
+    settings['task']['name'] = 'inpaint'
+  name = settings['task']['name']
+  task = pick(TASKS, name, 'sampling.task')
+  check_given(name, task, (request.num, *spec.shape), request.past, request.mask)
+  if task.reversible:
+    settings['grid']['end'] = 't_min'
+  return task
+
+
+def _condition(model: Model, config: Mapping, settings: Mapping, request: Request, weak: Any):
   """The classes to sample and the weight of guidance, checked. Raises ConfigError."""
   weight, label = float(settings['guidance']['weight']), request.label
   if request.num < 1:
@@ -179,14 +235,19 @@ def _condition(model: Model, config: Mapping, settings: Mapping, request: Reques
     raise ConfigError('samples of a class are asked for, but the model is unconditional')
   if label is not None and label.shape != (request.num,):
     raise ConfigError(f'{request.num} samples need as many labels, not an array {label.shape}')
-  if weight != 1 and label is None:
+  if weight != 1 and weak is None:
+    _check_classifier_free(model, config, label, weight)
+  if label is None and model.num_classes:
+    label = jnp.full(request.num, model.num_classes, jnp.int32)
+  return label if label is None else jnp.asarray(label, jnp.int32), weight
+
+
+def _check_classifier_free(model: Model, config: Mapping, label: Array | None, weight: float):
+  if label is None:
     why = 'the request has no labels' if model.num_classes else 'the model is unconditional'
     raise ConfigError(f'guidance of weight {weight:g} needs classes to guide to: {why}')
-  if weight != 1 and not config['label_dropout']:
+  if not config['label_dropout']:
     raise ConfigError(
       f'guidance of weight {weight:g} needs a model that was trained without its label at times:'
       ' label_dropout is 0'
     )
-  if label is None and model.num_classes:
-    label = jnp.full(request.num, model.num_classes, jnp.int32)
-  return label if label is None else jnp.asarray(label, jnp.int32), weight

@@ -69,6 +69,27 @@ NETWORKS = {
     scan=True,
     remat=False,
   ),
+  'unet': dict(
+    name='unet',
+    width=64,
+    multipliers=(1, 2, 2),
+    blocks=2,
+    attention=(),
+    up_attention='every',
+    head_width=0,
+    dropout=0.0,
+    embedding='ddpm',
+    embedding_width=0,
+    augment_dim=0,
+    scale_shift=False,
+    resample_in_block=False,
+    resample_projection=False,
+    fir=False,
+    skip_rescale=False,
+    progressive_input=False,
+    dtype='float32',
+    remat=False,
+  ),
   'mlp': dict(name='mlp', width=128, depth=3, dropout=0.0, embedding='adm'),
 }
 
@@ -81,7 +102,22 @@ GRIDS = {
   'given': dict(name='given', times=(), end='clean'),
 }
 
-LIKELIHOODS = {'vlb': dict(name='vlb', terms=32)}
+LIKELIHOODS = {
+  'vlb': dict(name='vlb', terms=32),
+  'flow': dict(
+    name='flow',
+    trace='hutchinson',
+    probe='rademacher',
+    probes=1,
+    dequantization='uniform',
+    samples=2,
+    importance=False,
+    solver='dopri5',
+    rtol=1e-5,
+    atol=1e-5,
+    max_steps=4096,
+  ),
+}
 
 
 def get_base() -> ConfigDict:
@@ -107,7 +143,22 @@ def get_base() -> ConfigDict:
         hybrid=0.001,  # with a learned variance: weight of the bound beside the weighting
         uncertainty=False,  # balance the noise levels by a learned uncertainty (EDM2)
       ),
+      augmentation=dict(  # the network is told of it, so that samples show none (EDM)
+        probability=0.0,  # of each kind; 0: off
+        x_flip=True,
+        y_flip=True,
+        scale=0.2,
+        rotate=1.0,
+        anisotropy=0.2,
+        translate=0.125,
+      ),
       sampling=dict(
+        task=dict(
+          name='generate',  # a key of diffusion/tasks.py: inpaint, sdedit, interpolate, ...
+          strength=0.5,  # sdedit: share of the steps to take
+          jump=5,  # repaint: steps of a stretch,
+          repeats=5,  # and how often each is denoised
+        ),
         sampler=dict(name='ddim', eta=0.0),
         steps=50,
         grid=GRIDS['uniform'],
