@@ -181,6 +181,7 @@ class Progress:
   ):
     self._total, self._batch_size, self._log_every = total, batch_size, log_every
     self._seen = collections.deque(maxlen=window + 1)  # (step, time) of the last reports
+    self._paused = 0.0  # seconds that went into something else than training
     self._logged = step
     self._bar = None
     stream = stream or sys.stderr
@@ -211,11 +212,15 @@ class Progress:
 
   def pause(self) -> None:
     """Call after work that is no training (evaluation, sampling), to keep it out of the rate."""
-    self._seen.clear()
+    if self._seen:
+      self._paused += self._now() - self._seen[-1][1]
+
+  def _now(self) -> float:
+    return time.monotonic() - self._paused
 
   def report(self, step: int, loss: float | None = None) -> None:
     """Tells that `step` is done; `loss` is the latest known."""
-    self._seen.append((step, time.monotonic()))
+    self._seen.append((step, self._now()))
     if self._silent:
       return
     if self._bar is not None:
