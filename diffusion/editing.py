@@ -16,10 +16,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from common.method import example_keys
+from diffusion.bound import normal_like
 from diffusion.predictions import Denoise
 from diffusion.processes import Process
 from diffusion.samplers import check_times, drive
-from diffusion.solvers import Sampler, lost, noise, split_keys
+from diffusion.solvers import Sampler, lost, split_keys
 
 KNOWN, UP = 101, 102  # uses of a step's keys, apart from those of the samplers themselves
 
@@ -52,7 +53,7 @@ def inpaint(
 
   def step(process, x, t, s, denoise, key, carry):
     x, carry = sampler.step(process, x, t, s, denoise, key, carry)
-    wanted = process.alpha(s) * known + process.sigma(s) * noise(split_keys(key, KNOWN), x)
+    wanted = process.alpha(s) * known + process.sigma(s) * normal_like(split_keys(key, KNOWN), x)
     return _merge(mask, wanted, x, basis), carry
 
   return sampler._replace(step=step, deterministic=False)
@@ -128,7 +129,7 @@ def both_ways(sampler: Sampler) -> Sampler:
     def up(x):
       # The forward transition from t to the later s: what is lost is what s knows less than t.
       std = process.sigma(s) * jnp.sqrt(lost(process, s, t))
-      added = std * noise(split_keys(key, UP), x)
+      added = std * normal_like(split_keys(key, UP), x)
       return process.alpha(s) / process.alpha(t) * x + added, carry
 
     def down(x):
@@ -184,7 +185,7 @@ def perturb(
   rest = np.asarray(times)[steps - max(1, round(strength * steps)) :]
   keys = key if key.ndim else example_keys(key, jnp.arange(given.shape[0]))
   t = jnp.asarray(rest[0], given.dtype)
-  return process.alpha(t) * given + process.sigma(t) * noise(keys, given), rest
+  return process.alpha(t) * given + process.sigma(t) * normal_like(keys, given), rest
 
 
 def encode(

@@ -10,6 +10,7 @@ Dhariwal & Nichol 2021's s for classifier-free guidance and with Karras et al. 2
 weight itself.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -162,9 +163,9 @@ def interval(denoise: Denoiser, process: Process, low: float, high: float) -> De
     raise ValueError(f'guidance interval ({low}, {high}]: needs 0 <= low < high')
 
   def inside(t):
-    # Compared without a division: alpha may be 0.
+    # Compared without a division: alpha may be 0, and the level infinite.
     alpha, sigma = process.alpha(t), process.sigma(t)
-    return (low * alpha < sigma) & (sigma <= high * alpha)
+    return (low * alpha < sigma) & (math.isinf(high) | (sigma <= high * alpha))
 
   def alone(x, t):
     pair = denoise.plain(x, t)

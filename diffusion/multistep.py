@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from diffusion.bound import normal_like
 from diffusion.processes import Process
-from diffusion.solvers import Sampler, Times, noise, refuse_outside, velocity
+from diffusion.solvers import Sampler, Times, refuse_outside, velocity
 
 
 class Past(NamedTuple):
@@ -119,7 +120,7 @@ def dpmpp_3m_sde(eta: float = 1.0, s_noise: float = 1.0, curvature: float = 0.5)
     moved = moved + process.alpha(s) * _parabola(past, clean, lam, h, full, curvature)
     if eta:
       spread = process.sigma(s) * jnp.sqrt(-jnp.expm1(-2 * eta * h))
-      moved = moved + s_noise * spread * noise(key, x)
+      moved = moved + s_noise * spread * normal_like(key, x)
     return moved, _remember(past, clean, lam)
 
   return Sampler(step, lambda x, steps: _no_past(2, x), deterministic=eta == 0)

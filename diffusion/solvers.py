@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from diffusion.bound import normal_like
 from diffusion.predictions import Pair
 from diffusion.processes import Process, rate
 
@@ -36,11 +37,6 @@ class Sampler(NamedTuple):
   init: Callable[[Array, Any], Any] = lambda x, steps: ()
   evaluations: Callable[[int], int] | None = lambda steps: steps
   deterministic: bool = False
-
-
-def noise(keys: Key[Array, 'batch'], x: Float[Array, 'batch ...']) -> Float[Array, 'batch ...']:
-  """Standard normal noise like x; example i's depends on keys[i] alone."""
-  return jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)
 
 
 def split_keys(keys: Key[Array, 'batch'], use: int) -> Key[Array, 'batch']:
@@ -74,7 +70,7 @@ def ddim(eta: float = 0.0) -> Sampler:
       return alpha * pair.x0 + sigma * pair.eps, carry
     share = eta**2 * lost(process, t, s)
     mean = alpha * pair.x0 + sigma * jnp.sqrt(1 - share) * pair.eps
-    return mean + sigma * jnp.sqrt(share) * noise(key, x), carry
+    return mean + sigma * jnp.sqrt(share) * normal_like(key, x), carry
 
   return Sampler(step, deterministic=eta == 0)
 
@@ -109,7 +105,7 @@ def ancestral(variance: str = 'fixed_small') -> Sampler:
     else:
       scale = small if variance == 'fixed_small' else sigma_t
     std = jnp.where(sigma_s > 0, jnp.sqrt(share) * scale, 0)
-    return mean + std * noise(key, x), carry
+    return mean + std * normal_like(key, x), carry
 
   return Sampler(step)
 
@@ -187,7 +183,10 @@ def _heun_ratio(process, x, t, s, denoise):
   moved = alpha * first.x0 + sigma * first.eps
   second = denoise.when(sigma > 0, moved, s, first)
   # x/α moves by h·(eps₁ + eps₂)/2 with h the change of σ/α; `moved` has taken h·eps₁.
-  step = sigma - alpha * process.sigma(t) / process.alpha(t)
+  # From pure noise σ/α is infinite, and the step stays DDIM's.
+  before = process.alpha(t)
+  step = sigma - alpha * process.sigma(t) / jnp.where(before > 0, before, jnp.inf)
+  step = jnp.where(before > 0, step, 0)
   return moved + 0.5 * step * (second.eps - first.eps)
 
 
@@ -216,34 +215,36 @@ def edm(
   def step(process, x, t, s, denoise, key, growth):
     if s_churn == 0:
       return _heun_ratio(process, x, t, s, denoise), growth
-    level = process.sigma(t) / process.alpha(t)
-    gamma = jnp.where((level >= s_tmin) & (level <= s_tmax), growth, 0)
+    noisy = process.alpha(t) > 0  # else there is nothing that noise could be added to
+    alpha = jnp.where(noisy, process.alpha(t), 1)
+    level = process.sigma(t) / alpha
+    gamma = jnp.where(noisy & (level >= s_tmin) & (level <= s_tmax), growth, 0)
     raised = level * (1 + gamma)
     # The inverse of the log-SNR is not exact, so a time that stays is kept as it is.
     later = jnp.where(gamma > 0, process.time_of(-2 * jnp.log(raised)), t)
-    added = s_noise * level * jnp.sqrt(gamma * (2 + gamma)) * noise(key, x)
-    x = process.alpha(later) * (x / process.alpha(t) + added)
+    added = s_noise * level * jnp.sqrt(gamma * (2 + gamma)) * normal_like(key, x)
+    x = jnp.where(gamma > 0, process.alpha(later) * (x / alpha + added), x)
     return _heun_ratio(process, x, later, s, denoise), growth
 
   return Sampler(step, init, lambda steps: 2 * steps - 1, deterministic=s_churn == 0)
 
 
-def _reverse_drift(process: Process, pair: Pair, t: Times) -> Array:
-  """f·x − g²·score of the reverse SDE (Song et al. 2021, eq. 6)."""
-  return velocity(process, pair, t) + 0.5 * process.g2(t) / process.sigma(t) * pair.eps
-
-
 def euler_maruyama() -> Sampler:
-  """Euler-Maruyama on the reverse SDE (Song et al. 2021, appendix D).
+  """Euler-Maruyama on the reverse SDE, dx = (f·x − g²·score) dt + g dw (Song et al. 2021, eq. 6).
 
-  Needs a process whose g² is finite where it starts: rectified flow's is not at t = 1.
+  Where g² is infinite (at the pure noise of rectified flow) nothing of x matters: that step draws
+  x_s from the clean estimate alone.
   """
 
   def step(process, x, t, s, denoise, key, carry):
-    pair = denoise(x, t)
-    drifted = x + (s - t) * _reverse_drift(process, pair, t)
-    moved = drifted + jnp.sqrt(process.g2(t) * (t - s)) * noise(key, x)
-    return _unless_clean(process, s, moved, pair), carry
+    pair, z = denoise(x, t), normal_like(key, x)
+    finite = jnp.isfinite(process.g2(t))
+    g2 = jnp.where(finite, process.g2(t), 0)
+    # f·x − g²·score, with score = −eps/σ, is the probability flow's velocity + ½·g²/σ·eps.
+    drift = velocity(process, pair, t) + 0.5 * g2 / process.sigma(t) * pair.eps
+    moved = x + (s - t) * drift + jnp.sqrt(g2 * (t - s)) * z
+    fresh = process.alpha(s) * pair.x0 + process.sigma(s) * z
+    return _unless_clean(process, s, jnp.where(finite, moved, fresh), pair), carry
 
   return Sampler(step)
 
@@ -253,7 +254,7 @@ def _reverse_diffusion_step(process, x, t, s, pair, key):
   sigma = process.sigma(t)
   # x_t = scale·x_s + std·z forwards, discretised the same way backwards; score = −eps/σ.
   std = sigma * jnp.sqrt(lost(process, t, s))
-  moved = (2 - scale) * x - std**2 / sigma * pair.eps + std * noise(key, x)
+  moved = (2 - scale) * x - std**2 / sigma * pair.eps + std * normal_like(key, x)
   return _unless_clean(process, s, moved, pair)
 
 
@@ -292,7 +293,7 @@ def predictor_corrector(
 
   def correct(process, x, t, s, denoise, key):
     sigma = process.sigma(t)
-    pair, z = denoise(x, t), noise(key, x)
+    pair, z = denoise(x, t), normal_like(key, x)
     ratio = sigma if norm == 'expected' else sigma * _size(z) / _size(pair.eps)
     size = 2 * (process.alpha(t) / process.alpha(s) * snr * ratio) ** 2
     return x - size / sigma * pair.eps + jnp.sqrt(2 * size) * z

@@ -105,6 +105,12 @@ def test_interval_switches_by_noise_level_within_a_batch():
   np.testing.assert_allclose(pair.x0, np.where(inside[:, None], on.x0, off.x0))
 
 
+def test_interval_without_an_upper_bound_holds_from_pure_noise_on():
+  process, t = processes.rectified_flow(), jnp.full((6,), 1.0)
+  limited = guidance.interval(guided(4.0), process, 0.5, float('inf'))
+  assert_pairs(limited(X, t), guided(4.0)(X, t))
+
+
 def test_evaluations_are_those_that_were_made():
   calls = []
 

@@ -94,7 +94,7 @@ def test_ddpm(variance, monkeypatch):
   outputs, learned = draws(50), np.tanh(draws(50, seed=2))
   generators = [torch.Generator().manual_seed(n) for n in range(50)]
   noises = iter([torch.randn(SHAPE, generator=g).numpy() for g in generators])
-  monkeypatch.setattr(solvers, 'noise', lambda keys, x: jnp.asarray(next(noises)))
+  monkeypatch.setattr(solvers, 'normal_like', lambda keys, x: jnp.asarray(next(noises)))
   start = draws(1, seed=1)[0]
   given = np.concatenate([outputs, learned], axis=2) if variance == 'learned' else outputs
   peer = theirs(scheduler, given, start, generator=lambda n: torch.Generator().manual_seed(n))
@@ -115,7 +115,7 @@ def test_ddim(eta, monkeypatch):
   scheduler.set_timesteps(50)
   outputs, start, noises = draws(50), draws(1, seed=1)[0], draws(50, seed=3)
   following = iter(noises)
-  monkeypatch.setattr(solvers, 'noise', lambda keys, x: jnp.asarray(next(following)))
+  monkeypatch.setattr(solvers, 'normal_like', lambda keys, x: jnp.asarray(next(following)))
   peer = theirs(
     scheduler,
     outputs,

@@ -9,6 +9,7 @@ import pytest
 
 from common.config import component
 from diffusion import multistep, processes, samplers, solvers
+from diffusion.bound import normal_like
 from diffusion.predictions import Pair
 from tests.diffusion import exact
 
@@ -42,7 +43,7 @@ def linear_map(sampler, process, denoise, times):
   factor, variance = 1.0, process.prior_std**2
   keys = jax.random.split(KEY, 1)
   x = jnp.ones((1, 1))
-  z = solvers.noise(keys, x)
+  z = normal_like(keys, x)
 
   @jax.jit
   def step(x, t, s):

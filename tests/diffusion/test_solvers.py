@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion import multistep, processes, samplers, solvers
+from diffusion import grids, multistep, processes, samplers, solvers
 from diffusion.predictions import Pair
 from tests.diffusion import exact
 
@@ -165,7 +165,7 @@ MARGINALS = {
   'euler': (solvers.euler(), ('cosine', 'rectified_flow'), 150),
   'heun': (solvers.heun(), ('cosine', 'rectified_flow', 've'), 50),
   'heun_ratio': (solvers.heun('ratio'), ('vp_linear', 'sub_vp'), 50),
-  'euler_maruyama': (solvers.euler_maruyama(), SDE, 300),
+  'euler_maruyama': (solvers.euler_maruyama(), (*SDE, 'rectified_flow'), 300),
   'reverse_diffusion': (solvers.reverse_diffusion(), SDE, 300),
   'predictor_corrector': (solvers.predictor_corrector(), SDE, 150),
   'edm': (solvers.edm(), ('edm',), 50),
@@ -206,3 +206,41 @@ def check_marginal(sampler, process, times):
   off_covariance = (np.cov(result.T) - data.covariance) / np.outer(std, std)
   assert np.abs(off_mean).max() < error, off_mean
   assert np.abs(off_covariance).max() < 2**0.5 * error, off_covariance
+
+
+class Eager:
+  """A denoiser for steps that are run one by one, outside of any compiled program."""
+
+  def __init__(self, denoise):
+    self._denoise = jax.jit(denoise)
+
+  def __call__(self, x, t):
+    return self._denoise(x, jnp.full((x.shape[0],), t))
+
+  def when(self, needed, x, t, otherwise):
+    return self(x, t) if bool(needed) else otherwise
+
+
+STEPWISE = {
+  name: build() for name, build in samplers.SAMPLERS.items() if name not in ('adaptive', 'edm')
+} | {'edm': solvers.edm(s_churn=5.0)}
+
+
+@pytest.mark.parametrize('process', sorted(set(processes.PROCESSES) - {'learned'}))
+def test_every_sampler_runs_on_every_process_in_float32(process):
+  """From t_max, pure noise or not, to clean data in 6 steps: finite, and not far out.
+
+  Euler-Maruyama is explicit, and unstable in so few steps: of it, finite values are all to ask.
+  """
+  with jax.enable_x64(False):
+    process = processes.PROCESSES[process]()
+    denoise = Eager(exact.MIXTURE.denoiser(process))
+    times = jnp.asarray(grids.make_times({'name': 'karras'}, process, 6), jnp.float32)
+    start = process.prior_std * jax.random.normal(KEY, (16, 2))
+    for name, sampler in STEPWISE.items():
+      x, carry = start, sampler.init(start, 6)
+      for step, (t, s) in enumerate(itertools.pairwise(times)):
+        keys = jax.random.split(jax.random.key(step), 16)
+        x, carry = sampler.step(process, x, t, s, denoise, keys, carry)
+      assert x.dtype == jnp.float32
+      assert np.abs(x).max() < (np.inf if name == 'euler_maruyama' else 15), name
