@@ -1,0 +1,392 @@
+"""The diffusion method: the same loss however it is split, sampling by request, the bound."""
+
+import functools
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import diffusion
+from common.config import ConfigError
+from common.data.spec import DataSpec
+from common.method import Context, Request
+from common.state import init_state, make_train_step
+from configs.diffusion import base
+
+SPEC = DataSpec('toy', 'image', (4, 4, 1), 5, 3)
+KEY = jax.random.key(0)
+NUM = 16
+
+
+def batch(seed=0, num=NUM):
+  x = jax.random.randint(jax.random.key(seed), (num, *SPEC.shape), 0, SPEC.levels)
+  return {'x': x.astype(jnp.uint8), 'label': jnp.arange(num) % SPEC.num_classes}
+
+
+def configured(**changes):
+  """The base config with a tiny network; 'a__b' stands for the setting a.b."""
+  config = base.get_base().to_dict()
+  config['network'] = dict(base.NETWORKS['mlp'], width=16, depth=1)
+  for path, value in changes.items():
+    *sections, leaf = path.split('__')
+    functools.reduce(lambda node, name: node[name], sections, config)[leaf] = value
+  return config
+
+
+def build(**changes):
+  return diffusion.build(configured(**changes), SPEC)
+
+
+def context(params, index=None, training=True, size=NUM):
+  index = jnp.arange(size) if index is None else index
+  return Context(jnp.zeros((), jnp.int32), params, training, index, size)
+
+
+def scrambled(method, seed=5):
+  """Parameters that do something: initial outputs are zero."""
+  params, memory = method.init(KEY, batch())
+  leaves, tree = jax.tree.flatten(params['network'])
+  keys = jax.random.split(jax.random.key(seed), len(leaves))
+  noisy = [v + 0.2 * jax.random.normal(k, v.shape) for v, k in zip(leaves, keys, strict=True)]
+  return params | {'network': jax.tree.unflatten(tree, noisy)}, memory
+
+
+@functools.cache
+def ready():
+  """One method with its parameters, shared by the tests that only sample."""
+  method = build(process=base.PROCESSES['edm'], sampling__grid=base.GRIDS['karras'])
+  return method, scrambled(method)[0]
+
+
+CASES = {
+  'low_discrepancy': {},
+  'uniform': {'objective__times': base.TIMES['uniform']},
+  'edm': {
+    'process': base.PROCESSES['edm'],
+    'prediction__target': 'edm',
+    'prediction__noise': 'edm',
+    'objective__weighting': base.WEIGHTINGS['edm'],
+    'objective__times': base.TIMES['log_normal'],
+    'objective__uncertainty': True,
+  },
+  'ddpm': {
+    'process': base.PROCESSES['ddpm'],
+    'prediction__target': 'eps',
+    'prediction__variance': 'learned',
+  },
+}
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_loss_is_the_same_however_the_batch_is_split(case):
+  method = build(**CASES[case])
+  params, memory = scrambled(method)
+  loss = jax.jit(lambda data, index: method.loss(params, memory, data, KEY, context(params, index)))
+  data, index = batch(), jnp.arange(NUM)
+  whole, aux = loss(data, index)
+  order = jnp.asarray(np.random.default_rng(0).permutation(NUM))
+  parts = []
+  for chosen in (order[:8], order[8:]):
+    parts.append(loss(jax.tree.map(lambda v, c=chosen: v[c], data), chosen))
+  assert float(sum(value for value, _ in parts)) / 2 == pytest.approx(float(whole), rel=1e-5)
+  assert sum(float(a.count) for _, a in parts) == float(aux.count) == NUM
+
+
+def test_training_step_is_the_same_in_micro_batches_and_under_pmap():
+  method, optimizer = build(), optax.sgd(1e-2)
+  stack = jax.tree.map(lambda v: v[None], batch())
+  average = {'decay': 0.9, 'warmup': True}
+  make = functools.partial(make_train_step, method, optimizer, seed=0, ema=average)
+  start = init_state(method, optimizer, batch(), 0)
+  start = start._replace(params=scrambled(method)[0])
+  whole, metrics = jax.jit(make())(start, stack)
+  cut, _ = jax.jit(make(micro_batches=4))(start, stack)
+  devices = jax.devices()[:2]
+  spread = jax.tree.map(lambda v: v.reshape(1, 2, NUM // 2, *v.shape[2:]).swapaxes(0, 1), stack)
+  copies = jax.tree.map(lambda v: jnp.stack([v, v]), start)
+  mapped, mapped_metrics = jax.pmap(make(axis='d'), axis_name='d', devices=devices)(copies, spread)
+  mapped = jax.tree.map(lambda v: v[0], mapped)
+  assert float(mapped_metrics['loss'][0, 0]) == pytest.approx(float(metrics['loss'][0]), rel=1e-5)
+  for other in (cut, mapped):
+    for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(other.params), strict=True):
+      np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_padding_does_not_count():
+  method = build()
+  params, memory = scrambled(method)
+  data = batch() | {'weight': jnp.arange(NUM) % 4 != 0}
+  data['weight'] = data['weight'].astype(jnp.float32)
+  loss = jax.jit(lambda data: method.loss(params, memory, data, KEY, context(params)))
+  value, aux = loss(data)
+  changed = data | {'x': data['x'].at[::4].set(0)}
+  assert float(loss(changed)[0]) == float(value)
+  assert float(aux.count) == 12
+
+
+def test_unconditional_and_labels_hidden_only_in_training():
+  free = build(conditional=False)
+  params, _ = scrambled(free)
+  data = batch()
+  other = data | {'label': (data['label'] + 1) % 3}
+  value = lambda method, params, data, training: float(
+    method.loss(params, (), data, KEY, context(params, training=training))[0]
+  )
+  assert value(free, params, data, True) == value(free, params, other, True)
+  always = build(label_dropout=0.999)
+  params, _ = scrambled(always)
+  assert value(always, params, data, True) == value(always, params, other, True)
+  assert value(always, params, data, False) != value(always, params, other, False)
+
+
+def test_terminal_times_are_a_regression_from_noise():
+  """Target x0 at t_max alone: the loss is the squared error of an image that the noise tells."""
+  method = build(
+    process=base.PROCESSES['rectified_flow'],
+    prediction__target='x0',
+    objective__times=base.TIMES['terminal'],
+    sampling__steps=1,
+  )
+  params, memory = method.init(KEY, batch())  # predicts zero
+  value, _ = method.loss(params, memory, batch(), KEY, context(params))
+  unit = np.asarray(batch()['x']) / 2 - 1
+  assert float(value) == pytest.approx(np.mean(unit**2), rel=1e-5)
+  drawn = method.sample(params, KEY, Request(3, jnp.arange(3)))
+  assert drawn.evaluations == 1
+  np.testing.assert_array_equal(drawn.x, 2)
+  assert method.nll is None
+
+
+def test_loss_second_moment_hands_on_its_memory():
+  method = build(objective__times=base.TIMES['loss_second_moment'])
+  params, memory = scrambled(method)
+  _, aux = method.loss(params, memory, batch(), KEY, context(params))
+  assert float(aux.memory.counts.sum()) == NUM
+  assert jax.tree.structure(aux.memory) == jax.tree.structure(memory)
+
+
+def test_learned_process_trains_ends_by_the_bound_and_shape_by_its_variance():
+  method = build(
+    process=dict(base.PROCESSES['learned'], width=8), objective__weighting=base.WEIGHTINGS['vlb']
+  )
+  params, memory = scrambled(method)
+  keys = jax.random.split(KEY, 3)
+  value = lambda process, key: method.loss(
+    params | {'process': process}, memory, batch(), key, context(params)
+  )[0]
+  slope = jax.jit(jax.grad(value))
+  process = params['process']
+  grads = [slope(process, key) for key in keys]
+  for part in ('ends', 'shape'):
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(grads[0][part]))
+  # The ends' gradient is that of the loss itself; the shape's adds no value to it.
+  for name in ('log_snr_max', 'log_snr_min'):
+    step = 0.02
+    moved = [
+      value(process | {'ends': process['ends'] | {name: process['ends'][name] + sign}}, keys[0])
+      for sign in (step, -step)
+    ]
+    expected = float(moved[0] - moved[1]) / (2 * step)
+    assert float(grads[0]['ends'][name]) == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize('name', ['vlb', 'flow'])
+def test_nll_uses_the_labels_and_is_reproducible(name):
+  few = {'terms': 4} if name == 'vlb' else {'rtol': 1e-2, 'atol': 1e-2}
+  method = build(
+    process=base.PROCESSES['vp_linear'], likelihood=dict(base.LIKELIHOODS[name], **few)
+  )
+  params = scrambled(method)[0]
+  nll = jax.jit(method.nll)
+  data = batch(num=4)
+  first = nll(params, data, KEY)
+  assert first.nats.shape == first.standard_error.shape == (4,)
+  assert (first.standard_error > 0).all()
+  np.testing.assert_array_equal(first.nats, nll(params, data, KEY).nats)
+  other = nll(params, data | {'label': (data['label'] + 1) % 3}, KEY)
+  assert np.abs(np.asarray(first.nats - other.nats)).max() > 1e-3
+  assert (nll(params, data, jax.random.key(1)).nats != first.nats).all()
+
+
+def test_initial_bound_is_that_of_a_known_model():
+  """A network that says 0 with target x0 is the model x̂0 = 0, whose bound is a plain integral."""
+  process = dict(base.PROCESSES['edm'], sigma_min=0.05)
+  method = build(process=process, prediction__target='x0', likelihood=dict(name='vlb', terms=2000))
+  params, _ = method.init(KEY, batch())
+  data = batch(num=4)
+  got = jax.jit(method.nll)(params, data, KEY)
+  x0 = np.asarray(data['x']).reshape(4, -1) / 2 - 1
+  # ½∫‖ε − x/σ‖² dλ = ½∫‖x0‖²/σ² dλ = ½‖x0‖²·(1/σ_min² − 1/σ_max²).
+  expected = 0.5 * np.sum(x0**2, axis=1) * (1 / 0.05**2 - 1 / 80**2)
+  expected += 0.5 * np.sum(x0**2, axis=1) / 80**2
+  np.testing.assert_allclose(got.nats, expected, rtol=2e-2)
+
+
+def test_guidance_counts_and_steers():
+  method, params = ready()
+  request = Request(4, jnp.zeros(4, jnp.int32))
+  plain = method.sample(params, KEY, request)
+  guided = method.sample(params, KEY, request._replace(options={'guidance': 3.0}))
+  assert plain.evaluations == 50
+  assert guided.evaluations == 100
+  assert plain.x.dtype == np.uint8
+  assert plain.x.max() < SPEC.levels
+  assert (plain.x != guided.x).any()
+  half = method.sample(
+    params, KEY, request._replace(options={'guidance': 3.0, 'guidance.high': 1.0})
+  )
+  assert 50 < half.evaluations < 100
+
+
+def test_autoguidance_by_a_weaker_model():
+  method, params = ready()
+  weak = scrambled(method, seed=9)[0]
+  request = Request(4, jnp.zeros(4, jnp.int32), options={'guidance': 2.0, 'weak': weak, 'steps': 4})
+  drawn = method.sample(params, KEY, request)
+  assert drawn.evaluations == 8
+  alone = method.sample(params, KEY, request._replace(options={'steps': 4}))
+  by_itself = method.sample(
+    params, KEY, request._replace(options={'guidance': 2.0, 'weak': params, 'steps': 4})
+  )
+  np.testing.assert_array_equal(by_itself.x, alone.x)  # a model guides itself nowhere
+  assert (drawn.x != alone.x).any()
+
+
+def test_steps_within_a_bucket_and_the_weight_do_not_recompile(caplog):
+  method, params = ready()
+  request = Request(3, jnp.arange(3))
+  draw = lambda **options: method.sample(params, KEY, request._replace(options=options))
+  assert draw(steps=10).evaluations == 10
+  draw(steps=10, guidance=2.0)
+  with jax.log_compiles(), caplog.at_level(logging.WARNING):
+    assert draw(steps=13).evaluations == 13
+    assert draw(steps=16, rho=3.0).evaluations == 16
+    assert draw(steps=7, guidance=4.0).evaluations == 14
+    compiled = [r.getMessage() for r in caplog.records if 'Compiling' in r.getMessage()]
+    assert not [text for text in compiled if 'run' in text]
+    draw(steps=40)
+    compiled = [r.getMessage() for r in caplog.records if 'Compiling' in r.getMessage()]
+    assert [text for text in compiled if 'run' in text]
+
+
+def test_options_name_a_sampler_a_grid_and_their_settings():
+  method, params = ready()
+  request = Request(2, jnp.arange(2))
+  draw = lambda **options: method.sample(
+    params, KEY, request._replace(options={k.replace('__', '.'): v for k, v in options.items()})
+  )
+  assert draw(sampler='heun', steps=6).evaluations == 11
+  same = draw(steps=6, sampler='ddim', grid='karras', rho=7.0, eta=0.0)
+  np.testing.assert_array_equal(same.x, draw(steps=6).x)
+  assert (draw(steps=6, eta=1.0).x != same.x).any()
+  assert (draw(steps=6, grid='uniform').x != same.x).any()
+  np.testing.assert_array_equal(draw(steps=6, grid__rho=7.0).x, same.x)
+  assert draw(steps=6, grid__end='t_min').evaluations == 6
+  assert draw(steps=6, grid__end='t_min', final_denoise=True).evaluations == 7
+
+
+def test_editing_tasks():
+  method, params = ready()
+  past = batch(num=2)['x']
+  mask = jnp.zeros((4, 4, 1)).at[:2].set(1)
+  draw = lambda past, mask, **options: method.sample(
+    params, KEY, Request(2, jnp.arange(2), past, mask, {'steps': 8} | options)
+  )
+  for options in ({}, {'task': 'inpaint'}, {'task': 'repaint', 'jump': 4, 'repeats': 2}):
+    drawn = draw(past, mask, **options)
+    np.testing.assert_array_equal(drawn.x[:, :2], past[:, :2])
+    assert (drawn.x[:, 2:] != past[:, 2:]).any()
+    assert drawn.evaluations == (16 if 'jump' in options else 8)
+  little = draw(past, None, task='sdedit', strength=0.25)
+  assert little.evaluations == 2
+  away = lambda drawn: np.abs(np.asarray(drawn.x, float) - np.asarray(past, float)).mean()
+  assert away(little) < away(draw(past, None, task='sdedit', strength=1.0))
+  # This network is no denoiser, but any flow can be run backwards and forwards again.
+  again = draw(past, None, task='reconstruct', steps=200, threshold='none', sampler='heun')
+  np.testing.assert_array_equal(again.x, past)
+
+
+@pytest.mark.parametrize(
+  ('request_', 'message'),
+  [
+    (Request(2, options={'stps': 5}), "unknown sampling option 'stps'.*did you mean 'steps'"),
+    (Request(2, options={'sampler': 'dimm'}), "did you mean 'ddim'"),
+    (Request(2, options={'rho': 3.0, 'grid': 'uniform'}), "unknown sampling option 'rho'"),
+    (Request(2, options={'steps': 0}), 'steps=0: at least 1'),
+    (Request(2, options={'eta': 2.0}), 'eta=2.0'),
+    (Request(2, options={'guidance': 2.0}), 'needs classes to guide to.*no labels'),
+    (Request(2, jnp.arange(3)), '2 samples need as many labels'),
+    (Request(0), 'at least 1'),
+    (Request(2, options={'task': 'inpaint'}), 'takes past and mask; past is missing'),
+    (Request(2, past=jnp.zeros((2, 4, 4, 1), jnp.uint8)), 'past is given'),
+    (
+      Request(2, past=jnp.zeros((2, 5, 4, 1), jnp.uint8), options={'task': 'sdedit'}),
+      r'past must be of shape \(2, 4, 4, 1\)',
+    ),
+    (
+      Request(2, past=jnp.zeros((2, 4, 4, 1), jnp.uint8), mask=jnp.ones((3, 4, 1))),
+      'a mask of shape',
+    ),
+    (
+      Request(2, past=jnp.zeros((2, 4, 4, 1), jnp.uint8), mask=jnp.full((4, 4, 1), 0.5)),
+      'a mask holds 1',
+    ),
+    (Request(2, options={'task': 'paint'}), 'did you mean'),
+    (Request(2, options={'threshold': 'hard'}), 'dynamic, none, static'),
+  ],
+)
+def test_requests_that_cannot_be_met(request_, message):
+  method, params = ready()
+  with pytest.raises(ValueError, match=message):
+    method.sample(params, KEY, request_)
+
+
+def test_guidance_without_a_conditional_model():
+  method = build(conditional=False)
+  params, _ = method.init(KEY, batch())
+  with pytest.raises(ConfigError, match='unconditional'):
+    method.sample(params, KEY, Request(2, options={'guidance': 2.0}))
+  with pytest.raises(ConfigError, match='unconditional'):
+    method.sample(params, KEY, Request(2, jnp.arange(2)))
+  method = build(label_dropout=0.0)
+  params, _ = method.init(KEY, batch())
+  with pytest.raises(ConfigError, match='label_dropout is 0'):
+    method.sample(params, KEY, Request(2, jnp.arange(2), options={'guidance': 2.0}))
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'network__name': 'unett'}, "did you mean 'unet'"),
+    ({'network__widht': 3}, "did you mean 'width'"),
+    ({'process': base.PROCESSES['rectified_flow'], 'prediction__target': 'eps'}, 'singular at t'),
+    ({'prediction__target': 'noise'}, 'known: .*eps'),
+    ({'prediction__noise': 'sigma'}, 'edm, log_snr, time'),
+    ({'prediction__variance': 'learned'}, 'needs a discrete process'),
+    ({'prediction__variance': 'small'}, 'fixed_small'),
+    ({'prediction__sigma_data': 0.0}, 'must be positive'),
+    ({'label_dropout': 1.0}, r'label_dropout=1.0 must be in \[0, 1\)'),
+    ({'process': base.PROCESSES['learned']}, "weighting 'vlb', not 'simple'"),
+    ({'augmentation__probability': 1.5}, 'must be in'),
+    ({'augmentation__probability': 0.1}, 'augment_dim'),
+    (
+      {
+        'process': base.PROCESSES['ddpm'],
+        'objective__weighting': base.WEIGHTINGS['vlb'],
+        'objective__times': base.TIMES['log_normal'],
+      },
+      "not with times 'log_normal'",
+    ),
+    (
+      {'objective__weighting': base.WEIGHTINGS['vlb'], 'objective__times': base.TIMES['terminal']},
+      'has no meaning',
+    ),
+    ({'likelihood__name': 'exact'}, 'flow, vlb'),
+  ],
+)
+def test_configs_that_cannot_be_built(changes, message):
+  with pytest.raises(ConfigError, match=message):
+    build(**changes)
