@@ -62,8 +62,8 @@ class LogisticMixture:
     return to_unit(emission, self.vocabulary)
 
   def log_prob(
-    self, outputs: Float[Array, '*batch size'], emission: Int[Array, '*batch values']
-  ) -> Float[Array, '*batch']:
+    self, outputs: Float[Array, '*#batch size'], emission: Int[Array, '*#batch values']
+  ) -> Float[Array, '...']:
     """Log-probability of an emission, in nats."""
     weights, *rest = self._parameters(outputs)
     for channel in range(self.values):

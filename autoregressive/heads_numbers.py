@@ -74,10 +74,10 @@ class Gaussian(Numbers):
 
   def log_prob(
     self,
-    outputs: Float[Array, '*batch size'],
-    emission: Num[Array, '*batch values'],
+    outputs: Float[Array, '*#batch size'],
+    emission: Num[Array, '*#batch values'],
     scale: Scale = 1.0,
-  ) -> Float[Array, '*batch']:
+  ) -> Float[Array, '...']:
     """Log-density of an emission, in nats."""
     return stats.norm.logpdf(emission, *self.moments(outputs, scale)).sum(-1)
 
@@ -111,10 +111,10 @@ class StudentT(Numbers):
 
   def log_prob(
     self,
-    outputs: Float[Array, '*batch size'],
-    emission: Num[Array, '*batch values'],
+    outputs: Float[Array, '*#batch size'],
+    emission: Num[Array, '*#batch values'],
     scale: Scale = 1.0,
-  ) -> Float[Array, '*batch']:
+  ) -> Float[Array, '...']:
     """Log-density of an emission, in nats."""
     return stats.t.logpdf(emission, *self.shape(outputs, scale)).sum(-1)
 
@@ -150,10 +150,10 @@ class NegativeBinomial(Numbers):
 
   def log_prob(
     self,
-    outputs: Float[Array, '*batch size'],
-    emission: Num[Array, '*batch values'],
+    outputs: Float[Array, '*#batch size'],
+    emission: Num[Array, '*#batch values'],
     scale: Scale = 1.0,
-  ) -> Float[Array, '*batch']:
+  ) -> Float[Array, '...']:
     """Log-probability of an emission of whole numbers, in nats."""
     mean, alpha = self.moments(outputs, scale)
     count, r = emission.astype(jnp.float32), 1 / alpha
@@ -211,16 +211,17 @@ class Quantiles(Numbers):
     self, outputs: Float[Array, '*batch size'], scale: Scale = 1.0
   ) -> Float[Array, '*batch values levels']:
     """The quantiles of each value, rising."""
-    first, *steps, scale = self._split(outputs, scale)
-    rising = jnp.cumsum(jnp.stack([first, *map(jax.nn.softplus, steps)], -1), -1)
-    return scale[..., None] * rising
+    outputs = outputs.astype(jnp.float32)
+    table = outputs.reshape(*outputs.shape[:-1], self.values, self.parameters)
+    steps = table.at[..., 1:].set(jax.nn.softplus(table[..., 1:]))
+    return _last(scale)[..., None] * jnp.cumsum(steps, -1)
 
   def log_prob(
     self,
-    outputs: Float[Array, '*batch size'],
-    emission: Num[Array, '*batch values'],
+    outputs: Float[Array, '*#batch size'],
+    emission: Num[Array, '*#batch values'],
     scale: Scale = 1.0,
-  ) -> Float[Array, '*batch']:
+  ) -> Float[Array, '...']:
     """A score in place of a log-density: minus the quantile losses Σ ρ_τ(emission - q_τ), where
     ρ_τ(u) = u·(τ - [u < 0]) (Koenker & Bassett 1978)."""
     over = emission[..., None] - self.quantiles(outputs, scale)
