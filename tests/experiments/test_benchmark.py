@@ -10,6 +10,7 @@ from tests.experiments.commands import refused, run
 SMALL = ('--scale=smoke', '--repeats=1')
 
 
+@pytest.mark.slow
 def test_every_suite_without_peers(tmp_path):
   out = tmp_path / 'benchmarks.md'
   printed = run('benchmark', *SMALL, '--nopeers', f'--out={out}')

@@ -93,6 +93,7 @@ def assert_same_curve(one, other):
     np.testing.assert_allclose(b, a, atol=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('flags', [['--config.parallel.fsdp=2'], ['--config.parallel.mode=pmap']])
 def test_eight_devices_follow_the_curve_of_one(whole, tmp_path, flags):
   workdir = tmp_path / 'run'
