@@ -34,7 +34,7 @@ from experiments import cli, families, runs
 
 SUITE = flags.DEFINE_list('suite', ['train', 'sample', 'decode', 'loop'], 'What to measure.')
 SCALE = flags.DEFINE_enum('scale', 'default', ['default', 'smoke'], 'smoke: seconds, for tests.')
-REPEATS = flags.DEFINE_integer('repeats', 7, 'Timed calls of each contender.', lower_bound=1)
+REPEATS = flags.DEFINE_integer('repeats', 5, 'Timed calls of each contender.', lower_bound=1)
 OUT = flags.DEFINE_string('out', '', 'Markdown file for the table; the numbers go to FILE.json.')
 PEERS = flags.DEFINE_bool('peers', True, 'Measure peers too, where they are installed.')
 
@@ -47,14 +47,14 @@ class Sizes(NamedTuple):
   heads: int = 6
   length: int = 256
   batch: int = 8
-  image: int = 32
+  image: int = 16
   unet_width: int = 64
   unet_blocks: int = 1
   unet_batch: int = 16
   draws: int = 64
   draw_steps: int = 50
   decode_batches: tuple[int, ...] = (1, 16)
-  loop_steps: int = 400
+  loop_steps: int = 300
 
 
 SIZES = {
