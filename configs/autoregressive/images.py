@@ -1,6 +1,13 @@
 """A class-conditional causal transformer over the pixels, or the patches, of small images.
 
 python -m experiments.train --config=configs/autoregressive/images.py:digits --workdir=runs/pixels
+
+To expect, on a 2-core CPU machine (2026-11-22, `make demo`):
+
+  digits         39 s: agreement 0.95, FD(mlp, n=722) 0.63 (floor 0.42), 1.71 bits/dim
+  digits_2x2     41 s: agreement 0.92, FD 0.98, 1.79 bits/dim
+  digits_4x4     32 s: agreement 0.96, FD 1.05, 2.19 bits/dim
+  mnist, fashion_mnist   2×2 patches; not measured yet
 """
 
 from ml_collections import ConfigDict

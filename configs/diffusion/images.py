@@ -1,6 +1,16 @@
 """Class-conditional diffusion of small images: a DiT with EDM's preconditioning and weighting.
 
 python -m experiments.train --config=configs/diffusion/images.py:digits --workdir=runs/diffusion
+
+To expect, on a 2-core CPU machine (2026-11-22, `make demo` and experiments.evaluate):
+
+  digits             43 s: agreement 0.98, FD(mlp, n=722) 0.67 (floor 0.42), 1.82 bits/dim; 20 steps
+  digits_eps         43 s: the same with the noise as target: 0.96, 0.65, 1.93 bits/dim
+  digits_x0          46 s: and with the image: 0.99, 0.62, 2.61 bits/dim
+  digits_regression  43 s: no diffusion, one step: 1.00, FD 6.67
+  mnist              a beginning, 3,000 steps: agreement 0.50, FD(mlp, n=500) 15.7 (floor 3.3), 2.00
+                     bits/dim; 35 Heun evaluations
+  fashion_mnist      the same network; not measured yet
 """
 
 from ml_collections import ConfigDict
