@@ -98,7 +98,15 @@ def make_train_step(
     metrics = dict(aux.metrics, loss=loss, gradient_norm=norm, bad_in_a_row=bad_in_a_row)
     return TrainState(state.step + 1, *kept, bad_in_a_row, bad_total), metrics
 
-  return lambda state, batches: jax.lax.scan(step, state, batches)
+  def steps(state: TrainState, batches: Batch) -> tuple[TrainState, Mapping[str, Array]]:
+    if batches['x'].shape[0] > 1:
+      return jax.lax.scan(step, state, batches)
+    # No loop around a single step: within one, XLA's CPU backend takes the gradients of
+    # convolutions' weights by a path that is some fifty times slower.
+    state, metrics = step(state, jax.tree.map(lambda v: v[0], batches))
+    return state, jax.tree.map(lambda v: v[None], metrics)
+
+  return steps
 
 
 def _loss_and_gradient(
