@@ -20,7 +20,7 @@ from common.parallel import make_mesh
 from experiments import families
 
 # What may differ when a run goes on: where and how fast it runs, not what it computes.
-FREE = ('parallel.', 'data.dir', 'data.source', 'train.log_every', 'train.profile', 'train.keep')
+FREE = ('parallel.', 'data.dir', 'train.log_every', 'train.profile', 'train.keep')
 
 
 class Run(NamedTuple):
