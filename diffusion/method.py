@@ -40,6 +40,7 @@ class Objective(NamedTuple):
     uncertainty: whether the loss is balanced by a learned uncertainty.
     label_dropout: how often training hides the class.
     augmentation: see `diffusion.augmentation`.
+    classifier: weight of the cross-entropy of the classifier beside the model, or 0.
   """
 
   times: Times
@@ -48,6 +49,7 @@ class Objective(NamedTuple):
   uncertainty: bool
   label_dropout: float
   augmentation: Mapping[str, Any]
+  classifier: float
 
 
 def build_objective(config: Mapping, model: Model) -> Objective:
@@ -81,6 +83,7 @@ def build_objective(config: Mapping, model: Model) -> Objective:
     uncertainty=section['uncertainty'],
     label_dropout=dropout,
     augmentation=config['augmentation'],
+    classifier=config['classifier']['weight'] if model.classifier else 0.0,
   )
 
 
@@ -116,7 +119,16 @@ def build(config: Mapping, spec: DataSpec) -> Method:
     else:
       per_example, mse, noisy = _with_learned_process(model, spec, losses, params)
     new = objective.times.update(memory, model.process, noisy.draw, per_example, weight)
-    return mean(per_example * noisy.draw.correction), Aux({'mse': mean(mse)}, new, count)
+    value, metrics = mean(per_example * noisy.draw.correction), {'mse': mean(mse)}
+    if model.classifier is not None:
+      dropout = _dropout_key(key, context, 2)
+      log_probs = model.class_log_probs(
+        params, noisy.x, noisy.draw.t, train=context.training, key=dropout
+      )
+      entropy = -jnp.take_along_axis(log_probs, batch['label'][:, None], axis=1)[:, 0]
+      metrics['classifier'] = mean(entropy)
+      value = value + objective.classifier * metrics['classifier']
+    return value, Aux(metrics, new, count)
 
   def nll(params: PyTree, batch: Batch, key: Key[Array, '']) -> Likelihood:
     x0 = to_unit(batch['x'], spec.levels)
@@ -187,15 +199,13 @@ def _losses(
 ) -> tuple[Float[Array, 'batch'], Float[Array, 'batch']]:
   """Loss and unweighted squared error of the target, per example and dimension."""
   process, t = model.process_at(params), noisy.draw.t
-  # Dropout's mask is drawn for the whole of x: the index of its first example tells parts apart.
-  dropout = jax.random.fold_in(jax.random.fold_in(key, 1), context.index[0])
   y, estimate = model.predict(
     params,
     noisy.x,
     t,
     noisy.label,
     train=context.training,
-    key=dropout,
+    key=_dropout_key(key, context, 1),
     augment=noisy.augment,
   )
   pair = target_pair(model.target, process, t, model.sigma_data)
@@ -212,6 +222,11 @@ def _losses(
     u = objectives.uncertainty(params['uncertainty'], process.log_snr(t))
     value = value * jnp.exp(-u) + u
   return value, mse
+
+
+def _dropout_key(key: Key[Array, ''], context: Context, use: int) -> Key[Array, '']:
+  """Dropout's mask is drawn for all of x at once: its first example's index tells parts apart."""
+  return jax.random.fold_in(jax.random.fold_in(key, use), context.index[0])
 
 
 def _step_cost(model: Model, spec: DataSpec, process, noisy: Noisy, estimate: Pair) -> Array:

@@ -61,6 +61,7 @@ class Model:
     conditioning: (process, t) -> what the network is told of the noise.
     variance: of the discrete reverse step; 'learned' doubles the network's output channels.
     num_classes: classes the network knows, or 0; this index is also the null class.
+    classifier: a network for the class of noisy data, trained beside the other; or None.
   """
 
   process: Process
@@ -71,6 +72,7 @@ class Model:
   conditioning: Callable[[Process, Array], Array]
   variance: str
   num_classes: int
+  classifier: nn.Module | None = None
 
   def process_at(self, params: Mapping[str, Any]) -> Process:
     """The process, its learned parts taken from the method's parameters."""
@@ -117,14 +119,39 @@ class Model:
     """(x, t, label) -> Pair, for sampling and likelihood."""
     return lambda x, t, label: self.predict(params, x, t, label)[1]
 
+  def class_log_probs(
+    self,
+    params: Mapping[str, Any],
+    x: Float[Array, 'batch *shape'],
+    t: Float[Array, 'batch'],
+    *,
+    train: bool = False,
+    key: Key[Array, ''] | None = None,
+  ) -> Float[Array, 'batch classes']:
+    """log p(class | x, t) by the classifier: its outputs, averaged over the image."""
+    process = self.process_at(params)
+    scale = preconditioning(process.alpha(t), process.sigma(t), self.sigma_data).c_in
+    y = self.classifier.apply(
+      {'params': params['classifier']},
+      expand(scale, x) * x,
+      self.conditioning(process, t),
+      None,
+      train=train,
+      rngs={} if key is None else {'dropout': key},
+    )
+    return jax.nn.log_softmax(y.mean(axis=range(1, y.ndim - 1)))
+
   def init(self, key: Key[Array, ''], x: Float[Array, 'batch *shape']) -> dict[str, Any]:
-    """The parameters: of the network, and of the process where it is learned."""
-    first, second = jax.random.split(key)
+    """The parameters: of the network, and of a learned process and a classifier if there are."""
+    first, second, third = jax.random.split(key, 3)
     label = jnp.zeros(x.shape[0], jnp.int32) if self.num_classes else None
     noise = jnp.zeros(x.shape[0], jnp.float32)
     params = {'network': self.network.init(first, x, noise, label)['params']}
-    learned = self.process.init(second)
-    return params | ({'process': learned} if learned else {})
+    if learned := self.process.init(second):
+      params['process'] = learned
+    if self.classifier is not None:
+      params['classifier'] = self.classifier.init(third, x, noise, None)['params']
+    return params
 
 
 def build_model(config: Mapping, spec: DataSpec) -> Model:
@@ -165,4 +192,15 @@ def build_model(config: Mapping, spec: DataSpec) -> Model:
     conditioning=pick(CONDITIONINGS, prediction['noise'], 'prediction.noise'),
     variance=variance,
     num_classes=num_classes,
+    classifier=_classifier(config['classifier'], spec),
+  )
+
+
+def _classifier(section: Mapping, spec: DataSpec) -> nn.Module | None:
+  if not section['weight'] > 0:
+    return None
+  if not spec.num_classes:
+    raise ConfigError(f'classifier.weight={section["weight"]}: {spec.name} has no classes')
+  return component(
+    NETWORKS, section['network'], 'classifier.network', out_channels=spec.num_classes, num_classes=0
   )

@@ -93,6 +93,7 @@ def guided(
   process: Process,
   denoise: Callable[..., Pair],
   weak: Callable[..., Pair] | None,
+  classify: Callable[[Array, Array], Array] | None,
   settings: Mapping,
   label: Array | None,
   weight: Array | None,
@@ -104,18 +105,20 @@ def guided(
     process: the diffusion process.
     denoise: (x, t, label) -> Pair.
     weak: the same of a weaker model, which then guides in place of the null class; or None.
+    classify: (x, t) -> log-probabilities [batch, classes], to guide by a classifier; or None.
     settings: the sampling section.
     label: [batch] classes, or None.
     weight: of the guidance, or None for none.
   """
   part = settings['guidance']
-  if weight is None:
-    result = guidance.as_denoiser(lambda x, t: denoise(x, t, label))
-  else:
+  told = label if model.num_classes else None
+  result = guidance.as_denoiser(lambda x, t: denoise(x, t, told))
+  if classify is not None:
+    wanted = lambda x, t: jnp.take_along_axis(classify(x, t), label[:, None], axis=1)[:, 0]
+    result = guidance.classifier_guidance(result, wanted, process, part['classifier'])
+  elif weight is not None:
     if weak is not None:
-      result = guidance.autoguidance(
-        lambda x, t: denoise(x, t, label), lambda x, t: weak(x, t, label), weight
-      )
+      result = guidance.autoguidance(result, lambda x, t: weak(x, t, told), weight)
     else:
       null = jnp.full_like(label, model.num_classes)
       result = guidance.classifier_free(denoise, label, null, weight)
@@ -159,8 +162,18 @@ def make_sampler(model: Model, config: Mapping, spec: DataSpec) -> Callable[...,
       process = model.process_at(inputs.params)
       weak = None if inputs.weak is None else model.denoiser(inputs.weak)
       weight = inputs.weight if is_guided else None
+      classify = None
+      if settings['guidance']['classifier']:
+        classify = lambda x, t: model.class_log_probs(inputs.params, x, t)
       denoise = guided(
-        model, process, model.denoiser(inputs.params), weak, settings, inputs.label, weight
+        model,
+        process,
+        model.denoiser(inputs.params),
+        weak,
+        classify,
+        settings,
+        inputs.label,
+        weight,
       )
       first, second = jax.random.split(inputs.key)
       setting = Setting(
@@ -229,12 +242,18 @@ def _task(settings: dict, request: Request, spec: DataSpec) -> Task:
 def _condition(model: Model, config: Mapping, settings: Mapping, request: Request, weak: Any):
   """The classes to sample and the weight of guidance, checked. Raises ConfigError."""
   weight, label = float(settings['guidance']['weight']), request.label
+  by_classifier = settings['guidance']['classifier']
   if request.num < 1:
     raise ConfigError(f'cannot draw {request.num} samples; at least 1')
-  if label is not None and not model.num_classes:
+  if label is not None and not model.num_classes and not by_classifier:
     raise ConfigError('samples of a class are asked for, but the model is unconditional')
   if label is not None and label.shape != (request.num,):
     raise ConfigError(f'{request.num} samples need as many labels, not an array {label.shape}')
+  if by_classifier and (model.classifier is None or label is None or weight != 1):
+    raise ConfigError(
+      'guidance.classifier needs a model trained with classifier.weight above 0, a request with'
+      ' labels, and no other guidance (guidance.weight=1)'
+    )
   if weight != 1 and weak is None:
     _check_classifier_free(model, config, label, weight)
   if label is None and model.num_classes:

@@ -143,6 +143,10 @@ def get_base() -> ConfigDict:
         hybrid=0.001,  # with a learned variance: weight of the bound beside the weighting
         uncertainty=False,  # balance the noise levels by a learned uncertainty (EDM2)
       ),
+      classifier=dict(  # of noisy data, trained beside the model to guide it
+        weight=0.0,  # of its cross-entropy in the loss; 0: none
+        network=NETWORKS['mlp'],
+      ),
       augmentation=dict(  # the network is told of it, so that samples show none (EDM)
         probability=0.0,  # of each kind; 0: off
         x_flip=True,
@@ -167,6 +171,7 @@ def get_base() -> ConfigDict:
           low=0.0,  # guide only where low < sigma/alpha <= high
           high=0.0,  # 0: without an upper end
           rescale=0.0,  # share of the contrast that is brought back (Lin et al. 2023)
+          classifier=0.0,  # scale of guidance by the classifier, in place of the above; 0: off
         ),
         threshold=dict(name='static', bound=1.0, percentile=0.995),  # none, static, dynamic
         final_denoise=False,  # one more evaluation, where the grid ends at t_min

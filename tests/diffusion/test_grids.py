@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from common.config import ConfigError
-from diffusion import processes
+from diffusion import tables
 from diffusion.grids import GRIDS, adm_timesteps, make_times
 from diffusion.processes import PROCESSES, build
 
@@ -57,7 +57,7 @@ def test_respaced_betas():
   """The steps of a respaced grid are those of the respaced process: β' = 1 − ᾱ(t)/ᾱ(s)."""
   times = make_times({'name': 'respaced'}, DDPM, 250)[::-1]
   entries = np.round(times * 1000).astype(int)
-  signal = np.append(1.0, np.cumprod(1 - processes.linear_betas(1000)))[entries]
+  signal = np.append(1.0, np.cumprod(1 - tables.linear_betas(1000)))[entries]
   betas = 1 - signal[1:] / signal[:-1]
   np.testing.assert_allclose(
     betas[[0, 1, 249]], [0.0001, 0.0005990655645, 0.07751934499], rtol=1e-8

@@ -255,6 +255,30 @@ def test_autoguidance_by_a_weaker_model():
   assert (drawn.x != alone.x).any()
 
 
+def test_classifier_is_trained_beside_the_model_and_guides_it():
+  changes = {'conditional': False, 'process': base.PROCESSES['edm']}
+  plain = build(**changes)
+  method = build(classifier__weight=0.5, **changes)
+  params, memory = method.init(KEY, batch())
+  value, aux = method.loss(params, memory, batch(), KEY, context(params))
+  alone, _ = plain.loss(params, memory, batch(), KEY, context(params))
+  assert float(aux.metrics['classifier']) == pytest.approx(np.log(3), rel=1e-5)  # knows nothing yet
+  assert float(value) == pytest.approx(float(alone) + 0.5 * np.log(3), rel=1e-5)
+  leaves, tree = jax.tree.flatten(params['classifier'])
+  keys = jax.random.split(KEY, len(leaves))
+  noisy = [v + 0.3 * jax.random.normal(k, v.shape) for v, k in zip(leaves, keys, strict=True)]
+  params = scrambled(method)[0] | {'classifier': jax.tree.unflatten(tree, noisy)}
+  request = Request(4, jnp.arange(4) % 3, options={'steps': 8, 'guidance.classifier': 3.0})
+  one = method.sample(params, KEY, request)
+  other = method.sample(params, KEY, request._replace(label=(jnp.arange(4) + 1) % 3))
+  assert one.evaluations == 8
+  assert (one.x != other.x).any()
+  with pytest.raises(ConfigError, match=r'classifier.weight above 0'):
+    plain.sample(params, KEY, request)
+  with pytest.raises(ConfigError, match=r'request with.*labels'):
+    method.sample(params, KEY, request._replace(label=None))
+
+
 def test_steps_within_a_bucket_and_the_weight_do_not_recompile(caplog):
   method, params = ready()
   request = Request(3, jnp.arange(3))

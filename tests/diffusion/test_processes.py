@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from common.config import ConfigError
-from diffusion import processes
+from diffusion import processes, tables
 from diffusion.processes import PROCESSES, build, rate
 
 KEY = jax.random.key(0)
@@ -167,7 +167,7 @@ def test_ddpm_linear_table():
   expected = [0.9999, 0.9997800921, 0.9981052048, 0.8970181457]
   expected += [0.5240853738, 0.07858724288, 0.003350550439, 4.035829765e-05]
   np.testing.assert_allclose(signal, expected, rtol=1e-8)
-  betas = processes.linear_betas(1000)
+  betas = tables.linear_betas(1000)
   np.testing.assert_allclose(
     betas[[0, 1, 500, 999]], [0.0001, 0.0001199199199, 0.01005995996, 0.02], rtol=1e-9
   )
@@ -191,7 +191,7 @@ def test_ddpm_linear_table():
   ],
 )
 def test_ddpm_cosine_table(steps, betas, signal):
-  table = processes.cosine_betas(steps)
+  table = tables.cosine_betas(steps)
   np.testing.assert_allclose(table[[0, 1, steps // 2, -2, -1]], betas, rtol=1e-8)
   process = build({'name': 'ddpm', 'schedule': 'cosine', 'steps': steps})
   entries = np.array([1, steps // 4, steps // 2, 3 * steps // 4, steps - 1, steps])
@@ -208,7 +208,7 @@ def test_table_entries_are_met_in_float32():
 
 
 def test_learned_schedule_is_monotone_and_bounded():
-  process = processes.learned(width=64)
+  process = tables.learned(width=64)
   params = jax.tree.map(lambda leaf: leaf + 0.5, process.init(KEY))
   bound = process.at(params)
   t = jnp.linspace(bound.t_min, 1, 1001)
