@@ -53,6 +53,8 @@ class Model(nn.Module):
       raise ConfigError(f'unknown model.start {self.start!r}; known: {", ".join(STARTS)}')
     if self.num_classes and self.start != 'learned':
       raise ConfigError(f"model.start={self.start!r} carries no class; use 'learned'")
+    if self.start == 'none' and getattr(self.network, 'grid', None):
+      raise ConfigError("model.start='none': a network over images needs a start; use 'learned'")
     if not self.rows and (self.tied or self.start == 'token'):
       raise ConfigError(
         "model.tied and model.start='token' need a table of embeddings; numbers have none"

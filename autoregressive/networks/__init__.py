@@ -4,16 +4,21 @@ Every network here is a flax module with
 
   __call__(h [batch, length, width], cache=None, train=False, segments=None) -> hidden, cache
   init_cache(batch, length) -> an empty cache with room for `length` positions
+  rewind(cache, back), where a cache can be wound back: what speculative decoding needs
+  longest, where a sequence can be too long
   width: of its inputs; `hidden_width` where that of its outputs differs
 
 and hidden[:, i] depends on h[:, <= i] alone. With a cache, h is the next part of a sequence, of
-any length. h[:, 0] is the start token, which carries the class (see autoregressive/model.py).
+any length; the batch is the leading axis of every array in it but scalars. h[:, 0] is the start
+token, which carries the class (see autoregressive/model.py).
 """
 
 from collections.abc import Callable, Mapping
 
 import flax.linen as nn
 
+from autoregressive.networks.pixelcnn import GatedPixelCNN, PixelCNN
+from autoregressive.networks.pixelcnn_pp import PixelCNNPlusPlus
 from autoregressive.networks.rnn import GRU, LSTM
 from autoregressive.networks.tcn import TCN
 from autoregressive.networks.transformer import Transformer
@@ -24,6 +29,9 @@ NETWORKS: Mapping[str, Callable] = {
   'lstm': LSTM,
   'gru': GRU,
   'tcn': TCN,
+  'pixelcnn': PixelCNN,
+  'gated_pixelcnn': GatedPixelCNN,
+  'pixelcnn_pp': PixelCNNPlusPlus,
 }
 
 

@@ -1,8 +1,51 @@
-"""Every setting of an autoregressive experiment, with its default; see the constructors named."""
+"""Every setting of an autoregressive experiment, with its default; see the constructors named.
+
+A component is a dict with a `name` and the settings of that name. The tables hold the components
+other than the defaults, for configs to start from: `config.network = NETWORKS['lstm']`.
+"""
 
 from ml_collections import ConfigDict
 
 from configs import base
+
+NETWORKS = {  # autoregressive/networks; the transformer stands below
+  'lstm': dict(name='lstm', width=256, layers=2, dropout=0.0, dtype='float32'),
+  'gru': dict(name='gru', width=256, layers=2, dropout=0.0, dtype='float32'),
+  'tcn': dict(
+    name='tcn',
+    width=256,
+    layers=6,  # residual blocks of two convolutions
+    kernel=3,
+    growth=2,  # of the dilation from block to block
+    dropout=0.0,
+    weight_norm=True,
+    dtype='float32',
+  ),
+  'pixelcnn': dict(name='pixelcnn', width=64, layers=7, kernel=3, first_kernel=7, dtype='float32'),
+  'gated_pixelcnn': dict(
+    name='gated_pixelcnn', width=64, layers=8, kernel=3, first_kernel=7, dtype='float32'
+  ),
+  'pixelcnn_pp': dict(
+    name='pixelcnn_pp',
+    width=160,
+    blocks=5,  # to a level, on the way in
+    levels=3,  # resolutions
+    dropout=0.5,
+    conditional=True,  # the class reaches every block
+    weight_norm=True,
+    dtype='float32',
+  ),
+}
+
+HEADS = {  # autoregressive/heads.py
+  'categorical': dict(name='categorical', pad_to=1),
+  'bernoulli': dict(name='bernoulli'),
+  'logistic_mixture': dict(name='logistic_mixture', components=10),
+  'gaussian': dict(name='gaussian'),
+  'student_t': dict(name='student_t'),
+  'negative_binomial': dict(name='negative_binomial'),
+  'quantiles': dict(name='quantiles', levels=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)),
+}
 
 
 def get_base() -> ConfigDict:
@@ -41,7 +84,7 @@ def get_base() -> ConfigDict:
           remat='',  # '', 'products' or 'nothing': what the backward pass keeps
           dtype='float32',  # of the matrix products
         ),
-        head=dict(name='categorical', pad_to=1),  # autoregressive/heads.py
+        head=HEADS['categorical'],
         model=dict(  # autoregressive/model.py
           tied=False,  # embeddings double as the last projection
           start='learned',  # 'learned', 'token' or 'none'

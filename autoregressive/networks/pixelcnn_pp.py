@@ -1,0 +1,299 @@
+"""PixelCNN++ (Salimans et al. 2017): two streams through a causal U-Net.
+
+The 'down' stream v sees all rows above a pixel, by windows of 2 × 3; the 'down-right' stream h sees
+those and the row left of it, by windows of 2 × 2, and takes v in at every block. The channels of a
+pixel follow one another within its head (`logistic_mixture`), not here.
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from autoregressive.networks.raster import Conv, Place, Raster, keep, recall
+from common.config import ConfigError
+
+DOWN = dict(rows=(1, 0), columns=(1, 1))
+DOWN_RIGHT = dict(rows=(1, 0), columns=(1, 0))
+
+
+def concat_elu(x: Float[Array, '*batch channels']) -> Float[Array, '*batch twice']:
+  """elu of x and of -x, side by side (Shang et al. 2016, with elu)."""
+  return nn.elu(jnp.concatenate([x, -x], -1))
+
+
+class Block(nn.Module):
+  """A gated residual block; x + a·σ(b), (a, b) from two convolutions, a skip input and the start.
+
+  Attributes:
+    features: channels.
+    window: of both convolutions.
+    conv: constructor of convolutions.
+    conditional: whether the start token shifts a and b.
+    dropout: rate between the convolutions.
+  """
+
+  features: int
+  window: Any
+  conv: Any
+  conditional: bool
+  dropout: float
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Float[Array, 'batch rows columns channels'],
+    skip: Float[Array, 'batch rows columns more'] | None,
+    start: Float[Array, 'batch width'],
+    at: Place | None,
+    train: bool,
+  ) -> Float[Array, 'batch rows columns channels']:
+    made = self.conv(self.features, **self.window)(concat_elu(x), at)
+    if skip is not None:
+      made += self.conv(self.features, name='skip')(concat_elu(skip), at)
+    made = nn.Dropout(self.dropout, deterministic=not train)(concat_elu(made))
+    made = self.conv(2 * self.features, **self.window, scale=0.1)(made, at)
+    if self.conditional:
+      made += nn.Dense(2 * self.features, use_bias=False, name='shift')(start)[:, None, None]
+    value, gate = jnp.split(made, 2, -1)
+    return x + value * nn.sigmoid(gate)
+
+
+class Grow(nn.Module):
+  """A transposed convolution that doubles the grid: pixel (i, j) makes those from (2i, 2j) on.
+
+  Attributes:
+    features: channels.
+    wide: with a window of 2 × 3, columns 2j - 1 ... 2j + 1 for the stream of rows; else 2 × 2.
+    weight_norm, dtype: as of `Conv`.
+  """
+
+  features: int
+  wide: bool
+  weight_norm: bool
+  dtype: str
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, 'batch rows columns channels'], at: Place | None
+  ) -> Float[Array, 'batch out_rows out_columns channels']:
+    shape = (2, 3 if self.wide else 2, x.shape[-1], self.features)
+    kernel = self.param('kernel', nn.initializers.lecun_normal(), shape)
+    bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    if self.weight_norm:
+      length = self.param('length', nn.initializers.ones, (self.features,))
+      kernel *= length / jnp.sqrt(jnp.square(kernel).sum((0, 1, 2)) + 1e-12)
+    x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+    if at is None:
+      both = jnp.stack([self._row(x, kernel[i]) for i in range(2)], 2)
+      return both.reshape(x.shape[0], -1, *both.shape[3:]) + bias
+    kernel = kernel[at.row % 2]
+    if at.column is None:
+      return self._row(x, kernel) + bias
+    return x @ kernel[at.column % 2] + bias
+
+  def _row(self, x, kernel):
+    """Twice as many columns of every row."""
+    if not self.wide:
+      pair = [x @ kernel[0], x @ kernel[1]]
+    else:  # taps at columns 2j - 1, 2j, 2j + 1
+      right = jnp.pad(x[:, :, 1:], ((0, 0), (0, 0), (0, 1), (0, 0)))
+      pair = [x @ kernel[1], x @ kernel[2] + right @ kernel[0]]
+    made = jnp.stack(pair, 3)
+    return made.reshape(*x.shape[:2], -1, self.features)
+
+
+class Level(nn.Module):
+  """A resolution: blocks on the way in, the level below at half of it, blocks on the way out.
+
+  Each block on the way out has a skip input from one on the way in, the last first.
+
+  Attributes:
+    features: channels.
+    blocks: on the way in; on the way out one more, but for the lowest level.
+    below: levels below this one.
+    conv, conditional, dropout: of the blocks.
+  """
+
+  features: int
+  blocks: int
+  below: int
+  conv: Any
+  conditional: bool
+  dropout: float
+
+  def setup(self):
+    block = functools.partial(
+      Block,
+      self.features,
+      conv=self.conv,
+      conditional=self.conditional,
+      dropout=self.dropout,
+    )
+    out = self.blocks + (self.below > 0)
+    self.v_in = [block(DOWN) for _ in range(self.blocks)]
+    self.h_in = [block(DOWN_RIGHT) for _ in range(self.blocks)]
+    self.v_out = [block(DOWN) for _ in range(out)]
+    self.h_out = [block(DOWN_RIGHT) for _ in range(out)]
+    if self.below:
+      self.v_shrink = self.conv(self.features, **DOWN, stride=2)
+      self.h_shrink = self.conv(self.features, **DOWN_RIGHT, stride=2)
+      grow = functools.partial(Grow, self.features, **self.conv.keywords)
+      self.v_grow, self.h_grow = grow(wide=True), grow(wide=False)
+      self.lower = Level(
+        self.features, self.blocks, self.below - 1, self.conv, self.conditional, self.dropout
+      )
+
+  def rows(self, x, start, at: Place | None, train: bool):
+    """The stream v: (its output, the features that h takes in, here and below)."""
+    seen, made, lower = [x], [], None
+    for block in self.v_in:
+      x = block(x, None, start, at, train)
+      seen.append(x)
+      made.append(x)
+    if self.below:
+      x, lower = self._lower_rows(self.v_shrink(x, at), start, at, train)
+      x = self.v_grow(x, at)
+    else:
+      x = seen.pop()
+    for block in self.v_out:
+      x = block(x, seen.pop(), start, at, train)
+      made.append(x)
+    return x, (keep(self, tuple(made), at), lower)
+
+  def pixels(self, x, features, start, at: Place | None, train: bool):
+    """The stream h, given the features of v."""
+    here, lower = (None, None) if features is None else features
+    above = list(recall(self, here, at))
+    seen = [x]
+    for block in self.h_in:
+      x = block(x, above.pop(0), start, at, train)
+      seen.append(x)
+    if self.below:
+      x = self._lower_pixels(self.h_shrink(x, at), lower, start, at, train)
+      x = self.h_grow(x, at)
+    else:
+      x = seen.pop()
+    for block in self.h_out:
+      x = block(x, jnp.concatenate([above.pop(0), seen.pop()], -1), start, at, train)
+    return x
+
+  def _lower_rows(self, x, start, at, train):
+    """The level below; with a cache it runs in every second row, and its last row is kept."""
+    if at is None:
+      return self.lower.rows(x, start, None, train)
+
+    def run(level, x):
+      row = level.lower.rows(x, start, _half(at), train)[0]
+      level.put_variable('cache', 'lower_row', row)
+      return row
+
+    return self._now_and_then(run, 'lower_row', x, at.row % 2 == 0), None
+
+  def _lower_pixels(self, x, features, start, at, train):
+    """The level below; with a cache it runs at every second pixel of every second row."""
+    if at is None:
+      return self.lower.pixels(x, features, start, None, train)
+    half = _half(at)
+
+    def run(level, x):
+      empty = jnp.zeros((x.shape[0], 1, half.width, self.features))
+      row = level.get_variable('cache', 'lower_pixels', empty)
+      pixel = level.lower.pixels(x, None, start, half, train)
+      row = jax.lax.dynamic_update_slice(row, pixel, (0, 0, half.column, 0))
+      level.put_variable('cache', 'lower_pixels', row)
+      return row
+
+    even = (at.row % 2 == 0) & (at.column % 2 == 0)
+    row = self._now_and_then(run, 'lower_pixels', x, even)
+    return jax.lax.dynamic_slice_in_dim(row, half.column, 1, axis=2)
+
+  def _now_and_then(self, run, name, x, now):
+    """run(self, x) if `now`, else what it left under `name` the last time."""
+    if not self.has_variable('cache', name):
+      return run(self, x)
+    return nn.cond(now, run, lambda level, x: level.get_variable('cache', name), self, x)
+
+
+def _half(at: Place) -> Place:
+  """The same place on the grid of half the size."""
+  column = None if at.column is None else at.column // 2
+  return Place(at.row // 2, column, at.width // 2)
+
+
+class PixelCNNPlusPlus(Raster):
+  """Salimans et al. 2017, section 2.3 to 2.5 and figure 2, for emissions that are pixels.
+
+  The published CIFAR-10 network has 192 features (160 in the authors' code), 5 blocks, 3 levels
+  and dropout 0.5. Weights are normalised as there, but start without a data-dependent scale, and
+  pixels enter through the model's linear map, whose bias takes the place of a channel of ones.
+
+  Attributes:
+    length, grid: of the ordering, an emission to a pixel.
+    width: features.
+    blocks: to a level, on the way in.
+    levels: resolutions, each half of the one above.
+    dropout: rate within the blocks.
+    conditional: whether the start token, which carries the class, reaches every block; without,
+      it reaches none.
+    weight_norm: whether kernels are split into direction and length (Salimans & Kingma 2016).
+    dtype: of the products.
+
+  Raises:
+    ConfigError: for a grid that cannot be halved so often, or channels that are apart.
+  """
+
+  width: int = 160
+  blocks: int = 5
+  levels: int = 3
+  dropout: float = 0.5
+  conditional: bool = True
+  weight_norm: bool = True
+  dtype: str = 'float32'
+
+  margin = 2
+
+  def __post_init__(self):
+    super().__post_init__()
+    for name in ('levels', 'blocks'):
+      if getattr(self, name) < 1:
+        raise ConfigError(f'network.{name}={getattr(self, name)} must be 1 or more')
+    rows, columns = self.grid
+    if rows % 2 ** (self.levels - 1) or columns % 2 ** (self.levels - 1):
+      raise ConfigError(
+        f'network.levels={self.levels}: a grid of {rows} x {columns} is not halved so often'
+      )
+    if self.groups > 1:
+      raise ConfigError("network 'pixelcnn_pp' needs ordering.channels='together'")
+
+  def setup(self):
+    conv = functools.partial(Conv, weight_norm=self.weight_norm, dtype=self.dtype)
+    first = functools.partial(conv, self.width, first=True)
+    self.first_v = first(rows=(2, 1), columns=(1, 1))
+    self.first_above = first(rows=(1, 1), columns=(1, 1))
+    self.first_left = first(rows=(1, 0), columns=(1, -1))
+    self.top = Level(self.width, self.blocks, self.levels - 1, conv, self.conditional, self.dropout)
+
+  def rows(
+    self,
+    image: Float[Array, 'batch rows columns channels'],
+    start: Float[Array, 'batch width'],
+    at: Place | None,
+    train: bool,
+  ) -> Any:
+    """The features of the stream v, level by level."""
+    return self.top.rows(self.first_v(image, at), start, at, train)[1]
+
+  def pixels(
+    self,
+    image: Float[Array, 'batch rows columns channels'],
+    features: Any,
+    start: Float[Array, 'batch width'],
+    at: Place | None,
+    train: bool,
+  ) -> Float[Array, 'batch out_rows out_columns channels']:
+    x = self.first_above(image, at) + self.first_left(image, at)
+    return nn.elu(self.top.pixels(x, features, start, at, train))

@@ -1,0 +1,320 @@
+"""PixelCNN, gated PixelCNN, PixelCNN++: what they see, their caches, likelihoods and sizes."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from autoregressive.method import build, build_model
+from autoregressive.networks.pixelcnn import GatedPixelCNN, PixelCNN
+from autoregressive.networks.pixelcnn_pp import PixelCNNPlusPlus
+from autoregressive.networks.raster import Conv
+from common.config import ConfigError
+from common.data.spec import DataSpec
+from common.method import Request
+from configs.autoregressive import base, pixelcnn
+from tests.autoregressive.common import images, perturbed
+
+WIDTH = 6
+NETWORKS = {  # the last three emissions to a pixel
+  'plain': PixelCNN(25, (5, 5), WIDTH, layers=1, first_kernel=3),
+  'gated': GatedPixelCNN(25, (5, 5), WIDTH, layers=2, first_kernel=3),
+  'pp': PixelCNNPlusPlus(16, (4, 4), WIDTH, blocks=1, levels=3),
+  'plain_rgb': PixelCNN(18, (2, 3), WIDTH, layers=1, first_kernel=3),
+  'gated_rgb': GatedPixelCNN(18, (2, 3), WIDTH, layers=2, first_kernel=3),
+}
+RGB = DataSpec('rgb', 'image', (2, 2, 3), 4, 3)
+GREY = DataSpec('grey', 'image', (2, 2, 1), 3, 2)
+
+
+@functools.cache
+def network_of(name):
+  network = NETWORKS[name]
+  h = jax.random.normal(jax.random.key(0), (2, network.length, WIDTH))
+  params = perturbed(jax.jit(network.init)(jax.random.key(1), h)['params'], 0.3)
+  return network, params, h
+
+
+@functools.cache
+def influence_of(name):
+  """|d hidden[i] / d input[j]|, [emissions, inputs]. Input 0 is the start, j is emission j - 1.
+
+  Summed over examples, so that no unit that is off hides what its others see.
+  """
+  network, params, _ = network_of(name)
+  h = jax.random.normal(jax.random.key(2), (12, network.length, WIDTH))
+  read = lambda h: network.apply({'params': params}, h)[0].sum((0, 2))
+  return np.asarray(jnp.abs(jax.jit(jax.jacrev(read))(h)).sum((1, 3)))
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_causal_by_gradient(name):
+  """Nothing after, the start everywhere, and the channels before within each pixel."""
+  table, groups = influence_of(name), NETWORKS[name].groups
+  assert (table[np.triu_indices_from(table, 1)] == 0).all()
+  assert (table[:, 0] > 0).all()
+  for i in range(1, len(table)):
+    if i % groups:
+      assert (table[i, i - i % groups + 1 : i + 1] > 0).all()
+
+
+def field(name, row, column):
+  """The pixels that a pixel's hidden state sees."""
+  network = NETWORKS[name]
+  seen = influence_of(name)[row * network.grid[1] + column, 1:] > 0
+  return np.append(seen, False).reshape(network.grid)
+
+
+def expected_field(windows, row, column, grid):
+  """Follows windows [(rows up, columns left, columns right in rows above)] back from a pixel."""
+  seen = {(row, column)}
+  for up, left, right, own in windows:
+    seen = {
+      (r - i, c + j)
+      for r, c in seen
+      for i in range(up + 1)
+      for j in range(-left, right + 1)
+      if i > 0 or j < 0 or (j == 0 and own)
+    }
+  table = np.zeros(grid, bool)
+  for r, c in seen:
+    if 0 <= r < grid[0] and 0 <= c < grid[1]:
+      table[r, c] = True
+  return table
+
+
+@pytest.mark.parametrize('place', [(4, 2), (3, 0), (2, 4)])
+def test_field_of_pixelcnn_has_its_blind_spot(place):
+  made = field('plain', *place)
+  windows = [(1, 1, 1, True), (1, 1, 1, False)]  # back from the block's mask B to the first, A
+  np.testing.assert_array_equal(made, expected_field(windows, *place, (5, 5)))
+  if place == (4, 2):
+    assert not made[3, 4]  # above and to the right, within the reach of two windows of 3
+
+
+def test_gated_has_no_blind_spot():
+  """All that lies within reach is seen: two columns to each side and two rows up."""
+  expected = np.zeros((5, 5), bool)
+  expected[2:4], expected[4, :2] = True, True
+  np.testing.assert_array_equal(field('gated', 4, 2), expected)
+
+
+def test_field_of_pixelcnn_pp_is_all_that_comes_before():
+  table = influence_of('pp')
+  assert (table[np.tril_indices_from(table)] > 0).all()
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_cached_equals_uncached(name):
+  """In parts that cut the image, and a pixel, anywhere."""
+  network, params, h = network_of(name)
+  whole, _ = jax.jit(lambda h: network.apply({'params': params}, h))(h)
+  extend = jax.jit(lambda h, cache: network.apply({'params': params}, h, cache))
+  first, cache = extend(h[:, :7], network.init_cache(2, network.length))
+  second, cache = extend(h[:, 7:], cache)
+  np.testing.assert_allclose(jnp.concatenate([first, second], 1), whole, atol=2e-5)
+  assert int(cache.index) == network.length
+
+
+def test_a_beginning_is_enough():
+  network, params, h = network_of('plain')
+  run = jax.jit(lambda h: network.apply({'params': params}, h)[0])
+  np.testing.assert_allclose(run(h[:, :7]), run(h)[:, :7], atol=1e-6)
+
+
+def test_caches_hold_rows_rather_than_images():
+  """But for the image itself: PixelCNN++ keeps two rows of each convolution's input."""
+  small, tall = (PixelCNNPlusPlus(8 * n, (n, 8), WIDTH, blocks=1, levels=2) for n in (8, 64))
+  size = lambda network: sum(x.size for x in jax.tree.leaves(network.init_cache(1, 0).layers))
+  assert size(small) == size(tall)
+
+
+def config_of(network, head='categorical', **settings):
+  config = base.get_base()
+  config.network = base.NETWORKS[network] | dict(width=8) | settings
+  config.head = base.HEADS[head]
+  return config.to_dict()
+
+
+PP = dict(blocks=1, levels=2, dropout=0.0)
+APART = dict(name='patches', channels='apart')
+METHODS = {
+  'plain': (RGB, config_of('pixelcnn', layers=1) | {'ordering': APART}),
+  'gated': (GREY, config_of('gated_pixelcnn', layers=2)),
+  'pp': (RGB, config_of('pixelcnn_pp', 'logistic_mixture', **PP)),
+  'pp_grey': (GREY, config_of('pixelcnn_pp', 'logistic_mixture', **PP)),
+}  # fmt: skip
+
+
+@functools.cache
+def method_of(name):
+  spec, config = METHODS[name]
+  made = build(config, spec)
+  params, _ = jax.jit(made.init)(jax.random.key(0), images(1, spec))
+  return made, perturbed(params, 0.1), build_model(config, spec)
+
+
+@pytest.mark.parametrize('name', ['plain', 'pp'])
+def test_likelihood_is_the_sum_of_conditionals_when_sampled(name):
+  """Draws pixel after pixel with the cache, adds up what each draw's probability was, and takes
+  the likelihood of the images that came of it."""
+  made, params, (ordering, model) = method_of(name)
+  run = lambda method, *args: model.apply({'params': params}, *args, method=method)
+  label = jnp.arange(4) % 3
+
+  def step(carry, key):
+    inputs, cache = carry
+    hidden, cache = run(model.extend, inputs, cache)
+    outputs = run(model.project, hidden)[:, 0]
+    emission = model.head.sample(outputs, key)
+    log_prob = model.head.log_prob(outputs, emission)
+    return (run(model.embed, emission[:, None]), cache), (emission, log_prob)
+
+  @jax.jit
+  def draw(key):
+    carry = run(model.embed_start, 4, label), model.network.init_cache(4, ordering.length)
+    _, (emissions, log_prob) = jax.lax.scan(step, carry, jax.random.split(key, ordering.length))
+    return ordering.decode(emissions.swapaxes(0, 1)), log_prob.sum(0)
+
+  x, log_prob = draw(jax.random.key(3))
+  nats, _ = jax.jit(made.nll)(params, {'x': x, 'label': label}, jax.random.key(0))
+  np.testing.assert_allclose(nats, -log_prob, rtol=1e-5, atol=1e-4)
+  assert len(np.unique(np.asarray(x), axis=0)) > 1
+
+
+@pytest.mark.parametrize('name', ['gated', 'pp_grey'])
+def test_probabilities_of_all_images_sum_to_one(name):
+  made, params, _ = method_of(name)
+  every = jnp.stack(jnp.meshgrid(*[jnp.arange(3)] * 4), -1).reshape(-1, 2, 2, 1)
+  nll = jax.jit(made.nll)
+  totals = []
+  for label in range(2):
+    batch = {'x': every.astype(jnp.uint8), 'label': jnp.full(81, label)}
+    totals.append(np.exp(-np.asarray(nll(params, batch, jax.random.key(0)).nats)))
+  np.testing.assert_allclose([t.sum() for t in totals], 1, rtol=1e-5)
+  assert np.abs(totals[0] - totals[1]).max() > 1e-4  # and the class counts
+
+
+def test_samples_by_the_method():
+  """The same decoding as every other network's; a given beginning is kept."""
+  made, params, _ = method_of('pp')
+  past = images(3, RGB)['x']
+  mask = np.zeros((3, 2, 2, 3), bool)
+  mask[:, 0] = True
+  request = Request(3, jnp.arange(3), past=past, mask=mask)
+  samples = made.sample(params, jax.random.key(0), request)
+  assert samples.x.shape == (3, 2, 2, 3)
+  np.testing.assert_array_equal(np.asarray(samples.x)[mask], np.asarray(past)[mask])
+  other = made.sample(params, jax.random.key(1), request)
+  assert (np.asarray(other.x) != np.asarray(samples.x)).any()
+
+
+def test_unconditional_pixelcnn_pp_does_not_see_the_start():
+  network, params, h = network_of('pp')
+  network = network.clone(conditional=False)
+  run = jax.jit(lambda h: network.apply({'params': params}, h)[0])
+  np.testing.assert_array_equal(run(h), run(h.at[:, 0].add(1.0)))
+
+
+def test_dropout_needs_training():
+  network, params, h = network_of('pp')
+  run = lambda **extra: network.apply({'params': params}, h, **extra)[0]
+  dropped = jax.jit(lambda key: run(train=True, rngs={'dropout': key}))(jax.random.key(0))
+  assert float(jnp.abs(dropped - jax.jit(run)()).max()) > 0.1
+
+
+@pytest.mark.parametrize('centre, sign', [('A', -1), ('B', 1)])
+def test_masks(centre, sign):
+  """(k² ∓ 1)/2 of k² weights see; at the centre of three groups, three pairs (A) or six (B)."""
+  for k in (3, 5, 7):
+    conv = Conv(1, (k // 2, 0), (k // 2, k // 2), centre=centre)
+    assert conv._mask(1).sum() == (k**2 + sign) / 2
+    rgb = Conv(6, (k // 2, 0), (k // 2, k // 2), centre=centre, groups=3)
+    assert rgb._mask(3).sum() / 2 == (k**2 - 1) / 2 * 9 + (3 if centre == 'A' else 6)
+
+
+def count(network):
+  h = jnp.zeros((1, network.length, network.width))
+  shapes = jax.eval_shape(network.init, jax.random.key(0), h)
+  return sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))
+
+
+def test_parameters_of_pixelcnn():
+  """2h = 16 features: 7 × 7 (its upper 4 × 7), blocks of 1 × 1, 3 × 3 (2 × 3), 1 × 1, and 1 × 1."""
+  h, two = 8, 16
+  block = (two * h + h) + (2 * 3 * h * h + h) + (h * two + two)
+  expected = (4 * 7 * two * two + two) + two * two + 3 * block + (two * two + two)
+  assert count(PixelCNN(64, (8, 8), two, layers=3)) == expected
+
+
+def test_parameters_of_gated_pixelcnn():
+  f = 16
+  first = (3 * 7 * f * 2 * f + 2 * f) + (4 * f * 2 * f + 2 * f)  # rows above; the row to the left
+  layer = (2 * 3 * f * 2 * f + 2 * f) + (2 * f * 2 * f + 2 * f)
+  every = (2 * f * 2 * f + 2 * f) + (f * f + f) + 2 * f * 2 * f  # link, 1 × 1, two shifts
+  expected = first + 3 * layer + 4 * every + f * f + f
+  assert count(GatedPixelCNN(64, (8, 8), f, layers=4)) == expected
+
+
+def parameters_of_pp(f, inputs, blocks=5, levels=3):
+  """Of Salimans et al. 2017, unconditional, without the last projection; a weight-normalised
+  convolution has a direction, a length and a bias."""
+  conv = lambda area, i, o: area * i * o + 2 * o
+  block = lambda area, skip: conv(area, 2 * f, f) + conv(area, 2 * f, 2 * f) + (
+    conv(1, 2 * skip, f) if skip else 0
+  )  # fmt: skip
+  v, h = lambda skip: block(6, skip), lambda skip: block(4, skip)
+  first = conv(6, inputs, f) + conv(3, inputs, f) + conv(2, inputs, f)
+  way_in = levels * blocks * (v(0) + h(f))
+  way_out = (levels * blocks + levels - 1) * (v(f) + h(2 * f))
+  between = (levels - 1) * 2 * (conv(6, f, f) + conv(4, f, f))
+  return first + way_in + way_out + between
+
+
+def test_parameters_of_pixelcnn_pp():
+  """As in the paper, but the first convolutions take features, not three channels and a one."""
+  assert count(PixelCNNPlusPlus(64, (8, 8), 16, conditional=False)) == parameters_of_pp(16, 16)
+  published = parameters_of_pp(160, 4)  # the authors' default, for 32 × 32 × 3
+  ours = count(PixelCNNPlusPlus(1024, (32, 32), 160, conditional=False))
+  assert ours - published == 11 * (160 - 4) * 160
+
+
+@pytest.mark.parametrize('variant', pixelcnn.VARIANTS)
+def test_configs_build(variant):
+  config = pixelcnn.get_config(variant)
+  shape, levels = {'digits': ((8, 8, 1), 17), 'mnist': ((28, 28, 1), 256)}.get(
+    config.data.name, ((32, 32, 3), 256)
+  )
+  _, model = build_model(config.to_dict(), DataSpec(config.data.name, 'image', shape, levels, 10))
+  assert model.network.grid == shape[:2]
+  with pytest.raises(ValueError, match="unknown variant 'imagenet'"):
+    pixelcnn.get_config('imagenet')
+
+
+@pytest.mark.parametrize(
+  'make, message',
+  [
+    (lambda: PixelCNN(8, None), 'needs an ordering of images'),
+    (lambda: PixelCNN(16, (4, 4), 5), 'network.width=5 must be even'),
+    (lambda: PixelCNN(16, (4, 4), first_kernel=4), 'a kernel of 4 must be odd'),
+    (lambda: GatedPixelCNN(16, (4, 4), kernel=1), 'a kernel of 1 must be odd'),
+    (lambda: PixelCNNPlusPlus(36, (6, 6)), 'a grid of 6 x 6 is not halved so often'),
+    (lambda: PixelCNNPlusPlus(48, (4, 4)), "ordering.channels='together'"),
+    (lambda: PixelCNNPlusPlus(16, (4, 4), blocks=0), 'network.blocks=0 must be 1 or more'),
+    (lambda: build(METHODS['pp'][1] | {'model': dict(base.get_base().model, start='none')},
+                   DataSpec('plain', 'image', (2, 2, 3), 4)), 'needs a start'),
+  ],
+)  # fmt: skip
+def test_refuses(make, message):
+  with pytest.raises(ConfigError, match=message) as error:
+    make()
+  assert '\n' not in str(error.value)
+
+
+def test_images_are_not_packed():
+  network, params, h = network_of('plain')
+  with pytest.raises(ValueError, match='not packed'):
+    network.apply({'params': params}, h, segments=jnp.zeros((2, 25), jnp.int32))
