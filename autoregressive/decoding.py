@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from autoregressive.model import Model
-from autoregressive.networks.attention import MASKED
+from autoregressive.networks.dot_product import MASKED
 from common.config import ConfigError
 
 

@@ -1,8 +1,4 @@
-"""Causal attention with an explicit cache, laid out for XLA.
-
-Heads stand before positions, the scale is folded into the queries and the softmax is normalised
-after the product with the values: the layout that measured fastest (docs/decisions.md).
-"""
+"""Causal self-attention with an explicit cache."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,8 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from autoregressive.networks import positions as pos
-
-MASKED = -1e30  # a score that softmax turns into an exact zero, and finite: no NaN in a masked row
+from autoregressive.networks.dot_product import Options, Sight, choose, whole
 
 
 class Cache(NamedTuple):
@@ -32,14 +27,12 @@ class Surroundings(NamedTuple):
 
   Attributes:
     index: where in the cache the queries begin, or None without a cache.
-    mask: which keys each query may see, [batch or 1, queries, keys].
-    bias: added to the scores [heads, queries, keys], or None.
+    sight: what each query sees.
     rotation: cosines and sines for `rotate`, or None.
   """
 
   index: Int[Array, ''] | None
-  mask: Bool[Array, 'masks queries keys']
-  bias: Float[Array, 'heads queries keys'] | None
+  sight: Sight
   rotation: tuple[Array, Array] | None
 
 
@@ -52,42 +45,6 @@ def causal_mask(
   if window:
     mask &= distance < window
   return mask[None]
-
-
-def attend(
-  query: Float[Array, 'batch kv_heads groups queries dim'],
-  key: Float[Array, 'batch kv_heads keys dim'],
-  value: Float[Array, 'batch kv_heads keys dim'],
-  mask: Bool[Array, 'masks queries keys'],
-  bias: Float[Array, 'heads queries keys'] | None = None,
-  cap: float = 0.0,
-  drop=None,
-) -> Float[Array, 'batch kv_heads groups queries dim']:
-  """softmax(q·k/√dim + bias)·v with `groups` query heads per key head; the softmax in float32.
-
-  Args:
-    query, key, value: by head.
-    mask: which keys each query may see.
-    bias: added to the scores, in the order of the query heads.
-    cap: scores are soft-capped to ±cap by a tanh (Gemma Team 2024); 0: not at all.
-    drop: a function that drops attention weights, or None.
-  """
-  _, kv_heads, groups, _, dim = query.shape
-  query = (query * dim**-0.5).astype(key.dtype)
-  scores = jnp.einsum('bkgqd,bksd->bkgqs', query, key, preferred_element_type=jnp.float32)
-  if cap:
-    scores = cap * jnp.tanh(scores / cap)
-  if bias is not None:
-    scores += bias.reshape(kv_heads, groups, *bias.shape[1:])
-  scores = jnp.where(mask[:, None, None], scores, MASKED)
-  weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
-  total = weights.sum(-1, keepdims=True)
-  if drop is not None:
-    weights = drop(weights)
-  mixed = jnp.einsum(
-    'bkgqs,bksd->bkgqd', weights.astype(value.dtype), value, preferred_element_type=jnp.float32
-  )
-  return mixed / total
 
 
 class Attention(nn.Module):
@@ -104,7 +61,8 @@ class Attention(nn.Module):
     dense: constructor of projections.
     qk_norm: constructor of the norms of queries and keys (Dehghani et al. 2023), or None.
     dropout: rate on the attention weights.
-    cap: soft cap of the scores.
+    window, cap: see `dot_product.Options`.
+    kind: how attention is computed without a cache: a key of `dot_product.ATTENTIONS`, or 'auto'.
     out_init: standard deviation of the last projection at the start.
     train: whether to drop.
   """
@@ -115,7 +73,9 @@ class Attention(nn.Module):
   dense: Callable[..., nn.Module]
   qk_norm: Callable[..., nn.Module] | None
   dropout: float
+  window: int
   cap: float
+  kind: str
   out_init: float
   train: bool
 
@@ -144,7 +104,11 @@ class Attention(nn.Module):
     drop = None
     if self.dropout and self.train:
       drop = nn.Dropout(self.dropout, deterministic=False)
-    mixed = attend(query, key, value, around.mask, around.bias, self.cap, drop)
+    options = Options(self.window, self.cap, drop)
+    attend = whole
+    if cache is None:
+      attend = choose(self.kind, length, around.sight.bias is not None, options)
+    mixed = attend(query, key, value, around.sight, options)
     mixed = mixed.transpose(0, 3, 1, 2, 4).reshape(batch, length, self.heads * self.dim)
     init = nn.initializers.normal(self.out_init)
     return self.dense(width, kernel_init=init, name='out')(mixed), cache

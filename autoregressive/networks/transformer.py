@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from autoregressive.networks import positions as pos
 from autoregressive.networks.attention import Attention, Cache, Surroundings, causal_mask
+from autoregressive.networks.dot_product import ATTENTIONS, Sight
 from common.config import ConfigError, pick
 
 NORMS = {'layer': nn.LayerNorm, 'rms': nn.RMSNorm}
@@ -113,6 +114,7 @@ class Transformer(nn.Module):
     dropout: rate at the input, on attention weights and on residual branches.
     attention_cap: soft cap of the attention scores; 0: none.
     window: a position sees only so many last positions, itself included; 0: all.
+    attention: how it is computed without a cache, a key of dot_product.ATTENTIONS, or 'auto'.
     scan: whether layers are one `scan` over stacked parameters: compiles in the time of one
       layer, and runs somewhat slower on CPU.
     remat: a key of REMAT: recompute activations in the backward pass; '': keep them.
@@ -141,6 +143,7 @@ class Transformer(nn.Module):
   dropout: float = 0.0
   attention_cap: float = 0.0
   window: int = 0
+  attention: str = 'auto'
   scan: bool = False
   remat: str = ''
   dtype: str = 'float32'
@@ -151,6 +154,7 @@ class Transformer(nn.Module):
     pick(ACTIVATIONS, self.activation, 'network.activation')
     pick(dict.fromkeys(pos.POSITIONS), self.positions, 'network.positions')
     pick(dict.fromkeys(('pre', 'post')), self.norm_position, 'network.norm_position')
+    pick(ATTENTIONS | {'auto': None}, self.attention, 'network.attention')
     pick(REMAT | {'': None}, self.remat, 'network.remat')
     if not self.head_dim and self.width % self.heads:
       raise ConfigError(f'network.heads={self.heads} does not divide network.width={self.width}')
@@ -230,7 +234,7 @@ class Transformer(nn.Module):
     if self.positions == 'rotary':
       frequencies = pos.rotary_frequencies(self.dim, self.rotary_base, self.rotary_scaling)
       rotation = tuple(x[:, None, None] for x in pos.rotation(places, frequencies))
-    return Surroundings(index, mask, bias, rotation)
+    return Surroundings(index, Sight(mask, bias, segments), rotation)
 
   def _norm(self):
     """Constructor of norms, which compute in float32."""
@@ -252,7 +256,9 @@ class Transformer(nn.Module):
       dense=dense,
       qk_norm=functools.partial(nn.RMSNorm, self.norm_eps, jnp.float32) if self.qk_norm else None,
       dropout=self.dropout,
+      window=self.window,
       cap=self.attention_cap,
+      kind=self.attention,
       out_init=out_init,
     )
     return dict(

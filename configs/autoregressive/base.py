@@ -80,6 +80,7 @@ def get_base() -> ConfigDict:
           dropout=0.0,
           attention_cap=0.0,  # soft cap of attention scores; 0: none
           window=0,  # sliding window; 0: none
+          attention='auto',  # how to compute it: auto, whole, blocks, library, splash
           scan=False,  # layers as one scan: faster to compile
           remat='',  # '', 'products' or 'nothing': what the backward pass keeps
           dtype='float32',  # of the matrix products

@@ -24,8 +24,8 @@ VARIANTS = {  # dataset, length, network, kind
   'digits_eps': ('digits', '4600', SMALL, 'eps'),
   'digits_x0': ('digits', '4600', SMALL, 'x0'),
   'digits_regression': ('digits', '4600', SMALL, 'regression'),
-  'mnist': ('mnist', '3000', MEDIUM, 'edm'),
-  'fashion_mnist': ('fashion_mnist', '3000', MEDIUM, 'edm'),
+  'mnist': ('mnist', '12000', MEDIUM, 'edm'),
+  'fashion_mnist': ('fashion_mnist', '12000', MEDIUM, 'edm'),
 }
 
 

@@ -11,7 +11,6 @@ import pytest
 from autoregressive.heads import Categorical
 from autoregressive.model import Model
 from autoregressive.networks import positions as pos
-from autoregressive.networks.attention import attend, causal_mask
 from autoregressive.networks.transformer import Transformer, unroll
 from common.config import ConfigError
 from tests.autoregressive.common import perturbed
@@ -143,33 +142,6 @@ def test_bfloat16_keeps_float32_where_it_matters():
   assert network.init_cache(2, LENGTH).layers[0].key.dtype == jnp.bfloat16
   error = float(jnp.abs(hidden - run(network.clone(dtype='float32'), params, h)).max())
   assert 0 < error < 0.1
-
-
-def test_attention_equals_that_of_jax():
-  keys = jax.random.split(jax.random.key(0), 3)
-  query = jax.random.normal(keys[0], (2, 3, 2, 7, 8))
-  key, value = (jax.random.normal(k, (2, 3, 7, 8)) for k in keys[1:])
-  mask = causal_mask(jnp.arange(7), jnp.arange(7), window=4)
-  ours = jax.jit(attend)(query, key, value, mask)
-  theirs = jax.jit(
-    functools.partial(jax.nn.dot_product_attention, is_causal=True, local_window_size=(3, 0))
-  )(
-    query.reshape(2, 6, 7, 8).swapaxes(1, 2),
-    key.swapaxes(1, 2),
-    value.swapaxes(1, 2),
-  )
-  np.testing.assert_allclose(ours.reshape(2, 6, 7, 8).swapaxes(1, 2), theirs, atol=1e-6)
-
-
-def test_grouped_queries_equal_tiled_keys():
-  """Grouped heads are multi-head attention whose keys and values are repeated by group."""
-  keys = jax.random.split(jax.random.key(0), 3)
-  query = jax.random.normal(keys[0], (2, 2, 3, 7, 8))
-  key, value = (jax.random.normal(k, (2, 2, 7, 8)) for k in keys[1:])
-  mask = causal_mask(jnp.arange(7), jnp.arange(7))
-  grouped = jax.jit(attend)(query, key, value, mask)
-  tiled = attend(query.reshape(2, 6, 1, 7, 8), key.repeat(3, axis=1), value.repeat(3, axis=1), mask)
-  np.testing.assert_allclose(grouped.reshape(tiled.shape), tiled, atol=1e-6)
 
 
 @pytest.mark.parametrize('scaling', [(), ('linear', 4.0), ('ntk', 4.0), ('llama3', 8.0, 16)])
