@@ -117,8 +117,13 @@ def _struct(abstract: PyTree, where: PyTree) -> PyTree:
 def _place_jit(step: Step, abstract: PyTree, mesh: Mesh) -> Placement:
   where = shardings(abstract, mesh)
   batch_sharding = NamedSharding(mesh, P(None, BATCH_AXES))
+
+  def on_mesh(state, batches):
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # kernels are cut up along it
+      return step(state, batches)
+
   run = jax.jit(
-    step, in_shardings=(where, batch_sharding), out_shardings=(where, None), donate_argnums=0
+    on_mesh, in_shardings=(where, batch_sharding), out_shardings=(where, None), donate_argnums=0
   )
 
   def put_state(state):

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from common.config import ConfigError
@@ -127,18 +128,26 @@ def _splash_kernel(heads: int, length: int, window: int, cap: float):
 
 
 def splash(query: Queries, key: Keys, value: Keys, sight: Sight, options: Options) -> Queries:
-  """JAX's splash attention for TPUs."""
+  """JAX's splash attention for TPUs; on a mesh, each device runs it on its examples and heads."""
   from jax.experimental.pallas.ops.tpu import splash_attention as pallas
 
-  batch, kv_heads, groups, length, dim = query.shape
-  kernel = _splash_kernel(kv_heads * groups, length, options.window, options.cap)
-  query = (query * dim**-0.5).astype(key.dtype).reshape(batch, kv_heads * groups, length, dim)
-  if sight.segments is None:
-    mixed = jax.vmap(kernel)(query, key, value)
-  else:
-    documents = pallas.SegmentIds(sight.segments, sight.segments)
-    mixed = jax.vmap(kernel)(query, key, value, documents)
-  return mixed.reshape(batch, kv_heads, groups, length, dim)
+  def local(query, key, value, segments):
+    batch, kv_heads, groups, length, dim = query.shape
+    kernel = _splash_kernel(kv_heads * groups, length, options.window, options.cap)
+    documents = None if segments is None else pallas.SegmentIds(segments, segments)
+    flat = (query * dim**-0.5).astype(key.dtype).reshape(batch, kv_heads * groups, length, dim)
+    return jax.vmap(kernel)(flat, key, value, documents).reshape(query.shape)
+
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.size == 1:
+    return local(query, key, value, sight.segments)
+  # The compiler cannot cut a kernel up by itself.
+  heads = 'tensor' if key.shape[1] % mesh.shape['tensor'] == 0 else None
+  arrays, rows = P(('data', 'fsdp'), heads), P(('data', 'fsdp'))
+  cut = jax.shard_map(
+    local, in_specs=(arrays, arrays, arrays, rows), out_specs=arrays, check_vma=False
+  )
+  return cut(query, key, value, sight.segments)
 
 
 ATTENTIONS: Mapping[str, Callable[..., Array]] = {
@@ -163,12 +172,14 @@ def choose(name: str, length: int, biased: bool, options: Options) -> Callable[.
     ConfigError: for a way that cannot do what is asked, with what that is.
   """
   way = BEST.get(jax.default_backend(), 'blocks') if name == 'auto' else name
+  alone = jax.device_count() == 1 or not jax.sharding.get_abstract_mesh().empty
   lacks = {
     'library': {'a soft cap': options.cap, 'dropout of attention weights': options.drop},
     'splash': {
       'a bias (ALiBi)': biased,
       'dropout of attention weights': options.drop,
       f'a length of {length}, no multiple of {LANES}': length % LANES,
+      'several devices outside of a mesh': not alone and name == 'auto',
     },
   }.get(way, {})
   missing = [what for what, wanted in lacks.items() if wanted]

@@ -6,11 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from autoregressive.networks import dot_product
 from autoregressive.networks.attention import causal_mask
 from autoregressive.networks.dot_product import ATTENTIONS, Options, Sight, choose, whole
 from common.config import ConfigError
+from common.parallel import make_mesh
 
 LENGTH = 256
 POSITIONS = jnp.arange(LENGTH)
@@ -84,6 +87,25 @@ def test_other_ways_equal_it_and_so_do_their_gradients(name, case):
     np.testing.assert_allclose(ours, reference, atol=3e-5)
 
 
+def test_splash_attention_on_a_mesh():
+  mesh = make_mesh(dict(data=2, fsdp=2, tensor=2))
+  query, key, value = (jnp.concatenate([x, x[::-1]]) for x in inputs())
+  sight = sight_of(documents=True)
+  sight = sight._replace(
+    mask=jnp.tile(sight.mask, (2, 1, 1)), segments=jnp.tile(sight.segments, (2, 1))
+  )
+
+  @jax.jit
+  def on_mesh(*arrays):
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+      return ATTENTIONS['splash'](*arrays, sight, Options())
+
+  split = NamedSharding(mesh, P(('data', 'fsdp'), 'tensor'))
+  ours = on_mesh(*(jax.device_put(x, split) for x in (query, key, value)))
+  assert ours.sharding.is_equivalent_to(split, ours.ndim)
+  np.testing.assert_allclose(ours, whole(query, key, value, sight), atol=3e-5)
+
+
 def test_what_a_way_cannot_do_is_refused_and_auto_avoids_it(monkeypatch):
   drop = Options(drop=lambda x: x)
   with pytest.raises(ConfigError, match="'splash' cannot do a length of 100, no multiple of 128"):
@@ -94,5 +116,7 @@ def test_what_a_way_cannot_do_is_refused_and_auto_avoids_it(monkeypatch):
     choose('library', 100, False, Options(cap=1.0))
   assert choose('auto', 100, True, drop) is dot_product.blocks
   monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
+  assert choose('auto', 128, False, Options()) is dot_product.blocks  # eight devices, no mesh
+  monkeypatch.setattr(jax, 'device_count', lambda: 1)
   assert choose('auto', 128, False, Options()) is dot_product.splash
   assert choose('auto', 100, False, Options()) is dot_product.blocks
