@@ -101,12 +101,35 @@ def make_train_step(
   def steps(state: TrainState, batches: Batch) -> tuple[TrainState, Mapping[str, Array]]:
     if batches['x'].shape[0] > 1:
       return jax.lax.scan(step, state, batches)
-    # No loop around a single step: within one, XLA's CPU backend takes the gradients of
-    # convolutions' weights by a path that is some fifty times slower.
+    # No loop around a single step, for `one_by_one`.
     state, metrics = step(state, jax.tree.map(lambda v: v[0], batches))
     return state, jax.tree.map(lambda v: v[None], metrics)
 
   return steps
+
+
+def one_by_one(run: Step) -> Step:
+  """The step on stacked batches, its calls of one batch each, the loop over them on the host."""
+
+  def steps(state: TrainState, batches: Batch) -> tuple[TrainState, Mapping[str, Array]]:
+    parts = []
+    for i in range(batches['x'].shape[0]):
+      state, metrics = run(state, {k: v[i : i + 1] for k, v in batches.items()})
+      parts.append(metrics)
+    return state, jax.tree.map(lambda *values: jnp.concatenate(values), *parts)
+
+  return steps
+
+
+def has_convolutions(method: Method, state: TrainState, batch: Batch) -> bool:
+  """Whether the loss has convolutions; of `state` and `batch`, shapes and types are enough."""
+
+  def loss(state, batch):
+    index = jnp.arange(batch['x'].shape[0], dtype=jnp.int32)
+    context = Context(state.step, state.ema, True, index, index.shape[0])
+    return method.loss(state.params, state.memory, batch, jax.random.key(0), context)[0]
+
+  return 'conv_general_dilated' in str(jax.make_jaxpr(loss)(state, batch))
 
 
 def _loss_and_gradient(

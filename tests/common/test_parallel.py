@@ -62,6 +62,32 @@ def test_same_losses_and_parameters_as_one_device(how, weighted):
     np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-4)
 
 
+def test_steps_one_by_one_are_those_of_the_compiled_loop():
+  together, losses, place = run_on_one_device(False)
+  batches = place.put_batch(toy.batches(STEPS, SIZE))
+  initial = lambda: state.init_state(
+    toy.build(), optax.adam(1e-2), toy.SPEC.batch_struct(1), seed=0
+  )
+  apart, metrics = state.one_by_one(place.run)(place.put_state(initial), batches)
+  assert int(apart.step) == int(together.step) == STEPS
+  np.testing.assert_allclose(metrics['loss'], losses['loss'], rtol=1e-6)
+  for a, b in zip(jax.tree.leaves(apart), jax.tree.leaves(together), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_convolutions_are_found_in_a_loss():
+  method = toy.build()
+  start = state.init_state(method, optax.sgd(1.0), toy.SPEC.batch_struct(2), seed=0)
+
+  def loss(params, memory, batch, key, context):
+    value, aux = method.loss(params, memory, batch, key, context)
+    return value + jnp.convolve(jnp.ones(4), jnp.ones(2)).sum(), aux
+
+  batch = toy.SPEC.batch_struct(2)
+  assert not state.has_convolutions(method, start, batch)
+  assert state.has_convolutions(method._replace(loss=loss), start, batch)
+
+
 def test_losses_depend_on_the_data_so_that_the_comparison_means_something():
   _, one, _ = run_on_one_device(False)
   _, other, _ = run(batches=toy.batches(STEPS, SIZE, seed=1))
