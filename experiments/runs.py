@@ -11,13 +11,14 @@ from absl import logging
 
 from common import training, writers
 from common.checkpoints import Checkpoints, Restored
-from common.config import Config, ConfigError, differences, freeze, to_json
+from common.config import Config, ConfigError, completed, differences, freeze, to_json
 from common.data import pipeline
 from common.evaluation.evaluate import Evaluation, evaluate
 from common.files import atomic_write
 from common.method import Method, PyTree
 from common.parallel import make_mesh
 from common.snapshots import Snapshots
+from configs.base import get_base
 from experiments import families
 
 # What may differ when a run goes on: where and how fast it runs, not what it computes.
@@ -86,10 +87,22 @@ def _numbered(workdir: pathlib.Path, number: int) -> pathlib.Path:
 
 
 def _read_config(path: pathlib.Path) -> dict[str, Any]:
+  """The config of a run; what was not yet a setting when it was written has its default.
+
+  Raises:
+    ConfigError: the file is no config.
+  """
   try:
-    return json.loads(path.read_text())
-  except (OSError, ValueError) as error:
+    config = json.loads(path.read_text())
+    base = families.base(config)
+  except (OSError, ValueError, KeyError, TypeError) as error:
     raise ConfigError(f'{path} is not the config of a run: {error}') from error
+  config, added = completed(config, base.to_dict(), flat=get_base().keys())
+  if added:
+    logging.info(
+      '%s is older than these settings, which have their defaults: %s', path, ', '.join(added)
+    )
+  return config
 
 
 def load(
