@@ -9,7 +9,7 @@ import difflib
 import inspect
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
@@ -134,6 +134,34 @@ def differences(config: Config, base: Config) -> dict[str, tuple[Any, Any]]:
   new, old = flatten(config), flatten(base)
   keys = sorted(new.keys() | old.keys())
   return {k: (old.get(k), new.get(k)) for k in keys if as_tuple(old.get(k)) != as_tuple(new.get(k))}
+
+
+def completed(
+  config: Mapping, base: Mapping, flat: Collection[str] = ()
+) -> tuple[dict[str, Any], list[str]]:
+  """A config with what it lacks taken from `base`, and the paths of that.
+
+  Args:
+    config: written when there were fewer settings.
+    base: every setting with its default.
+    flat: sections whose settings do not depend on their `name`. Any other dict with a name is a
+      component, and completed only by one of the same name.
+  """
+  result, added = dict(config), []
+  for key, value in base.items():
+    if key not in result:
+      result[key] = copy.deepcopy(value)
+      added.append(key)
+    elif _alike(value, result[key], key in flat):
+      result[key], inner = completed(result[key], value)
+      added += [f'{key}.{name}' for name in inner]
+  return result, added
+
+
+def _alike(one: Any, other: Any, flat: bool) -> bool:
+  """Whether both are sections, and flat or of the same name."""
+  sections = isinstance(one, Mapping) and isinstance(other, Mapping)
+  return sections and (flat or one.get('name') == other.get('name'))
 
 
 def to_json(config: Config) -> str:

@@ -21,6 +21,7 @@ class Plan(NamedTuple):
   sample: int
   checkpoint: int
   profile: tuple[int, int] | None
+  snapshot: int = 0
 
   def calls(self, start: int) -> Iterator[tuple[int, int]]:
     """(first step, number of steps) of each compiled call from `start` to the end."""
@@ -35,16 +36,17 @@ class Plan(NamedTuple):
 
   def is_mark(self, step: int) -> bool:
     """Whether anything is due at `step`."""
-    intervals = (self.log, self.evaluate, self.sample, self.checkpoint)
+    intervals = (self.log, self.evaluate, self.sample, self.checkpoint, self.snapshot)
     return step == self.total or any(self.due(step, interval) for interval in intervals)
 
 
-def make_plan(settings: Mapping, epoch: int) -> Plan:
+def make_plan(settings: Mapping, epoch: int, snapshot_every: str | int = 0) -> Plan:
   """The plan of the `train` section of a config.
 
   Args:
     settings: the section.
     epoch: steps in an epoch.
+    snapshot_every: how often averages are stored.
 
   Raises:
     ConfigError: for a length that is none, or a run without steps.
@@ -54,12 +56,13 @@ def make_plan(settings: Mapping, epoch: int) -> Plan:
   if total < 1 or per_call < 1:
     raise ConfigError(f'train.steps={total}, train.steps_per_call={per_call}: both are at least 1')
 
-  def interval(name: str) -> int:
-    steps = length(settings[name], f'train.{name}', epoch, total)
-    return math.ceil(steps / per_call) * per_call
+  def interval(text: str | int, name: str) -> int:
+    return math.ceil(length(text, name, epoch, total) / per_call) * per_call
 
   names = ('log_every', 'evaluate_every', 'sample_every', 'checkpoint_every')
-  return Plan(total, per_call, *map(interval, names), _steps_to_profile(settings['profile']))
+  intervals = (interval(settings[name], f'train.{name}') for name in names)
+  snapshot = interval(snapshot_every, 'ema.snapshot_every')
+  return Plan(total, per_call, *intervals, _steps_to_profile(settings['profile']), snapshot)
 
 
 def _steps_to_profile(text: str) -> tuple[int, int] | None:

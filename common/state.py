@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key
 
+from common.averages import decay_at, gamma_of, power_share
 from common.method import Aux, Batch, Context, Method, PyTree
 
 
@@ -22,6 +23,7 @@ class TrainState(NamedTuple):
     ema: exponential moving average of `params`; what is evaluated and sampled from.
     bad_in_a_row: steps skipped since the last good one.
     bad_total: steps skipped in the whole run, because a gradient was not finite.
+    averages: power-function averages of `params`, one per width of `ema.widths`.
   """
 
   step: Int[Array, '']
@@ -31,28 +33,33 @@ class TrainState(NamedTuple):
   ema: PyTree
   bad_in_a_row: Int[Array, '']
   bad_total: Int[Array, '']
+  averages: tuple[PyTree, ...] = ()
 
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, Mapping[str, Array]]]
 
 
 def init_state(
-  method: Method, optimizer: optax.GradientTransformation, batch: Batch, seed: int
+  method: Method,
+  optimizer: optax.GradientTransformation,
+  batch: Batch,
+  seed: int,
+  averages: int = 0,
 ) -> TrainState:
-  """The state before the first step. Pure: may be jitted, or given to `jax.eval_shape`."""
+  """The state before the first step. Pure: may be jitted, or given to `jax.eval_shape`.
+
+  Args:
+    method: what is trained.
+    optimizer: an optax chain.
+    batch: of which the shapes matter.
+    seed: root of all randomness.
+    averages: how many power-function averages to keep.
+  """
   params, memory = method.init(jax.random.fold_in(jax.random.key(seed), 2**31 - 1), batch)
   zero = jnp.zeros((), jnp.int32)
   ema = jax.tree.map(jnp.copy, params)
-  return TrainState(zero, params, memory, optimizer.init(params), ema, zero, zero)
-
-
-def ema_decay(step: Int[Array, ''], decay: float, warmup: bool) -> Float[Array, '']:
-  """Decay of the moving average at `step`; with warm-up min(decay, (1 + n)/(10 + n)).
-
-  Without it the average of a short run is mostly the initial noise.
-  """
-  n = step.astype(jnp.float32)
-  return jnp.minimum(decay, (1.0 + n) / (10.0 + n)) if warmup else jnp.asarray(decay, jnp.float32)
+  kept = tuple(jax.tree.map(jnp.copy, params) for _ in range(averages))
+  return TrainState(zero, params, memory, optimizer.init(params), ema, zero, zero, kept)
 
 
 def make_train_step(
@@ -73,7 +80,7 @@ def make_train_step(
     method: what is trained.
     optimizer: an optax chain.
     seed: root of all randomness.
-    ema: `decay` and `warmup` of the moving average.
+    ema: `decay` and `warmup` of the moving average; or more of `common.averages.in_steps`.
     micro_batches: parts into which each batch is cut, one after the other, to save memory.
     axis: name of the mapped axis when run under `pmap`, else None.
 
@@ -81,22 +88,27 @@ def make_train_step(
     A pure function; every array of `batches` is [steps, batch, ...] and every metric [steps].
   """
 
+  gammas = [gamma_of(width) for width in ema.get('widths', ())]
+
   def step(state: TrainState, batch: Batch) -> tuple[TrainState, Mapping[str, Array]]:
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     loss, grads, aux = _loss_and_gradient(method, state, batch, key, micro_batches, axis)
     norm = optax.global_norm(grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    rate = ema_decay(state.step, ema['decay'], ema['warmup'])
-    average = jax.tree.map(lambda old, new: old + (1 - rate) * (new - old), state.ema, params)
+    average = _towards(state.ema, params, 1 - decay_at(state.step, ema))
     good = jnp.isfinite(norm) & jnp.isfinite(loss)
     new = (params, aux.memory, opt_state, average)
     old = (state.params, state.memory, state.opt_state, state.ema)
     kept = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
     bad_in_a_row = jnp.where(good, 0, state.bad_in_a_row + 1)
     bad_total = state.bad_total + (~good).astype(jnp.int32)
+    averages = tuple(
+      _towards(old, kept[0], power_share(state.step, gamma))
+      for old, gamma in zip(state.averages, gammas, strict=True)
+    )
     metrics = dict(aux.metrics, loss=loss, gradient_norm=norm, bad_in_a_row=bad_in_a_row)
-    return TrainState(state.step + 1, *kept, bad_in_a_row, bad_total), metrics
+    return TrainState(state.step + 1, *kept, bad_in_a_row, bad_total, averages), metrics
 
   def steps(state: TrainState, batches: Batch) -> tuple[TrainState, Mapping[str, Array]]:
     if batches['x'].shape[0] > 1:
@@ -130,6 +142,11 @@ def has_convolutions(method: Method, state: TrainState, batch: Batch) -> bool:
     return method.loss(state.params, state.memory, batch, jax.random.key(0), context)[0]
 
   return 'conv_general_dilated' in str(jax.make_jaxpr(loss)(state, batch))
+
+
+def _towards(old: PyTree, new: PyTree, share: Float[Array, '']) -> PyTree:
+  """That share of the way from the old parameters to the new ones."""
+  return jax.tree.map(lambda a, b: a + share * (b - a), old, new)
 
 
 def _loss_and_gradient(

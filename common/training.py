@@ -17,11 +17,12 @@ import numpy as np
 import optax
 from absl import logging
 
-from common import optimizers, parallel, reporting
+from common import averages, optimizers, parallel, reporting
 from common.checkpoints import Checkpoints
 from common.data.pipeline import Data, evaluation_batches, train_batches
 from common.method import Context, Method, PyTree, Request
 from common.plan import Plan, make_plan
+from common.snapshots import Snapshots, forget_after
 from common.state import (
   TrainState,
   has_convolutions,
@@ -68,7 +69,9 @@ def set_up(config: Mapping, method: Method, spec, mesh: jax.sharding.Mesh) -> Se
   """
   settings, batch_size = config['train'], config['data']['batch_size']
   epoch = max(spec.num_train // batch_size, 1)
-  plan = make_plan(settings, epoch)
+  stored = config['ema']['widths']
+  plan = make_plan(settings, epoch, config['ema']['snapshot_every'] if stored else 0)
+  ema = averages.in_steps(config['ema'], epoch, plan.total)
   shares = mesh.shape['data'] * mesh.shape['fsdp']
   parallel.check_batch_size(batch_size, shares, settings['micro_batches'])
   schedule = optimizers.make_schedule(config['optimizer'], plan.total, epoch)
@@ -76,14 +79,14 @@ def set_up(config: Mapping, method: Method, spec, mesh: jax.sharding.Mesh) -> Se
 
   def initial() -> TrainState:
     batch = {k: jnp.zeros(v.shape, v.dtype) for k, v in spec.batch_struct(1).items()}
-    return init_state(method, optimizer, batch, config['seed'])
+    return init_state(method, optimizer, batch, config['seed'], len(stored))
 
   def make_step(axis: str | None):
     return make_train_step(
       method,
       optimizer,
       seed=config['seed'],
-      ema=config['ema'],
+      ema=ema,
       micro_batches=settings['micro_batches'],
       axis=axis,
     )
@@ -137,6 +140,7 @@ def train(
       restored = checkpoints.restore(setup.place.abstract)
       start, state = restored.step, setup.place.put_state(restored.state)
       logging.info('resuming at step %d of %d', start, setup.plan.total)
+    forget_after(workdir, start)
     with Writer(workdir, step=start) as writer:
       run = _Run(config, method, data, setup, checkpoints, writer, workdir, stop)
       return run.go(start, state)
@@ -210,6 +214,9 @@ class _Run:
       logging.info('step %d validation: %s', step, _shown(found))
     if plan.due(step, plan.sample):
       self.draw(step, view)
+    if plan.due(step, plan.snapshot):  # before the checkpoint: a run that goes on from it has them
+      with Snapshots(self.workdir, self.config['ema']['keep']) as snapshots:
+        snapshots.save(step, view.averages, self.config)
     if saving or stopping:
       position = {'step': step, 'examples': step * self.config['data']['batch_size']}
       self.checkpoints.save(step, view, config=self.config, position=position, metrics=found)

@@ -35,7 +35,15 @@ def get_base() -> ConfigDict:
         no_decay='(bias|scale|embedding)$',  # paths of parameters that do not decay
         clip=1.0,  # global norm of the gradient; 0: off
       ),
-      ema=dict(decay=0.999, warmup=True),
+      ema=dict(
+        decay=0.999,  # of the average that is evaluated and sampled from
+        warmup=True,  # at most (1 + n)/(10 + n) at step n
+        half_life='0',  # in place of these two, if not 0: the length after which weights halve,
+        ramp_up=0.05,  # at most this share of the steps taken; 0: no ramp
+        widths=(),  # of power-function averages to store, shares of the run, such as (0.05, 0.1)
+        snapshot_every='12.5%',  # how often they are stored
+        keep=16,  # how many of the newest are
+      ),
       train=dict(
         steps='2000',
         steps_per_call=20,  # optimiser steps in one compiled call

@@ -21,8 +21,9 @@ from jaxtyping import Array, Float, Int, Key
 from common.config import ConfigError, pick
 from common.method import Likelihood
 from diffusion.bound import normal_like, sum_dims
-from diffusion.predictions import Denoise, expand
-from diffusion.processes import Process, rate
+from diffusion.predictions import Denoise
+from diffusion.processes import Process
+from diffusion.solvers import velocity
 
 Images = Float[Array, 'batch *dims']
 Drift = Callable[[Array, Array], Array]
@@ -43,14 +44,7 @@ class LogDensity(NamedTuple):
 
 def flow_drift(process: Process, denoise: Denoise) -> Drift:
   """(x [batch, ...], t scalar) -> dx/dt of the probability flow."""
-
-  def drift(x, t):
-    times = jnp.full(x.shape[0], t, x.dtype)
-    estimate = denoise(x, times)
-    clean, noise = rate(process.alpha, times), rate(process.sigma, times)
-    return expand(clean, x) * estimate.x0 + expand(noise, x) * estimate.eps
-
-  return drift
+  return lambda x, t: velocity(process, denoise(x, jnp.full(x.shape[0], t, x.dtype)), t)
 
 
 def exact_divergence(drift: Drift, x: Images, t: Array) -> tuple[Images, Float[Array, '1 batch']]:

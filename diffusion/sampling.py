@@ -212,7 +212,7 @@ def make_sampler(model: Model, config: Mapping, spec: DataSpec) -> Callable[...,
     times, num_steps = padded(times)
     inputs = Inputs(
       params=params,
-      weak=None if weight == 1 else weak,
+      weak=weak,
       key=key,
       label=label,
       times=None if task.fixed_grid else jnp.asarray(times, jnp.float32),
@@ -254,6 +254,8 @@ def _condition(model: Model, config: Mapping, settings: Mapping, request: Reques
       'guidance.classifier needs a model trained with classifier.weight above 0, a request with'
       ' labels, and no other guidance (guidance.weight=1)'
     )
+  if weight == 1 and weak is not None:
+    raise ConfigError('a weak model has no effect at guidance=1; set another weight, such as 2.0')
   if weight != 1 and weak is None:
     _check_classifier_free(model, config, label, weight)
   if label is None and model.num_classes:

@@ -11,11 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
+from common.method import example_keys
 from diffusion import editing
 from diffusion.bound import normal_like
 from diffusion.guidance import Denoiser
+from diffusion.predictions import expand
 from diffusion.processes import Process
-from diffusion.samplers import sample
+from diffusion.samplers import sample, trajectory
 from diffusion.solvers import Sampler
 
 Drawn = tuple[Float[Array, 'batch *shape'], Int[Array, '']]  # samples, network evaluations
@@ -138,6 +140,24 @@ def _interpolate(setting, past, mask) -> Drawn:
   return x, up + down
 
 
+def _trajectory(setting, past, mask) -> Drawn:
+  """One sample's way from noise to data, in as many states of it as samples are asked for.
+
+  Where noise is larger than data can be (VE, EDM), a state is shown at the size of unit noise.
+  """
+  number = setting.like.shape[0]
+  same = setting._replace(keys=jnp.broadcast_to(setting.keys[:1], (number,)))
+  keys = example_keys(setting.key, jnp.zeros(number, jnp.int32))
+  path, count = trajectory(
+    setting.sampler, setting.process, setting.denoise, setting.times, same.start(), keys
+  )
+  steps = np.round(np.linspace(0, path.shape[0] - 1, number)).astype(int)
+  t = jnp.asarray(setting.times, path.dtype)[steps]
+  size = jnp.sqrt(setting.process.alpha(t) ** 2 + setting.process.sigma(t) ** 2)
+  x = path[steps, np.arange(number)]
+  return x / expand(jnp.maximum(size, 1), x), count
+
+
 TASKS = {
   'generate': Task(_generate, needs=()),
   'inpaint': Task(_inpaint, needs=('past', 'mask')),
@@ -146,6 +166,7 @@ TASKS = {
   'sdedit': Task(_sdedit, fixed_grid=True),
   'reconstruct': Task(_reconstruct, fixed_grid=True, reversible=True),
   'interpolate': Task(_interpolate, fixed_grid=True, reversible=True),
+  'trajectory': Task(_trajectory, needs=(), fixed_grid=True),
 }
 
 

@@ -2,17 +2,21 @@
 
 python -m experiments.evaluate --workdir=runs/digits
 python -m experiments.evaluate --workdir=runs/digits --metrics=agreement,frechet --options=steps=5
+python -m experiments.evaluate --workdir=runs/digits --metrics=bits_per_dim \
+    --likelihood=flow,trace=exact,dequantization=variational
+python -m experiments.evaluate --workdir=runs/digits --weak=runs/digits@1150 --options=guidance=2.0
+python -m experiments.evaluate --workdir=runs/digits --metrics=frechet --ema=0.02,0.05,0.1
 """
 
 import datetime
 import json
 import pathlib
 
-import numpy as np
 from absl import flags
 
 from common import reporting
 from common.evaluation.evaluate import METRICS
+from common.evaluation.measures import Evaluation, Measure
 from common.files import atomic_write
 from experiments import cli, options, runs
 
@@ -20,34 +24,81 @@ WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.', required=Tr
 STEP = flags.DEFINE_string('step', 'last', "Checkpoint: 'last', 'best' or a number.")
 CHOSEN = flags.DEFINE_list('metrics', list(METRICS), 'What to measure: ' + ', '.join(METRICS) + '.')
 NUM = flags.DEFINE_integer('num_samples', None, "Samples to draw, instead of the config's number.")
+LIKELIHOOD = flags.DEFINE_list(
+  'likelihood',
+  [],
+  "In place of the config's: vlb or flow, then its settings: flow,trace=exact,samples=4.",
+)
+WEAK = flags.DEFINE_string(
+  'weak', None, 'WORKDIR[@STEP] of a weaker model of the same network, for options guidance=W.'
+)
+EMA = flags.DEFINE_list(
+  'ema', [], 'Widths of averages to evaluate in its place, each in (0, 0.288); needs ema.widths.'
+)
 OPTIONS = options.define()
 
 
-def main() -> None:
-  run = runs.load(WORKDIR.value, options.step(STEP.value))
-  if NUM.value is not None:
-    run.config['evaluation']['num_samples'] = NUM.value
-  settings = options.parse(OPTIONS.value)
-  result = runs.evaluate_run(run, CHOSEN.value, settings)
+def evaluate(run: runs.Run, settings: dict, marks: dict) -> Evaluation:
+  """Measures a run, and writes the result under a name with what marks it off from others."""
+  drawn = dict(settings)
+  if WEAK.value is not None:
+    drawn['weak'] = runs.load_weak(run, WEAK.value)
+  result = runs.evaluate_run(run, CHOSEN.value, drawn)
   folder = pathlib.Path(WORKDIR.value) / 'evaluations'
   record = {
     'step': run.step,
     'date': datetime.date.today().isoformat(),
     'options': settings,
+    **marks,
     'measures': {name: measure._asdict() for name, measure in result.measures.items()},
   }
-  name = '-'.join([str(run.step), *(f'{k}={v}' for k, v in sorted(settings.items()))])
+  shown = sorted((settings | marks).items())
+  name = '-'.join([str(run.step), *(f'{k}={v}'.replace('/', '_') for k, v in shown)])
   atomic_write(folder / f'{name}.json', json.dumps(record, indent=2))
   if len(result.samples):
-    grid = reporting.image_grid(
-      np.asarray(result.samples), result.columns, scale=3, levels=run.data.spec.levels
-    )
-    reporting.save_png(folder / f'{name}.png', grid)
+    reporting.save_png(folder / f'{name}.png', result.picture(3))
   for metric, measure in result.measures.items():
-    value = '-' if measure.value is None else f'{measure.value:.5g}'
-    error = f' ± {measure.standard_error:.2g}' if measure.standard_error else ''
-    print(f'{METRICS[metric].title}: {value}{error}   {measure.note}')
+    print(f'{METRICS[metric].title}: {shown_value(measure)}   {measure.note}')
   print(f'step {run.step}; written to {folder / name}.json')
+  return result
+
+
+def shown_value(measure: Measure) -> str:
+  """A value with its standard error."""
+  value = '-' if measure.value is None else f'{measure.value:.5g}'
+  return value + (f' ± {measure.standard_error:.2g}' if measure.standard_error else '')
+
+
+def main() -> None:
+  widths = options.widths(EMA.value)
+  run = runs.load(WORKDIR.value, options.step(STEP.value), options.component(LIKELIHOOD.value))
+  if NUM.value is not None:
+    run.config['evaluation']['num_samples'] = NUM.value
+  settings, marks = options.parse(OPTIONS.value), {}
+  if LIKELIHOOD.value:
+    marks['likelihood'] = ','.join(LIKELIHOOD.value)
+  if WEAK.value is not None:
+    marks['weak'] = WEAK.value
+  if not widths:
+    evaluate(run, settings, marks)
+    return
+  averaged = {width: runs.with_average(run, WORKDIR.value, width) for width in widths}
+  found = {w: evaluate(one, settings, marks | {'ema': w}) for w, one in averaged.items()}
+  if len(found) > 1:
+    print_table(found)
+
+
+def print_table(found: dict[float, Evaluation]) -> None:
+  """A line per width of the average, a column per metric."""
+  titles = [METRICS[metric].title for metric in CHOSEN.value]
+  rows = [
+    [f'{width:g}', *(shown_value(result.measures[metric]) for metric in CHOSEN.value)]
+    for width, result in found.items()
+  ]
+  table = [['ema', *titles], *rows]
+  lengths = [max(map(len, column)) for column in zip(*table, strict=True)]
+  for row in table:
+    print('  '.join(cell.rjust(length) for cell, length in zip(row, lengths, strict=True)))
 
 
 if __name__ == '__main__':

@@ -1,7 +1,7 @@
 """The families of methods, by the name that a config gives in `family`."""
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -12,24 +12,59 @@ from common.data.spec import DataSpec
 from common.method import Method
 from configs.autoregressive import base as autoregressive_base
 from configs.diffusion import base as diffusion_base
+from diffusion.tasks import TASKS
+
+
+class Edit(NamedTuple):
+  """What a family can do with given images.
+
+  Attributes:
+    needs: which of 'past' and 'mask' it takes.
+    options: sampler options that ask for it.
+    random: whether the same input has more than one result.
+    mask: what hides by default.
+  """
+
+  needs: tuple[str, ...]
+  options: Mapping[str, Any]
+  random: bool = True
+  mask: str = 'centre'
 
 
 class Family(NamedTuple):
-  """How a family builds a method, and the defaults of its configs."""
+  """How a family builds a method, the defaults of its configs, and what it can do but sample."""
 
   build: Callable[[Mapping, DataSpec], Method]
   base: Callable[[], ConfigDict]
+  edits: Mapping[str, Edit]
 
 
 FAMILIES = {
-  'diffusion': Family(diffusion.build, diffusion_base.get_base),
-  'autoregressive': Family(autoregressive.build, autoregressive_base.get_base),
+  'diffusion': Family(
+    diffusion.build,
+    diffusion_base.get_base,
+    {
+      name: Edit(task.needs, {'task': name}, random=not task.reversible)
+      for name, task in TASKS.items()
+      if name != 'generate'
+    },
+  ),
+  'autoregressive': Family(
+    autoregressive.build,
+    autoregressive_base.get_base,
+    {'complete': Edit(('past', 'mask'), {}, mask='bottom')},
+  ),
 }
 
 
 def build(config: Mapping, spec: DataSpec) -> Method:
   """The method of a config, for data as `spec` describes it."""
   return pick(FAMILIES, config['family'], 'family').build(config, spec)
+
+
+def edit(config: Mapping, name: str) -> Edit:
+  """What a config's family does under this name."""
+  return pick(pick(FAMILIES, config['family'], 'family').edits, name, f'{config["family"]} task')
 
 
 def base(config: Mapping) -> ConfigDict:

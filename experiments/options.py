@@ -1,7 +1,9 @@
-"""Sampler options as a flag: --options=steps=20,eta=1.0,sampler=ddim."""
+"""Values of flags: --options=steps=20,eta=1.0,sampler=ddim; --step=best; --label=3."""
 
 import ast
 
+import jax
+import jax.numpy as jnp
 from absl import flags
 
 
@@ -27,6 +29,31 @@ def parse(items: list[str]) -> dict:
   return options
 
 
+def component(items: list[str]) -> dict | None:
+  """{'name': 'flow', 'trace': 'exact'} from ['flow', 'trace=exact']; None from nothing.
+
+  Raises:
+    ValueError: for settings without a name.
+  """
+  if not items:
+    return None
+  if '=' in items[0]:
+    raise ValueError(f'--likelihood={",".join(items)}: begin with its name, such as flow')
+  return {'name': items[0]} | parse(items[1:])
+
+
+def widths(items: list[str]) -> list[float]:
+  """Widths of averages.
+
+  Raises:
+    ValueError: for one that is no number.
+  """
+  try:
+    return [float(item) for item in items]
+  except ValueError:
+    raise ValueError(f'--ema={",".join(items)}: write widths, such as 0.05,0.1') from None
+
+
 def _value(text: str):
   if text.lower() in ('true', 'false'):
     return text.lower() == 'true'
@@ -43,3 +70,23 @@ def step(text: str) -> str | int:
   if text.isdecimal():
     return int(text)
   raise ValueError(f"--step={text!r}: write 'last', 'best' or a number")
+
+
+def classes(text: str | None, num: int, spec) -> jax.Array | None:
+  """[num] classes: that of `text`, or all in turn; None where the data has none, or none is asked.
+
+  Raises:
+    ValueError: for a class that the data does not have.
+  """
+  if text is None:
+    return jnp.arange(num) % spec.num_classes if spec.num_classes else None
+  if not spec.num_classes:
+    raise ValueError(f'--label={text!r}: {spec.name} has no classes')
+  names = list(spec.class_names)
+  if text in names:
+    return jnp.full(num, names.index(text))
+  if text.isdecimal() and int(text) < spec.num_classes:
+    return jnp.full(num, int(text))
+  if text == 'none':
+    return None
+  raise ValueError(f'--label={text!r} is no class of {spec.name}; known: {", ".join(names)}')

@@ -10,17 +10,19 @@ import jax
 from absl import logging
 
 from common import training, writers
-from common.checkpoints import Checkpoints
-from common.config import Config, ConfigError, differences, freeze, to_json
+from common.checkpoints import Checkpoints, Restored
+from common.config import Config, ConfigError, completed, differences, freeze, to_json
 from common.data import pipeline
 from common.evaluation.evaluate import Evaluation, evaluate
 from common.files import atomic_write
 from common.method import Method, PyTree
 from common.parallel import make_mesh
+from common.snapshots import Snapshots
+from configs.base import get_base
 from experiments import families
 
 # What may differ when a run goes on: where and how fast it runs, not what it computes.
-FREE = ('parallel.', 'data.dir', 'train.log_every', 'train.profile', 'train.keep')
+FREE = ('parallel.', 'data.dir', 'train.log_every', 'train.profile', 'train.keep', 'ema.keep')
 
 
 class Run(NamedTuple):
@@ -85,38 +87,107 @@ def _numbered(workdir: pathlib.Path, number: int) -> pathlib.Path:
 
 
 def _read_config(path: pathlib.Path) -> dict[str, Any]:
+  """The config of a run; what was not yet a setting when it was written has its default.
+
+  Raises:
+    ConfigError: the file is no config.
+  """
   try:
-    return json.loads(path.read_text())
-  except (OSError, ValueError) as error:
+    config = json.loads(path.read_text())
+    base = families.base(config)
+  except (OSError, ValueError, KeyError, TypeError) as error:
     raise ConfigError(f'{path} is not the config of a run: {error}') from error
+  config, added = completed(config, base.to_dict(), flat=get_base().keys())
+  if added:
+    logging.info(
+      '%s is older than these settings, which have their defaults: %s', path, ', '.join(added)
+    )
+  return config
 
 
-def load(workdir: str | pathlib.Path, step: str | int = 'last') -> Run:
+def load(
+  workdir: str | pathlib.Path,
+  step: str | int = 'last',
+  likelihood: Mapping[str, Any] | None = None,
+) -> Run:
   """Reads a trained model back.
 
   Args:
     workdir: the folder of the run.
     step: 'last', 'best' or a number.
+    likelihood: a component that replaces the `likelihood` section of its config.
 
   Raises:
-    ConfigError: there is no run.
+    ConfigError: there is no run, or its family has no choice of likelihoods.
     CheckpointError: there is no such checkpoint, or it is damaged.
   """
   workdir = pathlib.Path(workdir)
-  if not (workdir / 'config.json').exists():
-    raise ConfigError(f'{workdir} holds no run (no config.json); train one with experiments.train')
-  config = _read_config(workdir / 'config.json')
+  config = _config_of(workdir)
+  if likelihood is not None:
+    if 'likelihood' not in config:
+      raise ConfigError(f'--likelihood: that of the {config["family"]} family is exact, no choice')
+    config['likelihood'] = dict(likelihood)
   data = pipeline.load(config['data'])
   method = families.build(config, data.spec)
-  params, _ = jax.eval_shape(method.init, jax.random.key(0), data.spec.batch_struct(1))
+  restored = _restore(workdir, config, _abstract(method, data), step)
+  return Run(config, data, method, restored.state['ema'], restored.step)
+
+
+def _config_of(workdir: pathlib.Path) -> dict[str, Any]:
+  if not (workdir / 'config.json').exists():
+    raise ConfigError(f'{workdir} holds no run (no config.json); train one with experiments.train')
+  return _read_config(workdir / 'config.json')
+
+
+def _abstract(method: Method, data: pipeline.Data) -> PyTree:
+  """Shapes and types of the parameters."""
+  return jax.eval_shape(method.init, jax.random.key(0), data.spec.batch_struct(1))[0]
+
+
+def _restore(workdir: pathlib.Path, config: Mapping, abstract: PyTree, step: str | int) -> Restored:
   with Checkpoints(
     workdir / 'checkpoints',
     best_metric=config['train']['best_metric'],
     best_mode=config['train']['best_mode'],
     read_only=True,
   ) as checkpoints:
-    restored = checkpoints.restore({'ema': params}, step, partial=True)
-  return Run(config, data, method, restored.state['ema'], restored.step)
+    return checkpoints.restore({'ema': abstract}, step, partial=True)
+
+
+def load_weak(run: Run, text: str) -> PyTree:
+  """The parameters of a weaker version of a run's model, to guide it away from.
+
+  Args:
+    run: the model.
+    text: 'WORKDIR' or 'WORKDIR@STEP': a run of the same network on the same data.
+
+  Raises:
+    ConfigError: there is no run.
+    CheckpointError: there is no such checkpoint, or it is of another network.
+  """
+  folder, _, step = text.partition('@')
+  workdir = pathlib.Path(folder)
+  found = _restore(workdir, _config_of(workdir), _abstract(run.method, run.data), _step(step))
+  logging.info('guided by step %d of %s', found.step, workdir)
+  return found.state['ema']
+
+
+def _step(text: str) -> str | int:
+  return int(text) if text.isdecimal() else text or 'last'
+
+
+def with_average(run: Run, workdir: str | pathlib.Path, width: float) -> Run:
+  """The run with the power-function average of this width in place of its moving average.
+
+  Raises:
+    ConfigError: for a width outside (0, 1/√12).
+    CheckpointError: the run stored no averages.
+  """
+  with Snapshots(pathlib.Path(workdir), read_only=True) as snapshots:
+    params = snapshots.reconstruct(
+      _abstract(run.method, run.data), run.config['ema'].get('widths', ()), run.step, width
+    )
+  return run._replace(params=params)
 
 
 def evaluate_run(

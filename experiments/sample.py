@@ -1,56 +1,58 @@
-"""Draws samples from a trained model into a picture.
+"""Draws samples from a trained model into a picture, or edits images of its test split.
 
 python -m experiments.sample --workdir=runs/digits --num=100 --out=samples.png
 python -m experiments.sample --workdir=runs/digits --label=3 --options=steps=5,guidance=2.0
+python -m experiments.sample --workdir=runs/digits --task=inpaint --mask=left --out=inpainted.png
+
+Tasks of a diffusion model: inpaint, repaint, colourise, sdedit, reconstruct, interpolate, and
+trajectory, a sample's way from noise to data; of an autoregressive model: complete, from a
+beginning in its own order (--mask=bottom: the upper half is given).
 """
 
 import pathlib
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
 from common import reporting
 from common.method import Request
-from experiments import cli, options, runs
+from experiments import cli, edits, options, runs
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
 STEP = flags.DEFINE_string('step', 'last', "Checkpoint: 'last', 'best' or a number.")
-NUM = flags.DEFINE_integer('num', 100, 'How many samples.', lower_bound=1)
+NUM = flags.DEFINE_integer('num', None, 'How many: 100 samples, or 10 of a task.', lower_bound=1)
 OUT = flags.DEFINE_string('out', 'samples.png', 'The picture: a .png; or a .npy of the raw values.')
-LABEL = flags.DEFINE_string('label', None, 'Class by name or number; without it, all in turn.')
+LABEL = flags.DEFINE_string(
+  'label',
+  None,
+  "Class by name or number; 'none': no class. Without it all in turn, or those of a task's images.",
+)
+TASK = flags.DEFINE_string('task', None, 'What to do with images of the test split, e.g. inpaint.')
+MASK = flags.DEFINE_string(
+  'mask',
+  None,
+  'What a task fills in: left, right, top, bottom, centre, border or random, with :SHARE if not '
+  'one half; or a .png (white) or .npy (1) of the size of an image.',
+)
+DRAWS = flags.DEFINE_integer('draws', 3, 'Results of each image of a task.', lower_bound=1)
 SEED = flags.DEFINE_integer('seed', 0, 'Of all randomness.')
 COLUMNS = flags.DEFINE_integer('columns', 10, 'Samples in a row of the picture.', lower_bound=1)
 SCALE = flags.DEFINE_integer('scale', 4, 'Size of a pixel in the picture.', lower_bound=1)
+WEAK = flags.DEFINE_string(
+  'weak', None, 'WORKDIR[@STEP] of a weaker model of the same network, for options guidance=W.'
+)
+EMA = flags.DEFINE_list('ema', [], 'Width of the average to sample from; needs ema.widths.')
 OPTIONS = options.define()
 
 
-def labels(text: str | None, num: int, spec) -> jax.Array | None:
-  """[num] classes: that of `text`, or all in turn; None where the data has none."""
-  if text is None:
-    return jnp.arange(num) % spec.num_classes if spec.num_classes else None
-  if not spec.num_classes:
-    raise ValueError(f'--label={text!r}: {spec.name} has no classes')
-  names = list(spec.class_names)
-  if text in names:
-    return jnp.full(num, names.index(text))
-  if text.isdecimal() and int(text) < spec.num_classes:
-    return jnp.full(num, int(text))
-  raise ValueError(f'--label={text!r} is no class of {spec.name}; known: {", ".join(names)}')
-
-
-def main() -> None:
-  out = pathlib.Path(OUT.value)
-  if out.suffix not in ('.png', '.npy'):
-    raise ValueError(f'--out={out}: the name ends in .png or .npy')
-  run = runs.load(WORKDIR.value, options.step(STEP.value))
-  request = Request(
-    NUM.value,
-    labels(LABEL.value, NUM.value, run.data.spec),
-    options=options.parse(OPTIONS.value),
-  )
+def generate(run: runs.Run, settings: dict, out: pathlib.Path) -> str:
+  """Draws samples into a picture; returns what to say of them."""
+  num = NUM.value or 100
+  if MASK.value is not None:
+    raise ValueError(f'--mask={MASK.value!r} needs a --task that takes one')
+  request = Request(num, options.classes(LABEL.value, num, run.data.spec), options=settings)
   start = time.perf_counter()
   samples = run.method.sample(run.params, jax.random.key(SEED.value), request)
   x = np.asarray(samples.x)
@@ -61,10 +63,46 @@ def main() -> None:
     levels = run.data.spec.levels
     grid = reporting.image_grid(x, COLUMNS.value, scale=SCALE.value, levels=levels)
     reporting.save_png(out, grid)
-  print(
+  return (
     f'{len(x)} samples from step {run.step} in {out}: {samples.evaluations} network evaluations '
     f'each, {seconds:.1f} s with compilation'
   )
+
+
+def do_task(run: runs.Run, settings: dict, out: pathlib.Path) -> str:
+  """Does the task of the flags and writes its picture; returns what to say of it."""
+  edited = edits.perform(
+    run,
+    TASK.value,
+    num=NUM.value or 10,
+    draws=DRAWS.value,
+    label=LABEL.value,
+    mask=MASK.value,
+    seed=SEED.value,
+    settings=settings,
+  )
+  if out.suffix == '.npy':
+    reporting.save_array(out, edited.results)
+  else:
+    reporting.save_png(out, edits.picture(TASK.value, edited, run.data.spec.levels, SCALE.value))
+  draws, num = edited.results.shape[:2]
+  return f'{edited.title}; {draws} × {num} results in {out}'
+
+
+def main() -> None:
+  out = pathlib.Path(OUT.value)
+  if out.suffix not in ('.png', '.npy'):
+    raise ValueError(f'--out={out}: the name ends in .png or .npy')
+  widths = options.widths(EMA.value)
+  if len(widths) > 1:
+    raise ValueError('--ema: samples are of one width; experiments.evaluate compares several')
+  run = runs.load(WORKDIR.value, options.step(STEP.value))
+  for width in widths:
+    run = runs.with_average(run, WORKDIR.value, width)
+  settings = options.parse(OPTIONS.value)
+  if WEAK.value is not None:
+    settings['weak'] = runs.load_weak(run, WEAK.value)
+  print((generate if TASK.value is None else do_task)(run, settings, out))
 
 
 if __name__ == '__main__':

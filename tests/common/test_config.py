@@ -68,3 +68,28 @@ def test_differences_see_through_nesting_types_and_missing_keys():
   other = {'a': {'b': 2, 'c': [1, 2]}, 'e': 1}
   assert config.differences(other, one) == {'a.b': (1, 2), 'd': (0, None), 'e': (None, 1)}
   assert config.differences(one, one) == {}
+
+
+def test_an_older_config_is_completed_but_its_components_are_not_mixed():
+  base = {
+    'data': {'name': 'digits', 'broken': 'refuse'},
+    'process': {'name': 'cosine', 's': 0.008},
+    'ema': {'decay': 0.9, 'widths': ()},
+    'sampling': {'steps': 5, 'task': {'name': 'generate'}, 'sampler': {'name': 'ddim', 'eta': 0}},
+  }
+  old = {
+    'data': {'name': 'npz'},
+    'process': {'name': 'edm'},
+    'sampling': {'steps': 7, 'sampler': {'name': 'ddim'}},
+    'gone': 1,
+  }
+  found, added = config.completed(old, base, flat=('data', 'ema'))
+  assert found == {
+    'data': {'name': 'npz', 'broken': 'refuse'},
+    'process': {'name': 'edm'},
+    'ema': base['ema'],
+    'sampling': base['sampling'] | {'steps': 7},
+    'gone': 1,
+  }
+  assert added == ['data.broken', 'ema', 'sampling.task', 'sampling.sampler.eta']
+  assert config.completed(base, base) == (base, [])

@@ -21,6 +21,7 @@ TINY = (
   '--config.train.evaluate_every=20',
   '--config.train.sample_every=0',
   '--config.train.log_every=2',
+  '--config.ema.widths=(0.05,0.1)',
 )
 TINY_DIFFUSION = (
   '--config=configs/diffusion/images.py:digits',

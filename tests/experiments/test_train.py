@@ -234,6 +234,8 @@ def test_evaluate_and_sample_read_the_run_back(whole, tmp_path):
   x = np.load(out)
   assert x.shape == (6, 8, 8, 1) and x.max() <= 16
   np.testing.assert_array_equal(x, np.load(again))
+  printed = run('sample', f'--workdir={whole}', '--task=complete', f'--out={tmp_path}/complete.png')
+  assert '3 × 10 results' in printed and (tmp_path / 'complete.png').stat().st_size > 1000
 
 
 @pytest.mark.parametrize(
@@ -243,6 +245,7 @@ def test_evaluate_and_sample_read_the_run_back(whole, tmp_path):
     ('sample', ['--out=x.jpg'], 'ends in .png or .npy'),
     ('sample', ['--options=stepz=3'], "'stepz'"),
     ('sample', ['--step=7'], 'no checkpoint 7'),
+    ('sample', ['--task=inpaint'], "unknown autoregressive task 'inpaint'; known: complete"),
     ('evaluate', ['--metrics=fid'], "unknown metric 'fid'"),
     ('evaluate', ['--step=late'], "write 'last', 'best' or a number"),
   ],
