@@ -158,6 +158,28 @@ def completed(
   return result, added
 
 
+def switched(config: Mapping, before: Mapping, flat: Collection[str] = ()) -> dict[str, Any]:
+  """A config in which a component of another name than before has none of the old one's settings.
+
+  What was replaced together with the name stays; the rest takes the new constructor's defaults.
+
+  Args:
+    config: the config.
+    before: the same, before names were replaced.
+    flat: sections whose settings do not depend on their `name`.
+  """
+  result = dict(config)
+  for key, value in config.items():
+    old = before.get(key)
+    if key in flat or not isinstance(value, Mapping) or not isinstance(old, Mapping):
+      continue
+    if value.get('name') == old.get('name'):
+      result[key] = switched(value, old)
+    else:
+      result[key] = {k: v for k, v in value.items() if k == 'name' or v != old.get(k)}
+  return result
+
+
 def _alike(one: Any, other: Any, flat: bool) -> bool:
   """Whether both are sections, and flat or of the same name."""
   sections = isinstance(one, Mapping) and isinstance(other, Mapping)

@@ -59,13 +59,24 @@ def train(
   data = pipeline.load(config['data'])
   method = families.build(config, data.spec)
   setup = training.set_up(config, method, data.spec, make_mesh(config['parallel']))
-  _claim(workdir, config, fresh)  # only once nothing is left that the config could be refused for
+  claim(workdir, config, data, fresh)  # last: nothing is left that it could be refused for
   return training.train(config, method, data, setup, workdir, stop)
 
 
-def _claim(workdir: pathlib.Path, config: Mapping, fresh: bool) -> None:
-  """Writes the config into the folder, unless the run of another config is there."""
-  path = workdir / 'config.json'
+def claim(workdir: pathlib.Path, config: Mapping, data: pipeline.Data, fresh: bool) -> None:
+  """Writes config and fingerprint of the data, unless a run of another config or data is there.
+
+  Args:
+    workdir: the folder of the run.
+    config: a whole config.
+    data: what it is trained on.
+    fresh: whether to move a run that is there aside.
+
+  Raises:
+    ConfigError: a run of another config or on other data is there, or it cannot be read.
+  """
+  path, data_path = workdir / 'config.json', workdir / 'data.json'
+  seen = {'fingerprint': pipeline.fingerprint(data), 'train': data.spec.num_train}
   if fresh and workdir.exists():
     number = next(n for n in range(1, 10**6) if not _numbered(workdir, n).exists())
     shutil.move(workdir, _numbered(workdir, number))
@@ -79,11 +90,29 @@ def _claim(workdir: pathlib.Path, config: Mapping, fresh: bool) -> None:
         f'{workdir} holds a run of another config ({shown}); '
         'choose another --workdir, or --fresh to move that run aside and begin anew'
       )
+    before = _read_json(data_path) if data_path.exists() else seen
+    if before != seen:
+      raise ConfigError(
+        f'the data of the run in {workdir} has changed since it began ({before.get("train")} '
+        f'training examples then, {seen["train"]} now): bring it back, choose another --workdir, '
+        'or --fresh to move that run aside and begin anew'
+      )
   atomic_write(path, to_json(config))
+  atomic_write(data_path, json.dumps(seen))
 
 
 def _numbered(workdir: pathlib.Path, number: int) -> pathlib.Path:
   return workdir.with_name(f'{workdir.name}.{number}')
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+  try:
+    found = json.loads(path.read_text())
+  except (OSError, ValueError) as error:
+    raise ConfigError(f'{path} cannot be read: {error}') from error
+  if not isinstance(found, dict):
+    raise ConfigError(f'{path} holds no JSON object')
+  return found
 
 
 def _read_config(path: pathlib.Path) -> dict[str, Any]:
@@ -92,11 +121,10 @@ def _read_config(path: pathlib.Path) -> dict[str, Any]:
   Raises:
     ConfigError: the file is no config.
   """
-  try:
-    config = json.loads(path.read_text())
-    base = families.base(config)
-  except (OSError, ValueError, KeyError, TypeError) as error:
-    raise ConfigError(f'{path} is not the config of a run: {error}') from error
+  config = _read_json(path)
+  if 'family' not in config:
+    raise ConfigError(f'{path} is not the config of a run: it names no family')
+  base = families.base(config)
   config, added = completed(config, base.to_dict(), flat=get_base().keys())
   if added:
     logging.info(
@@ -122,7 +150,7 @@ def load(
     CheckpointError: there is no such checkpoint, or it is damaged.
   """
   workdir = pathlib.Path(workdir)
-  config = _config_of(workdir)
+  config = config_of(workdir)
   if likelihood is not None:
     if 'likelihood' not in config:
       raise ConfigError(f'--likelihood: that of the {config["family"]} family is exact, no choice')
@@ -133,7 +161,8 @@ def load(
   return Run(config, data, method, restored.state['ema'], restored.step)
 
 
-def _config_of(workdir: pathlib.Path) -> dict[str, Any]:
+def config_of(workdir: pathlib.Path) -> dict[str, Any]:
+  """The config of the run in a folder. Raises ConfigError where there is none."""
   if not (workdir / 'config.json').exists():
     raise ConfigError(f'{workdir} holds no run (no config.json); train one with experiments.train')
   return _read_config(workdir / 'config.json')
@@ -167,7 +196,7 @@ def load_weak(run: Run, text: str) -> PyTree:
   """
   folder, _, step = text.partition('@')
   workdir = pathlib.Path(folder)
-  found = _restore(workdir, _config_of(workdir), _abstract(run.method, run.data), _step(step))
+  found = _restore(workdir, config_of(workdir), _abstract(run.method, run.data), _step(step))
   logging.info('guided by step %d of %s', found.step, workdir)
   return found.state['ema']
 

@@ -2,6 +2,9 @@
 
   python -m experiments.train --config=configs/diffusion/digits.py --workdir=runs/digits
   python -m experiments.train --config=... --config.optimizer.learning_rate=3e-4 --workdir=...
+  python -m experiments.train --config=... --config.process.name=rectified_flow --workdir=...
+
+Another name of a component (process, network, weighting, ...) takes that one's own defaults.
 
 The workdir receives config.json, checkpoints/, metrics.jsonl, tensorboard/ and samples/. SIGTERM
 and SIGINT save and exit with 75; the same command then goes on.
@@ -10,7 +13,9 @@ and SIGINT save and exit with 75; the same command then goes on.
 from absl import flags, logging
 from ml_collections import config_flags
 
-from common.config import differences
+from common import loading
+from common.config import differences, switched
+from configs.base import get_base
 from experiments import cli, families, runs
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -24,9 +29,11 @@ flags.mark_flag_as_required('config')
 
 
 def main() -> int:
-  config = CONFIG.value
-  if config is None:
+  if CONFIG.value is None:
     raise ValueError('--config is missing: a file such as configs/diffusion/images.py:digits')
+  file = config_flags.get_config_filename(flags.FLAGS['config'])
+  before = loading.call(file, 'get_config').to_dict()
+  config = switched(CONFIG.value.to_dict(), before, flat=get_base().keys())
   shown = differences(config, families.base(config)).items()
   logging.info('other than the defaults: %s', '  '.join(f'{k}={v}' for k, (_, v) in shown))
   with cli.stop_on_signals() as stop:

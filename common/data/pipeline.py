@@ -8,6 +8,7 @@ split, so each example comes exactly once per epoch and none is dropped at an ep
 
 import contextlib
 import functools
+import hashlib
 import os
 import queue
 import threading
@@ -23,6 +24,7 @@ from common.data.sources import Disk, Memory, Source
 from common.data.spec import DataSpec
 
 IN_MEMORY_BYTES = 2**30  # sets that decode to less are held in memory
+FINGERPRINT_EXAMPLES = 4096  # of a set that is not in memory, evenly spaced
 CHUNKS_AHEAD = 2  # chunks that the background thread prepares before they are asked for
 
 
@@ -70,6 +72,26 @@ def load(settings: Mapping[str, Any], in_memory: bool | None = None) -> Data:
       raise ConfigError(f'{lost[0]} is missing; delete {folder} and prepare it again')
   disks = {split: Disk(builder.as_data_source(split), folder) for split in base.SPLITS}
   return Data(spec, {k: Memory(disk) for k, disk in disks.items()} if in_memory else disks)
+
+
+def fingerprint(data: Data) -> str:
+  """A hash of what training sees: that of every example in memory, of a part of a set on disk.
+
+  It hangs on contents alone: copied to another machine, the same data has the same.
+  """
+  spec = data.spec
+  found = hashlib.blake2b(
+    repr((spec.shape, spec.levels, spec.class_names)).encode(), digest_size=16
+  )
+  for split in ('train', 'validation'):
+    source = data.splits[split]
+    size = len(source)
+    number = size if isinstance(source, Memory) else min(size, FINGERPRINT_EXAMPLES)
+    examples = source.gather(np.arange(number) * size // number)
+    found.update(repr((split, size)).encode())
+    for name in sorted(examples):
+      found.update(np.ascontiguousarray(examples[name]))
+  return found.hexdigest()
 
 
 @functools.lru_cache(maxsize=4)

@@ -93,3 +93,15 @@ def test_an_older_config_is_completed_but_its_components_are_not_mixed():
   }
   assert added == ['data.broken', 'ema', 'sampling.task', 'sampling.sampler.eta']
   assert config.completed(base, base) == (base, [])
+
+
+def test_another_name_takes_none_of_the_old_component_s_settings():
+  before = {
+    'process': {'name': 'edm', 'sigma_min': 0.1, 'sigma_max': 80.0},
+    'a': {'b': {'name': 'c'}},
+  }
+  changed = {**before, 'process': {'name': 've', 'sigma_min': 0.1, 'sigma_max': 50.0}}
+  found = config.switched(changed, before)
+  assert found == {'process': {'name': 've', 'sigma_max': 50.0}, 'a': {'b': {'name': 'c'}}}
+  assert config.switched(before, before) == before
+  assert config.switched(changed, before, flat=('process',)) == changed

@@ -1,0 +1,78 @@
+"""What a run's folder remembers: a config of any age, and which data it was trained on."""
+
+import json
+
+import numpy as np
+import pytest
+
+from common.config import ConfigError
+from common.data.pipeline import Data, fingerprint
+from common.data.spec import DataSpec
+from configs.diffusion import images
+from experiments import runs
+
+
+class Held:
+  """A split of given images."""
+
+  def __init__(self, x):
+    self.x = x
+
+  def __len__(self):
+    return len(self.x)
+
+  def gather(self, indices):
+    return {'x': self.x[indices]}
+
+
+def data(change=None, num=20):
+  x = np.random.default_rng(0).integers(0, 256, (num, 4, 4, 1), np.uint8)
+  if change is not None:
+    x[change] += 1
+  spec = DataSpec('toy', 'image', (4, 4, 1), 256, num_train=num)
+  return Data(spec, {split: Held(x) for split in ('train', 'validation', 'test')})
+
+
+def test_a_fingerprint_is_of_what_is_there():
+  assert fingerprint(data()) == fingerprint(data())
+  assert len({fingerprint(d) for d in (data(), data(change=7), data(num=19))}) == 3
+
+
+def test_a_run_goes_on_with_the_data_it_began_with(tmp_path):
+  config, workdir = images.get_config('digits').to_dict(), tmp_path / 'run'
+  runs.claim(workdir, config, data(), fresh=False)
+  runs.claim(workdir, config, data(), fresh=False)
+  with pytest.raises(ConfigError, match=r'has changed since it began .20 .* then, 20 now.*--fresh'):
+    runs.claim(workdir, config, data(change=3), fresh=False)
+  runs.claim(workdir, config, data(change=3), fresh=True)
+  assert (tmp_path / 'run.1' / 'config.json').exists()
+  runs.claim(workdir, config, data(change=3), fresh=False)
+  (workdir / 'data.json').unlink()  # as in a run that is older than it
+  runs.claim(workdir, config, data(), fresh=False)
+
+
+def test_a_config_from_before_some_settings_still_works(tmp_path):
+  config, workdir = images.get_config('digits').to_dict(), tmp_path / 'run'
+  older = json.loads(json.dumps(config))
+  del older['augmentation'], older['classifier'], older['sampling']['task'], older['ema']['widths']
+  workdir.mkdir()
+  (workdir / 'config.json').write_text(json.dumps(older))
+  found = runs.config_of(workdir)
+  assert found['augmentation'] == config['augmentation']
+  assert found['sampling'] == config['sampling'] and found['process'] == config['process']
+  runs.claim(workdir, config, data(), fresh=False)  # the same run: it goes on
+
+
+@pytest.mark.parametrize(
+  ('text', 'message'),
+  [
+    ('{"family": "diffusion"', 'config.json cannot be read'),
+    ('[1]', 'config.json holds no JSON object'),
+    ('{"seed": 1}', 'it names no family'),
+    ('{"family": "gan"}', "unknown family 'gan'"),
+  ],
+)
+def test_what_is_no_config_is_said_in_one_line(tmp_path, text, message):
+  (tmp_path / 'config.json').write_text(text)
+  with pytest.raises(ConfigError, match=message):
+    runs.config_of(tmp_path)
