@@ -104,14 +104,12 @@ class Carry(NamedTuple):
     cache: of the network.
     made: what was made so far.
     counts: how often each value was seen, by place in the emission, or None.
-    recent: the last tokens drawn, as many as the longest stop has, or None.
   """
 
   inputs: Float[Array, 'branches 1 width']
   cache: Any
   made: Generated
   counts: Int[Array, 'batch values vocabulary'] | None
-  recent: Int[Array, 'batch longest'] | None
 
 
 def generate(
@@ -127,6 +125,7 @@ def generate(
   prefix: int = 0,
   stop: Int[Array, 'stops longest'] | None = None,
   chunk: int = 0,
+  offset: Int[Array, ''] | int = 0,
 ) -> Generated:
   """Draws the rest of sequences whose beginning is given. Pure, to be jitted by the caller.
 
@@ -143,6 +142,7 @@ def generate(
     prefix: emissions to take in at once: at most the least of `lengths`. A Python value.
     stop: sequences that end a sample where they are drawn (`Options.stops`), or None.
     chunk: emissions of the prefix taken in at once; 0: all.
+    offset: where `given` begins, where it is a window of something longer: keys go by position.
   """
   batch, length, _ = given.shape
   runner = Runner(model, params)
@@ -159,7 +159,7 @@ def generate(
     outputs, cache = runner.extend(carry.inputs, carry.cache)
     outputs = outputs[:, 0]
     guided = _guided(outputs, guidance)
-    drawn = draw(model.head, guided, keys, i, numbers, greedy, carry.counts)
+    drawn = draw(model.head, guided, keys, offset + i, numbers, greedy, carry.counts)
     fed, done = i < lengths, carry.made.lengths <= i
     emission = jnp.where(fed[:, None], given[:, i], jnp.where(done[:, None], 0, drawn))
     log_prob = jnp.where(fed | done, 0.0, model.head.log_prob(outputs[:batch], emission))
@@ -168,27 +168,23 @@ def generate(
       carry.made.log_prob.at[:, i].set(log_prob),
       carry.made.lengths,
     )
-    counts, recent = carry.counts, carry.recent
+    counts = carry.counts
     if counts is not None:
       counts += jax.nn.one_hot(emission, counts.shape[-1], dtype=counts.dtype)
-    if recent is not None:
-      token = jnp.where(fed, -2, emission[:, 0])  # what is given ends nothing
-      recent = jnp.concatenate([recent[:, 1:], token[:, None]], 1)
-      ended = _ended(recent, stop) & ~done
+    if stop is not None:
+      ended = stops_at(made.emissions[..., 0], i, lengths, stop) & ~done
       made = made._replace(lengths=jnp.where(ended, i + 1, made.lengths))
-    return Carry(runner.embed(twice(emission)[:, None]), cache, made, counts, recent)
+    return Carry(runner.embed(twice(emission)[:, None]), cache, made, counts)
 
   made = Generated(
     jnp.where(jnp.arange(length)[None, :, None] < prefix, given, 0),
     jnp.zeros((batch, length)),
     jnp.full((batch,), length),
   )
-  counts = recent = None
+  counts = None
   if counted(numbers):
     counts = jax.nn.one_hot(given[:, :prefix], model.head.vocabulary, dtype=jnp.int32).sum(1)
-  if stop is not None:
-    recent = jnp.full((batch, stop.shape[1]), -2)
-  carry = Carry(inputs, cache, made, counts, recent)
+  carry = Carry(inputs, cache, made, counts)
   if stop is None:
     steps = jnp.arange(prefix, length)
     return jax.lax.scan(lambda carry, i: (step(i, carry), None), carry, steps)[0].made
@@ -227,8 +223,39 @@ def _guided(outputs, guidance):
   return unconditional + guidance * (conditional - unconditional)
 
 
-def _ended(
-  recent: Int[Array, 'batch longest'], stop: Int[Array, 'stops longest']
-) -> Bool[Array, 'batch']:
-  """Whether the last tokens of each sample are a stop sequence."""
-  return ((recent[:, None] == stop) | (stop < 0)).all(-1).any(-1)
+def stops_at(
+  tokens: Int[Array, '*batch length'],
+  i: Int[Array, ''],
+  lengths: Int[Array, '*batch'],
+  stop: Int[Array, 'stops longest'],
+) -> Bool[Array, '*batch']:
+  """Whether a stop sequence ends with token i; what is given (before `lengths`) is no part of it.
+
+  Args:
+    tokens: sequences.
+    i: a position in them.
+    lengths: how many tokens of each are given.
+    stop: see `Options.stops`.
+  """
+  at = i - jnp.arange(stop.shape[1])[::-1]
+  recent = jnp.where(at >= lengths[..., None], tokens[..., at], -2)
+  return ((recent[..., None, :] == stop) | (stop < 0)).all(-1).any(-1)
+
+
+def first_stop(
+  tokens: Int[Array, 'batch length'],
+  lengths: Int[Array, 'batch'],
+  stop: Int[Array, 'stops longest'],
+) -> Int[Array, 'batch']:
+  """Tokens of each sequence up to its first stop, that included; all where there is none."""
+  length = tokens.shape[1]
+  ends = jax.vmap(lambda i: stops_at(tokens, i, lengths, stop), out_axes=1)(jnp.arange(length))
+  return jnp.where(ends.any(1), ends.argmax(1) + 1, length)
+
+
+def cut(made: Generated, lengths: Int[Array, 'batch'], stop: Int[Array, 'stops longest']):
+  """What was made as far as its first stop; `lengths` tokens of each sequence were given."""
+  ends = first_stop(made.emissions[..., 0], lengths, stop)
+  kept = jnp.arange(made.log_prob.shape[1]) < ends[:, None]
+  emissions = jnp.where(kept[..., None], made.emissions, 0)
+  return Generated(emissions, jnp.where(kept, made.log_prob, 0.0), ends)

@@ -1,7 +1,13 @@
 """Published weights: GPT-2 and Llama, read and written as safetensors in the public layout.
 
-A folder holds `config.json` and `model.safetensors`, or several such files with an index. Both
-kinds are settings of the one transformer of this family; both go back as they came.
+A folder holds `config.json` and `model.safetensors`, or several such files with an index: the
+layout of `transformers`. Both kinds are settings of the one transformer of this family; both go
+back as they came.
+
+  config, params = read_weights('gpt2/')        sections of a config, and a model's parameters
+  write_weights('mine/', config, params, ...)   the other way
+
+`python -m experiments.convert` does both: --read makes a run of weights, --write weights of a run.
 """
 
 import json
@@ -18,7 +24,7 @@ from autoregressive.heads import Categorical
 from autoregressive.layouts import KINDS
 from autoregressive.model import Model
 from autoregressive.networks.transformer import Transformer, unroll
-from common.config import ConfigError, pick
+from common.config import ConfigError, as_tuple, pick, settings_of
 
 Tensors = Mapping[str, Any]  # by their public names
 INDEX = 'model.safetensors.index.json'
@@ -46,6 +52,85 @@ class Published(NamedTuple):
     network = Transformer(**self.network)
     head = Categorical(1, self.vocabulary)
     return Model(network, head, 1, self.vocabulary, tied=self.tied, start='none')
+
+
+def read_weights(
+  folder: str | pathlib.Path, context: int | None = None
+) -> tuple[dict[str, Any], Any]:
+  """Reads a folder of published weights for a model of this family.
+
+  Args:
+    folder: what `transformers` calls a pretrained model.
+    context: inputs that the model shall take; None: as many as it was trained on. A table of
+      learned positions is cut to so many.
+
+  Returns:
+    Sections of a config (configs/autoregressive/base.py): 'ordering', 'network', 'head', 'model';
+      and 'vocabulary', 'context'. The network's length is not among the settings: data has it.
+    Parameters of the model that `method.build_model` makes of them.
+
+  Raises:
+    ConfigError: as `read`; for a context longer than the positions that were learned.
+  """
+  published = read(folder)
+  network = Transformer(**published.network)
+  context, params = context or network.length, published.params
+  if network.longest is not None:
+    if context > network.longest:
+      raise ConfigError(f'{folder} has learned {network.longest} positions, not {context}')
+    table = params['network']['position']['embedding'][:context]
+    params = params | {'network': params['network'] | {'position': {'embedding': table}}}
+  settings = {name: getattr(network, name) for name in settings_of(Transformer) - {'length'}}
+  config = dict(
+    ordering={'name': 'tokens'},
+    network={'name': 'transformer'} | settings,
+    head={'name': 'categorical', 'pad_to': 1},
+    model=dict(tied=published.tied, start='none', start_token=0, logit_cap=0.0, class_dropout=0.0),
+    vocabulary=published.vocabulary,
+    context=context,
+  )
+  return config, params
+
+
+def write_weights(
+  folder: str | pathlib.Path,
+  config: Mapping[str, Any],
+  params: Any,
+  vocabulary: int,
+  context: int,
+  shard_bytes: int = 5 * 10**9,
+) -> None:
+  """Writes a model of this family as GPT-2 or Llama, whichever it is.
+
+  Args:
+    folder: to write into.
+    config: with the sections 'network', 'head' and 'model'.
+    params: of the model.
+    vocabulary: tokens; a padding of the tables is left out.
+    context: inputs that the network takes.
+    shard_bytes: size of a file, where tensors allow.
+
+  Raises:
+    ConfigError: where the model has what neither kind knows; the first such setting is named.
+  """
+  wrong = {
+    'network.name': (config['network']['name'], 'transformer'),
+    'head.name': (config['head']['name'], 'categorical'),
+    'model.logit_cap': (config['model']['logit_cap'], 0),
+  }
+  for name, (value, right) in wrong.items():
+    if value != right:
+      raise ConfigError(f'published weights have {name}={right!r}, not {value!r}')
+  if 'begin' in params:
+    raise ConfigError("published weights have no start of their own: model.start='none', 'token'")
+  network = {k: as_tuple(v) for k, v in config['network'].items() if k != 'name'}
+  rows = {'table': {'embedding': params['table']['embedding'][:vocabulary]}}
+  if not config['model']['tied']:
+    rows['out'] = {'kernel': params['out']['kernel'][:, :vocabulary]}
+  kind = 'llama' if network['positions'] == 'rotary' else 'gpt2'
+  network |= {'length': context}
+  made = Published(kind, network, config['model']['tied'], vocabulary, dict(params) | rows)
+  write(made, folder, shard_bytes)
 
 
 def read(folder: str | pathlib.Path) -> Published:

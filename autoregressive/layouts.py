@@ -53,7 +53,12 @@ def join_heads(query, key, value, network: Transformer):
   return joined.reshape(*query.shape[:-1], -1)
 
 
-ACTIVATIONS = {'gelu_new': 'gelu_tanh', 'gelu_pytorch_tanh': 'gelu_tanh', 'gelu': 'gelu'}
+ACTIVATIONS = {
+  'gelu_new': 'gelu_tanh',
+  'gelu_pytorch_tanh': 'gelu_tanh',
+  'gelu': 'gelu',
+  'relu': 'relu',
+}
 
 
 def _gpt2_from_config(config):
@@ -70,7 +75,7 @@ def _gpt2_from_config(config):
 
 
 def _gpt2_to_config(network):
-  names = {'gelu_tanh': 'gelu_new', 'gelu': 'gelu'}
+  names = {'gelu_tanh': 'gelu_new', 'gelu': 'gelu', 'relu': 'relu'}
   return dict(
     architectures=['GPT2LMHeadModel'],
     n_positions=network.length,
@@ -85,19 +90,31 @@ def _gpt2_to_config(network):
 
 
 def _gpt2_export(block, network):
-  attention = block['attention']
-  tensors = {}
-  for theirs, ours in (('ln_1', 'attention_norm'), ('ln_2', 'mlp_norm')):
-    tensors |= {f'{theirs}.weight': block[ours]['scale'], f'{theirs}.bias': block[ours]['bias']}
-  for part, name in (('kernel', 'weight'), ('bias', 'bias')):
-    joint = jnp.concatenate(split_heads(attention['qkv'][part], network), -1)
-    tensors |= {
-      f'attn.c_attn.{name}': joint,
-      f'attn.c_proj.{name}': attention['out'][part],
-      f'mlp.c_fc.{name}': block['up'][part],
-      f'mlp.c_proj.{name}': block['down'][part],
-    }
-  return tensors
+  qkv = {
+    part: jnp.concatenate(split_heads(value, network), -1)
+    for part, value in block['attention']['qkv'].items()
+  }
+  return {
+    **_gpt2_norm('ln_1', block['attention_norm']),
+    **_gpt2_norm('ln_2', block['mlp_norm']),
+    **_gpt2_dense('attn.c_attn', qkv),
+    **_gpt2_dense('attn.c_proj', block['attention']['out']),
+    **_gpt2_dense('mlp.c_fc', block['up']),
+    **_gpt2_dense('mlp.c_proj', block['down']),
+  }
+
+
+def _gpt2_norm(name, norm):
+  """A norm; without a bias it has a bias of zeros."""
+  scale = norm['scale']
+  return {f'{name}.weight': scale, f'{name}.bias': norm.get('bias', jnp.zeros_like(scale))}
+
+
+def _gpt2_dense(name, dense):
+  """A projection, [in, out]; without a bias it has a bias of zeros."""
+  kernel = dense['kernel']
+  bias = dense.get('bias', jnp.zeros_like(kernel[0]))
+  return {f'{name}.weight': kernel, f'{name}.bias': bias}
 
 
 def _gpt2_restore(tensors, network):
@@ -128,7 +145,6 @@ GPT2 = Kind(
     positions='learned',
     norm='layer',
     norm_position='pre',
-    bias=True,
     qk_norm=False,
     attention_cap=0.0,
     window=0,
@@ -140,8 +156,7 @@ GPT2 = Kind(
   to_config=_gpt2_to_config,
   outer=lambda flat: {
     'transformer.wpe.weight': flat['position']['embedding'],
-    'transformer.ln_f.weight': flat['final_norm']['scale'],
-    'transformer.ln_f.bias': flat['final_norm']['bias'],
+    **_gpt2_norm('transformer.ln_f', flat['final_norm']),
   },
   inner=lambda tensors: {
     'position': {'embedding': tensors['transformer.wpe.weight']},

@@ -10,7 +10,7 @@ from autoregressive.heads import build_head
 from autoregressive.model import Model
 from autoregressive.networks import build_network
 from autoregressive.orderings import build_ordering
-from autoregressive.sampling import build_options, build_sampler
+from autoregressive.sampling import Draft, build_options, build_sampler
 from common.config import ConfigError, component
 from common.data.spec import DataSpec
 from common.method import Aux, Likelihood, Method, example_keys, example_weights
@@ -21,12 +21,14 @@ def build_model(config: Mapping, spec: DataSpec):
   ordering = build_ordering(config['ordering'], spec)
   head = build_head(config['head'], ordering)
   settings = dict(config['model'])
+  # Where nothing stands before the first emission, the inputs are all emissions but the last.
+  inputs = ordering.length - (settings['start'] == 'none')
   settings.pop('class_dropout')
   model = component(
     {'model': Model},
     settings | {'name': 'model'},
     'model',
-    network=build_network(config['network'], ordering),
+    network=build_network(config['network'], ordering, inputs),
     head=head,
     values=ordering.values,
     rows=head.rows,
@@ -35,10 +37,16 @@ def build_model(config: Mapping, spec: DataSpec):
   return ordering, model
 
 
-def build(config: Mapping, spec: DataSpec) -> Method:
+def build_draft(config: Mapping, spec: DataSpec, params) -> Draft:
+  """A trained model as the draft of another, which `build` takes."""
+  return Draft(*build_model(config, spec), params, spec)
+
+
+def build(config: Mapping, spec: DataSpec, draft: Draft | None = None) -> Method:
   """Builds the method from a config with the sections of configs/autoregressive/base.py.
 
-  Losses are nats per value of an emission; `Aux.count` is the number of values counted.
+  Losses are nats per value of an emission; `Aux.count` is the number of values counted. With a
+  draft, sampling is speculative (autoregressive/speculative.py).
 
   Raises:
     ConfigError: for a config that names what is not there, or that does not suit the data.
@@ -84,5 +92,5 @@ def build(config: Mapping, spec: DataSpec) -> Method:
     nats = -log_prob(params, batch, label).sum(-1)
     return Likelihood(nats, jnp.zeros_like(nats))
 
-  sample = build_sampler(ordering, model, options, spec, class_dropout > 0)
+  sample = build_sampler(ordering, model, options, spec, class_dropout > 0, draft)
   return Method(init=init, loss=loss, sample=sample, nll=nll if model.head.likelihood else None)

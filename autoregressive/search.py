@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from autoregressive.decoding import Runner
+from autoregressive.decoding import Runner, stops_at
 from autoregressive.model import Model
 from autoregressive.networks.attention import MASKED
 from common.config import ConfigError
@@ -24,11 +24,13 @@ class Beams(NamedTuple):
 
   Attributes:
     emissions: their sequences; 0 beyond their ends.
+    log_prob: of each emission drawn, in nats; 0 where it was given, and beyond the end.
     scores: log-probability in nats of what was drawn; of finished ones, with the length penalty.
     lengths: emissions, the stop included.
   """
 
   emissions: Int[Array, 'batch beams length']
+  log_prob: Float[Array, 'batch beams length']
   scores: Float[Array, 'batch beams']
   lengths: Int[Array, 'batch beams']
 
@@ -42,7 +44,7 @@ def beam_search(
   beams: int,
   length_penalty: Float[Array, ''] | float = 1.0,
   prefix: int = 0,
-  stop: Int[Array, 'stops 1'] | None = None,
+  stop: Int[Array, 'stops longest'] | None = None,
   chunk: int = 0,
 ) -> Beams:
   """The best sequences found of each sample, best first. Pure, to be jitted by the caller.
@@ -56,7 +58,7 @@ def beam_search(
     beams: candidates kept per sample.
     length_penalty: see above.
     prefix: emissions to take in at once: at most the least of `lengths`. A Python value.
-    stop: tokens that end a sequence, or None.
+    stop: sequences of tokens that end one (`Options.stops`), or None.
     chunk: emissions of the prefix taken in at once; 0: all.
 
   Raises:
@@ -84,10 +86,13 @@ def beam_search(
     candidates = min((1 + stops) * beams, beams * vocabulary)  # so many that beams of them go on
     scores, flat = jax.lax.top_k(total, candidates)
     parent, value = flat // vocabulary, (flat % vocabulary).astype(jnp.int32)
-    emissions = jnp.take_along_axis(live.emissions, parent[..., None], 1).at[:, :, i].set(value)
-    grown = Beams(emissions, scores, jnp.full(scores.shape, i + 1))
+    emissions = _take(live.emissions, parent).at[:, :, i].set(value)
+    each = jnp.where(fed[:, None], 0.0, _take(log_probs.reshape(batch, -1), flat))
+    log_prob = _take(live.log_prob, parent).at[:, :, i].set(each)
+    grown = Beams(emissions, log_prob, scores, jnp.full(scores.shape, i + 1))
     if stop is not None:
-      ends = (value[..., None] == stop[:, 0]).any(-1) & ~fed[:, None]
+      given_of_each = jnp.broadcast_to(lengths[:, None], scores.shape)
+      ends = stops_at(emissions, i, given_of_each, stop)
       counts = ends & (jnp.arange(candidates) < beams)
       closed = jnp.where(counts, ranked(scores, i + 1 - lengths), 2 * MASKED)
       finished = _best(_join(finished, grown._replace(scores=closed)), beams)
@@ -105,6 +110,7 @@ def beam_search(
   start = jnp.where(jnp.arange(length) < prefix, given[..., 0], 0)
   live = Beams(
     jnp.repeat(start[:, None], beams, axis=1),
+    jnp.zeros((batch, beams, length)),
     jnp.where(jnp.arange(beams) == 0, jnp.zeros((batch, 1)), MASKED),  # one beam to begin with
     jnp.full((batch, beams), prefix),
   )

@@ -137,7 +137,12 @@ class Options:
     length_penalty: beams are ranked by log-probability / length^penalty.
     length: emissions to make, what is given among them, where a sequence has no fixed length; 0:
       as many as the model was trained on.
-    stop: token sequences, each a tuple, that end a sample where they are drawn.
+    stop: token sequences, each a tuple, that end a sample where they are drawn; or texts, which
+      the data's tokenizer makes such sequences of. A text that the model spells in other tokens
+      than the tokenizer does not stop it; of bytes and characters there is one spelling.
+    slide: whether a sequence may be longer than the model was trained on: where the context is
+      full, drawing goes on from its last half.
+    draft_ahead: tokens that a draft model, if there is one, proposes per pass of the large model.
     prefill_chunk: take in what is given in parts of so many emissions, for less memory; 0: whole.
 
   Raises:
@@ -156,6 +161,8 @@ class Options:
   length_penalty: float = 1.0
   length: int = 0
   stop: tuple = ()
+  slide: bool = False
+  draft_ahead: int = 4
   prefill_chunk: int = 0
 
   def __post_init__(self):
@@ -167,6 +174,7 @@ class Options:
       'repetition_penalty': (self.repetition_penalty > 0, 'above 0; 1 is off'),
       'beams': (self.beams >= 1, '1 (off) or more'),
       'length': (self.length >= 0, '0 (as trained) or more'),
+      'draft_ahead': (self.draft_ahead >= 1, '1 or more'),
       'prefill_chunk': (self.prefill_chunk >= 0, '0 (whole) or more'),
     }
     for name, (right, what) in checks.items():
@@ -176,8 +184,10 @@ class Options:
       raise ConfigError(
         'beam search ranks by the model itself: sampling.beams goes with no transform or guidance'
       )
-    if not all(isinstance(part, tuple) and part for part in self.stop):
-      raise ConfigError(f'sampling.stop={self.stop}: a stop is a tuple of one token or more')
+    if not all(isinstance(part, (tuple, str)) and part for part in self.stop):
+      raise ConfigError(
+        f'sampling.stop={self.stop!r}: a stop is a tuple of one token or more, or a text'
+      )
 
   def transforms(self) -> dict[str, Float[Array, '']]:
     """The logits transforms that are on, with their numbers, in the order of application."""
@@ -186,7 +196,10 @@ class Options:
     return {k: v for k, v in on.items() if k in PENALTIES or not self.greedy}
 
   def stops(self) -> Int[Array, 'stops longest'] | None:
-    """Stop sequences as rows, aligned at their ends and filled up with -1; None: there are none."""
+    """Stop sequences as rows, aligned at their ends and filled up with -1; None: there are none.
+
+    Texts among them must have become tokens.
+    """
     if not self.stop:
       return None
     longest = max(map(len, self.stop))

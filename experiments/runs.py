@@ -57,11 +57,11 @@ def train(
   data = pipeline.load(config['data'])
   method = families.build(config, data.spec)
   setup = training.set_up(config, method, data.spec, make_mesh(config['parallel']))
-  _claim(workdir, config, fresh)  # only once nothing is left that the config could be refused for
+  claim(workdir, config, fresh)  # only once nothing is left that the config could be refused for
   return training.train(config, method, data, setup, workdir, stop)
 
 
-def _claim(workdir: pathlib.Path, config: Mapping, fresh: bool) -> None:
+def claim(workdir: pathlib.Path, config: Mapping, fresh: bool) -> None:
   """Writes the config into the folder, unless the run of another config is there."""
   path = workdir / 'config.json'
   if fresh and workdir.exists():
@@ -117,6 +117,23 @@ def load(workdir: str | pathlib.Path, step: str | int = 'last') -> Run:
   ) as checkpoints:
     restored = checkpoints.restore({'ema': params}, step, partial=True)
   return Run(config, data, method, restored.state['ema'], restored.step)
+
+
+def with_draft(run: Run, draft: Run) -> Run:
+  """The run, sampled with the help of a smaller one that drafts.
+
+  Raises:
+    ConfigError: for a family without drafts, or two models that do not go together.
+  """
+  name, other = run.config['family'], draft.config['family']
+  family = families.FAMILIES[name]
+  if family.draft is None or other != name:
+    able = ', '.join(name for name, family in families.FAMILIES.items() if family.draft)
+    raise ConfigError(
+      f'a {other} model cannot draft for one of the family {name}; both must be of one of: {able}'
+    )
+  small = family.draft(draft.config, draft.data.spec, draft.params)
+  return run._replace(method=family.build(run.config, run.data.spec, draft=small))
 
 
 def evaluate_run(

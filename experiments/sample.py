@@ -2,6 +2,11 @@
 
 python -m experiments.sample --workdir=runs/digits --num=100 --out=samples.png
 python -m experiments.sample --workdir=runs/digits --label=3 --options=steps=5,guidance=2.0
+python -m experiments.sample --workdir=runs/pixels --options=beams=4
+python -m experiments.sample --workdir=runs/pixels --draft=runs/small --options=draft_ahead=6
+
+--draft decodes speculatively (Leviathan et al. 2023): the run given there, smaller, proposes what
+the run itself then accepts or replaces. The samples are distributed as without it.
 """
 
 import pathlib
@@ -22,6 +27,7 @@ NUM = flags.DEFINE_integer('num', 100, 'How many samples.', lower_bound=1)
 OUT = flags.DEFINE_string('out', 'samples.png', 'The picture: a .png; or a .npy of the raw values.')
 LABEL = flags.DEFINE_string('label', None, 'Class by name or number; without it, all in turn.')
 SEED = flags.DEFINE_integer('seed', 0, 'Of all randomness.')
+DRAFT = flags.DEFINE_string('draft', None, 'Folder of a smaller run that drafts; see above.')
 COLUMNS = flags.DEFINE_integer('columns', 10, 'Samples in a row of the picture.', lower_bound=1)
 SCALE = flags.DEFINE_integer('scale', 4, 'Size of a pixel in the picture.', lower_bound=1)
 OPTIONS = options.define()
@@ -46,6 +52,8 @@ def main() -> None:
   if out.suffix not in ('.png', '.npy'):
     raise ValueError(f'--out={out}: the name ends in .png or .npy')
   run = runs.load(WORKDIR.value, options.step(STEP.value))
+  if DRAFT.value:
+    run = runs.with_draft(run, runs.load(DRAFT.value))
   request = Request(
     NUM.value,
     labels(LABEL.value, NUM.value, run.data.spec),

@@ -104,7 +104,9 @@ def get_base() -> ConfigDict:
           beams=1,  # beam search; 1: off
           length_penalty=1.0,  # of beams
           length=0,  # tokens to make, of a text; 0: as many as the model was trained on
-          stop=(),  # token sequences that end a sample
+          stop=(),  # token sequences, or texts, that end a sample
+          slide=False,  # go on beyond the length that the model was trained on
+          draft_ahead=4,  # tokens that a draft model proposes at once
           prefill_chunk=0,  # emissions of a prompt taken in at once; 0: all
         ),
       )

@@ -13,11 +13,14 @@ DIGITS = DataSpec('digits', 'image', (8, 8, 1), 17, 10)
 
 
 def small_config(**overrides):
-  """The base config at a size for tests; double underscores stand for dots."""
+  """The base config at a size for tests; double underscores stand for dots, a dict replaces all
+  of a section."""
   config = get_base()
   config.network.update(width=32, layers=2, heads=4)
-  config.update_from_flattened_dict({k.replace('__', '.'): v for k, v in overrides.items()})
-  return config.to_dict()
+  sections = {k: v for k, v in overrides.items() if isinstance(v, dict)}
+  settings = {k.replace('__', '.'): v for k, v in overrides.items() if k not in sections}
+  config.update_from_flattened_dict(settings)
+  return config.to_dict() | sections
 
 
 def images(num, spec=DIGITS, seed=0):

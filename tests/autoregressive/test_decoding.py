@@ -12,6 +12,7 @@ from autoregressive.decoding import generate
 from autoregressive.transforms import Options, transform
 from common.data.spec import DataSpec
 from common.method import example_keys
+from configs.autoregressive.base import NETWORKS
 from tests.autoregressive.common import chi_square, outputs_of, small_model
 
 TINY = DataSpec('tiny', 'image', (1, 2, 1), 3, 2)  # two emissions of three values: nine outcomes
@@ -43,7 +44,7 @@ def frequencies(batch, draws, options, label):
   model, params, _, _ = tiny()
   labels = jnp.full(batch, label)
   given, lengths = jnp.zeros((batch, 2, 1), jnp.int32), jnp.zeros(batch, jnp.int32)
-  guidance = number(options.guidance) if options.guidance != 1 else None
+  guidance = jnp.float32(options.guidance) if options.guidance != 1 else None
 
   def call(key):
     keys = example_keys(key, jnp.arange(batch))
@@ -99,6 +100,9 @@ DECODERS = {
   'alibi_window': dict(network__positions='alibi', network__window=3),
   'patches': dict(ordering__size=2),
   'tied': dict(model__tied=True),
+  'lstm': dict(network=NETWORKS['lstm'] | dict(width=16)),
+  'tcn': dict(network=NETWORKS['tcn'] | dict(width=16, layers=2)),
+  'pixelcnn': dict(network=NETWORKS['pixelcnn'] | dict(width=16, layers=1)),
 }
 SMALL = DataSpec('small', 'image', (4, 4, 1), 5, 3)
 
@@ -132,8 +136,11 @@ def test_ragged_beginnings_are_kept_and_gone_on_from(prefix):
   held = np.arange(16)[None] < np.asarray(lengths)[:, None]
   np.testing.assert_array_equal(np.asarray(made.emissions)[held], np.asarray(given)[held])
   np.testing.assert_array_equal(np.asarray(made.log_prob)[held], 0)
-  alone = draw(model, params, keys[:1], given[:1], lengths[:1], label[:1])
-  np.testing.assert_array_equal(made.emissions[0], alone.emissions[0])
+  for row in range(3):
+    one = slice(row, row + 1)
+    alone = draw(model, params, keys[one], given[one], lengths[one], label[one])
+    np.testing.assert_array_equal(made.emissions[row], alone.emissions[0])
+    np.testing.assert_allclose(made.log_prob[row], alone.log_prob[0], atol=1e-5)
 
 
 def test_what_a_sample_draws_does_not_depend_on_its_batch():

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 
 import jax
 import jax.numpy as jnp
@@ -11,12 +12,14 @@ import safetensors.numpy
 
 from autoregressive import interop
 from autoregressive.decoding import generate
-from autoregressive.interop import Published
+from autoregressive.interop import Published, read_weights, write_weights
+from autoregressive.method import build_model
 from autoregressive.search import beam_search
 from autoregressive.transforms import Options
 from common.config import ConfigError
+from common.data.spec import DataSpec
 from common.method import example_keys
-from tests.autoregressive.common import outputs_of, perturbed
+from tests.autoregressive.common import outputs_of, perturbed, small_config
 
 GPT2 = dict(length=24, width=32, layers=2, heads=4, mlp_width=128)
 LLAMA = GPT2 | dict(
@@ -70,6 +73,108 @@ def test_what_is_written_is_read(name, shard_bytes, tmp_path):
   else:
     assert made.model() == again.model().clone(network=made.model().network)
     jax.tree.map(np.testing.assert_array_equal, made.params, again.params)
+
+
+GPT2_SIZES = {  # (layers, width, heads): parameters
+  (12, 768, 12): 124_439_808,
+  (24, 1024, 16): 354_823_168,
+  (36, 1280, 20): 774_030_080,
+  (48, 1600, 25): 1_557_611_200,
+}
+LLAMA_SIZES = {  # (layers, width, heads, key heads, feed-forward, vocabulary): parameters
+  (32, 4096, 32, 32, 11_008, 32_000): 6_738_415_616,  # Llama 2, 7B
+  (32, 4096, 32, 8, 14_336, 128_256): 8_030_261_248,  # Llama 3, 8B
+}
+
+
+def parameters(model):
+  shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 2, 1), jnp.int32))
+  return sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))
+
+
+def test_parameters_of_gpt2_and_llama():
+  for (layers, width, heads), number in GPT2_SIZES.items():
+    network = dict(length=1024, width=width, layers=layers, heads=heads, scan=True)
+    assert parameters(Published('gpt2', network, True, 50_257, None).model()) == number
+  for (layers, width, heads, kv_heads, hidden, vocabulary), number in LLAMA_SIZES.items():
+    network = LLAMA | dict(length=4096, width=width, layers=layers, heads=heads, scan=True)
+    network |= dict(kv_heads=kv_heads, head_dim=width // heads, mlp_width=hidden)
+    assert parameters(Published('llama', network, False, vocabulary, None).model()) == number
+
+
+def test_parameters_of_the_small_published_setting():
+  """65 characters, context 64, 4 layers of 128, no bias, tied: 804,096."""
+  config = small_config(
+    ordering=dict(name='tokens'),
+    network__width=128,
+    network__layers=4,
+    network__bias=False,
+    model__tied=True,
+    model__start='none',
+  )
+  assert parameters(build_model(config, DataSpec('text', 'text', (65,), 65))[1]) == 804_096
+
+
+@pytest.mark.parametrize('name', ['gpt2', 'llama3'])
+def test_weights_are_sections_of_a_config_and_back(name, tmp_path):
+  """Into a model of a shorter context, with the same outputs; and written again, the same."""
+  made = published(name)
+  interop.write(made, tmp_path / 'one')
+  sections, params = read_weights(tmp_path / 'one', 11)
+  assert (sections['vocabulary'], sections['context']) == (61, 11)
+  sections['network']['rotary_scaling'] = list(sections['network']['rotary_scaling'])  # as JSON
+  config = small_config() | {k: sections[k] for k in ('ordering', 'network', 'head', 'model')}
+  _, model = build_model(config, DataSpec('text', 'text', (12,), 61))
+  padded = np.pad(TOKENS, ((0, 0), (0, 1)))[..., None]
+  np.testing.assert_allclose(outputs_of(model, params, padded), logits(made), atol=1e-4)
+  write_weights(tmp_path / 'two', config, params, 61, 11, shard_bytes=20_000)
+  again, params_again = read_weights(tmp_path / 'two')
+  assert again == sections | {'network': again['network']}
+  jax.tree.map(np.testing.assert_array_equal, params, params_again)
+  whole, _ = read_weights(tmp_path / 'one')
+  assert whole['context'] == 24
+
+
+def test_a_padded_model_without_biases_is_gpt2_with_zeros(tmp_path):
+  config = small_config(
+    ordering=dict(name='tokens'),
+    network__bias=False,
+    head__pad_to=16,
+    model__tied=True,
+    model__start='none',
+  )
+  _, model = build_model(config, DataSpec('text', 'text', (12,), 61))
+  tokens = np.pad(TOKENS, ((0, 0), (0, 1)))[..., None]
+  params = perturbed(jax.jit(model.init)(jax.random.key(0), jnp.asarray(tokens))['params'], 0.2)
+  write_weights(tmp_path, config, params, 61, 11)
+  ours = outputs_of(model, params, tokens)[..., :61]
+  np.testing.assert_allclose(ours, logits(interop.read(tmp_path)), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  'overrides, message',
+  [
+    (dict(model__logit_cap=30.0), 'model.logit_cap=0, not 30.0'),
+    (dict(head=dict(name='bernoulli')), "head.name='categorical', not 'bernoulli'"),
+    (dict(network=dict(name='lstm')), "network.name='transformer', not 'lstm'"),
+    (dict(model__start='learned'), 'no start of their own'),
+    (dict(network__positions='alibi'), "gpt2 has network.positions='learned', not 'alibi'"),
+  ],
+)
+def test_models_that_are_neither_are_refused(overrides, message, tmp_path):
+  config = small_config(**overrides)
+  params = {'network': {}, 'table': {'embedding': np.zeros((4, 4))}, 'out': {'kernel': np.eye(4)}}
+  if config['model']['start'] == 'learned' and 'start' in message:
+    params['begin'] = {}
+  with pytest.raises(ConfigError, match=message) as error:
+    write_weights(tmp_path, config, params, 4, 8)
+  assert '\n' not in str(error.value)
+
+
+def test_a_context_beyond_the_positions_is_refused(tmp_path):
+  interop.write(published('gpt2'), tmp_path)
+  with pytest.raises(ConfigError, match='has learned 24 positions, not 25'):
+    read_weights(tmp_path, 25)
 
 
 def damaged(tmp_path, change):

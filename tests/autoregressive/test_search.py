@@ -11,7 +11,7 @@ import pytest
 from autoregressive.decoding import generate
 from autoregressive.model import Model
 from autoregressive.search import beam_search
-from autoregressive.speculative import speculate
+from autoregressive.speculative import check, speculate
 from autoregressive.transforms import Options, transform
 from common.config import ConfigError
 from common.data.spec import DataSpec
@@ -20,6 +20,7 @@ from tests.autoregressive.common import chi_square, outputs_of, small_model
 
 FOUR = DataSpec('four', 'image', (1, 4, 1), 3, 2)  # four emissions of three values
 LABEL = jnp.array([0, 1])
+POWERS = [27, 9, 3, 1]  # a sequence as a number
 
 
 @functools.cache
@@ -50,20 +51,29 @@ def test_wide_beams_are_brute_force():
     np.testing.assert_allclose(found.scores[row], table.sum(1)[order] / 4, atol=1e-5)
 
 
+@pytest.mark.parametrize('stop', [((1,),), ((2, 0), (1, 1, 0))], ids=str)
 @pytest.mark.parametrize('penalty', [0.0, 1.0, 2.0])
-def test_wide_beams_with_stops_are_brute_force(penalty):
-  """Sequences end at their first 1, or at full length; all are ranked with the length penalty."""
+def test_wide_beams_with_stops_are_brute_force(penalty, stop):
+  """Sequences end at their first stop, or at full length; all are ranked by the length penalty."""
   *_, every, tables = four()
-  found = search(beams=81, length_penalty=penalty, stop=jnp.array([[1]]))
+  found = search(beams=81, length_penalty=penalty, stop=Options(stop=stop).stops())
+
+  def length(tokens):
+    ends = [i for i in range(5) for part in stop if tuple(tokens[:i][-len(part) :]) == part]
+    return min(ends, default=4)
+
   for row, table in enumerate(tables):
-    scores = {}
+    scores, each = {}, {}
     for tokens, log_probs in zip(every.tolist(), table, strict=True):
-      end = tokens.index(1) + 1 if 1 in tokens else 4
-      scores[(*tokens[:end], *[0] * (4 - end))] = log_probs[:end].sum() / end**penalty
+      end = length(tokens)
+      cut = (*tokens[:end], *[0] * (4 - end))
+      scores[cut, end] = log_probs[:end].sum() / end**penalty
+      each[cut, end] = np.where(np.arange(4) < end, log_probs, 0)
     best = sorted(scores, key=scores.get, reverse=True)[:5]
-    assert [tuple(x) for x in np.asarray(found.emissions)[row, :5].tolist()] == best
+    made = map(tuple, np.asarray(found.emissions)[row, :5].tolist())
+    assert list(zip(made, found.lengths[row, :5].tolist(), strict=True)) == best
     np.testing.assert_allclose(found.scores[row, :5], [scores[x] for x in best], atol=1e-5)
-    assert found.lengths[row, 0] == (best[0].index(1) + 1 if 1 in best[0] else 4)
+    np.testing.assert_allclose(found.log_prob[row, :5], [each[x] for x in best], atol=1e-5)
 
 
 def greedy(given, lengths):
@@ -109,25 +119,18 @@ def draft():
   return model, params
 
 
-def speculated(draws, batch, options, ahead=2, prefix=0, small=None):
+def speculated(draws, batch, options, ahead=2, prefix=0, small=None, lengths=None):
   model, params, *_ = four()
   small, small_params = small or draft()
   given, label = jnp.full((batch, 4, 1), 2), jnp.ones(batch, jnp.int32)
+  lengths = jnp.full(batch, prefix) if lengths is None else jnp.array(lengths)
+  settings = dict(greedy=options.greedy, prefix=prefix, stop=options.stops(), ahead=ahead)
 
   def call(key):
     keys = example_keys(key, jnp.arange(batch))
+    numbers = options.transforms()
     return speculate(
-      model,
-      params,
-      small,
-      small_params,
-      keys,
-      given,
-      label,
-      options.transforms(),
-      options.greedy,
-      prefix,
-      ahead,
+      model, params, small, small_params, keys, given, lengths, label, numbers, **settings
     )
 
   return jax.jit(jax.vmap(call))(jax.random.split(jax.random.key(5), draws))
@@ -149,8 +152,8 @@ def test_speculative_frequencies_are_those_of_the_target(batch, settings):
     table = np.asarray(jax.nn.log_softmax(logits), np.float64)
     chances = np.exp(np.take_along_axis(table, every[..., None], -1)[..., 0].sum(1))
     expected[name] = chances / chances.sum()
-  made = speculated(8000 // batch, batch, options)
-  counts = np.bincount(np.asarray(made.emissions).reshape(-1, 4) @ [27, 9, 3, 1], minlength=81)
+  made = speculated(8000 // batch, batch, options).made
+  counts = np.bincount(np.asarray(made.emissions).reshape(-1, 4) @ POWERS, minlength=81)
   assert counts.sum() == 8000
   common = expected['target'] * 8000 > 5  # the rest are counted together
   observed = np.append(counts[common], counts[~common].sum())
@@ -166,13 +169,44 @@ def test_speculative_frequencies_are_those_of_the_target(batch, settings):
 @pytest.mark.parametrize('ahead', [1, 3])
 def test_speculative_greedy_is_greedy(prefix, ahead):
   model, params, *_ = four()
-  made = speculated(1, 2, Options(greedy=True), ahead, prefix)
+  made = speculated(1, 2, Options(greedy=True), ahead, prefix).made
   given = jnp.full((2, 4, 1), 2)
   keys = example_keys(jax.random.key(0), jnp.arange(2))
   run = jax.jit(functools.partial(generate, model, greedy=True, prefix=prefix))
   plain = run(params, keys, given, jnp.full(2, prefix), jnp.ones(2, jnp.int32), {})
   np.testing.assert_array_equal(made.emissions[0], plain.emissions)
   np.testing.assert_allclose(made.log_prob[0, :, prefix:], plain.log_prob[:, prefix:], atol=1e-4)
+
+
+def test_speculation_with_ragged_beginnings_and_stops():
+  """Each row is distributed as what the target says of the rest, cut at its first stop."""
+  _, _, every, tables = four()
+  options = Options(stop=((1,), (0, 0)))
+  made = speculated(4000, 3, options, lengths=(0, 1, 4)).made
+
+  def end(tokens, given):
+    ends = [i + 1 for i in range(given, 4) if tokens[i] == 1]
+    ends += [i + 2 for i in range(given, 3) if tokens[i] == tokens[i + 1] == 0]
+    return min(ends, default=4)
+
+  for row, given in enumerate((0, 1, 4)):
+    expected = np.zeros(81)
+    for tokens, log_probs in zip(every, tables[1], strict=True):
+      if (tokens[:given] == 2).all():
+        stop = end(tokens, given)
+        number = np.where(np.arange(4) < stop, tokens, 0) @ POWERS
+        expected[number] += np.exp(np.float64(log_probs[given:].sum()))
+    emissions = np.asarray(made.emissions)[:, row, :, 0]
+    counts = np.bincount(emissions @ POWERS, minlength=81)
+    assert counts[expected == 0].sum() == 0
+    likely = expected * 4000 > 5
+    if likely.sum() > 1:
+      observed = np.append(counts[likely], counts[~likely].sum() + 1e-9)
+      chances = np.append(expected[likely], expected[~likely].sum() + 1e-9)
+      assert chi_square(observed, chances) > 1e-3
+    assert [end(x, given) for x in emissions[:50]] == made.lengths[:50, row].tolist()
+    assert (np.asarray(made.log_prob)[:, row, :given] == 0).all()
+  assert (made.lengths[:, 0] < 4).any()
 
 
 def test_a_draft_equal_to_the_model_is_always_accepted():
@@ -201,15 +235,16 @@ def test_speculation_refuses(levels, settings, message):
       keys,
       jnp.zeros((1, 4, 1), jnp.int32),
       jnp.zeros(1, jnp.int32),
+      jnp.zeros(1, jnp.int32),
       Options(**settings).transforms(),
     )
 
 
 def test_speculation_needs_a_cache_that_can_be_wound_back():
-  model, params, *_ = four()
+  model, *_ = four()
   endless = Model(_Endless(), model.head, 1, 3)
   with pytest.raises(ConfigError, match='whose cache can be wound back'):
-    speculate(model, params, endless, {}, None, None, None, {})
+    check(model, endless, {})
 
 
 class _Endless:

@@ -101,7 +101,9 @@ def test_transforms_act_on_each_row():
     (dict(repetition_penalty=0.0), 'sampling.repetition_penalty=0.0'),
     (dict(beams=0), 'sampling.beams=0 must be 1'),
     (dict(beams=2, temperature=0.5), 'beam search ranks by the model itself'),
-    (dict(stop=(3,)), 'a stop is a tuple of one token or more'),
+    (dict(stop=(3.5,)), 'a stop is a tuple of one token or more'),
+    (dict(stop=('',)), 'a stop is a tuple of one token or more'),
+    (dict(draft_ahead=0), 'sampling.draft_ahead=0 must be 1 or more'),
     (dict(stop=((),)), 'a stop is a tuple of one token or more'),
   ],
 )
