@@ -1,5 +1,5 @@
 """Causal autoregression. `build` turns a config and a description of the data into a `Method`."""
 
-from autoregressive.method import build
+from autoregressive.method import build, build_draft
 
-__all__ = ['build']
+__all__ = ['build', 'build_draft']

@@ -9,14 +9,16 @@ An ordering has
   length: emissions in one example;
   values: values in one emission;
   vocabulary: a value is an integer in [0, vocabulary);
+  open_ended: whether a sequence may be shorter or longer than `length`;
   encode, decode: data -> emissions -> data.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 import jax.numpy as jnp
-from jaxtyping import Array, Int, UInt8
+from jaxtyping import Array, Int, Integer, UInt8
 
 from common.config import ConfigError, component
 from common.data.spec import DataSpec
@@ -39,6 +41,8 @@ class Patches:
   spec: DataSpec
   size: int = 1
   channels: str = 'together'
+
+  open_ended: ClassVar[bool] = False
 
   def __post_init__(self):
     if self.spec.domain != 'image':
@@ -92,7 +96,46 @@ class Patches:
     return x.reshape(-1, *self.spec.shape).astype(jnp.uint8)
 
 
-ORDERINGS: Mapping[str, Callable] = {'patches': Patches}
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+  """Tokens of a text, or bytes or characters of it, one after the other.
+
+  Attributes:
+    spec: DataSpec of domain 'text', with shape (context,) and as many levels as tokens.
+
+  Raises:
+    ConfigError: when the data are no text.
+  """
+
+  spec: DataSpec
+
+  values: ClassVar[int] = 1
+  open_ended: ClassVar[bool] = True
+
+  def __post_init__(self):
+    if self.spec.domain != 'text':
+      raise ConfigError(f"ordering 'tokens' is of texts; {self.spec.name!r} is not")
+
+  @property
+  def length(self) -> int:
+    """Tokens in one example."""
+    return self.spec.shape[0]
+
+  @property
+  def vocabulary(self) -> int:
+    """Number of tokens that there are."""
+    return self.spec.levels
+
+  def encode(self, x: Integer[Array, 'batch length']) -> Int[Array, 'batch length 1']:
+    """Texts to emissions."""
+    return x[..., None].astype(jnp.int32)
+
+  def decode(self, emissions: Int[Array, 'batch length 1']) -> Int[Array, 'batch length']:
+    """Emissions to texts: the inverse of `encode`."""
+    return emissions[..., 0]
+
+
+ORDERINGS: Mapping[str, Callable] = {'patches': Patches, 'tokens': Tokens}
 
 
 def build_ordering(settings: Mapping, spec: DataSpec):

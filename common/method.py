@@ -68,14 +68,21 @@ class Request(NamedTuple):
 
 
 class Samples(NamedTuple):
-  """Samples in data space, [num, *DataSpec.shape], and the network evaluations each one took.
+  """What was sampled.
 
-  An evaluation is one sequential call of the network on behalf of a sample; two branches of
-  guidance that run side by side count as two.
+  Attributes:
+    x: samples in data space, [num, *DataSpec.shape].
+    evaluations: sequential calls of the network on behalf of a sample; two branches of guidance
+      that run side by side count as two.
+    log_prob: [num, parts] log-probability in nats of each part drawn, under the model itself; 0
+      where it was given. None where the method draws no parts.
+    lengths: [num] parts of each sample, where it may have stopped before its end; None: all.
   """
 
   x: Array
   evaluations: int
+  log_prob: Array | None = None
+  lengths: Array | None = None
 
 
 class Likelihood(NamedTuple):

@@ -9,7 +9,7 @@ import autoregressive
 import diffusion
 from common.config import pick
 from common.data.spec import DataSpec
-from common.method import Method
+from common.method import Method, PyTree
 from configs.autoregressive import base as autoregressive_base
 from configs.diffusion import base as diffusion_base
 from diffusion.tasks import TASKS
@@ -32,11 +32,19 @@ class Edit(NamedTuple):
 
 
 class Family(NamedTuple):
-  """How a family builds a method, the defaults of its configs, and what it can do but sample."""
+  """How a family builds a method, the defaults of its configs, and what it can do but sample.
 
-  build: Callable[[Mapping, DataSpec], Method]
+  Attributes:
+    build: (config, spec) -> Method; where there are drafts, `draft=` one is taken too.
+    base: the defaults of its configs.
+    edits: what it can do with given images, by name of the task.
+    draft: (config, spec, params) -> a trained model that drafts for another; None: no such thing.
+  """
+
+  build: Callable[..., Method]
   base: Callable[[], ConfigDict]
   edits: Mapping[str, Edit]
+  draft: Callable[[Mapping, DataSpec, PyTree], Any] | None = None
 
 
 FAMILIES = {
@@ -53,6 +61,7 @@ FAMILIES = {
     autoregressive.build,
     autoregressive_base.get_base,
     {'complete': Edit(('past', 'mask'), {}, mask='bottom')},
+    autoregressive.build_draft,
   ),
 }
 

@@ -219,6 +219,23 @@ def with_average(run: Run, workdir: str | pathlib.Path, width: float) -> Run:
   return run._replace(params=params)
 
 
+def with_draft(run: Run, draft: Run) -> Run:
+  """The run, sampled with the help of a smaller one that drafts.
+
+  Raises:
+    ConfigError: for a family without drafts, or two models that do not go together.
+  """
+  name, other = run.config['family'], draft.config['family']
+  family = families.FAMILIES[name]
+  if family.draft is None or other != name:
+    able = ', '.join(name for name, family in families.FAMILIES.items() if family.draft)
+    raise ConfigError(
+      f'a {other} model cannot draft for one of the family {name}; both must be of one of: {able}'
+    )
+  small = family.draft(draft.config, draft.data.spec, draft.params)
+  return run._replace(method=family.build(run.config, run.data.spec, draft=small))
+
+
 def evaluate_run(
   run: Run, metrics: list[str] | None = None, options: Mapping | None = None
 ) -> Evaluation:

@@ -3,10 +3,15 @@
 python -m experiments.sample --workdir=runs/digits --num=100 --out=samples.png
 python -m experiments.sample --workdir=runs/digits --label=3 --options=steps=5,guidance=2.0
 python -m experiments.sample --workdir=runs/digits --task=inpaint --mask=left --out=inpainted.png
+python -m experiments.sample --workdir=runs/pixels --options=beams=4
+python -m experiments.sample --workdir=runs/pixels --draft=runs/small --options=draft_ahead=6
 
 Tasks of a diffusion model: inpaint, repaint, colourise, sdedit, reconstruct, interpolate, and
 trajectory, a sample's way from noise to data; of an autoregressive model: complete, from a
 beginning in its own order (--mask=bottom: the upper half is given).
+
+--draft decodes speculatively (Leviathan et al. 2023): the run given there, smaller, proposes what
+the run itself then accepts or replaces. The samples are distributed as without it.
 """
 
 import pathlib
@@ -38,6 +43,7 @@ MASK = flags.DEFINE_string(
 )
 DRAWS = flags.DEFINE_integer('draws', 3, 'Results of each image of a task.', lower_bound=1)
 SEED = flags.DEFINE_integer('seed', 0, 'Of all randomness.')
+DRAFT = flags.DEFINE_string('draft', None, 'Folder of a smaller run that drafts; see above.')
 COLUMNS = flags.DEFINE_integer('columns', 10, 'Samples in a row of the picture.', lower_bound=1)
 SCALE = flags.DEFINE_integer('scale', 4, 'Size of a pixel in the picture.', lower_bound=1)
 WEAK = flags.DEFINE_string(
@@ -99,6 +105,8 @@ def main() -> None:
   run = runs.load(WORKDIR.value, options.step(STEP.value))
   for width in widths:
     run = runs.with_average(run, WORKDIR.value, width)
+  if DRAFT.value:
+    run = runs.with_draft(run, runs.load(DRAFT.value))
   settings = options.parse(OPTIONS.value)
   if WEAK.value is not None:
     settings['weak'] = runs.load_weak(run, WEAK.value)

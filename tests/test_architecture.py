@@ -56,7 +56,7 @@ def test_importing_everything_brings_in_no_other_framework():
 
 
 @pytest.mark.parametrize(
-  'command', ['train', 'evaluate', 'sample', 'ablate', 'prepare_data', 'benchmark']
+  'command', ['train', 'evaluate', 'sample', 'ablate', 'prepare_data', 'benchmark', 'convert']
 )
 def test_every_command_has_help(command):
   done = subprocess.run(

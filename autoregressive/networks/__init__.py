@@ -35,7 +35,7 @@ NETWORKS: Mapping[str, Callable] = {
 }
 
 
-def build_network(settings: Mapping, ordering) -> nn.Module:
-  """The network that a config's `network` section names, for sequences of an ordering."""
-  given = {'length': ordering.length, 'grid': getattr(ordering, 'grid', None)}
+def build_network(settings: Mapping, ordering, length: int) -> nn.Module:
+  """The network that a config's `network` section names, for `length` inputs of an ordering."""
+  given = {'length': length, 'grid': getattr(ordering, 'grid', None)}
   return component(NETWORKS, settings, 'network', offer=given)

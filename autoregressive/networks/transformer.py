@@ -182,6 +182,15 @@ class Transformer(nn.Module):
     layers = layer(self.layers) if self.scan else tuple(layer() for _ in range(self.layers))
     return State(jnp.zeros((), jnp.int32), layers)
 
+  def rewind(self, cache: State, back: Int[Array, '']) -> State:
+    """The cache without the last `back` positions, which the next call will overwrite."""
+    return cache._replace(index=cache.index - back)
+
+  @property
+  def longest(self) -> int | None:
+    """The longest sequence this network can take; None: any."""
+    return self.length if self.positions == 'learned' else None
+
   @nn.compact
   def __call__(
     self,
@@ -209,7 +218,7 @@ class Transformer(nn.Module):
       table = nn.Embed(
         self.length, self.width, embedding_init=nn.initializers.normal(0.02), name='position'
       )
-      h = h + table(places)
+      h = h + table(jnp.minimum(places, self.length - 1))  # beyond lie what masks hide: no NaN
     elif self.positions == 'sinusoidal':
       h = h + pos.sinusoidal(places, self.width)
     h = nn.Dropout(self.dropout, deterministic=not train)(h)

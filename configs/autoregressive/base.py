@@ -93,12 +93,22 @@ def get_base() -> ConfigDict:
           logit_cap=0.0,  # soft cap of the outputs; 0: none
           class_dropout=0.0,  # how often training hides the class: what guidance needs
         ),
-        sampling=dict(  # autoregressive/decoding.py
+        sampling=dict(  # autoregressive/transforms.py
           temperature=1.0,
           top_k=0,  # 0: off
           top_p=1.0,  # 1: off
+          min_p=0.0,  # 0: off
+          repetition_penalty=1.0,  # 1: off
+          frequency_penalty=0.0,  # 0: off
           greedy=False,
           guidance=1.0,  # 1: off
+          beams=1,  # beam search; 1: off
+          length_penalty=1.0,  # of beams
+          length=0,  # tokens to make, of a text; 0: as many as the model was trained on
+          stop=(),  # token sequences, or texts, that end a sample
+          slide=False,  # go on beyond the length that the model was trained on
+          draft_ahead=4,  # tokens that a draft model proposes at once
+          prefill_chunk=0,  # emissions of a prompt taken in at once; 0: all
         ),
       )
     )

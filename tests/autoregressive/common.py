@@ -2,6 +2,8 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from scipy import stats
 
 from autoregressive.method import build_model
 from common.data.spec import DataSpec
@@ -11,11 +13,14 @@ DIGITS = DataSpec('digits', 'image', (8, 8, 1), 17, 10)
 
 
 def small_config(**overrides):
-  """The base config at a size for tests; double underscores stand for dots."""
+  """The base config at a size for tests; double underscores stand for dots, a dict replaces all
+  of a section."""
   config = get_base()
   config.network.update(width=32, layers=2, heads=4)
-  config.update_from_flattened_dict({k.replace('__', '.'): v for k, v in overrides.items()})
-  return config.to_dict()
+  sections = {k: v for k, v in overrides.items() if isinstance(v, dict)}
+  settings = {k.replace('__', '.'): v for k, v in overrides.items() if k not in sections}
+  config.update_from_flattened_dict(settings)
+  return config.to_dict() | sections
 
 
 def images(num, spec=DIGITS, seed=0):
@@ -36,9 +41,22 @@ def perturbed(params, scale=0.3, seed=1):
   return jax.tree.unflatten(tree, noisy)
 
 
-def small_model(spec=DIGITS, **overrides):
+def small_model(spec=DIGITS, scale=0.3, **overrides):
   """(ordering, model, perturbed parameters)."""
   ordering, model = build_model(small_config(**overrides), spec)
-  emissions = ordering.encode(images(1, spec)['x'])
+  emissions = jnp.zeros((1, ordering.length, ordering.values), jnp.int32)
   params = jax.jit(model.init)(jax.random.key(0), emissions)['params']
-  return ordering, model, perturbed(params)
+  return ordering, model, perturbed(params, scale)
+
+
+def outputs_of(model, params, emissions, label=None):
+  """Outputs for whole sequences, in one pass without a cache."""
+  run = jax.jit(model.apply)
+  label = None if label is None else jnp.asarray(label)
+  return run({'params': params}, jnp.asarray(emissions), label)
+
+
+def chi_square(counts, expected) -> float:
+  """The p-value of counts against what was expected of each, scaled to as many in float64."""
+  counts, expected = np.asarray(counts), np.asarray(expected, np.float64)
+  return stats.chisquare(counts, expected * (counts.sum() / expected.sum())).pvalue

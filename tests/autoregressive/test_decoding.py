@@ -1,6 +1,5 @@
-"""Logits transforms, and the distribution of what is decoded."""
+"""What is decoded: its distribution, its log-probabilities, prompts and stops."""
 
-import dataclasses
 import functools
 import itertools
 
@@ -8,89 +7,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import stats
 
-from autoregressive.decoding import Options, generate, temperature, top_k, top_p, transform
-from common.config import ConfigError
+from autoregressive.decoding import generate
+from autoregressive.transforms import Options, transform
 from common.data.spec import DataSpec
 from common.method import example_keys
-from tests.autoregressive.common import small_model
+from configs.autoregressive.base import NETWORKS
+from tests.autoregressive.common import chi_square, outputs_of, small_model
 
-LOGITS = jnp.log(jnp.array([0.1, 0.4, 0.05, 0.25, 0.2]))
 TINY = DataSpec('tiny', 'image', (1, 2, 1), 3, 2)  # two emissions of three values: nine outcomes
-
-
-def kept(logits):
-  return set(np.flatnonzero(np.asarray(jax.nn.softmax(logits)) > 0).tolist())
-
-
-def number(value):
-  return jnp.float32(value)
-
-
-def test_top_k_keeps_the_most_probable():
-  assert kept(top_k(LOGITS, number(2))) == {1, 3}
-  assert kept(top_k(LOGITS, number(1))) == {1}
-
-
-@pytest.mark.parametrize('k', [5, 50])
-def test_top_k_of_the_vocabulary_changes_nothing(k):
-  np.testing.assert_array_equal(top_k(LOGITS, number(k)), LOGITS)
-
-
-@pytest.mark.parametrize(
-  'p, values', [(1e-6, {1}), (0.39, {1}), (0.41, {1, 3}), (0.7, {1, 3, 4}), (1.0, set(range(5)))]
-)
-def test_top_p_keeps_the_value_that_crosses(p, values):
-  assert kept(top_p(LOGITS, number(p))) == values
-
-
-def test_temperature_towards_zero_is_greedy():
-  for cold in (0.0, 1e-3, 1e-30):
-    assert kept(temperature(LOGITS, number(cold))) == {1}
-  warm = temperature(LOGITS, number(2.0))
-  np.testing.assert_allclose(jax.nn.softmax(warm), jax.nn.softmax(LOGITS / 2), rtol=1e-5)
-
-
-def test_temperature_comes_before_top_p():
-  """At temperature 2 the first value has mass 0.29, so that a p of 0.35 needs two."""
-  numbers = Options(temperature=2.0, top_p=0.35).transforms()
-  assert kept(transform(LOGITS, numbers)) == {1, 3}
-  assert kept(top_p(LOGITS, number(0.35))) == {1}
-
-
-def test_transforms_act_on_each_row():
-  rows = jnp.stack([LOGITS, jnp.roll(LOGITS, 1)])
-  numbers = Options(top_k=3, top_p=0.6).transforms()
-  together = transform(rows, numbers)
-  np.testing.assert_array_equal(together[1], transform(rows[1], numbers))
-  assert kept(together[0]) != kept(together[1])
-
-
-@pytest.mark.parametrize(
-  'settings, message',
-  [
-    (dict(top_p=0.0), r'sampling.top_p=0.0 must be in \(0, 1\]'),
-    (dict(top_p=1.5), 'sampling.top_p=1.5'),
-    (dict(temperature=-1.0), 'sampling.temperature=-1.0'),
-    (dict(temperature=float('nan')), 'sampling.temperature=nan'),
-    (dict(top_k=-1), 'sampling.top_k=-1'),
-  ],
-)
-def test_options_refuse(settings, message):
-  with pytest.raises(ConfigError, match=message) as error:
-    Options(**settings)
-  assert '\n' not in str(error.value)
 
 
 @functools.cache
 def tiny():
   """A model of nine outcomes, and the exact conditionals of every one of them."""
-  _, model, params = small_model(TINY, model__class_dropout=0.5)
+  _, model, params = small_model(TINY, 0.15, model__class_dropout=0.5)
   outcomes = jnp.array(list(itertools.product(range(3), repeat=2)))[..., None]
 
   def logits(label):
-    outputs = model.apply({'params': params}, outcomes, jnp.full(9, label))
+    outputs = outputs_of(model, params, outcomes, np.full(9, label))
     return model.head.logits(outputs)[:, :, 0]
 
   return model, params, outcomes, {label: logits(label) for label in range(3)}
@@ -99,7 +34,9 @@ def tiny():
 def exact(logits, outcomes):
   """Probability of each outcome under the product of conditionals."""
   table = jnp.take_along_axis(jax.nn.log_softmax(logits), outcomes, -1)[..., 0]
-  return np.asarray(jnp.exp(table.sum(-1)))
+  made = np.exp(np.asarray(table, np.float64).sum(-1))
+  assert made.sum() == pytest.approx(1, abs=1e-5)
+  return made / made.sum()
 
 
 def frequencies(batch, draws, options, label):
@@ -107,9 +44,8 @@ def frequencies(batch, draws, options, label):
   model, params, _, _ = tiny()
   labels = jnp.full(batch, label)
   given, lengths = jnp.zeros((batch, 2, 1), jnp.int32), jnp.zeros(batch, jnp.int32)
-  guidance = number(options.guidance) if options.guidance != 1 else None
+  guidance = jnp.float32(options.guidance) if options.guidance != 1 else None
 
-  @jax.jit
   def call(key):
     keys = example_keys(key, jnp.arange(batch))
     made = generate(
@@ -117,20 +53,11 @@ def frequencies(batch, draws, options, label):
     )
     return made.emissions[..., 0]
 
-  made = jax.jit(lambda keys: jax.lax.map(call, keys))(jax.random.split(jax.random.key(7), draws))
-  made = np.asarray(made).reshape(-1, 2)
-  return np.bincount(made[:, 0] * 3 + made[:, 1], minlength=9)
+  made = np.asarray(jax.jit(jax.vmap(call))(jax.random.split(jax.random.key(7), draws)))
+  return np.bincount(made.reshape(-1, 2) @ [3, 1], minlength=9)
 
 
-def chi_square(counts, expected):
-  """The p-value of counts against what was expected of each, scaled to as many in float64."""
-  counts, expected = np.asarray(counts), np.asarray(expected, np.float64)
-  if len(counts) == 1:
-    return 1.0  # the only possible outcome
-  return stats.chisquare(counts, expected * (counts.sum() / expected.sum())).pvalue
-
-
-@pytest.mark.parametrize('batch, draws', [(1, 4000), (16, 250)])
+@pytest.mark.parametrize('batch, draws', [(1, 6000), (16, 375)])
 @pytest.mark.parametrize(
   'settings',
   [
@@ -138,8 +65,9 @@ def chi_square(counts, expected):
     dict(temperature=1.7),
     dict(top_k=2),
     dict(top_p=0.7),
-    dict(guidance=2.0),
-    dict(temperature=0.8, top_k=2, top_p=0.9, guidance=1.5),
+    dict(min_p=0.6),
+    dict(guidance=3.0),
+    dict(temperature=0.6, top_k=2, top_p=0.9, guidance=1.5),
   ],
   ids=str,
 )
@@ -172,6 +100,9 @@ DECODERS = {
   'alibi_window': dict(network__positions='alibi', network__window=3),
   'patches': dict(ordering__size=2),
   'tied': dict(model__tied=True),
+  'lstm': dict(network=NETWORKS['lstm'] | dict(width=16)),
+  'tcn': dict(network=NETWORKS['tcn'] | dict(width=16, layers=2)),
+  'pixelcnn': dict(network=NETWORKS['pixelcnn'] | dict(width=16, layers=1)),
 }
 SMALL = DataSpec('small', 'image', (4, 4, 1), 5, 3)
 
@@ -188,7 +119,7 @@ def test_log_probabilities_are_those_of_a_full_pass(variant):
   given = jnp.zeros((3, ordering.length, ordering.values), jnp.int32)
   label = jnp.arange(3)
   made = draw(model, params, keys, given, jnp.zeros(3, jnp.int32), label)
-  outputs = model.apply({'params': params}, made.emissions, label)
+  outputs = outputs_of(model, params, made.emissions, label)
   np.testing.assert_allclose(made.log_prob, model.head.log_prob(outputs, made.emissions), atol=1e-4)
   assert float(made.log_prob.max()) < 0
 
@@ -205,8 +136,11 @@ def test_ragged_beginnings_are_kept_and_gone_on_from(prefix):
   held = np.arange(16)[None] < np.asarray(lengths)[:, None]
   np.testing.assert_array_equal(np.asarray(made.emissions)[held], np.asarray(given)[held])
   np.testing.assert_array_equal(np.asarray(made.log_prob)[held], 0)
-  alone = draw(model, params, keys[:1], given[:1], lengths[:1], label[:1])
-  np.testing.assert_array_equal(made.emissions[0], alone.emissions[0])
+  for row in range(3):
+    one = slice(row, row + 1)
+    alone = draw(model, params, keys[one], given[one], lengths[one], label[one])
+    np.testing.assert_array_equal(made.emissions[row], alone.emissions[0])
+    np.testing.assert_allclose(made.log_prob[row], alone.log_prob[0], atol=1e-5)
 
 
 def test_what_a_sample_draws_does_not_depend_on_its_batch():
@@ -223,8 +157,64 @@ def test_what_a_sample_draws_does_not_depend_on_its_batch():
   assert len({tuple(row) for row in np.asarray(together)[..., 0].tolist()}) == 6
 
 
-def test_options_agree_with_the_config():
-  from configs.autoregressive.base import get_base
+def test_repetition_counts_what_was_given_and_drawn():
+  """A penalty beyond measure forbids any value a second time; four follow the one given."""
+  _, model, params = small_model(DataSpec('five', 'image', (1, 5, 1), 5))
+  given = jnp.full((2, 5, 1), 3)
+  decode = jax.jit(functools.partial(generate, model), static_argnames=('prefix',))
+  keys = example_keys(jax.random.key(0), jnp.arange(2))
+  for prefix in (0, 1):
+    numbers = Options(frequency_penalty=1e6).transforms()
+    made = decode(params, keys, given, jnp.ones(2, jnp.int32), None, numbers, prefix=prefix)
+    for row in np.asarray(made.emissions)[..., 0]:
+      assert row[0] == 3
+      assert sorted(row.tolist()) == [0, 1, 2, 3, 4]
 
-  defaults = {field.name: field.default for field in dataclasses.fields(Options)}
-  assert get_base().sampling.to_dict() == defaults
+
+@pytest.mark.parametrize('chunk', [1, 4, 5, 100])
+def test_prefill_in_chunks_is_prefill(chunk):
+  _, model, params = small_model(SMALL, network__positions='rotary')
+  given = jax.random.randint(jax.random.key(4), (2, 16, 1), 0, 5)
+  lengths, label = jnp.full(2, 14), jnp.arange(2)
+  keys = example_keys(jax.random.key(0), jnp.arange(2))
+  decode = jax.jit(functools.partial(generate, model), static_argnames=('prefix', 'chunk'))
+  whole = decode(params, keys, given, lengths, label, {}, prefix=14)
+  parts = decode(params, keys, given, lengths, label, {}, prefix=14, chunk=chunk)
+  np.testing.assert_array_equal(whole.emissions, parts.emissions)
+  np.testing.assert_allclose(whole.log_prob, parts.log_prob, atol=1e-5)
+
+
+def test_stops_end_a_sample_where_they_are_drawn():
+  """Stops only cut: up to its stop a sample is what it is without one."""
+  _, model, params = small_model(SMALL)
+  keys = example_keys(jax.random.key(0), jnp.arange(32))
+  given, lengths = jnp.full((32, 16, 1), 2), jnp.full(32, 2)
+  label = jnp.arange(32) % 3
+  decode = jax.jit(functools.partial(generate, model))
+  free = decode(params, keys, given, lengths, label, {})
+  options = Options(stop=((2,), (1, 4)))
+  cut = decode(params, keys, given, lengths, label, {}, stop=options.stops())
+  ends = set()
+  for row in range(32):
+    tokens = np.asarray(free.emissions)[row, :, 0].tolist()
+    pairs = list(itertools.pairwise(tokens))
+    stops = [i + 1 for i in range(2, 16) if tokens[i] == 2]
+    stops += [i + 2 for i in range(2, 15) if pairs[i] == (1, 4)]
+    end = min(stops, default=16)
+    ends.add(end)
+    assert int(cut.lengths[row]) == end
+    assert np.asarray(cut.emissions)[row, :, 0].tolist() == tokens[:end] + [0] * (16 - end)
+    np.testing.assert_allclose(cut.log_prob[row, :end], free.log_prob[row, :end], atol=1e-5)
+    assert not np.asarray(cut.log_prob)[row, end:].any()
+  assert len(ends) > 3
+
+
+def test_stops_end_the_loop():
+  """A stop that every sample draws at once: the steps after it are not run."""
+  _, model, params = small_model(SMALL)
+  keys = example_keys(jax.random.key(0), jnp.arange(3))
+  given = jnp.zeros((3, 16, 1), jnp.int32)
+  stop = Options(stop=tuple((token,) for token in range(5))).stops()
+  decode = jax.jit(functools.partial(generate, model))
+  made = decode(params, keys, given, jnp.zeros(3, jnp.int32), jnp.arange(3), {}, stop=stop)
+  assert made.lengths.tolist() == [1, 1, 1]

@@ -170,17 +170,38 @@ def test_samples():
   np.testing.assert_array_equal(greedy.x, tight.x)
 
 
-def test_numbers_of_the_options_do_not_recompile(caplog):
-  made, _, params = built(ordering__size=4)
+@pytest.mark.parametrize(
+  'one, other',
+  [
+    (
+      dict(temperature=0.5, top_k=3, top_p=0.5, min_p=0.1, guidance=2.0, stop=((3,), (1, 2))),
+      dict(temperature=2.0, top_k=5, top_p=0.9, min_p=0.3, guidance=1.5, stop=((7,), (3, 4))),
+    ),
+    (
+      dict(greedy=True, repetition_penalty=2.0, frequency_penalty=0.5),
+      dict(greedy=True, repetition_penalty=1.5, frequency_penalty=2.0),
+    ),
+    (dict(beams=2, length_penalty=0.0), dict(beams=2, length_penalty=2.0)),
+  ],
+)
+def test_numbers_of_the_options_do_not_recompile(one, other, caplog):
+  """Nothing at all is compiled for other numbers, another key, another beginning."""
+  spec = DataSpec('small', 'image', (4, 4, 1), 17, 10)
+  made, batch, params = built(spec, num=4, model__class_dropout=0.1)
+  mask = np.zeros((4, 4, 1), bool)
+  mask[:2] = True
 
-  def compiles(**options):
+  def compiled(key, options):
     caplog.clear()
+    past = batch['x'] if key else batch['x'][::-1]
+    request = Request(4, jnp.arange(4), past=past, mask=mask, options=options)
+    key = jax.random.key(key)
     with jax.log_compiles():
-      made.sample(params, jax.random.key(0), Request(2, jnp.arange(2), options=options))
-    return 'Compiling jit(run)' in caplog.text
+      made.sample(params, key, request)
+    return caplog.text.count('Compiling')
 
-  assert compiles(top_k=3, top_p=0.5)
-  assert not compiles(top_k=5, top_p=0.9)
+  assert compiled(0, one) > 0
+  assert compiled(1, other) == 0
 
 
 def test_completion_of_the_lower_half():

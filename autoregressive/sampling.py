@@ -1,0 +1,205 @@
+"""From a request for samples to decoding: `Method.sample` of this family."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from autoregressive.decoding import Generated, generate
+from autoregressive.model import Model
+from autoregressive.networks.transformer import unroll
+from autoregressive.prompts import given_emissions, stop_tokens
+from autoregressive.search import beam_search
+from autoregressive.sliding import slide
+from autoregressive.speculative import speculate
+from autoregressive.transforms import Options
+from common.config import ConfigError, as_tuple, suggestion
+from common.data.spec import DataSpec
+from common.method import Request, Samples, example_keys
+
+
+class Draft(NamedTuple):
+  """A smaller model that drafts what the large one checks.
+
+  Attributes:
+    ordering, model: as built from its config.
+    params: its parameters.
+    spec: of the data it was trained on.
+  """
+
+  ordering: Any
+  model: Model
+  params: Any
+  spec: DataSpec
+
+
+def build_options(settings: Mapping, **overrides) -> Options:
+  """Sampler options from a config's `sampling` section, or from those with overrides.
+
+  A single stop may stand for a tuple of them, and a single token for a sequence of one.
+
+  Raises:
+    ConfigError: for an option that is unknown or out of range.
+  """
+  known = {field.name for field in dataclasses.fields(Options)}
+  chosen = dict(settings) | overrides
+  for name in chosen:
+    if name not in known:
+      raise ConfigError(f'unknown sampler option {name!r};{suggestion(name, known)}')
+  stops = as_tuple(chosen.get('stop', ()))
+  stops = (stops,) if isinstance(stops, (str, int)) else stops
+  chosen['stop'] = tuple((part,) if isinstance(part, int) else part for part in stops)
+  return Options(**{name: as_tuple(value) for name, value in chosen.items()})
+
+
+def flattened(model: Model, params):
+  """The model as decoding wants it, its layers not stacked, and its parameters."""
+  network, network_params = unroll(model.network, params['network'])
+  return model.clone(network=network), params | {'network': network_params}
+
+
+def build_sampler(
+  ordering,
+  model: Model,
+  options: Options,
+  spec: DataSpec,
+  guidable: bool,
+  draft: Draft | None = None,
+):
+  """`Method.sample` of a model, with `options` where a request has none.
+
+  A request without labels draws classes uniformly; one with `past` (and a `mask` that is the
+  beginning of each sequence) is completed.
+
+  Args:
+    ordering, model: as built from the config.
+    options: sampler settings of the config.
+    spec: of the data.
+    guidable: whether the model was trained to go without its class.
+    draft: a smaller model, for speculative decoding.
+
+  Raises:
+    ConfigError: for a draft that sees other data than the model.
+  """
+  decode = build_decoder(model, ordering.length, draft)
+  if draft is not None:
+    _check_draft(draft, ordering, spec)
+
+  def sample(params, key, request: Request) -> Samples:
+    chosen = build_options(dataclasses.asdict(options), **request.options)
+    chosen = dataclasses.replace(chosen, stop=stop_tokens(chosen.stop, ordering, spec))
+    _check(chosen, model, ordering, guidable, draft)
+    label_key, key = jax.random.split(key)
+    label = request.label if spec.num_classes else None
+    if spec.num_classes and label is None:
+      label = jax.random.randint(label_key, (request.num,), 0, spec.num_classes)
+    given, lengths = given_emissions(ordering, request, chosen.length)
+    if model.start == 'none' and not lengths.all():
+      raise ConfigError(
+        "model.start='none' models no first emission: each sample needs a past of one or more; "
+        f'sample {int(lengths.argmin())} has none'
+      )
+    keys = example_keys(key, jnp.arange(request.num))
+    made, calls = decode(params, keys, given, lengths, label, chosen)
+    calls *= chosen.beams * (2 if chosen.guidance != 1 else 1)
+    ends = made.lengths if chosen.stop else None
+    return Samples(ordering.decode(made.emissions), calls, made.log_prob, ends)
+
+  return sample
+
+
+def build_decoder(model: Model, context: int, draft: Draft | None = None):
+  """The decoding that options ask for: speculative, by beams, or one draw after the other.
+
+  Args:
+    model: as built from the config.
+    context: emissions that it was trained on.
+    draft: a smaller model, for speculative decoding.
+
+  Returns:
+    (params, keys, given, lengths, label, options) -> (Generated, sequential calls of the model).
+    What of the options is a number is an argument of the compiled programs.
+  """
+
+  @functools.partial(jax.jit, static_argnames=('greedy', 'prefix', 'chunk'))
+  def draw(params, *args, **settings):
+    return generate(*flattened(model, params), *args, **settings)
+
+  @functools.partial(jax.jit, static_argnames=('beams', 'prefix', 'chunk'))
+  def search(params, *args, **settings):
+    found = beam_search(*flattened(model, params), *args, **settings)
+    return Generated(found.emissions[:, 0, :, None], found.log_prob[:, 0], found.lengths[:, 0])
+
+  @functools.partial(jax.jit, static_argnames=('greedy', 'prefix', 'chunk', 'ahead'))
+  def leap(params, draft_params, *args, **settings):
+    small = flattened(draft.model, draft_params)
+    return speculate(*flattened(model, params), *small, *args, **settings)
+
+  def decode(params, keys, given, lengths, label, options: Options) -> tuple[Generated, int]:
+    length, prefix, stop = given.shape[1], int(lengths.min()), options.stops()
+    fixed = dict(prefix=prefix, chunk=options.prefill_chunk)
+    drawn = dict(numbers=options.transforms(), greedy=options.greedy)
+    if draft is not None:
+      settings = fixed | drawn | dict(stop=stop, ahead=options.draft_ahead)
+      made, rounds = leap(params, draft.params, keys, given, lengths, label, **settings)
+      return made, int(rounds) + bool(prefix)
+    if options.beams > 1:
+      settings = fixed | dict(
+        beams=options.beams, length_penalty=jnp.float32(options.length_penalty), stop=stop
+      )
+      made = search(params, given, lengths, label, **settings)
+    else:
+      guidance = jnp.float32(options.guidance) if options.guidance != 1 else None
+      settings = fixed | drawn | dict(label=label, guidance=guidance)
+      window = functools.partial(draw, params, keys, **settings)
+      if options.slide and length > context:
+        made = slide(window, given, lengths, context, stop)
+      else:
+        made = window(given=given, lengths=lengths, stop=stop)
+    end = length if stop is None else int(made.lengths.max())
+    return made, end - prefix + bool(prefix)
+
+  return decode
+
+
+def _check(options: Options, model: Model, ordering, guidable: bool, draft) -> None:
+  """Refuses options that this model cannot serve."""
+  if options.guidance != 1 and not guidable:
+    raise ConfigError('guidance needs classes and a model trained with model.class_dropout > 0')
+  if not model.head.discrete and (options.transforms() or options.guidance != 1 or options.stop):
+    raise ConfigError("this head has no logits; of the sampler options it takes 'greedy' alone")
+  if model.values != 1 and options.stop:
+    raise ConfigError('sampling.stop needs emissions of one value each')
+  if options.length and not ordering.open_ended:
+    raise ConfigError(f'sampling.length={options.length}: these data have a fixed length')
+  if options.slide and (options.beams > 1 or draft is not None):
+    raise ConfigError('sampling.slide goes with neither beams nor a draft')
+  if draft is not None and (options.beams > 1 or options.guidance != 1):
+    raise ConfigError('speculative decoding goes with neither beams nor guidance')
+  inputs = options.length - (model.start == 'none')
+  for one in [model] if draft is None else [model, draft.model]:
+    longest = getattr(one.network, 'longest', None)
+    if longest is not None and inputs > longest and not options.slide:
+      raise ConfigError(
+        f'sampling.length={options.length} is beyond the {longest} positions that '
+        f'{"the network" if one is model else "the draft"} has learned; '
+        'sampling.slide=True goes on from the last half of them'
+      )
+
+
+def _check_draft(draft: Draft, ordering, spec: DataSpec) -> None:
+  """Refuses a draft that sees other emissions than the model."""
+  mine, its = ordering.vocabulary, draft.ordering.vocabulary
+  if mine != its:
+    raise ConfigError(
+      f'the draft has a vocabulary of {its}, the model one of {mine}; speculative decoding needs '
+      'the same'
+    )
+  unlike = dataclasses.replace(draft.ordering, spec=spec) != ordering
+  if unlike or (draft.ordering.length != ordering.length and not ordering.open_ended):
+    raise ConfigError('the draft was trained on data in another shape or order than the model')
+  if getattr(draft.spec, 'tokenizer', None) != getattr(spec, 'tokenizer', None):
+    raise ConfigError('the draft has another tokenizer than the model')

@@ -1,0 +1,53 @@
+"""Decoding beyond the context: where it is full, drawing goes on from its last half.
+
+Each emission is drawn from what the model says of it given between half of the context and all of
+it, every half context at the cost of taking that half in anew. Which half that is depends on the
+position alone, so that a sample does not depend on what it shares a batch with.
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, Num
+
+from autoregressive.decoding import Generated, cut, first_stop
+
+
+def slide(
+  window: Callable[..., Generated],
+  given: Num[Array, 'batch length values'],
+  lengths: Int[np.ndarray, 'batch'],
+  context: int,
+  stop: Int[Array, 'stops longest'] | None = None,
+) -> Generated:
+  """Draws the rest of sequences that are longer than the context.
+
+  Args:
+    window: `decoding.generate` but for given, lengths, prefix and offset.
+    given: sequences of the full length; what lies beyond `lengths` is ignored.
+    lengths: how many emissions of each are given.
+    context: emissions that the model takes, 2 or more.
+    stop: see `Options.stops`, or None.
+  """
+  batch, length, _ = given.shape
+  half, known = context // 2, int(lengths.min())
+  begin = half * -(-max(known - context + 1, 0) // half)
+  emissions = jnp.pad(given, ((0, 0), (0, context), (0, 0)))
+  log_prob = jnp.zeros((batch, length + context))
+  while True:
+    end = begin + context
+    fed = np.clip(np.maximum(lengths, known) - begin, 0, context)
+    made = window(
+      given=emissions[:, begin:end], lengths=fed, prefix=known - begin, offset=jnp.int32(begin)
+    )
+    emissions = emissions.at[:, begin:end].set(made.emissions)
+    log_prob = log_prob.at[:, known:end].set(made.log_prob[:, known - begin :])
+    known, begin = min(end, length), begin + half
+    ends = jnp.full(batch, length)
+    if stop is not None:
+      ends = first_stop(emissions[:, :known, 0], jnp.asarray(lengths), stop)
+    if known == length or (ends < known).all():
+      break
+  made = Generated(emissions[:, :length], log_prob[:, :length], ends)
+  return made if stop is None else cut(made, jnp.asarray(lengths), stop)

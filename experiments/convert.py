@@ -1,0 +1,96 @@
+"""Makes a run of published weights, GPT-2's or Llama's, and published weights of a run.
+
+python -m experiments.convert --read=gpt2/ --workdir=runs/gpt2 --config=configs/... (its data)
+python -m experiments.convert --write=published/ --workdir=runs/gpt2
+
+A folder of weights is what `transformers` calls a pretrained model: config.json and safetensors.
+--read makes a run that has taken no step, to sample from and to evaluate. Its ordering, network,
+head and model are those of the weights, the rest is the config's. The data must have as many tokens
+as the weights, and sequences no longer than the positions that were learned.
+"""
+
+import math
+import pathlib
+
+import jax
+from absl import flags
+from ml_collections import config_flags
+
+from autoregressive import interop
+from common.checkpoints import Checkpoints
+from common.config import Config, ConfigError, freeze
+from common.data import pipeline
+from experiments import cli, families, options, runs
+
+CONFIG = config_flags.DEFINE_config_file('config', None, 'For --read: FILE.py[:variant].')
+READ = flags.DEFINE_string('read', None, 'Folder of published weights to make a run of.')
+WRITE = flags.DEFINE_string('write', None, 'Folder to put the weights of a run into.')
+WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
+STEP = flags.DEFINE_string('step', 'last', "For --write: checkpoint 'last', 'best' or a number.")
+FRESH = flags.DEFINE_bool('fresh', False, 'For --read: move a run that is there aside.')
+
+
+def read(folder: str, config: Config, workdir: str | pathlib.Path, fresh: bool = False) -> int:
+  """Makes a run of published weights; returns how many parameters it has.
+
+  Args:
+    folder: of the weights.
+    config: what data it is for; its family is the autoregressive one.
+    workdir: of the run.
+    fresh: move a run that is there aside.
+
+  Raises:
+    ConfigError: for weights that cannot be read, or that do not suit the data.
+  """
+  config = freeze(config)
+  if config['family'] != 'autoregressive':
+    raise ConfigError(f'published weights are autoregressive; the config is {config["family"]}')
+  data = pipeline.load(config['data'])
+  inputs = math.prod(data.spec.shape) - 1  # nothing stands before the first
+  sections, params = interop.read_weights(folder, inputs)
+  if sections['vocabulary'] != data.spec.levels:
+    raise ConfigError(
+      f'{folder} has {sections["vocabulary"]} tokens, {data.spec.name} has {data.spec.levels}'
+    )
+  config |= {name: sections[name] for name in ('network', 'head', 'model')}
+  method = families.build(config, data.spec)
+  expected, _ = jax.eval_shape(method.init, jax.random.key(0), data.spec.batch_struct(1))
+  if jax.tree.map(lambda x: x.shape, expected) != jax.tree.map(lambda x: x.shape, params):
+    raise ConfigError(f'{folder} does not suit {data.spec.name}: it is no sequence of tokens')
+  workdir = pathlib.Path(workdir)
+  runs.claim(workdir, config, fresh)
+  with Checkpoints(workdir / 'checkpoints') as checkpoints:
+    checkpoints.save(0, {'ema': params}, config=config, position={'step': 0, 'examples': 0})
+  return sum(x.size for x in jax.tree.leaves(params))
+
+
+def write(run: runs.Run, folder: str) -> None:
+  """Writes the moving average of a run's parameters as published weights.
+
+  Raises:
+    ConfigError: for a model that is neither GPT-2 nor Llama.
+  """
+  config = run.config
+  if config['family'] != 'autoregressive':
+    raise ConfigError(f'published weights are autoregressive; the run is {config["family"]}')
+  spec = run.data.spec
+  context = math.prod(spec.shape) - (config['model']['start'] == 'none')
+  interop.write_weights(folder, config, run.params, spec.levels, context)
+
+
+def main() -> None:
+  if bool(READ.value) == bool(WRITE.value):
+    raise ValueError('give either --read or --write')
+  if WRITE.value:
+    run = runs.load(WORKDIR.value, options.step(STEP.value))
+    write(run, WRITE.value)
+    print(f'step {run.step} of {WORKDIR.value} in {WRITE.value}')
+    return
+  if CONFIG.value is None:
+    raise ValueError('--read needs --config, a file such as configs/autoregressive/images.py')
+  size = read(READ.value, CONFIG.value, WORKDIR.value, FRESH.value)
+  print(f'{size:,} parameters of {READ.value} in {WORKDIR.value}')
+
+
+if __name__ == '__main__':
+  cli.run(main)
