@@ -253,6 +253,8 @@ def test_autoguidance_by_a_weaker_model():
   )
   np.testing.assert_array_equal(by_itself.x, alone.x)  # a model guides itself nowhere
   assert (drawn.x != alone.x).any()
+  with pytest.raises(ValueError, match='a weak model has no effect at guidance=1'):
+    method.sample(params, KEY, request._replace(options={'weak': weak}))
 
 
 def test_classifier_is_trained_beside_the_model_and_guides_it():
