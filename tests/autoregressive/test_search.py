@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from autoregressive.decoding import generate
-from autoregressive.model import Model
 from autoregressive.search import beam_search
-from autoregressive.speculative import check, speculate
+from autoregressive.speculative import speculate
 from autoregressive.transforms import Options, transform
 from common.config import ConfigError
 from common.data.spec import DataSpec
@@ -238,14 +237,3 @@ def test_speculation_refuses(levels, settings, message):
       jnp.zeros(1, jnp.int32),
       Options(**settings).transforms(),
     )
-
-
-def test_speculation_needs_a_cache_that_can_be_wound_back():
-  model, *_ = four()
-  endless = Model(_Endless(), model.head, 1, 3)
-  with pytest.raises(ConfigError, match='whose cache can be wound back'):
-    check(model, endless, {})
-
-
-class _Endless:
-  width = 8
