@@ -21,12 +21,14 @@ def build_model(config: Mapping, spec: DataSpec):
   ordering = build_ordering(config['ordering'], spec)
   head = build_head(config['head'], ordering)
   settings = dict(config['model'])
+  # Where nothing stands before the first emission, the inputs are all emissions but the last.
+  inputs = ordering.length - (settings['start'] == 'none')
   settings.pop('class_dropout')
   model = component(
     {'model': Model},
     settings | {'name': 'model'},
     'model',
-    network=build_network(config['network'], ordering),
+    network=build_network(config['network'], ordering, inputs),
     head=head,
     values=ordering.values,
     rows=head.rows,
@@ -81,8 +83,9 @@ def build(config: Mapping, spec: DataSpec) -> Method:
   def nll(params, batch, key):
     del key  # exact
     label = batch.get('label') if spec.num_classes else None
-    nats = -log_prob(params, batch, label).sum(-1)
-    return Likelihood(nats, jnp.zeros_like(nats))
+    nats = -log_prob(params, batch, label)
+    dims = jnp.full(len(nats), nats.shape[1] * ordering.values, jnp.float32)
+    return Likelihood(nats.sum(-1), jnp.zeros(len(nats)), dims)
 
   sample = build_sampler(ordering, model, options, spec, class_dropout > 0)
   return Method(init=init, loss=loss, sample=sample, nll=nll if model.head.likelihood else None)

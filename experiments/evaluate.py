@@ -11,7 +11,7 @@ import pathlib
 import numpy as np
 from absl import flags
 
-from common import reporting
+from common import reporting, showing
 from common.evaluation.evaluate import METRICS
 from common.files import atomic_write
 from experiments import cli, options, runs
@@ -43,6 +43,8 @@ def main() -> None:
       np.asarray(result.samples), result.columns, scale=3, levels=run.data.spec.levels
     )
     reporting.save_png(folder / f'{name}.png', grid)
+  if result.texts:
+    atomic_write(folder / f'{name}.txt', showing.page(result.texts))
   for metric, measure in result.measures.items():
     value = '-' if measure.value is None else f'{measure.value:.5g}'
     error = f' ± {measure.standard_error:.2g}' if measure.standard_error else ''

@@ -12,7 +12,7 @@ from absl import logging
 from common import training, writers
 from common.checkpoints import Checkpoints
 from common.config import Config, ConfigError, differences, freeze, to_json
-from common.data import pipeline
+from common.data import pipeline, tokenizers
 from common.evaluation.evaluate import Evaluation, evaluate
 from common.files import atomic_write
 from common.method import Method, PyTree
@@ -58,6 +58,8 @@ def train(
   method = families.build(config, data.spec)
   setup = training.set_up(config, method, data.spec, make_mesh(config['parallel']))
   _claim(workdir, config, fresh)  # only once nothing is left that the config could be refused for
+  if data.spec.tokenizer is not None:
+    atomic_write(workdir / 'tokenizer.json', tokenizers.to_json(data.spec.tokenizer))
   return training.train(config, method, data, setup, workdir, stop)
 
 
