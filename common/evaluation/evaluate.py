@@ -37,6 +37,7 @@ REAL_EXAMPLES = 60_000
 
 
 NOTHING = np.zeros((0, 1, 1, 1), np.uint8)  # no images
+NO_TOKENS = np.zeros((0, 1), np.int32)
 
 
 class Drawn(NamedTuple):
@@ -132,7 +133,7 @@ def evaluate(
   columns = spec.num_classes or 10
   shown = PICTURE_ROWS * columns
   if spec.domain == 'text':
-    drawn = subject.drawn.x[: showing.TEXTS] if 'drawn' in vars(subject) else ()
+    drawn = subject.drawn.x[: showing.TEXTS] if 'drawn' in vars(subject) else NO_TOKENS
     return Evaluation(measures, NOTHING, None, 1, spec.levels, showing.texts(spec, drawn))
   if any(metric.of_samples for metric in chosen.values()):
     samples, labels = subject.drawn.x[:shown], subject.drawn.labels
