@@ -64,7 +64,8 @@ def set_up(config: Mapping, method: Method, spec, mesh: jax.sharding.Mesh) -> Se
   shares = mesh.shape['data'] * mesh.shape['fsdp']
   parallel.check_batch_size(batch_size, shares, settings['micro_batches'])
   schedule = optimizers.make_schedule(config['optimizer'], plan.total, epoch)
-  optimizer = optimizers.make_optimizer(config['optimizer'], schedule)
+  schedules = optimizers.make_schedules(config['optimizer'], plan.total, epoch)
+  optimizer = optimizers.make_optimizer(config['optimizer'], schedule, schedules)
 
   def initial() -> TrainState:
     batch = {k: jnp.zeros(v.shape, v.dtype) for k, v in spec.batch_struct(1).items()}

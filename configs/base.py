@@ -38,6 +38,8 @@ def get_base() -> ConfigDict:
         weight_decay=0.0,
         no_decay='(bias|scale|embedding)$',  # paths of parameters that do not decay
         clip=1.0,  # global norm of the gradient; 0: off
+        frozen='',  # paths of parameters that do not move
+        groups=dict(),  # by name: paths, and settings that replace those above for them
       ),
       ema=dict(decay=0.999, warmup=True),
       train=dict(

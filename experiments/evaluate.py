@@ -2,6 +2,7 @@
 
 python -m experiments.evaluate --workdir=runs/digits
 python -m experiments.evaluate --workdir=runs/digits --metrics=agreement,frechet --options=steps=5
+python -m experiments.evaluate --workdir=runs/python --on=shakespeare --metrics=bits_per_dim
 """
 
 import datetime
@@ -20,6 +21,7 @@ WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.', required=Tr
 STEP = flags.DEFINE_string('step', 'last', "Checkpoint: 'last', 'best' or a number.")
 CHOSEN = flags.DEFINE_list('metrics', list(METRICS), 'What to measure: ' + ', '.join(METRICS) + '.')
 NUM = flags.DEFINE_integer('num_samples', None, "Samples to draw, instead of the config's number.")
+ON = flags.DEFINE_string('on', None, 'Another dataset than it was trained on, by name.')
 OPTIONS = options.define()
 
 
@@ -27,6 +29,8 @@ def main() -> None:
   run = runs.load(WORKDIR.value, options.step(STEP.value))
   if NUM.value is not None:
     run.config['evaluation']['num_samples'] = NUM.value
+  if ON.value is not None:
+    run = runs.on(run, ON.value)
   settings = options.parse(OPTIONS.value)
   result = runs.evaluate_run(run, CHOSEN.value, settings)
   folder = pathlib.Path(WORKDIR.value) / 'evaluations'
@@ -36,7 +40,9 @@ def main() -> None:
     'options': settings,
     'measures': {name: measure._asdict() for name, measure in result.measures.items()},
   }
-  name = '-'.join([str(run.step), *(f'{k}={v}' for k, v in sorted(settings.items()))])
+  name = '-'.join(
+    [str(run.step), *filter(None, [ON.value]), *(f'{k}={v}' for k, v in sorted(settings.items()))]
+  )
   atomic_write(folder / f'{name}.json', json.dumps(record, indent=2))
   if len(result.samples):
     grid = reporting.image_grid(

@@ -8,22 +8,31 @@ from ml_collections import ConfigDict
 import autoregressive
 import diffusion
 from common.config import pick
+from common.data import tokenizers
 from common.data.spec import DataSpec
-from common.method import Method
+from common.method import Method, PyTree
 from configs.autoregressive import base as autoregressive_base
 from configs.diffusion import base as diffusion_base
 
 
 class Family(NamedTuple):
-  """How a family builds a method, and the defaults of its configs."""
+  """How a family builds a method, the defaults of its configs, what its training begins with."""
 
   build: Callable[[Mapping, DataSpec], Method]
   base: Callable[[], ConfigDict]
+  begin: Callable[[Mapping, DataSpec, PyTree], PyTree] = lambda config, spec, params: params
+
+
+def _autoregressive_begin(config: Mapping, spec: DataSpec, params: PyTree) -> PyTree:
+  tokenizer = None if spec.tokenizer is None else tokenizers.to_json(spec.tokenizer)
+  return autoregressive.begin(params, autoregressive.build_finetune(config), tokenizer)
 
 
 FAMILIES = {
   'diffusion': Family(diffusion.build, diffusion_base.get_base),
-  'autoregressive': Family(autoregressive.build, autoregressive_base.get_base),
+  'autoregressive': Family(
+    autoregressive.build, autoregressive_base.get_base, _autoregressive_begin
+  ),
 }
 
 
