@@ -32,6 +32,7 @@ EXTRAS = {
   'tpu': ['jax[tpu]'],
   'cuda': ['jax[cuda13]'],
   'prepare': ['tensorflow-cpu>=2.20'],  # only to prepare TFDS's own sets; never at training time
+  'text': ['tokenizers>=0.22'],  # byte pairs; bytes and characters do without
   'peers': ['torch>=2.9', 'diffusers>=0.35', 'transformers>=4.57'],
 }
 

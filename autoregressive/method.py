@@ -6,9 +6,11 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from autoregressive.finetuning import build_finetune, with_lora
 from autoregressive.heads import build_head
 from autoregressive.model import Model
 from autoregressive.networks import build_network
+from autoregressive.objectives import build_objective, document_numbers, separator_of
 from autoregressive.orderings import build_ordering
 from autoregressive.sampling import Draft, build_options, build_sampler
 from common.config import ConfigError, component
@@ -53,6 +55,8 @@ def build(config: Mapping, spec: DataSpec, draft: Draft | None = None) -> Method
   """
   ordering, model = build_model(config, spec)
   options = build_options(config['sampling'])
+  objective = build_objective(config.get('objective', {}), model.head, spec)
+  separator = separator_of(spec) if objective.documents else None
   class_dropout = config['model']['class_dropout']
   if not 0 <= class_dropout < 1:
     raise ConfigError(f'model.class_dropout={class_dropout} must be in [0, 1)')
@@ -61,11 +65,13 @@ def build(config: Mapping, spec: DataSpec, draft: Draft | None = None) -> Method
     variables = model.init(key, ordering.encode(batch['x'][:1]), None)
     return variables['params'], ()
 
-  def log_prob(params, batch, label, **extra):
-    """Of each emission that is modelled, [batch, emissions]."""
+  def run(params, batch, label, **extra):
+    """(outputs, nats of each emission that is modelled), [batch, emissions]."""
     emissions = ordering.encode(batch['x'])
+    if separator is not None:
+      extra['segments'] = document_numbers(emissions, separator, model.start)
     outputs = model.apply({'params': params}, emissions, label, **extra)
-    return model.head.log_prob(outputs, emissions[:, -outputs.shape[1] :])
+    return outputs, -model.head.log_prob(outputs, emissions[:, -outputs.shape[1] :])
 
   def loss(params, memory, batch, key, context):
     label = batch.get('label') if spec.num_classes else None
@@ -80,17 +86,24 @@ def build(config: Mapping, spec: DataSpec, draft: Draft | None = None) -> Method
         keys = example_keys(class_key, context.index)
         dropped = jax.vmap(lambda k: jax.random.bernoulli(k, class_dropout))(keys)
         label = jnp.where(dropped, spec.num_classes, label)
-    nats = -log_prob(params, batch, label, **extra)
-    weights = example_weights(batch)
-    count = weights.sum() * nats.shape[1] * ordering.values
-    mean = (weights[:, None] * nats).sum() / jnp.maximum(count, 1)
-    return mean, Aux({'loss': mean, 'bits_per_dim': mean / math.log(2)}, memory, count)
+    outputs, nats = run(params, batch, label, **extra)
+    weights, added = example_weights(batch)[:, None] * jnp.ones_like(nats), 0.0
+    if context.training:
+      places = example_keys(jax.random.fold_in(key, 1), context.index)
+      weights *= objective.chosen(places, nats)
+      added = objective.aids(model.head, outputs, nats)
+    count = weights.sum() * ordering.values
+    mean, total = ((weights * x).sum() / jnp.maximum(count, 1) for x in (nats, nats + added))
+    return total, Aux({'loss': mean, 'bits_per_dim': mean / math.log(2)}, memory, count)
 
   def nll(params, batch, key):
     del key  # exact
     label = batch.get('label') if spec.num_classes else None
-    nats = -log_prob(params, batch, label).sum(-1)
-    return Likelihood(nats, jnp.zeros_like(nats))
+    _, nats = run(params, batch, label)
+    dims = jnp.full(len(nats), nats.shape[1] * ordering.values, jnp.float32)
+    return Likelihood(nats.sum(-1), jnp.zeros(len(nats)), dims)
 
   sample = build_sampler(ordering, model, options, spec, class_dropout > 0, draft)
-  return Method(init=init, loss=loss, sample=sample, nll=nll if model.head.likelihood else None)
+  method = Method(init, loss, sample, nll if model.head.likelihood else None)
+  finetune = build_finetune(config)
+  return with_lora(method, finetune) if finetune.lora_rank else method

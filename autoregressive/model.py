@@ -120,6 +120,7 @@ class Model(nn.Module):
     """Hidden states to outputs, in float32."""
     hidden = hidden.astype(jnp.float32)
     outputs = self.table.attend(hidden) if self.tied else self.out(hidden)
+    outputs *= getattr(self.network, 'output_scale', 1.0)
     if self.logit_cap:
       outputs = self.logit_cap * jnp.tanh(outputs / self.logit_cap)
     return outputs

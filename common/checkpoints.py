@@ -175,6 +175,21 @@ class Checkpoints:
       written.result()
       self._prune()
 
+  def shapes(self, step: int | str = 'last') -> dict[str, jax.ShapeDtypeStruct]:
+    """Shape and type of every leaf of a step, by path.
+
+    Args:
+      step: 'last', 'best' or a number.
+
+    Raises:
+      CheckpointError: there is no such step that can be read.
+    """
+    for candidate in self._candidates(step):
+      if candidate in self._records:
+        leaves = self._records[candidate]['leaves'].items()
+        return {name: jax.ShapeDtypeStruct(shape, kind) for name, (shape, kind, _) in leaves}
+    raise CheckpointError(f'no usable checkpoint in {self.directory}')
+
   def restore(
     self, abstract_state: PyTree, step: int | str = 'last', *, partial: bool = False
   ) -> Restored:

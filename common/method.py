@@ -88,11 +88,14 @@ class Samples(NamedTuple):
 class Likelihood(NamedTuple):
   """Negative log-likelihood, or an upper bound of it, in nats per example.
 
-  `standard_error` is that of the estimate for this example: zero where the value is exact.
+  `standard_error` is that of the estimate for this example: zero where the value is exact. `dims`
+  says how many of its dimensions are modelled, where that is not all: the first token of a window
+  of text is only given.
   """
 
   nats: Float[Array, 'batch']
   standard_error: Float[Array, 'batch']
+  dims: Float[Array, 'batch'] | None = None
 
 
 class Method(NamedTuple):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 import jax
 import optax
 
-from common.config import ConfigError, length, pick
+from common.config import ConfigError, length, pick, suggestion
 from common.method import PyTree
 
 
@@ -40,6 +40,28 @@ def make_schedule(settings: Mapping, total: int, epoch: int) -> optax.Schedule:
   return optax.join_schedules([rise, after], [warmup])
 
 
+def make_schedules(settings: Mapping, total: int, epoch: int) -> dict[str, optax.Schedule]:
+  """The schedule of each of `settings.groups`, by name; see `make_schedule`."""
+  groups = settings.get('groups') or {}
+  return {name: make_schedule(_of_group(settings, name), total, epoch) for name in groups}
+
+
+def _of_group(settings: Mapping, name: str) -> dict:
+  """The settings of a group: those of the optimiser, with what the group replaces.
+
+  Raises:
+    ConfigError: for a group without paths, or with a setting that groups do not have.
+  """
+  group = dict(settings['groups'][name])
+  known = (set(settings) | {'paths'}) - {'clip', 'frozen', 'groups'}
+  for key in group:
+    if key not in known:
+      raise ConfigError(f'unknown setting optimizer.groups.{name}.{key};{suggestion(key, known)}')
+  if not group.get('paths'):
+    raise ConfigError(f'optimizer.groups.{name} needs paths, a pattern of parameters')
+  return dict(settings) | group
+
+
 def decay_mask(pattern: str) -> Callable[[PyTree], PyTree]:
   """A function of parameters: True where weight decay applies, False where `pattern` matches."""
 
@@ -56,16 +78,59 @@ def path_name(path) -> str:
   return jax.tree_util.keystr(path, simple=True, separator='/')
 
 
-def make_optimizer(settings: Mapping, schedule: optax.Schedule) -> optax.GradientTransformation:
+FROZEN, REST = 'frozen', ''  # names that no group has
+
+
+def make_optimizer(
+  settings: Mapping,
+  schedule: optax.Schedule,
+  schedules: Mapping[str, optax.Schedule] | None = None,
+) -> optax.GradientTransformation:
   """The chain: clip by global norm, then the optimiser, with decoupled weight decay.
+
+  Parameters whose path `settings.frozen` matches do not move, do not count for the norm and have
+  no state. Of `settings.groups` the first whose `paths` match a parameter replaces settings for it.
 
   Args:
     settings: the `optimizer` section of a config.
     schedule: the learning rate by step.
+    schedules: that of each group (`make_schedules`).
 
   Raises:
-    ConfigError: unknown optimiser; weight decay where the optimiser has none.
+    ConfigError: unknown optimiser or setting of a group; weight decay where the optimiser has none;
+      when the chain meets the parameters: paths that match none of them.
   """
+  groups, frozen = settings.get('groups') or {}, settings.get('frozen') or ''
+  clip = [optax.clip_by_global_norm(settings['clip'])] if settings['clip'] else []
+  if not groups and not frozen:
+    return optax.chain(*clip, _make_rule(settings, schedule))
+  rules = {REST: _make_rule(settings, schedule), FROZEN: optax.set_to_zero()}
+  for name in groups:
+    rules[name] = _make_rule(_of_group(settings, name), (schedules or {})[name])
+  patterns = ({FROZEN: frozen} if frozen else {}) | {k: g['paths'] for k, g in groups.items()}
+  if frozen:
+    still = lambda params: jax.tree.map(lambda name: name == FROZEN, _labels(params, patterns))
+    clip = [optax.masked(optax.set_to_zero(), still), *clip]
+  return optax.chain(*clip, optax.partition(rules, lambda params: _labels(params, patterns)))
+
+
+def _labels(params: PyTree, patterns: Mapping[str, str]) -> PyTree:
+  """For each parameter the first name whose pattern its path matches, else REST."""
+
+  def label(path, _) -> str:
+    name = path_name(path)
+    return next((k for k, pattern in patterns.items() if re.search(pattern, name)), REST)
+
+  labels = jax.tree_util.tree_map_with_path(label, params)
+  for name, pattern in patterns.items():
+    if name not in jax.tree.leaves(labels):
+      where = 'frozen' if name == FROZEN else f'groups.{name}.paths'
+      raise ConfigError(f'optimizer.{where}={pattern!r} matches no parameter')
+  return labels
+
+
+def _make_rule(settings: Mapping, schedule: optax.Schedule) -> optax.GradientTransformation:
+  """The optimiser that settings name."""
   s = settings
   mask = decay_mask(s['no_decay'])
   adam = dict(b1=s['b1'], b2=s['b2'], eps=s['eps'])
@@ -88,5 +153,4 @@ def make_optimizer(settings: Mapping, schedule: optax.Schedule) -> optax.Gradien
   make = pick(optimizers, s['name'], 'optimizer.name')
   if s['name'] == 'adam' and s['weight_decay']:
     raise ConfigError("optimizer.name='adam' has no weight decay; use 'adamw', or weight_decay=0")
-  clip = [optax.clip_by_global_norm(s['clip'])] if s['clip'] else []
-  return optax.chain(*clip, make())
+  return make()

@@ -149,8 +149,16 @@ class Picture(NamedTuple):
   kind = 'picture'
 
 
+class Quote(NamedTuple):
+  """A text that is shown as it is, with its caption."""
+
+  text: str
+  caption: str = ''
+  kind = 'quote'
+
+
 class Gallery(NamedTuple):
-  """Pictures or plots side by side, as many as the screen has room for."""
+  """Pictures, plots or quotes side by side, as many as the screen has room for."""
 
   pictures: Sequence[NamedTuple]
   kind = 'gallery'

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from absl import logging
 
-from common import reporting
+from common import reporting, showing
 from common.claims import Claim, Estimate, estimate, judge
 from common.config import ConfigError, flatten, pick, suggestion
 from common.evaluation.measures import Evaluation, Measure
@@ -105,7 +105,7 @@ class Results(NamedTuple):
   Attributes:
     study: what was asked.
     measures: by (row, metric), one per seed that was measured.
-    pictures: samples by row, as PNG files.
+    pictures: samples by row, as PNG files, or text files where the data is text.
     folders: of the trained models by row (first seed).
     failures: by row, why it has no cells.
   """
@@ -214,8 +214,9 @@ def run(
     for metric in study.metrics:
       measures[name, metric] = (*measures.get((name, metric), ()), found[metric])
     folders.setdefault(name, job.folder)
-    if store.picture.exists():
-      pictures.setdefault(name, store.picture)
+    for shown in (store.picture, store.texts):
+      if shown.exists():
+        pictures.setdefault(name, shown)
     say(f'{label}: ' + ', '.join(f'{m} {_short(found[m])}' for m in study.metrics))
   return Results(study, measures, pictures, folders, failures)
 
@@ -239,7 +240,7 @@ class _Store:
 
   def __init__(self, folder: pathlib.Path, keys: tuple[str, str], of_model: Collection[str]):
     self.model, self.samples = (folder / f'{key}.json' for key in keys)
-    self.picture = folder / f'{keys[1]}.png'
+    self.picture, self.texts = (folder / f'{keys[1]}.{suffix}' for suffix in ('png', 'txt'))
     self.of_model = of_model
 
   def read(self) -> dict[str, Measure]:
@@ -263,6 +264,8 @@ class _Store:
     if len(evaluation.samples):
       scale = -(-PICTURE_WIDTH // evaluation.picture().shape[1])
       reporting.save_png(self.picture, evaluation.picture(scale))
+    if evaluation.texts:
+      atomic_write(self.texts, showing.page(evaluation.texts))
     for path, of_model in ((self.model, True), (self.samples, False)):
       kept = {k: v._asdict() for k, v in found.items() if (k in self.of_model) == of_model}
       atomic_write(path, json.dumps(kept, indent=2))

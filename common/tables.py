@@ -15,7 +15,7 @@ from PIL import Image as PillowImage
 from common import plots
 from common.claims import shown, value_and_half
 from common.evaluation.evaluate import METRICS, PICTURE_ROWS
-from common.reporting import Cell, Facts, Gallery, Picture, Section, Table, Text, Verdicts
+from common.reporting import Cell, Facts, Gallery, Picture, Quote, Section, Table, Text, Verdicts
 from common.studies import Results
 
 TITLES = {name: metric.title for name, metric in METRICS.items()} | {
@@ -209,20 +209,23 @@ def _table(results: Results) -> Table:
   return Table(['', *header(results)[1:]], rows, notes(results))
 
 
-def _pictures(results: Results) -> list[Picture]:
+def _pictures(results: Results) -> list[Picture | Quote]:
   estimates, first = results.estimates(), results.study.metrics[0]
   pictures = []
   for row in results.study.rows:
     if path := results.pictures.get(row.name):
       found = estimates.get((row.name, first))
       told = f': {title(first)} {shown(found)}' if found else ''
+      if path.suffix == '.txt':
+        pictures.append(Quote(path.read_text('utf-8'), row.name + told))
+        continue
       alt = f'Samples of {row.name}, one class per column'
       pictures.append(Picture(path.read_bytes(), alt, row.name + told))
   return pictures
 
 
 def overview(results: Results, height: float = 0.42) -> bytes | None:
-  """A picture for a page of text: a strip of samples for each row, as PNG; None without samples.
+  """A picture for a page of text: a strip of samples for each row, as PNG; None without images.
 
   Args:
     results: of the study.
@@ -230,7 +233,8 @@ def overview(results: Results, height: float = 0.42) -> bytes | None:
   """
   strips = {}
   for row in results.study.rows:
-    if path := results.pictures.get(row.name):
+    path = results.pictures.get(row.name)
+    if path and path.suffix == '.png':
       picture = np.asarray(PillowImage.open(path))
       strips[row.name] = picture[: len(picture) // PICTURE_ROWS]
   if not strips:

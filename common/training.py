@@ -17,10 +17,10 @@ import numpy as np
 import optax
 from absl import logging
 
-from common import averages, optimizers, parallel, reporting
+from common import averages, optimizers, parallel, showing
 from common.checkpoints import Checkpoints
 from common.data.pipeline import Data, evaluation_batches, train_batches
-from common.method import Context, Method, PyTree, Request
+from common.method import Context, Method, PyTree
 from common.plan import Plan, make_plan
 from common.snapshots import Snapshots, forget_after
 from common.state import (
@@ -31,8 +31,6 @@ from common.state import (
   one_by_one,
 )
 from common.writers import Progress, Writer
-
-GRID = 10  # rows and columns of the grid of samples drawn during training
 
 
 class TrainingError(RuntimeError):
@@ -75,7 +73,8 @@ def set_up(config: Mapping, method: Method, spec, mesh: jax.sharding.Mesh) -> Se
   shares = mesh.shape['data'] * mesh.shape['fsdp']
   parallel.check_batch_size(batch_size, shares, settings['micro_batches'])
   schedule = optimizers.make_schedule(config['optimizer'], plan.total, epoch)
-  optimizer = optimizers.make_optimizer(config['optimizer'], schedule)
+  schedules = optimizers.make_schedules(config['optimizer'], plan.total, epoch)
+  optimizer = optimizers.make_optimizer(config['optimizer'], schedule, schedules)
 
   def initial() -> TrainState:
     batch = {k: jnp.zeros(v.shape, v.dtype) for k, v in spec.batch_struct(1).items()}
@@ -241,15 +240,12 @@ class _Run:
     )
 
   def draw(self, step: int, state: TrainState) -> None:
-    """A grid of samples, a class per column, from the same key every time."""
-    classes = self.data.spec.num_classes
-    label = jnp.arange(GRID * GRID) % min(classes, GRID) if classes else None
+    """A grid of images or a page of texts, from the same key every time."""
+    spec = self.data.spec
     key = jax.random.fold_in(jax.random.key(self.config['seed']), 2**31 - 3)
-    samples = self.method.sample(state.ema, key, Request(GRID * GRID, label))
-    grid = reporting.image_grid(np.asarray(samples.x), columns=GRID, levels=self.data.spec.levels)
+    samples = self.method.sample(state.ema, key, showing.request_in_training(spec))
     if jax.process_index() == 0:
-      reporting.save_png(self.workdir / 'samples' / f'{step:08d}.png', grid)
-      self.writer.images(step, 'samples', grid)
+      showing.keep(spec, np.asarray(samples.x), step, self.workdir / 'samples', self.writer)
 
 
 class _Clock:

@@ -89,6 +89,11 @@ class Writer:
     if self._events is not None:
       self._events.add_image(name, grid, step, dataformats='HWC')
 
+  def text(self, step: int, name: str, text: str) -> None:
+    """Shows a text under `name` in TensorBoard, its lines as they are."""
+    if self._events is not None:
+      self._events.add_text(name, '\n'.join(f'    {line}' for line in text.splitlines()), step)
+
   def flush(self) -> None:
     """Hands everything written so far to the operating system."""
     if self._events is not None:

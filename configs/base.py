@@ -15,9 +15,13 @@ def get_base() -> ConfigDict:
       data=dict(
         name='digits',  # a key of common/data/builders/__init__.py
         dir='',  # where datasets are prepared; empty: TFDS's own default
-        source='',  # folder or file of custom data (image_folder, npz) or raw files (mnist)
+        source='',  # folder or file of custom data (image_folder, npz, text) or raw files (mnist)
         image_size=0,  # image_folder: centre-cropped and resized to this; 0: as they are
-        broken='refuse',  # image_folder: 'refuse' a file that is no image, or 'skip' it
+        broken='refuse',  # image_folder, text: 'refuse' a file that is none, or 'skip' it
+        context=64,  # text: tokens predicted in a window
+        tokenizer='characters',  # text: bytes, characters, gpt2 (from files), bpe (trained)
+        vocabulary=1024,  # text, bpe: tokens to train
+        tokenizer_files='',  # text, gpt2: folder of vocab.json and merges.txt, or tokenizer.json
         batch_size=128,  # the global batch, whatever the number of devices
       ),
       optimizer=dict(
@@ -34,6 +38,8 @@ def get_base() -> ConfigDict:
         weight_decay=0.0,
         no_decay='(bias|scale|embedding)$',  # paths of parameters that do not decay
         clip=1.0,  # global norm of the gradient; 0: off
+        frozen='',  # paths of parameters that do not move
+        groups=dict(),  # by name: paths, and settings that replace those above for them
       ),
       ema=dict(
         decay=0.999,  # of the average that is evaluated and sampled from

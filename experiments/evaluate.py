@@ -6,6 +6,7 @@ python -m experiments.evaluate --workdir=runs/digits --metrics=bits_per_dim \
     --likelihood=flow,trace=exact,dequantization=variational
 python -m experiments.evaluate --workdir=runs/digits --weak=runs/digits@1150 --options=guidance=2.0
 python -m experiments.evaluate --workdir=runs/digits --metrics=frechet --ema=0.02,0.05,0.1
+python -m experiments.evaluate --workdir=runs/python --on=shakespeare --metrics=bits_per_dim
 """
 
 import datetime
@@ -14,7 +15,7 @@ import pathlib
 
 from absl import flags
 
-from common import reporting
+from common import reporting, showing
 from common.evaluation.evaluate import METRICS
 from common.evaluation.measures import Evaluation, Measure
 from common.files import atomic_write
@@ -24,6 +25,7 @@ WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.', required=Tr
 STEP = flags.DEFINE_string('step', 'last', "Checkpoint: 'last', 'best' or a number.")
 CHOSEN = flags.DEFINE_list('metrics', list(METRICS), 'What to measure: ' + ', '.join(METRICS) + '.')
 NUM = flags.DEFINE_integer('num_samples', None, "Samples to draw, instead of the config's number.")
+ON = flags.DEFINE_string('on', None, 'Another dataset than it was trained on, by name.')
 LIKELIHOOD = flags.DEFINE_list(
   'likelihood',
   [],
@@ -57,6 +59,8 @@ def evaluate(run: runs.Run, settings: dict, marks: dict) -> Evaluation:
   atomic_write(folder / f'{name}.json', json.dumps(record, indent=2))
   if len(result.samples):
     reporting.save_png(folder / f'{name}.png', result.picture(3))
+  if result.texts:
+    atomic_write(folder / f'{name}.txt', showing.page(result.texts))
   for metric, measure in result.measures.items():
     print(f'{METRICS[metric].title}: {shown_value(measure)}   {measure.note}')
   print(f'step {run.step}; written to {folder / name}.json')
@@ -75,6 +79,9 @@ def main() -> None:
   if NUM.value is not None:
     run.config['evaluation']['num_samples'] = NUM.value
   settings, marks = options.parse(OPTIONS.value), {}
+  if ON.value is not None:
+    run = runs.on(run, ON.value)
+    marks['on'] = ON.value
   if LIKELIHOOD.value:
     marks['likelihood'] = ','.join(LIKELIHOOD.value)
   if WEAK.value is not None:

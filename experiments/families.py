@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 import autoregressive
 import diffusion
 from common.config import pick
+from common.data import tokenizers
 from common.data.spec import DataSpec
 from common.method import Method, PyTree
 from configs.autoregressive import base as autoregressive_base
@@ -39,12 +40,19 @@ class Family(NamedTuple):
     base: the defaults of its configs.
     edits: what it can do with given images, by name of the task.
     draft: (config, spec, params) -> a trained model that drafts for another; None: no such thing.
+    begin: (config, spec, params) -> the parameters that training begins with.
   """
 
   build: Callable[..., Method]
   base: Callable[[], ConfigDict]
   edits: Mapping[str, Edit]
   draft: Callable[[Mapping, DataSpec, PyTree], Any] | None = None
+  begin: Callable[[Mapping, DataSpec, PyTree], PyTree] = lambda config, spec, params: params
+
+
+def _autoregressive_begin(config: Mapping, spec: DataSpec, params: PyTree) -> PyTree:
+  tokenizer = None if spec.tokenizer is None else tokenizers.to_json(spec.tokenizer)
+  return autoregressive.begin(params, autoregressive.build_finetune(config), tokenizer)
 
 
 FAMILIES = {
@@ -62,6 +70,7 @@ FAMILIES = {
     autoregressive_base.get_base,
     {'complete': Edit(('past', 'mask'), {}, mask='bottom')},
     autoregressive.build_draft,
+    _autoregressive_begin,
   ),
 }
 

@@ -2,20 +2,23 @@
 
   python -m experiments.prepare_data --dataset=mnist
   python -m experiments.prepare_data --dataset=image_folder --source=faces/ --image_size=64
+  python -m experiments.prepare_data --dataset=shakespeare --context=64
 
-Images come in splits train, validation and test; docs/datasets.md says where each dataset comes
-from and how it is split. Training prepares digits, image_folder and npz by itself.
+Examples come in splits train, validation and test; docs/datasets.md says where each dataset comes
+from and how it is split. Training prepares digits, image_folder, npz, text and python_code by
+itself.
 """
 
 from absl import flags
 
 from common.data import pipeline, preparation
 from common.data.builders import BUILDERS
+from common.data.tokenizers import TOKENIZERS
 from experiments import cli
 
 DATASET = flags.DEFINE_string('dataset', None, ', '.join(BUILDERS) + '.', required=True)
 SOURCE = flags.DEFINE_string(
-  'source', '', 'Folder of images, .npz file, or folder of raw files that are here already.'
+  'source', '', 'Images, .npz file, text file or folder, or raw files that are here already.'
 )
 DATA_DIR = flags.DEFINE_string(
   'data_dir', '', 'Where to put it; empty: $TFDS_DATA_DIR, else ~/tensorflow_datasets.'
@@ -24,7 +27,13 @@ IMAGE_SIZE = flags.DEFINE_integer(
   'image_size', 0, 'image_folder: cut to squares and resize to this; 0: as they are.', lower_bound=0
 )
 BROKEN = flags.DEFINE_string(
-  'broken', 'refuse', "image_folder: 'refuse' a file that is no image, or 'skip' it."
+  'broken', 'refuse', "image_folder, text: 'refuse' a file that is none, or 'skip' it."
+)
+CONTEXT = flags.DEFINE_integer('context', 64, 'Text: tokens predicted in a window.', lower_bound=1)
+TOKENIZER = flags.DEFINE_string('tokenizer', 'characters', f'Text: {", ".join(TOKENIZERS)}.')
+VOCABULARY = flags.DEFINE_integer('vocabulary', 1024, 'Text, bpe: tokens to train.')
+TOKENIZER_FILES = flags.DEFINE_string(
+  'tokenizer_files', '', 'Text, gpt2: folder of vocab.json and merges.txt, or of tokenizer.json.'
 )
 
 
@@ -35,12 +44,19 @@ def main() -> None:
     source=SOURCE.value,
     image_size=IMAGE_SIZE.value,
     broken=BROKEN.value,
+    context=CONTEXT.value,
+    tokenizer=TOKENIZER.value,
+    vocabulary=VOCABULARY.value,
+    tokenizer_files=TOKENIZER_FILES.value,
   )
   folder = preparation.prepare(settings, network=True)
   spec, splits = pipeline.load(settings)
   counts = ', '.join(f'{split} {len(source):,}' for split, source in splits.items())
   print(f'{spec.name}: {counts}')
-  print(f'{"×".join(map(str, spec.shape))}, {spec.levels} levels, {spec.num_classes} classes')
+  if spec.domain == 'text':
+    print(f'windows of {spec.shape[0] - 1} + 1 tokens, of {spec.levels:,}')
+  else:
+    print(f'{"×".join(map(str, spec.shape))}, {spec.levels} levels, {spec.num_classes} classes')
   for note in preparation.open_prepared(folder).info.metadata['notes']:
     print(note)
   print(folder)

@@ -11,13 +11,14 @@ from absl import logging
 
 from common import training, writers
 from common.checkpoints import Checkpoints, Restored
-from common.config import Config, ConfigError, completed, differences, freeze, to_json
-from common.data import pipeline
+from common.config import Config, ConfigError, completed, differences, freeze, pick, to_json
+from common.data import pipeline, tokenizers
 from common.evaluation.evaluate import Evaluation, evaluate
 from common.files import atomic_write
 from common.method import Method, PyTree
 from common.parallel import make_mesh
 from common.snapshots import Snapshots
+from common.state import TrainState
 from configs.base import get_base
 from experiments import families
 
@@ -59,8 +60,44 @@ def train(
   data = pipeline.load(config['data'])
   method = families.build(config, data.spec)
   setup = training.set_up(config, method, data.spec, make_mesh(config['parallel']))
+  begun = None
+  started = any((workdir / 'checkpoints').glob('[0-9]*'))
+  if config.get('finetune', {}).get('source') and (fresh or not started):
+    begun = _begun(config, data, setup)
   claim(workdir, config, data, fresh)  # last: nothing is left that it could be refused for
+  if data.spec.tokenizer is not None:
+    atomic_write(workdir / 'tokenizer.json', tokenizers.to_json(data.spec.tokenizer))
+  if begun is not None:
+    _keep_beginning(config, method, data, begun, workdir)
   return training.train(config, method, data, setup, workdir, stop)
+
+
+def _begun(config, data, setup) -> TrainState:
+  """The state before the first step, with the weights of `finetune.source`."""
+  state = jax.jit(setup.initial)()
+  family = pick(families.FAMILIES, config['family'], 'family')
+  params = family.begin(config, data.spec, state.params)
+  averages = tuple(params for _ in state.averages)
+  return state._replace(params=params, ema=params, averages=averages)
+
+
+def _keep_beginning(config, method, data, state: TrainState, workdir: pathlib.Path) -> None:
+  """Saves it as checkpoint 0, with its validation loss: what fine-tuning is held against."""
+  settings = config['train']
+  place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  size, seed = config['data']['batch_size'], config['seed']
+  found = training.validation_loss(method, state, data, size, place, seed)
+  logging.info('before fine-tuning: validation loss %.4f', found['loss'])
+  with writers.Writer(workdir, step=0) as writer:
+    writer.scalars(0, found, 'validation')
+  with Checkpoints(
+    workdir / 'checkpoints',
+    keep=settings['keep'],
+    best_metric=settings['best_metric'],
+    best_mode=settings['best_mode'],
+  ) as checkpoints:
+    position = {'step': 0, 'examples': 0}
+    checkpoints.save(0, state, config=config, position=position, metrics=found)
 
 
 def claim(workdir: pathlib.Path, config: Mapping, data: pipeline.Data, fresh: bool) -> None:
@@ -234,6 +271,22 @@ def with_draft(run: Run, draft: Run) -> Run:
     )
   small = family.draft(draft.config, draft.data.spec, draft.params)
   return run._replace(method=family.build(run.config, run.data.spec, draft=small))
+
+
+def on(run: Run, name: str) -> Run:
+  """The run with another dataset, read with the same settings.
+
+  Raises:
+    ConfigError: for a dataset whose examples are of another kind.
+  """
+  data = pipeline.load(run.config['data'] | {'name': name, 'source': ''})
+  kind = lambda spec: (spec.domain, spec.shape, spec.levels, spec.num_classes, spec.tokenizer)
+  if kind(data.spec) != kind(run.data.spec):
+    raise ConfigError(
+      f'{name} is of another kind than {run.data.spec.name}: {data.spec.domain} '
+      f'{data.spec.shape} of {data.spec.levels} values, or another vocabulary'
+    )
+  return run._replace(data=data)
 
 
 def evaluate_run(

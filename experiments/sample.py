@@ -1,10 +1,11 @@
-"""Draws samples from a trained model into a picture, or edits images of its test split.
+"""Draws samples from a trained model, a picture or texts; or edits images of its test split.
 
 python -m experiments.sample --workdir=runs/digits --num=100 --out=samples.png
 python -m experiments.sample --workdir=runs/digits --label=3 --options=steps=5,guidance=2.0
 python -m experiments.sample --workdir=runs/digits --task=inpaint --mask=left --out=inpainted.png
 python -m experiments.sample --workdir=runs/pixels --options=beams=4
 python -m experiments.sample --workdir=runs/pixels --draft=runs/small --options=draft_ahead=6
+python -m experiments.sample --workdir=runs/shakespeare --prompt="To be, " --length=500 --num=2
 
 Tasks of a diffusion model: inpaint, repaint, colourise, sdedit, reconstruct, interpolate, and
 trajectory, a sample's way from noise to data; of an autoregressive model: complete, from a
@@ -21,14 +22,19 @@ import jax
 import numpy as np
 from absl import flags
 
-from common import reporting
+from common import reporting, showing
+from common.files import atomic_write
 from common.method import Request
-from experiments import cli, edits, options, runs
+from experiments import cli, edits, options, runs, texts
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
 STEP = flags.DEFINE_string('step', 'last', "Checkpoint: 'last', 'best' or a number.")
-NUM = flags.DEFINE_integer('num', None, 'How many: 100 samples, or 10 of a task.', lower_bound=1)
-OUT = flags.DEFINE_string('out', 'samples.png', 'The picture: a .png; or a .npy of the raw values.')
+NUM = flags.DEFINE_integer(
+  'num', None, 'How many: 100 images, 4 texts, or 10 images of a task.', lower_bound=1
+)
+OUT = flags.DEFINE_string(
+  'out', None, 'A .png, or a .npy of the raw values: samples.png by default; a .txt of texts.'
+)
 LABEL = flags.DEFINE_string(
   'label',
   None,
@@ -50,7 +56,33 @@ WEAK = flags.DEFINE_string(
   'weak', None, 'WORKDIR[@STEP] of a weaker model of the same network, for options guidance=W.'
 )
 EMA = flags.DEFINE_list('ema', [], 'Width of the average to sample from; needs ema.widths.')
+PROMPT = flags.DEFINE_string('prompt', None, 'Text: what the samples begin with.')
+LENGTH = flags.DEFINE_integer('length', 500, 'Text: tokens to draw.', lower_bound=1)
+SLIDE = flags.DEFINE_bool('slide', False, 'Text: take the end of a prompt beyond the context.')
+STOP = flags.DEFINE_string('stop', '', 'Text: end before this.')
 OPTIONS = options.define()
+
+
+def write_texts(run: runs.Run, settings: dict) -> None:
+  """Prints texts, and writes them where the flags say so."""
+  start = time.perf_counter()
+  found = texts.continued(
+    run,
+    PROMPT.value,
+    num=NUM.value or 4,
+    length=LENGTH.value,
+    seed=SEED.value,
+    slide=SLIDE.value,
+    stop=STOP.value,
+    options=settings,
+  )
+  seconds = time.perf_counter() - start
+  page = showing.page(found)
+  print(page)
+  if OUT.value:
+    atomic_write(OUT.value, page)
+  written = f' in {OUT.value}' if OUT.value else ''
+  print(f'{len(found)} texts from step {run.step}{written}, {seconds:.1f} s with compilation')
 
 
 def generate(run: runs.Run, settings: dict, out: pathlib.Path) -> str:
@@ -96,9 +128,7 @@ def do_task(run: runs.Run, settings: dict, out: pathlib.Path) -> str:
 
 
 def main() -> None:
-  out = pathlib.Path(OUT.value)
-  if out.suffix not in ('.png', '.npy'):
-    raise ValueError(f'--out={out}: the name ends in .png or .npy')
+  out = pathlib.Path(OUT.value or 'samples.png')
   widths = options.widths(EMA.value)
   if len(widths) > 1:
     raise ValueError('--ema: samples are of one width; experiments.evaluate compares several')
@@ -110,6 +140,13 @@ def main() -> None:
   settings = options.parse(OPTIONS.value)
   if WEAK.value is not None:
     settings['weak'] = runs.load_weak(run, WEAK.value)
+  if run.data.spec.domain == 'text':
+    write_texts(run, settings)
+    return
+  if PROMPT.value is not None:
+    raise ValueError(f'--prompt={PROMPT.value!r}: {run.data.spec.name} is no text')
+  if out.suffix not in ('.png', '.npy'):
+    raise ValueError(f'--out={out}: the name ends in .png or .npy')
   print((generate if TASK.value is None else do_task)(run, settings, out))
 
 

@@ -65,6 +65,7 @@ class Attention(nn.Module):
     kind: how attention is computed without a cache: a key of `dot_product.ATTENTIONS`, or 'auto'.
     out_init: standard deviation of the last projection at the start.
     train: whether to drop.
+    scale: of the scores, beside 1/√dim.
   """
 
   heads: int
@@ -78,6 +79,7 @@ class Attention(nn.Module):
   kind: str
   out_init: float
   train: bool
+  scale: float = 1.0
 
   @nn.compact
   def __call__(
@@ -92,6 +94,8 @@ class Attention(nn.Module):
       query, key = self.qk_norm(name='query_norm')(query), self.qk_norm(name='key_norm')(key)
     if around.rotation is not None:
       query, key = (pos.rotate(x.astype(jnp.float32), *around.rotation) for x in (query, key))
+    if self.scale != 1:
+      query = query * self.scale
     key = key[:, :, 0].astype(value.dtype)
     if cache is not None:
       cache = Cache(

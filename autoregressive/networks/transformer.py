@@ -44,6 +44,34 @@ class State(NamedTuple):
   layers: Any
 
 
+class MupDense(nn.Module):
+  """A dense layer whose weights, as they act, are the kernel over `ratio`.
+
+  The kernel begins √ratio times as large as `kernel_init` says. So the weights begin with a
+  variance that falls with the width, and an update of Adam, which moves the kernel as far at any
+  width, moves them by 1/ratio as far: the learning rates of muP, with no group of the optimiser.
+
+  Attributes:
+    features, use_bias, dtype, kernel_init: as those of nn.Dense.
+    ratio: width over base width.
+  """
+
+  features: int
+  use_bias: bool
+  dtype: Any
+  kernel_init: Callable[..., Array]
+  ratio: float
+
+  @nn.compact
+  def __call__(self, x: Float[Array, '*batch inputs']) -> Float[Array, '*batch features']:
+    begin = lambda *args: self.ratio**0.5 * self.kernel_init(*args)
+    kernel = self.param('kernel', begin, (x.shape[-1], self.features), jnp.float32)
+    y = x.astype(self.dtype) @ (kernel / self.ratio).astype(self.dtype)
+    if self.use_bias:
+      y += self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32).astype(y.dtype)
+    return y
+
+
 class Block(nn.Module):
   """Attention and a feed-forward network, each with a norm and a residual connection.
 
@@ -115,6 +143,10 @@ class Transformer(nn.Module):
     attention_cap: soft cap of the attention scores; 0: none.
     window: a position sees only so many last positions, itself included; 0: all.
     attention: how it is computed without a cache, a key of dot_product.ATTENTIONS, or 'auto'.
+    base_width: 0: the standard parametrisation; else muP for Adam (Yang et al. 2022, table 8):
+      what is learned at this width, learning rates above all, holds at any. Matrices of layers
+      are MupDense, scores fall with the dimension of a head and not its root, and `output_scale`
+      is for the last projection. At `base_width` itself both are one.
     scan: whether layers are one `scan` over stacked parameters: compiles in the time of one
       layer, and runs somewhat slower on CPU.
     remat: a key of REMAT: recompute activations in the backward pass; '': keep them.
@@ -144,6 +176,7 @@ class Transformer(nn.Module):
   attention_cap: float = 0.0
   window: int = 0
   attention: str = 'auto'
+  base_width: int = 0
   scan: bool = False
   remat: str = ''
   dtype: str = 'float32'
@@ -171,6 +204,16 @@ class Transformer(nn.Module):
   def dim(self) -> int:
     """Dimensions of a head."""
     return self.head_dim or self.width // self.heads
+
+  @property
+  def ratio(self) -> float:
+    """How many times wider than the base of muP; 1 without it."""
+    return self.width / self.base_width if self.base_width else 1.0
+
+  @property
+  def output_scale(self) -> float:
+    """What outputs made from the hidden states are multiplied by."""
+    return 1 / self.ratio
 
   def init_cache(self, batch: int, length: int) -> State:
     """An empty cache with room for `length` positions."""
@@ -254,9 +297,8 @@ class Transformer(nn.Module):
     """What a block is made of."""
     init = nn.initializers.normal
     out_init = 0.02 * (2 * self.layers) ** -0.5  # Radford et al. 2019, section 2.3
-    dense = functools.partial(
-      nn.Dense, use_bias=self.bias, dtype=self.dtype, kernel_init=init(0.02)
-    )
+    kind = functools.partial(MupDense, ratio=self.ratio) if self.base_width else nn.Dense
+    dense = functools.partial(kind, use_bias=self.bias, dtype=self.dtype, kernel_init=init(0.02))
     attend = functools.partial(
       Attention,
       heads=self.heads,
@@ -269,6 +311,7 @@ class Transformer(nn.Module):
       cap=self.attention_cap,
       kind=self.attention,
       out_init=out_init,
+      scale=1.0 if self.head_dim else self.ratio**-0.5,  # the heads grow with the width
     )
     return dict(
       attention=attend,

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from common.config import ConfigError
-from common.data import preparation
+from common.data import preparation, tokenizers
 from common.data.builders import base
 from common.data.sources import Disk, Memory, Source
 from common.data.spec import DataSpec
@@ -60,12 +60,13 @@ def load(settings: Mapping[str, Any], in_memory: bool | None = None) -> Data:
   class_names = tuple(info.metadata['class_names'])
   spec = DataSpec(
     name=settings['name'],
-    domain='image',
+    domain=info.metadata.get('domain', 'image'),
     shape=shape,
     levels=info.metadata['levels'],
     num_classes=len(class_names),
     class_names=class_names,
     num_train=examples['train'],
+    tokenizer=tokenizers.from_json(text) if (text := info.metadata.get('tokenizer')) else None,
   )
   for split in base.SPLITS:
     if lost := [path for path in info.splits[split].filepaths if not os.path.exists(path)]:
@@ -119,7 +120,7 @@ def train_indices(seed: int, first: int, last: int, size: int) -> np.ndarray:
 
 
 def train_batch(data: Data, seed: int, step: int, batch_size: int) -> dict[str, np.ndarray]:
-  """The global batch of one step: 'x', uint8 [batch, *shape]; 'label', int32 [batch]."""
+  """The global batch of one step: 'x' [batch, *shape]; 'label', int32 [batch]."""
   indices = train_indices(seed, step * batch_size, (step + 1) * batch_size, data.spec.num_train)
   return data.splits['train'].gather(indices)
 
@@ -144,7 +145,7 @@ def train_batches(
     process_count: of how many.
 
   Yields:
-    {'x': uint8 [steps, batch_size / process_count, *shape], 'label': int32 [steps, ...]}; no label
+    {'x': [steps, batch_size / process_count, *shape], 'label': int32 [steps, ...]}; no label
     where the data has no classes.
 
   Raises:
@@ -209,7 +210,7 @@ def evaluation_batches(source: Source, batch_size: int) -> Iterator[dict[str, np
   """Every example once, in order.
 
   Yields:
-    {'x': uint8 [batch_size, *shape], 'label': int32 [batch_size], 'weight': float32 [batch_size]}:
+    {'x': [batch_size, *shape], 'label': int32 [batch_size], 'weight': float32 [batch_size]}:
     the last batch is filled up with copies of the last example, of weight 0.
   """
   for start in range(0, len(source), batch_size):

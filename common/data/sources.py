@@ -23,7 +23,7 @@ class Source(Protocol):
   def __len__(self) -> int: ...
 
   def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-    """{'x': uint8 [n, *shape], 'label': int32 [n]} of these examples, in this order.
+    """{'x': [n, *shape], 'label': int32 [n]} of these examples, in this order.
 
     No label where the data has no classes.
 
@@ -75,7 +75,7 @@ class Memory:
 
   @functools.cached_property
   def arrays(self) -> dict[str, np.ndarray]:
-    """'x', uint8 [n, *shape], and, where there are classes, 'label', int32 [n]."""
+    """'x', [n, *shape], and, where there are classes, 'label', int32 [n]."""
     return self.disk.gather(np.arange(len(self.disk)))
 
   def __len__(self) -> int:

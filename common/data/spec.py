@@ -6,6 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from common.data.tokenizers import Tokenizer
+
+
+def token_dtype(levels: int) -> np.dtype:
+  """The smallest type for integers in [0, levels)."""
+  kinds = (np.uint8, np.uint16, np.int32)
+  return np.dtype(next(kind for kind in kinds if levels - 1 <= np.iinfo(kind).max))
+
 
 @dataclasses.dataclass(frozen=True)
 class DataSpec:
@@ -13,12 +21,14 @@ class DataSpec:
 
   Attributes:
     name: the dataset's name.
-    domain: 'image' for uint8 arrays [height, width, channels].
+    domain: 'image' for uint8 arrays [height, width, channels]; 'text' for windows of token ids
+      [context + 1], the first of which is only given (common/data/builders/text.py).
     shape: shape of one example.
     levels: an example's values are integers in [0, levels).
     num_classes: 0 where the data has no labels.
     class_names: names of the classes, in the order of the labels.
     num_train: examples in the training split: the length of an epoch.
+    tokenizer: of a text.
   """
 
   name: str
@@ -28,6 +38,7 @@ class DataSpec:
   num_classes: int = 0
   class_names: tuple[str, ...] = ()
   num_train: int = 0
+  tokenizer: Tokenizer | None = None
 
   @property
   def num_dims(self) -> int:
@@ -36,7 +47,7 @@ class DataSpec:
 
   def batch_struct(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and types of a batch, without its values."""
-    struct = {'x': jax.ShapeDtypeStruct((batch_size, *self.shape), jnp.uint8)}
+    struct = {'x': jax.ShapeDtypeStruct((batch_size, *self.shape), token_dtype(self.levels))}
     if self.num_classes:
       struct['label'] = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
     return struct

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Key, UInt8
+from jaxtyping import Array, Int, Integer, Key
 
+from common import showing
 from common.config import ConfigError, pick
 from common.data.pipeline import Data, evaluation_batches
 from common.data.sources import Source
@@ -25,7 +26,7 @@ from common.evaluation.agreement import agreement
 from common.evaluation.features import extractor
 from common.evaluation.likelihood import bits_per_dim
 from common.evaluation.measures import Evaluation, Measure
-from common.method import Method, PyTree, Request
+from common.method import Method, PyTree
 
 # Calls of the sampler that are timed, after the one that compiles it.
 TIMED_CALLS = 3
@@ -35,10 +36,14 @@ PICTURE_ROWS = 8
 REAL_EXAMPLES = 60_000
 
 
+NOTHING = np.zeros((0, 1, 1, 1), np.uint8)  # no images
+NO_TOKENS = np.zeros((0, 1), np.int32)
+
+
 class Drawn(NamedTuple):
   """Samples, the classes asked for, evaluations per sample, and seconds of each timed call."""
 
-  x: UInt8[np.ndarray, 'n *shape']
+  x: Integer[np.ndarray, 'n *shape']
   labels: Int[np.ndarray, 'n'] | None
   evaluations: int
   seconds: tuple[float, ...]
@@ -73,7 +78,8 @@ class Subject:
     kept, seconds, evaluations = [], [], 0
     for call in range(max(calls, 1 + TIMED_CALLS)):
       label = (call * batch + np.arange(batch)) % classes if classes else None
-      request = Request(batch, None if label is None else jnp.asarray(label), options=self.options)
+      label = None if label is None else jnp.asarray(label)
+      request = showing.request(self.data.spec, batch, label, self.options)
       start = time.perf_counter()
       samples = self.method.sample(self.params, jax.random.fold_in(self.key, call), request)
       x = np.asarray(samples.x)
@@ -126,10 +132,13 @@ def evaluate(
   spec = data.spec
   columns = spec.num_classes or 10
   shown = PICTURE_ROWS * columns
+  if spec.domain == 'text':
+    drawn = subject.drawn.x[: showing.TEXTS] if 'drawn' in vars(subject) else NO_TOKENS
+    return Evaluation(measures, NOTHING, None, 1, spec.levels, showing.texts(spec, drawn))
   if any(metric.of_samples for metric in chosen.values()):
     samples, labels = subject.drawn.x[:shown], subject.drawn.labels
   else:
-    samples, labels = np.zeros((0, *spec.shape), np.uint8), None
+    samples, labels = NOTHING, None
   labels = None if labels is None else labels[:shown]
   return Evaluation(measures, samples, labels, columns, spec.levels)
 
@@ -145,6 +154,8 @@ def _agreement(subject: Subject) -> Measure:
 
 
 def _frechet(subject: Subject) -> Measure:
+  if subject.data.spec.domain != 'image':
+    return Measure(None, note='a distance between images')
   if subject.data.spec.num_classes == 0 and subject.settings['extractor'] == 'mlp':
     raise ConfigError("evaluation.extractor='mlp' needs data with classes; use 'pixels'")
   features = extractor(subject.settings['extractor'], subject.real)

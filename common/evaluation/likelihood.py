@@ -44,23 +44,28 @@ def bits_per_dim(
     ValueError: where there are no examples, or a likelihood is not finite.
   """
   nll = jax.jit(method.nll)
-  nats, errors = [], []
+  nats, errors, dims = [], [], []
   for index, batch in enumerate(batches):
     likelihood = nll(params, batch, jax.random.fold_in(key, index))
     kept = np.asarray(batch.get('weight', np.ones(len(batch['x'])))) > 0
     nats.append(np.asarray(likelihood.nats, np.float64)[kept])
     errors.append(np.asarray(likelihood.standard_error, np.float64)[kept])
-  return summary(np.concatenate(nats or [[]]), np.concatenate(errors or [[]]), num_dims)
+    if likelihood.dims is not None:
+      dims.append(np.asarray(likelihood.dims, np.float64)[kept])
+  modelled = np.concatenate(dims) if dims else num_dims
+  return summary(np.concatenate(nats or [[]]), np.concatenate(errors or [[]]), modelled)
 
 
-def summary(nats: np.ndarray, errors: np.ndarray, num_dims: int) -> BitsPerDim:
-  """The mean of `nats` [num] in bits/dim, with the errors of that mean."""
+def summary(nats: np.ndarray, errors: np.ndarray, num_dims: int | np.ndarray) -> BitsPerDim:
+  """The sum of `nats` [num] over that of `num_dims`, in bits/dim, with the errors of that ratio."""
   num = len(nats)
   if not num:
     raise ValueError('no examples to take a likelihood of')
   if not np.isfinite(nats).all():
     raise ValueError(f'{int((~np.isfinite(nats)).sum())} of {num} likelihoods are not finite')
-  unit = num_dims * math.log(2.0)
-  spread = nats.std(ddof=1) / math.sqrt(num) if num > 1 else 0.0
+  num_dims = np.broadcast_to(num_dims, nats.shape)
+  unit = float(num_dims.mean()) * math.log(2.0)
+  residual = nats - num_dims * (nats.mean() / num_dims.mean())  # of a ratio: to first order
+  spread = residual.std(ddof=1) / math.sqrt(num) if num > 1 else 0.0
   estimation = math.sqrt(np.sum(errors**2)) / num
   return BitsPerDim(float(nats.mean()) / unit, float(spread) / unit, estimation / unit, num)

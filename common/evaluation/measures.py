@@ -32,6 +32,7 @@ class Evaluation(NamedTuple):
     labels: the classes asked for, or None.
     columns: of a picture of them.
     levels: they hold integers in [0, levels).
+    texts: some of the samples, where they are texts and not images.
   """
 
   measures: dict[str, Measure]
@@ -39,6 +40,7 @@ class Evaluation(NamedTuple):
   labels: Int[np.ndarray, 'n'] | None
   columns: int
   levels: int
+  texts: tuple[str, ...] = ()
 
   def picture(self, scale: int = 1) -> UInt8[np.ndarray, 'rows cols 3']:
     """The samples side by side."""

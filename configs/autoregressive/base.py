@@ -81,6 +81,7 @@ def get_base() -> ConfigDict:
           attention_cap=0.0,  # soft cap of attention scores; 0: none
           window=0,  # sliding window; 0: none
           attention='auto',  # how to compute it: auto, whole, blocks, library, splash
+          base_width=0,  # 0: standard; else muP, with learning rates as tuned at this width
           scan=False,  # layers as one scan: faster to compile
           remat='',  # '', 'products' or 'nothing': what the backward pass keeps
           dtype='float32',  # of the matrix products
@@ -92,6 +93,20 @@ def get_base() -> ConfigDict:
           start_token=0,  # for start='token'
           logit_cap=0.0,  # soft cap of the outputs; 0: none
           class_dropout=0.0,  # how often training hides the class: what guidance needs
+        ),
+        objective=dict(  # autoregressive/objectives.py
+          z_loss=0.0,  # 0: off
+          label_smoothing=0.0,  # 0: off
+          documents=False,  # text: a position sees its own document alone
+          positions='all',  # 'one': a random position of each example counts
+        ),
+        finetune=dict(  # autoregressive/finetuning.py
+          source='',  # WORKDIR of a run or a folder of published weights; empty: begin anew
+          step='last',  # of the run: 'last', 'best' or a number as text
+          fresh='',  # paths of parameters that begin anew
+          lora_rank=0,  # 0: off; needs optimizer.frozen='^base/'
+          lora_alpha=16.0,
+          lora_paths='(qkv|out|up|down)/kernel$',
         ),
         sampling=dict(  # autoregressive/transforms.py
           temperature=1.0,

@@ -98,3 +98,55 @@ def test_adam_with_weight_decay_and_an_unknown_optimiser_are_refused():
     step(name='adam', weight_decay=0.1)
   with pytest.raises(ConfigError, match=r"unknown optimizer.name 'adamm'"):
     step(name='adamm')
+
+
+TWO = {'base': {'kernel': jnp.ones((2, 2))}, 'head': {'kernel': jnp.ones((2, 2))}}
+
+
+def moved(steps=1, gradient=3.0, total=10, **changes):
+  """Parameters after some steps of constant gradients."""
+  s = settings(learning_rate=0.1, schedule='constant', warmup='0', eps=0.0) | changes
+  schedules = optimizers.make_schedules(s, total, epoch=5)
+  chain = optimizers.make_optimizer(s, optimizers.make_schedule(s, total, 5), schedules)
+  params, state = TWO, chain.init(TWO)
+  for _ in range(steps):
+    updates, state = chain.update(jax.tree.map(lambda p: gradient * p, TWO), state, params)
+    params = optax.apply_updates(params, updates)
+  return {name: float(value['kernel'][0, 0]) for name, value in params.items()}, state
+
+
+def test_a_group_has_a_rate_a_decay_and_a_schedule_of_its_own():
+  group = dict(paths='^head/', learning_rate=0.01, weight_decay=0.5)
+  after, _ = moved(groups={'head': group})
+  assert after == pytest.approx({'base': 0.9, 'head': 1 - 0.01 - 0.01 * 0.5}, rel=1e-5)
+  group = dict(paths='^head/', schedule='trapezoid', cooldown='10', final=0.0)
+  after, _ = moved(steps=2, groups={'head': group})
+  assert after == pytest.approx({'base': 0.8, 'head': 1 - 0.1 - 0.09}, rel=1e-5)
+  group = dict(paths='^head/', name='sgd', momentum=0.0)
+  after, _ = moved(groups={'head': group}, clip=0.0)
+  assert after == pytest.approx({'base': 0.9, 'head': 0.7}, rel=1e-5)
+
+
+def test_what_is_frozen_does_not_move_has_no_state_and_does_not_count_for_the_norm():
+  after, state = moved(name='adamw', weight_decay=0.5, frozen='^base/')
+  assert after['base'] == 1.0 and after['head'] < 0.9
+  sizes = [x.size for x in jax.tree.leaves(state)]
+  assert sum(sizes) < 2 * 4 + 4  # two moments of one kernel, and counters
+  after, _ = moved(name='sgd', momentum=0.0, frozen='^base/', clip=1.0)
+  assert after['head'] == pytest.approx(1 - 0.1 / 2, rel=1e-5)  # 4 elements of 3: norm 6
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    (dict(frozen='^bas/'), r"optimizer.frozen='\^bas/' matches no parameter"),
+    (dict(groups={'a': dict(paths='tail')}), "groups.a.paths='tail' matches no parameter"),
+    (dict(groups={'a': dict(learning_rate=1.0)}), 'groups.a needs paths'),
+    (dict(groups={'a': dict(paths='head', rate=1.0)}), 'unknown setting optimizer.groups.a.rate'),
+    (dict(groups={'a': dict(paths='head', clip=1.0)}), 'unknown setting optimizer.groups.a.clip'),
+  ],
+)
+def test_groups_that_cannot_be_are_refused(changes, message):
+  with pytest.raises(ConfigError, match=message) as error:
+    moved(**changes)
+  assert '\n' not in str(error.value)

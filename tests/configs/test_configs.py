@@ -9,6 +9,7 @@ import pytest
 
 from common import loading
 from common.data.spec import DataSpec
+from common.data.tokenizers import Bytes, Characters
 from common.method import Context
 from common.parallel import make_mesh
 from common.training import set_up
@@ -19,6 +20,12 @@ SPECS = {
   'mnist': DataSpec('mnist', 'image', (28, 28, 1), 256, 10, tuple('0123456789'), 55_000),
   'fashion_mnist': DataSpec('fashion_mnist', 'image', (28, 28, 1), 256, 10, (), 55_000),
   'cifar10': DataSpec('cifar10', 'image', (32, 32, 3), 256, 10, (), 45_000),
+}
+LETTERS = Characters(''.join(map(chr, range(32, 116))))
+SPECS |= {
+  'shakespeare': DataSpec('shakespeare', 'text', (65,), 84, num_train=74_794, tokenizer=LETTERS),
+  'text': DataSpec('text', 'text', (65,), 256, num_train=1000, tokenizer=Bytes()),
+  'python_code': DataSpec('python_code', 'text', (65,), 256, num_train=1000, tokenizer=Bytes()),
 }
 ROOT = pathlib.Path(__file__).parents[2]
 FILES = sorted(

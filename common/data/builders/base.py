@@ -1,4 +1,4 @@
-"""What every dataset here is: small uint8 images with an optional class, stored as ArrayRecord.
+"""What every dataset here is: arrays of small whole numbers, stored as ArrayRecord.
 
 A dataset is a TFDS builder that says what it contains. TFDS shuffles the examples of a split once,
 by a hash of their keys, when it writes them, so that reading in order is reading at random.
@@ -18,7 +18,7 @@ import tensorflow_datasets as tfds
 from common.config import ConfigError
 
 SPLITS = ('train', 'validation', 'test')
-Example = dict[str, Any]  # 'x': uint8 [height, width, channels]; 'label': int, where there are any
+Example = dict[str, Any]  # 'x': an array of whole numbers; 'label': int, where there are any
 
 
 def data_dir(settings: Mapping[str, Any]) -> pathlib.Path:
@@ -40,23 +40,25 @@ class Contents(NamedTuple):
   """What a dataset holds.
 
   Attributes:
-    shape: (height, width, channels) of every example.
+    shape: of every example: (height, width, channels) of an image, (tokens,) of a text.
     levels: values are integers in [0, levels).
     class_names: names of the classes in the order of their labels; empty where there are none.
     splits: for each of train, validation and test, a function that yields (key, example); keys
       are unique within a split.
     notes: what a person should hear of the preparation ('3 broken files skipped').
+    tokenizer: of a text, as JSON (common/data/tokenizers.py).
   """
 
-  shape: tuple[int, int, int]
+  shape: tuple[int, ...]
   levels: int
   class_names: tuple[str, ...]
   splits: Mapping[str, Callable[[], Iterator[tuple[str, Example]]]]
   notes: tuple[str, ...] = ()
+  tokenizer: str = ''
 
 
-class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-  """A TFDS builder of images. Subclasses say what they contain.
+class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+  """A TFDS builder. Subclasses say what they contain.
 
   Not put into TFDS's own registry: MNIST here and MNIST there must not clash.
   """
@@ -83,20 +85,24 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   def contents(self) -> Contents:
     return self.read()
 
+  @abc.abstractmethod
+  def features(self) -> dict[str, Any]:
+    """TFDS features of an example."""
+
+  @abc.abstractmethod
+  def metadata(self) -> dict[str, Any]:
+    """What a DataSpec needs beside the shape, the levels and the classes."""
+
   def _info(self) -> tfds.core.DatasetInfo:
     contents = self.contents
-    # Raw bytes: by default TFDS stores a uint8 array as 64-bit integers, slow to read.
-    pixels = tfds.features.Tensor(shape=contents.shape, dtype=np.uint8, encoding='bytes')
-    features = {'x': pixels}
-    if contents.class_names:
-      features['label'] = tfds.features.Scalar(dtype=np.int32)
     return tfds.core.DatasetInfo(
       builder=self,
-      features=tfds.features.FeaturesDict(features),
+      features=tfds.features.FeaturesDict(self.features()),
       metadata=tfds.core.MetadataDict(
         levels=contents.levels,
         class_names=list(contents.class_names),
         notes=list(contents.notes),
+        **self.metadata(),
       ),
     )
 
@@ -106,6 +112,20 @@ class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
   def _generate_examples(self, split: str) -> Iterator[tuple[str, Example]]:
     return self.contents.splits[split]()
+
+
+class ImageBuilder(Builder, skip_registration=True):
+  """Small uint8 images with an optional class."""
+
+  def features(self) -> dict[str, Any]:
+    # Raw bytes: by default TFDS stores a uint8 array as 64-bit integers, slow to read.
+    shape = self.contents.shape
+    pixels = tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding='bytes')
+    label = tfds.features.Scalar(dtype=np.int32)
+    return {'x': pixels} | ({'label': label} if self.contents.class_names else {})
+
+  def metadata(self) -> dict[str, Any]:
+    return {'domain': 'image'}
 
 
 def digest(data: bytes) -> str:
@@ -167,7 +187,7 @@ def published_splits(
 
 
 def from_arrays(
-  x: np.ndarray, label: np.ndarray | None, indices: np.ndarray
+  x: np.ndarray, label: np.ndarray | None, indices: np.ndarray | range
 ) -> Callable[[], Iterator[tuple[str, Example]]]:
   """A function that yields the examples with these indices, numbered in this order."""
 

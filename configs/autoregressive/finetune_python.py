@@ -1,0 +1,36 @@
+"""A model that was trained on Shakespeare learns Python: bytes, so that the vocabulary is one.
+
+python -m experiments.train --config=configs/autoregressive/finetune_python.py:pretrain \\
+  --workdir=runs/plays
+python -m experiments.train --config=configs/autoregressive/finetune_python.py:full \\
+  --config.finetune.source=runs/plays --workdir=runs/python
+python -m experiments.evaluate --workdir=runs/python --on=shakespeare --metrics=bits_per_dim
+
+Variants: pretrain (Shakespeare), full, frozen (embeddings stay), lora (rank 8), scratch (Python
+from nothing, for comparison). The validation loss at step 0 is that before fine-tuning.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.autoregressive import text
+
+VARIANTS = {  # dataset, learning rate, other settings
+  'pretrain': ('shakespeare', 1e-3, {}),
+  'full': ('python_code', 5e-4, {}),
+  'frozen': ('python_code', 5e-4, {'optimizer.frozen': '^(table|network/position)/'}),
+  'lora': ('python_code', 3e-3, {'optimizer.frozen': '^base/', 'finetune.lora_rank': 8}),
+  'scratch': ('python_code', 1e-3, {}),
+}
+
+
+def get_config(variant: str = 'full') -> ConfigDict:
+  """The config of a variant, a key of VARIANTS."""
+  if variant not in VARIANTS:
+    raise ValueError(f'unknown variant {variant!r}; known: {", ".join(VARIANTS)}')
+  name, learning_rate, others = VARIANTS[variant]
+  config = text.get_config('shakespeare_char')
+  config.data.update(name=name, tokenizer='bytes')
+  config.optimizer.learning_rate = learning_rate
+  config.train.update(steps='2000' if variant == 'pretrain' else '1000')
+  config.update_from_flattened_dict(others)
+  return config

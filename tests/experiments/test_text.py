@@ -1,0 +1,80 @@
+"""The commands over text, as a person types them."""
+
+import pytest
+
+from common import writers
+from tests.experiments.commands import refused, run
+
+VERSES = ''.join(f'{n} green bottles hanging on the wall;\n' for n in range(60))
+TINY = (
+  '--config=configs/autoregressive/text.py:file',
+  '--config.data.tokenizer=characters',
+  '--config.data.context=12',
+  '--config.network.width=16',
+  '--config.network.layers=1',
+  '--config.network.heads=2',
+  '--config.train.steps=8',
+  '--config.train.steps_per_call=4',
+  '--config.train.sample_every=8',
+  '--config.train.evaluate_every=8',
+  '--config.train.checkpoint_every=8',
+  '--config.train.log_every=4',
+)
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('text')
+  (folder / 'verses.txt').write_text(VERSES)
+  run('train', *TINY, f'--config.data.source={folder}/verses.txt', f'--workdir={folder}/run')
+  return folder
+
+
+def test_training_leaves_texts_and_its_vocabulary(trained):
+  page = (trained / 'run' / 'samples' / '00000008.txt').read_text()
+  assert set(page) <= set(VERSES) | {'-'}
+  assert (trained / 'run' / 'tokenizer.json').exists()
+  assert writers.read(trained / 'run', 'validation')[-1]['loss'] < 3.5
+
+
+def test_sampling_continues_a_prompt_beyond_the_context_and_evaluation_takes_text(trained):
+  flags = (f'--workdir={trained}/run', '--prompt=7 green', '--num=2', '--length=40')
+  printed = run('sample', *flags, f'--out={trained}/out.txt')
+  page = (trained / 'out.txt').read_text()
+  assert page in printed
+  texts = page.split('\n' + '-' * 72 + '\n')
+  assert len(texts) == 2 and all(text.startswith('7 green') for text in texts)
+  assert texts[0] != texts[1]
+  assert len(texts[0]) > 30
+  printed = run('evaluate', f'--workdir={trained}/run', '--num_samples=4')
+  assert 'bits/dim: ' in printed and 'Fréchet distance: -   a distance between images' in printed
+  assert list((trained / 'run' / 'evaluations').glob('*.txt'))
+
+
+@pytest.mark.parametrize(
+  ('flags', 'message'),
+  [
+    (['--prompt='], 'the prompt is empty'),
+    (['--prompt=Ünder'], "character 'Ü' is not among the"),
+    (
+      ['--prompt=99 green bottles'],
+      'the prompt has 16 tokens; 12 leave room for one more in the 13',
+    ),
+  ],
+)
+def test_bad_prompts_are_refused(trained, flags, message):
+  assert message in refused('sample', f'--workdir={trained}/run', *flags)
+
+
+def test_fine_tuning_begins_with_the_weights_of_a_run(trained):
+  source = f'--config.data.source={trained}/verses.txt'
+  more = (f'--config.finetune.source={trained}/run', '--config.optimizer.frozen=^table/')
+  run('train', *TINY, source, *more, f'--workdir={trained}/more')
+  before = writers.read(trained / 'run', 'validation')[-1]
+  rows = writers.read(trained / 'more', 'validation')
+  assert [row['step'] for row in rows] == [0, 8]
+  assert rows[0]['loss'] == pytest.approx(before['loss'], rel=1e-5)
+  assert rows[1]['loss'] < rows[0]['loss']
+  wider = ('--config.network.width=32', f'--workdir={trained}/wide')
+  assert 'in the source and' in refused('train', *TINY, source, *more, *wider)
+  assert not (trained / 'wide').exists()
