@@ -8,6 +8,15 @@ python -m experiments.evaluate --workdir=runs/python --on=shakespeare --metrics=
 
 Variants: pretrain (Shakespeare), full, frozen (embeddings stay), lora (rank 8), scratch (Python
 from nothing, for comparison). The validation loss at step 0 is that before fine-tuning.
+
+To expect, in bits per byte of the test split, after short runs (--config.train.steps=1000 for
+pretrain, 500 for full) on a 2-core CPU machine, 2026-11-22:
+
+                        Shakespeare      Python
+  before (pretrain)   2.841 ± 0.004   6.959 ± 0.012
+  after (full)        3.978 ± 0.006   2.804 ± 0.006
+
+The other variants, and the lengths of this file, are not measured yet.
 """
 
 from ml_collections import ConfigDict

@@ -5,6 +5,12 @@ python -m experiments.train --config=configs/autoregressive/text.py:shakespeare_
 
   python -m experiments.prepare_data --dataset=shakespeare   (once)
   python -m experiments.sample --workdir=runs/shakespeare --prompt="ROMEO" --length=300
+
+To expect on a 2-core CPU machine (2026-11-22):
+
+  shakespeare_char  806,528 parameters; validation loss 1.780 nats per character, 2.567 bits
+                    (docs/shakespeare.md)
+  the others        not measured yet
 """
 
 from ml_collections import ConfigDict
