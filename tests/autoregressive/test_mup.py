@@ -47,6 +47,7 @@ def slope(base_width):
   return np.polyfit(np.log(WIDTHS), np.log(moved), 1)[0]
 
 
+@pytest.mark.slow
 def test_what_a_step_moves_does_not_depend_on_the_width_under_mup_alone():
   assert abs(slope(base_width=32)) < 0.2
   assert slope(base_width=0) > 0.4

@@ -132,6 +132,7 @@ def test_beams_by_the_method():
   assert (beams.log_prob.sum(1) > greedy.log_prob.sum(1) + 1e-3).any()
 
 
+@pytest.mark.slow
 def test_a_draft_by_the_method():
   """Greedy speculation is greedy decoding, ragged prompts and stops included; fewer passes."""
   config, made, params = written('none')

@@ -68,6 +68,7 @@ def test_guidance_keeps_x():
   np.testing.assert_allclose(PROCESS.alpha(T[0]) * pair.x0 + PROCESS.sigma(T[0]) * pair.eps, X)
 
 
+@pytest.mark.slow
 def test_classifier_guidance_by_the_exact_classifier_is_the_conditional_model():
   """∇log p(x | y) = ∇log p(x) + ∇log p(y | x): at scale 1 this is Bayes' rule."""
 

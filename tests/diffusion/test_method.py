@@ -168,6 +168,7 @@ def test_loss_second_moment_hands_on_its_memory():
   assert jax.tree.structure(aux.memory) == jax.tree.structure(memory)
 
 
+@pytest.mark.slow
 def test_learned_process_trains_ends_by_the_bound_and_shape_by_its_variance():
   method = build(
     process=dict(base.PROCESSES['learned'], width=8), objective__weighting=base.WEIGHTINGS['vlb']

@@ -49,7 +49,7 @@ def test_weights_become_a_run_and_weights_again(weights, data, tmp_path):
   for name, value in tensors.items():
     np.testing.assert_array_equal(value, again[name])
   made = runs.load(tmp_path / 'run')
-  x = made.data.splits['test'].gather(np.arange(2))['x']
+  x = made.data.splits['train'].gather(np.arange(2))['x']
   nats = made.method.nll(made.params, {'x': jnp.asarray(x)}, jax.random.key(0)).nats
   np.testing.assert_allclose(nats, 63 * np.log(256), rtol=0.02)  # a network at its start
 

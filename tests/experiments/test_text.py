@@ -66,6 +66,7 @@ def test_bad_prompts_are_refused(trained, flags, message):
   assert message in refused('sample', f'--workdir={trained}/run', *flags)
 
 
+@pytest.mark.slow
 def test_fine_tuning_begins_with_the_weights_of_a_run(trained):
   source = f'--config.data.source={trained}/verses.txt'
   more = (f'--config.finetune.source={trained}/run', '--config.optimizer.frozen=^table/')

@@ -71,7 +71,7 @@ def test_killed_and_restarted_is_the_same_run_bit_for_bit(whole, tmp_path, momen
   assert_same_run(whole, workdir)
 
 
-@pytest.mark.parametrize('name', ['SIGTERM', 'SIGINT'])
+@pytest.mark.parametrize('name', ['SIGTERM', pytest.param('SIGINT', marks=pytest.mark.slow)])
 def test_a_signal_saves_and_exits_with_75_and_the_same_command_goes_on(whole, tmp_path, name):
   workdir = tmp_path / 'run'
   process = start('train', *TINY, f'--workdir={workdir}')
@@ -101,6 +101,7 @@ def test_eight_devices_follow_the_curve_of_one(whole, tmp_path, flags):
   assert_same_curve(whole, workdir)
 
 
+@pytest.mark.slow
 def test_a_run_moves_from_eight_devices_to_one(whole, tmp_path):
   workdir = tmp_path / 'run'
   process = start('train', *TINY, f'--workdir={workdir}', devices=8)
@@ -113,6 +114,7 @@ def test_a_run_moves_from_eight_devices_to_one(whole, tmp_path):
   assert_same_curve(whole, workdir)
 
 
+@pytest.mark.slow
 def test_a_profile_of_a_few_steps(tmp_path):
   workdir = tmp_path / 'run'
   run(

@@ -38,6 +38,7 @@ def test_sizes_of_images(side, levels):
   assert y.shape == (2, side, side, 2)
 
 
+@pytest.mark.slow
 def test_every_pixel_sees_every_pixel():
   """Through the coarse level with its attention; a broken skip or resampling cuts some off."""
   x, noise, label = batch(1)
