@@ -22,7 +22,7 @@ VARIANTS = {  # dataset, side of a patch, length, network
   'digits_2x2': ('digits', 2, '2900', SMALL | dict(mlp_width=232, dropout=0.2)),
   'digits_4x4': ('digits', 4, '7000', SMALL | dict(mlp_width=160, dropout=0.3)),
   'mnist': ('mnist', 2, '2000', MEDIUM),
-  'fashion_mnist': ('fashion_mnist', 2, '2000', MEDIUM),
+  'fashion_mnist': ('fashion_mnist', 2, '1000', MEDIUM),
 }
 
 

@@ -25,7 +25,7 @@ VARIANTS = {  # dataset, length, network, kind
   'digits_x0': ('digits', '4600', SMALL, 'x0'),
   'digits_regression': ('digits', '4600', SMALL, 'regression'),
   'mnist': ('mnist', '12000', MEDIUM, 'edm'),
-  'fashion_mnist': ('fashion_mnist', '4000', MEDIUM, 'edm'),
+  'fashion_mnist': ('fashion_mnist', '2500', MEDIUM, 'edm'),
 }
 
 
