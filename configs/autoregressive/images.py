@@ -7,7 +7,9 @@ To expect, on a 2-core CPU machine (2026-11-22, `make demo`):
   digits         39 s: agreement 0.95, FD(mlp, n=722) 0.63 (floor 0.42), 1.71 bits/dim
   digits_2x2     41 s: agreement 0.92, FD 0.98, 1.79 bits/dim
   digits_4x4     32 s: agreement 0.96, FD 1.05, 2.19 bits/dim
-  mnist, fashion_mnist   2×2 patches; not measured yet
+  mnist          2×2 patches, 2,000 steps, a beginning: agreement 0.66, FD(mlp, n=1000) 19.5
+                 (floor 1.9), 1.028 bits/dim
+  fashion_mnist  the same, 1,000 steps: 0.45, 16.6 (floor 0.7), 3.419 bits/dim
 """
 
 from ml_collections import ConfigDict

@@ -10,7 +10,7 @@ To expect, on a 2-core CPU machine (2026-11-22, `make demo` and experiments.eval
   digits_regression  43 s: no diffusion, one step: 1.00, FD 6.67
   mnist              12,000 steps: agreement 0.85, FD(mlp, n=1000) 3.0 (floor 1.9), 1.51 bits/dim;
                      35 evaluations by Heun's method; other solvers: docs/solvers.md
-  fashion_mnist      the same network; not measured yet
+  fashion_mnist      the same network, 1,200 steps, a beginning: 0.45, 13.1 (floor 0.7), 4.36
 """
 
 from ml_collections import ConfigDict
@@ -25,7 +25,7 @@ VARIANTS = {  # dataset, length, network, kind
   'digits_x0': ('digits', '4600', SMALL, 'x0'),
   'digits_regression': ('digits', '4600', SMALL, 'regression'),
   'mnist': ('mnist', '12000', MEDIUM, 'edm'),
-  'fashion_mnist': ('fashion_mnist', '2500', MEDIUM, 'edm'),
+  'fashion_mnist': ('fashion_mnist', '1200', MEDIUM, 'edm'),
 }
 
 
