@@ -34,7 +34,7 @@ format: $(ready)
 	$(bin)/ruff check --fix .
 
 benchmark: $(peers)
-	$(bin)/python -m experiments.benchmark --suite=train,sample,decode,loop --out=docs/benchmarks.md
+	$(bin)/python -m experiments.benchmark --out=benchmarks.md
 
 $(ready): setup.py constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("twofold needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Choose another: make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
