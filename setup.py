@@ -19,6 +19,7 @@ CORE = [
   'optax>=0.2.5',
   'orbax-checkpoint>=0.12',
   'pillow>=11.0',
+  'safetensors>=0.5',
   'scikit-learn>=1.6',
   'scipy>=1.15',
   'tensorboardX>=2.6',
