@@ -3,7 +3,7 @@
   python -m experiments.ablate --study=configs/ablations/solvers.py:mnist --workdir=runs/solvers
 
 Scales: mnist (one model of configs/diffusion/images.py:mnist, then some 40 evaluations of it),
-digits (the same in minutes), smoke (seconds; nothing is learned). Measured: docs/solvers.md.
+digits (the same in minutes), smoke (seconds; nothing is learned).
 """
 
 from common.claims import Claim

@@ -9,7 +9,7 @@ To expect, on a 2-core CPU machine (2026-11-22, `make demo` and experiments.eval
   digits_x0          46 s: and with the image: 0.99, 0.62, 2.61 bits/dim
   digits_regression  43 s: no diffusion, one step: 1.00, FD 6.67
   mnist              12,000 steps: agreement 0.85, FD(mlp, n=1000) 3.0 (floor 1.9), 1.51 bits/dim;
-                     35 evaluations by Heun's method; other solvers: docs/solvers.md
+                     35 evaluations by Heun's method; others: ablations/solvers.py
   fashion_mnist      the same network, 1,200 steps, a beginning: 0.45, 13.1 (floor 0.7), 4.36
 """
 
