@@ -176,7 +176,10 @@ def _check(options: Options, model: Model, ordering, guidable: bool, draft) -> N
   if options.length and not ordering.open_ended:
     raise ConfigError(f'sampling.length={options.length}: these data have a fixed length')
   if options.slide and (options.beams > 1 or draft is not None):
-    raise ConfigError('sampling.slide goes with neither beams nor a draft')
+    raise ConfigError(
+      'sampling.slide goes with neither beams nor a draft, which stay within the context: ask for a'
+      ' shorter length'
+    )
   if draft is not None and (options.beams > 1 or options.guidance != 1):
     raise ConfigError('speculative decoding goes with neither beams nor guidance')
   inputs = options.length - (model.start == 'none')

@@ -24,8 +24,7 @@ def continued(
 ) -> list[str]:
   """Draws texts.
 
-  What does not fit the model's context is drawn in windows: each call is given the last half of
-  the context.
+  What does not fit the model's context is drawn as `sampling.slide` does it.
 
   Args:
     run: a model of text.
@@ -48,18 +47,11 @@ def continued(
     given = tokenizer.encode(prompt).astype(np.int32)
   else:
     given = tokenizers.prompt_tokens(tokenizer, prompt, context)
-  tokens = np.repeat(given[None], num, 0)
-  key, calls = jax.random.key(seed), 0
-  while tokens.shape[1] < len(given) + length:
-    room = context - 1 if calls == 0 else context // 2
-    past = tokens[:, -room:]
-    request = Request(num, past=past, options=options)
-    samples = run.method.sample(run.params, jax.random.fold_in(key, calls), request)
-    tokens = np.concatenate([tokens, np.asarray(samples.x)[:, past.shape[1] :]], 1)
-    calls += 1
-    if stop and all(stop in tokenizer.decode(row[len(given) :]) for row in tokens):
-      break
-  drawn = [tokenizer.decode(row[len(given) :][:length]) for row in tokens]
+  total = len(given) + length
+  asked = {'length': total, 'slide': total > context, 'stop': (stop,) if stop else ()}
+  request = Request(num, past=np.repeat(given[None], num, 0), options={**asked, **options})
+  samples = run.method.sample(run.params, jax.random.key(seed), request)
+  drawn = [tokenizer.decode(row[len(given) :]) for row in np.asarray(samples.x)]
   if stop:
     drawn = [text.partition(stop)[0] for text in drawn]
   return [(prompt or '') + text for text in drawn]
