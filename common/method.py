@@ -90,12 +90,14 @@ class Likelihood(NamedTuple):
 
   `standard_error` is that of the estimate for this example: zero where the value is exact. `dims`
   says how many of its dimensions are modelled, where that is not all: the first token of a window
-  of text is only given.
+  of text is only given. `parts` are what `nats` is the sum of, by name, each the sum of its terms;
+  empty where there is nothing to tell apart.
   """
 
   nats: Float[Array, 'batch']
   standard_error: Float[Array, 'batch']
   dims: Float[Array, 'batch'] | None = None
+  parts: Mapping[str, Float[Array, 'batch _']] = {}
 
 
 class Method(NamedTuple):

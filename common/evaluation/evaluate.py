@@ -179,7 +179,8 @@ def _bits_per_dim(subject: Subject) -> Measure:
   dims = subject.data.spec.num_dims
   bits = bits_per_dim(subject.method, subject.params, batches, dims, subject.key)
   exact = f'estimation error {bits.estimation_error:.2g}' if bits.estimation_error else 'exact'
-  return Measure(bits.value, bits.standard_error, f'{split} split, n={bits.num}, {exact}')
+  note = f'{split} split, n={bits.num}, {exact}'
+  return Measure(bits.value, bits.standard_error, note, bits.parts)
 
 
 def _evaluations(subject: Subject) -> Measure:

@@ -106,7 +106,9 @@ def test_bits_per_dim_leaves_out_the_padding(data):
   label = data.splits['test'].arrays['label']
 
   def nll(params, batch, key):
-    return Likelihood(batch['label'].astype(jnp.float32), jnp.full(batch['label'].shape, 0.5))
+    label = batch['label'].astype(jnp.float32)
+    parts = {'one': label[:, None] - 1, 'two': jnp.full((*label.shape, 2), 0.5)}
+    return Likelihood(label, jnp.full(label.shape, 0.5), parts=parts)
 
   method, _ = replay(data, nll=nll)
   found = measure(data, method, ['bits_per_dim'])
@@ -114,6 +116,8 @@ def test_bits_per_dim_leaves_out_the_padding(data):
   assert bits.value == pytest.approx(label.mean() / unit, rel=1e-6)
   assert bits.standard_error == pytest.approx(label.std(ddof=1) / math.sqrt(397) / unit, rel=1e-6)
   assert f'estimation error {0.5 / math.sqrt(397) / unit:.2g}' in bits.note
+  assert bits.parts['two'] == pytest.approx((0.5 / unit, 0.5 / unit))
+  assert sum(map(sum, bits.parts.values())) == pytest.approx(bits.value, rel=1e-6)
   assert len(found.samples) == 0  # nothing asked for any
 
 
