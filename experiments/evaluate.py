@@ -4,7 +4,7 @@ python -m experiments.evaluate --workdir=runs/digits
 python -m experiments.evaluate --workdir=runs/digits --metrics=agreement,frechet --options=steps=5
 python -m experiments.evaluate --workdir=runs/digits --metrics=bits_per_dim \
     --likelihood=flow,trace=exact,dequantization=variational
-python -m experiments.evaluate --workdir=runs/digits --weak=runs/digits@1150 --options=guidance=2.0
+python -m experiments.evaluate --workdir=runs/digits --weak=runs/shorter --options=guidance=2.0
 python -m experiments.evaluate --workdir=runs/digits --metrics=frechet --ema=0.02,0.05,0.1
 python -m experiments.evaluate --workdir=runs/python --on=shakespeare --metrics=bits_per_dim
 """
