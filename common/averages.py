@@ -95,7 +95,7 @@ def gamma_of(width: float) -> float:
 
 
 def power_share(step: Int[Array, ''], gamma: float) -> Float[Array, '']:
-  """1 − β of the recursion at `step`, the t-th for t = step + 1: β = (1 − 1/t)^(γ + 1) (eq. 127)."""
+  """1 − β at `step`, the t-th for t = step + 1: β = (1 − 1/t)^(γ + 1) (EDM2, eq. 127)."""
   t = step.astype(jnp.float32) + 1
   return -jnp.expm1((gamma + 1) * jnp.log1p(-1 / t))
 

@@ -106,7 +106,7 @@ def test_any_width_is_reconstructed_from_stored_ones():
       assert share.sum() == pytest.approx(1, abs=1e-9)
       apart = np.linalg.norm(points[-1] - points[-2])
       errors.append(np.linalg.norm(share @ points - directly) / apart)
-    assert (np.diff(errors) < 0).all() and errors[2] < 0.04 and errors[3] < 0.006, (width, errors)
+    assert (np.diff(errors) < 0).all() and errors[2] < 0.04 and errors[3] < 0.01, (width, errors)
   stored = [(step, width) for step in range(500, 4001, 500) for width in widths]
   # A stored one is itself, whatever else is stored; so is one that ends before the last.
   np.testing.assert_allclose(averages.weights(stored, 4000, 0.1), np.eye(16)[-1], atol=1e-6)
