@@ -57,7 +57,7 @@ class Process:
     return rate(self.alpha, t) / self.alpha(t)
 
   def g2(self, t: Float[Array, '*shape']) -> Float[Array, '*shape']:
-    """Squared diffusion g²(t) = dσ²/dt − 2·f·σ² = −σ²·dλ/dt (Kingma et al. 2021, eq. 29)."""
+    """Squared diffusion g²(t) = dσ²/dt − 2·f·σ² = −σ²·dλ/dt (Kingma et al. 2021)."""
     return -(self.sigma(t) ** 2) * rate(self.log_snr, t)
 
   def at(self, params: Any) -> 'Process':
@@ -73,7 +73,7 @@ def where_noisy(t: Array, value: Array, clean: float) -> Array:
 def variance_preserving(
   name: str, log_snr: Function, time_of: Function, t_min: float, t_max: float, **fields
 ) -> Process:
-  """The process with α² + σ² = 1 and the given log-SNR (Kingma et al. 2021, eq. 2-3)."""
+  """The process with α² + σ² = 1 and the given log-SNR (Kingma et al. 2021, section 3)."""
 
   def noisy(t):
     return where_noisy(t, log_snr(jnp.where(t > 0, t, t_min)), jnp.inf)
