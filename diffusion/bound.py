@@ -137,7 +137,7 @@ def reverse_step(
   s: Float[Array, 'batch'],
 ) -> tuple[Array, Array]:
   """Mean and log-variance of q(x_s | x_t, x0), s < t (Ho et al. 2020, eq. 6-7); s may be 0."""
-  share = -jnp.expm1(process.log_snr(t) - process.log_snr(s))
+  share = process.lost(t, s)
   old = process.alpha(t) / process.alpha(s) * (process.sigma(s) / process.sigma(t)) ** 2
   mean = expand(old, x) * x + expand(process.alpha(s) * share, x) * x0
   return mean, jnp.log(share) + 2 * jnp.log(process.sigma(s))
@@ -157,10 +157,8 @@ def reverse_log_variance(
   """
   first = 1 / process.steps
   after, before = jnp.maximum(t, 2 * first), jnp.maximum(s, first)
-  lost = jnp.log(-jnp.expm1(process.log_snr(after) - process.log_snr(before)))
-  small = lost + 2 * jnp.log(process.sigma(before))
-  large = jnp.log(-jnp.expm1(process.log_snr(t) - process.log_snr(s)))
-  large = large + 2 * jnp.log(process.sigma(t))
+  small = jnp.log(process.lost(after, before)) + 2 * jnp.log(process.sigma(before))
+  large = jnp.log(process.lost(t, s)) + 2 * jnp.log(process.sigma(t))
   if variance == 'learned':
     return expand(small, range_) + range_ * expand(large - small, range_)
   if variance == 'fixed_large':  # DDPM's code: the last step's variance is the small one's

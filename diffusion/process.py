@@ -60,6 +60,10 @@ class Process:
     """Squared diffusion g²(t) = dσ²/dt − 2·f·σ² = −σ²·dλ/dt (Kingma et al. 2021)."""
     return -(self.sigma(t) ** 2) * rate(self.log_snr, t)
 
+  def lost(self, t: Float[Array, '*shape'], s: Float[Array, '*shape']) -> Float[Array, '*shape']:
+    """1 − SNR(t)/SNR(s), s < t: the share of what s knows that is lost at t; 1 for clean s."""
+    return -jnp.expm1(self.log_snr(t) - self.log_snr(s))
+
   def at(self, params: Any) -> 'Process':
     """The process at these parameters: itself, unless it is learned."""
     return self if self.bind is None else self.bind(params)
