@@ -42,6 +42,8 @@ class Sizes(NamedTuple):
   solver_steps: int = 16
   solver_batch: int = 16
   likelihood_batch: int = 64
+  likelihood_image: int = 8
+  likelihood_width: int = 48
   decode_batches: tuple[int, ...] = (1, 16)
   contexts: tuple[int, ...] = (64, 256, 1024)
   pixels: int = 16
@@ -57,7 +59,22 @@ SIZES = {
     }
   ),
   'smoke': Sizes(
-    {'default': Transformer(32, 1, 2, 16, 2)}, 16, 16, 1, 2, 2, 2, 4, 2, 2, (2,), (4, 16), 4, 40
+    {'default': Transformer(32, 1, 2, 16, 2)},
+    16,
+    16,
+    1,
+    2,
+    2,
+    2,
+    4,
+    2,
+    2,
+    8,
+    16,
+    (2,),
+    (4, 16),
+    4,
+    40,
   ),
 }
 
