@@ -111,12 +111,15 @@ class Method(NamedTuple):
       compiled program per number of samples.
     nll: (params, batch, key) -> Likelihood, or None where the model has none. Pure, to be jitted
       by the caller.
+    labelled: whether samples can be asked for by class, where the data has classes; otherwise a
+      request has no labels.
   """
 
   init: Callable[[Key[Array, ''], Batch], tuple[PyTree, PyTree]]
   loss: Callable[[PyTree, PyTree, Batch, Key[Array, ''], Context], tuple[Array, Aux]]
   sample: Callable[[PyTree, Key[Array, ''], Request], Samples]
   nll: Callable[[PyTree, Batch, Key[Array, '']], Likelihood] | None
+  labelled: bool = True
 
 
 def example_keys(key: Key[Array, ''], index: Int[Array, 'batch']) -> Key[Array, 'batch']:

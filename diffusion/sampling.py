@@ -254,7 +254,7 @@ def _condition(model: Model, config: Mapping, settings: Mapping, request: Reques
   by_classifier = settings['guidance']['classifier']
   if request.num < 1:
     raise ConfigError(f'cannot draw {request.num} samples; at least 1')
-  if label is not None and not model.num_classes and not by_classifier:
+  if label is not None and not model.num_classes and model.classifier is None:
     raise ConfigError('samples of a class are asked for, but the model is unconditional')
   if label is not None and label.shape != (request.num,):
     raise ConfigError(f'{request.num} samples need as many labels, not an array {label.shape}')

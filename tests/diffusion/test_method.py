@@ -385,6 +385,7 @@ def test_guidance_without_a_conditional_model():
     method.sample(params, KEY, Request(2, options={'guidance': 2.0}))
   with pytest.raises(ConfigError, match='unconditional'):
     method.sample(params, KEY, Request(2, jnp.arange(2)))
+  assert not method.labelled and build().labelled
   method = build(label_dropout=0.0)
   params, _ = method.init(KEY, batch())
   with pytest.raises(ConfigError, match='label_dropout is 0'):

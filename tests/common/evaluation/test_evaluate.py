@@ -88,6 +88,20 @@ def test_frechet_distance_grows_with_damage_and_stands_beside_its_floor(data):
   assert noisy.value > clean.value + 4 * (noisy.standard_error + clean.standard_error)
 
 
+def test_a_method_without_classes_is_asked_for_none(data):
+  method, _ = replay(data)
+  asked = []
+
+  def sample(params, key, request):
+    asked.append(request.label)
+    return method.sample(params, key, request._replace(label=np.arange(request.num) % 10))
+
+  found = measure(data, Method(None, None, sample, None, labelled=False), ['agreement', 'frechet'])
+  assert set(asked) == {None} and found.labels is None
+  assert found.measures['agreement'].value is None
+  assert found.measures['frechet'].value > 0
+
+
 def test_extractors_give_one_feature_vector_per_image(data):
   train, test = (data.splits[split].arrays for split in ('train', 'test'))
   arrays = [split[key] for split in (train, test) for key in ('x', 'label')]
