@@ -47,11 +47,16 @@ def page(several: Sequence[str]) -> str:
   return RULE.join(text.strip('\n') for text in several) + '\n'
 
 
-def request_in_training(spec: DataSpec) -> Request:
-  """What training draws now and then: a grid of images with a class per column, or some texts."""
+def request_in_training(spec: DataSpec, labelled: bool) -> Request:
+  """What training draws now and then: a grid of images with a class per column, or some texts.
+
+  Args:
+    spec: of the data.
+    labelled: see `common.method.Method`.
+  """
   if spec.domain == 'text':
     return request(spec, TEXTS)
-  classes = min(spec.num_classes, GRID)
+  classes = min(spec.num_classes, GRID) if labelled else 0
   label = jax.numpy.arange(GRID * GRID) % classes if classes else None
   return request(spec, GRID * GRID, label)
 

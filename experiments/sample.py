@@ -90,7 +90,8 @@ def generate(run: runs.Run, settings: dict, out: pathlib.Path) -> str:
   num = NUM.value or 100
   if MASK.value is not None:
     raise ValueError(f'--mask={MASK.value!r} needs a --task that takes one')
-  request = Request(num, options.classes(LABEL.value, num, run.data.spec), options=settings)
+  label = options.classes(LABEL.value, num, run.data.spec, run.method.labelled)
+  request = Request(num, label, options=settings)
   start = time.perf_counter()
   samples = run.method.sample(run.params, jax.random.key(SEED.value), request)
   x = np.asarray(samples.x)

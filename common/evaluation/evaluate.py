@@ -73,7 +73,7 @@ class Subject:
     """`settings.num_samples` samples, their classes in turn."""
     num, batch = self.settings['num_samples'], self.settings['batch_size']
     batch = min(batch, num)
-    classes = self.data.spec.num_classes
+    classes = self.data.spec.num_classes if self.method.labelled else 0
     calls = -(-num // batch)
     kept, seconds, evaluations = [], [], 0
     for call in range(max(calls, 1 + TIMED_CALLS)):
@@ -146,6 +146,8 @@ def evaluate(
 def _agreement(subject: Subject) -> Measure:
   if not subject.data.spec.num_classes:
     return Measure(None, note='the data has no classes')
+  if not subject.method.labelled:
+    return Measure(None, note='the model cannot be asked for a class')
   judge = classifiers.judge(subject.real)
   value, error = agreement(subject.drawn.x, subject.drawn.labels, judge)
   num_test = len(subject.real.test_x)
@@ -179,7 +181,8 @@ def _bits_per_dim(subject: Subject) -> Measure:
   dims = subject.data.spec.num_dims
   bits = bits_per_dim(subject.method, subject.params, batches, dims, subject.key)
   exact = f'estimation error {bits.estimation_error:.2g}' if bits.estimation_error else 'exact'
-  return Measure(bits.value, bits.standard_error, f'{split} split, n={bits.num}, {exact}')
+  note = f'{split} split, n={bits.num}, {exact}'
+  return Measure(bits.value, bits.standard_error, note, bits.parts)
 
 
 def _evaluations(subject: Subject) -> Measure:
