@@ -66,7 +66,7 @@ OPTIONS = options.define()
 def write_texts(run: runs.Run, settings: dict) -> None:
   """Prints texts, and writes them where the flags say so."""
   start = time.perf_counter()
-  found = texts.continued(
+  found, log_probs = texts.continued(
     run,
     PROMPT.value,
     num=NUM.value or 4,
@@ -82,6 +82,7 @@ def write_texts(run: runs.Run, settings: dict) -> None:
   if OUT.value:
     atomic_write(OUT.value, page)
   written = f' in {OUT.value}' if OUT.value else ''
+  print('log-probability of what was drawn, in nats:', ', '.join(f'{x:.4g}' for x in log_probs))
   print(f'{len(found)} texts from step {run.step}{written}, {seconds:.1f} s with compilation')
 
 

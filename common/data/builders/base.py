@@ -27,12 +27,12 @@ def data_dir(settings: Mapping[str, Any]) -> pathlib.Path:
   return pathlib.Path(settings.get('dir') or default).expanduser()
 
 
-def not_prepared(name: str, settings: Mapping[str, Any]) -> ConfigError:
-  """The error for a dataset that a command has to prepare first."""
+def not_prepared(name: str, settings: Mapping[str, Any], extra: str = '') -> ConfigError:
+  """The error for a dataset that a command has to prepare first; `extra`: more of its flags."""
   where = f' --data_dir={settings["dir"]}' if settings.get('dir') else ''
   return ConfigError(
     f'{name} is not prepared in {data_dir(settings)}; run: '
-    f'python -m experiments.prepare_data --dataset={name}{where}'
+    f'python -m experiments.prepare_data --dataset={name}{extra}{where}'
   )
 
 

@@ -253,7 +253,10 @@ class Shakespeare(TextBuilder, skip_registration=True):
     if manual.is_dir():
       return self._join(manual)
     if not self.network:
-      raise base.not_prepared(self.name, self.settings)
+      defaults = dict(context=64, tokenizer='characters', vocabulary=1024, tokenizer_files='')
+      asked = {k: self.settings.get(k, v) for k, v in defaults.items()}
+      flags = ''.join(f' --{k}={v}' for k, v in asked.items() if v != defaults[k])
+      raise base.not_prepared(self.name, self.settings, flags)
     try:
       with raw.fetched(self.package) as folder:
         return self._join(folder)
