@@ -178,8 +178,10 @@ def test_what_a_method_or_the_data_lacks_is_an_empty_cell(data):
     ['agreement', 'bits_per_dim', 'frechet'],
     settings,
   )
-  assert found.measures['agreement'] == (None, None, 'the data has no classes')
-  assert found.measures['bits_per_dim'] == (None, None, 'the method has no likelihood')
+  assert found.measures['agreement'] == evaluate.Measure(None, None, 'the data has no classes')
+  assert found.measures['bits_per_dim'] == evaluate.Measure(
+    None, None, 'the method has no likelihood'
+  )
   assert found.measures['frechet'].value > 0 and found.labels is None
   with pytest.raises(ConfigError, match="use 'pixels'"):
     measure(Data(spec, splits), Method(None, None, sample, None), ['frechet'])
