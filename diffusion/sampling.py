@@ -254,15 +254,15 @@ def _condition(model: Model, config: Mapping, settings: Mapping, request: Reques
   by_classifier = settings['guidance']['classifier']
   if request.num < 1:
     raise ConfigError(f'cannot draw {request.num} samples; at least 1')
-  if label is not None and not model.num_classes and model.classifier is None:
-    raise ConfigError('samples of a class are asked for, but the model is unconditional')
-  if label is not None and label.shape != (request.num,):
-    raise ConfigError(f'{request.num} samples need as many labels, not an array {label.shape}')
   if by_classifier and (model.classifier is None or label is None):
     raise ConfigError(
       'guidance.classifier needs a model trained with classifier.weight above 0, and a request with'
       ' labels'
     )
+  if label is not None and not model.num_classes and model.classifier is None:
+    raise ConfigError('samples of a class are asked for, but the model is unconditional')
+  if label is not None and label.shape != (request.num,):
+    raise ConfigError(f'{request.num} samples need as many labels, not an array {label.shape}')
   if weight == 1 and weak is not None:
     raise ConfigError('a weak model has no effect at guidance=1; set another weight, such as 2.0')
   if weight != 1 and weak is None:
