@@ -146,7 +146,8 @@ class Options:
     slide: whether a sequence may be longer than the model was trained on: where the context is
       full, drawing goes on from its last half.
     draft_ahead: tokens that a draft model, if there is one, proposes per pass of the large model.
-    prefill_chunk: take in what is given in parts of so many emissions, for less memory; 0: whole.
+    prefill_chunk: take in what is given in parts of so many emissions, for less memory; 0: what
+      suits the network.
 
   Raises:
     ConfigError: for a value outside its range, or options that do not go together.

@@ -123,7 +123,7 @@ def get_base() -> ConfigDict:
           stop=(),  # token sequences, or texts, that end a sample
           slide=False,  # go on beyond the length that the model was trained on
           draft_ahead=4,  # tokens that a draft model proposes at once
-          prefill_chunk=0,  # emissions of a prompt taken in at once; 0: all
+          prefill_chunk=0,  # emissions of a prompt taken in at once; 0: what suits the network
         ),
       )
     )

