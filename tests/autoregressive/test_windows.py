@@ -157,7 +157,7 @@ def test_the_likelihood_is_of_the_horizon_alone_and_follows_the_scale(head):
   """Nats of the forecast by scipy, from outputs that do not hang on the input."""
   made, batch, params = series_method(head=head)
   params = jax.tree.map(jnp.zeros_like, params)  # every output is 0
-  nats, error, dims = jax.jit(made.nll)(params, batch, jax.random.key(0))
+  nats, error, dims, *_ = jax.jit(made.nll)(params, batch, jax.random.key(0))
   truth = np.asarray(batch['x'][:, CONTEXT:, 0], np.float64)
   nu = 1 + np.asarray(batch['x'][:, :CONTEXT, 0]).mean(1, keepdims=True)
   half = np.log(2)  # softplus(0)
