@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, Num
 
 from autoregressive.model import Model
+from autoregressive.orderings import Known
 from autoregressive.transforms import Numbers, counted, transform
 
 LEAST = 16  # arrays, and what is taken in at once, are not rounded to less
@@ -44,17 +45,35 @@ class Generated(NamedTuple):
 
 
 class Runner(NamedTuple):
-  """A model with its parameters: what decoding calls."""
+  """A model with its parameters, and what is known of numbers: what decoding calls."""
 
   model: Model
   params: Any
+  beside: Known | None = None
 
   def _run(self, method, *args):
     return self.model.apply({'params': self.params}, *args, method=method)
 
-  def embed(self, emissions: Num[Array, 'batch length values']):
-    """Emissions as inputs."""
-    return self._run(self.model.embed, emissions)
+  def embed(self, emissions: Num[Array, 'batch length values'], i: Int[Array, ''] | None = None):
+    """Emissions as inputs; one that is at position i is the input of what follows it."""
+    if self.beside is None:
+      return self._run(self.model.embed, emissions)
+    inputs = self._run(self.model.embed, emissions, self.beside.scale)
+    return inputs if i is None else inputs + self.embed_beside(i + 1, 1)
+
+  def embed_beside(self, start: Int[Array, ''] | int, number: int):
+    """What is known of so many emissions, as a part of the inputs that they are predicted from;
+    beyond the last emission there is nothing."""
+    if not self.model.features:
+      return 0.0
+    features = jnp.pad(self.beside.features, ((0, 0), (0, number), (0, 0)))
+    features = jax.lax.dynamic_slice_in_dim(features, start, number, 1)
+    return self._run(self.model.embed_features, features)
+
+  @property
+  def scaled(self) -> tuple:
+    """The scale as a further argument of a head over numbers."""
+    return () if self.beside is None else (self.beside.scale,)
 
   def extend(self, inputs: Float[Array, 'batch length width'], cache):
     """(outputs, cache) of the next part of a sequence."""
@@ -82,6 +101,8 @@ class Runner(NamedTuple):
     if self.model.start != 'none':
       start = self._run(self.model.embed_start, given.shape[0], label)
       inputs, count = jnp.concatenate([start, inputs], 1), known
+    if self.beside is not None:
+      inputs += self.embed_beside(int(self.model.start == 'none'), inputs.shape[1])
     longest = inputs.shape[1] - 1
     last = jax.lax.dynamic_slice_in_dim(inputs, count, 1, axis=1)
     padding = -longest % chunk if chunk else 0
@@ -200,6 +221,7 @@ def generate(
   chunk: int = 0,
   offset: Int[Array, ''] | int = 0,
   end: Int[Array, ''] | int | None = None,
+  beside: Known | None = None,
 ) -> Generated:
   """Draws the rest of sequences whose beginning is given. Pure, to be jitted by the caller.
 
@@ -219,11 +241,12 @@ def generate(
     chunk: see `part_sizes`. A Python value.
     offset: where `given` begins, where it is a window of something longer: keys go by position.
     end: emissions to make, `given` may be longer; None: as many as it has.
+    beside: what is known of sequences of numbers, which take no guidance.
   """
   batch, length, _ = given.shape
   end = length if end is None else end
   known = jnp.minimum(lengths.min(), prefix)
-  runner = Runner(model, params)
+  runner = Runner(model, params, beside)
 
   def twice(x):
     """With guidance the model runs on both branches side by side."""
@@ -237,10 +260,11 @@ def generate(
     outputs, cache = runner.extend(carry.inputs, carry.cache)
     outputs = outputs[:, 0]
     guided = _guided(outputs, guidance)
-    drawn = draw(model.head, guided, keys, offset + i, numbers, greedy, carry.counts)
+    scaled = runner.scaled
+    drawn = draw(model.head, guided, keys, offset + i, numbers, greedy, carry.counts, scaled)
     fed, done = i < lengths, carry.made.lengths <= i
     emission = jnp.where(fed[:, None], given[:, i], jnp.where(done[:, None], 0, drawn))
-    log_prob = jnp.where(fed | done, 0.0, model.head.log_prob(outputs[:batch], emission))
+    log_prob = jnp.where(fed | done, 0.0, model.head.log_prob(outputs[:batch], emission, *scaled))
     made = Generated(
       carry.made.emissions.at[:, i].set(emission),
       carry.made.log_prob.at[:, i].set(log_prob),
@@ -252,7 +276,7 @@ def generate(
     if stop is not None:
       ended = stops_at(made.emissions[..., 0], i, lengths, stop) & ~done
       made = made._replace(lengths=jnp.where(ended, i + 1, made.lengths))
-    return Carry(runner.embed(twice(emission)[:, None]), cache, made, counts)
+    return Carry(runner.embed(twice(emission)[:, None], i), cache, made, counts)
 
   made = Generated(
     jnp.where(jnp.arange(length)[None, :, None] < known, given, 0),
@@ -288,11 +312,12 @@ def draw(
   numbers: Numbers,
   greedy: bool,
   counts: Int[Array, 'batch values vocabulary'] | None = None,
+  scaled: tuple = (),
 ) -> Num[Array, 'batch values']:
-  """One emission of each sample, at position i."""
+  """One emission of each sample, at position i; `scaled`: the scale, for a head over numbers."""
   keys = jax.vmap(jax.random.fold_in, (0, None))(keys, i)
   if not head.discrete:
-    return head.mode(outputs) if greedy else jax.vmap(head.sample)(outputs, keys)
+    return head.mode(outputs, *scaled) if greedy else jax.vmap(head.sample)(outputs, keys, *scaled)
   logits = transform(head.logits(outputs), numbers, counts)
   if not greedy:
     logits += jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)

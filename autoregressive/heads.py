@@ -120,11 +120,14 @@ def build_head(settings: Mapping, ordering):
 
   Raises:
     ConfigError: for an unknown head or setting, or one over numbers where the emissions are
-      values of a vocabulary, or the other way round.
+      values of a vocabulary, or the other way round; for one of counts where they are none.
   """
   given = {'values': ordering.values, 'vocabulary': ordering.vocabulary}
   name = settings.get('name')
   if name in HEADS and ('vocabulary' in settings_of(HEADS[name])) != bool(ordering.vocabulary):
     kind = f'values in [0, {ordering.vocabulary})' if ordering.vocabulary else 'numbers'
     raise ConfigError(f'head {name!r} does not suit emissions that are {kind}')
-  return component(HEADS, settings, 'head', offer=given)
+  head = component(HEADS, settings, 'head', offer=given)
+  if getattr(head, 'counts', False) and not getattr(ordering, 'counts', True):
+    raise ConfigError(f'head {name!r} is over whole numbers from 0; the data have others')
+  return head

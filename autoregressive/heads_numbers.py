@@ -37,6 +37,7 @@ class Numbers:
   parameters: ClassVar[int]
   discrete: ClassVar[bool] = False
   likelihood: ClassVar[bool] = True
+  counts: ClassVar[bool] = False  # whether it is over whole numbers alone
   rows: ClassVar[int] = 0
 
   @property
@@ -141,6 +142,7 @@ class NegativeBinomial(Numbers):
   """
 
   parameters: ClassVar[int] = 2
+  counts: ClassVar[bool] = True
 
   def moments(self, outputs: Float[Array, '*batch size'], scale: Scale = 1.0):
     """Mean μ and overdispersion α [..., values]."""
@@ -222,9 +224,10 @@ class Quantiles(Numbers):
     emission: Num[Array, '*#batch values'],
     scale: Scale = 1.0,
   ) -> Float[Array, '...']:
-    """A score in place of a log-density: minus the quantile losses Σ ρ_τ(emission - q_τ), where
-    ρ_τ(u) = u·(τ - [u < 0]) (Koenker & Bassett 1978)."""
-    over = emission[..., None] - self.quantiles(outputs, scale)
+    """A score in place of a log-density: minus the quantile losses Σ ρ_τ(emission - q_τ)/ν, where
+    ρ_τ(u) = u·(τ - [u < 0]) (Koenker & Bassett 1978). In units of the scale, so that large series
+    do not outweigh the others."""
+    over = (emission[..., None] - self.quantiles(outputs, scale)) / _last(scale)[..., None]
     levels = jnp.array(self.levels)
     return -jnp.maximum(levels * over, (levels - 1) * over).sum((-2, -1))
 

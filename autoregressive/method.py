@@ -11,7 +11,7 @@ from autoregressive.heads import build_head
 from autoregressive.model import Model
 from autoregressive.networks import build_network
 from autoregressive.objectives import build_objective, document_numbers, separator_of
-from autoregressive.orderings import build_ordering
+from autoregressive.orderings import build_ordering, known_of
 from autoregressive.sampling import Draft, build_options, build_sampler
 from common.config import ConfigError, component
 from common.data.spec import DataSpec
@@ -35,6 +35,7 @@ def build_model(config: Mapping, spec: DataSpec):
     values=ordering.values,
     rows=head.rows,
     num_classes=spec.num_classes,
+    features=getattr(ordering, 'features', 0),
   )
   return ordering, model
 
@@ -47,8 +48,10 @@ def build_draft(config: Mapping, spec: DataSpec, params) -> Draft:
 def build(config: Mapping, spec: DataSpec, draft: Draft | None = None) -> Method:
   """Builds the method from a config with the sections of configs/autoregressive/base.py.
 
-  Losses are nats per value of an emission; `Aux.count` is the number of values counted. With a
-  draft, sampling is speculative (autoregressive/speculative.py).
+  Losses are nats per value of an emission; `Aux.count` is the number of values counted. Of an
+  ordering with a given part, such as the context of a forecast, training counts every emission and
+  evaluation those after it alone, as the likelihood does: their density, where values are numbers.
+  With a draft, sampling is speculative (autoregressive/speculative.py).
 
   Raises:
     ConfigError: for a config that names what is not there, or that does not suit the data.
@@ -58,11 +61,13 @@ def build(config: Mapping, spec: DataSpec, draft: Draft | None = None) -> Method
   objective = build_objective(config.get('objective', {}), model.head, spec)
   separator = separator_of(spec) if objective.documents else None
   class_dropout = config['model']['class_dropout']
+  modelled = ordering.length - getattr(ordering, 'given', 0)  # emissions that evaluation counts
   if not 0 <= class_dropout < 1:
     raise ConfigError(f'model.class_dropout={class_dropout} must be in [0, 1)')
 
   def init(key, batch):
-    variables = model.init(key, ordering.encode(batch['x'][:1]), None)
+    x = batch['x'][:1]
+    variables = model.init(key, ordering.encode(x), None, known=known_of(ordering, x))
     return variables['params'], ()
 
   def run(params, batch, label, **extra):
@@ -70,8 +75,10 @@ def build(config: Mapping, spec: DataSpec, draft: Draft | None = None) -> Method
     emissions = ordering.encode(batch['x'])
     if separator is not None:
       extra['segments'] = document_numbers(emissions, separator, model.start)
-    outputs = model.apply({'params': params}, emissions, label, **extra)
-    return outputs, -model.head.log_prob(outputs, emissions[:, -outputs.shape[1] :])
+    known = known_of(ordering, batch['x'])
+    scaled = () if known is None else (known.scale[:, None],)
+    outputs = model.apply({'params': params}, emissions, label, known=known, **extra)
+    return outputs, -model.head.log_prob(outputs, emissions[:, -outputs.shape[1] :], *scaled)
 
   def loss(params, memory, batch, key, context):
     label = batch.get('label') if spec.num_classes else None
@@ -87,6 +94,8 @@ def build(config: Mapping, spec: DataSpec, draft: Draft | None = None) -> Method
         dropped = jax.vmap(lambda k: jax.random.bernoulli(k, class_dropout))(keys)
         label = jnp.where(dropped, spec.num_classes, label)
     outputs, nats = run(params, batch, label, **extra)
+    if not context.training:
+      nats = nats[:, -modelled:]
     weights, added = example_weights(batch)[:, None] * jnp.ones_like(nats), 0.0
     if context.training:
       places = example_keys(jax.random.fold_in(key, 1), context.index)
@@ -99,7 +108,7 @@ def build(config: Mapping, spec: DataSpec, draft: Draft | None = None) -> Method
   def nll(params, batch, key):
     del key  # exact
     label = batch.get('label') if spec.num_classes else None
-    _, nats = run(params, batch, label)
+    nats = run(params, batch, label)[1][:, -modelled:]
     dims = jnp.full(len(nats), nats.shape[1] * ordering.values, jnp.float32)
     return Likelihood(nats.sum(-1), jnp.zeros(len(nats)), dims)
 

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
+from autoregressive.orderings import Known
 from common.config import ConfigError
 
 STARTS = ('learned', 'token', 'none')
@@ -31,6 +32,8 @@ class Model(nn.Module):
       emission is given, not modelled (how language models are trained on windows of a text).
     start_token: see there.
     logit_cap: outputs are soft-capped to ±logit_cap by a tanh (Gemma Team 2024); 0: not at all.
+    features: numbers that are known of an emission before it is (`Known`): a linear map of them is
+      added to the input that the emission is predicted from.
 
   Raises:
     ConfigError: for a start that cannot carry the class, or an unknown one; for tied embeddings
@@ -46,6 +49,7 @@ class Model(nn.Module):
   start: str = 'learned'
   start_token: int = 0
   logit_cap: float = 0.0
+  features: int = 0
 
   def __post_init__(self):
     super().__post_init__()
@@ -67,6 +71,8 @@ class Model(nn.Module):
       self.table = nn.Embed(self.values * self.rows, width, embedding_init=init)
     else:
       self.lift = nn.Dense(width)
+    if self.features:
+      self.beside = nn.Dense(width, use_bias=False)
     if self.start == 'learned':
       self.begin = nn.Embed(self.num_classes + 1, width, embedding_init=init)
     if not self.tied:
@@ -78,6 +84,7 @@ class Model(nn.Module):
     label: Int[Array, 'batch'] | None = None,
     train: bool = False,
     segments: Int[Array, 'batch inputs'] | None = None,
+    known: Known | None = None,
   ) -> Float[Array, 'batch inputs size']:
     """Outputs for every emission (but the first, where start is 'none'), in float32.
 
@@ -86,23 +93,34 @@ class Model(nn.Module):
       label: class of each; None, or num_classes: no class.
       train: whether to drop; needs the random stream 'dropout'.
       segments: see the networks.
+      known: of sequences of numbers.
     """
-    inputs = self.embed(emissions[:, :-1])
+    scale = None if known is None else known.scale
+    inputs = self.embed(emissions[:, :-1], scale)
     if self.start != 'none':
       inputs = jnp.concatenate([self.embed_start(emissions.shape[0], label), inputs], 1)
+    if self.features:
+      inputs += self.embed_features(known.features[:, -inputs.shape[1] :])
     hidden, _ = self.network(inputs, train=train, segments=segments)
     return self.project(hidden)
 
   def embed(
-    self, emissions: Num[Array, 'batch length values']
+    self, emissions: Num[Array, 'batch length values'], scale: Float[Array, 'batch'] | None = None
   ) -> Float[Array, 'batch length width']:
     """Emissions as inputs: each place in an emission has a table of its own, and they add up;
-    numbers go through one linear map."""
+    numbers, divided by the scale of their sequence, go through one linear map."""
     if not self.rows:
-      return self.lift(self.head.numbers(emissions))
+      scaled = () if scale is None else (scale[:, None],)
+      return self.lift(self.head.numbers(emissions, *scaled))
     if self.values == 1:
       return self.table(emissions[..., 0])
     return self.table(emissions + self.rows * jnp.arange(self.values)).sum(-2)
+
+  def embed_features(
+    self, features: Float[Array, 'batch length features']
+  ) -> Float[Array, 'batch length width']:
+    """What is known of emissions, as a part of the inputs that they are predicted from."""
+    return self.beside(features)
 
   def embed_start(
     self, batch: int, label: Int[Array, 'batch'] | None = None

@@ -11,14 +11,19 @@ An ordering has
   vocabulary: a value is an integer in [0, vocabulary);
   open_ended: whether a sequence may be shorter or longer than `length`;
   encode, decode: data -> emissions -> data.
+One of numbers (a vocabulary of 0) may have what is known beside the emissions:
+  known(x, lengths) -> Known;
+  features: how many numbers of it go into the network at each emission;
+  given: emissions that evaluation takes for given, so that the likelihood is of the others;
+  counts: whether they are whole numbers from 0.
 """
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Int, Integer, UInt8
+from jaxtyping import Array, Float, Int, Integer, Num, UInt8
 
 from common.config import ConfigError, component
 from common.data.spec import DataSpec
@@ -135,9 +140,100 @@ class Tokens:
     return emissions[..., 0]
 
 
-ORDERINGS: Mapping[str, Callable] = {'patches': Patches, 'tokens': Tokens}
+class Known(NamedTuple):
+  """What is known of sequences of numbers beside the emissions.
+
+  Attributes:
+    features: of each emission, known before it is: covariates.
+    scale: of each sequence (autoregressive/heads_numbers.py).
+  """
+
+  features: Float[Array, 'batch length features']
+  scale: Float[Array, 'batch']
+
+
+@dataclasses.dataclass(frozen=True)
+class Windows:
+  """Windows of time series: the values are emissions, the covariates beside them are known.
+
+  The scale of a window is ν = scale_offset + mean |value| over its given part (Salinas et al. 2020,
+  section 3.3, have an offset of 1), so that nothing of the forecast is in it. Where that is 0, ν is
+  1.
+
+  Attributes:
+    spec: DataSpec of domain 'series', with shape (context + horizon, 1 + covariates).
+    scale_offset: 1 suits counts, which may be few; with 0, forecasts of a Gaussian or Student's t
+      are exactly so many times as large as the series is.
+
+  Raises:
+    ConfigError: when the data are no time series, or the offset is negative.
+  """
+
+  spec: DataSpec
+  scale_offset: float = 1.0
+
+  values: ClassVar[int] = 1
+  vocabulary: ClassVar[int] = 0
+  open_ended: ClassVar[bool] = False
+
+  def __post_init__(self):
+    if self.spec.series is None:
+      raise ConfigError(f"ordering 'windows' is of time series; {self.spec.name!r} is not")
+    if self.scale_offset < 0:
+      raise ConfigError(f'ordering.scale_offset={self.scale_offset} must not be negative')
+
+  @property
+  def length(self) -> int:
+    """Steps in one window."""
+    return self.spec.shape[0]
+
+  @property
+  def given(self) -> int:
+    """Steps before the forecast: the context."""
+    return self.length - self.spec.series.horizon
+
+  @property
+  def counts(self) -> bool:
+    """Whether all values are whole numbers from 0."""
+    return self.spec.series.counts
+
+  @property
+  def features(self) -> int:
+    """Covariates."""
+    return self.spec.shape[1] - 1
+
+  def encode(self, x: Num[Array, 'batch length columns']) -> Float[Array, 'batch length 1']:
+    """Windows to emissions."""
+    return x[..., :1].astype(jnp.float32)
+
+  def known(
+    self, x: Float[Array, 'batch length columns'], lengths: Int[Array, 'batch'] | None = None
+  ) -> Known:
+    """Covariates and scales of windows, of which `lengths` values are given; None: the context."""
+    value = jnp.abs(x[:, : self.given, 0])
+    number = self.given if lengths is None else jnp.minimum(lengths, self.given)[:, None]
+    held = jnp.arange(self.given) < number
+    mean = jnp.where(held, value, 0).sum(1) / jnp.maximum(held.sum(-1), 1)
+    scale = self.scale_offset + mean
+    return Known(x[..., 1:], jnp.where(scale > 0, scale, 1.0))
+
+  def decode(
+    self, emissions: Float[Array, 'batch length 1'], known: Known
+  ) -> Float[Array, 'batch length columns']:
+    """Emissions to windows: the inverse of `encode` and `known`."""
+    return jnp.concatenate([emissions, known.features], -1)
+
+
+ORDERINGS: Mapping[str, Callable] = {'patches': Patches, 'tokens': Tokens, 'windows': Windows}
 
 
 def build_ordering(settings: Mapping, spec: DataSpec):
   """The ordering that a config's `ordering` section names."""
   return component(ORDERINGS, settings, 'ordering', spec=spec)
+
+
+def known_of(
+  ordering, x: Num[Array, 'batch *shape'], lengths: Int[Array, 'batch'] | None = None
+) -> Known | None:
+  """What an ordering knows of data beside the emissions; None: it is no ordering of numbers."""
+  return ordering.known(x, lengths) if hasattr(ordering, 'known') else None

@@ -38,9 +38,11 @@ def given_emissions(ordering, request: Request, length: int = 0):
 
   Raises:
     ConfigError: for an empty past; where the mask is no beginning of the sequence in the model's
-      order; when the past is longer than the sequence, or holds values outside the vocabulary.
+      order; when the past is longer than the sequence, or holds values outside the vocabulary;
+      for a forecast without covariates.
   """
   length = length or ordering.length
+  check_known(ordering, request)
   if request.past is None:
     kind = jnp.int32 if ordering.vocabulary else jnp.float32
     nothing = jnp.zeros((request.num, length, ordering.values), kind)
@@ -72,4 +74,18 @@ def given_emissions(ordering, request: Request, length: int = 0):
     raise ConfigError(
       f'the past has values outside [0, {limit}): {outside.min()} to {outside.max()}'
     )
+  if not limit:  # numbers may be unknown, and stand in a cache until they are overwritten
+    given = np.where(held, given, 0)
   return np.pad(given, ((0, 0), (0, length - given.shape[1]), (0, 0))), lengths
+
+
+def check_known(ordering, request: Request) -> None:
+  """Refuses a request that lacks what an ordering knows beside the emissions."""
+  if not hasattr(ordering, 'known'):
+    return
+  if request.past is None:
+    raise ConfigError('a forecast needs a past: values before it, and covariates everywhere')
+  if request.mask is None:
+    raise ConfigError('a forecast needs a mask that is 0 for the values to be forecast')
+  if not np.broadcast_to(np.asarray(request.mask), np.shape(request.past))[..., 1:].all():
+    raise ConfigError('a forecast needs its covariates: the mask hides values alone')

@@ -12,6 +12,7 @@ import numpy as np
 from autoregressive.decoding import Generated, generate, prefill_calls, prefix_of, room_for
 from autoregressive.model import Model
 from autoregressive.networks.transformer import unroll
+from autoregressive.orderings import Known, known_of
 from autoregressive.prompts import given_emissions, stop_tokens
 from autoregressive.search import beam_search
 from autoregressive.sliding import slide
@@ -103,11 +104,15 @@ def build_sampler(
         "model.start='none' models no first emission: each sample needs a past of one or more; "
         f'sample {int(lengths.argmin())} has none'
       )
+    beside = None
+    if request.past is not None:
+      beside = known_of(ordering, jnp.asarray(request.past), jnp.asarray(lengths))
     keys = example_keys(key, jnp.arange(request.num))
-    made, calls = decode(params, keys, given, lengths, label, chosen)
+    made, calls = decode(params, keys, given, lengths, label, chosen, beside)
     calls *= chosen.beams * (2 if chosen.guidance != 1 else 1)
     ends = made.lengths if chosen.stop else None
-    return Samples(ordering.decode(made.emissions), calls, made.log_prob, ends)
+    known = () if beside is None else (beside,)
+    return Samples(ordering.decode(made.emissions, *known), calls, made.log_prob, ends)
 
   return sample
 
@@ -121,9 +126,9 @@ def build_decoder(model: Model, context: int, draft: Draft | None = None):
     draft: a smaller model, for speculative decoding.
 
   Returns:
-    (params, keys, given, lengths, label, options) -> (Generated, sequential calls of the model).
-    What of the options is a number is an argument of the compiled programs, and so are the lengths
-    of sequences and of prompts, but for the rounding of `room_for` and `prefix_of`.
+    (params, keys, given, lengths, label, options, beside) -> (Generated, sequential calls of the
+    model). What of the options is a number is an argument of the compiled programs, and so are the
+    lengths of sequences and of prompts, but for the rounding of `room_for` and `prefix_of`.
   """
 
   @functools.partial(jax.jit, static_argnames=('greedy', 'prefix', 'chunk'))
@@ -140,7 +145,9 @@ def build_decoder(model: Model, context: int, draft: Draft | None = None):
     small = flattened(draft.model, draft_params)
     return speculate(*flattened(model, params), *small, *args, **settings)
 
-  def decode(params, keys, given, lengths, label, options: Options) -> tuple[Generated, int]:
+  def decode(
+    params, keys, given, lengths, label, options: Options, beside: Known | None = None
+  ) -> tuple[Generated, int]:
     network, length, stop = model.network, given.shape[1], options.stops()
     slides = options.slide and length > context
     room = context if slides else room_for(length, context)
@@ -156,7 +163,7 @@ def build_decoder(model: Model, context: int, draft: Draft | None = None):
       return dict(lengths=lengths, prefix=prefix_of(network, least, room), chunk=chunk)
 
     def window(lengths, **settings):
-      settings |= begun(lengths) | drawn | dict(label=label, guidance=guidance)
+      settings |= begun(lengths) | drawn | dict(label=label, guidance=guidance, beside=beside)
       return draw(params, keys, **settings)
 
     if slides:

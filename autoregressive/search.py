@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
 from autoregressive.decoding import Runner, stops_at
 from autoregressive.model import Model
@@ -38,7 +38,7 @@ class Beams(NamedTuple):
 def beam_search(
   model: Model,
   params: Any,
-  given: Int[Array, 'batch length 1'],
+  given: Num[Array, 'batch length 1'],
   lengths: Int[Array, 'batch'],
   label: Int[Array, 'batch'] | None,
   beams: int,

@@ -1,4 +1,6 @@
-"""Plots of metrics, as SVG for light and for dark pages. Matplotlib is imported when one is drawn.
+"""Plots of metrics, as SVG for light and for dark pages; small plots side by side, as pixels.
+
+Matplotlib is imported when one is drawn.
 
 Curves come from `metrics.jsonl` (`common.writers.read`): records with 'step', 'split' and scalars.
 Runs of either family share an axis, since both log the same names.
@@ -8,6 +10,9 @@ import contextlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
 
 # A plot of thousands of points says no more than one of hundreds, and weighs ten times as much.
 PLOT_POINTS = 400
@@ -116,6 +121,51 @@ def scatter_plot(
       axes.errorbar(points.x, points.y, points.error, label=name, capsize=3, **style)
 
   return _plot(draw, series, x_title, y_title, log_x, log_y, caption)
+
+
+class Panel(NamedTuple):
+  """One of several small plots that share a legend.
+
+  Attributes:
+    title: above it.
+    lines: by name.
+    bands: by name: x, lower and upper end.
+  """
+
+  title: str
+  lines: Mapping[str, Series]
+  bands: Mapping[str, tuple[Sequence[float], Sequence[float], Sequence[float]]]
+
+
+def panels(
+  several: Sequence[Panel], columns: int, x_title: str
+) -> UInt8[np.ndarray, 'tall wide 3']:
+  """Panels side by side, as pixels on white. Lines and bands take colours by their order."""
+  from matplotlib import figure as figures
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+  columns = min(columns, len(several))
+  rows = -(-len(several) // columns)
+  figure = figures.Figure((4.6 * columns, 2.2 * rows + 0.7), dpi=100, layout='constrained')
+  canvas = FigureCanvasAgg(figure)
+  grid = figure.subplots(rows, columns, squeeze=False)
+  for axes, panel in zip(grid.flat, several, strict=False):
+    for index, (name, (x, low, high)) in enumerate(panel.bands.items()):
+      shade = dict(color=COLOURS[len(panel.lines) - 1], alpha=0.2 + 0.15 * index, linewidth=0)
+      axes.fill_between(x, low, high, label=name, **shade)
+    for index, (name, line) in enumerate(panel.lines.items()):
+      axes.plot(line.x, line.y, color=(INK['light'], *COLOURS)[index], label=name, linewidth=1.2)
+    axes.set_title(panel.title, fontsize=8, wrap=True)
+    axes.tick_params(labelsize=8)
+    axes.spines[['top', 'right']].set_visible(False)
+    axes.grid(alpha=0.15)
+  for axes in grid.flat[len(several) :]:
+    axes.set_visible(False)
+  figure.supxlabel(x_title, fontsize=9)
+  handles, labels = grid.flat[0].get_legend_handles_labels()
+  figure.legend(handles, labels, loc='outside upper center', ncols=5, frameon=False, fontsize=8)
+  canvas.draw()
+  return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def _plot(draw, series, x_title, y_title, log_x, log_y, caption) -> Plot:

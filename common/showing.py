@@ -1,4 +1,4 @@
-"""Samples as a person sees them: images side by side, or a page of texts."""
+"""Samples as a person sees them: images side by side, a page of texts, or plots of forecasts."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -7,8 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from common import reporting
+from common import forecasts, reporting
 from common.data import tokenizers
+from common.data.sources import Source
 from common.data.spec import DataSpec
 from common.files import atomic_write
 from common.method import Request
@@ -16,6 +17,7 @@ from common.writers import Writer
 
 GRID = 10  # rows and columns of a grid of images
 TEXTS = 8  # texts on a page
+WINDOWS, DRAWS = 6, 100  # of time series that are forecast, and draws of each
 RULE = '\n' + '-' * 72 + '\n'
 
 
@@ -47,13 +49,18 @@ def page(several: Sequence[str]) -> str:
   return RULE.join(text.strip('\n') for text in several) + '\n'
 
 
-def request_in_training(spec: DataSpec, labelled: bool) -> Request:
-  """What training draws now and then: a grid of images with a class per column, or some texts.
+def request_in_training(spec: DataSpec, labelled: bool, source: Source) -> Request:
+  """What training draws now and then: a grid of images with a class per column, some texts, or
+  forecasts.
 
   Args:
     spec: of the data.
     labelled: see `common.method.Method`.
+    source: a split, of which the first windows are forecast.
   """
+  if spec.domain == 'series':
+    windows = np.arange(min(WINDOWS, len(source)))
+    return forecasts.request(spec, forecasts.repeated(source, windows, DRAWS))
   if spec.domain == 'text':
     return request(spec, TEXTS)
   classes = min(spec.num_classes, GRID) if labelled else 0
@@ -61,14 +68,26 @@ def request_in_training(spec: DataSpec, labelled: bool) -> Request:
   return request(spec, GRID * GRID, label)
 
 
-def keep(spec: DataSpec, x: np.ndarray, step: int, folder: pathlib.Path, writer: Writer) -> None:
-  """Writes what `request_in_training` gave: FOLDER/STEP.png or FOLDER/STEP.txt, and TensorBoard."""
+def keep(
+  spec: DataSpec,
+  x: np.ndarray,
+  step: int,
+  folder: pathlib.Path,
+  writer: Writer,
+  asked: Request,
+) -> None:
+  """Writes what `request_in_training` asked for: FOLDER/STEP.png or FOLDER/STEP.txt, and
+  TensorBoard."""
   if spec.domain == 'text':
     text = page(texts(spec, x))
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write(folder / f'{step:08d}.txt', text)
     writer.text(step, 'samples', text)
     return
-  grid = reporting.image_grid(np.asarray(x), columns=GRID, levels=spec.levels)
+  if spec.domain == 'series':
+    batch = {'x': asked.past, 'label': asked.label}
+    grid = forecasts.picture(forecasts.collect(spec, batch, np.asarray(x), DRAWS))
+  else:
+    grid = reporting.image_grid(np.asarray(x), columns=GRID, levels=spec.levels)
   reporting.save_png(folder / f'{step:08d}.png', grid)
   writer.images(step, 'samples', grid)

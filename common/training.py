@@ -240,13 +240,15 @@ class _Run:
     )
 
   def draw(self, step: int, state: TrainState) -> None:
-    """A grid of images or a page of texts, from the same key every time."""
+    """A grid of images, a page of texts or plots of forecasts, from the same key every time."""
     spec = self.data.spec
     key = jax.random.fold_in(jax.random.key(self.config['seed']), 2**31 - 3)
-    request = showing.request_in_training(spec, self.method.labelled)
-    samples = self.method.sample(state.ema, key, request)
+    source = self.data.splits['validation']
+    asked = showing.request_in_training(spec, self.method.labelled, source)
+    samples = self.method.sample(state.ema, key, asked)
     if jax.process_index() == 0:
-      showing.keep(spec, np.asarray(samples.x), step, self.workdir / 'samples', self.writer)
+      folder = self.workdir / 'samples'
+      showing.keep(spec, np.asarray(samples.x), step, folder, self.writer, asked)
 
 
 class _Clock:

@@ -15,10 +15,12 @@ def get_base() -> ConfigDict:
       data=dict(
         name='digits',  # a key of common/data/builders/__init__.py
         dir='',  # where datasets are prepared; empty: TFDS's own default
-        source='',  # folder or file of custom data (image_folder, npz, text) or raw files (mnist)
+        source='',  # folder or file of custom data (image_folder, npz, text, series) or raw files
         image_size=0,  # image_folder: centre-cropped and resized to this; 0: as they are
         broken='refuse',  # image_folder, text: 'refuse' a file that is none, or 'skip' it
-        context=64,  # text: tokens predicted in a window
+        context=64,  # text: tokens predicted in a window; series: values before a forecast
+        horizon=12,  # series: values that are forecast
+        stride=1,  # series: steps from one training window to the next
         tokenizer='characters',  # text: bytes, characters, gpt2 (from files), bpe (trained)
         vocabulary=1024,  # text, bpe: tokens to train
         tokenizer_files='',  # text, gpt2: folder of vocab.json and merges.txt, or tokenizer.json
@@ -73,7 +75,7 @@ def get_base() -> ConfigDict:
       evaluation=dict(
         split='test',
         batch_size=256,
-        num_samples=1000,  # for the Frechet distance and class agreement
+        num_samples=1000,  # for the Frechet distance and class agreement; of each forecast
         extractor='mlp',  # a key of common/evaluation/features.py
       ),
     )

@@ -93,6 +93,8 @@ def build(config: Mapping, spec: DataSpec) -> Method:
   Raises:
     ConfigError: for unknown names or settings, and parts that do not go together.
   """
+  if not spec.levels:
+    raise ConfigError(f'diffusion is of whole numbers here; {spec.name!r} holds others')
   model = build_model(config, spec)
   objective = build_objective(config, model)
   estimator = component(LIKELIHOODS, config['likelihood'], 'likelihood')

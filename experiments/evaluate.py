@@ -7,6 +7,7 @@ python -m experiments.evaluate --workdir=runs/digits --metrics=bits_per_dim \
 python -m experiments.evaluate --workdir=runs/digits --weak=runs/shorter --options=guidance=2.0
 python -m experiments.evaluate --workdir=runs/digits --metrics=frechet --ema=0.02,0.05,0.1
 python -m experiments.evaluate --workdir=runs/python --on=shakespeare --metrics=bits_per_dim
+python -m experiments.evaluate --workdir=runs/retail --metrics=crps,normalised_crps
 """
 
 import datetime
@@ -25,7 +26,9 @@ from experiments import cli, options, runs
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
 STEP = flags.DEFINE_string('step', 'last', "Checkpoint: 'last', 'best' or a number.")
 CHOSEN = flags.DEFINE_list('metrics', list(METRICS), 'What to measure: ' + ', '.join(METRICS) + '.')
-NUM = flags.DEFINE_integer('num_samples', None, "Samples to draw, instead of the config's number.")
+NUM = flags.DEFINE_integer(
+  'num_samples', None, "Samples to draw (or draws of each forecast), instead of the config's."
+)
 ON = flags.DEFINE_string('on', None, 'Another dataset than it was trained on, by name.')
 LIKELIHOOD = flags.DEFINE_list(
   'likelihood',
@@ -60,6 +63,8 @@ def evaluate(run: runs.Run, settings: dict, marks: dict) -> Evaluation:
   atomic_write(folder / f'{name}.json', json.dumps(record, indent=2))
   if len(result.samples):
     reporting.save_png(folder / f'{name}.png', result.picture(3))
+  if result.plot is not None:
+    reporting.save_png(folder / f'{name}.png', result.plot)
   if result.texts:
     atomic_write(folder / f'{name}.txt', showing.page(result.texts))
   for metric, measure in result.measures.items():

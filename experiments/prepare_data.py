@@ -3,10 +3,11 @@
   python -m experiments.prepare_data --dataset=mnist
   python -m experiments.prepare_data --dataset=image_folder --source=faces/ --image_size=64
   python -m experiments.prepare_data --dataset=shakespeare --context=64
+  python -m experiments.prepare_data --dataset=aus_retail --context=48 --horizon=12
 
 Examples come in splits train, validation and test; docs/datasets.md says where each dataset comes
-from and how it is split. Training prepares digits, image_folder, npz, text and python_code by
-itself.
+from and how it is split. Training prepares digits, image_folder, npz, text, python_code and series
+by itself.
 """
 
 from absl import flags
@@ -18,7 +19,9 @@ from experiments import cli
 
 DATASET = flags.DEFINE_string('dataset', None, ', '.join(BUILDERS) + '.', required=True)
 SOURCE = flags.DEFINE_string(
-  'source', '', 'Images, .npz file, text file or folder, or raw files that are here already.'
+  'source',
+  '',
+  'Images, .npz file, text file or folder, .csv file, or raw files that are here already.',
 )
 DATA_DIR = flags.DEFINE_string(
   'data_dir', '', 'Where to put it; empty: $TFDS_DATA_DIR, else ~/tensorflow_datasets.'
@@ -29,7 +32,16 @@ IMAGE_SIZE = flags.DEFINE_integer(
 BROKEN = flags.DEFINE_string(
   'broken', 'refuse', "image_folder, text: 'refuse' a file that is none, or 'skip' it."
 )
-CONTEXT = flags.DEFINE_integer('context', 64, 'Text: tokens predicted in a window.', lower_bound=1)
+CONTEXT = flags.DEFINE_integer(
+  'context',
+  64,
+  'Text: tokens predicted in a window. Time series: values before a forecast.',
+  lower_bound=1,
+)
+HORIZON = flags.DEFINE_integer('horizon', 12, 'Time series: values to forecast.', lower_bound=1)
+STRIDE = flags.DEFINE_integer(
+  'stride', 1, 'Time series: steps from one training window to the next.', lower_bound=1
+)
 TOKENIZER = flags.DEFINE_string('tokenizer', 'characters', f'Text: {", ".join(TOKENIZERS)}.')
 VOCABULARY = flags.DEFINE_integer('vocabulary', 1024, 'Text, bpe: tokens to train.')
 TOKENIZER_FILES = flags.DEFINE_string(
@@ -45,6 +57,8 @@ def main() -> None:
     image_size=IMAGE_SIZE.value,
     broken=BROKEN.value,
     context=CONTEXT.value,
+    horizon=HORIZON.value,
+    stride=STRIDE.value,
     tokenizer=TOKENIZER.value,
     vocabulary=VOCABULARY.value,
     tokenizer_files=TOKENIZER_FILES.value,
@@ -55,6 +69,8 @@ def main() -> None:
   print(f'{spec.name}: {counts}')
   if spec.domain == 'text':
     print(f'windows of {spec.shape[0] - 1} + 1 tokens, of {spec.levels:,}')
+  elif spec.domain == 'series':
+    print(f'windows of {spec.shape[0] - spec.series.horizon} + {spec.series.horizon} steps')
   else:
     print(f'{"×".join(map(str, spec.shape))}, {spec.levels} levels, {spec.num_classes} classes')
   for note in preparation.open_prepared(folder).info.metadata['notes']:

@@ -1,4 +1,5 @@
-"""Draws samples from a trained model, a picture or texts; or edits images of its test split.
+"""Draws samples from a trained model, a picture or texts; edits images of its test split, or
+forecasts its time series.
 
 python -m experiments.sample --workdir=runs/digits --num=100 --out=samples.png
 python -m experiments.sample --workdir=runs/digits --label=3 --options=steps=5,guidance=2.0
@@ -6,6 +7,8 @@ python -m experiments.sample --workdir=runs/digits --task=inpaint --mask=left --
 python -m experiments.sample --workdir=runs/pixels --options=beams=4
 python -m experiments.sample --workdir=runs/pixels --draft=runs/small --options=draft_ahead=6
 python -m experiments.sample --workdir=runs/shakespeare --prompt="To be, " --length=500 --num=2
+python -m experiments.sample --workdir=runs/retail --num=6 --draws=200 --out=forecasts.png
+python -m experiments.sample --workdir=runs/retail --out=quantiles.csv
 
 Tasks of a diffusion model: inpaint, repaint, colourise, sdedit, reconstruct, interpolate, and
 trajectory, a sample's way from noise to data; of an autoregressive model: complete, from a
@@ -22,7 +25,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from common import reporting, showing
+from common import forecasts, reporting, showing
 from common.files import atomic_write
 from common.method import Request
 from experiments import cli, edits, options, runs, texts
@@ -30,10 +33,15 @@ from experiments import cli, edits, options, runs, texts
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
 STEP = flags.DEFINE_string('step', 'last', "Checkpoint: 'last', 'best' or a number.")
 NUM = flags.DEFINE_integer(
-  'num', None, 'How many: 100 images, 4 texts, or 10 images of a task.', lower_bound=1
+  'num',
+  None,
+  'How many: 100 images, 4 texts, 10 images of a task, 6 windows (all, for a .csv).',
+  lower_bound=1,
 )
 OUT = flags.DEFINE_string(
-  'out', None, 'A .png, or a .npy of the raw values: samples.png by default; a .txt of texts.'
+  'out',
+  None,
+  'A .png, or a .npy of raw values: samples.png by default; a .txt of texts, a .csv of forecasts.',
 )
 LABEL = flags.DEFINE_string(
   'label',
@@ -47,7 +55,9 @@ MASK = flags.DEFINE_string(
   'What a task fills in: left, right, top, bottom, centre, border or random, with :SHARE if not '
   'one half; or a .png (white) or .npy (1) of the size of an image.',
 )
-DRAWS = flags.DEFINE_integer('draws', 3, 'Results of each image of a task.', lower_bound=1)
+DRAWS = flags.DEFINE_integer(
+  'draws', None, 'Results of each image of a task: 3; draws of each forecast: 100.', lower_bound=1
+)
 SEED = flags.DEFINE_integer('seed', 0, 'Of all randomness.')
 DRAFT = flags.DEFINE_string('draft', None, 'Folder of a smaller run that drafts; see above.')
 COLUMNS = flags.DEFINE_integer('columns', 10, 'Samples in a row of the picture.', lower_bound=1)
@@ -86,6 +96,36 @@ def write_texts(run: runs.Run, settings: dict) -> None:
   print(f'{len(found)} texts from step {run.step}{written}, {seconds:.1f} s with compilation')
 
 
+def write_forecasts(run: runs.Run, settings: dict, out: pathlib.Path) -> str:
+  """Forecasts windows of the test split; returns what to say of it."""
+  spec, source = run.data.spec, run.data.splits['test']
+  label = options.classes(LABEL.value, 1, spec) if LABEL.value is not None else None
+  windows = np.arange(len(source))
+  if label is not None:
+    windows = windows[source.gather(windows)['label'] == int(label[0])]
+  windows = windows[: NUM.value or (None if out.suffix == '.csv' else showing.WINDOWS)]
+  found = forecasts.forecast(
+    run.method,
+    run.params,
+    jax.random.key(SEED.value),
+    spec,
+    source,
+    windows=windows,
+    draws=DRAWS.value or showing.DRAWS,
+    options=settings,
+  )
+  if out.suffix == '.csv':
+    atomic_write(out, forecasts.table(found))
+  elif out.suffix == '.npy':
+    reporting.save_array(out, found.draws)
+  else:
+    reporting.save_png(out, forecasts.picture(found))
+  number, draws, horizon = found.draws.shape
+  return (
+    f'{number} × {horizon} steps of the test split, {draws} draws from step {run.step}, in {out}'
+  )
+
+
 def generate(run: runs.Run, settings: dict, out: pathlib.Path) -> str:
   """Draws samples into a picture; returns what to say of them."""
   num = NUM.value or 100
@@ -115,7 +155,7 @@ def do_task(run: runs.Run, settings: dict, out: pathlib.Path) -> str:
     run,
     TASK.value,
     num=NUM.value or 10,
-    draws=DRAWS.value,
+    draws=DRAWS.value or 3,
     label=LABEL.value,
     mask=MASK.value,
     seed=SEED.value,
@@ -147,6 +187,13 @@ def main() -> None:
     return
   if PROMPT.value is not None:
     raise ValueError(f'--prompt={PROMPT.value!r}: {run.data.spec.name} is no text')
+  if run.data.spec.domain == 'series':
+    if TASK.value is not None:
+      raise ValueError(f'--task={TASK.value!r}: time series are forecast, without a task')
+    if out.suffix not in ('.png', '.csv', '.npy'):
+      raise ValueError(f'--out={out}: the name ends in .png, .csv or .npy')
+    print(write_forecasts(run, settings, out))
+    return
   if out.suffix not in ('.png', '.npy'):
     raise ValueError(f'--out={out}: the name ends in .png or .npy')
   print((generate if TASK.value is None else do_task)(run, settings, out))

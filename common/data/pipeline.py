@@ -21,7 +21,7 @@ from common.config import ConfigError
 from common.data import preparation, tokenizers
 from common.data.builders import base
 from common.data.sources import Disk, Memory, Source
-from common.data.spec import DataSpec
+from common.data.spec import DataSpec, SeriesSpec
 
 IN_MEMORY_BYTES = 2**30  # sets that decode to less are held in memory
 FINGERPRINT_EXAMPLES = 4096  # of a set that is not in memory, evenly spaced
@@ -56,7 +56,8 @@ def load(settings: Mapping[str, Any], in_memory: bool | None = None) -> Data:
   shape = info.features['x'].shape
   examples = {split: info.splits[split].num_examples for split in base.SPLITS}
   if in_memory is None:
-    in_memory = sum(examples.values()) * int(np.prod(shape)) < IN_MEMORY_BYTES
+    size = int(np.prod(shape)) * np.dtype(info.features['x'].np_dtype).itemsize
+    in_memory = sum(examples.values()) * size < IN_MEMORY_BYTES
   class_names = tuple(info.metadata['class_names'])
   spec = DataSpec(
     name=settings['name'],
@@ -67,12 +68,17 @@ def load(settings: Mapping[str, Any], in_memory: bool | None = None) -> Data:
     class_names=class_names,
     num_train=examples['train'],
     tokenizer=tokenizers.from_json(text) if (text := info.metadata.get('tokenizer')) else None,
+    series=_series(info.metadata.get('series')),
   )
   for split in base.SPLITS:
     if lost := [path for path in info.splits[split].filepaths if not os.path.exists(path)]:
       raise ConfigError(f'{lost[0]} is missing; delete {folder} and prepare it again')
   disks = {split: Disk(builder.as_data_source(split), folder) for split in base.SPLITS}
   return Data(spec, {k: Memory(disk) for k, disk in disks.items()} if in_memory else disks)
+
+
+def _series(found: Mapping[str, Any] | None) -> SeriesSpec | None:
+  return found and SeriesSpec(**dict(found) | {'covariates': tuple(found['covariates'])})
 
 
 def fingerprint(data: Data) -> str:

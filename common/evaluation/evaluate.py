@@ -17,16 +17,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Integer, Key
 
-from common import showing
+from common import forecasts, showing
 from common.config import ConfigError, pick
 from common.data.pipeline import Data, evaluation_batches
 from common.data.sources import Source
-from common.evaluation import classifiers, frechet
+from common.evaluation import classifiers, crps, frechet
 from common.evaluation.agreement import agreement
 from common.evaluation.features import extractor
 from common.evaluation.likelihood import bits_per_dim
 from common.evaluation.measures import Evaluation, Measure
-from common.method import Method, PyTree
+from common.method import Method, PyTree, Request
 
 # Calls of the sampler that are timed, after the one that compiles it.
 TIMED_CALLS = 3
@@ -38,6 +38,7 @@ REAL_EXAMPLES = 60_000
 
 NOTHING = np.zeros((0, 1, 1, 1), np.uint8)  # no images
 NO_TOKENS = np.zeros((0, 1), np.int32)
+NO_SERIES = Measure(None, note='a score of forecasts of time series')
 
 
 class Drawn(NamedTuple):
@@ -77,9 +78,7 @@ class Subject:
     calls = -(-num // batch)
     kept, seconds, evaluations = [], [], 0
     for call in range(max(calls, 1 + TIMED_CALLS)):
-      label = (call * batch + np.arange(batch)) % classes if classes else None
-      label = None if label is None else jnp.asarray(label)
-      request = showing.request(self.data.spec, batch, label, self.options)
+      request = self._request(call * batch + np.arange(batch))
       start = time.perf_counter()
       samples = self.method.sample(self.params, jax.random.fold_in(self.key, call), request)
       x = np.asarray(samples.x)
@@ -89,6 +88,37 @@ class Subject:
         evaluations = int(samples.evaluations)
     labels = np.arange(num) % classes if classes else None
     return Drawn(np.concatenate(kept)[:num], labels, evaluations, tuple(seconds[1:]))
+
+  def _request(self, places: Int[np.ndarray, 'batch']) -> Request:
+    """A request for the samples with these numbers: classes, or windows to forecast, in turn."""
+    spec, source = self.data.spec, self.data.splits[self.settings['split']]
+    if spec.domain == 'series':
+      return forecasts.request(spec, source.gather(places % len(source)), self.options)
+    classes = spec.num_classes if self.method.labelled else 0
+    label = jnp.asarray(places % classes) if classes else None
+    return showing.request(spec, len(places), label, self.options)
+
+  @functools.cached_property
+  def forecasts(self) -> forecasts.Forecasts:
+    """`settings.num_samples` draws of every window of the split."""
+    source = self.data.splits[self.settings['split']]
+    return forecasts.forecast(
+      self.method,
+      self.params,
+      self.key,
+      self.data.spec,
+      source,
+      windows=np.arange(len(source)),
+      draws=self.settings['num_samples'],
+      rows=self.settings['batch_size'],
+      options=self.options,
+    )
+
+  @functools.cached_property
+  def scores(self) -> crps.Scores | None:
+    """Of these forecasts; None where the data are no time series."""
+    series = self.data.spec.series
+    return series and crps.score(self.forecasts, series.season, self.settings['split'])
 
   @functools.cached_property
   def real(self) -> classifiers.LabelledImages:
@@ -130,6 +160,10 @@ def evaluate(
   subject = Subject(method, params, data, settings, key, options or {})
   measures = {name: metric.measure(subject) for name, metric in chosen.items()}
   spec = data.spec
+  if spec.domain == 'series':
+    found = vars(subject).get('forecasts')
+    shown = None if found is None else forecasts.picture(found.first(showing.WINDOWS))
+    return Evaluation(measures, NOTHING, None, 1, spec.levels, plot=shown)
   columns = spec.num_classes or 10
   shown = PICTURE_ROWS * columns
   if spec.domain == 'text':
@@ -146,6 +180,8 @@ def evaluate(
 def _agreement(subject: Subject) -> Measure:
   if not subject.data.spec.num_classes:
     return Measure(None, note='the data has no classes')
+  if subject.data.spec.domain != 'image':
+    return Measure(None, note='of images')
   if not subject.method.labelled:
     return Measure(None, note='the model cannot be asked for a class')
   judge = classifiers.judge(subject.real)
@@ -185,6 +221,14 @@ def _bits_per_dim(subject: Subject) -> Measure:
   return Measure(bits.value, bits.standard_error, note, bits.parts)
 
 
+def _crps(subject: Subject) -> Measure:
+  return crps.in_units(subject.scores) if subject.scores else NO_SERIES
+
+
+def _normalised_crps(subject: Subject) -> Measure:
+  return crps.normalised(subject.scores) if subject.scores else NO_SERIES
+
+
 def _evaluations(subject: Subject) -> Measure:
   return Measure(float(subject.drawn.evaluations), 0.0)
 
@@ -213,6 +257,8 @@ METRICS = {
   'agreement': Metric(_agreement, 'class agreement'),
   'frechet': Metric(_frechet, 'Fréchet distance'),
   'bits_per_dim': Metric(_bits_per_dim, 'bits/dim', of_samples=False),
+  'crps': Metric(_crps, 'CRPS'),
+  'normalised_crps': Metric(_normalised_crps, 'normalised CRPS'),
   'evaluations': Metric(_evaluations, 'network evaluations per sample'),
   'seconds_per_sample': Metric(_seconds_per_sample, 'seconds per sample'),
   'parameters': Metric(_parameters, 'parameters', of_samples=False),

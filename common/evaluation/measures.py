@@ -36,6 +36,7 @@ class Evaluation(NamedTuple):
     columns: of a picture of them.
     levels: they hold integers in [0, levels).
     texts: some of the samples, where they are texts and not images.
+    plot: some of the forecasts, where the data are time series.
   """
 
   measures: dict[str, Measure]
@@ -44,6 +45,7 @@ class Evaluation(NamedTuple):
   columns: int
   levels: int
   texts: tuple[str, ...] = ()
+  plot: UInt8[np.ndarray, 'rows cols 3'] | None = None
 
   def picture(self, scale: int = 1) -> UInt8[np.ndarray, 'rows cols 3']:
     """The samples side by side."""

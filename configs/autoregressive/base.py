@@ -8,6 +8,11 @@ from ml_collections import ConfigDict
 
 from configs import base
 
+ORDERINGS = {  # autoregressive/orderings.py; patches stand below
+  'tokens': dict(name='tokens'),
+  'windows': dict(name='windows', scale_offset=1.0),  # a window's scale: this + mean |its past|
+}
+
 NETWORKS = {  # autoregressive/networks; the transformer stands below
   'lstm': dict(name='lstm', width=256, layers=2, dropout=0.0, dtype='float32'),
   'gru': dict(name='gru', width=256, layers=2, dropout=0.0, dtype='float32'),

@@ -284,4 +284,4 @@ def test_base_config_agrees_with_the_constructors():
     assert defaults(table[settings.pop('name')]) == settings, section
   settings = config.model.to_dict()
   assert settings.pop('class_dropout') == 0
-  assert defaults(model.Model) == settings | {'num_classes': 0}
+  assert defaults(model.Model) == settings | {'num_classes': 0, 'features': 0}

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from common import loading
-from common.data.spec import DataSpec
+from common.data.spec import DataSpec, SeriesSpec
 from common.data.tokenizers import Bytes, Characters
 from common.method import Context
 from common.parallel import make_mesh
@@ -26,6 +26,11 @@ SPECS |= {
   'shakespeare': DataSpec('shakespeare', 'text', (65,), 84, num_train=74_794, tokenizer=LETTERS),
   'text': DataSpec('text', 'text', (65,), 256, num_train=1000, tokenizer=Bytes()),
   'python_code': DataSpec('python_code', 'text', (65,), 256, num_train=1000, tokenizer=Bytes()),
+}
+MONTHLY = SeriesSpec(12, 12, counts=True, covariates=('age', 'year_sin', 'year_cos'))
+SPECS |= {
+  name: DataSpec(name, 'series', (60, 4), 0, 2, ('a', 'b'), 1000, series=MONTHLY)
+  for name in ('series', 'aus_retail')
 }
 ROOT = pathlib.Path(__file__).parents[2]
 FILES = sorted(

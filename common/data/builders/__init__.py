@@ -1,6 +1,6 @@
 """Datasets by name. A new dataset is a module here and a line in this dict."""
 
-from common.data.builders import digits, from_tfds, idx, image_folder, npz, text
+from common.data.builders import digits, from_tfds, idx, image_folder, npz, series, text
 
 BUILDERS = {
   'digits': digits.Digits,
@@ -9,6 +9,8 @@ BUILDERS = {
   'cifar10': from_tfds.Cifar10,
   'image_folder': image_folder.ImageFolder,
   'npz': npz.Npz,
+  'series': series.Series,
+  'aus_retail': series.AusRetail,
   'text': text.Text,
   'shakespeare': text.Shakespeare,
   'python_code': text.PythonCode,

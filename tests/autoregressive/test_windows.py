@@ -1,0 +1,280 @@
+"""Forecasts of time series: causality, the cache, scales, and what is learned from a wave."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from scipy import stats
+
+from autoregressive.decoding import Runner, generate
+from autoregressive.method import build
+from autoregressive.orderings import build_ordering
+from common import forecasts
+from common.config import ConfigError
+from common.method import Request
+from experiments import families
+from tests.autoregressive.common import DIGITS, perturbed
+from tests.autoregressive.series import (
+  CONTEXT,
+  HORIZON,
+  MASK,
+  SPEC,
+  loss_context,
+  loss_of,
+  series_config,
+  series_method,
+  series_model,
+  windows,
+)
+
+LENGTH = CONTEXT + HORIZON
+
+
+def settings_of(network):
+  """Of a small transformer, or of another small network."""
+  return {} if network == 'transformer' else dict(network=dict(name=network, width=16, layers=1))
+
+
+def test_round_trip_and_the_scale_of_the_context():
+  ordering = build_ordering({'name': 'windows', 'scale_offset': 1.0}, SPEC)
+  x = windows(5)['x']
+  known = ordering.known(x)
+  np.testing.assert_array_equal(ordering.decode(ordering.encode(x), known), x)
+  np.testing.assert_allclose(known.scale, 1 + np.abs(x[:, :CONTEXT, 0]).mean(1), rtol=1e-6)
+  assert (ordering.length, ordering.given, ordering.features, ordering.counts) == (12, 8, 2, True)
+  shorter = ordering.known(x.at[:, 3:, 0].set(np.nan), jnp.array([3, 2, 1, 0, 3]))
+  expected = [1 + np.abs(x[i, :n, 0]).sum() / max(n, 1) for i, n in enumerate([3, 2, 1, 0, 3])]
+  np.testing.assert_allclose(shorter.scale, expected, rtol=1e-6)
+  still = build_ordering({'name': 'windows', 'scale_offset': 0.0}, SPEC).known(0 * x)
+  np.testing.assert_array_equal(still.scale, 1)
+
+
+@pytest.mark.parametrize('network', ['transformer', 'lstm'])
+def test_forecasts_are_causal_by_gradient(network):
+  """A value at j moves no output <= j, a covariate at j none < j; earlier ones move all."""
+  ordering, model, params = series_model(**settings_of(network))
+  x = windows(1)['x']
+  known = ordering.known(x)
+
+  def outputs(values, features):
+    beside = known._replace(features=features)
+    return model.apply({'params': params}, values, known=beside)[0].sum(-1)
+
+  by_value, by_feature = jax.jit(jax.jacrev(outputs, (0, 1)))(ordering.encode(x), known.features)
+  seen = np.tril(np.ones((LENGTH, LENGTH), bool))
+  by_value, by_feature = np.abs(by_value[:, 0]).sum(-1), np.abs(by_feature[:, 0]).sum(-1)
+  assert (by_feature[~seen] == 0).all() and (by_feature[seen] > 0).all()
+  before = np.tril(seen, -1)
+  assert (by_value[~before] == 0).all() and (by_value[before] > 0).all()
+
+
+def test_nothing_of_the_forecast_reaches_what_is_predicted_of_it():
+  """The scale is of the context alone: by the gradient of whole log-probabilities."""
+  ordering, model, params = series_model()
+
+  def nats(x):
+    emissions, known = ordering.encode(x), ordering.known(x)
+    outputs = model.apply({'params': params}, emissions, known=known)
+    fixed = jax.lax.stop_gradient(emissions)  # the point at which densities are taken
+    return model.head.log_prob(outputs, fixed, known.scale[:, None])[0]
+
+  influence = np.abs(jax.jit(jax.jacrev(nats))(windows(1)['x'])[:, 0, :, 0])
+  later = np.triu(np.ones((LENGTH, LENGTH), bool))
+  assert (influence[:, CONTEXT:][later[:, CONTEXT:]] == 0).all()
+  assert (influence[CONTEXT:, :CONTEXT] > 0).all()
+
+
+@pytest.mark.parametrize('network', ['transformer', 'lstm'])
+def test_decoding_step_by_step_is_one_pass(network):
+  """Outputs with the cache, covariates and scale equal those without, teacher-forced."""
+  ordering, model, params = series_model(**settings_of(network))
+  x = windows(3)['x']
+  emissions, known, label = ordering.encode(x), ordering.known(x), jnp.arange(3)
+  whole = jax.jit(model.apply)({'params': params}, emissions, label, known=known)
+  runner = Runner(model, params, known)
+  inputs, cache = runner.begin(emissions[:, :CONTEXT], CONTEXT, label, LENGTH)
+  step = jax.jit(runner.extend)
+  for i in range(CONTEXT, LENGTH):
+    outputs, cache = step(inputs, cache)
+    np.testing.assert_allclose(outputs[:, 0], whole[:, i], rtol=2e-4, atol=2e-5)
+    inputs = runner.embed(emissions[:, i : i + 1], jnp.int32(i))
+
+
+@pytest.mark.parametrize('head', ['student_t', 'negative_binomial'])
+def test_log_probabilities_of_draws_are_those_of_one_pass(head):
+  ordering, model, params = series_model(head=head)
+  x, label = windows(3)['x'], jnp.arange(3)
+  emissions, known = ordering.encode(x), ordering.known(x)
+  keys = jax.random.split(jax.random.key(0), 3)
+
+  def run(prefix, chunk=0):
+    lengths = jnp.full(3, CONTEXT)
+    settings = dict(numbers={}, prefix=prefix, chunk=chunk, beside=known)
+    return jax.jit(lambda p: generate(model, p, keys, emissions, lengths, label, **settings))(
+      params
+    )
+
+  made = run(CONTEXT)
+  outputs = jax.jit(model.apply)({'params': params}, made.emissions, label, known=known)
+  expected = model.head.log_prob(outputs, made.emissions, known.scale[:, None])
+  np.testing.assert_allclose(
+    made.log_prob[:, CONTEXT:], expected[:, CONTEXT:], rtol=1e-3, atol=1e-3
+  )
+  np.testing.assert_array_equal(made.emissions[:, :CONTEXT], emissions[:, :CONTEXT])
+  assert (made.log_prob[:, :CONTEXT] == 0).all()
+  stepwise = run(2, chunk=1)  # the rest of the context is fed
+  np.testing.assert_allclose(stepwise.emissions, made.emissions, rtol=1e-3, atol=1e-3)
+
+
+def test_what_is_to_be_forecast_is_not_looked_at():
+  made, batch, params = series_method()
+  hidden = batch['x'].at[:, CONTEXT:, 0].set(np.nan)
+  ask = lambda x: made.sample(
+    params, jax.random.key(0), Request(6, batch['label'], past=x, mask=MASK)
+  )
+  one, other = ask(batch['x']), ask(hidden)
+  np.testing.assert_array_equal(one.x, other.x)
+  assert np.isfinite(one.x).all() and one.evaluations == HORIZON + 1
+  np.testing.assert_array_equal(np.asarray(one.x)[:, MASK], np.asarray(batch['x'])[:, MASK])
+
+
+@pytest.mark.parametrize('head', ['gaussian', 'student_t', 'quantiles'])
+def test_a_series_that_is_four_times_as_large_has_forecasts_that_are(head):
+  made, batch, params = series_method(head=head, offset=0.0)
+  large = batch['x'].at[..., 0].multiply(4)
+  ask = lambda x: made.sample(
+    params, jax.random.key(0), Request(6, batch['label'], past=x, mask=MASK)
+  )
+  one, four = (np.asarray(ask(x).x)[..., 0] for x in (batch['x'], large))
+  np.testing.assert_allclose(four, 4 * one, rtol=1e-6)
+
+
+@pytest.mark.parametrize('head', ['gaussian', 'student_t', 'negative_binomial'])
+def test_the_likelihood_is_of_the_horizon_alone_and_follows_the_scale(head):
+  """Nats of the forecast by scipy, from outputs that do not hang on the input."""
+  made, batch, params = series_method(head=head)
+  params = jax.tree.map(jnp.zeros_like, params)  # every output is 0
+  nats, error, dims, *_ = jax.jit(made.nll)(params, batch, jax.random.key(0))
+  truth = np.asarray(batch['x'][:, CONTEXT:, 0], np.float64)
+  nu = 1 + np.asarray(batch['x'][:, :CONTEXT, 0]).mean(1, keepdims=True)
+  half = np.log(2)  # softplus(0)
+  alpha = half / np.sqrt(nu)
+  expected = {
+    'gaussian': lambda: stats.norm(0, nu * half).logpdf(truth),
+    'student_t': lambda: stats.t(2 + half, 0, nu * half).logpdf(truth),
+    'negative_binomial': lambda: stats.nbinom(1 / alpha, 1 / (1 + alpha * nu * half)).logpmf(truth),
+  }[head]()
+  np.testing.assert_allclose(nats, -expected.sum(1), rtol=1e-4)
+  assert (error == 0).all() and (dims == HORIZON).all()
+  loss, aux = loss_of(made, params, batch, training=False)
+  assert float(loss) == pytest.approx(-expected.mean(), rel=1e-4)
+  assert float(aux.count) == 6 * HORIZON
+  assert float(loss_of(made, params, batch, training=True)[1].count) == 6 * LENGTH
+
+
+def test_negative_binomial_forecasts_are_counts_around_their_mean():
+  made, batch, params = series_method(head='negative_binomial')
+  params = jax.tree.map(jnp.zeros_like, params)
+  many = {k: jnp.repeat(v[:1], 2000, 0) for k, v in batch.items()}
+  request = Request(2000, many['label'], past=many['x'], mask=MASK)
+  drawn = np.asarray(made.sample(params, jax.random.key(0), request).x)[:, CONTEXT:, 0]
+  nu = 1 + float(batch['x'][0, :CONTEXT, 0].mean())
+  mean, alpha = nu * np.log(2), np.log(2) / np.sqrt(nu)
+  assert (drawn == np.round(drawn)).all() and drawn.min() >= 0
+  assert drawn.mean() == pytest.approx(mean, abs=5 * np.sqrt((mean + alpha * mean**2) / drawn.size))
+  assert drawn.var() == pytest.approx(mean + alpha * mean**2, rel=0.1)
+
+
+def test_a_quantile_head_has_no_likelihood_and_a_loss_in_units_of_the_scale():
+  made, batch, params = series_method(head='quantiles', offset=0.0)
+  assert made.nll is None
+  large = batch | {'x': batch['x'].at[..., 0].multiply(4)}
+  losses = [float(loss_of(made, params, b, training=True)[0]) for b in (batch, large)]
+  assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def wave(num, seed):
+  """Windows of sines of many sizes, with their phase as covariates."""
+  rng = np.random.default_rng(seed)
+  size, shift = 10 ** rng.uniform(0, 3, (num, 1)), rng.integers(0, 6, (num, 1))
+  phase = 2 * np.pi * (np.arange(LENGTH) + shift) / 6
+  x = np.stack([size * (2 + np.sin(phase)), np.sin(phase), np.cos(phase)], -1)
+  return {'x': jnp.asarray(x, jnp.float32), 'label': jnp.zeros(num, jnp.int32)}
+
+
+def test_forecasts_of_a_wave_come_near_it():
+  made, _, params = series_method(offset=0.0)
+  params = perturbed(jax.tree.map(jnp.zeros_like, params), 0.1)
+  optimizer = optax.adam(optax.cosine_decay_schedule(2e-2, 500))
+
+  @jax.jit
+  def train(params):
+    def step(carry, key):
+      params, state = carry
+      size = 10 ** jax.random.uniform(key, (16, 1), maxval=3)
+      shift = jax.random.randint(key, (16, 1), 0, 6)
+      phase = 2 * jnp.pi * (jnp.arange(LENGTH) + shift) / 6
+      x = jnp.stack([size * (2 + jnp.sin(phase)), jnp.sin(phase), jnp.cos(phase)], -1)
+      batch = {'x': x, 'label': jnp.zeros(16, jnp.int32)}
+      context = loss_context(params, 16)
+      grads = jax.grad(lambda p: made.loss(p, (), batch, key, context)[0])(params)
+      updates, state = optimizer.update(grads, state)
+      return (optax.apply_updates(params, updates), state), None
+
+    keys = jax.random.split(jax.random.key(0), 500)
+    return jax.lax.scan(step, (params, optimizer.init(params)), keys)[0][0]
+
+  batch = wave(20, 1)
+  request = forecasts.request(SPEC, batch, {'greedy': True})
+  x = np.asarray(made.sample(train(params), jax.random.key(0), request).x)
+  truth = np.asarray(batch['x'])[:, CONTEXT:, 0]
+  error = np.abs(x[:, CONTEXT:, 0] - truth).mean() / np.abs(truth).mean()
+  assert error < 0.05, error
+
+
+@pytest.mark.parametrize(
+  'change, message',
+  [
+    (dict(past=None), 'a forecast needs a past'),
+    (dict(mask=None), 'a forecast needs a mask'),
+    (dict(mask=np.arange(LENGTH)[:, None] < CONTEXT), 'needs its covariates'),
+    (dict(mask=MASK[::-1]), 'must be a beginning of the sequence'),
+    (dict(options={'top_p': 0.5}), "it takes 'greedy' alone"),
+    (dict(options={'length': 20}), 'these data have a fixed length'),
+    (dict(options={'beams': 2}), 'beam search needs emissions'),
+  ],
+)
+def test_requests_that_are_no_forecasts_are_refused(change, message):
+  made, batch, params = series_method()
+  request = Request(6, batch['label'], past=batch['x'], mask=MASK)._replace(**change)
+  with pytest.raises(ConfigError, match=message) as error:
+    made.sample(params, jax.random.key(0), request)
+  assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  'spec, settings, message',
+  [
+    (DIGITS, {}, "ordering 'windows' is of time series; 'digits' is not"),
+    (SPEC, dict(offset=-1.0), 'ordering.scale_offset=-1.0'),
+    (SPEC, dict(head='categorical'), "'categorical' does not suit emissions that are numbers"),
+    (
+      dataclasses.replace(SPEC, series=dataclasses.replace(SPEC.series, counts=False)),
+      dict(head='negative_binomial'),
+      'is over whole numbers from 0; the data have others',
+    ),
+    (SPEC, dict(model__start='none'), 'carries no class'),
+  ],
+)
+def test_build_refuses(spec, settings, message):
+  with pytest.raises(ConfigError, match=message) as error:
+    build(series_config(**settings), spec)
+  assert '\n' not in str(error.value)
+
+
+def test_diffusion_refuses_numbers():
+  with pytest.raises(ConfigError, match="whole numbers here; 'waves' holds others"):
+    families.build({'family': 'diffusion'}, SPEC)

@@ -1,0 +1,136 @@
+"""The CRPS against its closed form, the forecast it is held against, and metrics of forecasts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from common import forecasts
+from common.data.pipeline import Data
+from common.data.spec import DataSpec, SeriesSpec
+from common.evaluation import crps, evaluate
+from common.method import Likelihood, Method, Samples
+
+SETTINGS = dict(split='test', batch_size=64, num_samples=200, extractor='mlp')
+SPEC = DataSpec('walks', 'series', (8, 2), 0, 3, ('a', 'b', 'c'), 9, series=SeriesSpec(3, season=4))
+
+
+def gaussian_crps(y, mean, deviation):
+  """σ[z(2Φ(z) - 1) + 2φ(z) - 1/√π] (Gneiting & Raftery 2007, eq. 21)."""
+  z = (y - mean) / deviation
+  return deviation * (z * (2 * stats.norm.cdf(z) - 1) + 2 * stats.norm.pdf(z) - np.pi**-0.5)
+
+
+def test_draws_of_a_gaussian_have_its_crps():
+  y = np.array([-3.0, 0.0, 1.0, 4.5])
+  draws = np.random.default_rng(0).normal(1.0, 2.0, (4, 200_000))
+  np.testing.assert_allclose(crps.crps(draws, y), gaussian_crps(y, 1.0, 2.0), rtol=1e-2)
+
+
+def test_few_draws_are_without_bias():
+  """The mean over many forecasts of five draws each; with ½·E|X - X'| over equal pairs too it
+  would be a tenth too large."""
+  draws = np.random.default_rng(1).normal(1.0, 2.0, (200_000, 5))
+  found = crps.crps(draws, np.full(200_000, 2.0))
+  error = found.std() / len(found) ** 0.5
+  assert abs(found.mean() - gaussian_crps(2.0, 1.0, 2.0)) < 4 * error < 0.02
+
+
+def test_it_is_the_definition_over_all_pairs():
+  draws, y = np.random.default_rng(2).normal(size=(3, 7)), np.array([0.3, -2.0, 1.0])
+  pairs = np.abs(draws[:, :, None] - draws[:, None]).sum((1, 2)) / (7 * 6)
+  expected = np.abs(draws - y[:, None]).mean(1) - pairs / 2
+  np.testing.assert_allclose(crps.crps(draws, y), expected, rtol=1e-12)
+  np.testing.assert_allclose(crps.crps(draws[:, :1], y), np.abs(draws[:, 0] - y))
+
+
+def test_the_true_distribution_scores_best():
+  rng = np.random.default_rng(3)
+  y = rng.normal(0, 1, 20_000)
+  scores = {
+    name: crps.crps(rng.normal(mean, deviation, (20_000, 20)), y).mean()
+    for name, mean, deviation in (
+      ('true', 0, 1),
+      ('off', 0.5, 1),
+      ('sharp', 0, 0.4),
+      ('wide', 0, 2),
+    )
+  }
+  assert min(scores, key=scores.get) == 'true'
+
+
+def test_the_seasonal_naive_forecast_repeats_the_last_season():
+  past = np.arange(10.0)[None]
+  assert crps.seasonal_naive(past, 6, 4).tolist() == [[6, 7, 8, 9, 6, 7]]
+  assert crps.seasonal_naive(past, 3, 12).tolist() == [[9, 9, 9]]
+
+
+class Split:
+  """Windows that count up, each from its own size."""
+
+  def __init__(self, num):
+    x = np.zeros((num, *SPEC.shape), np.float32)
+    x[..., 0] = 10 + np.arange(8) + 100 * np.arange(num)[:, None]
+    self.arrays = {'x': x, 'label': np.arange(num, dtype=np.int32) % 3}
+
+  def __len__(self):
+    return len(self.arrays['x'])
+
+  def gather(self, indices):
+    return {key: array[indices] for key, array in self.arrays.items()}
+
+
+def measured(metrics, bias=0.0, deviation=1.0):
+  """Of a method that draws around the truth, which it is not given but can count to."""
+
+  def sample(params, key, request):
+    past, mask = np.asarray(request.past), np.asarray(request.mask)
+    assert mask[:5].all() and not mask[5:, 0].any() and mask[5:, 1].all()
+    assert (np.asarray(request.label) == (past[:, 0, 0] - 10) // 100 % 3).all()
+    noise = bias + deviation * np.asarray(jax.random.normal(key, past[..., 0].shape))
+    truth = past[:, 4:5, 0] + np.maximum(np.arange(8) - 4, 0)
+    x = np.where(mask, past, np.stack([truth + noise, past[..., 1]], -1))
+    return Samples(jnp.asarray(x, jnp.float32), 4)
+
+  def nll(params, batch, key):
+    num = len(batch['x'])
+    return Likelihood(jnp.full(num, 3.0), jnp.zeros(num), jnp.full(num, 3.0))
+
+  data = Data(SPEC, {'test': Split(9), 'train': Split(9)})
+  method = Method(None, None, sample, nll)
+  return evaluate.evaluate(method, {}, data, SETTINGS, jax.random.key(0), metrics)
+
+
+def test_metrics_of_forecasts():
+  found = measured(['crps', 'normalised_crps', 'bits_per_dim', 'evaluations'])
+  value = found.measures['crps']
+  assert value.value == pytest.approx(gaussian_crps(0.0, 0.0, 1.0), rel=0.05)
+  assert 'seasonal naive 4;' in value.note  # counting up, a season later is 4 more
+  assert value.note.endswith(
+    'hold 100% and 100%; test split, 9 windows of 3 steps, 200 draws of each'
+  )
+  size = np.mean([10 + 100 * i + 6 for i in range(9)])
+  share = found.measures['normalised_crps']
+  assert share.value == pytest.approx(value.value / size, rel=1e-6)
+  assert f'seasonal naive {4 / size:.4g};' in share.note
+  assert found.measures['bits_per_dim'].value == pytest.approx(1 / np.log(2))
+  assert found.measures['evaluations'].value == 4
+  assert found.plot.ndim == 3 and found.plot.shape[2] == 3 and len(found.samples) == 0
+  worse = measured(['crps'], bias=3.0).measures['crps']
+  assert worse.value == pytest.approx(gaussian_crps(0.0, 3.0, 1.0), rel=0.05)
+  assert 'hold 0% and 0%' in worse.note
+
+
+def test_what_is_not_of_time_series_is_an_empty_cell():
+  found = measured(['agreement', 'frechet']).measures
+  assert found['agreement'].value is None and found['frechet'].value is None
+
+
+def test_quantiles_as_a_table():
+  draws = np.tile(np.arange(101.0)[None, :, None], (2, 1, 3))
+  found = forecasts.Forecasts(('a, b', 'c'), np.zeros((2, 5)), np.ones((2, 3)), draws)
+  lines = forecasts.table(found).splitlines()
+  assert lines[0] == 'window,series,step,truth,mean,q0.05,q0.25,q0.5,q0.75,q0.95'
+  assert lines[1] == '0,"a, b",1,1,50,5,25,50,75,95'
+  assert len(lines) == 7 and lines[-1].startswith('1,c,3,')

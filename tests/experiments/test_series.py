@@ -1,0 +1,92 @@
+"""The commands over time series, as a person types them."""
+
+import csv
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from common import writers
+from tests.experiments.commands import refused, run
+
+TINY = (
+  '--config=configs/autoregressive/series.py:file_counts',
+  '--config.data.context=14',
+  '--config.data.horizon=7',
+  '--config.network.width=16',
+  '--config.network.layers=1',
+  '--config.network.heads=2',
+  '--config.train.steps=8',
+  '--config.train.steps_per_call=4',
+  '--config.train.sample_every=8',
+  '--config.train.evaluate_every=8',
+  '--config.train.checkpoint_every=8',
+  '--config.train.log_every=4',
+  '--config.evaluation.num_samples=10',
+)
+
+
+def visitors() -> str:
+  """Daily counts of two shops, with the days on which they are open longer."""
+  rng, lines = np.random.default_rng(0), ['unique_id,ds,y,open late']
+  for shop, size in (('north', 20), ('south', 300)):
+    for day in range(90):
+      late = int(day % 7 == 3)
+      mean = size * (1 + 0.5 * math.sin(2 * math.pi * day / 7) + 0.5 * late)
+      lines.append(f'{shop},{np.datetime64("2024-01-01") + day},{rng.poisson(mean)},{late}')
+  return '\n'.join(lines) + '\n'
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('series')
+  (folder / 'visitors.csv').write_text(visitors())
+  run('train', *TINY, f'--config.data.source={folder}/visitors.csv', f'--workdir={folder}/run')
+  return folder
+
+
+def test_training_leaves_a_plot_of_forecasts(trained):
+  assert np.asarray(Image.open(trained / 'run' / 'samples' / '00000008.png')).ndim == 3
+  assert math.isfinite(writers.read(trained / 'run', 'validation')[-1]['loss'])
+
+
+def test_sampling_plots_forecasts_and_tables_their_quantiles(trained):
+  flags = (f'--workdir={trained}/run', '--draws=20')
+  printed = run('sample', *flags, '--label=south', f'--out={trained}/south.png')
+  assert '1 × 7 steps of the test split, 20 draws from step 8' in printed
+  assert Image.open(trained / 'south.png').size[0] > 300
+  run('sample', *flags, f'--out={trained}/all.csv')
+  with open(trained / 'all.csv') as file:
+    rows = list(csv.DictReader(file))
+  assert len(rows) == 2 * 7 and {row['series'] for row in rows} == {'north', 'south'}
+  for row in rows:
+    levels = [float(row[f'q{q}']) for q in ('0.05', '0.25', '0.5', '0.75', '0.95')]
+    assert levels == sorted(levels) and levels[0] >= 0
+  actual = [line.split(',')[2] for line in visitors().splitlines()[-7:]]
+  assert [row['truth'] for row in rows if row['series'] == 'south'] == actual
+
+
+def test_evaluation_scores_forecasts(trained):
+  metrics = '--metrics=agreement,crps,normalised_crps'
+  printed = run('evaluate', f'--workdir={trained}/run', metrics)
+  assert 'normalised CRPS: 0.' in printed and 'seasonal naive 0.' in printed
+  assert 'class agreement: -   of images' in printed
+  assert list((trained / 'run' / 'evaluations').glob('*.png'))
+
+
+@pytest.mark.parametrize(
+  ('flags', 'message'),
+  [
+    (['--out=forecasts.txt'], 'the name ends in .png, .csv or .npy'),
+    (['--label=west'], "--label='west' is no class of series; known: north, south"),
+  ],
+)
+def test_bad_flags_are_refused(trained, flags, message):
+  assert message in refused('sample', f'--workdir={trained}/run', *flags)
+
+
+def test_a_bad_file_is_refused_in_one_line(trained):
+  (trained / 'gap.csv').write_text(visitors().replace('south,2024-02-01', 'south,2024-02-02'))
+  printed = refused('train', *TINY, f'--config.data.source={trained}/gap.csv', '--workdir=none')
+  assert "in series 'south' '2024-02-02' comes after '2024-01-31'" in printed
