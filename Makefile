@@ -5,7 +5,8 @@
 VENV ?= .venv
 PYTHON ?= python3
 DEMO ?= demo
-# Parallel test processes; each compiles, so more than the cores gains nothing.
+# Parallel test processes; each compiles, so more than the cores gains nothing. With worksteal the
+# tests of a file stay together, and with them what they share.
 JOBS ?= 2
 bin := $(VENV)/bin
 ready := $(VENV)/.ready
@@ -19,11 +20,11 @@ demo: $(ready)
 	@echo "Open report.html"
 
 test: $(ready)
-	$(bin)/python -m pytest -n $(JOBS) -m "not slow and not peers"
+	$(bin)/python -m pytest -n $(JOBS) --dist=worksteal -m "not slow and not peers"
 
 # Everything, with the comparisons against PyTorch, diffusers and transformers.
 test-all: $(peers)
-	$(bin)/python -m pytest -n $(JOBS)
+	$(bin)/python -m pytest -n $(JOBS) --dist=worksteal
 
 lint: $(ready)
 	$(bin)/ruff check .

@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from common.config import ConfigError
 from common.evaluation.measures import Measure
@@ -167,6 +166,8 @@ def _half_width(one: Estimate, other: Estimate, times: float) -> float:
 
 
 def _quantile(freedom: float) -> float:
+  from scipy import stats  # here: only a study with claims waits for it
+
   return float(stats.t.ppf(0.5 + CONFIDENCE / 2, freedom))
 
 

@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.interpolate
 
 from common.config import ConfigError, pick
 from diffusion.process import Process, bisect, variance_preserving
@@ -40,6 +39,8 @@ def ddpm(schedule: str = 'linear', steps: int = 1000, scaled: bool = True) -> Pr
 
 def from_betas(betas: np.ndarray) -> Process:
   """The discrete process of a table of β_1..β_T, each in (0, 1)."""
+  import scipy.interpolate  # here: only discrete processes wait for it
+
   steps = len(betas)
   log_signal = np.cumsum(np.log1p(-betas))
   entries = log_signal - np.log(-np.expm1(log_signal))

@@ -7,7 +7,6 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-import grain
 import numpy as np
 
 from common.config import ConfigError
@@ -49,6 +48,8 @@ class Disk:
     return len(self.records)
 
   def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+    import grain  # here: a command without records on disk starts without it
+
     blocks = [
       indices[i : i + READ_TOGETHER].tolist() for i in range(0, len(indices), READ_TOGETHER)
     ]
