@@ -84,23 +84,28 @@ def build_sampler(
   Raises:
     ConfigError: for a draft that sees other data than the model.
   """
-  decode = build_decoder(model, ordering.length, draft)
+  decode = build_decoder(model, ordering, draft)
   if draft is not None:
     _check_draft(draft, ordering, spec)
 
   def sample(params, key, request: Request) -> Samples:
     chosen = build_options(dataclasses.asdict(options), **request.options)
-    chosen = dataclasses.replace(chosen, stop=stop_tokens(chosen.stop, ordering, spec))
+    chosen = dataclasses.replace(
+      chosen,
+      stop=stop_tokens(chosen.stop, ordering, spec),
+      length=chosen.length * ordering.period,
+    )
     _check(chosen, model, ordering, guidable, draft)
     label_key, key = jax.random.split(key)
     label = request.label if spec.num_classes else None
     if spec.num_classes and label is None:
       label = jax.random.randint(label_key, (request.num,), 0, spec.num_classes)
     given, lengths = given_emissions(ordering, request, chosen.length)
-    if model.start == 'none' and not lengths.all():
+    if model.start == 'none' and (lengths < ordering.period).any():
       raise ConfigError(
-        "model.start='none' models no first emission: each sample needs a past of one or more; "
-        f'sample {int(lengths.argmin())} has none'
+        "model.start='none' models no first emission: each sample needs a past of "
+        f'{"one" if ordering.period == 1 else ordering.period} or more; sample '
+        f'{int(lengths.argmin())} has {int(lengths.min()) or "none"}'
       )
     keys = example_keys(key, jnp.arange(request.num))
     made, calls = decode(params, keys, given, lengths, label, chosen)
@@ -111,12 +116,11 @@ def build_sampler(
   return sample
 
 
-def build_decoder(model: Model, context: int, draft: Draft | None = None):
+def build_decoder(model: Model, ordering, draft: Draft | None = None):
   """The decoding that options ask for: speculative, by beams, or one draw after the other.
 
   Args:
-    model: as built from the config.
-    context: emissions that it was trained on.
+    model, ordering: as built from the config; the ordering's length is what it was trained on.
     draft: a smaller model, for speculative decoding.
 
   Returns:
@@ -155,8 +159,8 @@ def build_decoder(model: Model, context: int, draft: Draft | None = None):
       guidance = jnp.float32(options.guidance) if options.guidance != 1 else None
       settings = fixed | drawn | dict(label=label, guidance=guidance)
       window = functools.partial(draw, params, keys, **settings)
-      if options.slide and length > context:
-        made = slide(window, given, lengths, context, stop)
+      if options.slide and length > ordering.length:
+        made = slide(window, given, lengths, ordering.length, stop, ordering.period)
       else:
         made = window(given=given, lengths=lengths, stop=stop)
     end = length if stop is None else int(made.lengths.max())

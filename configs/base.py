@@ -18,7 +18,8 @@ def get_base() -> ConfigDict:
         source='',  # folder or file of custom data (image_folder, npz, text) or raw files (mnist)
         image_size=0,  # image_folder: centre-cropped and resized to this; 0: as they are
         broken='refuse',  # image_folder, text: 'refuse' a file that is none, or 'skip' it
-        context=64,  # text: tokens predicted in a window
+        palette=0,  # images: their pixels as indices of so many colours (k-means); 0: as they are
+        context=64,  # text, chorales: tokens or frames predicted in a window
         tokenizer='characters',  # text: bytes, characters, gpt2 (from files), bpe (trained)
         vocabulary=1024,  # text, bpe: tokens to train
         tokenizer_files='',  # text, gpt2: folder of vocab.json and merges.txt, or tokenizer.json

@@ -3,6 +3,7 @@
   python -m experiments.prepare_data --dataset=mnist
   python -m experiments.prepare_data --dataset=image_folder --source=faces/ --image_size=64
   python -m experiments.prepare_data --dataset=shakespeare --context=64
+  python -m experiments.prepare_data --dataset=chorales
 
 Examples come in splits train, validation and test; docs/datasets.md says where each dataset comes
 from and how it is split. Training prepares digits, image_folder, npz, text and python_code by
@@ -29,7 +30,12 @@ IMAGE_SIZE = flags.DEFINE_integer(
 BROKEN = flags.DEFINE_string(
   'broken', 'refuse', "image_folder, text: 'refuse' a file that is none, or 'skip' it."
 )
-CONTEXT = flags.DEFINE_integer('context', 64, 'Text: tokens predicted in a window.', lower_bound=1)
+PALETTE = flags.DEFINE_integer(
+  'palette', 0, 'Images: pixels as indices of so many colours, found by k-means; 0: as they are.'
+)
+CONTEXT = flags.DEFINE_integer(
+  'context', 64, 'Text, chorales: tokens or frames predicted in a window.', lower_bound=1
+)
 TOKENIZER = flags.DEFINE_string('tokenizer', 'characters', f'Text: {", ".join(TOKENIZERS)}.')
 VOCABULARY = flags.DEFINE_integer('vocabulary', 1024, 'Text, bpe: tokens to train.')
 TOKENIZER_FILES = flags.DEFINE_string(
@@ -44,6 +50,7 @@ def main() -> None:
     source=SOURCE.value,
     image_size=IMAGE_SIZE.value,
     broken=BROKEN.value,
+    palette=PALETTE.value,
     context=CONTEXT.value,
     tokenizer=TOKENIZER.value,
     vocabulary=VOCABULARY.value,
@@ -55,6 +62,9 @@ def main() -> None:
   print(f'{spec.name}: {counts}')
   if spec.domain == 'text':
     print(f'windows of {spec.shape[0] - 1} + 1 tokens, of {spec.levels:,}')
+  elif spec.domain == 'music':
+    steps, voices = spec.shape
+    print(f'windows of {steps - 1} + 1 frames of {voices} voices, {spec.levels} values each')
   else:
     print(f'{"×".join(map(str, spec.shape))}, {spec.levels} levels, {spec.num_classes} classes')
   for note in preparation.open_prepared(folder).info.metadata['notes']:

@@ -1,4 +1,4 @@
-"""Draws samples from a trained model, a picture or texts; or edits images of its test split.
+"""Draws samples from a trained model, a picture, texts or music; or edits images of its test split.
 
 python -m experiments.sample --workdir=runs/digits --num=100 --out=samples.png
 python -m experiments.sample --workdir=runs/digits --label=3 --options=steps=5,guidance=2.0
@@ -6,6 +6,8 @@ python -m experiments.sample --workdir=runs/digits --task=inpaint --mask=left --
 python -m experiments.sample --workdir=runs/pixels --options=beams=4
 python -m experiments.sample --workdir=runs/pixels --draft=runs/small --options=draft_ahead=6
 python -m experiments.sample --workdir=runs/shakespeare --prompt="To be, " --length=500 --num=2
+python -m experiments.sample --workdir=runs/chorales --length=256 --out=chorale.mid
+python -m experiments.sample --workdir=runs/chorales --prompt=beginning.mid --out=chorales.png
 
 Tasks of a diffusion model: inpaint, repaint, colourise, sdedit, reconstruct, interpolate, and
 trajectory, a sample's way from noise to data; of an autoregressive model: complete, from a
@@ -25,15 +27,21 @@ from absl import flags
 from common import reporting, showing
 from common.files import atomic_write
 from common.method import Request
-from experiments import cli, edits, options, runs, texts
+from common.piano_roll import legend, piano_rolls
+from experiments import cli, edits, options, pieces, runs, texts
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
 STEP = flags.DEFINE_string('step', 'last', "Checkpoint: 'last', 'best' or a number.")
 NUM = flags.DEFINE_integer(
-  'num', None, 'How many: 100 images, 4 texts, or 10 images of a task.', lower_bound=1
+  'num',
+  None,
+  'How many: 100 images, 4 texts or pieces of music (1 of a .mid), or 10 images of a task.',
+  lower_bound=1,
 )
 OUT = flags.DEFINE_string(
-  'out', None, 'A .png, or a .npy of the raw values: samples.png by default; a .txt of texts.'
+  'out',
+  None,
+  'A .png, or a .npy of the raw values: samples.png by default; a .txt of texts; a .mid of music.',
 )
 LABEL = flags.DEFINE_string(
   'label',
@@ -56,8 +64,12 @@ WEAK = flags.DEFINE_string(
   'weak', None, 'WORKDIR[@STEP] of a weaker model of the same network, for options guidance=W.'
 )
 EMA = flags.DEFINE_list('ema', [], 'Width of the average to sample from; needs ema.widths.')
-PROMPT = flags.DEFINE_string('prompt', None, 'Text: what the samples begin with.')
-LENGTH = flags.DEFINE_integer('length', 500, 'Text: tokens to draw.', lower_bound=1)
+PROMPT = flags.DEFINE_string(
+  'prompt', None, 'What the samples begin with: a text; of music a .mid, a track per voice.'
+)
+LENGTH = flags.DEFINE_integer(
+  'length', None, 'Tokens of text to draw (500), sixteenths of music (256).', lower_bound=1
+)
 SLIDE = flags.DEFINE_bool('slide', False, 'Text: take the end of a prompt beyond the context.')
 STOP = flags.DEFINE_string('stop', '', 'Text: end before this.')
 OPTIONS = options.define()
@@ -70,7 +82,7 @@ def write_texts(run: runs.Run, settings: dict) -> None:
     run,
     PROMPT.value,
     num=NUM.value or 4,
-    length=LENGTH.value,
+    length=LENGTH.value or 500,
     seed=SEED.value,
     slide=SLIDE.value,
     stop=STOP.value,
@@ -83,6 +95,36 @@ def write_texts(run: runs.Run, settings: dict) -> None:
     atomic_write(OUT.value, page)
   written = f' in {OUT.value}' if OUT.value else ''
   print(f'{len(found)} texts from step {run.step}{written}, {seconds:.1f} s with compilation')
+
+
+def write_music(run: runs.Run, settings: dict, out: pathlib.Path) -> str:
+  """Draws music into MIDI files, or a picture; returns what to say of it."""
+  spec = run.data.spec
+  if TASK.value is not None:
+    raise ValueError(f'--task={TASK.value}: {spec.name} is music; --prompt=FILE.mid continues it')
+  num = NUM.value or (1 if out.suffix == '.mid' else showing.ROLLS)
+  start = time.perf_counter()
+  x = pieces.continued(
+    run,
+    PROMPT.value,
+    num=num,
+    length=LENGTH.value or 256,
+    seed=SEED.value,
+    options=settings,
+  )
+  seconds = time.perf_counter() - start
+  names = [str(out)]
+  if out.suffix == '.mid':
+    names = pieces.write(spec, x, out)
+  elif out.suffix == '.npy':
+    reporting.save_array(out, x)
+  else:
+    rows = [(f'{i + 1}', roll[None]) for i, roll in enumerate(piano_rolls(x, spec.pitches))]
+    reporting.save_png(out, reporting.captioned_rows(legend(spec.pitches), rows, SCALE.value))
+  return (
+    f'{len(x)} pieces of {x.shape[1]} sixteenths from step {run.step} in {", ".join(names)}, '
+    f'{seconds:.1f} s with compilation'
+  )
 
 
 def generate(run: runs.Run, settings: dict, out: pathlib.Path) -> str:
@@ -98,8 +140,8 @@ def generate(run: runs.Run, settings: dict, out: pathlib.Path) -> str:
   if out.suffix == '.npy':
     reporting.save_array(out, x)
   else:
-    levels = run.data.spec.levels
-    grid = reporting.image_grid(x, COLUMNS.value, scale=SCALE.value, levels=levels)
+    images, levels = showing.as_images(run.data.spec, x)
+    grid = reporting.image_grid(images, COLUMNS.value, scale=SCALE.value, levels=levels)
     reporting.save_png(out, grid)
   return (
     f'{len(x)} samples from step {run.step} in {out}: {samples.evaluations} network evaluations '
@@ -122,7 +164,7 @@ def do_task(run: runs.Run, settings: dict, out: pathlib.Path) -> str:
   if out.suffix == '.npy':
     reporting.save_array(out, edited.results)
   else:
-    reporting.save_png(out, edits.picture(TASK.value, edited, run.data.spec.levels, SCALE.value))
+    reporting.save_png(out, edits.picture(TASK.value, edited, run.data.spec, SCALE.value))
   draws, num = edited.results.shape[:2]
   return f'{edited.title}; {draws} × {num} results in {out}'
 
@@ -143,10 +185,15 @@ def main() -> None:
   if run.data.spec.domain == 'text':
     write_texts(run, settings)
     return
+  music = run.data.spec.domain == 'music'
+  known = ('.png', '.npy', '.mid') if music else ('.png', '.npy')
+  if out.suffix not in known:
+    raise ValueError(f'--out={out}: the name ends in {", ".join(known[:-1])} or {known[-1]}')
+  if music:
+    print(write_music(run, settings, out))
+    return
   if PROMPT.value is not None:
     raise ValueError(f'--prompt={PROMPT.value!r}: {run.data.spec.name} is no text')
-  if out.suffix not in ('.png', '.npy'):
-    raise ValueError(f'--out={out}: the name ends in .png or .npy')
   print((generate if TASK.value is None else do_task)(run, settings, out))
 
 

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from common.data.music import Pitches
+from common.data.palettes import Palette
 from common.data.tokenizers import Tokenizer
 
 
@@ -22,13 +24,16 @@ class DataSpec:
   Attributes:
     name: the dataset's name.
     domain: 'image' for uint8 arrays [height, width, channels]; 'text' for windows of token ids
-      [context + 1], the first of which is only given (common/data/builders/text.py).
+      [context + 1], the first of which is only given (common/data/builders/text.py); 'music' for
+      windows of frames [context + 1, voices], likewise (common/data/builders/chorales.py).
     shape: shape of one example.
     levels: an example's values are integers in [0, levels).
     num_classes: 0 where the data has no labels.
     class_names: names of the classes, in the order of the labels.
     num_train: examples in the training split: the length of an epoch.
     tokenizer: of a text.
+    pitches: of music: what its values stand for.
+    palette: of images that are indices of colours, in a single channel.
   """
 
   name: str
@@ -39,6 +44,8 @@ class DataSpec:
   class_names: tuple[str, ...] = ()
   num_train: int = 0
   tokenizer: Tokenizer | None = None
+  pitches: Pitches | None = None
+  palette: Palette | None = None
 
   @property
   def num_dims(self) -> int:

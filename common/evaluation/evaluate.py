@@ -8,6 +8,7 @@ A metric that does not apply (no likelihood, no classes) gives an empty `Measure
 
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -15,12 +16,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Integer, Key
+from jaxtyping import Array, Int, Integer, Key, UInt8
 
 from common import showing
 from common.config import ConfigError, pick
 from common.data.pipeline import Data, evaluation_batches
 from common.data.sources import Source
+from common.data.spec import DataSpec
 from common.evaluation import classifiers, frechet
 from common.evaluation.agreement import agreement
 from common.evaluation.features import extractor
@@ -91,13 +93,18 @@ class Subject:
     return Drawn(np.concatenate(kept)[:num], labels, evaluations, tuple(seconds[1:]))
 
   @functools.cached_property
+  def images(self) -> UInt8[np.ndarray, 'n height width channels']:
+    """The samples as they look."""
+    return showing.as_images(self.data.spec, self.drawn.x)[0]
+
+  @functools.cached_property
   def real(self) -> classifiers.LabelledImages:
     """The training split, with the split that a classifier's own accuracy is measured on."""
     spec = self.data.spec
     train, test = (self.data.splits[name] for name in ('train', self.settings['split']))
-    return classifiers.labelled_images(
-      *_images(train, spec.num_classes), *_images(test, spec.num_classes), spec.levels
-    )
+    (x, label), (test_x, test_label) = (_images(part, spec.num_classes) for part in (train, test))
+    (x, levels), (test_x, _) = (showing.as_images(spec, images) for images in (x, test_x))
+    return classifiers.labelled_images(x, label, test_x, test_label, levels)
 
 
 def evaluate(
@@ -130,24 +137,25 @@ def evaluate(
   subject = Subject(method, params, data, settings, key, options or {})
   measures = {name: metric.measure(subject) for name, metric in chosen.items()}
   spec = data.spec
-  columns = spec.num_classes or 10
+  columns = 1 if spec.domain == 'music' else spec.num_classes or 10
   shown = PICTURE_ROWS * columns
   if spec.domain == 'text':
     drawn = subject.drawn.x[: showing.TEXTS] if 'drawn' in vars(subject) else NO_TOKENS
     return Evaluation(measures, NOTHING, None, 1, spec.levels, showing.texts(spec, drawn))
   if any(metric.of_samples for metric in chosen.values()):
-    samples, labels = subject.drawn.x[:shown], subject.drawn.labels
+    samples, labels = subject.images[:shown], subject.drawn.labels
   else:
     samples, labels = NOTHING, None
   labels = None if labels is None else labels[:shown]
-  return Evaluation(measures, samples, labels, columns, spec.levels)
+  levels = spec.levels if spec.domain == 'image' and spec.palette is None else 256
+  return Evaluation(measures, samples, labels, columns, levels)
 
 
 def _agreement(subject: Subject) -> Measure:
   if not subject.data.spec.num_classes:
     return Measure(None, note='the data has no classes')
   judge = classifiers.judge(subject.real)
-  value, error = agreement(subject.drawn.x, subject.drawn.labels, judge)
+  value, error = agreement(subject.images, subject.drawn.labels, judge)
   num_test = len(subject.real.test_x)
   own = f'{judge.name.upper()} with accuracy {judge.accuracy:.1%} on {num_test} test images'
   return Measure(value, error, f'judged by an {own}; n={len(subject.drawn.x)}')
@@ -159,7 +167,7 @@ def _frechet(subject: Subject) -> Measure:
   if subject.data.spec.num_classes == 0 and subject.settings['extractor'] == 'mlp':
     raise ConfigError("evaluation.extractor='mlp' needs data with classes; use 'pixels'")
   features = extractor(subject.settings['extractor'], subject.real)
-  samples, labels = subject.drawn.x, subject.drawn.labels
+  samples, labels = subject.images, subject.drawn.labels
   real = features.apply(subject.real.x)
   one, _ = frechet.halves(subject.real.label, len(samples))
   size, reference = len(one), frechet.moments(real[one])
@@ -179,7 +187,18 @@ def _bits_per_dim(subject: Subject) -> Measure:
   dims = subject.data.spec.num_dims
   bits = bits_per_dim(subject.method, subject.params, batches, dims, subject.key)
   exact = f'estimation error {bits.estimation_error:.2g}' if bits.estimation_error else 'exact'
-  return Measure(bits.value, bits.standard_error, f'{split} split, n={bits.num}, {exact}')
+  note = f'{split} split, n={bits.num}, {exact}{_unit(subject.data.spec, bits.value)}'
+  return Measure(bits.value, bits.standard_error, note)
+
+
+def _unit(spec: DataSpec, bits: float) -> str:
+  """What a dimension is, where that is not plain."""
+  if spec.palette is not None:
+    return '; of palette indices, not of colours'
+  if spec.domain == 'music':
+    nats = bits * spec.shape[1] * math.log(2)
+    return f'; a dimension is a voice in a sixteenth: {nats:.4g} nats per frame'
+  return ''
 
 
 def _evaluations(subject: Subject) -> Measure:

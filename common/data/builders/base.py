@@ -16,6 +16,11 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from common.config import ConfigError
+from common.data import palettes
+from common.data.spec import token_dtype
+
+# Of the flags of `prepare_data` that what is prepared hangs on.
+DEFAULTS = {'palette': 0, 'context': 64, 'tokenizer': 'characters', 'vocabulary': 1024}
 
 SPLITS = ('train', 'validation', 'test')
 Example = dict[str, Any]  # 'x': an array of whole numbers; 'label': int, where there are any
@@ -29,7 +34,9 @@ def data_dir(settings: Mapping[str, Any]) -> pathlib.Path:
 
 def not_prepared(name: str, settings: Mapping[str, Any]) -> ConfigError:
   """The error for a dataset that a command has to prepare first."""
-  where = f' --data_dir={settings["dir"]}' if settings.get('dir') else ''
+  flags = {'data_dir': settings.get('dir', '')}
+  flags |= {flag: settings.get(flag, default) for flag, default in DEFAULTS.items()}
+  where = ''.join(f' --{k}={v}' for k, v in flags.items() if v != DEFAULTS.get(k, ''))
   return ConfigError(
     f'{name} is not prepared in {data_dir(settings)}; run: '
     f'python -m experiments.prepare_data --dataset={name}{where}'
@@ -47,6 +54,7 @@ class Contents(NamedTuple):
       are unique within a split.
     notes: what a person should hear of the preparation ('3 broken files skipped').
     tokenizer: of a text, as JSON (common/data/tokenizers.py).
+    palette: of images that are indices, its colours (common/data/palettes.py).
   """
 
   shape: tuple[int, ...]
@@ -55,6 +63,7 @@ class Contents(NamedTuple):
   splits: Mapping[str, Callable[[], Iterator[tuple[str, Example]]]]
   notes: tuple[str, ...] = ()
   tokenizer: str = ''
+  palette: tuple[tuple[int, int, int], ...] = ()
 
 
 class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -115,17 +124,64 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 class ImageBuilder(Builder, skip_registration=True):
-  """Small uint8 images with an optional class."""
+  """Small uint8 images with an optional class; with `palette` in the settings, as indices of it."""
+
+  @functools.cached_property
+  def contents(self) -> Contents:
+    contents, number = self.read(), self.settings.get('palette', 0)
+    return indexed(contents, number, self.name) if number else contents
 
   def features(self) -> dict[str, Any]:
     # Raw bytes: by default TFDS stores a uint8 array as 64-bit integers, slow to read.
     shape = self.contents.shape
-    pixels = tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding='bytes')
+    dtype = token_dtype(self.contents.levels)
+    pixels = tfds.features.Tensor(shape=shape, dtype=dtype, encoding='bytes')
     label = tfds.features.Scalar(dtype=np.int32)
     return {'x': pixels} | ({'label': label} if self.contents.class_names else {})
 
   def metadata(self) -> dict[str, Any]:
-    return {'domain': 'image'}
+    palette = [list(colour) for colour in self.contents.palette]
+    return {'domain': 'image'} | ({'palette': palette} if palette else {})
+
+
+def indexed(contents: Contents, number: int, what: str) -> Contents:
+  """Colour images as indices of a palette, which is found on the training split.
+
+  Args:
+    contents: of a dataset of images.
+    number: colours of the palette.
+    what: the dataset, for messages.
+
+  Raises:
+    ConfigError: for images that have no colours.
+  """
+  if contents.shape[-1] != 3 or contents.levels != 256:
+    raise ConfigError(
+      f'data.palette={number} is for colour images; those of {what} have {contents.shape[-1]} '
+      f'channel(s) of {contents.levels} levels: set data.palette=0'
+    )
+  training = (example['x'] for _, example in contents.splits['train']())
+  palette, error = palettes.fit(training, number)
+  dtype = token_dtype(len(palette.colours))
+
+  def encoded(split: str) -> Callable[[], Iterator[tuple[str, Example]]]:
+    def examples():
+      for key, example in contents.splits[split]():
+        yield key, example | {'x': palette.encode(example['x']).astype(dtype)}
+
+    return examples
+
+  note = (
+    f'palette of {len(palette.colours)} colours; training pixels differ from it by {error:.1f} of '
+    '255 (root mean square); likelihoods are of its indices'
+  )
+  return contents._replace(
+    shape=(*contents.shape[:-1], 1),
+    levels=len(palette.colours),
+    splits={split: encoded(split) for split in contents.splits},
+    notes=(*contents.notes, note),
+    palette=palette.colours,
+  )
 
 
 def digest(data: bytes) -> str:
