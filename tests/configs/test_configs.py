@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from common import loading
+from common.data.music import Pitches
 from common.data.spec import DataSpec
 from common.data.tokenizers import Bytes, Characters
 from common.method import Context
@@ -27,6 +28,8 @@ SPECS |= {
   'text': DataSpec('text', 'text', (65,), 256, num_train=1000, tokenizer=Bytes()),
   'python_code': DataSpec('python_code', 'text', (65,), 256, num_train=1000, tokenizer=Bytes()),
 }
+PITCHES = Pitches(36, 81)
+SPECS['chorales'] = DataSpec('chorales', 'music', (65, 4), 93, num_train=1009, pitches=PITCHES)
 ROOT = pathlib.Path(__file__).parents[2]
 FILES = sorted(
   str(f.relative_to(ROOT))
