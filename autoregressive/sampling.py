@@ -208,5 +208,6 @@ def _check_draft(draft: Draft, ordering, spec: DataSpec) -> None:
   unlike = dataclasses.replace(draft.ordering, spec=spec) != ordering
   if unlike or (draft.ordering.length != ordering.length and not ordering.open_ended):
     raise ConfigError('the draft was trained on data in another shape or order than the model')
-  if getattr(draft.spec, 'tokenizer', None) != getattr(spec, 'tokenizer', None):
-    raise ConfigError('the draft has another tokenizer than the model')
+  for meaning in ('tokenizer', 'pitches', 'palette'):
+    if getattr(draft.spec, meaning) != getattr(spec, meaning):
+      raise ConfigError(f'the draft has another {meaning} than the model')

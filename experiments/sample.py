@@ -100,8 +100,11 @@ def write_texts(run: runs.Run, settings: dict) -> None:
 def write_music(run: runs.Run, settings: dict, out: pathlib.Path) -> str:
   """Draws music into MIDI files, or a picture; returns what to say of it."""
   spec = run.data.spec
-  if TASK.value is not None:
-    raise ValueError(f'--task={TASK.value}: {spec.name} is music; --prompt=FILE.mid continues it')
+  for flag in (TASK, MASK):
+    if flag.value is not None:
+      raise ValueError(
+        f'--{flag.name}={flag.value}: {spec.name} is music, which --prompt=FILE.mid continues'
+      )
   num = NUM.value or (1 if out.suffix == '.mid' else showing.ROLLS)
   start = time.perf_counter()
   x = pieces.continued(

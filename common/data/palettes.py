@@ -97,10 +97,11 @@ def _nearest(
   """The index of the nearest centre of each point, exact for whole numbers."""
   centres = centres.astype(np.float64)
   found = np.empty(len(points), np.int64)
-  for start in range(0, len(points), 4096):
-    part = points[start : start + 4096]
+  rows = max(1, 2**20 // len(centres))  # at once: tens of megabytes
+  for start in range(0, len(points), rows):
+    part = points[start : start + rows]
     distance = np.square(part[:, None] - centres).sum(-1)
-    found[start : start + 4096] = distance.argmin(-1)
+    found[start : start + rows] = distance.argmin(-1)
   return found
 
 

@@ -93,9 +93,9 @@ class Subject:
     return Drawn(np.concatenate(kept)[:num], labels, evaluations, tuple(seconds[1:]))
 
   @functools.cached_property
-  def images(self) -> UInt8[np.ndarray, 'n height width channels']:
-    """The samples as they look."""
-    return showing.as_images(self.data.spec, self.drawn.x)[0]
+  def images(self) -> tuple[UInt8[np.ndarray, 'n height width channels'], int]:
+    """The samples as they look, and the levels of that."""
+    return showing.as_images(self.data.spec, self.drawn.x)
 
   @functools.cached_property
   def real(self) -> classifiers.LabelledImages:
@@ -143,19 +143,18 @@ def evaluate(
     drawn = subject.drawn.x[: showing.TEXTS] if 'drawn' in vars(subject) else NO_TOKENS
     return Evaluation(measures, NOTHING, None, 1, spec.levels, showing.texts(spec, drawn))
   if any(metric.of_samples for metric in chosen.values()):
-    samples, labels = subject.images[:shown], subject.drawn.labels
+    (samples, levels), labels = subject.images, subject.drawn.labels
   else:
-    samples, labels = NOTHING, None
+    samples, levels, labels = NOTHING, spec.levels, None
   labels = None if labels is None else labels[:shown]
-  levels = spec.levels if spec.domain == 'image' and spec.palette is None else 256
-  return Evaluation(measures, samples, labels, columns, levels)
+  return Evaluation(measures, samples[:shown], labels, columns, levels)
 
 
 def _agreement(subject: Subject) -> Measure:
   if not subject.data.spec.num_classes:
     return Measure(None, note='the data has no classes')
   judge = classifiers.judge(subject.real)
-  value, error = agreement(subject.images, subject.drawn.labels, judge)
+  value, error = agreement(subject.images[0], subject.drawn.labels, judge)
   num_test = len(subject.real.test_x)
   own = f'{judge.name.upper()} with accuracy {judge.accuracy:.1%} on {num_test} test images'
   return Measure(value, error, f'judged by an {own}; n={len(subject.drawn.x)}')
@@ -167,7 +166,7 @@ def _frechet(subject: Subject) -> Measure:
   if subject.data.spec.num_classes == 0 and subject.settings['extractor'] == 'mlp':
     raise ConfigError("evaluation.extractor='mlp' needs data with classes; use 'pixels'")
   features = extractor(subject.settings['extractor'], subject.real)
-  samples, labels = subject.images, subject.drawn.labels
+  samples, labels = subject.images[0], subject.drawn.labels
   real = features.apply(subject.real.x)
   one, _ = frechet.halves(subject.real.label, len(samples))
   size, reference = len(one), frechet.moments(real[one])

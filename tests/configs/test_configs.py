@@ -9,6 +9,7 @@ import pytest
 
 from common import loading
 from common.data.music import Pitches
+from common.data.palettes import Palette
 from common.data.spec import DataSpec
 from common.data.tokenizers import Bytes, Characters
 from common.method import Context
@@ -28,6 +29,8 @@ SPECS |= {
   'text': DataSpec('text', 'text', (65,), 256, num_train=1000, tokenizer=Bytes()),
   'python_code': DataSpec('python_code', 'text', (65,), 256, num_train=1000, tokenizer=Bytes()),
 }
+COLOURS = Palette(tuple((i, i, i) for i in range(16)))
+SPECS['image_folder'] = DataSpec('image_folder', 'image', (16, 16, 1), 16, palette=COLOURS)
 PITCHES = Pitches(36, 81)
 SPECS['chorales'] = DataSpec('chorales', 'music', (65, 4), 93, num_train=1009, pitches=PITCHES)
 ROOT = pathlib.Path(__file__).parents[2]

@@ -67,7 +67,7 @@ def test_a_beginning_is_continued_into_midi_files_and_arrays(trained):
   ('flags', 'message'),
   [
     (['--out=x.txt'], '--out=x.txt: the name ends in .png, .npy or .mid'),
-    (['--task=complete'], '--task=complete: chorales is music; --prompt=FILE.mid continues it'),
+    (['--task=complete'], '--task=complete: chorales is music, which --prompt=FILE.mid continues'),
     (['--prompt=nothing.mid'], 'nothing.mid cannot be read: No such file'),
   ],
 )
