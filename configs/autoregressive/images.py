@@ -27,7 +27,7 @@ VARIANTS = {  # dataset, side of a patch, length, network
   'digits_4x4': ('digits', 4, '7000', SMALL | dict(mlp_width=160, dropout=0.3)),
   'mnist': ('mnist', 2, '2000', MEDIUM),
   'fashion_mnist': ('fashion_mnist', 2, '1000', MEDIUM),
-  'palette': ('image_folder', 1, '300', SMALL | dict(mlp_width=256)),
+  'palette': ('image_folder', 1, '200', SMALL | dict(mlp_width=256)),
 }
 
 
