@@ -11,8 +11,8 @@ To expect, on a 2-core CPU machine (2026-11-22, `make demo`):
                  (floor 1.9), 1.028 bits/dim
   fashion_mnist  the same, 1,000 steps: 0.45, 16.6 (floor 0.7), 3.419 bits/dim
   palette        a folder of colour images (--config.data.source=IMAGES/) at 16×16, a pixel one of
-                 16 colours. 1,911 emoji, 200 steps (1.5 minutes of processor time, 2026-11-25): 1.409
-                 ± 0.030 bits per palette index
+                 16 colours. 1,911 emoji, 200 steps, 1.5 minutes of processor time, 2026-11-25:
+                 1.409 ± 0.030 bits per palette index
 """
 
 from ml_collections import ConfigDict

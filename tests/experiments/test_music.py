@@ -49,6 +49,7 @@ def test_training_leaves_a_piano_roll_and_evaluation_says_its_unit(trained):
   assert list((trained / 'run' / 'evaluations').glob('*.png'))
 
 
+@pytest.mark.slow
 def test_a_beginning_is_continued_into_midi_files_and_arrays(trained):
   pytest.importorskip('mido')
   begun = tuple((music.Note(pitch, 0, 4),) for pitch in (76, 72, 67, 60))
