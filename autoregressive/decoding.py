@@ -1,15 +1,20 @@
 """Decoding: from a model of p(e_i | e_<i) to samples.
 
 `generate` fills an explicit cache with what is given (prefill), then draws an emission per step in
-one `lax.scan` (a `while_loop` where stop tokens may end it early), for any network, ordering and
-head. What it draws from is the head's logits after guidance and then the transforms of
-autoregressive/transforms.py. Each sample has a key of its own, folded with the position, so what
-is drawn does not depend on what it shares a batch with.
+one `while_loop`, which stops may end early, for any network, ordering and head. What it draws from
+is the head's logits after guidance and then the transforms of autoregressive/transforms.py. Each
+sample has a key of its own, folded with the position, so what is drawn does not depend on what it
+shares a batch with.
 
 Prompts of different lengths need no masks: their common part is taken in at once, and what a
 longer one has beyond it is fed step by step in place of draws.
+
+How much is given and how much is to be made are numbers that a compiled program takes; only shapes
+make another program of it. So arrays are longer than need be, and what is taken in at once is
+filled up with what the cache, wound back, forgets again: `room_for` and `prefix_of` say how far.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +23,9 @@ from jaxtyping import Array, Bool, Float, Int, Key, Num
 
 from autoregressive.model import Model
 from autoregressive.transforms import Numbers, counted, transform
+
+LEAST = 16  # arrays, and what is taken in at once, are not rounded to less
+PIECE = 32  # emissions that a network takes at once whose cache cannot be wound back
 
 
 class Generated(NamedTuple):
@@ -56,6 +64,7 @@ class Runner(NamedTuple):
   def begin(
     self,
     given: Num[Array, 'batch prefix values'],
+    known: Int[Array, ''] | int,
     label: Int[Array, 'batch'] | None,
     room: int,
     chunk: int = 0,
@@ -63,37 +72,101 @@ class Runner(NamedTuple):
     """Takes in what is given, all but its last input: (that input, a cache with the others).
 
     Args:
-      given: the beginning that all samples have.
+      given: the beginning that all samples have, and what fills it up.
+      known: how many emissions of it are given.
       label: class of each, or None.
       room: positions that the cache has room for.
       chunk: see `prefill`.
     """
-    inputs = self.embed(given)
+    inputs, count = self.embed(given), known - 1
     if self.model.start != 'none':
       start = self._run(self.model.embed_start, given.shape[0], label)
-      inputs = jnp.concatenate([start, inputs], 1)
-    cache = self.model.network.init_cache(given.shape[0], room)
-    return inputs[:, -1:], self.prefill(inputs[:, :-1], cache, chunk)
+      inputs, count = jnp.concatenate([start, inputs], 1), known
+    longest = inputs.shape[1] - 1
+    last = jax.lax.dynamic_slice_in_dim(inputs, count, 1, axis=1)
+    padding = -longest % chunk if chunk else 0
+    cache = self.model.network.init_cache(given.shape[0], max(room, longest + padding))
+    if not longest:
+      return last, cache
+    inputs = jnp.pad(inputs[:, :-1], ((0, 0), (0, padding), (0, 0)))
+    return last, self.prefill(inputs, count, cache, chunk)
 
-  def prefill(self, inputs: Float[Array, 'batch length width'], cache, chunk: int = 0):
+  def prefill(
+    self,
+    inputs: Float[Array, 'batch length width'],
+    count: Int[Array, ''] | int,
+    cache,
+    chunk: int = 0,
+  ):
     """Fills the cache with inputs whose outputs nobody needs.
 
     Args:
-      inputs: the next part of a sequence, of any length.
+      inputs: the next part of a sequence; a multiple of the chunk.
+      count: how many of them to take.
       cache: what came before.
-      chunk: inputs taken in at once, one part after the other; 0: all.
+      chunk: see `part_sizes`.
     """
+    network, length = self.model.network, inputs.shape[1]
 
-    def fill(cache, part):
-      return self._run(self.model.extend, part, cache)[1], None
+    def part(now, size):
+      at, cache = now
+      taken = jax.lax.dynamic_slice_in_dim(inputs, at, size, axis=1)
+      return at + size, self._run(self.model.extend, taken, cache)[1]
 
-    batch, length, width = inputs.shape
-    parts = length // chunk if chunk else 0
-    if parts:
-      cut = inputs[:, : parts * chunk].reshape(batch, parts, chunk, width)
-      cache, _ = jax.lax.scan(fill, cache, cut.swapaxes(0, 1))
-    rest = inputs[:, parts * chunk :]
-    return fill(cache, rest)[0] if rest.shape[1] else cache
+    at, rewinds = jnp.int32(0), hasattr(network, 'rewind')
+    for size in part_sizes(network, length, chunk):
+      end = count if rewinds else count - count % size
+      at, cache = jax.lax.while_loop(
+        lambda now, end=end: now[0] < end, functools.partial(part, size=size), (at, cache)
+      )
+    return network.rewind(cache, at - count) if rewinds else cache
+
+
+def part_sizes(network, length: int, chunk: int = 0) -> tuple[int, ...]:
+  """How many inputs `Runner.prefill` takes at once, the first size as often as it goes, and so on.
+
+  Args:
+    network: a cache that can be wound back may take too many; any other takes what is there.
+    length: inputs that there are at most.
+    chunk: the most to take at once; 0: what suits the network.
+  """
+  if hasattr(network, 'rewind'):
+    return (chunk or length,)
+  if network.sequential:
+    return (1,)
+  return tuple(size for size in (chunk or PIECE, 1) if size <= length)
+
+
+def prefill_calls(network, count: int, chunk: int = 0) -> int:
+  """How many calls of the network `Runner.prefill` makes for so many inputs."""
+  calls = 0
+  for size in part_sizes(network, max(count, 1), chunk):
+    parts, count = divmod(count, size)
+    calls += parts
+  return calls + bool(count)
+
+
+def prefix_of(network, least: int, length: int) -> int:
+  """The `prefix` that `generate` and its like should have: of prompts of any length only a few.
+
+  Args:
+    network: of the model.
+    least: emissions that each sample is given.
+    length: of the sequences.
+  """
+  if not least or not hasattr(network, 'rewind'):
+    return length if least else 0
+  return min(max(LEAST, 1 << (least - 1).bit_length()), length)
+
+
+def room_for(length: int, context: int) -> int:
+  """How long arrays should be for so many emissions: a context, halved or doubled some times."""
+  room = context
+  while room < length:
+    room *= 2
+  while (half := -(-room // 2)) >= max(length, LEAST):
+    room = half
+  return room
 
 
 class Carry(NamedTuple):
@@ -126,6 +199,7 @@ def generate(
   stop: Int[Array, 'stops longest'] | None = None,
   chunk: int = 0,
   offset: Int[Array, ''] | int = 0,
+  end: Int[Array, ''] | int | None = None,
 ) -> Generated:
   """Draws the rest of sequences whose beginning is given. Pure, to be jitted by the caller.
 
@@ -139,12 +213,16 @@ def generate(
     numbers: transforms that are on (`Options.transforms`).
     guidance: weight, or None for one pass without.
     greedy: the mode rather than a draw.
-    prefix: emissions to take in at once: at most the least of `lengths`. A Python value.
+    prefix: the most emissions to take in at once. What of them is beyond the least of `lengths` is
+      taken in and forgotten again, by a network that can. A Python value (see `prefix_of`).
     stop: sequences that end a sample where they are drawn (`Options.stops`), or None.
-    chunk: emissions of the prefix taken in at once; 0: all.
+    chunk: see `part_sizes`. A Python value.
     offset: where `given` begins, where it is a window of something longer: keys go by position.
+    end: emissions to make, `given` may be longer; None: as many as it has.
   """
   batch, length, _ = given.shape
+  end = length if end is None else end
+  known = jnp.minimum(lengths.min(), prefix)
   runner = Runner(model, params)
 
   def twice(x):
@@ -153,7 +231,7 @@ def generate(
 
   if guidance is not None:
     label = jnp.concatenate([label, jnp.full_like(label, model.num_classes)])
-  inputs, cache = runner.begin(twice(given[:, :prefix]), label, length, chunk)
+  inputs, cache = runner.begin(twice(given[:, :prefix]), known, label, length, chunk)
 
   def step(i, carry: Carry) -> Carry:
     outputs, cache = runner.extend(carry.inputs, carry.cache)
@@ -177,23 +255,29 @@ def generate(
     return Carry(runner.embed(twice(emission)[:, None]), cache, made, counts)
 
   made = Generated(
-    jnp.where(jnp.arange(length)[None, :, None] < prefix, given, 0),
+    jnp.where(jnp.arange(length)[None, :, None] < known, given, 0),
     jnp.zeros((batch, length)),
-    jnp.full((batch,), length),
+    jnp.full((batch,), end),
   )
   counts = None
   if counted(numbers):
-    counts = jax.nn.one_hot(given[:, :prefix], model.head.vocabulary, dtype=jnp.int32).sum(1)
-  carry = Carry(inputs, cache, made, counts)
-  if stop is None:
-    steps = jnp.arange(prefix, length)
-    return jax.lax.scan(lambda carry, i: (step(i, carry), None), carry, steps)[0].made
+    counts = count_values(given[:, :prefix], known, model.head.vocabulary)
   _, carry = jax.lax.while_loop(
-    lambda now: (now[0] < length) & (now[1].made.lengths > now[0]).any(),
+    lambda now: (now[0] < end) & (now[1].made.lengths > now[0]).any(),
     lambda now: (now[0] + 1, step(*now)),
-    (jnp.int32(prefix), carry),
+    (known, Carry(inputs, cache, made, counts)),
   )
   return carry.made
+
+
+def count_values(
+  emissions: Int[Array, 'batch length values'], known: Int[Array, ''], vocabulary: int
+) -> Int[Array, 'batch values vocabulary']:
+  """How often each value stands in the first `known` emissions, by place in the emission."""
+  batch, length, values = emissions.shape
+  rows, places = jnp.arange(batch)[:, None, None], jnp.arange(values)
+  seen = (jnp.arange(length) < known).astype(jnp.int32)[:, None]
+  return jnp.zeros((batch, values, vocabulary), jnp.int32).at[rows, places, emissions].add(seen)
 
 
 def draw(
@@ -253,9 +337,21 @@ def first_stop(
   return jnp.where(ends.any(1), ends.argmax(1) + 1, length)
 
 
-def cut(made: Generated, lengths: Int[Array, 'batch'], stop: Int[Array, 'stops longest']):
-  """What was made as far as its first stop; `lengths` tokens of each sequence were given."""
-  ends = first_stop(made.emissions[..., 0], lengths, stop)
+def cut(
+  made: Generated,
+  lengths: Int[Array, 'batch'],
+  stop: Int[Array, 'stops longest'],
+  end: Int[Array, ''] | int,
+) -> Generated:
+  """What was made as far as its first stop, or as far as `end`.
+
+  Args:
+    made: whole sequences; beyond `end` stands nothing of worth.
+    lengths: how many tokens of each were given.
+    stop: see `Options.stops`.
+    end: tokens of each that were made.
+  """
+  ends = jnp.minimum(first_stop(made.emissions[..., 0], lengths, stop), end)
   kept = jnp.arange(made.log_prob.shape[1]) < ends[:, None]
   emissions = jnp.where(kept[..., None], made.emissions, 0)
   return Generated(emissions, jnp.where(kept, made.log_prob, 0.0), ends)

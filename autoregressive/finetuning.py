@@ -230,6 +230,11 @@ def read_run(workdir: pathlib.Path, step: str | int = 'last') -> PyTree:
   ) as checkpoints:
     shapes = {k: v for k, v in checkpoints.shapes(step).items() if k.startswith('ema/')}
     params = checkpoints.restore(_nested(shapes), step, partial=True).state['ema']
+  return plain(params, config)
+
+
+def plain(params: PyTree, config: Mapping) -> PyTree:
+  """The parameters of a run as its model has them: with LoRA, its updates merged into the base."""
   finetune = build_finetune(config)
   return merge(params, finetune) if finetune.lora_rank else params
 

@@ -25,6 +25,7 @@ from autoregressive.layouts import KINDS
 from autoregressive.model import Model
 from autoregressive.networks.transformer import Transformer, unroll
 from common.config import ConfigError, as_tuple, pick, settings_of
+from common.files import atomic_write
 
 Tensors = Mapping[str, Any]  # by their public names
 INDEX = 'model.safetensors.index.json'
@@ -173,10 +174,11 @@ def write(published: Published, folder: str | pathlib.Path, shard_bytes: int = 5
     torch_dtype='float32',
   )
   folder = pathlib.Path(folder)
-  folder.mkdir(parents=True, exist_ok=True)
   tensors = {k: np.ascontiguousarray(v) for k, v in _export(published).items()}
-  _save(tensors, folder, shard_bytes)
-  (folder / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
+  written = _save(tensors, folder, shard_bytes)
+  atomic_write(folder / 'config.json', json.dumps(config, indent=2) + '\n')
+  for path in {*folder.glob('model*.safetensors'), folder / INDEX} - written:
+    path.unlink(missing_ok=True)  # of weights that were there before
 
 
 def _export(published: Published) -> Tensors:
@@ -247,8 +249,10 @@ def _load(folder: pathlib.Path) -> dict[str, np.ndarray]:
   return tensors
 
 
-def _save(tensors: Mapping[str, np.ndarray], folder: pathlib.Path, shard_bytes: int) -> None:
-  """One file, or several with an index."""
+def _save(
+  tensors: Mapping[str, np.ndarray], folder: pathlib.Path, shard_bytes: int
+) -> set[pathlib.Path]:
+  """One file, or several with an index; returns their paths."""
   shards, size = [{}], 0
   for name, value in tensors.items():
     if size and size + value.nbytes > shard_bytes:
@@ -257,14 +261,16 @@ def _save(tensors: Mapping[str, np.ndarray], folder: pathlib.Path, shard_bytes: 
     shards[-1][name] = value
     size += value.nbytes
   metadata = {'format': 'pt'}
+  whole = folder / 'model.safetensors'
   if len(shards) == 1:
-    safetensors.numpy.save_file(shards[0], folder / 'model.safetensors', metadata)
-    return
+    atomic_write(whole, safetensors.numpy.save(shards[0], metadata))
+    return {whole}
   where = {}
   for i, shard in enumerate(shards):
     file = f'model-{i + 1:05d}-of-{len(shards):05d}.safetensors'
-    safetensors.numpy.save_file(shard, folder / file, metadata)
+    atomic_write(folder / file, safetensors.numpy.save(shard, metadata))
     where |= dict.fromkeys(shard, file)
   total = sum(value.nbytes for value in tensors.values())
   index = {'metadata': {'total_size': total}, 'weight_map': where}
-  (folder / INDEX).write_text(json.dumps(index, indent=2) + '\n')
+  atomic_write(folder / INDEX, json.dumps(index, indent=2) + '\n')
+  return {folder / INDEX, *(folder / file for file in where.values())}

@@ -148,6 +148,7 @@ GPT2 = Kind(
     qk_norm=False,
     attention_cap=0.0,
     window=0,
+    base_width=0,
   ),
   rename=lambda name: (
     name if name.startswith(('transformer.', 'lm_head.')) else (f'transformer.{name}')
@@ -287,6 +288,7 @@ LLAMA = Kind(
     qk_norm=False,
     attention_cap=0.0,
     window=0,
+    base_width=0,
   ),
   rename=lambda name: name,
   from_config=_llama_from_config,

@@ -72,4 +72,4 @@ def given_emissions(ordering, request: Request, length: int = 0):
     raise ConfigError(
       f'the past has values outside [0, {limit}): {outside.min()} to {outside.max()}'
     )
-  return jnp.pad(given, ((0, 0), (0, length - given.shape[1]), (0, 0))), lengths
+  return np.pad(given, ((0, 0), (0, length - given.shape[1]), (0, 0))), lengths

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from autoregressive.decoding import Generated, generate
+from autoregressive.decoding import Generated, generate, prefill_calls, prefix_of, room_for
 from autoregressive.model import Model
 from autoregressive.networks.transformer import unroll
 from autoregressive.prompts import given_emissions, stop_tokens
@@ -125,7 +126,8 @@ def build_decoder(model: Model, ordering, draft: Draft | None = None):
 
   Returns:
     (params, keys, given, lengths, label, options) -> (Generated, sequential calls of the model).
-    What of the options is a number is an argument of the compiled programs.
+    What of the options is a number is an argument of the compiled programs, and so are the lengths
+    of sequences and of prompts, but for the rounding of `room_for` and `prefix_of`.
   """
 
   @functools.partial(jax.jit, static_argnames=('greedy', 'prefix', 'chunk'))
@@ -143,28 +145,42 @@ def build_decoder(model: Model, ordering, draft: Draft | None = None):
     return speculate(*flattened(model, params), *small, *args, **settings)
 
   def decode(params, keys, given, lengths, label, options: Options) -> tuple[Generated, int]:
-    length, prefix, stop = given.shape[1], int(lengths.min()), options.stops()
-    fixed = dict(prefix=prefix, chunk=options.prefill_chunk)
-    drawn = dict(numbers=options.transforms(), greedy=options.greedy)
-    if draft is not None:
-      settings = fixed | drawn | dict(stop=stop, ahead=options.draft_ahead)
-      made, rounds = leap(params, draft.params, keys, given, lengths, label, **settings)
-      return made, int(rounds) + bool(prefix)
-    if options.beams > 1:
-      settings = fixed | dict(
-        beams=options.beams, length_penalty=jnp.float32(options.length_penalty), stop=stop
-      )
-      made = search(params, given, lengths, label, **settings)
+    network, length, stop = model.network, given.shape[1], options.stops()
+    context = ordering.length
+    slides = options.slide and length > context
+    room = context if slides else room_for(length, context)
+    drawn = dict(numbers=options.numbers(), greedy=options.greedy)
+    guidance = jnp.float32(options.guidance) if options.guidance != 1 else None
+    calls = 0
+
+    def begun(lengths):
+      """Settings for taking in what is given; counts the calls that it needs."""
+      nonlocal calls
+      least, chunk = int(lengths.min()), options.prefill_chunk
+      calls += prefill_calls(network, max(least - (model.start == 'none'), 0), chunk)
+      return dict(lengths=lengths, prefix=prefix_of(network, least, room), chunk=chunk)
+
+    def window(lengths, **settings):
+      settings |= begun(lengths) | drawn | dict(label=label, guidance=guidance)
+      return draw(params, keys, **settings)
+
+    if slides:
+      made = slide(window, np.asarray(given), lengths, context, stop, ordering.period)
     else:
-      guidance = jnp.float32(options.guidance) if options.guidance != 1 else None
-      settings = fixed | drawn | dict(label=label, guidance=guidance)
-      window = functools.partial(draw, params, keys, **settings)
-      if options.slide and length > ordering.length:
-        made = slide(window, given, lengths, ordering.length, stop, ordering.period)
+      padded = np.pad(given, ((0, 0), (0, room - length), (0, 0)))
+      fixed = dict(given=padded, stop=stop, end=np.int32(length))
+      if draft is not None:
+        settings = fixed | begun(lengths) | drawn | dict(label=label, ahead=options.draft_ahead)
+        made, rounds = leap(params, draft.params, keys, **settings)
+      elif options.beams > 1:
+        settings = fixed | begun(lengths) | dict(label=label, beams=options.beams)
+        made = search(params, **settings, length_penalty=jnp.float32(options.length_penalty))
       else:
-        made = window(given=given, lengths=lengths, stop=stop)
-    end = length if stop is None else int(made.lengths.max())
-    return made, end - prefix + bool(prefix)
+        made = window(lengths, **fixed)
+    if draft is None:
+      rounds = (length if stop is None else int(made.lengths.max())) - int(lengths.min())
+    made = Generated(made.emissions[:, :length], made.log_prob[:, :length], made.lengths)
+    return made, calls + int(rounds)
 
   return decode
 

@@ -46,6 +46,7 @@ def beam_search(
   prefix: int = 0,
   stop: Int[Array, 'stops longest'] | None = None,
   chunk: int = 0,
+  end: Int[Array, ''] | int | None = None,
 ) -> Beams:
   """The best sequences found of each sample, best first. Pure, to be jitted by the caller.
 
@@ -57,9 +58,8 @@ def beam_search(
     label: class of each, or None.
     beams: candidates kept per sample.
     length_penalty: see above.
-    prefix: emissions to take in at once: at most the least of `lengths`. A Python value.
+    prefix, chunk, end: as `decoding.generate` takes them.
     stop: sequences of tokens that end one (`Options.stops`), or None.
-    chunk: emissions of the prefix taken in at once; 0: all.
 
   Raises:
     ConfigError: for a model whose emissions are no single values of a vocabulary.
@@ -67,6 +67,8 @@ def beam_search(
   if model.values != 1 or not model.head.discrete:
     raise ConfigError('beam search needs emissions of one value each, of a vocabulary')
   batch, length, _ = given.shape
+  end = length if end is None else end
+  known = jnp.minimum(lengths.min(), prefix)
   vocabulary = model.head.vocabulary
   runner = Runner(model, params)
 
@@ -103,38 +105,33 @@ def beam_search(
     cache = jax.tree.map(lambda x: x[rows] if x.ndim else x, cache)
     return runner.embed(live.emissions[:, :, i].reshape(-1, 1, 1)), cache, live, finished
 
-  inputs, cache = runner.begin(given[:, :prefix], label, length, chunk)
+  inputs, cache = runner.begin(given[:, :prefix], known, label, length, chunk)
   inputs, cache = jax.tree.map(
     lambda x: jnp.repeat(x, beams, axis=0) if x.ndim else x, (inputs, cache)
   )
-  start = jnp.where(jnp.arange(length) < prefix, given[..., 0], 0)
+  start = jnp.where(jnp.arange(length) < known, given[..., 0], 0)
   live = Beams(
     jnp.repeat(start[:, None], beams, axis=1),
     jnp.zeros((batch, beams, length)),
     jnp.where(jnp.arange(beams) == 0, jnp.zeros((batch, 1)), MASKED),  # one beam to begin with
-    jnp.full((batch, beams), prefix),
+    jnp.full((batch, beams), known),
   )
   finished = live._replace(scores=jnp.full((batch, beams), 2 * MASKED))
 
   def improves(now):
     """Whether a live beam may still beat the worst finished one, at its best possible length."""
     i, (_, _, live, finished) = now
-    longest = jnp.where(length_penalty > 0, length, i)
+    longest = jnp.where(length_penalty > 0, end, i)
     best = ranked(live.scores[:, :1], jnp.broadcast_to(longest, (batch,)) - lengths)
-    return (i < length) & (best[:, 0] > finished.scores.min(-1)).any()
+    return (i < end) & (best[:, 0] > finished.scores.min(-1)).any()
 
-  carry = (inputs, cache, live, finished)
-  if stop is None:
-    steps = jnp.arange(prefix, length)
-    carry, _ = jax.lax.scan(lambda carry, i: (step(i, carry), None), carry, steps)
-    i = jnp.int32(length)
-  else:
-    i, carry = jax.lax.while_loop(
-      improves, lambda now: (now[0] + 1, step(*now)), (jnp.int32(prefix), carry)
-    )
-  *_, live, finished = carry
+  i, (*_, live, finished) = jax.lax.while_loop(
+    improves,
+    lambda now: (now[0] + 1, step(*now)),
+    (known, (inputs, cache, live, finished)),
+  )
   live = live._replace(scores=ranked(live.scores, i - lengths))
-  unfinished = jnp.where(i == length, live.scores, 2 * MASKED)  # those cut short take no part
+  unfinished = jnp.where(i == end, live.scores, 2 * MASKED)  # those cut short take no part
   return _best(_join(finished, live._replace(scores=unfinished)), beams)
 
 

@@ -7,6 +7,7 @@ position alone, so that a sample does not depend on what it shares a batch with.
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Num
@@ -16,7 +17,7 @@ from autoregressive.decoding import Generated, cut, first_stop
 
 def slide(
   window: Callable[..., Generated],
-  given: Num[Array, 'batch length values'],
+  given: Num[np.ndarray, 'batch length values'],
   lengths: Int[np.ndarray, 'batch'],
   context: int,
   stop: Int[Array, 'stops longest'] | None = None,
@@ -24,8 +25,10 @@ def slide(
 ) -> Generated:
   """Draws the rest of sequences that are longer than the context.
 
+  Returns arrays of that length or more.
+
   Args:
-    window: `decoding.generate` but for given, lengths, prefix and offset.
+    window: `decoding.generate` but for given, lengths and offset.
     given: sequences of the full length; what lies beyond `lengths` is ignored.
     lengths: how many emissions of each are given.
     context: emissions that the model takes, 2 periods or more.
@@ -36,21 +39,22 @@ def slide(
   batch, length, _ = given.shape
   half, known = context // (2 * period) * period, int(lengths.min())
   begin = half * -(-max(known - context + 1, 0) // half)
-  emissions = jnp.pad(given, ((0, 0), (0, context), (0, 0)))
-  log_prob = jnp.zeros((batch, length + context))
+  room = context * (2 + (length - 1) // context)  # few shapes, whatever the length
+  emissions = np.pad(given, ((0, 0), (0, room - length), (0, 0)))
+  log_prob = np.zeros((batch, room), np.float32)
   while True:
     end = begin + context
     fed = np.clip(np.maximum(lengths, known) - begin, 0, context)
-    made = window(
-      given=emissions[:, begin:end], lengths=fed, prefix=known - begin, offset=jnp.int32(begin)
-    )
-    emissions = emissions.at[:, begin:end].set(made.emissions)
-    log_prob = log_prob.at[:, known:end].set(made.log_prob[:, known - begin :])
+    made = window(given=emissions[:, begin:end], lengths=fed, offset=np.int32(begin))
+    emissions[:, begin:end] = made.emissions
+    log_prob[:, known:end] = made.log_prob[:, known - begin :]
     known, begin = min(end, length), begin + half
-    ends = jnp.full(batch, length)
-    if stop is not None:
-      ends = first_stop(emissions[:, :known, 0], jnp.asarray(lengths), stop)
-    if known == length or (ends < known).all():
+    if known == length:
       break
-  made = Generated(emissions[:, :length], log_prob[:, :length], ends)
-  return made if stop is None else cut(made, jnp.asarray(lengths), stop)
+    if stop is not None and (_first_stop(emissions[..., 0], lengths, stop) <= known).all():
+      break
+  made = Generated(jnp.asarray(emissions), jnp.asarray(log_prob), jnp.full(batch, length))
+  return made if stop is None else _cut(made, lengths, stop, length)
+
+
+_first_stop, _cut = jax.jit(first_stop), jax.jit(cut)

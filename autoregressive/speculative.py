@@ -63,6 +63,7 @@ def speculate(
   stop: Int[Array, 'stops longest'] | None = None,
   chunk: int = 0,
   ahead: int = 4,
+  end: Int[Array, ''] | int | None = None,
 ) -> Speculated:
   """Draws the rest of sequences whose beginning is given. Pure, to be jitted by the caller.
 
@@ -70,7 +71,7 @@ def speculate(
     model, params: the model to draw from; its layers not stacked.
     draft, draft_params: a cheaper one with the same vocabulary.
     keys: one per sample.
-    given, lengths, label, greedy, prefix, stop, chunk: as `decoding.generate` takes them.
+    given, lengths, label, greedy, prefix, stop, chunk, end: as `decoding.generate` takes them.
     numbers: transforms that are on; both models' logits go through them.
     ahead: tokens drafted per round. A Python value.
 
@@ -81,6 +82,8 @@ def speculate(
   if ahead < 1:
     raise ConfigError(f'speculative decoding drafts 1 token or more per round, not {ahead}')
   batch, length, _ = given.shape
+  end = length if end is None else end
+  known = jnp.minimum(lengths.min(), prefix)
   large, small = Runner(model, params), Runner(draft, draft_params)
 
   def distribution(head, outputs):
@@ -151,22 +154,22 @@ def speculate(
   def ends(emissions):
     """Where each sample stops; beyond i where it has not, whatever an earlier round left there."""
     if stop is None:
-      return jnp.full(batch, length)
-    return first_stop(emissions[:, :length], lengths, stop)
+      return jnp.full(batch, end)
+    return jnp.minimum(first_stop(emissions[:, :length], lengths, stop), end)
 
   def goes_on(carry):
     i, *_, emissions, _ = carry
-    return (i < length) & (ends(emissions) > i).any()
+    return (i < end) & (ends(emissions) > i).any()
 
   start = given[:, :prefix]
   carry = (
-    jnp.int32(prefix),
+    known,
     jnp.int32(0),
-    large.begin(start, label if model.num_classes else None, room, chunk),
-    small.begin(start, label if draft.num_classes else None, room, chunk),
-    jnp.zeros((batch, room), jnp.int32).at[:, :prefix].set(start[..., 0]),
+    large.begin(start, known, label if model.num_classes else None, room, chunk),
+    small.begin(start, known, label if draft.num_classes else None, room, chunk),
+    jnp.where(jnp.arange(room) < known, padded, 0),
     jnp.zeros((batch, room)),
   )
   _, rounds, _, _, emissions, log_prob = jax.lax.while_loop(goes_on, round_, carry)
-  made = Generated(emissions[:, :length, None], log_prob[:, :length], jnp.full(batch, length))
-  return Speculated(made if stop is None else cut(made, lengths, stop), rounds)
+  made = Generated(emissions[:, :length, None], log_prob[:, :length], jnp.full(batch, end))
+  return Speculated(made if stop is None else cut(made, lengths, stop, end), rounds)

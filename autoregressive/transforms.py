@@ -15,8 +15,9 @@ what the one before left of it. Penalties come before the temperature, so that t
 and in greedy decoding too. 'Seen before' counts what was given as well as what was drawn. Values
 that tie with the last one kept are kept.
 
-The numbers are arguments of the compiled program: a new temperature does not recompile, and what
-is switched off costs nothing.
+The numbers are arguments of the compiled program: a new temperature does not recompile. What is
+cheap is always on, at a number that changes nothing; what needs a sort or counts costs nothing
+where it is off (`Options.numbers`).
 """
 
 import dataclasses
@@ -63,23 +64,24 @@ def temperature(
 def top_k(
   logits: Float[Array, '*batch vocabulary'], value: Float[Array, ''], counts=None
 ) -> Float[Array, '*batch vocabulary']:
-  """Masks all but the k greatest."""
+  """Masks all but the k greatest; none where k is 0."""
   del counts
   ranked = jnp.sort(logits, axis=-1, descending=True)
-  last = jnp.minimum(value.astype(jnp.int32), logits.shape[-1]) - 1
+  k = jnp.where(value > 0, value, jnp.inf)
+  last = jnp.minimum(k, logits.shape[-1]).astype(jnp.int32) - 1
   return jnp.where(logits >= jnp.take(ranked, last[None], axis=-1), logits, MASKED)
 
 
 def top_p(
   logits: Float[Array, '*batch vocabulary'], value: Float[Array, ''], counts=None
 ) -> Float[Array, '*batch vocabulary']:
-  """Masks all but the most probable values that together reach the mass p."""
+  """Masks all but the most probable values that together reach the mass p; none where p is 1."""
   del counts
   probabilities = jax.nn.softmax(logits)
   ranked = jnp.sort(probabilities, axis=-1, descending=True)
   kept = (jnp.cumsum(ranked, -1) - ranked < value).sum(-1, keepdims=True)  # mass before each < p
   threshold = jnp.take_along_axis(ranked, kept - 1, axis=-1)
-  return jnp.where(probabilities >= threshold, logits, MASKED)
+  return jnp.where((probabilities >= threshold) | (value >= 1), logits, MASKED)
 
 
 def min_p(
@@ -94,6 +96,7 @@ def min_p(
 PENALTIES = {'repetition_penalty': repetition_penalty, 'frequency_penalty': frequency_penalty}
 SHAPES = {'temperature': temperature, 'top_k': top_k, 'top_p': top_p, 'min_p': min_p}
 TRANSFORMS = PENALTIES | SHAPES  # in the order of application
+TOGETHER = (PENALTIES.keys(), {'top_k', 'top_p'})  # each of them costs what all of them cost
 
 
 def transform(
@@ -195,12 +198,23 @@ class Options:
     on = {k: jnp.float32(getattr(self, k)) for k, v in off.items() if getattr(self, k) != v}
     return {k: v for k, v in on.items() if k in PENALTIES or not self.greedy}
 
+  def numbers(self) -> dict[str, Float[Array, '']]:
+    """What decoding takes: `transforms`, and those that are off but make no other program of it."""
+    chosen = self.transforms().keys() | ({} if self.greedy else {'temperature', 'min_p'})
+    for group in TOGETHER:
+      chosen |= group if chosen & group else set()
+    return {name: jnp.float32(getattr(self, name)) for name in TRANSFORMS if name in chosen}
+
   def stops(self) -> Int[Array, 'stops longest'] | None:
     """Stop sequences as rows, aligned at their ends and filled up with -1; None: there are none.
 
-    Texts among them must have become tokens.
+    Texts among them must have become tokens. Both sizes are powers of two, so that other stops make
+    no other program: the last row is there more than once.
     """
     if not self.stop:
       return None
-    longest = max(map(len, self.stop))
-    return jnp.array([(-1,) * (longest - len(part)) + part for part in self.stop], jnp.int32)
+    number, longest = (
+      1 << (n - 1).bit_length() for n in (len(self.stop), max(map(len, self.stop)))
+    )
+    rows = [(-1,) * (longest - len(part)) + part for part in self.stop]
+    return jnp.array(rows + rows[-1:] * (number - len(rows)), jnp.int32)

@@ -1,6 +1,6 @@
 """Moving averages of parameters: how fast they forget, and power-function averages of any length.
 
-A power-function average (Karras et al. 2024, EDM2, section 3.1) weighs the parameters of step τ of
+A power-function average (EDM2: Karras et al. 2024, section 3.1) weighs the parameters of step τ of
 t by the profile p_γ(τ; t) = (γ + 1)·τ^γ / t^(γ + 1): its width stays the same share of the run
 however long that is. A run stores averages of one or two widths now and then; a weighted sum of
 them comes close to the average of any other width (section 3.2), to be chosen after training.
@@ -74,12 +74,14 @@ def in_steps(section: Mapping[str, Any], epoch: int, total: int) -> dict[str, An
 
 
 def width_of(gamma: float) -> float:
-  """Relative standard deviation σ_rel of the profile of γ (EDM2, eq. 17 of appendix C)."""
+  """Relative standard deviation σ_rel of the profile of γ (EDM2, eq. 123)."""
   return math.sqrt((gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3)))
 
 
 def gamma_of(width: float) -> float:
-  """The γ whose profile has a relative standard deviation of `width`: a root of a cubic.
+  """The γ whose profile has a relative standard deviation of `width` (EDM2, algorithm 2).
+
+  The root of a cubic that is greatest.
 
   Raises:
     ConfigError: for a width outside (0, 1/√12).
@@ -93,7 +95,7 @@ def gamma_of(width: float) -> float:
 
 
 def power_share(step: Int[Array, ''], gamma: float) -> Float[Array, '']:
-  """1 − β of the recursion at `step`, the t-th for t = step + 1: β = (1 − 1/t)^(γ + 1)."""
+  """1 − β at `step`, the t-th for t = step + 1: β = (1 − 1/t)^(γ + 1) (EDM2, eq. 127)."""
   t = step.astype(jnp.float32) + 1
   return -jnp.expm1((gamma + 1) * jnp.log1p(-1 / t))
 
@@ -104,7 +106,7 @@ def inner_products(
   other_times: Float[np.ndarray, 'm'],
   other_gammas: Float[np.ndarray, 'm'],
 ) -> Float[np.ndarray, 'n m']:
-  """∫ p_γ(τ; t)·p_γ'(τ; t') dτ for each pair, in closed form (EDM2, appendix C.3).
+  """∫ p_γ(τ; t)·p_γ'(τ; t') dτ for each pair, in closed form (EDM2, eq. 151).
 
   (γ+1)·(γ'+1) · min(t, t')^(γ+γ'+1) / ((γ+γ'+1) · t^(γ+1) · t'^(γ'+1)), in logarithms: the powers
   alone overflow.
@@ -122,7 +124,7 @@ def weights(
   """Weights of stored averages whose sum is nearest to the average of `width` at `step`.
 
   The least-squares fit of the profiles, in float64 (EDM2, algorithm 3), among weights that sum to
-  1: the paper leaves that free, and few or distant averages then shrink the parameters.
+  1. The authors' code fits freely and divides by the sum, which is nearly always less accurate.
 
   Args:
     stored: (step, width) of each average, none later than `step`.

@@ -53,7 +53,8 @@ def component(
     **given: the same, for all constructors.
 
   Raises:
-    ConfigError: for an unknown name, an unknown setting, or one that is missing.
+    ConfigError: for an unknown name, an unknown setting, one that is missing, or a value of
+      another type than its default.
   """
   settings = dict(settings)
   if 'name' not in settings:
@@ -65,7 +66,30 @@ def component(
   for key in settings:
     if key not in accepted:
       raise ConfigError(f'unknown setting {what}.{key} of {name!r};{suggestion(key, accepted)}')
+  defaults = inspect.signature(constructor).parameters
+  for key, value in settings.items():
+    check_type(f'{what}.{key}', value, defaults[key].default)
   return constructor(**{k: as_tuple(v) for k, v in settings.items()}, **given)
+
+
+KINDS = {  # of a default: what may stand in its place, and what to call it; bool is an int too
+  bool: (bool, 'True or False'),
+  int: (int, 'a whole number'),
+  float: ((int, float), 'a number'),
+  str: (str, 'text'),
+  tuple: ((tuple, list), 'a tuple'),
+}
+
+
+def check_type(what: str, value: Any, default: Any) -> None:
+  """Refuses a value of another kind than the default of its setting, where that is a plain one.
+
+  Raises:
+    ConfigError: what it is of, and what would be right.
+  """
+  kinds, called = KINDS.get(type(default), (object, ''))
+  if not isinstance(value, kinds) or (isinstance(value, bool) and type(default) in (int, float)):
+    raise ConfigError(f'{what}={value!r} must be {called}, such as {default!r}')
 
 
 def settings_of(constructor: Callable) -> set[str]:

@@ -90,12 +90,14 @@ class Likelihood(NamedTuple):
 
   `standard_error` is that of the estimate for this example: zero where the value is exact. `dims`
   says how many of its dimensions are modelled, where that is not all: the first token of a window
-  of text is only given.
+  of text is only given. `parts` are what `nats` is the sum of, by name, each the sum of its terms;
+  empty where there is nothing to tell apart.
   """
 
   nats: Float[Array, 'batch']
   standard_error: Float[Array, 'batch']
   dims: Float[Array, 'batch'] | None = None
+  parts: Mapping[str, Float[Array, 'batch _']] = {}
 
 
 class Method(NamedTuple):
@@ -109,12 +111,15 @@ class Method(NamedTuple):
       compiled program per number of samples.
     nll: (params, batch, key) -> Likelihood, or None where the model has none. Pure, to be jitted
       by the caller.
+    labelled: whether samples can be asked for by class, where the data has classes; otherwise a
+      request has no labels.
   """
 
   init: Callable[[Key[Array, ''], Batch], tuple[PyTree, PyTree]]
   loss: Callable[[PyTree, PyTree, Batch, Key[Array, ''], Context], tuple[Array, Aux]]
   sample: Callable[[PyTree, Key[Array, ''], Request], Samples]
   nll: Callable[[PyTree, Batch, Key[Array, '']], Likelihood] | None
+  labelled: bool = True
 
 
 def example_keys(key: Key[Array, ''], index: Int[Array, 'batch']) -> Key[Array, 'batch']:

@@ -65,11 +65,16 @@ def page(several: Sequence[str]) -> str:
   return RULE.join(text.strip('\n') for text in several) + '\n'
 
 
-def request_in_training(spec: DataSpec) -> Request:
-  """What training draws now and then: images with a class per column, or texts, or music."""
+def request_in_training(spec: DataSpec, labelled: bool) -> Request:
+  """What training draws now and then: images with a class per column, texts, or music.
+
+  Args:
+    spec: of the data.
+    labelled: see `common.method.Method`.
+  """
   if spec.domain in ('text', 'music'):
     return request(spec, TEXTS if spec.domain == 'text' else ROLLS)
-  classes = min(spec.num_classes, GRID)
+  classes = min(spec.num_classes, GRID) if labelled else 0
   label = jax.numpy.arange(GRID * GRID) % classes if classes else None
   return request(spec, GRID * GRID, label)
 

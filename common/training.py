@@ -243,7 +243,8 @@ class _Run:
     """A grid of images or a page of texts, from the same key every time."""
     spec = self.data.spec
     key = jax.random.fold_in(jax.random.key(self.config['seed']), 2**31 - 3)
-    samples = self.method.sample(state.ema, key, showing.request_in_training(spec))
+    request = showing.request_in_training(spec, self.method.labelled)
+    samples = self.method.sample(state.ema, key, request)
     if jax.process_index() == 0:
       showing.keep(spec, np.asarray(samples.x), step, self.workdir / 'samples', self.writer)
 

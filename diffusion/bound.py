@@ -24,16 +24,24 @@ LEAST_LOG_SNR = -15.0
 
 
 class Terms(NamedTuple):
-  """The parts of the bound, in nats per example, and the standard error of their sum."""
+  """The parts of the bound, in nats per example, and the standard error of their sum.
+
+  Attributes:
+    prior: L_T, the KL at the noisy end.
+    diffusion: what each stretch of the way costs, from clean to noisy: in discrete time the steps
+      L_1 .. L_(T−1), or a stratum of them each; in continuous time a stratum of log-SNR each.
+    reconstruction: L_0, of the data given what is seen of it at the clean end.
+    standard_error: of the total.
+  """
 
   prior: Float[Array, 'batch']
-  diffusion: Float[Array, 'batch']
+  diffusion: Float[Array, 'batch terms']
   reconstruction: Float[Array, 'batch']
   standard_error: Float[Array, 'batch']
 
   @property
   def total(self) -> Float[Array, 'batch']:
-    return self.prior + self.diffusion + self.reconstruction
+    return self.prior + self.diffusion.sum(axis=1) + self.reconstruction
 
 
 def sum_dims(x: Float[Array, 'batch *dims']) -> Float[Array, 'batch']:
@@ -129,7 +137,7 @@ def reverse_step(
   s: Float[Array, 'batch'],
 ) -> tuple[Array, Array]:
   """Mean and log-variance of q(x_s | x_t, x0), s < t (Ho et al. 2020, eq. 6-7); s may be 0."""
-  share = -jnp.expm1(process.log_snr(t) - process.log_snr(s))
+  share = process.lost(t, s)
   old = process.alpha(t) / process.alpha(s) * (process.sigma(s) / process.sigma(t)) ** 2
   mean = expand(old, x) * x + expand(process.alpha(s) * share, x) * x0
   return mean, jnp.log(share) + 2 * jnp.log(process.sigma(s))
@@ -149,10 +157,8 @@ def reverse_log_variance(
   """
   first = 1 / process.steps
   after, before = jnp.maximum(t, 2 * first), jnp.maximum(s, first)
-  lost = jnp.log(-jnp.expm1(process.log_snr(after) - process.log_snr(before)))
-  small = lost + 2 * jnp.log(process.sigma(before))
-  large = jnp.log(-jnp.expm1(process.log_snr(t) - process.log_snr(s)))
-  large = large + 2 * jnp.log(process.sigma(t))
+  small = jnp.log(process.lost(after, before)) + 2 * jnp.log(process.sigma(before))
+  large = jnp.log(process.lost(t, s)) + 2 * jnp.log(process.sigma(t))
   if variance == 'learned':
     return expand(small, range_) + range_ * expand(large - small, range_)
   if variance == 'fixed_large':  # DDPM's code: the last step's variance is the small one's
@@ -192,7 +198,7 @@ def stratified(
   value: Callable[[Array, Key[Array, 'batch']], Float[Array, 'batch']],
   keys: Key[Array, 'batch'],
   number: int,
-) -> tuple[Float[Array, 'batch'], Float[Array, 'batch']]:
+) -> tuple[Float[Array, 'batch strata'], Float[Array, 'batch']]:
   """Mean of value(u, keys) over u in [0, 1), one draw in each of `number` equal strata.
 
   Args:
@@ -201,8 +207,9 @@ def stratified(
     number: strata, at least 2.
 
   Returns:
-    The mean, and its standard error from the differences of neighbouring strata: an estimate
-    from above, by how much the mean changes from one stratum to the next.
+    Each stratum's share of the mean, which is their sum; and the mean's standard error from the
+    differences of neighbouring strata: an estimate from above, by how much the value changes from
+    one stratum to the next.
   """
 
   def one(_, stratum):
@@ -215,7 +222,7 @@ def stratified(
   even = number // 2 * 2  # an odd last stratum counts as the average pair does
   difference = values[0:even:2] - values[1:even:2]
   variance = jnp.sum(difference**2, axis=0) / (even * number)
-  return values.mean(axis=0), jnp.sqrt(variance)
+  return values.T / number, jnp.sqrt(variance)
 
 
 def continuous_bound(
@@ -247,7 +254,8 @@ def continuous_bound(
   first, second = jax.vmap(jax.random.split, out_axes=1)(keys)
   middle, error = stratified(diffusion, first, terms)
   last, error_last = stratified(reconstruction, second, 4)
-  return Terms(prior_nats(process, x0, t_max), middle, last, jnp.hypot(error, error_last))
+  prior = prior_nats(process, x0, t_max)
+  return Terms(prior, middle, last.sum(axis=1), jnp.hypot(error, error_last))
 
 
 def discrete_bound(
@@ -284,4 +292,4 @@ def discrete_bound(
   diffusion, error = stratified(middle, first, number)
   reconstruction, error_last = stratified(last, second, 4)
   prior = prior_nats(process, x0, jnp.asarray(process.t_max, x0.dtype))
-  return Terms(prior, diffusion, reconstruction, jnp.hypot(error, error_last))
+  return Terms(prior, diffusion, reconstruction.sum(axis=1), jnp.hypot(error, error_last))

@@ -20,7 +20,7 @@ from diffusion.bound import normal_like
 from diffusion.predictions import Denoise
 from diffusion.processes import Process
 from diffusion.samplers import check_times, drive
-from diffusion.solvers import Sampler, lost, split_keys
+from diffusion.solvers import Sampler, split_keys
 
 KNOWN, UP = 101, 102  # uses of a step's keys, apart from those of the samplers themselves
 
@@ -47,7 +47,8 @@ def inpaint(
     ValueError: for a mask of the wrong shape, or with values other than 0 and 1; a basis that is
       not orthogonal.
   """
-  mask = _checked_mask(mask, known.shape)
+  check_mask(mask, known.shape)
+  mask = jnp.asarray(mask, bool)
   if basis is not None:
     _check_basis(basis, known.shape[-1])
 
@@ -128,7 +129,7 @@ def both_ways(sampler: Sampler) -> Sampler:
   def step(process, x, t, s, denoise, key, carry):
     def up(x):
       # The forward transition from t to the later s: what is lost is what s knows less than t.
-      std = process.sigma(s) * jnp.sqrt(lost(process, s, t))
+      std = process.sigma(s) * jnp.sqrt(process.lost(s, t))
       added = std * normal_like(split_keys(key, UP), x)
       return process.alpha(s) / process.alpha(t) * x + added, carry
 
@@ -258,7 +259,12 @@ def _merge(mask: Array, known: Array, x: Array, basis: np.ndarray | None) -> Arr
   return jnp.where(mask, known @ basis, x @ basis) @ basis.T
 
 
-def _checked_mask(mask: Array | np.ndarray, shape: tuple[int, ...]) -> Array:
+def check_mask(mask: Array | np.ndarray, shape: tuple[int, ...]) -> None:
+  """Refuses a mask that does not fit data of this shape, or (unless traced) has other values.
+
+  Raises:
+    ValueError: what is wrong with it.
+  """
   try:
     fits = np.broadcast_shapes(mask.shape, shape) == tuple(shape)
   except ValueError:
@@ -267,7 +273,6 @@ def _checked_mask(mask: Array | np.ndarray, shape: tuple[int, ...]) -> Array:
     raise ValueError(f'a mask of shape {mask.shape} does not fit data of shape {tuple(shape)}')
   if not isinstance(mask, jax.core.Tracer) and not np.isin(np.asarray(mask), (0, 1)).all():
     raise ValueError('a mask holds 1 (known) and 0 (to be sampled), and nothing else')
-  return jnp.asarray(mask, bool)
 
 
 def _check_basis(basis: np.ndarray, channels: int) -> None:

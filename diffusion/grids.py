@@ -66,7 +66,7 @@ def quadratic() -> Grid:
 
 
 def log_snr() -> Grid:
-  """Equal steps in log-SNR (Lu et al. 2022, DPM-Solver, section 3.4)."""
+  """Equal steps in log-SNR (DPM-Solver: Lu et al. 2022)."""
   return lambda process, number: _along_log_snr(
     process, lambda first, last, u: first + (last - first) * u, number
   )

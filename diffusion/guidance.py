@@ -95,7 +95,7 @@ def classifier_free(
 
 
 def autoguidance(denoise: Denoise, weak: Denoise | None, weight: Weight) -> Denoiser:
-  """Guidance by a weaker version of the same model (Karras et al. 2024, eq. 3).
+  """Guidance by a weaker version of the same model (Karras et al. 2024).
 
   Args:
     denoise: the model.
@@ -151,7 +151,7 @@ def classifier_guidance(
 
 
 def interval(denoise: Denoiser, process: Process, low: float, high: float) -> Denoiser:
-  """Guidance only where low < σ/α <= high (Kynkäänniemi et al. 2024, eq. 4).
+  """Guidance only where low < σ/α <= high (Kynkäänniemi et al. 2024).
 
   Outside, the plain model runs alone, and only that is counted. The bounds are noise levels of
   EDM's convention, noise over signal, so that they mean the same for every process.
@@ -184,7 +184,7 @@ def interval(denoise: Denoiser, process: Process, low: float, high: float) -> De
 
 
 def rescaled(denoise: Denoiser, process: Process, share: Weight = 0.7) -> Denoiser:
-  """Brings a guided clean image back to the plain one's contrast (Lin et al. 2023, eq. 14–16).
+  """Brings a guided clean image back to the plain one's contrast (Lin et al. 2023, section 3.4).
 
   The guided estimate is multiplied by the ratio of the standard deviations over each example,
   and `share` of that is mixed with the rest as it was.

@@ -45,8 +45,13 @@ def _vlb(terms: int = 32) -> Estimator:
     raise ConfigError(f'likelihood.terms={terms}: at least 2, for a standard error')
 
   def estimate(process, denoise, x0, levels, keys, variance):
-    parts = bound(process, denoise, x0, levels, keys, variance, terms=terms)
-    return Likelihood(parts.total, parts.standard_error)
+    found = bound(process, denoise, x0, levels, keys, variance, terms=terms)
+    parts = {
+      'prior': found.prior[:, None],
+      'diffusion': found.diffusion,
+      'reconstruction': found.reconstruction[:, None],
+    }
+    return Likelihood(found.total, found.standard_error, parts=parts)
 
   return estimate
 

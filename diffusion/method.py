@@ -146,7 +146,13 @@ def build(config: Mapping, spec: DataSpec) -> Method:
 
   # Trained at one time alone, a network is a regression: the bound would ask it about the others.
   bounded = config['objective']['times']['name'] != 'terminal'
-  return Method(init, loss, make_sampler(model, config, spec), nll if bounded else None)
+  return Method(
+    init,
+    loss,
+    make_sampler(model, config, spec),
+    nll if bounded else None,
+    labelled=bool(model.num_classes) or model.classifier is not None,
+  )
 
 
 class Noisy(NamedTuple):

@@ -1,9 +1,10 @@
 """Exponential integrators in λ = log(α/σ): DPM-Solver++ and UniPC; and an adaptive solver.
 
 With λ as time the probability flow is semi-linear, and its exact solution from t to s is
-x_s = σ_s/σ_t·x_t + α_s·∫ e^(λ−λ_s) x0(λ) dλ (Lu et al. 2022b, eq. 9): the solvers differ in how
-they extend the clean estimate x0 over the step. A past estimate that is missing has λ = −∞; then,
-as on a step from pure noise (λ_t = −∞) or to clean data (λ_s = ∞), the order falls to what is left.
+x_s = σ_s/σ_t·x_t + α_s·∫ e^(λ−λ_s) x0(λ) dλ (Lu et al. 2022b, proposition 4.1): the solvers
+differ in how they extend the clean estimate x0 over the step. A past estimate that is missing has
+λ = −∞; then, as on a step from pure noise (λ_t = −∞) or to clean data (λ_s = ∞), the order falls to
+what is left.
 """
 
 import functools
@@ -153,7 +154,7 @@ class _UniState(NamedTuple):
 
 
 def unipc(order: int = 2, variant: str = 'bh2') -> Sampler:
-  """UniPC: a predictor, and a corrector that reuses its evaluation (Zhao et al. 2023, alg. 5-8).
+  """UniPC: a predictor, and a corrector that reuses its evaluation (Zhao et al. 2023).
 
   Each step evaluates at the predicted x, corrects x with that estimate, and predicts the next x
   from the corrected one: one evaluation, and an order above the predictor's.
@@ -202,7 +203,7 @@ def _unified(variant, process, x, t, s, past, newest):
 
 
 def _unified_terms(variant, order, h, past, newest):
-  """B(h)·Σ ρ_m·D_m/r_m over the differences of clean estimates (Zhao et al. 2023, eq. 3 and 9)."""
+  """B(h)·Σ ρ_m·D_m/r_m over the differences of clean estimates (Zhao et al. 2023)."""
   lam = past.lambdas[0]
   ratios = [(past.lambdas[m] - lam) / h for m in range(1, order)]
   differences = [

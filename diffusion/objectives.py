@@ -11,13 +11,13 @@ each weighting is written once and means the same for every target. In terms of 
   snr_plus_one   SNR + 1                                    Salimans & Ho 2022, section 4
   truncated_snr  max(SNR, 1)                                Salimans & Ho 2022, section 4
   min_snr        min(SNR, γ)                                Hang et al. 2023
-  soft_min_snr   γ·SNR/(SNR + γ)                            Crowson et al. 2024, section 3.6
-  p2             SNR/(k + SNR)^γ                            Choi et al. 2022, eq. 8
-  sigmoid        SNR·sigmoid(b − log SNR)                   Kingma & Gao 2023, appendix
+  soft_min_snr   γ·SNR/(SNR + γ)                            Crowson et al. 2024
+  p2             SNR/(k + SNR)^γ                            Choi et al. 2022
+  sigmoid        SNR·sigmoid(b − log SNR)                   Kingma & Gao 2023
   edm            SNR + 1/σ_d²                               Karras et al. 2022, table 1
   vlb            −½·SNR·dλ/dt / density of t                Kingma et al. 2021, eq. 17
   likelihood     −SNR·dλ/dt / density of t = 2·vlb: g² times the error in the score
-                                                            Song et al. 2021b, eq. 7
+                                                            Song et al. 2021b
 """
 
 import dataclasses
@@ -228,7 +228,7 @@ def _log_normal(mean: float = -1.2, std: float = 1.2) -> Times:
 
 
 def _logit_normal(mean: float = 0.0, std: float = 1.0) -> Times:
-  """logit(t), t scaled to (0, 1), is normal (Esser et al. 2024, eq. 19)."""
+  """logit(t), t scaled to (0, 1), is normal (Esser et al. 2024, section 3.1)."""
   _positive_std('logit_normal', std)
 
   def draw(process, u, memory):
@@ -350,7 +350,7 @@ def uncertainty_init(width: int = 128) -> Mapping[str, Array]:
 def uncertainty(
   params: Mapping[str, Array], log_snr: Float[Array, 'batch']
 ) -> Float[Array, 'batch']:
-  """u(λ), the logarithm of the expected loss at each noise level (Karras et al. 2024, eq. 14-15).
+  """u(λ), the logarithm of the expected loss at each noise level (EDM2, eq. 14-15).
 
   A loss ℓ becomes ℓ/exp(u) + u, whose best u is log E[ℓ]: every noise level then counts alike. u
   is linear in fixed random Fourier features of log(σ/α)/4.

@@ -57,8 +57,12 @@ class Process:
     return rate(self.alpha, t) / self.alpha(t)
 
   def g2(self, t: Float[Array, '*shape']) -> Float[Array, '*shape']:
-    """Squared diffusion g²(t) = dσ²/dt − 2·f·σ² = −σ²·dλ/dt (Kingma et al. 2021, eq. 29)."""
+    """Squared diffusion g²(t) = dσ²/dt − 2·f·σ² = −σ²·dλ/dt (Kingma et al. 2021)."""
     return -(self.sigma(t) ** 2) * rate(self.log_snr, t)
+
+  def lost(self, t: Float[Array, '*shape'], s: Float[Array, '*shape']) -> Float[Array, '*shape']:
+    """1 − SNR(t)/SNR(s), s < t: the share of what s knows that is lost at t; 1 for clean s."""
+    return -jnp.expm1(self.log_snr(t) - self.log_snr(s))
 
   def at(self, params: Any) -> 'Process':
     """The process at these parameters: itself, unless it is learned."""
@@ -73,7 +77,7 @@ def where_noisy(t: Array, value: Array, clean: float) -> Array:
 def variance_preserving(
   name: str, log_snr: Function, time_of: Function, t_min: float, t_max: float, **fields
 ) -> Process:
-  """The process with α² + σ² = 1 and the given log-SNR (Kingma et al. 2021, eq. 2-3)."""
+  """The process with α² + σ² = 1 and the given log-SNR (Kingma et al. 2021, section 3)."""
 
   def noisy(t):
     return where_noisy(t, log_snr(jnp.where(t > 0, t, t_min)), jnp.inf)

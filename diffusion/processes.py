@@ -100,7 +100,7 @@ def shifted(
   t_min: float = 1e-5,
   t_max: float = 1.0,
 ) -> Process:
-  """Cosine log-SNR between two bounds, shifted by resolution (Hoogeboom et al. 2023, section 3.2).
+  """Cosine log-SNR between two bounds, shifted by resolution (Hoogeboom et al. 2023).
 
   λ(t) = −2·log tan(b + a·t) + 2·log(base_resolution/resolution). Bounds ±20 and no shift are the
   schedule of Salimans & Ho (2022).

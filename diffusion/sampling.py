@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from common.config import ConfigError, component, pick, settings_of, suggestion
+from common.config import ConfigError, check_type, component, pick, settings_of, suggestion
 from common.data.spec import DataSpec, from_unit, to_unit
 from common.method import Request, Samples, example_keys
 from diffusion import guidance
@@ -34,7 +34,8 @@ def override(sampling: Mapping, options: Mapping[str, Any]) -> dict[str, Any]:
   grid takes that one's own defaults.
 
   Raises:
-    ConfigError: for an option that is none of these, with those that are known.
+    ConfigError: for an option that is none of these, with those that are known; a value of another
+      type than the one it replaces.
   """
   result = {k: dict(v) if isinstance(v, Mapping) else v for k, v in sampling.items()}
   whole = [name for name in options if name in result]
@@ -45,13 +46,18 @@ def override(sampling: Mapping, options: Mapping[str, Any]) -> dict[str, Any]:
     elif name in COMPONENTS:
       result[name] = {'name': value} | ({'end': result[name]['end']} if name == 'grid' else {})
     elif name in MAIN:
-      result[name][MAIN[name]] = value
+      _replace(result[name], MAIN[name], name, value)
     else:
-      result[name] = value
+      _replace(result, name, name, value)
   for name in options.keys() - set(whole):
     section, leaf = _place(result, name)
-    result[section][leaf] = options[name]
+    _replace(result[section], leaf, name, options[name])
   return result
+
+
+def _replace(section: dict, leaf: str, option: str, value: Any) -> None:
+  check_type(f'option {option}', value, section.get(leaf))
+  section[leaf] = value
 
 
 def _place(sampling: Mapping, name: str) -> tuple[str, str]:
@@ -100,6 +106,9 @@ def guided(
 ) -> guidance.Denoiser:
   """The denoiser of a class, with the guidance and thresholding of the settings.
 
+  Of the parts that are asked for: by the null class or a weaker model, by a classifier on top,
+  rescaled, within an interval of noise levels, thresholded.
+
   Args:
     model: gives the null class.
     process: the diffusion process.
@@ -113,15 +122,15 @@ def guided(
   part = settings['guidance']
   told = label if model.num_classes else None
   result = guidance.as_denoiser(lambda x, t: denoise(x, t, told))
+  if weight is not None and weak is not None:
+    result = guidance.autoguidance(result, lambda x, t: weak(x, t, told), weight)
+  elif weight is not None:
+    null = jnp.full_like(label, model.num_classes)
+    result = guidance.classifier_free(denoise, label, null, weight)
   if classify is not None:
     wanted = lambda x, t: jnp.take_along_axis(classify(x, t), label[:, None], axis=1)[:, 0]
     result = guidance.classifier_guidance(result, wanted, process, part['classifier'])
-  elif weight is not None:
-    if weak is not None:
-      result = guidance.autoguidance(result, lambda x, t: weak(x, t, told), weight)
-    else:
-      null = jnp.full_like(label, model.num_classes)
-      result = guidance.classifier_free(denoise, label, null, weight)
+  if weight is not None or classify is not None:
     if part['rescale']:
       result = guidance.rescaled(result, process, part['rescale'])
     if part['low'] or part['high']:
@@ -245,14 +254,14 @@ def _condition(model: Model, config: Mapping, settings: Mapping, request: Reques
   by_classifier = settings['guidance']['classifier']
   if request.num < 1:
     raise ConfigError(f'cannot draw {request.num} samples; at least 1')
-  if label is not None and not model.num_classes and not by_classifier:
+  if label is not None and not model.num_classes and model.classifier is None:
     raise ConfigError('samples of a class are asked for, but the model is unconditional')
   if label is not None and label.shape != (request.num,):
     raise ConfigError(f'{request.num} samples need as many labels, not an array {label.shape}')
-  if by_classifier and (model.classifier is None or label is None or weight != 1):
+  if by_classifier and (model.classifier is None or label is None):
     raise ConfigError(
-      'guidance.classifier needs a model trained with classifier.weight above 0, a request with'
-      ' labels, and no other guidance (guidance.weight=1)'
+      'guidance.classifier needs a model trained with classifier.weight above 0, and a request with'
+      ' labels'
     )
   if weight == 1 and weak is not None:
     raise ConfigError('a weak model has no effect at guidance=1; set another weight, such as 2.0')
@@ -264,7 +273,7 @@ def _condition(model: Model, config: Mapping, settings: Mapping, request: Reques
 
 
 def _check_classifier_free(model: Model, config: Mapping, label: Array | None, weight: float):
-  if label is None:
+  if label is None or not model.num_classes:
     why = 'the request has no labels' if model.num_classes else 'the model is unconditional'
     raise ConfigError(f'guidance of weight {weight:g} needs classes to guide to: {why}')
   if not config['label_dropout']:

@@ -50,11 +50,6 @@ def refuse_outside(what: str, value: float, low: float, high: float) -> None:
     raise ValueError(f'{what}={value} must be in [{low:g}, {high:g}]')
 
 
-def lost(process: Process, t: Times, s: Times) -> Array:
-  """1 − SNR(t)/SNR(s): the share of what was known at s that is lost at t; 1 for clean s."""
-  return -jnp.expm1(process.log_snr(t) - process.log_snr(s))
-
-
 def ddim(eta: float = 0.0) -> Sampler:
   """DDIM (Song et al. 2020, eq. 12 and 16). eta 0 is deterministic, 1 is ancestral (small).
 
@@ -68,7 +63,7 @@ def ddim(eta: float = 0.0) -> Sampler:
     alpha, sigma = process.alpha(s), process.sigma(s)
     if eta == 0:
       return alpha * pair.x0 + sigma * pair.eps, carry
-    share = eta**2 * lost(process, t, s)
+    share = eta**2 * process.lost(t, s)
     mean = alpha * pair.x0 + sigma * jnp.sqrt(1 - share) * pair.eps
     return mean + sigma * jnp.sqrt(share) * normal_like(key, x), carry
 
@@ -94,7 +89,7 @@ def ancestral(variance: str = 'fixed_small') -> Sampler:
 
   def step(process, x, t, s, denoise, key, carry):
     pair = denoise(x, t)
-    share = lost(process, t, s)
+    share = process.lost(t, s)
     sigma_t, sigma_s = process.sigma(t), process.sigma(s)
     old = process.alpha(t) / process.alpha(s) * (sigma_s / sigma_t) ** 2
     mean = old * x + process.alpha(s) * share * pair.x0
@@ -253,7 +248,7 @@ def _reverse_diffusion_step(process, x, t, s, pair, key):
   scale = process.alpha(t) / process.alpha(s)
   sigma = process.sigma(t)
   # x_t = scale·x_s + std·z forwards, discretised the same way backwards; score = −eps/σ.
-  std = sigma * jnp.sqrt(lost(process, t, s))
+  std = sigma * jnp.sqrt(process.lost(t, s))
   moved = (2 - scale) * x - std**2 / sigma * pair.eps + std * normal_like(key, x)
   return _unless_clean(process, s, moved, pair)
 

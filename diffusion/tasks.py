@@ -194,5 +194,5 @@ def check_given(
       )
   if past is not None and tuple(past.shape) != shape:
     raise ValueError(f'task {name!r}: past must be of shape {shape}, not {tuple(past.shape)}')
-  if mask is not None and not np.isin(np.asarray(mask), (0, 1)).all():
-    raise ValueError('a mask holds 1 (known) and 0 (to be sampled), and nothing else')
+  if mask is not None:
+    editing.check_mask(mask, shape)

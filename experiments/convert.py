@@ -1,12 +1,13 @@
 """Makes a run of published weights, GPT-2's or Llama's, and published weights of a run.
 
 python -m experiments.convert --read=gpt2/ --workdir=runs/gpt2 --config=configs/... (its data)
-python -m experiments.convert --write=published/ --workdir=runs/gpt2
+python -m experiments.convert --write=published/ --workdir=runs/gpt2 --shard_mb=2000
 
 A folder of weights is what `transformers` calls a pretrained model: config.json and safetensors.
 --read makes a run that has taken no step, to sample from and to evaluate. Its ordering, network,
 head and model are those of the weights, the rest is the config's. The data must have as many tokens
-as the weights, and sequences no longer than the positions that were learned.
+as the weights, and sequences no longer than the positions that were learned. --write merges the
+low-rank updates of a run that was fine-tuned with LoRA.
 """
 
 import math
@@ -16,7 +17,7 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from autoregressive import interop
+from autoregressive import finetuning, interop
 from common.checkpoints import Checkpoints
 from common.config import Config, ConfigError, freeze
 from common.data import pipeline
@@ -27,6 +28,9 @@ READ = flags.DEFINE_string('read', None, 'Folder of published weights to make a 
 WRITE = flags.DEFINE_string('write', None, 'Folder to put the weights of a run into.')
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
 STEP = flags.DEFINE_string('step', 'last', "For --write: checkpoint 'last', 'best' or a number.")
+SHARD_MB = flags.DEFINE_float(
+  'shard_mb', 5000.0, 'For --write: megabytes of a file; more go into several, with an index.', 0.0
+)
 FRESH = flags.DEFINE_bool('fresh', False, 'For --read: move a run that is there aside.')
 
 
@@ -64,8 +68,13 @@ def read(folder: str, config: Config, workdir: str | pathlib.Path, fresh: bool =
   return sum(x.size for x in jax.tree.leaves(params))
 
 
-def write(run: runs.Run, folder: str) -> None:
-  """Writes the moving average of a run's parameters as published weights.
+def write(run: runs.Run, folder: str, shard_bytes: int = 5 * 10**9) -> None:
+  """Writes the moving average of a run's parameters as published weights, LoRA's updates merged.
+
+  Args:
+    run: of the autoregressive family.
+    folder: to write into.
+    shard_bytes: size of a file, where tensors allow.
 
   Raises:
     ConfigError: for a model that is neither GPT-2 nor Llama.
@@ -75,7 +84,8 @@ def write(run: runs.Run, folder: str) -> None:
     raise ConfigError(f'published weights are autoregressive; the run is {config["family"]}')
   spec = run.data.spec
   context = math.prod(spec.shape) - (config['model']['start'] == 'none')
-  interop.write_weights(folder, config, run.params, spec.levels, context)
+  params = finetuning.plain(run.params, config)
+  interop.write_weights(folder, config, params, spec.levels, context, shard_bytes)
 
 
 def main() -> None:
@@ -83,7 +93,7 @@ def main() -> None:
     raise ValueError('give either --read or --write')
   if WRITE.value:
     run = runs.load(WORKDIR.value, options.step(STEP.value))
-    write(run, WRITE.value)
+    write(run, WRITE.value, int(SHARD_MB.value * 10**6))
     print(f'step {run.step} of {WORKDIR.value} in {WRITE.value}')
     return
   if CONFIG.value is None:

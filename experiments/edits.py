@@ -77,10 +77,10 @@ def perform(
   given = _given(run, name, edit, num, mask, seed)
   results, evaluations = [], 0
   for draw in range(draws if edit.random else 1):
-    if label is None and given.label is not None:
+    if label is None and given.label is not None and run.method.labelled:
       wanted = WHOLE.get(name, lambda own, draw: own)(given.label, draw)
     else:
-      wanted = options.classes(label, num, run.data.spec)
+      wanted = options.classes(label, num, run.data.spec, run.method.labelled)
     request = Request(
       num,
       None if wanted is None else jnp.asarray(wanted),

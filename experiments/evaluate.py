@@ -4,7 +4,7 @@ python -m experiments.evaluate --workdir=runs/digits
 python -m experiments.evaluate --workdir=runs/digits --metrics=agreement,frechet --options=steps=5
 python -m experiments.evaluate --workdir=runs/digits --metrics=bits_per_dim \
     --likelihood=flow,trace=exact,dequantization=variational
-python -m experiments.evaluate --workdir=runs/digits --weak=runs/digits@1150 --options=guidance=2.0
+python -m experiments.evaluate --workdir=runs/digits --weak=runs/shorter --options=guidance=2.0
 python -m experiments.evaluate --workdir=runs/digits --metrics=frechet --ema=0.02,0.05,0.1
 python -m experiments.evaluate --workdir=runs/python --on=shakespeare --metrics=bits_per_dim
 """
@@ -12,6 +12,7 @@ python -m experiments.evaluate --workdir=runs/python --on=shakespeare --metrics=
 import datetime
 import json
 import pathlib
+from collections.abc import Sequence
 
 from absl import flags
 
@@ -63,6 +64,8 @@ def evaluate(run: runs.Run, settings: dict, marks: dict) -> Evaluation:
     atomic_write(folder / f'{name}.txt', showing.page(result.texts))
   for metric, measure in result.measures.items():
     print(f'{METRICS[metric].title}: {shown_value(measure)}   {measure.note}')
+    if measure.parts:
+      print('  = ' + ' + '.join(shown_part(*part) for part in measure.parts.items()))
   print(f'step {run.step}; written to {folder / name}.json')
   return result
 
@@ -71,6 +74,11 @@ def shown_value(measure: Measure) -> str:
   """A value with its standard error."""
   value = '-' if measure.value is None else f'{measure.value:.5g}'
   return value + (f' ± {measure.standard_error:.2g}' if measure.standard_error else '')
+
+
+def shown_part(name: str, terms: Sequence[float]) -> str:
+  """A part of a value, and of how many terms it is the sum; the terms are in the file."""
+  return f'{name} {sum(terms):.4g}' + (f' (sum of {len(terms)})' if len(terms) > 1 else '')
 
 
 def main() -> None:

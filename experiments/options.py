@@ -21,7 +21,7 @@ def parse(items: list[str]) -> dict:
     ValueError: an item without '='.
   """
   options = {}
-  for item in items:
+  for item in _whole(items):
     name, equals, text = item.partition('=')
     if not equals or not name:
       raise ValueError(f'--options: {item!r}; write name=value, such as steps=20')
@@ -54,6 +54,17 @@ def widths(items: list[str]) -> list[float]:
     raise ValueError(f'--ema={",".join(items)}: write widths, such as 0.05,0.1') from None
 
 
+def _whole(items: list[str]) -> list[str]:
+  """Items that were split within brackets, put together again: 'times=(3.0', '1.0)'."""
+  whole: list[str] = []
+  for item in items:
+    if whole and whole[-1].count('(') > whole[-1].count(')'):
+      whole[-1] += f',{item}'
+    else:
+      whole.append(item)
+  return whole
+
+
 def _value(text: str):
   if text.lower() in ('true', 'false'):
     return text.lower() == 'true'
@@ -72,14 +83,20 @@ def step(text: str) -> str | int:
   raise ValueError(f"--step={text!r}: write 'last', 'best' or a number")
 
 
-def classes(text: str | None, num: int, spec) -> jax.Array | None:
+def classes(text: str | None, num: int, spec, labelled: bool = True) -> jax.Array | None:
   """[num] classes: that of `text`, or all in turn; None where the data has none, or none is asked.
+
+  Args:
+    text: name or number of a class, 'none', or None: all in turn.
+    num: of samples.
+    spec: of the data.
+    labelled: whether the method can be asked for a class; if not, `None` is no class.
 
   Raises:
     ValueError: for a class that the data does not have.
   """
   if text is None:
-    return jnp.arange(num) % spec.num_classes if spec.num_classes else None
+    return jnp.arange(num) % spec.num_classes if spec.num_classes and labelled else None
   if not spec.num_classes:
     raise ValueError(f'--label={text!r}: {spec.name} has no classes')
   names = list(spec.class_names)

@@ -119,7 +119,7 @@ def claim(workdir: pathlib.Path, config: Mapping, data: pipeline.Data, fresh: bo
     shutil.move(workdir, _numbered(workdir, number))
     logging.info('moved the run that was there to %s', _numbered(workdir, number))
   if path.exists():
-    changed = differences(config, _read_config(path))
+    changed = differences(_completed(config)[0], _read_config(path))
     changed = {k: v for k, v in changed.items() if not k.startswith(FREE)}
     if changed:
       shown = '; '.join(f'{k}: there {old!r}, now {new!r}' for k, (old, new) in changed.items())
@@ -161,13 +161,17 @@ def _read_config(path: pathlib.Path) -> dict[str, Any]:
   config = _read_json(path)
   if 'family' not in config:
     raise ConfigError(f'{path} is not the config of a run: it names no family')
-  base = families.base(config)
-  config, added = completed(config, base.to_dict(), flat=get_base().keys())
+  config, added = _completed(config)
   if added:
     logging.info(
       '%s is older than these settings, which have their defaults: %s', path, ', '.join(added)
     )
   return config
+
+
+def _completed(config: Mapping) -> tuple[dict[str, Any], list[str]]:
+  """A config with what it lacks of its family's settings, and their names."""
+  return completed(config, families.base(config).to_dict(), flat=get_base().keys())
 
 
 def load(

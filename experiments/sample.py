@@ -78,7 +78,7 @@ OPTIONS = options.define()
 def write_texts(run: runs.Run, settings: dict) -> None:
   """Prints texts, and writes them where the flags say so."""
   start = time.perf_counter()
-  found = texts.continued(
+  found, log_probs = texts.continued(
     run,
     PROMPT.value,
     num=NUM.value or 4,
@@ -94,6 +94,7 @@ def write_texts(run: runs.Run, settings: dict) -> None:
   if OUT.value:
     atomic_write(OUT.value, page)
   written = f' in {OUT.value}' if OUT.value else ''
+  print('log-probability of what was drawn, in nats:', ', '.join(f'{x:.4g}' for x in log_probs))
   print(f'{len(found)} texts from step {run.step}{written}, {seconds:.1f} s with compilation')
 
 
@@ -135,7 +136,8 @@ def generate(run: runs.Run, settings: dict, out: pathlib.Path) -> str:
   num = NUM.value or 100
   if MASK.value is not None:
     raise ValueError(f'--mask={MASK.value!r} needs a --task that takes one')
-  request = Request(num, options.classes(LABEL.value, num, run.data.spec), options=settings)
+  label = options.classes(LABEL.value, num, run.data.spec, run.method.labelled)
+  request = Request(num, label, options=settings)
   start = time.perf_counter()
   samples = run.method.sample(run.params, jax.random.key(SEED.value), request)
   x = np.asarray(samples.x)

@@ -1,7 +1,7 @@
 """Texts from a trained model: a prompt continued, beyond the model's context where asked for."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -9,6 +9,13 @@ import numpy as np
 from common.data import tokenizers
 from common.method import Request
 from experiments import runs
+
+
+class Continued(NamedTuple):
+  """Texts, and the log-probability in nats of what was drawn of each, under the model itself."""
+
+  texts: list[str]
+  log_probs: list[float]
 
 
 def continued(
@@ -21,7 +28,7 @@ def continued(
   slide: bool = False,
   stop: str = '',
   options: Mapping[str, Any],
-) -> list[str]:
+) -> Continued:
   """Draws texts.
 
   What does not fit the model's context is drawn as `sampling.slide` does it.
@@ -54,4 +61,5 @@ def continued(
   drawn = [tokenizer.decode(row[len(given) :]) for row in np.asarray(samples.x)]
   if stop:
     drawn = [text.partition(stop)[0] for text in drawn]
-  return [(prompt or '') + text for text in drawn]
+  log_probs = np.asarray(samples.log_prob).sum(1).tolist()
+  return Continued([(prompt or '') + text for text in drawn], log_probs)

@@ -5,6 +5,7 @@ Every network here is a flax module with
   __call__(h [batch, length, width], cache=None, train=False, segments=None) -> hidden, cache
   init_cache(batch, length) -> an empty cache with room for `length` positions
   rewind(cache, back), where a cache can be wound back: what speculative decoding needs
+  sequential, where it cannot: whether several inputs are taken one by one all the same
   output_scale, where what is made from its hidden states is scaled
   longest, where a sequence can be too long
   width: of its inputs; `hidden_width` where that of its outputs differs

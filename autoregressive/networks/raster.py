@@ -178,6 +178,7 @@ class Raster(nn.Module):
 
   length: int
   grid: tuple[int, int] | None
+  sequential = True
   margin = 1  # about the image: as far as the windows of the first layers reach
 
   def __post_init__(self):

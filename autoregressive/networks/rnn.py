@@ -30,6 +30,7 @@ class Recurrent(nn.Module):
   dtype: str = 'float32'
 
   cell: ClassVar[Callable[..., nn.RNNCellBase]]
+  sequential: ClassVar[bool] = True
 
   def init_cache(self, batch: int, length: int) -> tuple[Any, ...]:
     """What each layer carries before the first position; the length makes no difference."""

@@ -1,6 +1,6 @@
 """A temporal convolutional network: stacked dilated causal convolutions (Bai et al. 2018)."""
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -47,6 +47,8 @@ class TCN(nn.Module):
   dropout: float = 0.0
   weight_norm: bool = True
   dtype: str = 'float32'
+
+  sequential: ClassVar[bool] = False
 
   def __post_init__(self):
     super().__post_init__()

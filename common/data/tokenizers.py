@@ -262,6 +262,6 @@ def prompt_tokens(tokenizer: Tokenizer, prompt: str, context: int) -> np.ndarray
   if len(tokens) >= context:
     raise ConfigError(
       f'the prompt has {len(tokens)} tokens; {context - 1} leave room for one more in the '
-      f'{context} that the model takes'
+      f'{context} that the model takes; give its end alone, as --slide does'
     )
   return tokens.astype(np.int32)

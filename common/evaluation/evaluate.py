@@ -75,7 +75,7 @@ class Subject:
     """`settings.num_samples` samples, their classes in turn."""
     num, batch = self.settings['num_samples'], self.settings['batch_size']
     batch = min(batch, num)
-    classes = self.data.spec.num_classes
+    classes = self.data.spec.num_classes if self.method.labelled else 0
     calls = -(-num // batch)
     kept, seconds, evaluations = [], [], 0
     for call in range(max(calls, 1 + TIMED_CALLS)):
@@ -153,6 +153,8 @@ def evaluate(
 def _agreement(subject: Subject) -> Measure:
   if not subject.data.spec.num_classes:
     return Measure(None, note='the data has no classes')
+  if not subject.method.labelled:
+    return Measure(None, note='the model cannot be asked for a class')
   judge = classifiers.judge(subject.real)
   value, error = agreement(subject.images[0], subject.drawn.labels, judge)
   num_test = len(subject.real.test_x)
@@ -187,7 +189,7 @@ def _bits_per_dim(subject: Subject) -> Measure:
   bits = bits_per_dim(subject.method, subject.params, batches, dims, subject.key)
   exact = f'estimation error {bits.estimation_error:.2g}' if bits.estimation_error else 'exact'
   note = f'{split} split, n={bits.num}, {exact}{_unit(subject.data.spec, bits.value)}'
-  return Measure(bits.value, bits.standard_error, note)
+  return Measure(bits.value, bits.standard_error, note, bits.parts)
 
 
 def _unit(spec: DataSpec, bits: float) -> str:

@@ -1,7 +1,7 @@
 """Bits per dimension of a split."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -20,12 +20,14 @@ class BitsPerDim(NamedTuple):
       example's own estimation error is part of the spread over examples, so it is in there.
     estimation_error: the part that stays for these very examples: 0 where `nll` is exact.
     num: how many examples.
+    parts: of `value`, in bits per dimension: see `common.method.Likelihood`.
   """
 
   value: float
   standard_error: float
   estimation_error: float
   num: int
+  parts: Mapping[str, tuple[float, ...]] = {}
 
 
 def bits_per_dim(
@@ -44,7 +46,7 @@ def bits_per_dim(
     ValueError: where there are no examples, or a likelihood is not finite.
   """
   nll = jax.jit(method.nll)
-  nats, errors, dims = [], [], []
+  nats, errors, dims, parts = [], [], [], {}
   for index, batch in enumerate(batches):
     likelihood = nll(params, batch, jax.random.fold_in(key, index))
     kept = np.asarray(batch.get('weight', np.ones(len(batch['x'])))) > 0
@@ -52,8 +54,13 @@ def bits_per_dim(
     errors.append(np.asarray(likelihood.standard_error, np.float64)[kept])
     if likelihood.dims is not None:
       dims.append(np.asarray(likelihood.dims, np.float64)[kept])
+    for name, terms in likelihood.parts.items():
+      parts.setdefault(name, []).append(np.asarray(terms, np.float64)[kept])
   modelled = np.concatenate(dims) if dims else num_dims
-  return summary(np.concatenate(nats or [[]]), np.concatenate(errors or [[]]), modelled)
+  result = summary(np.concatenate(nats or [[]]), np.concatenate(errors or [[]]), modelled)
+  unit = float(np.mean(modelled)) * math.log(2.0)
+  terms = {name: tuple(np.concatenate(rows).mean(axis=0) / unit) for name, rows in parts.items()}
+  return result._replace(parts=terms)
 
 
 def summary(nats: np.ndarray, errors: np.ndarray, num_dims: int | np.ndarray) -> BitsPerDim:

@@ -1,5 +1,6 @@
 """What an evaluation gives: measured values, and some samples to look at."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -15,11 +16,13 @@ class Measure(NamedTuple):
     value: None where there is none to be had.
     standard_error: 0 where the value is exact, None where it is unknown.
     note: what a reader needs to know of it, beside its number.
+    parts: what the value is the sum of, by name, each the sum of its terms; empty: it is one whole.
   """
 
   value: float | None
   standard_error: float | None = None
   note: str = ''
+  parts: Mapping[str, tuple[float, ...]] = {}
 
 
 class Evaluation(NamedTuple):

@@ -11,7 +11,7 @@ from common.config import pick
 from common.studies import Row, Study
 
 SCALES = {
-  'mnist': ('mnist', {}),
+  'mnist': ('mnist', {'train.steps': '6000'}),
   'digits': ('digits', {}),
   'smoke': (
     'digits',

@@ -171,7 +171,7 @@ def get_base() -> ConfigDict:
           low=0.0,  # guide only where low < sigma/alpha <= high
           high=0.0,  # 0: without an upper end
           rescale=0.0,  # share of the contrast that is brought back (Lin et al. 2023)
-          classifier=0.0,  # scale of guidance by the classifier, in place of the above; 0: off
+          classifier=0.0,  # scale of guidance by the classifier, beside the above; 0: off
         ),
         threshold=dict(name='static', bound=1.0, percentile=0.995),  # none, static, dynamic
         final_denoise=False,  # one more evaluation, where the grid ends at t_min

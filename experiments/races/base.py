@@ -42,6 +42,8 @@ class Sizes(NamedTuple):
   solver_steps: int = 16
   solver_batch: int = 16
   likelihood_batch: int = 64
+  likelihood_image: int = 8
+  likelihood_width: int = 48
   decode_batches: tuple[int, ...] = (1, 16)
   contexts: tuple[int, ...] = (64, 256, 1024)
   pixels: int = 16
@@ -57,7 +59,19 @@ SIZES = {
     }
   ),
   'smoke': Sizes(
-    {'default': Transformer(32, 1, 2, 16, 2)}, 16, 16, 1, 2, 2, 2, 4, 2, 2, (2,), (4, 16), 4, 40
+    {'default': Transformer(32, 1, 2, 16, 2)},
+    unet_width=16,
+    unet_batch=2,
+    draws=2,
+    draw_steps=2,
+    solver_steps=4,
+    solver_batch=2,
+    likelihood_batch=2,
+    likelihood_width=16,
+    decode_batches=(2,),
+    contexts=(4, 16),
+    pixels=4,
+    loop_steps=40,
   ),
 }
 

@@ -17,9 +17,9 @@ from experiments.races.base import OURS, Race, Sizes, bare_step, done, initial, 
 TOLERANCE = 1e-5
 
 
-def spec_of(sizes: Sizes) -> DataSpec:
+def spec_of(image: int) -> DataSpec:
   """Square colour images."""
-  return DataSpec('images', 'image', (sizes.image, sizes.image, 3), 256, num_train=1024)
+  return DataSpec('images', 'image', (image, image, 3), 256, num_train=1024)
 
 
 def unet_config(sizes: Sizes) -> dict:
@@ -35,12 +35,12 @@ def unet_config(sizes: Sizes) -> dict:
   return config.to_dict()
 
 
-def dit_config(sizes: Sizes, process: str) -> dict:
-  """A small DiT."""
+def dit_config(width: int, steps: int = 1) -> dict:
+  """A small DiT, under a process that every sampler can do, sampled in so many steps."""
   config = base.get_base()
-  config.process = base.PROCESSES[process]
-  config.network.update(patch=2, width=2 * sizes.unet_width, depth=4, heads=4, scan=False)
-  config.sampling.steps = sizes.solver_steps
+  config.process = base.PROCESSES['vp_linear']
+  config.network.update(patch=2, width=width, depth=4, heads=4, scan=False)
+  config.sampling.steps = steps
   return config.to_dict()
 
 
@@ -52,7 +52,7 @@ def _torch_unet(sizes: Sizes):
 
 def train(sizes: Sizes, peers: bool) -> list[Race]:
   """Training steps of a U-Net."""
-  ours = bare_step(unet_config(sizes), spec_of(sizes))
+  ours = bare_step(unet_config(sizes), spec_of(sizes.image))
   contenders = {OURS: ours.call}
   note = (
     f"DDPM's, two resolutions of {sizes.image}×{sizes.image}×3, width {sizes.unet_width}, batch "
@@ -72,7 +72,7 @@ def train(sizes: Sizes, peers: bool) -> list[Race]:
 
 def sample(sizes: Sizes, peers: bool) -> list[Race]:
   """DDIM sampling with the U-Net."""
-  spec = spec_of(sizes)
+  spec = spec_of(sizes.image)
   config = unet_config(sizes)
   config['sampling'] |= dict(sampler=dict(name='ddim', eta=0.0), steps=sizes.draw_steps)
   method = families.build(config, spec)
@@ -90,8 +90,8 @@ def sample(sizes: Sizes, peers: bool) -> list[Race]:
 def solvers(sizes: Sizes, peers: bool) -> list[Race]:
   """Each sampler's time per network evaluation, beside the bare network's."""
   del peers
-  spec, batch = spec_of(sizes), sizes.solver_batch
-  config = dit_config(sizes, 'vp_linear')
+  spec, batch = spec_of(sizes.image), sizes.solver_batch
+  config = dit_config(2 * sizes.unet_width, sizes.solver_steps)
   method, model = families.build(config, spec), build_model(config, spec)
   params = initial(method, spec)
   x, t = jnp.zeros((batch, *spec.shape)), jnp.full(batch, 0.5)
@@ -121,8 +121,8 @@ def likelihood(sizes: Sizes, peers: bool) -> list[Race]:
   their own, and SciPy's RK45 calls both at every stage.
   """
   del peers
-  spec, batch = spec_of(sizes), sizes.likelihood_batch
-  config = dit_config(sizes, 'vp_linear')
+  spec, batch = spec_of(sizes.likelihood_image), sizes.likelihood_batch
+  config = dit_config(sizes.likelihood_width)
   model, params = build_model(config, spec), initial(families.build(config, spec), spec)
   process = model.process
   z, probe = jax.random.normal(jax.random.key(1), (2, batch, *spec.shape))
@@ -138,7 +138,9 @@ def likelihood(sizes: Sizes, peers: bool) -> list[Race]:
     'drift and divergence apart, SciPy on the host': _on_the_host(process, denoise, z, probe),
   }
   note = (
-    f"a DiT, one Hutchinson probe, Dormand–Prince, tolerances {TOLERANCE:g}; score_sde's scheme"
+    f'a DiT, width {sizes.likelihood_width}, {spec.shape[0]}×{spec.shape[1]}×3 pixels, one '
+    f'Hutchinson probe, Dormand–Prince, tolerances {TOLERANCE:g}; the other has the form of '
+    "score_sde's"
   )
   return [Race(f'likelihood of {batch} images', 'images/s', batch, contenders, note)]
 

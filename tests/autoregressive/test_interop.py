@@ -67,7 +67,7 @@ def test_what_is_written_is_read(name, shard_bytes, tmp_path):
   files = list(tmp_path.glob('*.safetensors'))
   assert (len(files) > 1) == (shard_bytes < 10**9)
   again = interop.read(tmp_path)
-  assert again.kind, again.tied == (made.kind, made.tied)
+  assert (again.kind, again.tied) == (made.kind, made.tied)
   if made.network.get('scan'):  # read as layers apart
     np.testing.assert_allclose(logits(again), logits(made), atol=1e-4)
   else:
@@ -232,6 +232,7 @@ def test_folders_without_whole_weights_are_refused(tmp_path):
   [
     ('gpt2', dict(positions='rotary'), "gpt2 has network.positions='learned', not 'rotary'"),
     ('llama', dict(qk_norm=True), 'llama has network.qk_norm=False, not True'),
+    ('gpt2', dict(base_width=8), 'gpt2 has network.base_width=0, not 8'),
     ('llama', dict(rotary_scaling=('ntk', 2.0)), "rotary scaling 'ntk' has no public name"),
     ('gpt3', {}, "unknown kind of published weights 'gpt3'"),
   ],

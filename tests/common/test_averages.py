@@ -45,8 +45,25 @@ def test_width_and_gamma_are_each_other_s_inverse(width):
 
 def test_published_gammas():
   """EDM2 stores widths 0.05 and 0.10, which are gamma 16.97 and 6.94."""
-  assert averages.gamma_of(0.05) == pytest.approx(16.97, abs=0.01)
-  assert averages.gamma_of(0.10) == pytest.approx(6.94, abs=0.01)
+  assert averages.gamma_of(0.05) == pytest.approx(16.9721986, rel=1e-8)
+  assert averages.gamma_of(0.10) == pytest.approx(6.937203938, rel=1e-8)
+  assert averages.width_of(16.97) == pytest.approx(0.05000548862, rel=1e-8)
+  share = averages.power_share(jnp.asarray(999), averages.gamma_of(0.05))
+  assert 1 - float(share) == pytest.approx(0.9821795063, rel=1e-6)
+
+
+def test_published_weights():
+  """Of 0.05 and 0.10 for 0.075 as EDM2's code has them: fitted freely, divided by their sum."""
+  ones, gammas = np.ones(2), np.array([averages.gamma_of(w) for w in (0.05, 0.10)])
+  goal = np.ones(1), np.array([averages.gamma_of(0.075)])
+  among = averages.inner_products(ones, gammas, ones, gammas)
+  free = np.linalg.solve(among, averages.inner_products(ones, gammas, *goal))[:, 0]
+  np.testing.assert_allclose(free / free.sum(), [0.3422694236, 0.6577305764], rtol=1e-8)
+  # Ours are as near to the profile, in the mean square, as any that sum to 1.
+  own = averages.weights([(1, 0.05), (1, 0.10)], 1, 0.075)
+  away = lambda share: (share - free) @ among @ (share - free)
+  assert away(own) < min(away(own + d) for d in ([0.01, -0.01], [-0.01, 0.01]))
+  assert away(own) < away(free / free.sum())
 
 
 def test_the_recursion_is_the_weighted_mean_in_closed_form():
@@ -77,16 +94,20 @@ def test_any_width_is_reconstructed_from_stored_ones():
   steps = np.linspace(0, 1, 4000)[:, None]
   values = np.sin(3 * steps * np.arange(1, 6)) + 0.3 * rng.normal(size=(4000, 5))
   averaged = lambda width: recursion(values, averages.gamma_of(width))
-  widths, every = (0.05, 0.1), range(500, 4001, 500)
+  widths = (0.05, 0.1)
   paths = {width: averaged(width) for width in widths}
-  stored = [(step, width) for step in every for width in widths]
-  points = np.array([paths[width][step - 1] for step, width in stored])
-  apart = np.linalg.norm(points[-1] - points[-2])
   for width in (0.04, 0.07, 0.15, 0.2):
-    share = averages.weights(stored, 4000, width)
-    error = np.linalg.norm(share @ points - averaged(width)[-1])
-    assert error < 0.04 * apart, (width, error / apart)
-    assert share.sum() == pytest.approx(1, abs=1e-9)
+    directly, errors = averaged(width)[-1], []
+    for number in (2, 4, 8, 16):  # of snapshots, evenly over the run
+      steps = range(4000 // number, 4001, 4000 // number)
+      stored = [(step, width) for step in steps for width in widths]
+      points = np.array([paths[width][step - 1] for step, width in stored])
+      share = averages.weights(stored, 4000, width)
+      assert share.sum() == pytest.approx(1, abs=1e-9)
+      apart = np.linalg.norm(points[-1] - points[-2])
+      errors.append(np.linalg.norm(share @ points - directly) / apart)
+    assert (np.diff(errors) < 0).all() and errors[2] < 0.04 and errors[3] < 0.01, (width, errors)
+  stored = [(step, width) for step in range(500, 4001, 500) for width in widths]
   # A stored one is itself, whatever else is stored; so is one that ends before the last.
   np.testing.assert_allclose(averages.weights(stored, 4000, 0.1), np.eye(16)[-1], atol=1e-6)
   np.testing.assert_allclose(averages.weights(stored[:8], 2000, 0.05), np.eye(8)[-2], atol=1e-6)

@@ -56,6 +56,8 @@ def test_component_builds_by_name_and_makes_lists_hashable():
     ({'name': 'tow'}, "unknown thing 'tow'; did you mean 'two'. known: one, two"),
     ({'a': 1}, 'thing has no name; known: one, two'),
     ({'name': 'one', 'c': 1}, "unknown setting thing.c of 'one';.* known: a, b"),
+    ({'name': 'one', 'b': 0.5}, 'thing.b=0.5 must be a whole number, such as 2'),
+    ({'name': 'one', 'b': True}, 'thing.b=True must be a whole number'),
   ],
 )
 def test_component_refuses_with_what_is_known(settings, message):

@@ -237,6 +237,9 @@ def test_likelihood_by_name():
   estimate = component(LIKELIHOODS, {'name': 'vlb', 'terms': 8}, 'likelihood')
   got = estimate(process, perfect(process), x0, LEVELS, keys, 'fixed_small')
   parts = terms_of(process, perfect(process), x0, LEVELS, keys, 'fixed_small', terms=8)
-  np.testing.assert_allclose(got.nats, parts.prior + parts.diffusion + parts.reconstruction)
+  np.testing.assert_allclose(got.nats, parts.total)
+  assert list(got.parts) == ['prior', 'diffusion', 'reconstruction']
+  assert got.parts['diffusion'].shape == (50, 8)
+  np.testing.assert_allclose(got.nats, sum(terms.sum(axis=1) for terms in got.parts.values()))
   with pytest.raises(ConfigError, match='at least 2'):
     component(LIKELIHOODS, {'name': 'vlb', 'terms': 1}, 'likelihood')

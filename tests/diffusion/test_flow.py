@@ -60,6 +60,15 @@ def test_bits_per_dimension_of_a_standard_normal(name):
   assert float(at_zero) == pytest.approx(1.325748065, abs=2e-4)
 
 
+def test_prior_has_the_width_of_the_noise_at_the_end():
+  """E log p = E log N(x_T; 0, σ_max²) + ½ log of how the flow widens N(0, 1), at σ_max = 100."""
+  process, data = build({'name': 'edm', 'sigma_max': 100.0}), exact.isotropic(1.0)
+  spread = 1 + process.t_min**2
+  z = np.sqrt(spread) * jnp.asarray([[1.0], [-1.0]])  # of the mean square of the marginal
+  got = log_density(process, data, z).values[0].mean() - 0.5 * np.log((1 + 1e4) / spread)
+  assert float(got) == pytest.approx(-6.024158719, abs=1e-5)
+
+
 @pytest.mark.parametrize('probe', flow.PROBES)
 def test_hutchinson_is_within_its_standard_error(probe):
   process = build({'name': 'vp_linear'})

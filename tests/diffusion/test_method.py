@@ -276,6 +276,9 @@ def test_classifier_is_trained_beside_the_model_and_guides_it():
   other = method.sample(params, KEY, request._replace(label=(jnp.arange(4) + 1) % 3))
   assert one.evaluations == 8
   assert (one.x != other.x).any()
+  nowhere = request._replace(options=request.options | {'guidance.low': 1e6})
+  unguided = method.sample(params, KEY, Request(4, options={'steps': 8}))
+  np.testing.assert_array_equal(method.sample(params, KEY, nowhere).x, unguided.x)
   with pytest.raises(ConfigError, match=r'classifier.weight above 0'):
     plain.sample(params, KEY, request)
   with pytest.raises(ConfigError, match=r'request with.*labels'):
@@ -343,7 +346,11 @@ def test_editing_tasks():
     (Request(2, options={'sampler': 'dimm'}), "did you mean 'ddim'"),
     (Request(2, options={'rho': 3.0, 'grid': 'uniform'}), "unknown sampling option 'rho'"),
     (Request(2, options={'steps': 0}), 'steps=0: at least 1'),
+    (Request(2, options={'steps': 2.5}), 'steps=2.5 must be a whole number, such as 50'),
     (Request(2, options={'eta': 2.0}), 'eta=2.0'),
+    (Request(2, options={'eta': 'high'}), "eta='high' must be a number, such as 0.0"),
+    (Request(2, options={'sampler': 'edm', 's_churn': True}), 's_churn=True must be a number'),
+    (Request(2, options={'guidance': 'strong'}), "guidance='strong' must be a number"),
     (Request(2, options={'guidance': 2.0}), 'needs classes to guide to.*no labels'),
     (Request(2, jnp.arange(3)), '2 samples need as many labels'),
     (Request(0), 'at least 1'),
@@ -378,6 +385,7 @@ def test_guidance_without_a_conditional_model():
     method.sample(params, KEY, Request(2, options={'guidance': 2.0}))
   with pytest.raises(ConfigError, match='unconditional'):
     method.sample(params, KEY, Request(2, jnp.arange(2)))
+  assert not method.labelled and build().labelled
   method = build(label_dropout=0.0)
   params, _ = method.init(KEY, batch())
   with pytest.raises(ConfigError, match='label_dropout is 0'):

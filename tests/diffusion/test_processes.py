@@ -10,6 +10,7 @@ import pytest
 
 from common.config import ConfigError
 from diffusion import processes, tables
+from diffusion.bound import reverse_step
 from diffusion.processes import PROCESSES, build, rate
 
 KEY = jax.random.key(0)
@@ -81,16 +82,21 @@ def test_variance_is_preserved(name):
 
 def test_vp_sde():
   process = build({'name': 'vp_linear'})
-  times = 1e-5, 0.1, 0.5, 1.0
-  expected = {
-    'alpha': (0.9999994995, 0.9467217988, 0.2811828808, 0.006571586495),
-    'sigma': (0.001000497126, 0.3220525355, 0.9596542021, 0.9999784069),
-    'log_snr': (13.81451555, 2.156581186, -2.455135469, -10.04995681),
-    'g2': (0.100199, 2.09, 10.05, 20),
-  }
-  for name, values in expected.items():
-    np.testing.assert_allclose(at(getattr(process, name), *times), values, rtol=1e-8)
-  np.testing.assert_allclose(at(process.f, *times), -0.5 * np.array(expected['g2']), rtol=1e-8)
+  expected = np.array(
+    [  # time, α, σ, λ, g²
+      (1e-5, 0.9999994995, 0.001000497126, 13.81451555, 0.100199),
+      (1e-3, 0.9999450265, 0.01048541634, 9.115429865, 0.1199),
+      (0.1, 0.9467217988, 0.3220525355, 2.156581186, 2.09),
+      (0.25, 0.7236571851, 0.6901596036, 0.09478979707, 5.075),
+      (0.5, 0.2811828808, 0.9596542021, -2.455135469, 10.05),
+      (0.75, 0.05866350301, 0.9982778137, -5.668427658, 15.025),
+      (1.0, 0.006571586495, 0.9999784069, -10.04995681, 20),
+    ]
+  )
+  times = expected[:, 0]
+  for column, name in enumerate(('alpha', 'sigma', 'log_snr', 'g2'), 1):
+    np.testing.assert_allclose(at(getattr(process, name), *times), expected[:, column], rtol=1e-8)
+  np.testing.assert_allclose(at(process.f, *times), -0.5 * expected[:, 4], rtol=1e-8)
   # As a VE process in x/α: the σ of Karras et al. 2022, table 1, 'VP'.
   ratio = at(lambda t: jnp.exp(-0.5 * process.log_snr(t)), 1e-5, 1e-3, 0.5, 1)
   np.testing.assert_allclose(ratio, [0.001000497627, 0.01048599279, 3.412918309, 152.1669703], 1e-8)
@@ -98,13 +104,19 @@ def test_vp_sde():
 
 def test_sub_vp_sde():
   process = build({'name': 'sub_vp'})
-  times = 1e-5, 0.1, 0.5, 1.0
-  np.testing.assert_allclose(
-    at(process.sigma, *times), [1.000994499e-06, 0.1037178356, 0.9209361875, 0.9999568143], 1e-8
+  expected = np.array(
+    [  # time, σ, g²
+      (1e-5, 1.000994499e-06, 2.005971952e-07),
+      (1e-3, 0.0001099439557, 2.636311127e-05),
+      (0.1, 0.1037178356, 0.4110576091),
+      (0.25, 0.4763202785, 3.683229713),
+      (0.5, 0.9209361875, 9.987176581),
+      (0.75, 0.9965585934, 15.02482205),
+      (1.0, 0.9999568143, 19.99999996),
+    ]
   )
-  np.testing.assert_allclose(
-    at(process.g2, *times), [2.005971952e-07, 0.4110576091, 9.987176581, 19.99999996], 1e-8
-  )
+  np.testing.assert_allclose(at(process.sigma, *expected[:, 0]), expected[:, 1], rtol=1e-8)
+  np.testing.assert_allclose(at(process.g2, *expected[:, 0]), expected[:, 2], rtol=1e-8)
 
 
 def test_ve_sde():
@@ -167,6 +179,8 @@ def test_ddpm_linear_table():
   expected = [0.9999, 0.9997800921, 0.9981052048, 0.8970181457]
   expected += [0.5240853738, 0.07858724288, 0.003350550439, 4.035829765e-05]
   np.testing.assert_allclose(signal, expected, rtol=1e-8)
+  assert at(process.alpha, 1.0) == pytest.approx(0.006352818088, rel=1e-8)
+  assert at(process.sigma, 1.0) == pytest.approx(0.9999798206, rel=1e-9)
   betas = tables.linear_betas(1000)
   np.testing.assert_allclose(
     betas[[0, 1, 500, 999]], [0.0001, 0.0001199199199, 0.01005995996, 0.02], rtol=1e-9
@@ -176,26 +190,40 @@ def test_ddpm_linear_table():
 
 
 @pytest.mark.parametrize(
-  ('steps', 'betas', 'signal'),
+  ('steps', 'betas', 'signal', 'posterior'),
   [
     (
       1000,
       [4.128422482e-05, 4.614175274e-05, 0.003155691442, 0.7499993929, 0.999],
       [0.9999587158, 0.8470121613, 0.4938435904, 0.1442721024, 2.428766907e-06, 2.428766907e-09],
+      [2.178949615e-05, 0.9989975761],
     ),
     (
       4000,
       [9.865818814e-06, 1.016941488e-05, 0.0007889355535, 0.7499999621, 0.999],
       [0.9999901342, 0.8470121613, 0.4938435904, 0.1442721024, 1.517980469e-07, 1.517980469e-10],
+      [5.007683395e-06, 0.9989998485],
     ),
   ],
 )
-def test_ddpm_cosine_table(steps, betas, signal):
+def test_ddpm_cosine_table(steps, betas, signal, posterior):
   table = tables.cosine_betas(steps)
   np.testing.assert_allclose(table[[0, 1, steps // 2, -2, -1]], betas, rtol=1e-8)
+  assert (table == 0.999).sum() == 1
   process = build({'name': 'ddpm', 'schedule': 'cosine', 'steps': steps})
   entries = np.array([1, steps // 4, steps // 2, 3 * steps // 4, steps - 1, steps])
   np.testing.assert_allclose(at(process.alpha, *(entries / steps)) ** 2, signal, rtol=1e-8)
+  t = jnp.asarray([2, steps]) / steps
+  nothing = jnp.zeros((2, 1))
+  _, log_variance = reverse_step(process, nothing, nothing, t, t - 1 / steps)
+  np.testing.assert_allclose(jnp.exp(log_variance), posterior, rtol=1e-8)
+
+
+def test_cosine_table_as_noise_levels():
+  """EDM's discretisation of iDDPM (Karras et al. 2022, table 1): u_0, u_8, u_500 and u_999."""
+  process = build({'name': 'ddpm', 'schedule': 'cosine'})
+  ratio = at(lambda t: jnp.exp(-0.5 * process.log_snr(t)), 1.0, 0.992, 0.5, 0.001)
+  np.testing.assert_allclose(ratio, [20291.16961, 80.20370185, 1.012389564, 0.006425412771], 1e-8)
 
 
 def test_table_entries_are_met_in_float32():

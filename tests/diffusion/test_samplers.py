@@ -107,7 +107,15 @@ def test_edm_contraction(sampler, expected):
   counts = (18, 40, 256)
   measured, calls = factors(sampler, processes.edm(), (0.25, 1.0), [karras(n) for n in counts])
   np.testing.assert_allclose(measured, expected, rtol=1e-9)
+  error = np.abs(measured - [0.006249877933, 0.01249902355])  # from the flow's exact factors
+  assert (np.diff(error, axis=0) < 0).all()
   assert calls == [sampler.evaluations(n) for n in counts]
+
+
+def test_edm_churn_is_capped():
+  growth = lambda churn, steps: float(solvers.edm(churn).init(jnp.ones(1), steps))
+  assert growth(40.0, 256) == pytest.approx(0.15625)
+  assert growth(80.0, 18) == pytest.approx(0.4142135624)
 
 
 def test_dpm_solver_contraction():

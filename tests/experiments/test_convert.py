@@ -7,8 +7,13 @@ import pytest
 import safetensors.numpy
 
 from autoregressive import interop
+from autoregressive.finetuning import plain
 from autoregressive.interop import Published
-from experiments import runs
+from autoregressive.method import build, build_model
+from common.data.pipeline import Data
+from experiments import convert, runs
+from tests.autoregressive.common import outputs_of, perturbed
+from tests.autoregressive.texts import WINDOWS, text_config, windows
 from tests.experiments.commands import refused, run
 
 PIXELS = (8 * 8, 256)  # a sequence of so many tokens, of so many values
@@ -62,3 +67,54 @@ def test_weights_that_do_not_suit_are_refused(weights, data, tmp_path):
   assert 'has no config.json' in refused('convert', f'--read={tmp_path}', *data, workdir)
   assert 'give either --read or --write' in refused('convert', *data, workdir)
   assert not (tmp_path / 'run').exists()
+
+
+LAYOUTS = {
+  'gpt2': {},
+  'llama': dict(
+    network__positions='rotary',
+    network__norm='rms',
+    network__activation='swiglu',
+    network__bias=False,
+    network__kv_heads=1,
+    network__scan=True,
+  ),
+}
+
+
+@pytest.mark.parametrize('kind', LAYOUTS)
+@pytest.mark.parametrize('shard_bytes', [10**9, 2000])
+def test_a_run_with_lora_is_written_merged(kind, shard_bytes, tmp_path):
+  """What is read back says what the merged model says, and the forward pass of LoRA."""
+  lora = dict(finetune__lora_rank=2, finetune__lora_alpha=6.0, optimizer__frozen='^base/')
+  config = text_config(network__layers=2, **LAYOUTS[kind], **lora)
+  method, batch = build(config, WINDOWS), windows(3)
+  params = perturbed(jax.jit(method.init)(jax.random.key(0), batch)[0])
+  out = tmp_path / 'out'
+  convert.write(runs.Run(config, Data(WINDOWS, {}), method, params, 7), out, shard_bytes)
+  assert (out / interop.INDEX).exists() == (shard_bytes == 2000)
+  published = interop.read(out)
+  assert published.kind == kind
+  tokens = batch['x'].astype(jnp.int32)[..., None]
+  _, model = build_model(config, WINDOWS)
+  logits = outputs_of(published.model(), published.params, tokens)
+  merged = outputs_of(model, plain(params, config), tokens)
+  np.testing.assert_allclose(logits, merged, atol=1e-5)
+  before = outputs_of(model, params['base'], tokens)
+  assert abs(before - merged).max() > 0.1
+  nats = method.nll(params, batch, jax.random.key(0)).nats
+  each = jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[:, 1:], -1)
+  np.testing.assert_allclose(nats, -each.sum((1, 2)), rtol=1e-5)
+
+
+def test_weights_of_before_do_not_stay(tmp_path):
+  """One file after several, and several after one: what is read is what was written last."""
+  network = dict(length=12, width=16, layers=1, heads=2, mlp_width=64)
+  made = Published('gpt2', network, True, 9, None)
+  params = jax.jit(made.model().init)(jax.random.key(0), jnp.zeros((1, 2, 1), jnp.int32))
+  params = params['params']
+  for turn, shard_bytes in enumerate((2000, 10**9, 2000)):
+    params = perturbed(params, seed=turn)
+    interop.write(made._replace(params=params), tmp_path, shard_bytes)
+    jax.tree.map(np.testing.assert_array_equal, interop.read(tmp_path).params, params)
+    assert (tmp_path / 'model.safetensors').exists() == (shard_bytes == 10**9)

@@ -63,6 +63,16 @@ def test_a_config_from_before_some_settings_still_works(tmp_path):
   runs.claim(workdir, config, data(), fresh=False)  # the same run: it goes on
 
 
+def test_a_component_named_by_a_flag_is_the_same_when_read_back(tmp_path):
+  """It has a name alone, and what is read back has all its settings."""
+  config = images.get_config('digits').to_dict() | {'process': {'name': 'cosine'}}
+  runs.claim(tmp_path / 'run', config, data(), fresh=False)
+  runs.claim(tmp_path / 'run', config, data(), fresh=False)
+  with pytest.raises(ConfigError, match=r'process.t_max: there 0.999, now 0.5'):
+    changed = config | {'process': {'name': 'cosine', 't_max': 0.5}}
+    runs.claim(tmp_path / 'run', changed, data(), fresh=False)
+
+
 @pytest.mark.parametrize(
   ('text', 'message'),
   [

@@ -42,6 +42,9 @@ def test_sampling_continues_a_prompt_beyond_the_context_and_evaluation_takes_tex
   printed = run('sample', *flags, f'--out={trained}/out.txt')
   page = (trained / 'out.txt').read_text()
   assert page in printed
+  (line,) = [x for x in printed.splitlines() if x.startswith('log-probability of what was drawn')]
+  log_probs = [float(x) for x in line.partition(': ')[2].split(', ')]
+  assert len(log_probs) == 2 and max(log_probs) < -40  # 40 tokens, hardly learned
   texts = page.split('\n' + '-' * 72 + '\n')
   assert len(texts) == 2 and all(text.startswith('7 green') for text in texts)
   assert texts[0] != texts[1]

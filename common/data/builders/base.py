@@ -20,7 +20,7 @@ from common.data import palettes
 from common.data.spec import token_dtype
 
 # Of the flags of `prepare_data` that what is prepared hangs on.
-DEFAULTS = {'palette': 0, 'context': 64, 'tokenizer': 'characters', 'vocabulary': 1024}
+DEFAULTS = dict(palette=0, context=64, tokenizer='characters', vocabulary=1024, tokenizer_files='')
 
 SPLITS = ('train', 'validation', 'test')
 Example = dict[str, Any]  # 'x': an array of whole numbers; 'label': int, where there are any
@@ -34,8 +34,8 @@ def data_dir(settings: Mapping[str, Any]) -> pathlib.Path:
 
 def not_prepared(name: str, settings: Mapping[str, Any]) -> ConfigError:
   """The error for a dataset that a command has to prepare first."""
-  flags = {'data_dir': settings.get('dir', '')}
-  flags |= {flag: settings.get(flag, default) for flag, default in DEFAULTS.items()}
+  flags = {flag: settings.get(flag, default) for flag, default in DEFAULTS.items()}
+  flags['data_dir'] = settings.get('dir', '')
   where = ''.join(f' --{k}={v}' for k, v in flags.items() if v != DEFAULTS.get(k, ''))
   return ConfigError(
     f'{name} is not prepared in {data_dir(settings)}; run: '

@@ -88,6 +88,20 @@ def test_frechet_distance_grows_with_damage_and_stands_beside_its_floor(data):
   assert noisy.value > clean.value + 4 * (noisy.standard_error + clean.standard_error)
 
 
+def test_a_method_without_classes_is_asked_for_none(data):
+  method, _ = replay(data)
+  asked = []
+
+  def sample(params, key, request):
+    asked.append(request.label)
+    return method.sample(params, key, request._replace(label=np.arange(request.num) % 10))
+
+  found = measure(data, Method(None, None, sample, None, labelled=False), ['agreement', 'frechet'])
+  assert set(asked) == {None} and found.labels is None
+  assert found.measures['agreement'].value is None
+  assert found.measures['frechet'].value > 0
+
+
 def test_extractors_give_one_feature_vector_per_image(data):
   train, test = (data.splits[split].arrays for split in ('train', 'test'))
   arrays = [split[key] for split in (train, test) for key in ('x', 'label')]
@@ -106,7 +120,9 @@ def test_bits_per_dim_leaves_out_the_padding(data):
   label = data.splits['test'].arrays['label']
 
   def nll(params, batch, key):
-    return Likelihood(batch['label'].astype(jnp.float32), jnp.full(batch['label'].shape, 0.5))
+    label = batch['label'].astype(jnp.float32)
+    parts = {'one': label[:, None] - 1, 'two': jnp.full((*label.shape, 2), 0.5)}
+    return Likelihood(label, jnp.full(label.shape, 0.5), parts=parts)
 
   method, _ = replay(data, nll=nll)
   found = measure(data, method, ['bits_per_dim'])
@@ -114,6 +130,8 @@ def test_bits_per_dim_leaves_out_the_padding(data):
   assert bits.value == pytest.approx(label.mean() / unit, rel=1e-6)
   assert bits.standard_error == pytest.approx(label.std(ddof=1) / math.sqrt(397) / unit, rel=1e-6)
   assert f'estimation error {0.5 / math.sqrt(397) / unit:.2g}' in bits.note
+  assert bits.parts['two'] == pytest.approx((0.5 / unit, 0.5 / unit))
+  assert sum(map(sum, bits.parts.values())) == pytest.approx(bits.value, rel=1e-6)
   assert len(found.samples) == 0  # nothing asked for any
 
 
