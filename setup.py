@@ -29,11 +29,12 @@ CORE = [
 ]
 
 EXTRAS = {
-  'test': ['beartype>=0.20', 'pytest>=8.3', 'pytest-xdist>=3.6', 'ruff>=0.11'],
+  'test': ['beartype>=0.20', 'mido>=1.3.3', 'pytest>=8.3', 'pytest-xdist>=3.6', 'ruff>=0.11'],
   'tpu': ['jax[tpu]'],
   'cuda': ['jax[cuda13]'],
   'prepare': ['tensorflow-cpu>=2.20'],  # only to prepare TFDS's own sets; never at training time
   'text': ['tokenizers>=0.22'],  # byte pairs; bytes and characters do without
+  'music': ['mido>=1.3.3'],  # MIDI files; pictures do without
   'peers': ['torch>=2.9', 'diffusers>=0.35', 'transformers>=4.57'],
 }
 

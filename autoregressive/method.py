@@ -22,6 +22,11 @@ def build_model(config: Mapping, spec: DataSpec):
   """The ordering and the model that a config describes: (ordering, Model)."""
   ordering = build_ordering(config['ordering'], spec)
   head = build_head(config['head'], ordering)
+  if spec.palette is not None and not head.discrete:
+    raise ConfigError(
+      f'head {config["head"]["name"]!r} is over ordered values; a palette has no order: '
+      "use 'categorical', or set data.palette=0"
+    )
   settings = dict(config['model'])
   # Where nothing stands before the first emission, the inputs are all emissions but the last.
   inputs = ordering.length - (settings['start'] == 'none')
@@ -60,6 +65,7 @@ def build(config: Mapping, spec: DataSpec, draft: Draft | None = None) -> Method
   options = build_options(config['sampling'])
   objective = build_objective(config.get('objective', {}), model.head, spec)
   separator = separator_of(spec) if objective.documents else None
+  given = ordering.period if model.start == 'none' else 0  # emissions that are not modelled
   class_dropout = config['model']['class_dropout']
   modelled = ordering.length - getattr(ordering, 'given', 0)  # emissions that evaluation counts
   if not 0 <= class_dropout < 1:
@@ -78,7 +84,8 @@ def build(config: Mapping, spec: DataSpec, draft: Draft | None = None) -> Method
     known = known_of(ordering, batch['x'])
     scaled = () if known is None else (known.scale[:, None],)
     outputs = model.apply({'params': params}, emissions, label, known=known, **extra)
-    return outputs, -model.head.log_prob(outputs, emissions[:, -outputs.shape[1] :], *scaled)
+    outputs = outputs[:, given - emissions.shape[1] :]
+    return outputs, -model.head.log_prob(outputs, emissions[:, given:], *scaled)
 
   def loss(params, memory, batch, key, context):
     label = batch.get('label') if spec.num_classes else None

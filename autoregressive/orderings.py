@@ -10,6 +10,8 @@ An ordering has
   values: values in one emission;
   vocabulary: a value is an integer in [0, vocabulary);
   open_ended: whether a sequence may be shorter or longer than `length`;
+  period: emissions in one part of such a sequence, a token or a frame: what its length is counted
+    in, and what is given where a model has no start;
   encode, decode: data -> emissions -> data.
 One of numbers (a vocabulary of 0) may have what is known beside the emissions:
   known(x, lengths) -> Known;
@@ -23,10 +25,10 @@ from collections.abc import Callable, Mapping
 from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Integer, Num, UInt8
+from jaxtyping import Array, Float, Int, Integer, Num
 
 from common.config import ConfigError, component
-from common.data.spec import DataSpec
+from common.data.spec import DataSpec, token_dtype
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Patches:
   channels: str = 'together'
 
   open_ended: ClassVar[bool] = False
+  period: ClassVar[int] = 1
 
   def __post_init__(self):
     if self.spec.domain != 'image':
@@ -80,7 +83,7 @@ class Patches:
     return self.spec.levels
 
   def encode(
-    self, x: UInt8[Array, 'batch height width channels']
+    self, x: Integer[Array, 'batch height width channels']
   ) -> Int[Array, 'batch length values']:
     """Images to emissions."""
     rows, columns = self.grid
@@ -90,7 +93,7 @@ class Patches:
 
   def decode(
     self, emissions: Int[Array, 'batch length values']
-  ) -> UInt8[Array, 'batch height width channels']:
+  ) -> Integer[Array, 'batch height width channels']:
     """Emissions to images: the inverse of `encode`."""
     rows, columns = self.grid
     size, depth = self.size, self.spec.shape[2]
@@ -98,7 +101,7 @@ class Patches:
       x = emissions.reshape(-1, rows, columns, depth, size, size).transpose(0, 1, 4, 2, 5, 3)
     else:
       x = emissions.reshape(-1, rows, columns, size, size, depth).transpose(0, 1, 3, 2, 4, 5)
-    return x.reshape(-1, *self.spec.shape).astype(jnp.uint8)
+    return x.reshape(-1, *self.spec.shape).astype(token_dtype(self.spec.levels))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +119,7 @@ class Tokens:
 
   values: ClassVar[int] = 1
   open_ended: ClassVar[bool] = True
+  period: ClassVar[int] = 1
 
   def __post_init__(self):
     if self.spec.domain != 'text':
@@ -175,6 +179,7 @@ class Windows:
   values: ClassVar[int] = 1
   vocabulary: ClassVar[int] = 0
   open_ended: ClassVar[bool] = False
+  period: ClassVar[int] = 1
 
   def __post_init__(self):
     if self.spec.series is None:
@@ -224,7 +229,67 @@ class Windows:
     return jnp.concatenate([emissions, known.features], -1)
 
 
-ORDERINGS: Mapping[str, Callable] = {'patches': Patches, 'tokens': Tokens, 'windows': Windows}
+@dataclasses.dataclass(frozen=True)
+class Frames:
+  """Frames of several voices, one after the other.
+
+  Attributes:
+    spec: DataSpec of domain 'music', with shape (frames, voices).
+    voices: 'together': an emission is a frame, its voices independent given the past; 'apart': each
+      voice of a frame is an emission of its own, which sees those before it in the frame.
+
+  Raises:
+    ConfigError: when the data are no music, or for another choice.
+  """
+
+  spec: DataSpec
+  voices: str = 'together'
+
+  open_ended: ClassVar[bool] = True
+
+  def __post_init__(self):
+    if self.spec.domain != 'music':
+      raise ConfigError(f"ordering 'frames' is of music; {self.spec.name!r} is not")
+    if self.voices not in ('together', 'apart'):
+      raise ConfigError(f"ordering.voices={self.voices!r}; known: 'apart', 'together'")
+
+  @property
+  def period(self) -> int:
+    """Emissions in one frame."""
+    return self.spec.shape[1] if self.voices == 'apart' else 1
+
+  @property
+  def values(self) -> int:
+    """Values in one emission."""
+    return self.spec.shape[1] // self.period
+
+  @property
+  def length(self) -> int:
+    """Emissions in one example."""
+    return self.spec.shape[0] * self.period
+
+  @property
+  def vocabulary(self) -> int:
+    """Number of values that a voice can have."""
+    return self.spec.levels
+
+  def encode(self, x: Integer[Array, 'batch frames voices']) -> Int[Array, 'batch length values']:
+    """Frames to emissions."""
+    return x.reshape(x.shape[0], -1, self.values).astype(jnp.int32)
+
+  def decode(
+    self, emissions: Int[Array, 'batch length values']
+  ) -> Int[Array, 'batch frames voices']:
+    """Emissions to frames: the inverse of `encode`."""
+    return emissions.reshape(emissions.shape[0], -1, self.spec.shape[1])
+
+
+ORDERINGS: Mapping[str, Callable] = {
+  'patches': Patches,
+  'tokens': Tokens,
+  'frames': Frames,
+  'windows': Windows,
+}
 
 
 def build_ordering(settings: Mapping, spec: DataSpec):

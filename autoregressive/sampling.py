@@ -86,23 +86,28 @@ def build_sampler(
   Raises:
     ConfigError: for a draft that sees other data than the model.
   """
-  decode = build_decoder(model, ordering.length, draft)
+  decode = build_decoder(model, ordering, draft)
   if draft is not None:
     _check_draft(draft, ordering, spec)
 
   def sample(params, key, request: Request) -> Samples:
     chosen = build_options(dataclasses.asdict(options), **request.options)
-    chosen = dataclasses.replace(chosen, stop=stop_tokens(chosen.stop, ordering, spec))
+    chosen = dataclasses.replace(
+      chosen,
+      stop=stop_tokens(chosen.stop, ordering, spec),
+      length=chosen.length * ordering.period,
+    )
     _check(chosen, model, ordering, guidable, draft)
     label_key, key = jax.random.split(key)
     label = request.label if spec.num_classes else None
     if spec.num_classes and label is None:
       label = jax.random.randint(label_key, (request.num,), 0, spec.num_classes)
     given, lengths = given_emissions(ordering, request, chosen.length)
-    if model.start == 'none' and not lengths.all():
+    if model.start == 'none' and (lengths < ordering.period).any():
       raise ConfigError(
-        "model.start='none' models no first emission: each sample needs a past of one or more; "
-        f'sample {int(lengths.argmin())} has none'
+        "model.start='none' models no first emission: each sample needs a past of "
+        f'{"one" if ordering.period == 1 else ordering.period} or more; sample '
+        f'{int(lengths.argmin())} has {int(lengths.min()) or "none"}'
       )
     beside = None
     if request.past is not None:
@@ -117,12 +122,11 @@ def build_sampler(
   return sample
 
 
-def build_decoder(model: Model, context: int, draft: Draft | None = None):
+def build_decoder(model: Model, ordering, draft: Draft | None = None):
   """The decoding that options ask for: speculative, by beams, or one draw after the other.
 
   Args:
-    model: as built from the config.
-    context: emissions that it was trained on.
+    model, ordering: as built from the config; the ordering's length is what it was trained on.
     draft: a smaller model, for speculative decoding.
 
   Returns:
@@ -149,6 +153,7 @@ def build_decoder(model: Model, context: int, draft: Draft | None = None):
     params, keys, given, lengths, label, options: Options, beside: Known | None = None
   ) -> tuple[Generated, int]:
     network, length, stop = model.network, given.shape[1], options.stops()
+    context = ordering.length
     slides = options.slide and length > context
     room = context if slides else room_for(length, context)
     drawn = dict(numbers=options.numbers(), greedy=options.greedy)
@@ -167,7 +172,7 @@ def build_decoder(model: Model, context: int, draft: Draft | None = None):
       return draw(params, keys, **settings)
 
     if slides:
-      made = slide(window, np.asarray(given), lengths, context, stop)
+      made = slide(window, np.asarray(given), lengths, context, stop, ordering.period)
     else:
       padded = np.pad(given, ((0, 0), (0, room - length), (0, 0)))
       fixed = dict(given=padded, stop=stop, end=np.int32(length))
@@ -226,5 +231,6 @@ def _check_draft(draft: Draft, ordering, spec: DataSpec) -> None:
   unlike = dataclasses.replace(draft.ordering, spec=spec) != ordering
   if unlike or (draft.ordering.length != ordering.length and not ordering.open_ended):
     raise ConfigError('the draft was trained on data in another shape or order than the model')
-  if getattr(draft.spec, 'tokenizer', None) != getattr(spec, 'tokenizer', None):
-    raise ConfigError('the draft has another tokenizer than the model')
+  for meaning in ('tokenizer', 'pitches', 'palette'):
+    if getattr(draft.spec, meaning) != getattr(spec, meaning):
+      raise ConfigError(f'the draft has another {meaning} than the model')

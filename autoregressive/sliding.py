@@ -21,6 +21,7 @@ def slide(
   lengths: Int[np.ndarray, 'batch'],
   context: int,
   stop: Int[Array, 'stops longest'] | None = None,
+  period: int = 1,
 ) -> Generated:
   """Draws the rest of sequences that are longer than the context.
 
@@ -30,11 +31,13 @@ def slide(
     window: `decoding.generate` but for given, lengths and offset.
     given: sequences of the full length; what lies beyond `lengths` is ignored.
     lengths: how many emissions of each are given.
-    context: emissions that the model takes, 2 or more.
+    context: emissions that the model takes, 2 periods or more.
     stop: see `Options.stops`, or None.
+    period: windows begin at multiples of it, so that a place in a window means what it meant in
+      training.
   """
   batch, length, _ = given.shape
-  half, known = context // 2, int(lengths.min())
+  half, known = context // (2 * period) * period, int(lengths.min())
   begin = half * -(-max(known - context + 1, 0) // half)
   room = context * (2 + (length - 1) // context)  # few shapes, whatever the length
   emissions = np.pad(given, ((0, 0), (0, room - length), (0, 0)))

@@ -138,8 +138,8 @@ class Options:
       Needs a model trained with model.class_dropout.
     beams: width of beam search; 1: none.
     length_penalty: beams are ranked by log-probability / length^penalty.
-    length: emissions to make, what is given among them, where a sequence has no fixed length; 0:
-      as many as the model was trained on.
+    length: tokens or frames to make, what is given among them, where a sequence has no fixed
+      length; 0: as many as the model was trained on.
     stop: token sequences, each a tuple, that end a sample where they are drawn; or texts, which
       the data's tokenizer makes such sequences of. A text that the model spells in other tokens
       than the tokenizer does not stop it; of bytes and characters there is one spelling.

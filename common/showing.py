@@ -1,4 +1,4 @@
-"""Samples as a person sees them: images side by side, a page of texts, or plots of forecasts."""
+"""Samples as a person sees them: images, piano rolls, a page of texts, or plots of forecasts."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -9,15 +9,19 @@ import numpy as np
 
 from common import forecasts, reporting
 from common.data import tokenizers
+from common.data.music import REST
 from common.data.sources import Source
 from common.data.spec import DataSpec
 from common.files import atomic_write
 from common.method import Request
+from common.piano_roll import piano_rolls
 from common.writers import Writer
 
 GRID = 10  # rows and columns of a grid of images
 TEXTS = 8  # texts on a page
 WINDOWS, DRAWS = 6, 100  # of time series that are forecast, and draws of each
+ROLLS = 4  # pieces of music below each other
+ROLL_SCALE = 4  # size of a step in training's picture of them
 RULE = '\n' + '-' * 72 + '\n'
 
 
@@ -26,12 +30,26 @@ def request(
 ) -> Request:
   """A request for samples that are not conditioned on anything but their class.
 
-  A text begins behind a separator, or a new line (`tokenizers.opening`).
+  A text begins behind a separator, or a new line (`tokenizers.opening`); music behind rests.
   """
   past = None
+  if spec.domain == 'music':
+    past = np.full((num, 1, spec.shape[1]), REST, np.int32)
   if spec.domain == 'text':
     past = np.full((num, 1), tokenizers.opening(spec.tokenizer), np.int32)
   return Request(num, label, past=past, options=options or {})
+
+
+def as_images(spec: DataSpec, x: np.ndarray) -> tuple[np.ndarray, int]:
+  """Examples as images [n, height, width, channels], and the levels of these.
+
+  Indices get the colours of their palette; music becomes piano rolls, without its first frame.
+  """
+  if spec.domain == 'music':
+    return piano_rolls(np.asarray(x)[:, 1:], spec.pitches), 256
+  if spec.palette is not None:
+    return spec.palette.decode(np.asarray(x)), 256
+  return np.asarray(x), spec.levels
 
 
 def texts(spec: DataSpec, x: np.ndarray) -> tuple[str, ...]:
@@ -50,8 +68,7 @@ def page(several: Sequence[str]) -> str:
 
 
 def request_in_training(spec: DataSpec, labelled: bool, source: Source) -> Request:
-  """What training draws now and then: a grid of images with a class per column, some texts, or
-  forecasts.
+  """What training draws now and then: images with a class per column, texts, music, or forecasts.
 
   Args:
     spec: of the data.
@@ -61,8 +78,8 @@ def request_in_training(spec: DataSpec, labelled: bool, source: Source) -> Reque
   if spec.domain == 'series':
     windows = np.arange(min(WINDOWS, len(source)))
     return forecasts.request(spec, forecasts.repeated(source, windows, DRAWS))
-  if spec.domain == 'text':
-    return request(spec, TEXTS)
+  if spec.domain in ('text', 'music'):
+    return request(spec, TEXTS if spec.domain == 'text' else ROLLS)
   classes = min(spec.num_classes, GRID) if labelled else 0
   label = jax.numpy.arange(GRID * GRID) % classes if classes else None
   return request(spec, GRID * GRID, label)
@@ -88,6 +105,8 @@ def keep(
     batch = {'x': asked.past, 'label': asked.label}
     grid = forecasts.picture(forecasts.collect(spec, batch, np.asarray(x), DRAWS))
   else:
-    grid = reporting.image_grid(np.asarray(x), columns=GRID, levels=spec.levels)
+    images, levels = as_images(spec, x)
+    columns, scale = (1, ROLL_SCALE) if spec.domain == 'music' else (GRID, 1)
+    grid = reporting.image_grid(images, columns, scale, levels)
   reporting.save_png(folder / f'{step:08d}.png', grid)
   writer.images(step, 'samples', grid)

@@ -18,7 +18,8 @@ def get_base() -> ConfigDict:
         source='',  # folder or file of custom data (image_folder, npz, text, series) or raw files
         image_size=0,  # image_folder: centre-cropped and resized to this; 0: as they are
         broken='refuse',  # image_folder, text: 'refuse' a file that is none, or 'skip' it
-        context=64,  # text: tokens predicted in a window; series: values before a forecast
+        palette=0,  # images: their pixels as indices of so many colours (k-means); 0: as they are
+        context=64,  # text, music: tokens or frames predicted in a window; series: values given
         horizon=12,  # series: values that are forecast
         stride=1,  # series: steps from one training window to the next
         tokenizer='characters',  # text: bytes, characters, gpt2 (from files), bpe (trained)

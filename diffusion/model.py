@@ -160,6 +160,11 @@ def build_model(config: Mapping, spec: DataSpec) -> Model:
   Raises:
     ConfigError: for unknown names or settings, and parts that do not go together.
   """
+  if spec.palette is not None:
+    raise ConfigError(
+      f'diffusion adds noise to pixel values; data.palette={len(spec.palette.colours)} makes them '
+      "indices, which have no order: set data.palette=0, or use family 'autoregressive'"
+    )
   prediction = config['prediction']
   process = processes.build(config['process'])
   variance = prediction['variance']

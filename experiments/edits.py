@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 from PIL import Image
 
-from common import reporting
+from common import reporting, showing
 from common.data.spec import DataSpec
 from common.method import Request
 from experiments import families, options
@@ -207,17 +207,18 @@ SHOWN: dict[str, Callable[[Given, int], list]] = {
 }
 
 
-def picture(name: str, edited: Edited, levels: int, scale: int) -> UInt8[np.ndarray, 'h w 3']:
+def picture(name: str, edited: Edited, spec: DataSpec, scale: int) -> UInt8[np.ndarray, 'h w 3']:
   """One picture of a task: what was given, its mask, and the results.
 
   Args:
     name: of the task.
     edited: from `perform`.
-    levels: of the data.
+    spec: of the data.
     scale: size of a pixel.
   """
-  rows = SHOWN[name](edited.given, levels)
-  for number, x in enumerate(edited.results, 1):
+  x, levels = showing.as_images(spec, edited.given.x)
+  rows = SHOWN[name](edited.given._replace(x=x), levels)
+  for number, x in enumerate(showing.as_images(spec, edited.results)[0], 1):
     caption = 'result' if len(edited.results) == 1 else f'result {number}'
     rows.append((caption, reporting.to_rgb(x, levels)))
   return reporting.captioned_rows(edited.title, rows, scale)

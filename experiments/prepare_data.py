@@ -4,6 +4,7 @@
   python -m experiments.prepare_data --dataset=image_folder --source=faces/ --image_size=64
   python -m experiments.prepare_data --dataset=shakespeare --context=64
   python -m experiments.prepare_data --dataset=aus_retail --context=48 --horizon=12
+  python -m experiments.prepare_data --dataset=chorales
 
 Examples come in splits train, validation and test; docs/datasets.md says where each dataset comes
 from and how it is split. Training prepares digits, image_folder, npz, text, python_code and series
@@ -32,10 +33,13 @@ IMAGE_SIZE = flags.DEFINE_integer(
 BROKEN = flags.DEFINE_string(
   'broken', 'refuse', "image_folder, text: 'refuse' a file that is none, or 'skip' it."
 )
+PALETTE = flags.DEFINE_integer(
+  'palette', 0, 'Images: pixels as indices of so many colours, found by k-means; 0: as they are.'
+)
 CONTEXT = flags.DEFINE_integer(
   'context',
   64,
-  'Text: tokens predicted in a window. Time series: values before a forecast.',
+  'Text, chorales: tokens or frames predicted in a window. Time series: values before a forecast.',
   lower_bound=1,
 )
 HORIZON = flags.DEFINE_integer('horizon', 12, 'Time series: values to forecast.', lower_bound=1)
@@ -56,6 +60,7 @@ def main() -> None:
     source=SOURCE.value,
     image_size=IMAGE_SIZE.value,
     broken=BROKEN.value,
+    palette=PALETTE.value,
     context=CONTEXT.value,
     horizon=HORIZON.value,
     stride=STRIDE.value,
@@ -71,6 +76,9 @@ def main() -> None:
     print(f'windows of {spec.shape[0] - 1} + 1 tokens, of {spec.levels:,}')
   elif spec.domain == 'series':
     print(f'windows of {spec.shape[0] - spec.series.horizon} + {spec.series.horizon} steps')
+  elif spec.domain == 'music':
+    steps, voices = spec.shape
+    print(f'windows of {steps - 1} + 1 frames of {voices} voices, {spec.levels} values each')
   else:
     print(f'{"×".join(map(str, spec.shape))}, {spec.levels} levels, {spec.num_classes} classes')
   for note in preparation.open_prepared(folder).info.metadata['notes']:

@@ -284,11 +284,12 @@ def on(run: Run, name: str) -> Run:
     ConfigError: for a dataset whose examples are of another kind.
   """
   data = pipeline.load(run.config['data'] | {'name': name, 'source': ''})
-  kind = lambda spec: (spec.domain, spec.shape, spec.levels, spec.num_classes, spec.tokenizer)
+  meaning = lambda spec: (spec.tokenizer, spec.pitches, spec.palette)
+  kind = lambda spec: (spec.domain, spec.shape, spec.levels, spec.num_classes, *meaning(spec))
   if kind(data.spec) != kind(run.data.spec):
     raise ConfigError(
       f'{name} is of another kind than {run.data.spec.name}: {data.spec.domain} '
-      f'{data.spec.shape} of {data.spec.levels} values, or another vocabulary'
+      f'{data.spec.shape} of {data.spec.levels} values, or another vocabulary or palette'
     )
   return run._replace(data=data)
 

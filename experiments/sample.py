@@ -1,5 +1,4 @@
-"""Draws samples from a trained model, a picture or texts; edits images of its test split, or
-forecasts its time series.
+"""Draws samples from a trained model: a picture, texts, music or forecasts; or edits test images.
 
 python -m experiments.sample --workdir=runs/digits --num=100 --out=samples.png
 python -m experiments.sample --workdir=runs/digits --label=3 --options=steps=5,guidance=2.0
@@ -9,6 +8,8 @@ python -m experiments.sample --workdir=runs/pixels --draft=runs/small --options=
 python -m experiments.sample --workdir=runs/shakespeare --prompt="To be, " --length=500 --num=2
 python -m experiments.sample --workdir=runs/retail --num=6 --draws=200 --out=forecasts.png
 python -m experiments.sample --workdir=runs/retail --out=quantiles.csv
+python -m experiments.sample --workdir=runs/chorales --length=256 --out=chorale.mid
+python -m experiments.sample --workdir=runs/chorales --prompt=beginning.mid --out=chorales.png
 
 Tasks of a diffusion model: inpaint, repaint, colourise, sdedit, reconstruct, interpolate, and
 trajectory, a sample's way from noise to data; of an autoregressive model: complete, from a
@@ -28,20 +29,23 @@ from absl import flags
 from common import forecasts, reporting, showing
 from common.files import atomic_write
 from common.method import Request
-from experiments import cli, edits, options, runs, texts
+from common.piano_roll import legend, piano_rolls
+from experiments import cli, edits, options, pieces, runs, texts
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
 STEP = flags.DEFINE_string('step', 'last', "Checkpoint: 'last', 'best' or a number.")
 NUM = flags.DEFINE_integer(
   'num',
   None,
-  'How many: 100 images, 4 texts, 10 images of a task, 6 windows (all, for a .csv).',
+  'How many: 100 images, 4 texts or pieces of music (1 of a .mid), 10 images of a task, 6 windows '
+  '(all, for a .csv).',
   lower_bound=1,
 )
 OUT = flags.DEFINE_string(
   'out',
   None,
-  'A .png, or a .npy of raw values: samples.png by default; a .txt of texts, a .csv of forecasts.',
+  'A .png, or a .npy of raw values: samples.png by default; a .txt of texts, a .mid of music, a '
+  '.csv of forecasts.',
 )
 LABEL = flags.DEFINE_string(
   'label',
@@ -66,8 +70,12 @@ WEAK = flags.DEFINE_string(
   'weak', None, 'WORKDIR[@STEP] of a weaker model of the same network, for options guidance=W.'
 )
 EMA = flags.DEFINE_list('ema', [], 'Width of the average to sample from; needs ema.widths.')
-PROMPT = flags.DEFINE_string('prompt', None, 'Text: what the samples begin with.')
-LENGTH = flags.DEFINE_integer('length', 500, 'Text: tokens to draw.', lower_bound=1)
+PROMPT = flags.DEFINE_string(
+  'prompt', None, 'What the samples begin with: a text; of music a .mid, a track per voice.'
+)
+LENGTH = flags.DEFINE_integer(
+  'length', None, 'Tokens of text to draw (500), sixteenths of music (256).', lower_bound=1
+)
 SLIDE = flags.DEFINE_bool('slide', False, 'Text: take the end of a prompt beyond the context.')
 STOP = flags.DEFINE_string('stop', '', 'Text: end before this.')
 OPTIONS = options.define()
@@ -80,7 +88,7 @@ def write_texts(run: runs.Run, settings: dict) -> None:
     run,
     PROMPT.value,
     num=NUM.value or 4,
-    length=LENGTH.value,
+    length=LENGTH.value or 500,
     seed=SEED.value,
     slide=SLIDE.value,
     stop=STOP.value,
@@ -98,6 +106,8 @@ def write_texts(run: runs.Run, settings: dict) -> None:
 
 def write_forecasts(run: runs.Run, settings: dict, out: pathlib.Path) -> str:
   """Forecasts windows of the test split; returns what to say of it."""
+  if TASK.value is not None:
+    raise ValueError(f'--task={TASK.value!r}: time series are forecast, without a task')
   spec, source = run.data.spec, run.data.splits['test']
   label = options.classes(LABEL.value, 1, spec) if LABEL.value is not None else None
   windows = np.arange(len(source))
@@ -126,6 +136,39 @@ def write_forecasts(run: runs.Run, settings: dict, out: pathlib.Path) -> str:
   )
 
 
+def write_music(run: runs.Run, settings: dict, out: pathlib.Path) -> str:
+  """Draws music into MIDI files, or a picture; returns what to say of it."""
+  spec = run.data.spec
+  for flag in (TASK, MASK):
+    if flag.value is not None:
+      raise ValueError(
+        f'--{flag.name}={flag.value}: {spec.name} is music, which --prompt=FILE.mid continues'
+      )
+  num = NUM.value or (1 if out.suffix == '.mid' else showing.ROLLS)
+  start = time.perf_counter()
+  x = pieces.continued(
+    run,
+    PROMPT.value,
+    num=num,
+    length=LENGTH.value or 256,
+    seed=SEED.value,
+    options=settings,
+  )
+  seconds = time.perf_counter() - start
+  names = [str(out)]
+  if out.suffix == '.mid':
+    names = pieces.write(spec, x, out)
+  elif out.suffix == '.npy':
+    reporting.save_array(out, x)
+  else:
+    rows = [(f'{i + 1}', roll[None]) for i, roll in enumerate(piano_rolls(x, spec.pitches))]
+    reporting.save_png(out, reporting.captioned_rows(legend(spec.pitches), rows, SCALE.value))
+  return (
+    f'{len(x)} pieces of {x.shape[1]} sixteenths from step {run.step} in {", ".join(names)}, '
+    f'{seconds:.1f} s with compilation'
+  )
+
+
 def generate(run: runs.Run, settings: dict, out: pathlib.Path) -> str:
   """Draws samples into a picture; returns what to say of them."""
   num = NUM.value or 100
@@ -140,8 +183,8 @@ def generate(run: runs.Run, settings: dict, out: pathlib.Path) -> str:
   if out.suffix == '.npy':
     reporting.save_array(out, x)
   else:
-    levels = run.data.spec.levels
-    grid = reporting.image_grid(x, COLUMNS.value, scale=SCALE.value, levels=levels)
+    images, levels = showing.as_images(run.data.spec, x)
+    grid = reporting.image_grid(images, COLUMNS.value, scale=SCALE.value, levels=levels)
     reporting.save_png(out, grid)
   return (
     f'{len(x)} samples from step {run.step} in {out}: {samples.evaluations} network evaluations '
@@ -164,7 +207,7 @@ def do_task(run: runs.Run, settings: dict, out: pathlib.Path) -> str:
   if out.suffix == '.npy':
     reporting.save_array(out, edited.results)
   else:
-    reporting.save_png(out, edits.picture(TASK.value, edited, run.data.spec.levels, SCALE.value))
+    reporting.save_png(out, edits.picture(TASK.value, edited, run.data.spec, SCALE.value))
   draws, num = edited.results.shape[:2]
   return f'{edited.title}; {draws} × {num} results in {out}'
 
@@ -185,18 +228,16 @@ def main() -> None:
   if run.data.spec.domain == 'text':
     write_texts(run, settings)
     return
-  if PROMPT.value is not None:
-    raise ValueError(f'--prompt={PROMPT.value!r}: {run.data.spec.name} is no text')
-  if run.data.spec.domain == 'series':
-    if TASK.value is not None:
-      raise ValueError(f'--task={TASK.value!r}: time series are forecast, without a task')
-    if out.suffix not in ('.png', '.csv', '.npy'):
-      raise ValueError(f'--out={out}: the name ends in .png, .csv or .npy')
-    print(write_forecasts(run, settings, out))
-    return
-  if out.suffix not in ('.png', '.npy'):
-    raise ValueError(f'--out={out}: the name ends in .png or .npy')
-  print((generate if TASK.value is None else do_task)(run, settings, out))
+  write = generate if TASK.value is None else do_task
+  write, suffixes = {
+    'music': (write_music, ('.png', '.npy', '.mid')),
+    'series': (write_forecasts, ('.png', '.npy', '.csv')),
+  }.get(run.data.spec.domain, (write, ('.png', '.npy')))
+  if out.suffix not in suffixes:
+    raise ValueError(f'--out={out}: the name ends in {", ".join(suffixes[:-1])} or {suffixes[-1]}')
+  if PROMPT.value is not None and write is not write_music:
+    raise ValueError(f'--prompt={PROMPT.value!r}: {run.data.spec.name} is neither text nor music')
+  print(write(run, settings, out))
 
 
 if __name__ == '__main__':

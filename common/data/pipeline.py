@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from common.config import ConfigError
-from common.data import preparation, tokenizers
+from common.config import ConfigError, as_tuple
+from common.data import music, palettes, preparation, tokenizers
 from common.data.builders import base
 from common.data.sources import Disk, Memory, Source
 from common.data.spec import DataSpec, SeriesSpec
@@ -69,6 +69,8 @@ def load(settings: Mapping[str, Any], in_memory: bool | None = None) -> Data:
     num_train=examples['train'],
     tokenizer=tokenizers.from_json(text) if (text := info.metadata.get('tokenizer')) else None,
     series=_series(info.metadata.get('series')),
+    pitches=music.Pitches(*found) if (found := info.metadata.get('pitches')) else None,
+    palette=palettes.Palette(as_tuple(found)) if (found := info.metadata.get('palette')) else None,
   )
   for split in base.SPLITS:
     if lost := [path for path in info.splits[split].filepaths if not os.path.exists(path)]:
@@ -90,6 +92,8 @@ def fingerprint(data: Data) -> str:
   found = hashlib.blake2b(
     repr((spec.shape, spec.levels, spec.class_names)).encode(), digest_size=16
   )
+  for meaning in (spec.pitches, spec.palette):
+    found.update(b'' if meaning is None else repr(meaning).encode())
   for split in ('train', 'validation'):
     source = data.splits[split]
     size = len(source)

@@ -17,6 +17,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from common import config as config_lib
+from common.data import palettes
 from common.data.builders import BUILDERS, base
 
 
@@ -26,10 +27,17 @@ def location(settings: Mapping[str, Any]) -> pathlib.Path:
   Custom data is named by its contents, so a changed folder or file is another dataset.
 
   Raises:
-    ConfigError: for an unknown name, or custom data that cannot be read.
+    ConfigError: for an unknown name, custom data that cannot be read, or a palette of what are no
+      images.
   """
   builder = config_lib.pick(BUILDERS, settings['name'], 'data.name')
-  root = base.data_dir(settings) / 'twofold' / builder.variant(settings)
+  variant, colours = builder.variant(settings), settings.get('palette', 0)
+  palettes.check(colours)
+  if colours:
+    if not issubclass(builder, base.ImageBuilder):
+      raise config_lib.ConfigError(f'data.palette={colours}: {builder.name} holds no images')
+    variant = f'{variant}{"-" if variant else ""}palette{colours}'
+  root = base.data_dir(settings) / 'twofold' / variant
   return root / builder.name / str(builder.VERSION)
 
 

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from common.data.music import Pitches
+from common.data.palettes import Palette
 from common.data.tokenizers import Tokenizer
 
 
@@ -39,9 +41,10 @@ class DataSpec:
   Attributes:
     name: the dataset's name.
     domain: 'image' for uint8 arrays [height, width, channels]; 'text' for windows of token ids
-      [context + 1], the first of which is only given (common/data/builders/text.py); 'series' for
-      windows of time series, float32 [context + horizon, 1 + covariates]: the value, then what is
-      known of its time in advance (common/data/builders/series.py). A class is a series there.
+      [context + 1], the first of which is only given (common/data/builders/text.py); 'music' for
+      windows of frames [context + 1, voices], likewise (common/data/builders/chorales.py); 'series'
+      for windows of time series, float32 [context + horizon, 1 + covariates]: the value, then what
+      is known of its time in advance (common/data/builders/series.py). A class is a series there.
     shape: shape of one example.
     levels: an example's values are integers in [0, levels); 0: they are numbers, float32.
     num_classes: 0 where the data has no labels.
@@ -49,6 +52,8 @@ class DataSpec:
     num_train: examples in the training split: the length of an epoch.
     tokenizer: of a text.
     series: of windows of time series.
+    pitches: of music: what its values stand for.
+    palette: of images that are indices of colours, in a single channel.
   """
 
   name: str
@@ -60,6 +65,8 @@ class DataSpec:
   num_train: int = 0
   tokenizer: Tokenizer | None = None
   series: SeriesSpec | None = None
+  pitches: Pitches | None = None
+  palette: Palette | None = None
 
   @property
   def num_dims(self) -> int:

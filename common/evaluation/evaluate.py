@@ -8,6 +8,7 @@ A metric that does not apply (no likelihood, no classes) gives an empty `Measure
 
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -15,12 +16,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Integer, Key
+from jaxtyping import Array, Int, Integer, Key, UInt8
 
 from common import forecasts, showing
 from common.config import ConfigError, pick
 from common.data.pipeline import Data, evaluation_batches
 from common.data.sources import Source
+from common.data.spec import DataSpec
 from common.evaluation import classifiers, crps, frechet
 from common.evaluation.agreement import agreement
 from common.evaluation.features import extractor
@@ -121,13 +123,18 @@ class Subject:
     return series and crps.score(self.forecasts, series.season, self.settings['split'])
 
   @functools.cached_property
+  def images(self) -> tuple[UInt8[np.ndarray, 'n height width channels'], int]:
+    """The samples as they look, and the levels of that."""
+    return showing.as_images(self.data.spec, self.drawn.x)
+
+  @functools.cached_property
   def real(self) -> classifiers.LabelledImages:
     """The training split, with the split that a classifier's own accuracy is measured on."""
     spec = self.data.spec
     train, test = (self.data.splits[name] for name in ('train', self.settings['split']))
-    return classifiers.labelled_images(
-      *_images(train, spec.num_classes), *_images(test, spec.num_classes), spec.levels
-    )
+    (x, label), (test_x, test_label) = (_images(part, spec.num_classes) for part in (train, test))
+    (x, levels), (test_x, _) = (showing.as_images(spec, images) for images in (x, test_x))
+    return classifiers.labelled_images(x, label, test_x, test_label, levels)
 
 
 def evaluate(
@@ -164,17 +171,17 @@ def evaluate(
     found = vars(subject).get('forecasts')
     shown = None if found is None else forecasts.picture(found.first(showing.WINDOWS))
     return Evaluation(measures, NOTHING, None, 1, spec.levels, plot=shown)
-  columns = spec.num_classes or 10
+  columns = 1 if spec.domain == 'music' else spec.num_classes or 10
   shown = PICTURE_ROWS * columns
   if spec.domain == 'text':
     drawn = subject.drawn.x[: showing.TEXTS] if 'drawn' in vars(subject) else NO_TOKENS
     return Evaluation(measures, NOTHING, None, 1, spec.levels, showing.texts(spec, drawn))
   if any(metric.of_samples for metric in chosen.values()):
-    samples, labels = subject.drawn.x[:shown], subject.drawn.labels
+    (samples, levels), labels = subject.images, subject.drawn.labels
   else:
-    samples, labels = NOTHING, None
+    samples, levels, labels = NOTHING, spec.levels, None
   labels = None if labels is None else labels[:shown]
-  return Evaluation(measures, samples, labels, columns, spec.levels)
+  return Evaluation(measures, samples[:shown], labels, columns, levels)
 
 
 def _agreement(subject: Subject) -> Measure:
@@ -185,7 +192,7 @@ def _agreement(subject: Subject) -> Measure:
   if not subject.method.labelled:
     return Measure(None, note='the model cannot be asked for a class')
   judge = classifiers.judge(subject.real)
-  value, error = agreement(subject.drawn.x, subject.drawn.labels, judge)
+  value, error = agreement(subject.images[0], subject.drawn.labels, judge)
   num_test = len(subject.real.test_x)
   own = f'{judge.name.upper()} with accuracy {judge.accuracy:.1%} on {num_test} test images'
   return Measure(value, error, f'judged by an {own}; n={len(subject.drawn.x)}')
@@ -197,7 +204,7 @@ def _frechet(subject: Subject) -> Measure:
   if subject.data.spec.num_classes == 0 and subject.settings['extractor'] == 'mlp':
     raise ConfigError("evaluation.extractor='mlp' needs data with classes; use 'pixels'")
   features = extractor(subject.settings['extractor'], subject.real)
-  samples, labels = subject.drawn.x, subject.drawn.labels
+  samples, labels = subject.images[0], subject.drawn.labels
   real = features.apply(subject.real.x)
   one, _ = frechet.halves(subject.real.label, len(samples))
   size, reference = len(one), frechet.moments(real[one])
@@ -217,8 +224,18 @@ def _bits_per_dim(subject: Subject) -> Measure:
   dims = subject.data.spec.num_dims
   bits = bits_per_dim(subject.method, subject.params, batches, dims, subject.key)
   exact = f'estimation error {bits.estimation_error:.2g}' if bits.estimation_error else 'exact'
-  note = f'{split} split, n={bits.num}, {exact}'
+  note = f'{split} split, n={bits.num}, {exact}{_unit(subject.data.spec, bits.value)}'
   return Measure(bits.value, bits.standard_error, note, bits.parts)
+
+
+def _unit(spec: DataSpec, bits: float) -> str:
+  """What a dimension is, where that is not plain."""
+  if spec.palette is not None:
+    return '; of palette indices, not of colours'
+  if spec.domain == 'music':
+    nats = bits * spec.shape[1] * math.log(2)
+    return f'; a dimension is a voice in a sixteenth: {nats:.4g} nats per frame'
+  return ''
 
 
 def _crps(subject: Subject) -> Measure:

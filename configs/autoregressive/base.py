@@ -124,7 +124,7 @@ def get_base() -> ConfigDict:
           guidance=1.0,  # 1: off
           beams=1,  # beam search; 1: off
           length_penalty=1.0,  # of beams
-          length=0,  # tokens to make, of a text; 0: as many as the model was trained on
+          length=0,  # tokens or frames to make, of text or music; 0: as many as trained on
           stop=(),  # token sequences, or texts, that end a sample
           slide=False,  # go on beyond the length that the model was trained on
           draft_ahead=4,  # tokens that a draft model proposes at once

@@ -10,6 +10,9 @@ To expect, on a 2-core CPU machine (2026-11-22, `make demo`):
   mnist          2×2 patches, 2,000 steps, a beginning: agreement 0.66, FD(mlp, n=1000) 19.5
                  (floor 1.9), 1.028 bits/dim
   fashion_mnist  the same, 1,000 steps: 0.45, 16.6 (floor 0.7), 3.419 bits/dim
+  palette        a folder of colour images (--config.data.source=IMAGES/) at 16×16, a pixel one of
+                 16 colours. 1,911 emoji, 200 steps, 1.5 minutes of processor time, 2026-11-25:
+                 1.409 ± 0.030 bits per palette index
 """
 
 from ml_collections import ConfigDict
@@ -25,6 +28,7 @@ VARIANTS = {  # dataset, side of a patch, length, network
   'digits_4x4': ('digits', 4, '7000', SMALL | dict(mlp_width=160, dropout=0.3)),
   'mnist': ('mnist', 2, '2000', MEDIUM),
   'fashion_mnist': ('fashion_mnist', 2, '1000', MEDIUM),
+  'palette': ('image_folder', 1, '200', SMALL | dict(mlp_width=256)),
 }
 
 
@@ -41,4 +45,6 @@ def get_config(variant: str = 'digits') -> ConfigDict:
   config.data.batch_size = 32
   config.train.steps_per_call = 50 if name == 'digits' else 10
   config.optimizer.learning_rate = 3e-3 if name == 'digits' else 2e-3
+  if variant == 'palette':
+    config.data.update(image_size=16, palette=16)
   return config

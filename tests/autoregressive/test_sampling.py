@@ -1,5 +1,6 @@
 """From a request to samples: prompts, stops, contexts, beams and drafts behind `Method.sample`."""
 
+import dataclasses
 import functools
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 
 from autoregressive.method import build, build_draft, build_model
 from common.config import ConfigError
+from common.data.palettes import Palette
 from common.data.spec import DataSpec
 from common.method import Request
 from configs.autoregressive.base import NETWORKS
@@ -198,3 +200,11 @@ def test_a_model_without_a_start_needs_every_prompt():
   with pytest.raises(ConfigError, match='each sample needs a past of one or more; sample 1 has'):
     sample(made, params, SHORT, ())
   assert sample(made, params, SHORT, length=8).x.shape == (1, 8)
+
+
+def test_a_draft_with_another_palette_is_refused():
+  one, other = (Palette(((0, 0, 0), (9, 9, last))) for last in (9, 10))
+  spec = DataSpec('small', 'image', (2, 2, 1), 2, palette=one)
+  draft = build_draft(small_config(), dataclasses.replace(spec, palette=other), None)
+  with pytest.raises(ConfigError, match='the draft has another palette than the model'):
+    build(small_config(), spec, draft=draft)

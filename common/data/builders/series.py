@@ -332,8 +332,7 @@ class AusRetail(SeriesBuilder, skip_registration=True):
   )
 
   def table(self) -> Table:
-    names = ('context', 'horizon', 'stride')
-    flags = ''.join(f' --{k}={v}' for k, v in zip(names, sizes(self.settings), strict=True))
-    read = lambda folder: raw.read_folder(folder, self.published)
-    (data,) = self.from_package(self.published.package, read, flags).values()
+    package = self.published.package
+    with raw.located(self.name, package, self.settings, self.network) as folder:
+      (data,) = raw.read_folder(folder, self.published).values()
     return read_table(data, self.published.name, self.columns)

@@ -129,8 +129,8 @@ def split_streams(
   }
 
 
-def cut(stream: np.ndarray, context: int, split: str) -> np.ndarray:
-  """Windows [n, context + 1] of token ids; what does not fill the last one is left out.
+def cut(stream: np.ndarray, context: int, split: str, unit: str = 'tokens') -> np.ndarray:
+  """Windows [n, context + 1, ...] of a stream; what does not fill the last one is left out.
 
   Raises:
     ConfigError: for a stream that is shorter than one window.
@@ -138,10 +138,10 @@ def cut(stream: np.ndarray, context: int, split: str) -> np.ndarray:
   number = (len(stream) - 1) // context
   if number < 1:
     raise ConfigError(
-      f'the {split} split has {len(stream)} tokens; data.context={context} needs {context + 1}'
+      f'the {split} split has {len(stream)} {unit}; data.context={context} needs {context + 1}'
     )
-  windows = np.lib.stride_tricks.sliding_window_view(stream, context + 1)
-  return windows[: number * context : context]
+  windows = np.lib.stride_tricks.sliding_window_view(stream, context + 1, axis=0)
+  return np.moveaxis(windows[: number * context : context], -1, 1)
 
 
 class Text(TextBuilder, skip_registration=True):
@@ -246,10 +246,8 @@ class Shakespeare(TextBuilder, skip_registration=True):
 
   @functools.cached_property
   def _text(self) -> str:
-    defaults = dict(context=64, tokenizer='characters', vocabulary=1024, tokenizer_files='')
-    asked = {k: self.settings.get(k, v) for k, v in defaults.items()}
-    flags = ''.join(f' --{k}={v}' for k, v in asked.items() if v != defaults[k])
-    return self.from_package(self.package, self._join, flags)
+    with raw.located(self.name, self.package, self.settings, self.network) as folder:
+      return self._join(folder)
 
   def _join(self, folder: pathlib.Path) -> str:
     """The plays of a folder, one after the other. Raises ConfigError for another text."""

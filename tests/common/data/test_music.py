@@ -1,0 +1,97 @@
+"""Notes and frames: each the other's inverse; held is not repeated; scores read as written."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from common.config import ConfigError
+from common.data.music import Note, Pitches, num_steps, pitch_name
+from common.data.musicxml import read_score
+from tests.common.data.scores import mxl, note, rest, score
+
+PITCHES = Pitches(48, 72)
+
+
+def test_a_held_note_and_a_repeated_one_differ():
+  held = PITCHES.encode([[Note(60, 0, 4)]], 4)
+  repeated = PITCHES.encode([[Note(60, 0, 2), Note(60, 2, 4)]], 4)
+  assert held[:, 0].tolist() == [13, 38, 38, 38]
+  assert repeated[:, 0].tolist() == [13, 38, 13, 38]
+  assert PITCHES.decode(repeated) == ((Note(60, 0, 2), Note(60, 2, 4)),)
+  assert PITCHES.levels == 51
+
+
+def test_notes_come_back_from_frames_and_frames_from_notes():
+  rng = np.random.default_rng(0)
+  voices = []
+  for _ in range(4):
+    edges = np.sort(rng.choice(60, 20, replace=False)).tolist()
+    pairs = itertools.pairwise(edges)
+    notes = [Note(int(rng.integers(48, 73)), a, b) for a, b in pairs if rng.random() < 0.7]
+    voices.append(tuple(notes))
+  steps = num_steps(voices)
+  frames = PITCHES.encode(voices, steps)
+  assert frames.shape == (steps, 4) and frames.max() < PITCHES.levels
+  assert PITCHES.decode(frames) == tuple(voices)
+
+
+def test_every_window_says_what_sounds():
+  """A note that is cut begins where the window does; one that follows another pitch begins too."""
+  frames = PITCHES.encode([[Note(60, 0, 4), Note(62, 4, 8)]], 8)
+  assert PITCHES.decode(frames[2:6]) == ((Note(60, 0, 2), Note(62, 2, 4)),)
+  assert PITCHES.decode(np.array([[38], [40], [0], [40]])) == (
+    (Note(60, 0, 1), Note(62, 1, 2), Note(62, 3, 4)),
+  )
+
+
+def test_a_pitch_outside_the_range_is_refused():
+  with pytest.raises(ConfigError, match=r'voice 2 has C♯5 \(MIDI 73\) at step 3, outside C3 to C5'):
+    PITCHES.encode([[], [Note(73, 3, 4)]], 4)
+  assert [pitch_name(p) for p in (36, 58, 81)] == ['C2', 'B♭3', 'A5']
+
+
+@pytest.fixture
+def read(tmp_path):
+  def read(data: bytes):
+    (tmp_path / 'x.mxl').write_bytes(data)
+    return read_score(tmp_path / 'x.mxl')
+
+  return read
+
+
+@pytest.mark.parametrize('container', [True, False])
+def test_a_score_is_read_as_written(read, container):
+  tied = ('<tie type="start"/>', '<tie type="stop"/>')
+  melody = note('C', 4, 2, tied[0]) + note('C', 4, 2, tied[1]) + note('C', 4, 4) + rest(4)
+  melody += note('F', 4, 4, '<grace/>') + note('F', 4, 4, alter=1) + note('A', 4, 4, '<chord/>')
+  melody += '<forward><duration>4</duration></forward>' + note('B', 3, 3, alter=-1)
+  upper, lower = read(mxl(score(melody, rest(8) + note('D', 2, 2)), container=container))
+  assert upper == (Note(60, 0, 4), Note(60, 4, 8), Note(66, 12, 16), Note(58, 20, 23))
+  assert lower == (Note(38, 8, 10),)
+
+
+def test_what_lies_between_two_steps_goes_to_the_next(read):
+  """Divisions of 8: thirty-seconds. One between two steps vanishes."""
+  (voice,) = read(mxl(score(note('C', 4, 3) + note('D', 4, 1) + note('E', 4, 4), divisions=8)))
+  assert voice == (Note(60, 0, 2), Note(64, 2, 4))
+  back = note('C', 4, 8) + '<backup><duration>4</duration></backup>' + note('E', 4, 4)
+  assert read(mxl(score(back)))[0] == (Note(60, 0, 8), Note(64, 4, 8))
+
+
+@pytest.mark.parametrize(
+  'data, message',
+  [
+    (b'no archive', 'File is not a zip file'),
+    (mxl(score(note()))[:200], 'not a zip file'),
+    (mxl('<score-partwise><part>'), 'no element found'),
+    (mxl('<html/>'), 'it holds <html>, not <score-partwise>'),
+    (mxl(score(note(step='H'))), 'H'),
+    (mxl(score(note(octave=''))), 'invalid literal'),
+    (mxl(score(note(), divisions=0)), r'Fraction\(4, 0\)'),
+  ],
+)
+def test_what_is_no_score_is_one_line(read, data, message):
+  with pytest.raises(ConfigError, match=r'x\.mxl is no readable MusicXML score.*' + message) as e:
+    read(data)
+  assert '\n' not in str(e.value)
