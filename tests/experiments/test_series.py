@@ -51,6 +51,7 @@ def test_training_leaves_a_plot_of_forecasts(trained):
   assert math.isfinite(writers.read(trained / 'run', 'validation')[-1]['loss'])
 
 
+@pytest.mark.slow
 def test_sampling_plots_forecasts_and_tables_their_quantiles(trained):
   flags = (f'--workdir={trained}/run', '--draws=20')
   printed = run('sample', *flags, '--label=south', f'--out={trained}/south.png')
