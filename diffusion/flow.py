@@ -177,17 +177,23 @@ def flow(
     dequantization: 'uniform' within a value's cell, or 'variational'.
     samples: dequantised samples per example, each an ODE solve; their spread is the standard
       error, so at least 2.
-    importance: average the samples inside the logarithm, a tighter bound, in place of outside.
+    importance: average the samples inside the logarithm, a tighter bound, in place of outside. It
+      takes the exact trace: there the noise of Hutchinson's estimate would count as likelihood.
     solver, rtol, atol, max_steps: see `flow_log_density`.
 
   Raises:
-    ConfigError: for unknown names, or numbers that are too small.
+    ConfigError: for unknown names, numbers that are too small, or importance without exact trace.
   """
   if trace not in TRACES:
     raise ConfigError(f'unknown likelihood.trace {trace!r}; known: {", ".join(TRACES)}')
   draw_probe = pick(PROBES, probe, 'likelihood.probe')
   dequantize = pick(DEQUANTIZATIONS, dequantization, 'likelihood.dequantization')
   pick(SOLVERS, solver, 'likelihood.solver')
+  if importance and trace != 'exact':
+    raise ConfigError(
+      f"likelihood.importance needs trace='exact', not {trace!r}: the noise of the estimated trace,"
+      ' averaged inside the logarithm, would make the likelihood too high'
+    )
   if samples < 2 or probes < 1 or max_steps < 1 or not (rtol > 0 and atol > 0):
     raise ConfigError(
       f'likelihood: samples={samples} must be at least 2, probes={probes} and max_steps={max_steps}'

@@ -171,6 +171,7 @@ def test_standard_errors():
     ({'dequantization': 'none'}, 'uniform, variational'),
     ({'solver': 'rk4'}, 'dopri5'),
     ({'samples': 1}, 'samples=1 must be at least 2'),
+    ({'importance': True}, "importance needs trace='exact', not 'hutchinson'"),
     ({'rtol': 0.0}, 'positive'),
   ],
 )
