@@ -2,8 +2,9 @@
 
   python -m experiments.ablate --study=configs/ablations/solvers.py:mnist --workdir=runs/solvers
 
-Scales: mnist (one model of configs/diffusion/images.py:mnist, then some 40 evaluations of it),
-digits (the same in minutes), smoke (seconds; nothing is learned).
+Scales: mnist (one model of configs/diffusion/images.py:mnist, half as long as there, then 38
+evaluations of it; docs/solvers.md has the result), digits (the same in minutes), smoke (seconds;
+nothing is learned).
 """
 
 from common.claims import Claim
