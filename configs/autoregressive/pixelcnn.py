@@ -5,6 +5,14 @@ python -m experiments.train --config=configs/autoregressive/pixelcnn.py:digits -
 The gated PixelCNN is the default; `_plain` has the blind spot that it closes, `_pp` is PixelCNN++
 with its mixture of logistics. `cifar10` is the published PixelCNN++ (Salimans et al. 2017, section
 3): 192 features, 5 blocks at 3 levels, dropout 0.5; 2.94 bits/dim with classes, as published.
+
+To expect of digits after 1,100 steps (experiments.evaluate, 166 test images, 1,000 samples; 2-core
+CPU machine that other work shared, 2026-11-25; floor of the distance 0.42):
+
+                parameters  training  bits/dim       agreement      FD(mlp, n=722)
+  digits           141,856      40 s  1.672 ± 0.020  0.904 ± 0.009  0.82 ± 0.12
+  digits_plain      32,032      14 s  1.738 ± 0.021  0.848 ± 0.011  1.55 ± 0.19
+  digits_pp        218,040      74 s  1.635 ± 0.021  0.915 ± 0.009  0.65 ± 0.13
 """
 
 from ml_collections import ConfigDict

@@ -49,11 +49,11 @@ def test_loss_at_the_start_is_that_of_a_uniform_guess():
 def test_likelihood_is_the_mean_loss_of_the_example(size):
   made, batch, params = built(ordering__size=size)
   params = perturbed(params)
-  nats, error, dims = made.nll(params, batch, jax.random.key(0))
+  likelihood = made.nll(params, batch, jax.random.key(0))
   loss, aux = loss_of(made, params, batch, training=False)
-  assert float(nats.mean()) / 64 == pytest.approx(float(loss), rel=1e-5)
+  assert float(likelihood.nats.mean()) / 64 == pytest.approx(float(loss), rel=1e-5)
   assert float(aux.count) == 8 * 64
-  assert (error == 0).all() and (dims == 64).all()
+  assert (likelihood.standard_error == 0).all() and (likelihood.dims == 64).all()
 
 
 @pytest.mark.parametrize('size', [1, 2, 4])

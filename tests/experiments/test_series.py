@@ -79,7 +79,7 @@ def test_evaluation_scores_forecasts(trained):
 @pytest.mark.parametrize(
   ('flags', 'message'),
   [
-    (['--out=forecasts.txt'], 'the name ends in .png, .csv or .npy'),
+    (['--out=forecasts.txt'], 'the name ends in .png, .npy or .csv'),
     (['--label=west'], "--label='west' is no class of series; known: north, south"),
   ],
 )
