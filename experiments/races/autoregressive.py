@@ -11,12 +11,12 @@ from experiments.races.base import (
   Race,
   Sizes,
   Transformer,
-  bare_step,
   done,
   initial,
   per_unit,
   sampler,
   square,
+  training_steps,
 )
 
 
@@ -35,8 +35,7 @@ def train(sizes: Sizes, peers: bool) -> list[Race]:
 
 
 def _train(name: str, sizes: Transformer, peers: bool) -> Race:
-  ours = bare_step(config_of(sizes), square(sizes.length))
-  contenders = {OURS: ours.call}
+  ours, contenders = training_steps(config_of(sizes), square(sizes.length))
   note = (
     f'{sizes.layers} layers, {sizes.width} wide, {sizes.heads} heads, {sizes.length} tokens, batch '
     f'{sizes.batch}: {ours.parameters:,} parameters'

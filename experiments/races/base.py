@@ -17,6 +17,7 @@ from common.parallel import make_mesh
 from experiments import families
 
 OURS = 'twofold'
+SHARED = 'twofold, a device per core'  # the batch shared out over virtual devices
 
 
 class Transformer(NamedTuple):
@@ -126,10 +127,11 @@ class Bare(NamedTuple):
   batch: Mapping[str, np.ndarray]
 
 
-def bare_step(config: dict, spec: DataSpec, steps: int = 1) -> Bare:
+def bare_step(config: dict, spec: DataSpec, steps: int = 1, devices: int = 1) -> Bare:
   """A call that takes `steps` optimiser steps on one batch that stays where it is."""
   method = families.build(config, spec)
-  setup = training.set_up(config, method, spec, make_mesh(config['parallel']))
+  mesh = make_mesh(config['parallel'], jax.devices()[:devices])
+  setup = training.set_up(config, method, spec, mesh)
   holder = [setup.place.put_state(setup.initial)]
   number = sum(leaf.size for leaf in jax.tree.leaves(holder[0].params))
   batch = next(
@@ -144,6 +146,16 @@ def bare_step(config: dict, spec: DataSpec, steps: int = 1) -> Bare:
     jax.block_until_ready((holder[0].step, metrics))
 
   return Bare(call, number, batch)
+
+
+def training_steps(config: dict, spec: DataSpec) -> tuple[Bare, dict[str, Callable[[], Any]]]:
+  """A training step on one device, and the contenders: it, and the same on all that there are."""
+  ours = bare_step(config, spec)
+  contenders = {OURS: ours.call}
+  devices = math.gcd(config['data']['batch_size'], jax.device_count())
+  if devices > 1:
+    contenders[SHARED] = bare_step(config, spec, devices=devices).call
+  return ours, contenders
 
 
 def initial(method: Method, spec: DataSpec) -> PyTree:

@@ -12,7 +12,16 @@ from diffusion.model import build_model
 from diffusion.samplers import SAMPLERS
 from diffusion.solvers import velocity
 from experiments import families
-from experiments.races.base import OURS, Race, Sizes, bare_step, done, initial, per_unit, sampler
+from experiments.races.base import (
+  OURS,
+  Race,
+  Sizes,
+  done,
+  initial,
+  per_unit,
+  sampler,
+  training_steps,
+)
 
 TOLERANCE = 1e-5
 
@@ -52,8 +61,7 @@ def _torch_unet(sizes: Sizes):
 
 def train(sizes: Sizes, peers: bool) -> list[Race]:
   """Training steps of a U-Net."""
-  ours = bare_step(unet_config(sizes), spec_of(sizes.image))
-  contenders = {OURS: ours.call}
+  ours, contenders = training_steps(unet_config(sizes), spec_of(sizes.image))
   note = (
     f"DDPM's, two resolutions of {sizes.image}×{sizes.image}×3, width {sizes.unet_width}, batch "
     f'{sizes.unet_batch}: {ours.parameters:,} parameters'

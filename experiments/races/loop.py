@@ -4,6 +4,8 @@ import pathlib
 import tempfile
 import time
 
+import jax
+
 from common import training
 from common.parallel import make_mesh
 from experiments import families, runs
@@ -31,7 +33,7 @@ def loop(sizes: Sizes, peers: bool) -> list[Race]:
 
   def whole() -> float:
     method = families.build(config, spec)
-    setup = training.set_up(config, method, spec, make_mesh(config['parallel']))
+    setup = training.set_up(config, method, spec, make_mesh(config['parallel'], jax.devices()[:1]))
     with tempfile.TemporaryDirectory() as folder:
       workdir = pathlib.Path(folder)
       training.train(config, method, random_data(spec), setup, workdir)
