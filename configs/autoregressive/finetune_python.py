@@ -18,8 +18,7 @@ pretrain, 500 for the others) on a 2-core CPU machine, 2026-11-25:
   full                3.978 ± 0.006   2.804 ± 0.006
   frozen              3.828 ± 0.005   3.142 ± 0.007
   lora                3.845 ± 0.005   3.254 ± 0.007
-
-scratch, and the lengths of this file, are not measured yet.
+  scratch             4.522 ± 0.007   3.085 ± 0.006
 """
 
 from ml_collections import ConfigDict
