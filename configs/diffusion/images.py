@@ -2,14 +2,14 @@
 
 python -m experiments.train --config=configs/diffusion/images.py:digits --workdir=runs/diffusion
 
-To expect, on a 2-core CPU machine (2026-11-22, `make demo` and experiments.evaluate):
+To expect, on a 2-core CPU machine (2026-11-25, `make demo` and experiments.evaluate):
 
-  digits             43 s: agreement 0.98, FD(mlp, n=722) 0.67 (floor 0.42), 1.82 bits/dim; 20 steps
-  digits_eps         43 s: the same with the noise as target: 0.96, 0.65, 1.93 bits/dim
-  digits_x0          46 s: and with the image: 0.99, 0.62, 2.61 bits/dim
-  digits_regression  43 s: no diffusion, one step: 1.00, FD 6.67
+  digits             36 s: agreement 0.98, FD(mlp, n=722) 0.67 (floor 0.42), 1.82 bits/dim; 20 steps
+  digits_eps         36 s: the same with the noise as target: 0.96, 0.65, 1.93 bits/dim
+  digits_x0          37 s: and with the image: 0.99, 0.62, 2.61 bits/dim
+  digits_regression  36 s: no diffusion, one step: 1.00, FD 6.67
   mnist              12,000 steps: agreement 0.85, FD(mlp, n=1000) 3.0 (floor 1.9), 1.51 bits/dim;
-                     35 evaluations by Heun's method; others: ablations/solvers.py
+                     35 evaluations by Heun's method; others: docs/solvers.md
   fashion_mnist      the same network, 1,200 steps, a beginning: 0.45, 13.1 (floor 0.7), 4.36
 """
 
