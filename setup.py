@@ -29,7 +29,14 @@ CORE = [
 ]
 
 EXTRAS = {
-  'test': ['beartype>=0.20', 'mido>=1.3.3', 'pytest>=8.3', 'pytest-xdist>=3.6', 'ruff>=0.11'],
+  'test': [
+    'beartype>=0.20',
+    'mido>=1.3.3',
+    'pytest>=8.3',
+    'pytest-xdist>=3.6',
+    'ruff>=0.11',
+    'tokenizers>=0.22',
+  ],
   'tpu': ['jax[tpu]'],
   'cuda': ['jax[cuda13]'],
   'prepare': ['tensorflow-cpu>=2.20'],  # only to prepare TFDS's own sets; never at training time
