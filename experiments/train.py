@@ -34,8 +34,9 @@ def main() -> int:
   file = config_flags.get_config_filename(flags.FLAGS['config'])
   before = loading.call(file, 'get_config').to_dict()
   config = switched(CONFIG.value.to_dict(), before, flat=get_base().keys())
-  shown = differences(config, families.base(config)).items()
-  logging.info('other than the defaults: %s', '  '.join(f'{k}={v}' for k, (_, v) in shown))
+  changed = differences(config, families.base(config))
+  shown = (f'{k}={v}' for k, (_, v) in changed.items() if v is not None)  # None: not there
+  logging.info('other than the defaults: %s', '  '.join(shown))
   with cli.stop_on_signals() as stop:
     finished = runs.train(config, WORKDIR.value, fresh=FRESH.value, stop=stop)
   return 0 if finished else cli.STOPPED
