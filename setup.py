@@ -58,7 +58,7 @@ setuptools.setup(
   packages=setuptools.find_packages(
     include=['autoregressive*', 'common*', 'configs*', 'diffusion*', 'experiments*']
   ),
-  package_data={'common': ['*.jinja']},
+  package_data={'common.reporting': ['*.jinja']},
   install_requires=CORE,
   extras_require=EXTRAS,
 )

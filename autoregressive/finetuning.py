@@ -22,11 +22,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from autoregressive import interop
-from common.checkpoints import Checkpoints
+from autoregressive.interop import weights
+from common.checkpoints.checkpoints import Checkpoints
 from common.config import ConfigError, component
 from common.method import Method, PyTree
-from common.optimizers import path_name
+from common.training.optimizers import path_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,7 +205,7 @@ def begin(params: PyTree, finetune: Finetune, tokenizer: str | None = None) -> P
         'use the same data.tokenizer, or name its tables in finetune.fresh'
       )
   else:
-    source = interop.read(folder).params
+    source = weights.read(folder).params
   if not finetune.lora_rank:
     return adopt(params, source, finetune.fresh)
   return params | {'base': adopt(params['base'], source, finetune.fresh)}

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from autoregressive.decoding.requests import Draft, build_options, build_sampler
 from autoregressive.finetuning import build_finetune, with_lora
 from autoregressive.heads import build_head
 from autoregressive.model import Model
 from autoregressive.networks import build_network
 from autoregressive.objectives import build_objective, document_numbers, separator_of
 from autoregressive.orderings import build_ordering, known_of
-from autoregressive.sampling import Draft, build_options, build_sampler
 from common.config import ConfigError, component
 from common.data.spec import DataSpec
 from common.method import Aux, Likelihood, Method, example_keys, example_weights
@@ -56,7 +56,7 @@ def build(config: Mapping, spec: DataSpec, draft: Draft | None = None) -> Method
   Losses are nats per value of an emission; `Aux.count` is the number of values counted. Of an
   ordering with a given part, such as the context of a forecast, training counts every emission and
   evaluation those after it alone, as the likelihood does: their density, where values are numbers.
-  With a draft, sampling is speculative (autoregressive/speculative.py).
+  With a draft, sampling is speculative (autoregressive/decoding/speculative.py).
 
   Raises:
     ConfigError: for a config that names what is not there, or that does not suit the data.

@@ -21,7 +21,7 @@ class Model(nn.Module):
 
   Attributes:
     network: a causal network (autoregressive/networks/__init__.py).
-    head: an output distribution (autoregressive/heads.py).
+    head: an output distribution (autoregressive/heads/categorical.py).
     values: values in an emission.
     rows: rows in the table of each of them: the vocabulary, or more; 0: no table, a linear map of
       the values as numbers.

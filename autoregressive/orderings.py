@@ -149,7 +149,7 @@ class Known(NamedTuple):
 
   Attributes:
     features: of each emission, known before it is: covariates.
-    scale: of each sequence (autoregressive/heads_numbers.py).
+    scale: of each sequence (autoregressive/heads/numbers.py).
   """
 
   features: Float[Array, 'batch length features']

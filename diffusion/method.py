@@ -22,12 +22,12 @@ from common.method import (
 )
 from diffusion import objectives
 from diffusion.augmentation import augment
-from diffusion.bound import ends_nats, normal_like, step_nats
 from diffusion.likelihood import LIKELIHOODS
+from diffusion.likelihood.bound import ends_nats, step_nats
 from diffusion.model import Model, build_model
 from diffusion.objectives import TIMES, WEIGHTINGS, Draw, Times, Weighting
-from diffusion.predictions import Pair, combine, expand, target_pair
-from diffusion.sampling import make_sampler
+from diffusion.predictions import Pair, combine, expand, normal_like, target_pair
+from diffusion.sampling.requests import make_sampler
 
 
 class Objective(NamedTuple):

@@ -13,16 +13,9 @@ from common.config import ConfigError, component, pick
 from common.data.spec import DataSpec
 from diffusion import augmentation, processes
 from diffusion.networks import NETWORKS
-from diffusion.predictions import (
-  Pair,
-  check_target,
-  expand,
-  preconditioning,
-  split,
-  target_pair,
-)
-from diffusion.processes import Process
-from diffusion.solvers import VARIANCES
+from diffusion.predictions import Pair, check_target, expand, preconditioning, split, target_pair
+from diffusion.processes.process import Process
+from diffusion.sampling.solvers import VARIANCES
 
 LARGEST_LOG_SNR = 20.0
 

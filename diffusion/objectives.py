@@ -31,7 +31,7 @@ from jaxtyping import Array, Float, Int
 
 from common.config import ConfigError
 from diffusion.predictions import Pair, determinant
-from diffusion.processes import Process, rate
+from diffusion.processes.process import Process, rate
 
 
 class Point(NamedTuple):

@@ -22,10 +22,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from common.config import ConfigError, pick
-from diffusion.processes import Process, rate
+from diffusion.processes.process import Process, rate
 
 
 class Pair(NamedTuple):
@@ -157,3 +157,15 @@ def check_target(target: str, process: Process, sigma_data: float = 0.5) -> None
         f'target {target!r} is singular at t = {time:g} of process {process.name!r}; keep'
         ' process.t_min and process.t_max away from it or choose another target (x0, v, velocity)'
       )
+
+
+def velocity(process: Process, pair: Pair, t: Array) -> Array:
+  """dx/dt of the probability flow, α′·x0 + σ′·eps (Song et al. 2021, eq. 13, in α and σ)."""
+  return rate(process.alpha, t) * pair.x0 + rate(process.sigma, t) * pair.eps
+
+
+def normal_like(
+  keys: Key[Array, 'batch'], x: Float[Array, 'batch *dims']
+) -> Float[Array, 'batch *dims']:
+  """Standard normal noise, example i's from key i."""
+  return jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)

@@ -13,10 +13,12 @@ import sys
 
 from absl import flags
 
-from common import loading, reporting, studies, tables, writers
+from common import config_files
 from common.evaluation.evaluate import METRICS
 from common.evaluation.measures import Evaluation, Measure
 from common.files import atomic_write
+from common.reporting import report, writers
+from common.studies import studies, tables
 from experiments import cli, families, runs
 
 STUDY = flags.DEFINE_string('study', None, 'FILE.py[:scale]; its get_study() gives the table.')
@@ -29,9 +31,9 @@ flags.mark_flags_as_required(['study', 'workdir'])
 
 def main() -> int:
   workdir = pathlib.Path(WORKDIR.value)
-  study = loading.call(STUDY.value, 'get_study')
+  study = config_files.call(STUDY.value, 'get_study')
   known = (*METRICS, TRAINING_SECONDS)
-  jobs = studies.plan(study, loading.load_config, workdir, known, free=runs.FREE)
+  jobs = studies.plan(study, config_files.load_config, workdir, known, free=runs.FREE)
   with cli.stop_on_signals() as stop:
 
     def train(config, folder):
@@ -65,7 +67,7 @@ def measure(config: dict, folder: pathlib.Path, metrics: list[str], options: dic
 
 def write(results: studies.Results, workdir: pathlib.Path) -> None:
   """Leaves the tables and the report in the workdir, and prints the table."""
-  facts = reporting.environment()
+  facts = report.environment()
   text = tables.markdown(results, facts)
   first_rows = {folder: row for row, folder in reversed(results.folders.items())}
   records = {row: writers.read(folder) for folder, row in reversed(first_rows.items())}
@@ -76,9 +78,9 @@ def write(results: studies.Results, workdir: pathlib.Path) -> None:
     atomic_write(workdir / 'samples.png', picture)
   study = results.study
   subtitle = ' · '.join(filter(None, (study.paper, study.scale and f'{study.scale} scale')))
-  report = workdir / 'report.html'
-  reporting.report(report, study.title, tables.sections(results, facts, records), subtitle)
-  print(f'\n{text}\nreport: {report}')
+  page = workdir / 'report.html'
+  report.report(page, study.title, tables.sections(results, facts, records), subtitle)
+  print(f'\n{text}\nreport: {page}')
 
 
 if __name__ == '__main__':

@@ -16,12 +16,12 @@ import time
 
 from absl import flags, logging
 
-from common import reporting
 from common.config import pick
 from common.files import atomic_write
+from common.reporting import report
 from experiments import cli
-from experiments.races import SUITES
-from experiments.races.base import SIZES, Race, matmul_peak
+from experiments.benchmarks import SUITES
+from experiments.benchmarks.race import SIZES, Race, matmul_peak
 
 SUITE = flags.DEFINE_list('suite', list(SUITES), f'What to measure, of {", ".join(SUITES)}.')
 SCALE = flags.DEFINE_enum('scale', 'default', list(SIZES), 'smoke: seconds, for tests.')
@@ -105,7 +105,7 @@ def table(results: list[tuple[Race, Seconds]], peers: bool) -> str:
     lines += utilisation(results)
   if not peers:
     lines.append('- peers not installed: `pip install twofold[peers]`')
-  facts = reporting.environment()
+  facts = report.environment()
   lines += ['', '## Measured with', '', *(f'- {name}: {value}' for name, value in facts.items())]
   return '\n'.join(lines) + '\n'
 

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 import jax
 from absl import app, flags, logging
 
-from common.checkpoints import CheckpointError
-from common.training import TrainingError
+from common.checkpoints.checkpoints import CheckpointError
+from common.training.loop import TrainingError
 
 PACKAGES = ('autoregressive', 'common', 'configs', 'diffusion', 'experiments')
 STOPPED = 75

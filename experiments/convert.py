@@ -17,8 +17,9 @@ import jax
 from absl import flags
 from ml_collections import config_flags
 
-from autoregressive import finetuning, interop
-from common.checkpoints import Checkpoints
+from autoregressive import finetuning
+from autoregressive.interop import weights
+from common.checkpoints.checkpoints import Checkpoints
 from common.config import Config, ConfigError, freeze
 from common.data import pipeline
 from experiments import cli, families, options, runs
@@ -51,7 +52,7 @@ def read(folder: str, config: Config, workdir: str | pathlib.Path, fresh: bool =
     raise ConfigError(f'published weights are autoregressive; the config is {config["family"]}')
   data = pipeline.load(config['data'])
   inputs = math.prod(data.spec.shape) - 1  # nothing stands before the first
-  sections, params = interop.read_weights(folder, inputs)
+  sections, params = weights.read_weights(folder, inputs)
   if sections['vocabulary'] != data.spec.levels:
     raise ConfigError(
       f'{folder} has {sections["vocabulary"]} tokens, {data.spec.name} has {data.spec.levels}'
@@ -85,7 +86,7 @@ def write(run: runs.Run, folder: str, shard_bytes: int = 5 * 10**9) -> None:
   spec = run.data.spec
   context = math.prod(spec.shape) - (config['model']['start'] == 'none')
   params = finetuning.plain(run.params, config)
-  interop.write_weights(folder, config, params, spec.levels, context, shard_bytes)
+  weights.write_weights(folder, config, params, spec.levels, context, shard_bytes)
 
 
 def main() -> None:

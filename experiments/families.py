@@ -13,7 +13,7 @@ from common.data.spec import DataSpec
 from common.method import Method, PyTree
 from configs.autoregressive import base as autoregressive_base
 from configs.diffusion import base as diffusion_base
-from diffusion.tasks import TASKS
+from diffusion.sampling.tasks import TASKS
 
 
 class Edit(NamedTuple):

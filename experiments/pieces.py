@@ -8,9 +8,9 @@ import jax
 import numpy as np
 from jaxtyping import Integer
 
-from common import midi, showing
 from common.config import ConfigError
 from common.data import music
+from common.domains import midi, showing
 from experiments import runs
 
 

@@ -9,16 +9,17 @@ from typing import Any, NamedTuple
 import jax
 from absl import logging
 
-from common import training, writers
-from common.checkpoints import Checkpoints, Restored
+from common.checkpoints.checkpoints import Checkpoints, Restored
 from common.config import Config, ConfigError, completed, differences, freeze, pick, to_json
 from common.data import pipeline, tokenizers
 from common.evaluation.evaluate import Evaluation, evaluate
 from common.files import atomic_write
 from common.method import Method, PyTree
-from common.parallel import make_mesh
-from common.snapshots import Snapshots
-from common.state import TrainState
+from common.reporting import writers
+from common.training import loop
+from common.training.parallel import make_mesh
+from common.training.snapshots import Snapshots
+from common.training.state import TrainState
 from configs.base import get_base
 from experiments import families
 
@@ -59,7 +60,7 @@ def train(
   workdir, config = pathlib.Path(workdir), freeze(config)
   data = pipeline.load(config['data'])
   method = families.build(config, data.spec)
-  setup = training.set_up(config, method, data.spec, make_mesh(config['parallel']))
+  setup = loop.set_up(config, method, data.spec, make_mesh(config['parallel']))
   begun = None
   started = any((workdir / 'checkpoints').glob('[0-9]*'))
   if config.get('finetune', {}).get('source') and (fresh or not started):
@@ -69,7 +70,7 @@ def train(
     atomic_write(workdir / 'tokenizer.json', tokenizers.to_json(data.spec.tokenizer))
   if begun is not None:
     _keep_beginning(config, method, data, begun, workdir)
-  return training.train(config, method, data, setup, workdir, stop)
+  return loop.train(config, method, data, setup, workdir, stop)
 
 
 def _begun(config, data, setup) -> TrainState:
@@ -86,7 +87,7 @@ def _keep_beginning(config, method, data, state: TrainState, workdir: pathlib.Pa
   settings = config['train']
   place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   size, seed = config['data']['batch_size'], config['seed']
-  found = training.validation_loss(method, state, data, size, place, seed)
+  found = loop.validation_loss(method, state, data, size, place, seed)
   logging.info('before fine-tuning: validation loss %.4f', found['loss'])
   with writers.Writer(workdir, step=0) as writer:
     writer.scalars(0, found, 'validation')

@@ -26,10 +26,11 @@ import jax
 import numpy as np
 from absl import flags
 
-from common import forecasts, reporting, showing
+from common.domains import forecasts, showing
+from common.domains.piano_roll import legend, piano_rolls
 from common.files import atomic_write
 from common.method import Request
-from common.piano_roll import legend, piano_rolls
+from common.reporting import report
 from experiments import cli, edits, options, pieces, runs, texts
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
@@ -127,9 +128,9 @@ def write_forecasts(run: runs.Run, settings: dict, out: pathlib.Path) -> str:
   if out.suffix == '.csv':
     atomic_write(out, forecasts.table(found))
   elif out.suffix == '.npy':
-    reporting.save_array(out, found.draws)
+    report.save_array(out, found.draws)
   else:
-    reporting.save_png(out, forecasts.picture(found))
+    report.save_png(out, forecasts.picture(found))
   number, draws, horizon = found.draws.shape
   return (
     f'{number} × {horizon} steps of the test split, {draws} draws from step {run.step}, in {out}'
@@ -159,10 +160,10 @@ def write_music(run: runs.Run, settings: dict, out: pathlib.Path) -> str:
   if out.suffix == '.mid':
     names = pieces.write(spec, x, out)
   elif out.suffix == '.npy':
-    reporting.save_array(out, x)
+    report.save_array(out, x)
   else:
     rows = [(f'{i + 1}', roll[None]) for i, roll in enumerate(piano_rolls(x, spec.pitches))]
-    reporting.save_png(out, reporting.captioned_rows(legend(spec.pitches), rows, SCALE.value))
+    report.save_png(out, report.captioned_rows(legend(spec.pitches), rows, SCALE.value))
   return (
     f'{len(x)} pieces of {x.shape[1]} sixteenths from step {run.step} in {", ".join(names)}, '
     f'{seconds:.1f} s with compilation'
@@ -181,11 +182,11 @@ def generate(run: runs.Run, settings: dict, out: pathlib.Path) -> str:
   x = np.asarray(samples.x)
   seconds = time.perf_counter() - start
   if out.suffix == '.npy':
-    reporting.save_array(out, x)
+    report.save_array(out, x)
   else:
     images, levels = showing.as_images(run.data.spec, x)
-    grid = reporting.image_grid(images, COLUMNS.value, scale=SCALE.value, levels=levels)
-    reporting.save_png(out, grid)
+    grid = report.image_grid(images, COLUMNS.value, scale=SCALE.value, levels=levels)
+    report.save_png(out, grid)
   return (
     f'{len(x)} samples from step {run.step} in {out}: {samples.evaluations} network evaluations '
     f'each, {seconds:.1f} s with compilation'
@@ -205,9 +206,9 @@ def do_task(run: runs.Run, settings: dict, out: pathlib.Path) -> str:
     settings=settings,
   )
   if out.suffix == '.npy':
-    reporting.save_array(out, edited.results)
+    report.save_array(out, edited.results)
   else:
-    reporting.save_png(out, edits.picture(TASK.value, edited, run.data.spec, SCALE.value))
+    report.save_png(out, edits.picture(TASK.value, edited, run.data.spec, SCALE.value))
   draws, num = edited.results.shape[:2]
   return f'{edited.title}; {draws} × {num} results in {out}'
 

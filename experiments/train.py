@@ -13,7 +13,7 @@ and SIGINT save and exit with 75; the same command then goes on.
 from absl import flags, logging
 from ml_collections import config_flags
 
-from common import loading
+from common import config_files
 from common.config import differences, switched
 from configs.base import get_base
 from experiments import cli, families, runs
@@ -32,7 +32,7 @@ def main() -> int:
   if CONFIG.value is None:
     raise ValueError('--config is missing: a file such as configs/diffusion/images.py:digits')
   file = config_flags.get_config_filename(flags.FLAGS['config'])
-  before = loading.call(file, 'get_config').to_dict()
+  before = config_files.call(file, 'get_config').to_dict()
   config = switched(CONFIG.value.to_dict(), before, flat=get_base().keys())
   changed = differences(config, families.base(config))
   shown = (f'{k}={v}' for k, (_, v) in changed.items() if v is not None)  # None: not there

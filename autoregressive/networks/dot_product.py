@@ -113,7 +113,7 @@ def library(query: Queries, key: Keys, value: Keys, sight: Sight, options: Optio
 @functools.lru_cache(maxsize=32)
 def _splash_kernel(heads: int, length: int, window: int, cap: float):
   """The kernel for one example; it is interpreted where there is no TPU."""
-  from jax.experimental.pallas.ops.tpu import splash_attention as pallas  # TPU alone needs it
+  from jax.experimental.pallas.ops.tpu import splash_attention as pallas
 
   shape = (length, length)
   one = pallas.LocalMask(shape, (window - 1, 0), 0) if window else pallas.CausalMask(shape)

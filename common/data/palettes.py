@@ -77,7 +77,7 @@ def _centres(
   points: Float[np.ndarray, 'points 3'], counts: Int[np.ndarray, 'points'], number: int
 ) -> Float[np.ndarray, 'number 3']:
   """Centres of clusters of points, each of which there are so many."""
-  from sklearn import cluster  # takes seconds to import, and is needed only once
+  from sklearn import cluster
   from threadpoolctl import threadpool_limits
 
   if len(points) > FITTED_PIXELS:

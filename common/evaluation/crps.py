@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from common.domains.forecasts import Forecasts
 from common.evaluation.measures import Measure
-from common.forecasts import Forecasts
 
 
 def crps(

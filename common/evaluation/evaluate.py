@@ -18,11 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Integer, Key, UInt8
 
-from common import forecasts, showing
 from common.config import ConfigError, pick
 from common.data.pipeline import Data, evaluation_batches
 from common.data.sources import Source
 from common.data.spec import DataSpec
+from common.domains import forecasts, showing
 from common.evaluation import classifiers, crps, frechet
 from common.evaluation.agreement import agreement
 from common.evaluation.features import extractor

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from common import reporting
+from common.reporting import report
 
 
 class Measure(NamedTuple):
@@ -49,4 +49,4 @@ class Evaluation(NamedTuple):
 
   def picture(self, scale: int = 1) -> UInt8[np.ndarray, 'rows cols 3']:
     """The samples side by side."""
-    return reporting.image_grid(self.samples, self.columns, scale, self.levels)
+    return report.image_grid(self.samples, self.columns, scale, self.levels)

@@ -7,9 +7,9 @@ evaluations of it; docs/solvers.md has the result), digits (the same in minutes)
 nothing is learned).
 """
 
-from common.claims import Claim
 from common.config import pick
-from common.studies import Row, Study
+from common.studies.claims import Claim
+from common.studies.studies import Row, Study
 
 SCALES = {
   'mnist': ('mnist', {'train.steps': '6000'}),

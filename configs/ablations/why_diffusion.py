@@ -6,9 +6,9 @@
 Scales: demo (scikit-learn's digits, 10 minutes on two cores), smoke (seconds; nothing is learned).
 """
 
-from common.claims import Claim
 from common.config import pick
-from common.studies import Row, Study
+from common.studies.claims import Claim
+from common.studies.studies import Row, Study
 
 DIFFUSION, PIXELS = 'diffusion, 20 evaluations', 'autoregression, pixels'
 PATCHES = tuple(f'autoregression, {k}×{k} patches' for k in (2, 4))

@@ -42,7 +42,7 @@ NETWORKS = {  # autoregressive/networks; the transformer stands below
   ),
 }
 
-HEADS = {  # autoregressive/heads.py
+HEADS = {  # autoregressive/heads/categorical.py
   'categorical': dict(name='categorical', pad_to=1),
   'bernoulli': dict(name='bernoulli'),
   'logistic_mixture': dict(name='logistic_mixture', components=10),
@@ -113,7 +113,7 @@ def get_base() -> ConfigDict:
           lora_alpha=16.0,
           lora_paths='(qkv|out|up|down)/kernel$',
         ),
-        sampling=dict(  # autoregressive/transforms.py
+        sampling=dict(  # autoregressive/decoding/transforms.py
           temperature=1.0,
           top_k=0,  # 0: off
           top_p=1.0,  # 1: off

@@ -158,7 +158,7 @@ def get_base() -> ConfigDict:
       ),
       sampling=dict(
         task=dict(
-          name='generate',  # a key of diffusion/tasks.py: inpaint, sdedit, interpolate, ...
+          name='generate',  # a key of diffusion/sampling/tasks.py: inpaint, sdedit, ...
           strength=0.5,  # sdedit: share of the steps to take
           jump=5,  # repaint: steps of a stretch,
           repeats=5,  # and how often each is denoised

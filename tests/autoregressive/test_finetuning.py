@@ -8,15 +8,16 @@ import numpy as np
 import optax
 import pytest
 
-from autoregressive import finetuning, interop
+from autoregressive import finetuning
 from autoregressive.finetuning import Finetune, adopt, begin, build_finetune, init_lora, merge
+from autoregressive.interop import weights
 from autoregressive.method import build
-from common import optimizers
-from common.checkpoints import Checkpoints
+from common.checkpoints.checkpoints import Checkpoints
 from common.config import ConfigError
 from common.data import tokenizers
 from common.method import Context
-from common.state import init_state, make_train_step
+from common.training import optimizers
+from common.training.state import init_state, make_train_step
 from tests.autoregressive.common import perturbed
 from tests.autoregressive.texts import LETTERS, WINDOWS, text_config, windows
 
@@ -156,7 +157,7 @@ def test_sources_that_cannot_be_are_refused(tmp_path, plain):
 
 def test_published_weights_are_a_source(tmp_path, monkeypatch, plain):
   _, params = plain
-  published = interop.Published('gpt2', {}, False, 9, params)
+  published = weights.Published('gpt2', {}, False, 9, params)
   monkeypatch.setattr(finetuning.interop, 'read', lambda folder: published)
   begun = begin(jax.tree.map(jnp.zeros_like, params), Finetune(source=str(tmp_path)))
   jax.tree.map(np.testing.assert_array_equal, begun, params)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from autoregressive.heads import Categorical
+from autoregressive.heads.categorical import Categorical
 from autoregressive.method import build, build_model
 from autoregressive.objectives import Objective, build_objective, document_numbers
 from common.config import ConfigError

@@ -9,11 +9,11 @@ import optax
 import pytest
 from scipy import stats
 
-from autoregressive.decoding import Runner, generate
+from autoregressive.decoding.generate import Runner, generate
 from autoregressive.method import build
 from autoregressive.orderings import build_ordering
-from common import forecasts
 from common.config import ConfigError
+from common.domains import forecasts
 from common.method import Request
 from experiments import families
 from tests.autoregressive.common import DIGITS, perturbed

@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from common import loading
+from common import config_files
 from common.data.music import Pitches
 from common.data.palettes import Palette
 from common.data.spec import DataSpec, SeriesSpec
 from common.data.tokenizers import Bytes, Characters
 from common.method import Context
-from common.parallel import make_mesh
-from common.training import set_up
+from common.training.loop import set_up
+from common.training.parallel import make_mesh
 from experiments import families
 
 SPECS = {
@@ -46,13 +46,15 @@ FILES = sorted(
   if 'def get_config' in f.read_text()
 )
 VARIANTS = [
-  f'{file}:{variant}' for file in FILES for variant in loading.module(str(ROOT / file)).VARIANTS
+  f'{file}:{variant}'
+  for file in FILES
+  for variant in config_files.module(str(ROOT / file)).VARIANTS
 ]
 
 
 @pytest.mark.parametrize('variant', VARIANTS)
 def test_a_variant_builds_and_its_step_can_be_lowered(variant):
-  config = loading.load_config(variant, {}).to_dict()
+  config = config_files.load_config(variant, {}).to_dict()
   spec = SPECS[config['data']['name']]
   method = families.build(config, spec)
   setup = set_up(config, method, spec, make_mesh(config['parallel'], jax.devices()[:1]))
@@ -66,7 +68,7 @@ def test_a_variant_builds_and_its_step_can_be_lowered(variant):
 
 @pytest.mark.parametrize('variant', [v for v in VARIANTS if ':digits' in v])
 def test_a_small_variant_has_a_finite_loss(variant):
-  config = loading.load_config(variant, {}).to_dict()
+  config = config_files.load_config(variant, {}).to_dict()
   spec = SPECS[config['data']['name']]
   method = families.build(config, spec)
   batch = {
@@ -89,4 +91,4 @@ def test_a_config_opens_with_its_command_and_refuses_an_unknown_variant(file):
   text = (ROOT / file).read_text()
   assert f'python -m experiments.train --config={file}' in text.split('"""')[1]
   with pytest.raises(ValueError, match='unknown variant'):
-    loading.load_config(f'{file}:nothing', {})
+    config_files.load_config(f'{file}:nothing', {})

@@ -5,12 +5,12 @@ import inspect
 import pytest
 
 from configs.diffusion import base
-from diffusion.flow import flow
-from diffusion.grids import GRIDS
 from diffusion.likelihood import LIKELIHOODS
+from diffusion.likelihood.flow import flow_likelihood
 from diffusion.networks import NETWORKS
 from diffusion.objectives import TIMES, WEIGHTINGS
 from diffusion.processes import PROCESSES
+from diffusion.sampling.grids import GRIDS
 
 GIVEN = {'parent', 'name', 'self', 'out_channels', 'num_classes'}
 TABLES = {
@@ -37,4 +37,4 @@ def test_every_component_is_listed_with_all_its_settings(table):
 
 
 def test_flow_is_a_likelihood():
-  assert LIKELIHOODS['flow'] is flow
+  assert LIKELIHOODS['flow'] is flow_likelihood

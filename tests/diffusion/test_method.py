@@ -13,7 +13,7 @@ import diffusion
 from common.config import ConfigError
 from common.data.spec import DataSpec
 from common.method import Context, Request
-from common.state import init_state, make_train_step
+from common.training.state import init_state, make_train_step
 from configs.diffusion import base
 
 SPEC = DataSpec('toy', 'image', (4, 4, 1), 5, 3)

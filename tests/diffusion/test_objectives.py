@@ -10,7 +10,8 @@ from common.config import ConfigError, component
 from diffusion import objectives
 from diffusion.objectives import TIMES, WEIGHTINGS, target_weight
 from diffusion.predictions import TARGETS, combine, split, target_pair
-from diffusion.processes import PROCESSES, build, rate
+from diffusion.processes import PROCESSES, build
+from diffusion.processes.process import rate
 
 SNR = {  # the weight of the error in x0, from the papers
   'snr': lambda snr: snr,

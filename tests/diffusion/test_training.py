@@ -11,7 +11,7 @@ import pytest
 import diffusion
 from common.data.spec import DataSpec
 from common.method import Request
-from common.state import init_state, make_train_step
+from common.training.state import init_state, make_train_step
 from configs.diffusion import base
 
 SPEC = DataSpec('flat', 'image', (2, 2, 1), 5, 0)  # every pixel of an image is the same level

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from autoregressive import interop
 from autoregressive.finetuning import plain
-from autoregressive.interop import Published
+from autoregressive.interop.weights import INDEX, Published, read, write
 from autoregressive.method import build, build_model
 from common.data.pipeline import Data
 from experiments import convert, runs
@@ -26,7 +25,7 @@ def weights(tmp_path_factory):
   made = Published('gpt2', network, True, PIXELS[1], None)
   params = jax.jit(made.model().init)(jax.random.key(0), jnp.zeros((1, 2, 1), jnp.int32))
   folder = tmp_path_factory.mktemp('weights')
-  interop.write(made._replace(params=params['params']), folder)
+  write(made._replace(params=params['params']), folder)
   return folder
 
 
@@ -92,8 +91,8 @@ def test_a_run_with_lora_is_written_merged(kind, shard_bytes, tmp_path):
   params = perturbed(jax.jit(method.init)(jax.random.key(0), batch)[0])
   out = tmp_path / 'out'
   convert.write(runs.Run(config, Data(WINDOWS, {}), method, params, 7), out, shard_bytes)
-  assert (out / interop.INDEX).exists() == (shard_bytes == 2000)
-  published = interop.read(out)
+  assert (out / INDEX).exists() == (shard_bytes == 2000)
+  published = read(out)
   assert published.kind == kind
   tokens = batch['x'].astype(jnp.int32)[..., None]
   _, model = build_model(config, WINDOWS)
@@ -115,6 +114,6 @@ def test_weights_of_before_do_not_stay(tmp_path):
   params = params['params']
   for turn, shard_bytes in enumerate((2000, 10**9, 2000)):
     params = perturbed(params, seed=turn)
-    interop.write(made._replace(params=params), tmp_path, shard_bytes)
-    jax.tree.map(np.testing.assert_array_equal, interop.read(tmp_path).params, params)
+    write(made._replace(params=params), tmp_path, shard_bytes)
+    jax.tree.map(np.testing.assert_array_equal, read(tmp_path).params, params)
     assert (tmp_path / 'model.safetensors').exists() == (shard_bytes == 10**9)

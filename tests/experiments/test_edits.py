@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.config_files import load_config
 from common.data import pipeline
 from common.data.spec import DataSpec
-from common.loading import load_config
 from experiments import edits, families, runs
 
 SPEC = DataSpec('toy', 'image', (4, 6, 3), 256)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common import midi
 from common.data import music, preparation
 from common.data.builders import chorales
+from common.domains import midi
 from tests.common.data.scores import mxl, random_score, write_wheel
 from tests.experiments.commands import refused, run
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common import writers
+from common.reporting import writers
 from tests.experiments.commands import refused, run
 
 TINY = (

@@ -2,7 +2,7 @@
 
 import pytest
 
-from common import writers
+from common.reporting import writers
 from tests.experiments.commands import refused, run
 
 VERSES = ''.join(f'{n} green bottles hanging on the wall;\n' for n in range(60))

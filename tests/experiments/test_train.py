@@ -8,10 +8,11 @@ import jax
 import numpy as np
 import pytest
 
-from common import training, writers
-from common.checkpoints import Checkpoints
+from common.checkpoints.checkpoints import Checkpoints
 from common.data import pipeline
-from common.parallel import make_mesh
+from common.reporting import writers
+from common.training import loop
+from common.training.parallel import make_mesh
 from configs.base import get_base
 from experiments import families, runs
 from tests.experiments.commands import TINY, TINY_DIFFUSION, refused, run, start
@@ -23,7 +24,7 @@ def final_state(workdir):
   data = pipeline.load(config['data'])
   config['parallel'] = get_base().parallel.to_dict()
   mesh = make_mesh(config['parallel'], jax.devices()[:1])
-  setup = training.set_up(config, families.build(config, data.spec), data.spec, mesh)
+  setup = loop.set_up(config, families.build(config, data.spec), data.spec, mesh)
   with Checkpoints(workdir / 'checkpoints', read_only=True) as checkpoints:
     restored = checkpoints.restore(setup.place.abstract)
   return restored.step, jax.device_get(restored.state)
@@ -210,7 +211,7 @@ def test_the_set_up_needs_neither_data_nor_this_machine_s_devices():
 
   config = images.get_config('digits_4x4').to_dict()
   spec = pipeline.load(config['data']).spec
-  setup = training.set_up(config, families.build(config, spec), spec, make_mesh(config['parallel']))
+  setup = loop.set_up(config, families.build(config, spec), spec, make_mesh(config['parallel']))
   batch = {
     k: jax.ShapeDtypeStruct((2, *v.shape), v.dtype, sharding=None)
     for k, v in spec.batch_struct(config['data']['batch_size']).items()

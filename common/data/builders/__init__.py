@@ -1,15 +1,6 @@
 """Datasets by name. A new dataset is a module here and a line in this dict."""
 
-from common.data.builders import (
-  chorales,
-  digits,
-  from_tfds,
-  idx,
-  image_folder,
-  npz,
-  series,
-  text,
-)
+from common.data.builders import chorales, digits, from_tfds, idx, image_folder, npz, series, text
 
 BUILDERS = {
   'digits': digits.Digits,

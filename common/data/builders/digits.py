@@ -15,7 +15,7 @@ class Digits(base.ImageBuilder, skip_registration=True):
   name = 'digits'
 
   def read(self) -> base.Contents:
-    from sklearn import datasets  # takes seconds to import, and is needed only once
+    from sklearn import datasets
 
     bunch = datasets.load_digits()
     x = bunch.images.astype(np.uint8)[..., None]

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common import showing
 from common.config import ConfigError
 from common.data import palettes, pipeline, preparation
+from common.domains import showing
 
 COLOURS = [(255, 0, 0), (0, 200, 10), (20, 20, 250), (240, 240, 240), (0, 0, 0)]
 

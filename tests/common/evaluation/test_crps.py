@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from common import forecasts
 from common.data.pipeline import Data
 from common.data.spec import DataSpec, SeriesSpec
+from common.domains import forecasts
 from common.evaluation import crps, evaluate
 from common.method import Likelihood, Method, Samples
 

@@ -1,0 +1,258 @@
+"""What a run tells while it goes: metrics as JSON lines and TensorBoard events, progress."""
+
+import collections
+import json
+import math
+import pathlib
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from jaxtyping import UInt8
+
+from common.files import atomic_write
+
+FILE = 'metrics.jsonl'
+NOT_FINITE = {'NaN': math.nan, 'Infinity': math.inf, '-Infinity': -math.inf}
+
+
+class Writer:
+  """Metrics of one run: `metrics.jsonl`, and TensorBoard events in `tensorboard/`.
+
+  A line is one JSON object: `step`, `split`, `time` (seconds since 1970) and the scalars. JSON has
+  no NaN and no infinity, so they are written as the strings 'NaN', 'Infinity' and '-Infinity';
+  `read` gives them back as floats. TensorBoard gets the finite values only.
+
+  Only process 0 writes; on the others every method does nothing. A context manager.
+
+  Args:
+    workdir: the folder of the run; made if it is missing.
+    step: where the run goes on from, 0 for a new one. Lines of later steps, and half a line at the
+      end of the file, are dropped: the run is about to write them again. None keeps all.
+    tensorboard: also write TensorBoard events.
+  """
+
+  def __init__(self, workdir, *, step: int | None = None, tensorboard: bool = True):
+    self._file = self._events = None
+    if jax.process_index() != 0:
+      return
+    workdir = pathlib.Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    if step is not None:
+      _forget_after(workdir / FILE, step)
+    self._file = (workdir / FILE).open('a', encoding='utf-8')
+    if tensorboard:
+      from tensorboardX import SummaryWriter
+
+      # purge_step: TensorBoard ignores what the run wrote for later steps before it was stopped.
+      self._events = SummaryWriter(
+        str(workdir / 'tensorboard'),
+        purge_step=step + 1 if step else None,
+        filename_suffix=f'.{time.time_ns()}',  # by itself it is named by the second
+      )
+
+  def __enter__(self) -> 'Writer':
+    return self
+
+  def __exit__(self, *exception) -> None:
+    self.close()
+
+  def scalars(self, step: int, values: Mapping[str, Any], split: str = 'train') -> None:
+    """Writes one line, and a TensorBoard scalar '<split>/<name>' for each value.
+
+    Args:
+      step: the optimiser step.
+      values: scalars by name; no name may be 'step', 'split' or 'time'.
+      split: what they were measured on: 'train', 'validation', 'samples'.
+    """
+    if self._file is None:
+      return
+    values = {name: float(value) for name, value in values.items()}
+    if reserved := values.keys() & {'step', 'split', 'time'}:
+      raise ValueError(f'no metric can be called {sorted(reserved)[0]!r}')
+    now = time.time()
+    line = {'step': int(step), 'split': split, 'time': round(now, 3)}
+    line |= {name: _to_json(value) for name, value in values.items()}
+    self._file.write(json.dumps(line, allow_nan=False) + '\n')
+    self._file.flush()
+    if self._events is not None:
+      for name, value in values.items():
+        if math.isfinite(value):
+          self._events.add_scalar(f'{split}/{name}', value, step, walltime=now)
+
+  def images(self, step: int, name: str, grid: UInt8[np.ndarray, 'height width channels']) -> None:
+    """Shows an image under `name` in TensorBoard: 1, 3 or 4 channels of bytes."""
+    if self._events is not None:
+      self._events.add_image(name, grid, step, dataformats='HWC')
+
+  def text(self, step: int, name: str, text: str) -> None:
+    """Shows a text under `name` in TensorBoard, its lines as they are."""
+    if self._events is not None:
+      self._events.add_text(name, '\n'.join(f'    {line}' for line in text.splitlines()), step)
+
+  def flush(self) -> None:
+    """Hands everything written so far to the operating system."""
+    if self._events is not None:
+      self._events.flush()
+
+  def close(self) -> None:
+    """Finishes both files. Nothing can be written afterwards."""
+    if self._file is not None:
+      self._file.close()
+    if self._events is not None:
+      self._events.close()
+    self._file = self._events = None
+
+
+def read(workdir, split: str | None = None) -> list[dict[str, Any]]:
+  """The lines of `metrics.jsonl` in the order they were written, numbers as floats.
+
+  A half-written last line is left out; no file gives an empty list.
+
+  Args:
+    workdir: the folder of the run.
+    split: only the lines of this split.
+
+  Raises:
+    ValueError: a line before the last is no JSON object with a step.
+  """
+  lines = _complete_lines(pathlib.Path(workdir) / FILE)
+  rows = [{k: _from_json(k, v) for k, v in row.items()} for _, row in lines]
+  return [row for row in rows if split is None or row['split'] == split]
+
+
+def _complete_lines(path: pathlib.Path) -> list[tuple[str, dict]]:
+  """(text, object) of each line; a last line that was cut off is left out."""
+  if not path.exists():
+    return []
+  texts = path.read_text(encoding='utf-8', errors='replace').split('\n')
+  texts.pop()  # '' after the last line break, or what was cut off before it
+  lines = []
+  for number, text in enumerate(texts, 1):
+    try:
+      row = json.loads(text)
+      row['step'], row['split']
+    except (ValueError, KeyError, TypeError):
+      raise ValueError(f'{path}, line {number}: not a line of metrics: {text[:80]!r}') from None
+    lines.append((text, row))
+  return lines
+
+
+def _forget_after(path: pathlib.Path, step: int) -> None:
+  """Drops the lines of steps after `step`, and what was cut off, in one move."""
+  if path.exists():
+    kept = ''.join(text + '\n' for text, row in _complete_lines(path) if row['step'] <= step)
+    atomic_write(path, kept)
+
+
+def _to_json(value: float) -> float | str:
+  if math.isfinite(value):
+    return value
+  return 'NaN' if math.isnan(value) else ('Infinity' if value > 0 else '-Infinity')
+
+
+def _from_json(name: str, value: Any) -> Any:
+  return value if name == 'split' else NOT_FINITE.get(value, value)
+
+
+class Progress:
+  """How far a run is: a line that is redrawn on a terminal, a plain line of log elsewhere.
+
+  Rate and time left are measured over the last `window` reports, and the first report only starts
+  the clock: compilation happens before it.
+
+  Args:
+    total: the last step.
+    step: the step that the run starts from.
+    batch_size: examples in a step, over all processes.
+    log_every: where there is no terminal, at least so many steps lie between two lines.
+    window: reports that the rate is measured over.
+    stream: where the line goes; standard error by default.
+  """
+
+  def __init__(
+    self,
+    total: int,
+    *,
+    step: int = 0,
+    batch_size: int = 1,
+    log_every: int = 100,
+    window: int = 20,
+    stream=None,
+  ):
+    self._total, self._batch_size, self._log_every = total, batch_size, log_every
+    self._seen = collections.deque(maxlen=window + 1)  # (step, time) of the last reports
+    self._paused = 0.0  # seconds that went into something else than training
+    self._logged = step
+    self._bar = None
+    stream = stream or sys.stderr
+    self._silent = jax.process_index() != 0
+    if not self._silent and stream.isatty():
+      from tqdm import tqdm
+
+      self._bar = tqdm(
+        total=total,
+        initial=step,
+        file=stream,
+        dynamic_ncols=True,
+        bar_format='{desc} {bar} {postfix}',
+      )
+
+  def __enter__(self) -> 'Progress':
+    return self
+
+  def __exit__(self, *exception) -> None:
+    self.close()
+
+  def rate(self) -> float | None:
+    """Steps per second over the recent reports; None before there are two."""
+    if len(self._seen) < 2:
+      return None
+    (first, start), (last, now) = self._seen[0], self._seen[-1]
+    return (last - first) / max(now - start, 1e-9)
+
+  def pause(self) -> None:
+    """Call after work that is no training (evaluation, sampling), to keep it out of the rate."""
+    if self._seen:
+      self._paused += self._now() - self._seen[-1][1]
+
+  def _now(self) -> float:
+    return time.monotonic() - self._paused
+
+  def report(self, step: int, loss: float | None = None) -> None:
+    """Tells that `step` is done; `loss` is the latest known."""
+    self._seen.append((step, self._now()))
+    if self._silent:
+      return
+    if self._bar is not None:
+      self._bar.set_description_str(self.text(step, loss), refresh=False)
+      self._bar.update(step - self._bar.n)
+    elif step - self._logged >= self._log_every or step >= self._total:
+      self._logged = step
+      logging.info('%s', self.text(step, loss))
+
+  def text(self, step: int, loss: float | None) -> str:
+    """'step 200/1000  loss 0.1234  5.1 steps/s  326 examples/s  2:37 left', what is known of it."""
+    parts = [f'step {step}/{self._total}']
+    if loss is not None:
+      parts.append(f'loss {loss:.4g}')
+    if rate := self.rate():
+      parts += [f'{rate:.3g} steps/s', f'{rate * self._batch_size:.4g} examples/s']
+      parts.append(f'{duration((self._total - step) / rate)} left')
+    return '  '.join(parts)
+
+  def close(self) -> None:
+    """Leaves the line as it is and goes to the next."""
+    if self._bar is not None:
+      self._bar.close()
+
+
+def duration(seconds: float) -> str:
+  """'0:07', '2:37' or '1:02:03'."""
+  minutes, second = divmod(round(seconds), 60)
+  hours, minute = divmod(minutes, 60)
+  return f'{hours}:{minute:02}:{second:02}' if hours else f'{minute}:{second:02}'

@@ -1,0 +1,191 @@
+"""Claims about the cells of a table, and what the measurements say of them.
+
+A claim is data: a cell, a relation, another cell or a number. It *holds* where the 95 % interval of
+the difference lies wholly on the claimed side, *fails* where it lies wholly on the other, and is
+*undecided* in between.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from common.config import ConfigError
+from common.evaluation.measures import Measure
+from common.reporting.report import Verdict
+
+CONFIDENCE = 0.95
+# From the worst to the best that can be said of a claim.
+VERDICTS = ('fails', 'undecided', 'holds')
+
+Cells = tuple[str | tuple[str, ...], str]  # (row or rows, metric)
+Number = int | float
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+  """One claim; exactly one of `above`, `below` and `near` is given.
+
+    Claim('a few steps suffice', ('20 steps', 'agreement'), above=0.9)
+    Claim('regression is worst', ('regression', 'agreement'), below=(('20', '100'), 'agreement'))
+    Claim('equal size', ('pixels', 'parameters'), near=('20 steps', 'parameters'), within=0.05)
+
+  Attributes:
+    text: the claim, for a reader.
+    cell: (row, metric). With several rows, the claim is that one of them does it.
+    above, below, near: a number, or (row, metric); with several rows, it is claimed of each.
+    times: the claim is about so many times the other.
+    within: for `near`: how far apart they may be, as a fraction of the other.
+  """
+
+  text: str
+  cell: Cells
+  above: Cells | Number | None = None
+  below: Cells | Number | None = None
+  near: Cells | Number | None = None
+  times: Number = 1.0
+  within: Number = 0.0
+
+  def __post_init__(self):
+    given = [name for name in ('above', 'below', 'near') if getattr(self, name) is not None]
+    if len(given) != 1:
+      raise ConfigError(f'claim {self.text!r}: give one of above, below and near, not {given}')
+    if (given == ['near']) != (self.within > 0):
+      raise ConfigError(f'claim {self.text!r}: `within` goes with `near`, and is more than 0')
+
+  @property
+  def relation(self) -> str:
+    """'above', 'below' or 'near'."""
+    return next(name for name in ('above', 'below', 'near') if getattr(self, name) is not None)
+
+  @property
+  def other(self) -> Cells | Number:
+    """What the cell is held against."""
+    return getattr(self, self.relation)
+
+  def cells(self) -> list[tuple[str, str]]:
+    """Every (row, metric) that the claim speaks of."""
+    sides = [self.cell] + ([] if isinstance(self.other, (int, float)) else [self.other])
+    return [(row, metric) for rows, metric in sides for row in _each(rows)]
+
+
+class Estimate(NamedTuple):
+  """A mean, its standard error (None: unknown), and the degrees of freedom of the latter."""
+
+  value: float
+  error: float | None
+  freedom: float = math.inf
+
+  @property
+  def half(self) -> float | None:
+    """Half the width of the 95 % interval."""
+    return None if self.error is None else _quantile(self.freedom) * self.error
+
+
+def estimate(measures: Sequence[Measure]) -> Estimate | None:
+  """What measurements with several seeds say together; None where there is no value.
+
+  Several values give their mean with the error of a mean, so a t-interval; one value gives its own
+  standard error.
+  """
+  known = [measure for measure in measures if measure.value is not None]
+  if not known:
+    return None
+  if len(known) == 1:
+    return Estimate(float(known[0].value), known[0].standard_error)
+  values = np.array([measure.value for measure in known])
+  error = values.std(ddof=1) / math.sqrt(len(values))
+  return Estimate(float(values.mean()), float(error), len(values) - 1.0)
+
+
+def judge(claim: Claim, estimates: Mapping[tuple[str, str], Estimate | None]) -> Verdict:
+  """What the measurements say of a claim.
+
+  Args:
+    claim: the claim.
+    estimates: by (row, metric); None, or no entry, where nothing was measured.
+  """
+  rows, metric = claim.cell
+  best = None
+  for row in _each(rows):
+    worst = min(
+      (
+        _compare(claim, estimates.get((row, metric)), *other) for other in _others(claim, estimates)
+      ),
+      key=lambda found: VERDICTS.index(found[0]),
+    )
+    worst = (worst[0], f'{row}: {worst[1]}' if isinstance(rows, tuple) else worst[1])
+    if best is None or VERDICTS.index(worst[0]) > VERDICTS.index(best[0]):
+      best = worst
+  return Verdict(claim.text, *best)
+
+
+def _others(claim: Claim, estimates) -> list[tuple[str, Estimate | None]]:
+  """(name, estimate) of each thing that the cell is held against."""
+  if isinstance(claim.other, (int, float)):
+    return [('', Estimate(float(claim.other), 0.0))]
+  rows, metric = claim.other
+  return [(row, estimates.get((row, metric))) for row in _each(rows)]
+
+
+def _compare(claim: Claim, one: Estimate | None, name: str, other: Estimate | None):
+  """(verdict, detail) of one cell against one other."""
+  if one is None or other is None:
+    return 'undecided', 'not measured' if one is None else f'{name}: not measured'
+  factor = f'{claim.times:g} × ' if claim.times != 1 else ''
+  named = f' ({name})' if name else ''
+  detail = f'{shown(one)} against {factor}{shown(other)}{named}'
+  if one.error is None or other.error is None:
+    return 'undecided', f'{detail}; the error is not known'
+  gap = one.value - claim.times * other.value
+  half = _half_width(one, other, float(claim.times))
+  low, high = gap - half, gap + half
+  if claim.relation == 'near':
+    room = claim.within * abs(claim.times * other.value)
+    return _verdict(low >= -room and high <= room, low > room or high < -room), detail
+  if claim.relation == 'below':
+    low, high = -high, -low
+  return _verdict(low > 0, high < 0 or low == high == 0), detail
+
+
+def _verdict(holds: bool, fails: bool) -> str:
+  return 'holds' if holds else 'fails' if fails else 'undecided'
+
+
+def _half_width(one: Estimate, other: Estimate, times: float) -> float:
+  """Of the interval of one - times · other (Welch 1947)."""
+  parts = [(one.error**2, one.freedom), ((times * other.error) ** 2, other.freedom)]
+  variance = sum(part for part, _ in parts)
+  if variance == 0:
+    return 0.0
+  spread = sum(part**2 / freedom for part, freedom in parts)
+  freedom = variance**2 / spread if spread > 0 else math.inf
+  return _quantile(freedom) * math.sqrt(variance)
+
+
+def _quantile(freedom: float) -> float:
+  from scipy import stats
+
+  return float(stats.t.ppf(0.5 + CONFIDENCE / 2, freedom))
+
+
+def _each(rows: str | tuple[str, ...]) -> tuple[str, ...]:
+  return rows if isinstance(rows, tuple) else (rows,)
+
+
+def shown(found: Estimate | None) -> str:
+  """'0.957 ± 0.013': two digits of half the 95 % interval, and as many decimals of the value."""
+  return '' if found is None else ' ± '.join(part for part in value_and_half(found) if part)
+
+
+def value_and_half(found: Estimate) -> tuple[str, str]:
+  """The two numbers of `shown`, as text; the second is empty where the value is exact."""
+  if not found.half or not math.isfinite(found.half):
+    whole = found.value.is_integer() and abs(found.value) < 1e15
+    return (f'{found.value:,.0f}' if whole else f'{found.value:.4g}'), ''
+  if abs(found.value) < 1e-3:
+    return f'{found.value:.3g}', f'{found.half:.2g}'
+  decimals = max(1 - math.floor(math.log10(found.half)), 0)
+  return f'{found.value:,.{decimals}f}', f'{found.half:,.{decimals}f}'

@@ -1,0 +1,275 @@
+"""A study's results as Markdown, CSV, JSON and as sections of a report.
+
+Measured and published cells stand side by side; a cell that nobody has published stays empty.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image as PillowImage
+
+from common.evaluation.evaluate import METRICS, PICTURE_ROWS
+from common.reporting import plots
+from common.reporting.report import (
+  Cell,
+  Facts,
+  Gallery,
+  Picture,
+  Quote,
+  Section,
+  Table,
+  Text,
+  Verdicts,
+)
+from common.studies.claims import shown, value_and_half
+from common.studies.studies import Results
+
+TITLES = {name: metric.title for name, metric in METRICS.items()} | {
+  'training_seconds': 'seconds of training'
+}
+
+LOSSES = 'Losses of different objectives are different quantities: compare curves of one kind.'
+
+
+def title(metric: str) -> str:
+  """What a reader calls a metric."""
+  return TITLES.get(metric, metric.replace('_', ' '))
+
+
+def columns(results: Results) -> list[tuple[str, bool]]:
+  """(metric, whether published) of each column: a published one only where there are such cells."""
+  published = {metric for _, metric in results.study.published}
+  return [
+    (metric, side)
+    for metric in results.study.metrics
+    for side in ((False, True) if metric in published else (False,))
+  ]
+
+
+def header(results: Results) -> list[str]:
+  """Titles of the columns, that of the rows first."""
+  as_what = results.study.published_as
+  return [
+    'row',
+    *(
+      f'published {as_what.get(metric, title(metric))}' if published else title(metric)
+      for metric, published in columns(results)
+    ),
+  ]
+
+
+def notes(results: Results) -> list[str]:
+  """What a reader needs to know of the numbers: each metric's notes, seeds, sources, failures."""
+  study = results.study
+  lines = []
+  for metric in study.metrics:
+    found = [m.note for row in study.rows for m in results.measures.get((row.name, metric), ())]
+    told = '; or '.join(dict.fromkeys(note for note in found if note))
+    if told:
+      lines.append(f'{title(metric)}: {told}')
+  if len(study.seeds) > 1:
+    lines.append(f'means of {len(study.seeds)} seeds, ± half of a 95 % t-interval')
+  else:
+    lines.append('one seed; ± half of the 95 % interval of the measurement itself')
+  if study.published:
+    lines.append(f'published: {study.paper}')
+  lines += [f'{row} failed: {why}' for row, why in results.failures.items()]
+  return lines
+
+
+def _published(results: Results, row: str, metric: str) -> str:
+  value = results.study.published.get((row, metric), '')
+  return value if isinstance(value, str) else f'{value:g}'
+
+
+def markdown(results: Results, facts: Mapping[str, str]) -> str:
+  """The table, the claims and what the numbers were measured with, as Markdown."""
+  study, estimates = results.study, results.estimates()
+  lines = [f'# {study.title}', '']
+  lines += [line for part in (study.about, study.paper) if part for line in (part, '')]
+  titles = header(results)
+  lines += [_bar(titles), _bar(['---'] + ['---:'] * (len(titles) - 1))]
+  for row in study.rows:
+    cells = [
+      _published(results, row.name, metric)
+      if published
+      else shown(estimates.get((row.name, metric)))
+      for metric, published in columns(results)
+    ]
+    lines.append(_bar([row.name, *cells]))
+  lines += ['', *(f'- {note}' for note in notes(results)), '']
+  if study.claims:
+    lines += ['## Claims', '']
+    for text, verdict, detail in results.verdicts():
+      lines.append(f'- **{verdict}**: {text}' + (f' ({detail})' if detail else ''))
+    lines.append('')
+  lines += ['## Measured with', '', *(f'- {name}: {value}' for name, value in facts.items()), '']
+  return '\n'.join(lines)
+
+
+def _bar(cells: Iterable[str]) -> str:
+  return '| ' + ' | '.join(cell.replace('|', '\\|') for cell in cells) + ' |'
+
+
+def as_csv(results: Results) -> str:
+  """One line per row: for each metric its value, half the 95 % interval, and what is published."""
+  published = {metric for _, metric in results.study.published}
+  names = ['row']
+  for metric in results.study.metrics:
+    names += [metric, f'{metric}_interval', *([f'{metric}_published'] * (metric in published))]
+  buffer = io.StringIO()
+  writer = csv.writer(buffer, lineterminator='\n')
+  writer.writerow(names)
+  estimates = results.estimates()
+  for row in results.study.rows:
+    line = [row.name]
+    for metric in results.study.metrics:
+      found = estimates.get((row.name, metric))
+      line += ['', ''] if found is None else [found.value, '' if found.half is None else found.half]
+      if metric in published:
+        line.append(results.study.published.get((row.name, metric), ''))
+    writer.writerow(line)
+  return buffer.getvalue()
+
+
+def as_json(results: Results, facts: Mapping[str, str]) -> str:
+  """Everything: each measurement of each seed, estimates, published cells, claims, environment."""
+  study, estimates = results.study, results.estimates()
+
+  def cell(row: str, metric: str) -> dict[str, Any]:
+    found = estimates.get((row, metric))
+    return {
+      'value': found and found.value,
+      'interval': found and found.half,
+      'published': study.published.get((row, metric)),
+      'seeds': [measure._asdict() for measure in results.measures.get((row, metric), ())],
+    }
+
+  record = {
+    'study': study.name,
+    'title': study.title,
+    'scale': study.scale,
+    'paper': study.paper,
+    'rows': [
+      {
+        'name': row.name,
+        'config': dict(row.config),
+        'sampling': dict(row.sampling),
+        'cells': {metric: cell(row.name, metric) for metric in study.metrics},
+        'failed': results.failures.get(row.name),
+      }
+      for row in study.rows
+    ],
+    'claims': [verdict._asdict() for verdict in results.verdicts()],
+    'measured_with': dict(facts),
+  }
+  return json.dumps(record, indent=2)
+
+
+def sections(
+  results: Results, facts: Mapping[str, str], records: Mapping[str, list[dict]]
+) -> list[Section]:
+  """The report of a study.
+
+  Args:
+    results: of the study.
+    facts: what the numbers were measured with.
+    records: lines of `metrics.jsonl` of the trained models, by name.
+  """
+  study = results.study
+  found = []
+  if study.claims:
+    found.append(Section('Claims', [Verdicts(results.verdicts())]))
+  about = [Text(study.about)] if study.about else []
+  found.append(Section('Table', [*about, _table(results)]))
+  if results.pictures:
+    found.append(Section('Samples', [Gallery(_pictures(results))]))
+  drawn = [_scatter(results, x, y) for x, y in study.plots]
+  drawn += [
+    plots.compare(records, 'loss', 'train', log_y=True, caption=LOSSES),
+    plots.compare(records, 'bits_per_dim', 'validation'),
+  ]
+  drawn = [plot for plot in drawn if plot is not None]
+  if drawn:
+    found.append(Section('Plots', [Gallery(drawn)]))
+  return [*found, Section('Measured with', [Facts(facts)])]
+
+
+def _table(results: Results) -> Table:
+  estimates = results.estimates()
+  rows = []
+  for row in results.study.rows:
+    cells: list[str | Cell] = [row.name]
+    for metric, published in columns(results):
+      if published:
+        cells.append(Cell(_published(results, row.name, metric), style='published'))
+        continue
+      estimate = estimates.get((row.name, metric))
+      if estimate is None:
+        failed = row.name in results.failures and len(cells) == 1
+        cells.append(Cell('failed' if failed else '', style='failed' if failed else ''))
+        continue
+      value, half = value_and_half(estimate)
+      cells.append(Cell(value, f'± {half}' if half else ''))
+    rows.append(cells)
+  return Table(['', *header(results)[1:]], rows, notes(results))
+
+
+def _pictures(results: Results) -> list[Picture | Quote]:
+  estimates, first = results.estimates(), results.study.metrics[0]
+  pictures = []
+  for row in results.study.rows:
+    if path := results.pictures.get(row.name):
+      found = estimates.get((row.name, first))
+      told = f': {title(first)} {shown(found)}' if found else ''
+      if path.suffix == '.txt':
+        pictures.append(Quote(path.read_text('utf-8'), row.name + told))
+        continue
+      alt = f'Samples of {row.name}, one class per column'
+      pictures.append(Picture(path.read_bytes(), alt, row.name + told))
+  return pictures
+
+
+def overview(results: Results, height: float = 0.42) -> bytes | None:
+  """A picture for a page of text: a strip of samples for each row, as PNG; None without images.
+
+  Args:
+    results: of the study.
+    height: of a strip, in inches.
+  """
+  strips = {}
+  for row in results.study.rows:
+    path = results.pictures.get(row.name)
+    if path and path.suffix == '.png':
+      picture = np.asarray(PillowImage.open(path))
+      strips[row.name] = picture[: len(picture) // PICTURE_ROWS]
+  if not strips:
+    return None
+  import matplotlib.figure
+
+  figure = matplotlib.figure.Figure((6.4, height * len(strips)), dpi=140)
+  axes = figure.subplots(len(strips), squeeze=False)[:, 0]
+  for axis, (name, strip) in zip(axes, strips.items(), strict=True):
+    axis.imshow(strip, interpolation='nearest')
+    axis.set_axis_off()
+    axis.text(-0.02, 0.5, name, transform=axis.transAxes, ha='right', va='center', fontsize=8)
+  figure.subplots_adjust(left=0.36, right=1.0, top=1.0, bottom=0.0, hspace=0.05)
+  buffer = io.BytesIO()
+  figure.savefig(buffer, format='png', facecolor='white')
+  return buffer.getvalue()
+
+
+def _scatter(results: Results, x: str, y: str) -> plots.Plot | None:
+  estimates = results.estimates()
+  points = {}
+  for row in results.study.rows:
+    along, up = (estimates.get((row.name, metric)) for metric in (x, y))
+    if along is not None and up is not None and along.value > 0:
+      points[row.name] = plots.Series([along.value], [up.value], [up.half or 0.0])
+  if not points:
+    return None
+  return plots.scatter_plot(points, title(x), title(y), log_x=True)

@@ -1,0 +1,23 @@
+"""Suites of races, by name: what `experiments.benchmark` can measure."""
+
+from collections.abc import Callable, Mapping
+
+from experiments.benchmarks import autoregressive, diffusion
+from experiments.benchmarks.loop import loop
+from experiments.benchmarks.race import Race, Sizes
+
+
+def train(sizes: Sizes, peers: bool) -> list[Race]:
+  """Training steps of both families."""
+  return [*autoregressive.train(sizes, peers), *diffusion.train(sizes, peers)]
+
+
+SUITES: Mapping[str, Callable[[Sizes, bool], list[Race]]] = {
+  'train': train,
+  'sample': diffusion.sample,
+  'solvers': diffusion.solvers,
+  'likelihood': diffusion.likelihood,
+  'decode': autoregressive.decode,
+  'pixelcnn': autoregressive.pixelcnn,
+  'loop': loop,
+}

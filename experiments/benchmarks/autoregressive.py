@@ -1,0 +1,138 @@
+"""Races of the autoregressive family: training, decoding, PixelCNN++."""
+
+import jax
+import jax.numpy as jnp
+
+from common.method import Request
+from configs.autoregressive import base
+from experiments import families
+from experiments.benchmarks.race import (
+  OURS,
+  Race,
+  Sizes,
+  Transformer,
+  done,
+  initial,
+  per_unit,
+  sampler,
+  square,
+  training_steps,
+)
+
+
+def config_of(sizes: Transformer) -> dict:
+  """A GPT-2 over raster pixels of square images, as many as `length`."""
+  config = base.get_base()
+  config.network.update(width=sizes.width, layers=sizes.layers, heads=sizes.heads)
+  config.model.update(tied=True, start='token')
+  config.data.batch_size = sizes.batch
+  return config.to_dict()
+
+
+def train(sizes: Sizes, peers: bool) -> list[Race]:
+  """Training steps of transformers."""
+  return [_train(name, one, peers) for name, one in sizes.transformers.items()]
+
+
+def _train(name: str, sizes: Transformer, peers: bool) -> Race:
+  ours, contenders = training_steps(config_of(sizes), square(sizes.length))
+  note = (
+    f'{sizes.layers} layers, {sizes.width} wide, {sizes.heads} heads, {sizes.length} tokens, batch '
+    f'{sizes.batch}: {ours.parameters:,} parameters'
+  )
+  if peers:
+    from experiments.benchmarks import peers as torch_peers
+
+    tokens = ours.batch['x'][0].reshape(sizes.batch, -1)
+    for compiled, peer in ((False, 'PyTorch, eager'), (True, 'PyTorch, compiled')):
+      gpt2 = _torch_gpt2(sizes)
+      contenders[peer] = torch_peers.train_gpt2(gpt2, tokens, compiled)
+    note += f', of the peer {torch_peers.parameters(gpt2):,}'
+  # Chowdhery et al. 2022 (PaLM), appendix B.
+  flops = 6 * ours.parameters + 12 * sizes.layers * sizes.width * sizes.length
+  return Race(
+    f'training step, transformer, {name}',
+    'tokens/s',
+    sizes.batch * sizes.length,
+    contenders,
+    note,
+    ('PyTorch, compiled',),
+    flops,
+  )
+
+
+def _torch_gpt2(sizes: Transformer, extra: int = 0):
+  from experiments.benchmarks import peers as torch_peers
+
+  return torch_peers.gpt2(256, sizes.length + extra, sizes.width, sizes.layers, sizes.heads)
+
+
+def decode(sizes: Sizes, peers: bool) -> list[Race]:
+  """Sampling tokens one by one with a cache."""
+  one = sizes.transformers['default']
+  spec = square(one.length)
+  method = families.build(config_of(one), spec)
+  params = initial(method, spec)
+  races = []
+  for batch in sizes.decode_batches:
+    contenders = {OURS: sampler(method, params, Request(batch))}
+    if peers:
+      from experiments.benchmarks import peers as torch_peers
+
+      gpt2 = _torch_gpt2(one, extra=1)
+      contenders['transformers generate'] = torch_peers.generate(gpt2, batch, one.length)
+    name = f'decoding {one.length} tokens, batch {batch}'
+    races.append(Race(name, 'tokens/s', batch * one.length, contenders, 'cached, temperature 1'))
+  return [*races, context(sizes)]
+
+
+def context(sizes: Sizes) -> Race:
+  """What a decoded token costs as the context grows."""
+  one = sizes.transformers['default']
+  contenders = {}
+  for length in sizes.contexts:
+    spec = square(length)
+    method = families.build(config_of(one._replace(length=length)), spec)
+    draw = sampler(method, initial(method, spec), Request(1))
+    contenders[f'{length} tokens'] = per_unit(draw, length)
+  note = 'mean over all positions, batch 1; attention looks at the whole cache at every token'
+  return Race('a decoded token, by length of the sequence', 'tokens/s', 1, contenders, note)
+
+
+def pixelcnn(sizes: Sizes, peers: bool) -> list[Race]:
+  """PixelCNN++: a cache per pixel against a full pass per pixel."""
+  del peers
+  spec = square(sizes.pixels**2)
+  config = base.get_base()
+  config.network = base.NETWORKS['pixelcnn_pp'] | dict(width=24, blocks=1, levels=2)
+  config.head = base.HEADS['logistic_mixture']
+  config = config.to_dict()
+  method = families.build(config, spec)
+  params = initial(method, spec)
+  request = Request(sizes.decode_batches[-1])
+  contenders = {
+    OURS: sampler(method, params, request),
+    'a full pass per pixel': _full_passes(config, spec, params, request.num),
+  }
+  note = f'{sizes.pixels}×{sizes.pixels} pixels, width 24, batch {request.num}'
+  return [Race('PixelCNN++ samples', 'images/s', request.num, contenders, note)]
+
+
+def _full_passes(config: dict, spec, params, batch: int):
+  """A call that samples by running the whole network for each pixel."""
+  from autoregressive.method import build_model
+
+  ordering, model = build_model(config, spec)
+
+  @jax.jit
+  def draw(params, key):
+    def body(i, emissions):
+      outputs = model.apply({'params': params}, emissions)
+      keys = jax.random.split(jax.random.fold_in(key, i), batch)
+      new = jax.vmap(model.head.sample)(outputs[:, i], keys)
+      return emissions.at[:, i].set(new)
+
+    empty = jnp.zeros((batch, ordering.length, ordering.values), jnp.int32)
+    return jax.lax.fori_loop(0, ordering.length, body, empty)
+
+  return done(lambda: draw(params, jax.random.key(0)))

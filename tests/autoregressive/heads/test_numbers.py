@@ -1,0 +1,208 @@
+"""Heads over numbers against scipy, their moments, samples and scales; the choice of a head."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from autoregressive.heads import build_head
+from autoregressive.heads.categorical import Bernoulli, Categorical
+from autoregressive.heads.numbers import Gaussian, NegativeBinomial, Quantiles, StudentT
+from autoregressive.orderings import Patches
+from common.config import ConfigError
+from common.data.spec import DataSpec
+from tests.autoregressive.common import chi_square
+
+HEADS = {
+  'gaussian': Gaussian(2),
+  'student_t': StudentT(2),
+  'negative_binomial': NegativeBinomial(2),
+  'quantiles': Quantiles(2),
+}
+DRAWS = 20_000
+
+
+def softplus(x):
+  return np.log1p(np.exp(np.asarray(x, np.float64)))
+
+
+def peers(name, outputs, scale=1.0):
+  """The distributions by scipy, of the two values of one emission."""
+  o = np.asarray(outputs, np.float64).reshape(2, -1)
+  if name == 'gaussian':
+    return stats.norm(scale * o[:, 0], scale * softplus(o[:, 1]))
+  if name == 'student_t':
+    return stats.t(2 + softplus(o[:, 2]), scale * o[:, 0], scale * softplus(o[:, 1]))
+  mean, alpha = scale * softplus(o[:, 0]), softplus(o[:, 1]) / np.sqrt(scale)
+  return stats.nbinom(1 / alpha, 1 / (1 + alpha * mean))
+
+
+def some_outputs(head, batch=(), seed=0):
+  return jax.random.normal(jax.random.key(seed), (*batch, head.size))
+
+
+@pytest.mark.parametrize('scale', [1.0, 7.5])
+@pytest.mark.parametrize('name', ['gaussian', 'student_t', 'negative_binomial'])
+def test_log_prob_is_that_of_scipy(name, scale):
+  head = HEADS[name]
+  outputs = some_outputs(head)
+  emissions = np.stack([np.arange(40), np.arange(40)[::-1]], -1)
+  log_prob = jax.jit(lambda e: head.log_prob(outputs, e, scale))(jnp.array(emissions))
+  peer = peers(name, outputs, scale)
+  expected = peer.logpmf(emissions) if name == 'negative_binomial' else peer.logpdf(emissions)
+  np.testing.assert_allclose(log_prob, expected.sum(-1), rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize('name', ['gaussian', 'student_t'])
+def test_samples_by_kolmogorov_and_smirnov(name):
+  head = HEADS[name]
+  outputs = some_outputs(head)
+  tiled = jnp.broadcast_to(outputs, (DRAWS, head.size))
+  draws = np.asarray(jax.jit(lambda key: head.sample(tiled, key, 3.0))(jax.random.key(1)))
+  peer = peers(name, outputs, 3.0)
+  for i in range(2):
+    marginal = lambda x, i=i: peer.cdf(np.stack([x] * 2, -1))[..., i]
+    assert stats.kstest(draws[:, i], marginal).pvalue > 1e-3
+  assert abs(stats.spearmanr(draws).statistic) < 0.03  # independent
+  np.testing.assert_allclose(head.mode(outputs, 3.0), peer.median(), rtol=1e-5)
+
+
+def test_student_t_moments():
+  """Variance scale²·df/(df - 2), and heavier tails than the normal."""
+  head = StudentT(1)
+  outputs = jnp.array([0.3, 0.2, 8.0])
+  df, centre, width = (float(x[0]) for x in head.shape(outputs))
+  assert df == pytest.approx(2 + softplus(8.0), rel=1e-6)
+  x = np.linspace(-400, 400, 400_001)
+  density = np.exp(np.asarray(head.log_prob(outputs, jnp.array(x)[:, None])), dtype=np.float64)
+  total, mean = np.trapezoid(density, x), np.trapezoid(density * x, x)
+  variance = np.trapezoid(density * (x - mean) ** 2, x)
+  assert total == pytest.approx(1, abs=1e-4)
+  assert mean == pytest.approx(centre, abs=1e-4)
+  assert variance == pytest.approx(width**2 * df / (df - 2), rel=1e-3)
+
+
+@pytest.mark.parametrize('raw, scale', [((2.0, 0.5), 1.0), ((1.0, -2.0), 20.0), ((3.0, 2.0), 4.0)])
+def test_negative_binomial_moments(raw, scale):
+  """Mean ν·softplus(o₁) = μ and variance μ + αμ² with α = softplus(o₂)/√ν, from the pmf itself."""
+  head = NegativeBinomial(1)
+  outputs, counts = jnp.array(raw), np.arange(20_000)
+  mass = np.exp(np.asarray(head.log_prob(outputs, jnp.array(counts)[:, None], scale), np.float64))
+  mean = (mass * counts).sum()
+  mu, alpha = scale * softplus(raw[0]), softplus(raw[1]) / np.sqrt(scale)
+  assert mass.sum() == pytest.approx(1, abs=1e-4)
+  assert mean == pytest.approx(mu, rel=2e-4)
+  assert (mass * (counts - mean) ** 2).sum() == pytest.approx(mu + alpha * mu**2, rel=1e-3)
+  assert int(head.mode(outputs, scale)[0]) == mass.argmax()
+
+
+def test_negative_binomial_nears_poisson():
+  """As α goes to 0; float32 keeps four digits there."""
+  head = NegativeBinomial(1)
+  outputs, counts = jnp.array([2.0, -12.0]), np.arange(15)
+  log_prob = head.log_prob(outputs, jnp.array(counts)[:, None])
+  expected = stats.poisson(softplus(2.0)).logpmf(counts)
+  np.testing.assert_allclose(log_prob, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_negative_binomial_samples():
+  head = NegativeBinomial(1)
+  outputs = jnp.array([2.0, 0.5])
+  tiled = jnp.broadcast_to(outputs, (DRAWS, 2))
+  draws = np.asarray(jax.jit(head.sample)(tiled, jax.random.key(0)))[:, 0]
+  mu, alpha = softplus(2.0), softplus(0.5)
+  peer = stats.nbinom(1 / alpha, 1 / (1 + alpha * mu))
+  counts = np.bincount(np.minimum(draws, 12).astype(int), minlength=13)
+  expected = np.append(peer.pmf(np.arange(12)), peer.sf(11)) * DRAWS
+  assert chi_square(counts, expected) > 1e-3
+
+
+def outputs_for(quantiles):
+  """Outputs whose quantiles are those given."""
+  return jnp.array(np.append(quantiles[0], np.log(np.expm1(np.diff(quantiles)))))
+
+
+def test_quantile_loss_integrates_to_the_crps():
+  """CRPS(N(μ, σ), y) = σ(z(2Φ(z) - 1) + 2φ(z) - 1/√π) = 2∫ρ_τ(y - q_τ)dτ."""
+  levels = tuple(((np.arange(2000) + 0.5) / 2000).tolist())
+  head = Quantiles(1, levels)
+  outputs = outputs_for(stats.norm(1.0, 2.0).ppf(levels))
+  for y in (-3.0, 1.0, 4.5):
+    z = (y - 1.0) / 2.0
+    crps = 2 * (z * (2 * stats.norm.cdf(z) - 1) + 2 * stats.norm.pdf(z) - np.pi**-0.5)
+    loss = -float(head.log_prob(outputs, jnp.array([y])))
+    assert 2 * loss / 2000 == pytest.approx(crps, rel=2e-3)
+
+
+def test_quantile_loss_is_least_at_the_quantiles():
+  """The gradient over many draws is nil at the true quantiles, and points back from elsewhere."""
+  head = Quantiles(1, (0.1, 0.5, 0.8))
+  draws = jnp.array(stats.expon.ppf((np.arange(4000) + 0.5) / 4000))[:, None]
+  loss = jax.jit(jax.grad(lambda o: -head.log_prob(o, draws).mean()))
+  right = outputs_for(stats.expon.ppf(head.levels))
+  np.testing.assert_allclose(loss(right), 0, atol=1e-3)
+  assert (loss(right + 0.3) > 0.01).all()
+
+
+def test_quantiles_never_cross_and_samples_follow_them():
+  head = Quantiles(1, (0.25, 0.5, 0.75))
+  wild = 10 * some_outputs(head, (64,))
+  assert (np.diff(head.quantiles(wild), axis=-1) >= 0).all()
+  outputs = outputs_for([1.0, 2.0, 5.0])
+  tiled = jnp.broadcast_to(outputs, (DRAWS, 3))
+  draws = np.asarray(jax.jit(lambda k: head.sample(tiled, k, 2.0))(jax.random.key(0)))[:, 0]
+  np.testing.assert_allclose(np.quantile(draws, [0.3, 0.5, 0.6, 0.7]), [2.4, 4, 6.4, 8.8], atol=0.2)
+  assert (draws == 2.0).mean() == pytest.approx(0.25, abs=0.02)
+  np.testing.assert_allclose(head.mode(outputs, 2.0), [4.0])
+
+
+@pytest.mark.parametrize('name', HEADS)
+def test_scales_differ_by_example(name):
+  head = HEADS[name]
+  outputs, scales = some_outputs(head, (3,)), jnp.array([0.5, 2.0, 30.0])
+  emission = jnp.array([[1.0, 2.0], [0.0, 7.0], [40.0, 3.0]])
+  together = head.log_prob(outputs, emission, scales)
+  for i in range(3):
+    alone = head.log_prob(outputs[i], emission[i], scales[i])
+    assert float(together[i]) == pytest.approx(float(alone), rel=1e-5)
+  np.testing.assert_allclose(head.numbers(emission, scales), emission / scales[:, None])
+
+
+def test_bernoulli():
+  head = Bernoulli(3, 2)
+  outputs = jnp.array([[0.5, -2.0, 1.0]])
+  p = 1 / (1 + np.exp(-np.asarray(outputs[0])))
+  for emission in ([0, 1, 1], [1, 0, 0]):
+    expected = stats.bernoulli(p).logpmf(emission).sum()
+    assert float(head.log_prob(outputs, jnp.array([emission]))[0]) == pytest.approx(expected)
+  assert head.size == 3 and head.rows == 2
+  assert head.mode(outputs).tolist() == [[1, 0, 1]]
+  draws = head.sample(jnp.broadcast_to(outputs, (4000, 1, 3)), jax.random.key(0))
+  np.testing.assert_allclose(draws.mean((0, 1)), p, atol=0.03)
+  np.testing.assert_allclose(jax.nn.softmax(head.logits(outputs))[0, :, 1], p, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  'levels, settings, message',
+  [
+    (17, dict(name='bernoulli'), 'the data have 17 values'),
+    (17, dict(name='gaussian'), r"'gaussian' does not suit emissions that are values in \[0, 17\)"),
+    (17, dict(name='gausian'), "did you mean 'gaussian'"),
+    (17, dict(name='categorical', scale=1), 'unknown setting head.scale'),
+    (0, dict(name='categorical'), "'categorical' does not suit emissions that are numbers"),
+    (0, dict(name='quantiles', levels=[0.5, 0.2]), r'head.levels=\(0.5, 0.2\) must rise'),
+    (0, dict(name='quantiles', levels=[]), 'must rise'),
+  ],
+)
+def test_build_head_refuses(levels, settings, message):
+  ordering = Patches(DataSpec('any', 'image', (4, 4, 1), levels))
+  with pytest.raises(ConfigError, match=message) as error:
+    build_head(settings, ordering)
+  assert '\n' not in str(error.value)
+
+
+def test_build_head():
+  ordering = Patches(DataSpec('any', 'image', (4, 4, 1), 2), size=2)
+  assert build_head({'name': 'bernoulli'}, ordering) == Bernoulli(4, 2)
+  assert build_head({'name': 'categorical', 'pad_to': 4}, ordering) == Categorical(4, 2, 4)

@@ -1,0 +1,343 @@
+"""Published weights: round trips, refusals, and the same numbers as `transformers`."""
+
+import functools
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from autoregressive.decoding.generate import generate
+from autoregressive.decoding.search import beam_search
+from autoregressive.decoding.transforms import Options
+from autoregressive.interop import weights
+from autoregressive.interop.weights import Published, read_weights, write_weights
+from autoregressive.method import build_model
+from common.config import ConfigError
+from common.data.spec import DataSpec
+from common.method import example_keys
+from tests.autoregressive.common import outputs_of, perturbed, small_config
+
+GPT2 = dict(length=24, width=32, layers=2, heads=4, mlp_width=128)
+LLAMA = GPT2 | dict(
+  kv_heads=2,
+  head_dim=8,
+  mlp_width=80,
+  activation='swiglu',
+  norm='rms',
+  norm_eps=1e-6,
+  positions='rotary',
+  bias=False,
+)
+LLAMA3 = LLAMA | dict(rotary_base=5e5, rotary_scaling=('llama3', 8.0, 16, 1.0, 4.0))
+KINDS = {
+  'gpt2': ('gpt2', GPT2, True),
+  'gpt2_gelu_untied': ('gpt2', GPT2 | dict(activation='gelu'), False),
+  'gpt2_scan': ('gpt2', GPT2 | dict(scan=True), True),
+  'llama': ('llama', LLAMA, False),
+  'llama_linear_tied': ('llama', LLAMA | dict(rotary_scaling=('linear', 2.0)), True),
+  'llama3': ('llama', LLAMA3, False),
+}
+TOKENS = np.array([[3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5], [2, 7, 1, 8, 2, 8, 1, 8, 2, 8, 4]])
+
+
+@functools.cache
+def published(name):
+  """A model of random weights."""
+  kind, network, tied = KINDS[name]
+  made = Published(kind, network, tied, 61, None)
+  params = jax.jit(made.model().init)(jax.random.key(0), jnp.zeros((1, 2, 1), jnp.int32))
+  return made._replace(params=perturbed(params['params'], 0.2))
+
+
+def logits(made, tokens=TOKENS):
+  """Of the token after each position."""
+  padded = np.pad(tokens, ((0, 0), (0, 1)))[..., None]
+  return outputs_of(made.model(), made.params, padded)
+
+
+@pytest.mark.parametrize('name', KINDS)
+@pytest.mark.parametrize('shard_bytes', [10**9, 20_000])
+def test_what_is_written_is_read(name, shard_bytes, tmp_path):
+  made = published(name)
+  weights.write(made, tmp_path, shard_bytes)
+  files = list(tmp_path.glob('*.safetensors'))
+  assert (len(files) > 1) == (shard_bytes < 10**9)
+  again = weights.read(tmp_path)
+  assert (again.kind, again.tied) == (made.kind, made.tied)
+  if made.network.get('scan'):  # read as layers apart
+    np.testing.assert_allclose(logits(again), logits(made), atol=1e-4)
+  else:
+    assert made.model() == again.model().clone(network=made.model().network)
+    jax.tree.map(np.testing.assert_array_equal, made.params, again.params)
+
+
+GPT2_SIZES = {  # (layers, width, heads): parameters
+  (12, 768, 12): 124_439_808,
+  (24, 1024, 16): 354_823_168,
+  (36, 1280, 20): 774_030_080,
+  (48, 1600, 25): 1_557_611_200,
+}
+LLAMA_SIZES = {  # (layers, width, heads, key heads, feed-forward, vocabulary): parameters
+  (32, 4096, 32, 32, 11_008, 32_000): 6_738_415_616,  # Llama 2, 7B
+  (32, 4096, 32, 8, 14_336, 128_256): 8_030_261_248,  # Llama 3, 8B
+}
+
+
+def parameters(model):
+  shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 2, 1), jnp.int32))
+  return sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))
+
+
+def test_parameters_of_gpt2_and_llama():
+  for (layers, width, heads), number in GPT2_SIZES.items():
+    network = dict(length=1024, width=width, layers=layers, heads=heads, scan=True)
+    assert parameters(Published('gpt2', network, True, 50_257, None).model()) == number
+  for (layers, width, heads, kv_heads, hidden, vocabulary), number in LLAMA_SIZES.items():
+    network = LLAMA | dict(length=4096, width=width, layers=layers, heads=heads, scan=True)
+    network |= dict(kv_heads=kv_heads, head_dim=width // heads, mlp_width=hidden)
+    assert parameters(Published('llama', network, False, vocabulary, None).model()) == number
+
+
+def test_parameters_of_the_small_published_setting():
+  """65 characters, context 64, 4 layers of 128, no bias, tied: 804,096."""
+  config = small_config(
+    ordering=dict(name='tokens'),
+    network__width=128,
+    network__layers=4,
+    network__bias=False,
+    model__tied=True,
+    model__start='none',
+  )
+  assert parameters(build_model(config, DataSpec('text', 'text', (65,), 65))[1]) == 804_096
+
+
+@pytest.mark.parametrize('name', ['gpt2', 'llama3'])
+def test_weights_are_sections_of_a_config_and_back(name, tmp_path):
+  """Into a model of a shorter context, with the same outputs; and written again, the same."""
+  made = published(name)
+  weights.write(made, tmp_path / 'one')
+  sections, params = read_weights(tmp_path / 'one', 11)
+  assert (sections['vocabulary'], sections['context']) == (61, 11)
+  sections['network']['rotary_scaling'] = list(sections['network']['rotary_scaling'])  # as JSON
+  config = small_config() | {k: sections[k] for k in ('ordering', 'network', 'head', 'model')}
+  _, model = build_model(config, DataSpec('text', 'text', (12,), 61))
+  padded = np.pad(TOKENS, ((0, 0), (0, 1)))[..., None]
+  np.testing.assert_allclose(outputs_of(model, params, padded), logits(made), atol=1e-4)
+  write_weights(tmp_path / 'two', config, params, 61, 11, shard_bytes=20_000)
+  again, params_again = read_weights(tmp_path / 'two')
+  assert again == sections | {'network': again['network']}
+  jax.tree.map(np.testing.assert_array_equal, params, params_again)
+  whole, _ = read_weights(tmp_path / 'one')
+  assert whole['context'] == 24
+
+
+def test_a_padded_model_without_biases_is_gpt2_with_zeros(tmp_path):
+  config = small_config(
+    ordering=dict(name='tokens'),
+    network__bias=False,
+    head__pad_to=16,
+    model__tied=True,
+    model__start='none',
+  )
+  _, model = build_model(config, DataSpec('text', 'text', (12,), 61))
+  tokens = np.pad(TOKENS, ((0, 0), (0, 1)))[..., None]
+  params = perturbed(jax.jit(model.init)(jax.random.key(0), jnp.asarray(tokens))['params'], 0.2)
+  write_weights(tmp_path, config, params, 61, 11)
+  ours = outputs_of(model, params, tokens)[..., :61]
+  np.testing.assert_allclose(ours, logits(weights.read(tmp_path)), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  'overrides, message',
+  [
+    (dict(model__logit_cap=30.0), 'model.logit_cap=0, not 30.0'),
+    (dict(head=dict(name='bernoulli')), "head.name='categorical', not 'bernoulli'"),
+    (dict(network=dict(name='lstm')), "network.name='transformer', not 'lstm'"),
+    (dict(model__start='learned'), 'no start of their own'),
+    (dict(network__positions='alibi'), "gpt2 has network.positions='learned', not 'alibi'"),
+  ],
+)
+def test_models_that_are_neither_are_refused(overrides, message, tmp_path):
+  config = small_config(**overrides)
+  params = {'network': {}, 'table': {'embedding': np.zeros((4, 4))}, 'out': {'kernel': np.eye(4)}}
+  if config['model']['start'] == 'learned' and 'start' in message:
+    params['begin'] = {}
+  with pytest.raises(ConfigError, match=message) as error:
+    write_weights(tmp_path, config, params, 4, 8)
+  assert '\n' not in str(error.value)
+
+
+def test_a_context_beyond_the_positions_is_refused(tmp_path):
+  weights.write(published('gpt2'), tmp_path)
+  with pytest.raises(ConfigError, match='has learned 24 positions, not 25'):
+    read_weights(tmp_path, 25)
+
+
+def damaged(tmp_path, change):
+  """A folder of weights with its tensors changed."""
+  weights.write(published('llama'), tmp_path)
+  tensors = safetensors.numpy.load_file(tmp_path / 'model.safetensors')
+  change(tensors)
+  safetensors.numpy.save_file(tensors, tmp_path / 'model.safetensors')
+
+
+def transposed(tensors):
+  name = 'model.layers.1.mlp.down_proj.weight'
+  tensors[name] = np.ascontiguousarray(tensors[name].T)
+
+
+@pytest.mark.parametrize(
+  'change, message',
+  [
+    (
+      transposed,
+      r"'model.layers.1.mlp.down_proj.weight' has shape \(80, 32\); config.json means \(32, 80\)",
+    ),
+    (lambda t: t.pop('model.norm.weight'), "has no tensor 'model.norm.weight'"),
+    (
+      lambda t: t.update({'model.layers.2.mlp.down_proj.weight': np.zeros((32, 80))}),
+      "a tensor 'model.layers.2.mlp.down_proj.weight' that config.json leaves no place for",
+    ),
+  ],
+)
+def test_tensors_that_disagree_are_named(change, message, tmp_path):
+  damaged(tmp_path, change)
+  with pytest.raises(ConfigError, match=message) as error:
+    weights.read(tmp_path)
+  assert '\n' not in str(error.value)
+
+
+def test_folders_without_whole_weights_are_refused(tmp_path):
+  with pytest.raises(ConfigError, match=r'has no config\.json'):
+    weights.read(tmp_path)
+  weights.write(published('gpt2'), tmp_path, 20_000)
+  shard = sorted(tmp_path.glob('*.safetensors'))[1]
+  shard.write_bytes(shard.read_bytes()[:100])
+  with pytest.raises(ConfigError, match='is no whole safetensors file'):
+    weights.read(tmp_path)
+  shard.unlink()
+  with pytest.raises(ConfigError, match=f'has no {shard.name}'):
+    weights.read(tmp_path)
+  (tmp_path / 'config.json').write_text(json.dumps({'model_type': 'bert'}))
+  with pytest.raises(ConfigError, match="'bert'; known: gpt2, llama"):
+    weights.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+  'kind, change, message',
+  [
+    ('gpt2', dict(positions='rotary'), "gpt2 has network.positions='learned', not 'rotary'"),
+    ('llama', dict(qk_norm=True), 'llama has network.qk_norm=False, not True'),
+    ('gpt2', dict(base_width=8), 'gpt2 has network.base_width=0, not 8'),
+    ('llama', dict(rotary_scaling=('ntk', 2.0)), "rotary scaling 'ntk' has no public name"),
+    ('gpt3', {}, "unknown kind of published weights 'gpt3'"),
+  ],
+)
+def test_networks_that_are_not_of_the_kind_are_refused(kind, change, message, tmp_path):
+  network = (LLAMA if kind == 'llama' else GPT2) | change
+  with pytest.raises(ConfigError, match=message):
+    weights.write(Published(kind, network, True, 61, {}), tmp_path)
+
+
+def test_a_folder_without_the_prefix_and_with_masks_is_gpt2_too(tmp_path):
+  """The layout in which GPT-2 itself is published."""
+  made = published('gpt2')
+  weights.write(made, tmp_path)
+  tensors = safetensors.numpy.load_file(tmp_path / 'model.safetensors')
+  tensors = {name.removeprefix('transformer.'): value for name, value in tensors.items()}
+  tensors['h.0.attn.bias'] = np.tril(np.ones((1, 1, 24, 24), np.float32))
+  safetensors.numpy.save_file(tensors, tmp_path / 'model.safetensors')
+  jax.tree.map(np.testing.assert_array_equal, made.params, weights.read(tmp_path).params)
+
+
+PEERS = [name for name in KINDS if name != 'gpt2_scan']
+
+
+def peer(name, folder):
+  """Our weights as `transformers` loads them."""
+  torch = pytest.importorskip('torch')
+  transformers = pytest.importorskip('transformers')
+  weights.write(published(name), folder)
+  model = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation='eager')
+  return torch, model.eval()
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize('name', PEERS)
+def test_our_export_loads_in_transformers_with_the_same_logits(name, tmp_path):
+  torch, model = peer(name, tmp_path)
+  with torch.no_grad():
+    theirs = model(torch.tensor(TOKENS)).logits.numpy()
+  np.testing.assert_allclose(logits(published(name)), theirs, atol=1e-4)
+  ours = sum(x.size for x in jax.tree.leaves(published(name).params))
+  assert ours == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize('name', ['gpt2', 'llama3'])
+def test_weights_of_transformers_load_here_with_the_same_logits(name, tmp_path):
+  torch, model = peer(name, tmp_path / 'ours')
+  torch.manual_seed(0)
+  for parameter in model.parameters():
+    parameter.data.add_(0.1 * torch.randn_like(parameter))
+  model.save_pretrained(tmp_path / 'theirs', max_shard_size='20KB')
+  with torch.no_grad():
+    theirs = model(torch.tensor(TOKENS)).logits.numpy()
+  np.testing.assert_allclose(logits(weights.read(tmp_path / 'theirs')), theirs, atol=1e-4)
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize('name', ['gpt2', 'llama'])
+@pytest.mark.parametrize('penalty', [1.0, 1.3])
+def test_greedy_decoding_is_that_of_transformers(name, penalty, tmp_path):
+  torch, model = peer(name, tmp_path)
+  prompt = TOKENS[:, :5]
+  theirs = model.generate(
+    torch.tensor(prompt),
+    attention_mask=torch.ones(prompt.shape, dtype=torch.long),
+    do_sample=False,
+    max_length=20,
+    eos_token_id=None,
+    pad_token_id=0,
+    repetition_penalty=penalty,
+  )
+  made = published(name)
+  decode = jax.jit(functools.partial(generate, made.model(), greedy=True, prefix=5))
+  given = jnp.pad(jnp.asarray(prompt), ((0, 0), (0, 15)))[..., None]
+  keys = example_keys(jax.random.key(0), jnp.arange(2))
+  numbers = Options(greedy=True, repetition_penalty=penalty).transforms()
+  ours = decode(made.params, keys, given, jnp.full(2, 5), None, numbers)
+  np.testing.assert_array_equal(ours.emissions[..., 0], theirs.numpy())
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize('name', ['gpt2', 'llama'])
+@pytest.mark.parametrize('stop', [None, 7])
+def test_beam_search_is_that_of_transformers(name, stop, tmp_path):
+  torch, model = peer(name, tmp_path)
+  prompt = TOKENS[:, :5]
+  theirs = model.generate(
+    torch.tensor(prompt),
+    attention_mask=torch.ones(prompt.shape, dtype=torch.long),
+    do_sample=False,
+    num_beams=4,
+    length_penalty=1.0,
+    early_stopping='never',
+    max_length=16,
+    eos_token_id=stop,
+    pad_token_id=0,
+    output_scores=True,
+    return_dict_in_generate=True,
+  )
+  made = published(name)
+  run = jax.jit(functools.partial(beam_search, made.model(), beams=4, prefix=5))
+  given = jnp.pad(jnp.asarray(prompt), ((0, 0), (0, 11)))[..., None]
+  stops = None if stop is None else jnp.array([[stop]])
+  ours = run(made.params, given, jnp.full(2, 5), None, stop=stops)
+  width = theirs.sequences.shape[1]
+  np.testing.assert_array_equal(ours.emissions[:, 0, :width], theirs.sequences.numpy())
+  np.testing.assert_allclose(ours.scores[:, 0], theirs.sequences_scores.numpy(), atol=1e-4)

@@ -1,0 +1,233 @@
+"""Causality, caches, positions and parameter counts of the transformer."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from autoregressive.heads.categorical import Categorical
+from autoregressive.model import Model
+from autoregressive.networks import positions as pos
+from autoregressive.networks.transformer import Transformer, unroll
+from common.config import ConfigError
+from tests.autoregressive.common import perturbed
+
+LENGTH, WIDTH = 12, 32
+
+VARIANTS = {
+  'gpt2': dict(),
+  'gpt2_post': dict(norm_position='post', activation='gelu'),
+  'sinusoidal_relu2': dict(positions='sinusoidal', activation='relu2', bias=False),
+  'llama': dict(positions='rotary', norm='rms', activation='swiglu', bias=False, kv_heads=2),
+  'llama3': dict(positions='rotary', rotary_scaling=('llama3', 8.0, 8), kv_heads=1, qk_norm=True),
+  'alibi_window': dict(positions='alibi', window=4, attention_cap=5.0, activation='geglu'),
+  'none_window': dict(positions='none', window=1),
+  'scan': dict(positions='rotary', scan=True),
+  'scan_remat': dict(scan=True, remat='nothing'),
+  'remat': dict(remat='products', head_dim=16),
+  'bfloat16': dict(dtype='bfloat16'),
+}
+
+
+@functools.cache
+def network_of(variant):
+  network = Transformer(**dict(length=LENGTH, width=WIDTH, layers=2, heads=4) | VARIANTS[variant])
+  h = jax.random.normal(jax.random.key(0), (2, LENGTH, WIDTH))
+  params = perturbed(jax.jit(network.init)(jax.random.key(1), h)['params'], 0.1)
+  return network, params, h
+
+
+@functools.cache
+def hidden_of(variant):
+  network, params, h = network_of(variant)
+  return run(network, params, h)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def run(network, params, h, segments=None):
+  """Hidden states of a whole sequence: without a cache."""
+  hidden, cache = network.apply({'params': params}, h, segments=segments)
+  assert cache is None
+  return hidden
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_causal_by_gradient(variant):
+  network, params, h = network_of(variant)
+
+  def influence(i):
+    """How hidden[i] depends on each input, summed over a random direction."""
+    direction = jax.random.normal(jax.random.key(2), (WIDTH,))
+    gradient = jax.grad(lambda h: (network.apply({'params': params}, h)[0][:, i] @ direction).sum())
+    return jnp.abs(gradient(h)).sum((0, 2))
+
+  table = np.asarray(jax.jit(jax.vmap(influence))(jnp.arange(LENGTH)))
+  reach = network.layers * (network.window - 1) if network.window else LENGTH
+  distance = np.arange(LENGTH)[:, None] - np.arange(LENGTH)[None]
+  seen = (distance >= 0) & (distance <= reach)
+  assert (table[~seen] == 0).all()
+  assert (table[seen] > 0).all()
+
+
+@pytest.mark.parametrize('variant', VARIANTS)
+def test_cached_equals_uncached(variant):
+  """In one part, token by token, and in chunks, with more room in the cache than is used."""
+  network, params, h = network_of(variant)
+  extend = jax.jit(lambda h, cache: network.apply({'params': params}, h, cache))
+  for parts in ((1,) * LENGTH, (5, 1, 6)):
+    made, start, cache = [], 0, network.init_cache(2, LENGTH + 3)
+    for size in parts:
+      part, cache = extend(h[:, start : start + size], cache)
+      made.append(part)
+      start += size
+    tolerance = 0.05 if network.dtype == 'bfloat16' else 2e-5
+    np.testing.assert_allclose(jnp.concatenate(made, 1), hidden_of(variant), atol=tolerance)
+    assert int(cache.index) == LENGTH
+
+
+def test_layers_scanned_and_unrolled_agree():
+  network, params, h = network_of('scan')
+  flat, flat_params = unroll(network, params)
+  assert not flat.scan
+  np.testing.assert_allclose(run(flat, flat_params, h), run(network, params, h), atol=1e-5)
+
+
+@pytest.mark.parametrize('scan', [False, True])
+def test_remat_computes_again_what_it_does_not_keep(scan):
+  plain = Transformer(LENGTH, WIDTH, layers=2, scan=scan)
+  h = jax.random.normal(jax.random.key(0), (2, LENGTH, WIDTH))
+  params = perturbed(jax.jit(plain.init)(jax.random.key(1), h)['params'], 0.1)
+  products, gradients = {}, {}
+  for remat in ('', 'products', 'nothing'):
+    network = plain.clone(remat=remat)
+    gradient = jax.grad(lambda p, n=network: jnp.square(n.apply({'params': p}, h)[0]).sum())
+    products[remat] = str(jax.make_jaxpr(gradient)(params)).count('dot_general')
+    gradients[remat] = jax.jit(gradient)(params)
+  assert products[''] < products['products'] < products['nothing']
+  for remat in ('products', 'nothing'):
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3),
+      gradients[''],
+      gradients[remat],
+    )
+
+
+@pytest.mark.parametrize('variant', ['gpt2', 'llama', 'alibi_window', 'scan_remat'])
+def test_packed_documents_see_only_themselves(variant):
+  network, params, h = network_of(variant)
+  segments = jnp.array([[0] * 5 + [1] * 7, [3] * 2 + [4] * 10])
+  packed = run(network, params, h, segments)
+  for row, cut in ((0, 5), (1, 2)):
+    first = run(network, params, h)[row, :cut]
+    second = run(network, params, jnp.roll(h, -cut, axis=1))[row, : LENGTH - cut]
+    np.testing.assert_allclose(packed[row], jnp.concatenate([first, second]), atol=2e-5)
+
+
+def test_dropout_needs_training_and_changes_the_output():
+  network, params, h = network_of('gpt2')
+  network = network.clone(dropout=0.5)
+  np.testing.assert_array_equal(run(network, params, h), hidden_of('gpt2'))
+  rngs = {'dropout': jax.random.key(0)}
+  train = jax.jit(lambda h: network.apply({'params': params}, h, train=True, rngs=rngs)[0])
+  assert float(jnp.abs(train(h) - hidden_of('gpt2')).max()) > 0.1
+
+
+def test_bfloat16_keeps_float32_where_it_matters():
+  network, params, h = network_of('bfloat16')
+  hidden = hidden_of('bfloat16')
+  assert hidden.dtype == jnp.float32
+  assert network.init_cache(2, LENGTH).layers[0].key.dtype == jnp.bfloat16
+  error = float(jnp.abs(hidden - run(network.clone(dtype='float32'), params, h)).max())
+  assert 0 < error < 0.1
+
+
+@pytest.mark.parametrize('scaling', [(), ('linear', 4.0), ('ntk', 4.0), ('llama3', 8.0, 16)])
+def test_rotary_depends_on_the_distance_alone(scaling):
+  frequencies = pos.rotary_frequencies(16, scaling=scaling)
+  query, key = jax.random.normal(jax.random.key(0), (2, 1, 16))
+
+  def product(m, n):
+    m, n = (pos.rotation(jnp.array([i]), frequencies) for i in (m, n))
+    return float((pos.rotate(query, *m) * pos.rotate(key, *n)).sum())
+
+  assert product(9, 4) == pytest.approx(product(105, 100), abs=1e-4)
+  assert abs(product(9, 4) - product(9, 5)) > 1e-3
+  turned = pos.rotate(query, *pos.rotation(jnp.array([77]), frequencies))
+  assert float(jnp.linalg.norm(turned)) == pytest.approx(float(jnp.linalg.norm(query)), rel=1e-5)
+
+
+def test_rotary_scalings_by_their_definitions():
+  plain = pos.rotary_frequencies(8)
+  np.testing.assert_allclose(pos.rotary_frequencies(8, scaling=('linear', 4.0)), plain / 4)
+  longer = pos.rotary_frequencies(8, scaling=('ntk', 4.0))
+  assert longer[0] == plain[0]  # the fastest turns stay, the slowest stretch by the factor
+  np.testing.assert_allclose(longer[-1], plain[-1] / 4)
+  llama = pos.rotary_frequencies(8, scaling=('llama3', 8.0, 100))
+  turns = 100 * plain / (2 * math.pi)
+  np.testing.assert_allclose(llama[turns > 4], plain[turns > 4])
+  np.testing.assert_allclose(llama[turns < 1], plain[turns < 1] / 8)
+
+
+def test_alibi_slopes():
+  np.testing.assert_allclose(pos.alibi_slopes(8), 2.0 ** -np.arange(1, 9))
+  twelve = pos.alibi_slopes(12)  # eight heads' slopes, then every second of sixteen's
+  np.testing.assert_allclose(twelve[:8], 2.0 ** -np.arange(1, 9))
+  np.testing.assert_allclose(twelve[8:], 2.0 ** -np.arange(0.5, 4.5))
+
+
+def test_sinusoidal_table():
+  table = np.asarray(pos.sinusoidal(jnp.array([10]), 8))[0]
+  np.testing.assert_allclose(table[[0, 4]], [math.sin(10), math.cos(10)], atol=1e-6)
+  np.testing.assert_allclose(table[1], math.sin(10 / 10.0), atol=1e-6)
+
+
+def count(length, vocabulary, tied=True, **settings):
+  """Parameters of a language model without a start token of its own."""
+  network = Transformer(length, **settings)
+  head = Categorical(1, vocabulary)
+  model = Model(network, head, 1, head.rows, tied=tied, start='none')
+  shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 2, 1), jnp.int32))
+  return sum(math.prod(x.shape) for x in jax.tree.leaves(shapes))
+
+
+@pytest.mark.parametrize(
+  'width, layers, heads, bias, vocabulary, parameters',
+  [
+    (768, 12, 12, True, 50257, 124_439_808),
+    (768, 12, 12, True, 50304, 124_475_904),
+    (768, 12, 12, False, 50257, 124_337_664),
+    (1024, 24, 16, True, 50257, 354_823_168),
+    (1280, 36, 20, True, 50257, 774_030_080),
+    (1600, 48, 25, True, 50257, 1_557_611_200),
+  ],
+)
+def test_parameters_of_gpt2(width, layers, heads, bias, vocabulary, parameters):
+  settings = dict(width=width, layers=layers, heads=heads, bias=bias, scan=True)
+  assert count(1024, vocabulary, **settings) == parameters
+
+
+def test_parameters_of_small_settings():
+  assert count(256, 65, width=384, layers=6, heads=6, bias=False) == 10_745_088
+  assert count(64, 65, width=128, layers=4, heads=4, bias=False) == 804_096
+  assert count(64, 65, width=128, layers=4, heads=4, bias=False, positions='rotary') == 795_904
+
+
+@pytest.mark.parametrize(
+  'settings, message',
+  [
+    (dict(heads=5), 'network.heads=5 does not divide network.width=32'),
+    (dict(kv_heads=3), 'network.kv_heads=3 does not divide network.heads=4'),
+    (dict(positions='rotery'), "did you mean 'rotary'"),
+    (dict(activation='tanh'), 'unknown network.activation'),
+    (dict(norm='batch'), 'unknown network.norm'),
+    (dict(norm_position='mid'), 'unknown network.norm_position'),
+    (dict(remat='all'), 'unknown network.remat'),
+  ],
+)
+def test_refuses(settings, message):
+  with pytest.raises(ConfigError, match=message) as error:
+    Transformer(**dict(length=LENGTH, width=WIDTH, heads=4) | settings)
+  assert '\n' not in str(error.value)

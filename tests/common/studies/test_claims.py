@@ -1,0 +1,117 @@
+"""What measurements say of a claim."""
+
+import math
+
+import numpy as np
+import pytest
+
+from common.config import ConfigError
+from common.evaluation.measures import Measure
+from common.studies.claims import Claim, Estimate, estimate, judge, shown
+
+
+def verdict(claim, **cells):
+  """Judges a claim about rows a, b, c of the metric m."""
+  return judge(claim, {(row, 'm'): Estimate(*found) for row, found in cells.items()}).verdict
+
+
+@pytest.mark.parametrize(
+  ('one', 'other', 'expected'),
+  [
+    ((2.0, 0.1), (1.0, 0.1), 'holds'),
+    ((1.0, 0.1), (2.0, 0.1), 'fails'),
+    ((1.1, 0.1), (1.0, 0.1), 'undecided'),
+    ((2.0, 0.0), (1.0, 0.0), 'holds'),
+    ((1.0, 0.0), (1.0, 0.0), 'fails'),  # above means more than
+    ((2.0, None), (1.0, 0.1), 'undecided'),
+  ],
+)
+def test_above_and_below_mirror_each_other(one, other, expected):
+  assert verdict(Claim('', ('a', 'm'), above=('b', 'm')), a=one, b=other) == expected
+  assert verdict(Claim('', ('b', 'm'), below=('a', 'm')), a=one, b=other) == expected
+
+
+def test_the_boundary_is_the_95_percent_interval_of_the_difference():
+  """1.96 · sqrt(0.3² + 0.4²) = 0.98."""
+  claim = Claim('', ('a', 'm'), above=('b', 'm'))
+  assert verdict(claim, a=(0.99, 0.3), b=(0.0, 0.4)) == 'holds'
+  assert verdict(claim, a=(0.97, 0.3), b=(0.0, 0.4)) == 'undecided'
+  assert verdict(claim, a=(-0.97, 0.3), b=(0.0, 0.4)) == 'undecided'
+  assert verdict(claim, a=(-0.99, 0.3), b=(0.0, 0.4)) == 'fails'
+
+
+def test_a_verdict_is_wrong_no_more_often_than_it_says():
+  """Two equal rows with three seeds each: 'holds' and 'fails' come about 2.5 % of the time each."""
+  rng = np.random.default_rng(0)
+  claim = Claim('', ('a', 'm'), above=('b', 'm'))
+  found = []
+  for values in rng.normal(size=(800, 2, 3)):
+    cells = [estimate([Measure(float(x)) for x in row]) for row in values]
+    found.append(judge(claim, {('a', 'm'): cells[0], ('b', 'm'): cells[1]}).verdict)
+  assert 0.008 < found.count('holds') / 800 < 0.04
+  assert 0.008 < found.count('fails') / 800 < 0.04
+
+
+def test_times_scales_the_other_and_its_error():
+  claim = Claim('', ('a', 'm'), above=('b', 'm'), times=2.0)
+  assert verdict(claim, a=(3.0, 0.0), b=(1.0, 0.24)) == 'holds'
+  assert verdict(claim, a=(3.0, 0.0), b=(1.0, 0.27)) == 'undecided'
+  assert verdict(claim, a=(1.0, 0.0), b=(1.0, 0.0)) == 'fails'
+
+
+def test_near_within_a_fraction_of_the_other():
+  claim = Claim('', ('a', 'm'), near=('b', 'm'), within=0.05)
+  assert verdict(claim, a=(104.0, 0.0), b=(100.0, 0.0)) == 'holds'
+  assert verdict(claim, a=(94.0, 0.0), b=(100.0, 0.0)) == 'fails'
+  assert verdict(claim, a=(104.0, 1.0), b=(100.0, 0.0)) == 'undecided'
+
+
+def test_of_several_rows_one_suffices_and_of_several_others_each_counts():
+  some = Claim('', (('a', 'b'), 'm'), above=0.9)
+  assert verdict(some, a=(0.5, 0.0), b=(0.95, 0.0)) == 'holds'
+  assert verdict(some, a=(0.5, 0.0), b=(0.85, 0.0)) == 'fails'
+  assert verdict(some, a=(0.5, 0.0), b=(0.95, 0.1)) == 'undecided'
+  every = Claim('', ('a', 'm'), below=(('b', 'c'), 'm'))
+  assert verdict(every, a=(0.5, 0.0), b=(0.95, 0.0), c=(0.6, 0.0)) == 'holds'
+  assert verdict(every, a=(0.5, 0.0), b=(0.95, 0.0), c=(0.4, 0.0)) == 'fails'
+  assert verdict(every, a=(0.5, 0.0), b=(0.95, 0.0)) == 'undecided'  # c was not measured
+
+
+def test_the_detail_names_what_decided():
+  claim = Claim('', (('a', 'b'), 'm'), above=0.9)
+  found = judge(claim, {('a', 'm'): Estimate(0.5, 0.01), ('b', 'm'): Estimate(0.95, 0.01)})
+  assert found.detail == 'b: 0.950 ± 0.020 against 0.9'
+
+
+def test_several_seeds_give_a_t_interval_and_one_its_own_error():
+  found = estimate([Measure(1.0, 9.0), Measure(2.0, 9.0), Measure(3.0, 9.0)])
+  assert found == Estimate(2.0, pytest.approx(1 / math.sqrt(3)), 2.0)
+  assert found.half == pytest.approx(4.30265273 / math.sqrt(3))  # t of 2 degrees of freedom
+  assert estimate([Measure(1.0, 0.5)]).half == pytest.approx(1.95996398 * 0.5)
+  assert estimate([Measure(None), Measure(3.0, 0.5)]) == Estimate(3.0, 0.5)
+  assert estimate([Measure(None)]) is None
+
+
+@pytest.mark.parametrize(
+  ('found', 'text'),
+  [
+    (Estimate(0.95712, 0.0064), '0.957 ± 0.013'),
+    (Estimate(1203211.0, 0.0), '1,203,211'),
+    (Estimate(20.0, None), '20'),
+    (Estimate(1234.5678, 40.0), '1,235 ± 78'),
+    (Estimate(9.97e-5, 1.1e-6), '9.97e-05 ± 2.2e-06'),
+    (Estimate(2.31416, 0.0), '2.314'),
+    (Estimate(math.nan, math.nan), 'nan'),
+    (None, ''),
+  ],
+)
+def test_numbers_are_shown_to_the_digits_that_their_error_allows(found, text):
+  assert shown(found) == text
+
+
+@pytest.mark.parametrize(
+  'settings', [{}, dict(above=1.0, below=2.0), dict(near=1.0), dict(above=1.0, within=0.1)]
+)
+def test_a_claim_that_says_nothing_or_two_things_is_refused(settings):
+  with pytest.raises(ConfigError, match="claim 'x'"):
+    Claim('x', ('a', 'm'), **settings)

@@ -1,0 +1,240 @@
+"""Studies with toy models: what is trained, what is kept, what is refused."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from common.config import ConfigError
+from common.config_files import call, load_config
+from common.evaluation.measures import Evaluation, Measure
+from common.studies import studies, tables
+from common.studies.claims import Claim
+from common.studies.studies import Row, Study
+
+BASE = """
+from ml_collections import ConfigDict
+
+def get_config(variant='small'):
+  return ConfigDict(dict(
+    family='toy', seed=0, width={'small': 1, 'large': 5}[variant],
+    network=dict(name='mlp', depth=2), sampling=dict(steps=10), evaluation=dict(num_samples=4),
+    parallel=dict(data=1)))
+"""
+METRICS = ('quality', 'steps', 'parameters')
+
+
+class Toy:
+  """Trains nothing and counts how often it is asked; quality = width + depth - 1/steps."""
+
+  def __init__(self):
+    self.trained, self.measured, self.fail = [], [], ()
+
+  def train(self, config, folder):
+    if config['width'] in self.fail:
+      raise ValueError('the gradient\nwas not finite')
+    self.trained.append((config['width'], config['network']['depth'], config['seed']))
+    folder.mkdir(parents=True, exist_ok=True)
+
+  def evaluate(self, config, folder, metrics, options):
+    assert folder.is_dir()
+    steps = options.get('steps', config['sampling']['steps'])
+    self.measured.append((config['width'], steps, tuple(metrics)))
+    quality = config['width'] + config['network']['depth'] - 1 / steps + 0.1 * config['seed']
+    values = {
+      'quality': Measure(float(quality), 0.01, 'toy units'),
+      'steps': Measure(float(steps), 0.0),
+      'parameters': Measure(100.0 * config['width'], 0.0),
+    }
+    samples = np.full((4, 2, 2, 1), 3, np.uint8)
+    return Evaluation({m: values[m] for m in metrics}, samples, None, 2, 17)
+
+
+@pytest.fixture
+def base(tmp_path):
+  path = tmp_path / 'base.py'
+  path.write_text(BASE)
+  return str(path)
+
+
+def study_of(base, **changes):
+  """Two sampling rows of one model, and one of another."""
+  study = Study(
+    name='toy',
+    title='A toy',
+    base=base,
+    paper='Nobody 2020, table 1',
+    rows=(
+      Row('narrow', sampling={'steps': 2}),
+      Row('narrow, slow', sampling={'steps': 100}),
+      Row('wide', {'width': 3}),
+    ),
+    metrics=METRICS,
+    published={('narrow', 'quality'): 2.6, ('wide', 'quality'): 'diverges'},
+    claims=(
+      Claim('wide is better', ('wide', 'quality'), above=(('narrow', 'narrow, slow'), 'quality')),
+      Claim('equal size', ('wide', 'parameters'), near=('narrow', 'parameters'), within=0.05),
+    ),
+    plots=(('steps', 'quality'),),
+  )
+  return dataclasses.replace(study, **changes)
+
+
+def run(study, folder, toy, **changes):
+  """Plans and runs a study quietly."""
+  jobs = studies.plan(study, load_config, folder, METRICS, free=('parallel.',))
+  settings = dict(train=toy.train, evaluate=toy.evaluate, say=lambda _: None)
+  return studies.run(jobs, study, folder, of_model=('parameters',), **(settings | changes))
+
+
+def test_rows_that_differ_in_sampling_share_a_model(base, tmp_path):
+  toy = Toy()
+  results = run(study_of(base), tmp_path / 'work', toy)
+  assert toy.trained == [(1, 2, 0), (3, 2, 0)]
+  assert toy.measured == [
+    (1, 2, ('quality', 'steps', 'parameters')),
+    (1, 100, ('quality', 'steps')),  # the model's own metrics were known
+    (3, 10, ('quality', 'steps', 'parameters')),
+  ]
+  assert results.estimates()['narrow, slow', 'quality'].value == pytest.approx(2.99)
+  assert results.estimates()['narrow, slow', 'parameters'].value == 100.0
+  assert [verdict.verdict for verdict in results.verdicts()] == ['holds', 'fails']
+  assert not results.failures
+
+
+def test_what_is_finished_is_not_done_again(base, tmp_path):
+  toy, study = Toy(), study_of(base)
+  first = run(study, tmp_path / 'work', toy)
+  toy.trained.clear(), toy.measured.clear()
+  again = run(study, tmp_path / 'work', toy)
+  assert not toy.trained and not toy.measured
+  assert again.measures == first.measures and again.pictures == first.pictures
+
+  # A new name, another place in the table, a device count: nothing of that is a new model.
+  renamed = dataclasses.replace(study.rows[0], name='thin')
+  moved = study_of(base, rows=(study.rows[2], renamed), claims=(), published={})
+  run(dataclasses.replace(moved, config={'parallel.data': 2}), tmp_path / 'work', toy)
+  assert not toy.trained and not toy.measured
+
+  # A new row costs itself; other evaluation settings cost new cells, and no training.
+  rows = (*study.rows, Row('new', {'network.depth': 7}))
+  run(dataclasses.replace(study, rows=rows), tmp_path / 'work', toy)
+  assert toy.trained == [(1, 7, 0)] and len(toy.measured) == 1
+  run(dataclasses.replace(study, config={'evaluation.num_samples': 8}), tmp_path / 'work', toy)
+  assert toy.trained == [(1, 7, 0)] and len(toy.measured) == 4
+
+
+def test_a_study_that_was_stopped_goes_on_where_it_was(base, tmp_path):
+  toy, study = Toy(), study_of(base)
+
+  def stop_at_the_second(config, folder, metrics, options):
+    if toy.measured:
+      raise SystemExit(75)
+    return toy.evaluate(config, folder, metrics, options)
+
+  with pytest.raises(SystemExit):
+    run(study, tmp_path / 'work', toy, evaluate=stop_at_the_second)
+  run(study, tmp_path / 'work', toy)
+  assert toy.trained == [(1, 2, 0), (3, 2, 0)]
+  assert [steps for _, steps, _ in toy.measured] == [2, 100, 10]
+
+
+def test_a_damaged_cell_is_measured_again(base, tmp_path):
+  toy, study = Toy(), study_of(base)
+  run(study, tmp_path / 'work', toy)
+  for path in (tmp_path / 'work' / 'cells').glob('*.json'):
+    path.write_text(path.read_text()[:10])
+  toy.trained.clear(), toy.measured.clear()
+  assert run(study, tmp_path / 'work', toy).estimates()['wide', 'quality'].value == pytest.approx(
+    4.9
+  )
+  assert not toy.trained and len(toy.measured) == 3
+
+
+def test_a_row_that_fails_is_reported_and_the_rest_goes_on(base, tmp_path):
+  toy, told = Toy(), []
+  toy.fail = (1,)
+  results = run(study_of(base), tmp_path / 'work', toy, say=told.append)
+  why = 'the gradient was not finite'
+  assert results.failures == {'narrow': why, 'narrow, slow': why}
+  assert sum('training in' in line for line in told) == 2  # the broken model is tried once
+  assert results.estimates()['wide', 'quality'].value == pytest.approx(4.9)
+  assert [verdict.verdict for verdict in results.verdicts()] == ['undecided', 'undecided']
+  assert f'narrow failed: {why}' in tables.markdown(results, {})
+
+  toy.fail = ()
+  assert not run(study_of(base), tmp_path / 'work', toy).failures  # and tried anew the next time
+
+
+def test_seeds_give_a_mean_and_an_interval(base, tmp_path):
+  toy = Toy()
+  results = run(study_of(base, seeds=(0, 1, 2)), tmp_path / 'work', toy)
+  assert len(toy.trained) == 6
+  found = results.estimates()['narrow', 'quality']
+  assert found.value == pytest.approx(2.6)
+  assert found.half == pytest.approx(4.30265273 * 0.1 / np.sqrt(3))
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    (dict(rows=()), 'no rows'),
+    (dict(rows=(Row('narrow'), Row('narrow', {'width': 2})), claims=(), published={}), 'twice'),
+    (dict(rows=(Row('a'), Row('b')), claims=(), published={}), "'a' and 'b' are the same"),
+    (dict(metrics=('quality', 'stepps')), "metric 'stepps'; did you mean 'steps'"),
+    (dict(config={'widht': 2}), "no setting 'widht'; did you mean 'width'"),
+    (dict(config={'network.depht': 2}), "did you mean 'network.depth'"),
+    (dict(config={'width.depth': 2}), "no setting 'width.depth'"),
+    (dict(config={'width': 'two'}), "width='two'"),
+    (dict(config={'network': 'mlp'}), 'is a component'),
+    (dict(config={'width': {'name': 'mlp'}}), 'is no component'),
+    (dict(rows=(Row('narrow', {'sampling.steps': 3}),)), 'put sampler options into'),
+    (dict(claims=(Claim('c', ('wyde', 'quality'), above=1),)), "'wyde'; did you mean 'wide'"),
+    (dict(claims=(Claim('c', ('wide', 'qualty'), above=1),)), "metric 'qualty'"),
+    (dict(claims=(Claim('c', ('wide', 'quality'), above=('wyde', 'quality')),)), "row 'wyde'"),
+    (dict(published={('wide', 'fid'): 3.0}), "metric 'fid'"),
+    (dict(plots=(('steps', 'fid'),)), "metric 'fid'"),
+    (dict(seeds=(0, 0)), 'twice'),
+  ],
+)
+def test_a_bad_study_is_refused_before_anything_trains(base, tmp_path, changes, message):
+  base_changes = dict(claims=(), published={}) if 'rows' in changes else {}
+  with pytest.raises(ConfigError) as error:
+    run(study_of(base, **(base_changes | changes)), tmp_path / 'work', None)
+  assert message in str(error.value) and '\n' not in str(error.value)
+  assert not (tmp_path / 'work').exists()
+
+
+def test_a_dict_replaces_a_component(base):
+  config = load_config(base, {'network': {'name': 'cnn', 'maps': 3}})
+  assert config.network.to_dict() == {'name': 'cnn', 'maps': 3}
+  assert load_config(f'{base}:large', {}).width == 5
+
+
+def test_files_that_hold_no_study_are_refused(base, tmp_path):
+  with pytest.raises(ConfigError, match='no file'):
+    call(str(tmp_path / 'nothing.py:demo'), 'get_study')
+  with pytest.raises(ConfigError, match=r'no function get_study\(\)'):
+    call(base, 'get_study')
+
+
+def test_tables_put_published_cells_beside_measured_ones(base, tmp_path):
+  results = run(study_of(base), tmp_path / 'work', Toy())
+  text = tables.markdown(results, {'command': 'python -m toy'})
+  assert '| row | quality | published quality | steps | parameters |' in text
+  assert '| narrow | 2.500 ± 0.020 | 2.6 | 2 | 100 |' in text
+  assert '| narrow, slow | 2.990 ± 0.020 |  | 100 | 100 |' in text  # nobody published it
+  assert '| wide | 4.900 ± 0.020 | diverges | 10 | 300 |' in text
+  assert '- **fails**: equal size (300 against 100 (narrow))' in text
+  assert 'quality: toy units' in text and 'published: Nobody 2020, table 1' in text
+
+  lines = tables.as_csv(results).splitlines()
+  assert lines[0].startswith('row,quality,quality_interval,quality_published,steps,')
+  assert lines[2].startswith('"narrow, slow",2.99,0.0195')
+  assert ',,100.0,' in lines[2]
+
+  record = json.loads(tables.as_json(results, {'command': 'python -m toy'}))
+  cell = record['rows'][0]['cells']['quality']
+  assert cell['published'] == 2.6 and cell['seeds'][0]['standard_error'] == 0.01
+  assert record['claims'][0]['verdict'] == 'holds'

@@ -1,0 +1,174 @@
+"""The same loss curve on one device, under data parallelism, fsdp, tensor sharding and pmap."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from common.config import ConfigError
+from common.method import Aux
+from common.training import parallel, state
+from tests import toy
+
+STEPS, SIZE = 6, 16
+EMA = dict(decay=0.9, warmup=True)
+
+
+def run(mode='jit', devices=1, micro_batches=1, weighted=False, batches=None, **axes):
+  method, optimizer = toy.build(), optax.adam(1e-2)
+  settings = dict(data=-1, fsdp=1, tensor=1) | axes
+  mesh = parallel.make_mesh(settings, jax.devices()[:devices])
+  example = toy.SPEC.batch_struct(SIZE)
+  initial = lambda: state.init_state(method, optimizer, example, seed=0)
+  make = lambda axis: state.make_train_step(
+    method, optimizer, seed=0, ema=EMA, micro_batches=micro_batches, axis=axis
+  )
+  place = parallel.place(mode, make, jax.eval_shape(initial), mesh)
+  batches = toy.batches(STEPS, SIZE, weighted=weighted) if batches is None else batches
+  final, metrics = place.run(place.put_state(initial), place.put_batch(batches))
+  return jax.device_get(place.view(final)), jax.device_get(metrics), place
+
+
+@functools.cache
+def run_on_one_device(weighted):
+  return run(weighted=weighted)
+
+
+@pytest.mark.parametrize('weighted', [False, True])
+@pytest.mark.parametrize(
+  'how',
+  [
+    dict(devices=8),
+    dict(devices=8, data=2, fsdp=4),
+    dict(devices=8, data=2, fsdp=2, tensor=2),
+    dict(devices=8, mode='pmap'),
+    dict(micro_batches=4),
+    dict(devices=4, micro_batches=2),
+    dict(devices=4, micro_batches=2, mode='pmap'),
+  ],
+  ids=str,
+)
+def test_same_losses_and_parameters_as_one_device(how, weighted):
+  one_state, one, _ = run_on_one_device(weighted)
+  other_state, other, _ = run(weighted=weighted, **how)
+  np.testing.assert_allclose(other['loss'], one['loss'], rtol=2e-5)
+  np.testing.assert_allclose(other['mse'], one['mse'], rtol=2e-5)
+  for a, b in zip(jax.tree.leaves(one_state), jax.tree.leaves(other_state), strict=True):
+    # Adam divides by the root of a second moment that starts at 0: rounding is amplified there.
+    np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-4)
+
+
+def test_steps_one_by_one_are_those_of_the_compiled_loop():
+  together, losses, place = run_on_one_device(False)
+  batches = place.put_batch(toy.batches(STEPS, SIZE))
+  initial = lambda: state.init_state(
+    toy.build(), optax.adam(1e-2), toy.SPEC.batch_struct(1), seed=0
+  )
+  apart, metrics = state.one_by_one(place.run)(place.put_state(initial), batches)
+  assert int(apart.step) == int(together.step) == STEPS
+  np.testing.assert_allclose(metrics['loss'], losses['loss'], rtol=1e-6)
+  for a, b in zip(jax.tree.leaves(apart), jax.tree.leaves(together), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_convolutions_are_found_in_a_loss():
+  method = toy.build()
+  start = state.init_state(method, optax.sgd(1.0), toy.SPEC.batch_struct(2), seed=0)
+
+  def loss(params, memory, batch, key, context):
+    value, aux = method.loss(params, memory, batch, key, context)
+    return value + jnp.convolve(jnp.ones(4), jnp.ones(2)).sum(), aux
+
+  batch = toy.SPEC.batch_struct(2)
+  assert not state.has_convolutions(method, start, batch)
+  assert state.has_convolutions(method._replace(loss=loss), start, batch)
+
+
+def test_losses_depend_on_the_data_so_that_the_comparison_means_something():
+  _, one, _ = run_on_one_device(False)
+  _, other, _ = run(batches=toy.batches(STEPS, SIZE, seed=1))
+  assert np.abs(one['loss'] - other['loss']).max() > 1e-3
+
+
+def test_fsdp_and_tensor_really_share_out_the_kernels():
+  _, _, place = run(devices=8, data=2, fsdp=2, tensor=2)
+  params, moments = place.abstract.params, place.abstract.opt_state[0].mu
+  assert params['up']['kernel'].sharding.spec == P(None, 'tensor')  # too small for fsdp
+  assert params['middle']['kernel'].sharding.spec == P(None, 'fsdp')
+  assert moments['middle']['kernel'].sharding.spec == P(None, 'fsdp')
+  assert params['down']['kernel'].sharding.spec == P('tensor', None)
+
+
+def test_a_step_with_a_gradient_that_is_not_finite_is_skipped_and_counted():
+  method, optimizer = toy.build(), optax.adam(1e-2)
+
+  def loss(params, memory, batch, key, context):
+    value, aux = method.loss(params, memory, batch, key, context)
+    return jnp.where(context.step == 2, jnp.nan, value), aux
+
+  step = state.make_train_step(method._replace(loss=loss), optimizer, seed=0, ema=EMA)
+  start = state.init_state(method, optimizer, toy.SPEC.batch_struct(SIZE), seed=0)
+  batches = toy.batches(4, SIZE)
+  cut = lambda first, last: {k: v[first:last] for k, v in batches.items()}
+  before, _ = jax.jit(step)(start, cut(0, 2))
+  after, metrics = jax.jit(step)(before, cut(2, 3))
+  jax.tree.map(np.testing.assert_array_equal, after.params, before.params)
+  jax.tree.map(np.testing.assert_array_equal, after.ema, before.ema)
+  jax.tree.map(np.testing.assert_array_equal, after.opt_state, before.opt_state)
+  assert (int(after.step), int(after.bad_in_a_row), int(after.bad_total)) == (3, 1, 1)
+  assert not np.isfinite(metrics['loss'][0])
+  last, _ = jax.jit(step)(after, cut(3, 4))
+  assert (int(last.bad_in_a_row), int(last.bad_total)) == (0, 1)
+  assert np.abs(last.params['up']['kernel'] - after.params['up']['kernel']).max() > 0
+
+
+def test_pmap_refuses_a_method_with_memory_and_a_sharded_mesh():
+  mesh = parallel.make_mesh(dict(data=-1, fsdp=1, tensor=1))
+  method, optimizer = toy.build(), optax.sgd(1.0)
+  remembering = method._replace(init=lambda k, b: (method.init(k, b)[0], {'history': jnp.zeros(3)}))
+  initial = lambda: state.init_state(remembering, optimizer, toy.SPEC.batch_struct(8), seed=0)
+  with pytest.raises(ConfigError, match='remembers'):
+    parallel.place('pmap', lambda axis: lambda s, b: (s, {}), jax.eval_shape(initial), mesh)
+  with pytest.raises(ConfigError, match=r'fsdp=1'):
+    run('pmap', devices=8, fsdp=2)
+  with pytest.raises(ConfigError, match=r"unknown parallel.mode 'pmapp'; did you mean 'pmap'"):
+    run('pmapp')
+
+
+@pytest.mark.parametrize(
+  'axes', [dict(data=3), dict(data=-1, fsdp=-1), dict(data=0), dict(fsdp=16)]
+)
+def test_a_mesh_that_does_not_fit_the_devices_is_refused(axes):
+  with pytest.raises(ConfigError, match='parallel'):
+    parallel.make_mesh(dict(data=-1, fsdp=1, tensor=1) | axes)
+
+
+def test_a_batch_that_the_devices_do_not_divide_is_refused_with_the_nearest_that_they_do():
+  with pytest.raises(ConfigError, match=r'data.batch_size=100 .* the nearest that can: 96'):
+    parallel.check_batch_size(100, 8, 2)
+
+
+def test_metrics_are_means_over_what_was_counted():
+  """Micro-batches of unequal count, against the mean over all examples at once."""
+  method = toy.build()
+
+  def loss(params, memory, batch, key, context):
+    weight = batch['weight']
+    value = (weight * batch['label']).sum() / jnp.maximum(weight.sum(), 1)
+    value = value + 0 * params['up']['bias'].sum()
+    return value, Aux({'mean_label': value}, memory, weight.sum())
+
+  batches = toy.batches(1, SIZE, weighted=True)
+  weight, label = batches['weight'][0], batches['label'][0]
+  expected = (weight * label).sum() / weight.sum()
+  for parts in (1, 2, 8):
+    step = state.make_train_step(
+      method._replace(loss=loss), optax.sgd(0.1), seed=0, ema=EMA, micro_batches=parts
+    )
+    start = state.init_state(method, optax.sgd(0.1), toy.SPEC.batch_struct(SIZE), seed=0)
+    _, metrics = jax.jit(step)(start, batches)
+    np.testing.assert_allclose(metrics['mean_label'][0], expected, rtol=1e-6)

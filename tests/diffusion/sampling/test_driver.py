@@ -1,0 +1,325 @@
+"""Samplers against closed forms: factors, variances, marginals, orders, honest counts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from common.config import component
+from diffusion import processes
+from diffusion.predictions import Pair, normal_like
+from diffusion.sampling import driver, multistep, solvers
+from tests.diffusion import exact
+
+KEY = jax.random.key(0)
+X = np.array([[1.0], [-0.3]])
+
+
+@pytest.fixture(autouse=True)
+def float64():
+  with jax.enable_x64(True):
+    yield
+
+
+def karras(steps, low=0.002, high=80.0, rho=7.0):
+  """EDM's grid, its last step to 0 included."""
+  ramp = np.linspace(0, 1, steps)
+  levels = (high ** (1 / rho) + ramp * (low ** (1 / rho) - high ** (1 / rho))) ** rho
+  return np.append(levels, 0.0)
+
+
+def respaced(steps, total=1000):
+  """DDIM's strided entries of a table of `total`, then clean data."""
+  return np.append((np.arange(0, total, total // steps)[::-1] + 1) / total, 0.0)
+
+
+def gaussian(variances, process):
+  """The denoiser of N(0, v) data, with a variance v for each of the batch."""
+  v = np.asarray(variances)[:, None]
+
+  def denoise(x, t):
+    alpha, sigma = process.alpha(t)[:, None], process.sigma(t)[:, None]
+    scaled = x / (alpha**2 * v + sigma**2)
+    return Pair(alpha * v * scaled, sigma * scaled)
+
+  return denoise
+
+
+def final_variances(sampler, process, denoise, times, batch):
+  """Of a sampler that is linear in x and draws noise once per step, started from variance 1.
+
+  All steps at once: each one's factor and noise follow from what it does to 1 and to 0.
+  """
+  keys = jax.random.split(KEY, batch)
+  ones, zeros = jnp.ones((batch, 1)), jnp.zeros((batch, 1))
+
+  def step(x, t, s):
+    counter = driver.Counter(driver.as_denoiser(denoise), batch)
+    return sampler.step(process, x, t, s, counter, keys, sampler.init(x, 1))[0]
+
+  each = jax.jit(jax.vmap(step, (None, 0, 0)))
+  t, s = jnp.asarray(times[:-1]), jnp.asarray(times[1:])
+  shifts = each(zeros, t, s)
+  slopes, scales = each(ones, t, s) - shifts, shifts / normal_like(keys, zeros)
+  variance = np.ones(batch)
+  for slope, scale in zip(np.asarray(slopes)[..., 0], np.asarray(scales)[..., 0], strict=True):
+    variance = slope**2 * variance + scale**2
+  return variance
+
+
+def factors(sampler, process, variances, grids):
+  """What each grid's steps multiply x by, and the evaluations taken; one compiled program."""
+  denoise, longest = gaussian(variances, process), max(map(len, grids))
+  x = jnp.ones((len(variances), 1))
+  run = jax.jit(
+    lambda times, n: driver.sample(sampler, process, denoise, times, x, KEY, num_steps=n)
+  )
+  pad = lambda times: np.pad(times, (0, longest - len(times)), mode='edge')
+  results = [run(pad(times), len(times) - 1) for times in grids]
+  return np.array([x[:, 0] for x, _ in results]), [int(count) for _, count in results]
+
+
+EULER = [
+  [0.005287892955, 0.01074319281],
+  [0.005810634681, 0.01170077997],
+  [0.00618056447, 0.01237347628],
+]
+HEUN = [
+  [0.006595307963, 0.0130591105],
+  [0.006310960808, 0.01259876387],
+  [0.006251192808, 0.01250123583],
+]
+
+
+@pytest.mark.parametrize(
+  ('sampler', 'expected'),
+  [
+    (solvers.euler(), EULER),
+    (solvers.ddim(), EULER),
+    (solvers.heun(), HEUN),
+    (solvers.heun('ratio'), HEUN),
+    (solvers.edm(), HEUN),
+  ],
+  ids=['euler', 'ddim', 'heun', 'heun_ratio', 'edm'],
+)
+def test_edm_contraction(sampler, expected):
+  """Data N(0, 0.25) and N(0, 1), EDM's grid of 18, 40 and 256 steps."""
+  counts = (18, 40, 256)
+  measured, calls = factors(sampler, processes.edm(), (0.25, 1.0), [karras(n) for n in counts])
+  np.testing.assert_allclose(measured, expected, rtol=1e-9)
+  error = np.abs(measured - [0.006249877933, 0.01249902355])  # from the flow's exact factors
+  assert (np.diff(error, axis=0) < 0).all()
+  assert calls == [sampler.evaluations(n) for n in counts]
+
+
+def test_edm_churn_is_capped():
+  growth = lambda churn, steps: float(solvers.edm(churn).init(jnp.ones(1), steps))
+  assert growth(40.0, 256) == pytest.approx(0.15625)
+  assert growth(80.0, 18) == pytest.approx(0.4142135624)
+
+
+def test_dpm_solver_contraction():
+  counts = (10, 18, 40)
+  measured, calls = factors(
+    multistep.dpmpp_2m(), processes.edm(), (0.25, 1.0), [karras(n) for n in counts]
+  )
+  expected = [
+    [0.007242333221, 0.01447631677],
+    [0.00663925093, 0.01313861926],
+    [0.006314905311, 0.01260460003],
+  ]
+  np.testing.assert_allclose(measured, expected, rtol=1e-9)
+  assert calls == list(counts)
+
+
+def test_ddim_on_the_ddpm_table():
+  """Data N(0, 0.25) and N(0, 1); 10, 50, 100 and 1000 of the table's 1000 steps."""
+  process, counts = processes.ddpm(), (10, 50, 100, 1000)
+  measured, calls = factors(solvers.ddim(), process, (0.25, 1.0), [respaced(n) for n in counts])
+  expected = [
+    [0.3741284938, 0.8316958768],
+    [0.472439113, 0.9640792715],
+    [0.4859805673, 0.9818508346],
+    [0.498495283, 0.998124294],
+  ]
+  np.testing.assert_allclose(measured, expected, rtol=1e-9)
+  assert calls == list(counts)
+
+
+@pytest.mark.parametrize(
+  ('steps', 'expected'),
+  [
+    (10, [0.1110643028, 0.5482073402]),
+    (50, [0.197245113, 0.8574339089]),
+    (100, [0.219263565, 0.9215991648]),
+    (1000, [0.2461252114, 0.9910673764]),
+  ],
+)
+def test_stochastic_variances_on_the_ddpm_table(steps, expected):
+  """DDIM with eta 1 is ancestral sampling with the smaller variance."""
+  process = processes.ddpm()
+  denoise = gaussian((0.25, 1.0), process)
+  for sampler in (solvers.ddim(1.0), solvers.ancestral('fixed_small')):
+    measured = final_variances(sampler, process, denoise, respaced(steps), 2)
+    np.testing.assert_allclose(measured, expected, rtol=1e-9)
+
+
+def test_ancestral_variances():
+  process = processes.ddpm()
+  exactly = gaussian((0.25, 1.0), process)
+
+  def run(variance, share=None):
+    denoise = lambda x, t: exactly(x, t)._replace(range=None if share is None else share + 0 * x)
+    return final_variances(solvers.ancestral(variance), process, denoise, respaced(1000), 2)
+
+  large, small = [0.250752075, 0.9999], [0.2461252114, 0.9910673764]
+  np.testing.assert_allclose(run('fixed_large'), large, rtol=1e-8)
+  np.testing.assert_allclose(run('fixed_small'), small, rtol=1e-8)
+  np.testing.assert_allclose(run('learned', 0.0), small, rtol=1e-8)
+  np.testing.assert_allclose(run('learned', 1.0), large, rtol=1e-8)
+  between = run('learned', 0.5)
+  assert (small < between).all() and (between < large).all()
+
+
+SETTINGS = [
+  *({'name': name} for name in driver.SAMPLERS),
+  {'name': 'edm', 's_churn': 3.0},
+  {'name': 'predictor_corrector', 'corrections': 2},
+  {'name': 'predictor_corrector', 'predict': False},
+  {'name': 'predictor_corrector', 'norm': 'measured'},
+  {'name': 'unipc', 'order': 3},
+]
+
+
+@pytest.mark.parametrize('settings', SETTINGS, ids=lambda s: '-'.join(map(str, s.values())))
+def test_one_program_per_bucket_and_every_call_counted(settings):
+  """Other numbers of steps do not compile again, padding calls no network, counts are honest."""
+  sampler = component(driver.SAMPLERS, settings, 'sampler')
+  process, calls, traces = processes.edm(), [], []
+  exactly = exact.isotropic(0.5).denoiser(process)
+
+  def denoise(x, t):
+    jax.debug.callback(lambda: calls.append(1))  # no arguments: reading one can deadlock
+    return exactly(x, t)
+
+  @jax.jit
+  def run(times, steps):
+    traces.append(1)
+    return driver.sample(sampler, process, denoise, times, jnp.asarray(X), KEY, num_steps=steps)
+
+  @jax.jit
+  def run_alone(times):
+    return driver.sample(sampler, process, exactly, times, jnp.asarray(X), KEY)
+
+  for steps in (3, 11):
+    calls.clear()
+    x, count = jax.block_until_ready(run(*driver.padded(karras(steps))))
+    jax.effects_barrier()
+    assert len(calls) == int(count)
+    assert sampler.evaluations is None or int(count) == sampler.evaluations(steps)
+  alone, _ = run_alone(karras(11))
+  np.testing.assert_allclose(x, alone, rtol=1e-9)
+  assert np.isfinite(x).all() and len(traces) == 1
+
+
+def test_buckets():
+  assert [len(driver.padded(karras(n))[0]) for n in (1, 16, 17, 32, 33)] == [17, 17, 33, 33, 65]
+
+
+def test_a_sample_does_not_depend_on_the_others():
+  process, times = processes.vp_linear(), np.linspace(1, 0, 6)
+  denoise = exact.MIXTURE.denoiser(process)
+  x = exact.MIXTURE.noisy(process, 1.0, 4)
+  for sampler in (solvers.ancestral(), solvers.ddim(0.7)):
+    together, _ = driver.sample(sampler, process, denoise, times, x, KEY)
+    alone, _ = driver.sample(sampler, process, denoise, times, x[:2], KEY)
+    np.testing.assert_array_equal(together[:2], alone)
+    assert np.abs(together[0] - together[1]).max() > 0
+
+
+def test_trajectory_and_final_denoise():
+  process = processes.edm()
+  denoise = exact.isotropic(0.5, dim=3).denoiser(process)
+  x, times = jnp.ones((2, 3)), np.array([10.0, 3.0, 1.0])
+  path, count = driver.trajectory(solvers.euler(), process, denoise, times, x, KEY)
+  assert path.shape == (3, 2, 3) and int(count) == 2
+  np.testing.assert_array_equal(path[0], x)
+  end, _ = driver.sample(solvers.euler(), process, denoise, times, x, KEY)
+  np.testing.assert_array_equal(path[-1], end)
+  clean, count = driver.sample(solvers.euler(), process, denoise, times, x, KEY, final_denoise=True)
+  np.testing.assert_allclose(clean, denoise(end, jnp.ones(2)).x0)
+  assert int(count) == 3
+  to_zero = np.append(times, 0)
+  clean, count = driver.sample(
+    solvers.euler(), process, denoise, to_zero, x, KEY, final_denoise=True
+  )
+  assert int(count) == 3
+  np.testing.assert_allclose(clean, denoise(end, jnp.ones(2)).x0, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+  ('times', 'message'),
+  [
+    ([1.0], 'at least one step'),
+    ([], 'at least one step'),
+    ([[1.0, 0.0]], 'at least one step'),
+    ([1.0, 0.5, 0.7], 'decrease'),
+    ([1.0, 0.5, 0.5], 'decrease'),
+    ([0.0, 1.0], 'decrease'),
+    ([1.0, -0.1], 'at least 0'),
+    ([1.0, np.nan], 'finite'),
+  ],
+)
+def test_wrong_grids(times, message):
+  process = processes.edm()
+  denoise = exact.isotropic(0.5).denoiser(process)
+  with pytest.raises(ValueError, match=message):
+    driver.sample(solvers.ddim(), process, denoise, times, jnp.ones((1, 1)), KEY)
+  with pytest.raises(ValueError, match=message):
+    driver.padded(times)
+
+
+@pytest.mark.parametrize('steps', [0, 3, -1])
+def test_wrong_number_of_steps(steps):
+  process = processes.edm()
+  denoise = exact.isotropic(0.5).denoiser(process)
+  with pytest.raises(ValueError, match='num_steps'):
+    driver.sample(
+      solvers.ddim(), process, denoise, [2.0, 1.0, 0.0], jnp.ones((1, 1)), KEY, num_steps=steps
+    )
+
+
+@pytest.mark.parametrize(
+  ('build', 'message'),
+  [
+    (lambda: solvers.ddim(eta=-0.1), r'ddim.eta=-0.1 must be in \[0, 1\]'),
+    (lambda: solvers.ddim(eta=1.5), r'ddim.eta=1.5 must be in \[0, 1\]'),
+    (lambda: solvers.ancestral('large'), 'fixed_small, fixed_large, learned'),
+    (lambda: solvers.heun('sigma'), 'time, ratio'),
+    (lambda: solvers.edm(s_churn=-1.0), 'edm: needs'),
+    (lambda: solvers.predictor_corrector(snr=0.0), 'snr=0.0'),
+    (lambda: solvers.predictor_corrector(corrections=0), 'corrections=0'),
+    (lambda: solvers.predictor_corrector(norm='batch'), 'expected, measured'),
+    (lambda: multistep.dpmpp_3m_sde(eta=2.0), r'dpmpp_3m_sde.eta=2.0 must be in'),
+    (lambda: multistep.dpmpp_3m_sde(s_noise=-1.0), 's_noise=-1.0'),
+    (lambda: multistep.dpmpp_3m_sde(curvature=2.0), 'curvature=2.0'),
+    (lambda: multistep.unipc(order=4), 'unipc.order=4; known: 1, 2, 3'),
+    (lambda: multistep.unipc(variant='b2'), 'bh1, bh2'),
+    (lambda: multistep.adaptive(rtol=0.0), 'must be positive'),
+    (lambda: component(driver.SAMPLERS, {'name': 'dpm'}, 'sampler'), 'unknown sampler .*unipc'),
+    (
+      lambda: component(driver.SAMPLERS, {'name': 'ddim', 'etta': 1.0}, 'sampler'),
+      "unknown setting sampler.etta .* did you mean 'eta'",
+    ),
+  ],
+)
+def test_wrong_settings(build, message):
+  with pytest.raises(ValueError, match=message):
+    build()
+
+
+def test_learned_variance_needs_a_model_that_learns_it():
+  process = processes.edm()
+  denoise = lambda x, t: Pair(x, x)
+  with pytest.raises(ValueError, match='learns none'):
+    driver.sample(solvers.ancestral('learned'), process, denoise, [2.0, 1.0], jnp.ones((1, 1)), KEY)

@@ -1,0 +1,113 @@
+"""Grids against the papers' numbers, and refusals."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from common.config import ConfigError
+from diffusion.processes import PROCESSES, build, discrete
+from diffusion.sampling.grids import GRIDS, adm_timesteps, make_times
+
+EDM = build({'name': 'edm'})
+DDPM = build({'name': 'ddpm'})
+
+
+def test_karras_on_edm():
+  times = make_times({'name': 'karras'}, EDM, 18)
+  expected = [80, 57.58598472, 40.7855738, 28.3745846, 19.35245298, 12.91008238, 8.400935309]
+  expected += [5.315194522, 3.25682152, 1.923339837, 1.088170637, 0.5853481232, 0.2964422845]
+  expected += [0.1395164687, 0.05994731124, 0.02293451837, 0.007528019963, 0.002, 0]
+  np.testing.assert_allclose(times, expected, rtol=1e-8)
+  longer = make_times({'name': 'karras'}, EDM, 40)
+  np.testing.assert_allclose(
+    longer[[0, 1, 20, 38, 39]], [80, 69.45094604, 2.240439759, 0.003676589168, 0.002], rtol=1e-8
+  )
+
+
+def test_karras_spaces_noise_levels_not_times():
+  process = build({'name': 'vp_linear'})
+  times = make_times({'name': 'karras', 'rho': 3.0, 'end': 't_min'}, process, 20)
+  level = np.exp(-0.5 * np.asarray(process.log_snr(jnp.asarray(times))))
+  np.testing.assert_allclose(np.diff(level ** (1 / 3.0), 2), 0, atol=1e-4)
+
+
+def test_log_snr_and_quadratic():
+  process = build({'name': 'sub_vp'})
+  times = make_times({'name': 'log_snr', 'end': 't_min'}, process, 10)
+  np.testing.assert_allclose(
+    np.diff(np.asarray(process.log_snr(jnp.asarray(times))), 2), 0, atol=1e-3
+  )
+  roots = np.sqrt(make_times({'name': 'quadratic', 'end': 't_min'}, EDM, 10) - EDM.t_min)
+  np.testing.assert_allclose(np.diff(roots, 2), 0, atol=1e-9)
+
+
+def test_adm_respacing():
+  assert adm_timesteps(1000, (10,)) == [0, 111, 222, 333, 444, 555, 666, 777, 888, 999]
+  assert adm_timesteps(300, (10, 15, 20))[:11] == [0, 11, 22, 33, 44, 55, 66, 77, 88, 99, 100]
+  times = make_times({'name': 'respaced'}, DDPM, 10)
+  np.testing.assert_allclose(times * 1000, [1000, 889, 778, 667, 556, 445, 334, 223, 112, 1, 0])
+  stride = make_times({'name': 'respaced', 'spacing': 'stride'}, DDPM, 10)
+  np.testing.assert_allclose(stride * 1000, [*range(901, 0, -100), 0])
+  trailing = make_times({'name': 'respaced', 'spacing': 'trailing'}, DDPM, 10)
+  np.testing.assert_allclose(trailing * 1000, range(1000, -1, -100))
+
+
+def test_respaced_betas():
+  """The steps of a respaced grid are those of the respaced process: β' = 1 − ᾱ(t)/ᾱ(s)."""
+  times = make_times({'name': 'respaced'}, DDPM, 250)[::-1]
+  entries = np.round(times * 1000).astype(int)
+  signal = np.append(1.0, np.cumprod(1 - discrete.linear_betas(1000)))[entries]
+  betas = 1 - signal[1:] / signal[:-1]
+  np.testing.assert_allclose(
+    betas[[0, 1, 249]], [0.0001, 0.0005990655645, 0.07751934499], rtol=1e-8
+  )
+
+
+@pytest.mark.parametrize('process', PROCESSES)
+@pytest.mark.parametrize('grid', sorted(set(GRIDS) - {'given', 'respaced'}))
+def test_every_grid_serves_every_process(grid, process):
+  process = build({'name': process})
+  for steps in (1, 2, 20):
+    times = make_times({'name': grid}, process, steps)
+    assert times.shape == (steps + 1,)
+    assert times[0] == pytest.approx(process.t_max)
+    assert times[-1] == 0
+    if steps > 1:
+      assert times[-2] == pytest.approx(process.t_min, rel=1e-6)
+    open_ended = make_times({'name': grid, 'end': 't_min'}, process, steps)
+    assert open_ended.shape == (steps + 1,)
+    assert open_ended[-1] == pytest.approx(process.t_min, rel=1e-6)
+
+
+def test_whole_table():
+  np.testing.assert_allclose(
+    make_times({'name': 'uniform'}, DDPM, 1000), np.arange(1000, -1, -1) / 1000
+  )
+
+
+@pytest.mark.parametrize(
+  ('settings', 'process', 'steps', 'message'),
+  [
+    ({'name': 'uniform'}, EDM, 0, 'steps=0: at least 1'),
+    ({'name': 'uniformly'}, EDM, 5, "did you mean 'uniform'"),
+    ({'name': 'karras', 'ro': 7.0}, EDM, 5, "did you mean 'rho'"),
+    ({'name': 'karras', 'rho': -1.0}, EDM, 5, 'must be positive'),
+    ({'name': 'uniform', 'end': 'zero'}, EDM, 5, 'clean, t_min'),
+    ({'name': 'uniform'}, DDPM, 1001, 'decrease'),
+    ({'name': 'respaced'}, EDM, 5, 'needs a discrete process'),
+    ({'name': 'respaced'}, DDPM, 2000, 'too many'),
+    ({'name': 'respaced', 'sections': (3, 4)}, DDPM, 8, 'sum to 7'),
+    ({'name': 'given', 'times': (3.0, 2.0)}, EDM, 3, 'lists 2 times, but 3'),
+    ({'name': 'given', 'times': (2.0, 3.0)}, EDM, 2, 'decrease'),
+    ({'name': 'given', 'times': (2.0, -3.0), 'end': 't_min'}, EDM, 1, 'at least 0'),
+    ({'name': 'given', 'times': (90.0, 3.0)}, EDM, 2, 'must not pass t_max = 80'),
+  ],
+)
+def test_refusals(settings, process, steps, message):
+  with pytest.raises(ValueError, match=message):
+    make_times(settings, process, steps)
+
+
+def test_refusals_are_config_errors_where_the_config_is_at_fault():
+  with pytest.raises(ConfigError):
+    make_times({'name': 'uniform'}, EDM, 0)
