@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Key
 from autoregressive.interop import weights
 from common.checkpoints.checkpoints import Checkpoints
 from common.config import ConfigError, component
-from common.method import Method, PyTree
+from common.method import Functions, Method, PyTree
 from common.training.optimizers import path_name
 
 
@@ -102,7 +102,7 @@ def with_lora(method: Method, finetune: Finetune) -> Method:
 
   compiled = jax.jit(merged)  # one object, so that it is compiled once
   nll = method.nll and (lambda params, batch, key: method.nll(merged(params), batch, key))
-  return Method(
+  return Functions(
     init=init,
     loss=loss,
     sample=lambda params, key, request: method.sample(compiled(params), key, request),

@@ -15,7 +15,7 @@ from autoregressive.objectives import build_objective, document_numbers, separat
 from autoregressive.orderings import build_ordering, known_of
 from common.config import ConfigError, component
 from common.data.spec import DataSpec
-from common.method import Aux, Likelihood, Method, example_keys, example_weights
+from common.method import Aux, Functions, Likelihood, Method, example_keys, example_weights
 
 
 def build_model(config: Mapping, spec: DataSpec):
@@ -120,6 +120,6 @@ def build(config: Mapping, spec: DataSpec, draft: Draft | None = None) -> Method
     return Likelihood(nats.sum(-1), jnp.zeros(len(nats)), dims)
 
   sample = build_sampler(ordering, model, options, spec, class_dropout > 0, draft)
-  method = Method(init, loss, sample, nll if model.head.likelihood else None)
+  method = Functions(init, loss, sample, nll if model.head.likelihood else None)
   finetune = build_finetune(config)
   return with_lora(method, finetune) if finetune.lora_rank else method

@@ -4,7 +4,8 @@ A generative model, with the way it is trained and sampled, is four pure functio
 checkpointing, evaluation, sampling and studies are written once, against `Method`.
 """
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -100,26 +101,54 @@ class Likelihood(NamedTuple):
   parts: Mapping[str, Float[Array, 'batch _']] = {}
 
 
-class Method(NamedTuple):
-  """A generative model as pure functions.
+class Method:
+  """A generative model: four pure functions, and what can be asked of it.
+
+  Each family has one frozen dataclass that implements it, so that tracebacks and profiles name the
+  family and the function they are in. A method is compared and hashed by identity: a compiled
+  program may be kept for it.
 
   Attributes:
-    init: (key, batch) -> (params, memory).
-    loss: (params, memory, batch, key, context) -> (scalar, Aux). `key` is that of the step, the
-      same on every device.
-    sample: (params, key, request) -> Samples. Called from the host; everything inside is one
-      compiled program per number of samples.
-    nll: (params, batch, key) -> Likelihood, or None where the model has none. Pure, to be jitted
-      by the caller.
-    labelled: whether samples can be asked for by class, where the data has classes; otherwise a
+    labelled: whether samples can be requested by class, where the data has classes; otherwise a
       request has no labels.
+    has_likelihood: whether `nll` can be called.
   """
 
-  init: Callable[[Key[Array, ''], Batch], tuple[PyTree, PyTree]]
-  loss: Callable[[PyTree, PyTree, Batch, Key[Array, ''], Context], tuple[Array, Aux]]
-  sample: Callable[[PyTree, Key[Array, ''], Request], Samples]
-  nll: Callable[[PyTree, Batch, Key[Array, '']], Likelihood] | None
   labelled: bool = True
+  has_likelihood: bool = True
+
+  def init(self, key: Key[Array, ''], batch: Batch) -> tuple[PyTree, PyTree]:
+    """(params, memory) before the first step; only the shapes in `batch` matter."""
+    raise NotImplementedError
+
+  def loss(
+    self, params: PyTree, memory: PyTree, batch: Batch, key: Key[Array, ''], context: Context
+  ) -> tuple[Float[Array, ''], Aux]:
+    """The loss of a batch. `key` is that of the step, the same on every device."""
+    raise NotImplementedError
+
+  def sample(self, params: PyTree, key: Key[Array, ''], request: Request) -> Samples:
+    """Draws samples. Called from the host; inside is one compiled program per number of samples."""
+    raise NotImplementedError
+
+  def nll(self, params: PyTree, batch: Batch, key: Key[Array, '']) -> Likelihood:
+    """Negative log-likelihood of each example. Pure: the caller compiles it."""
+    raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Functions(Method):
+  """A method made of four separate functions."""
+
+  init: Any
+  loss: Any
+  sample: Any
+  nll: Any = None
+  labelled: bool = True
+
+  @property
+  def has_likelihood(self) -> bool:
+    return self.nll is not None
 
 
 def example_keys(key: Key[Array, ''], index: Int[Array, 'batch']) -> Key[Array, 'batch']:

@@ -14,6 +14,7 @@ from common.method import (
   Aux,
   Batch,
   Context,
+  Functions,
   Likelihood,
   Method,
   PyTree,
@@ -148,7 +149,7 @@ def build(config: Mapping, spec: DataSpec) -> Method:
 
   # Trained at one time alone, a network is a regression: the bound would ask it about the others.
   bounded = config['objective']['times']['name'] != 'terminal'
-  return Method(
+  return Functions(
     init,
     loss,
     make_sampler(model, config, spec),

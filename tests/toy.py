@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from common.data.spec import DataSpec, to_unit
-from common.method import Aux, Likelihood, Method, Samples, example_keys, example_weights
+from common.method import Aux, Functions, Likelihood, Samples, example_keys, example_weights
 
 SPEC = DataSpec('toy', 'image', (4, 4, 1), 17, 10, tuple('0123456789'), num_train=256)
 
@@ -22,7 +22,7 @@ class Net(nn.Module):
     return nn.Dense(16, name='down')(x)
 
 
-def build(config=None, spec=SPEC) -> Method:
+def build(config=None, spec=SPEC) -> Functions:
   """A denoiser of flattened images, with a loss weighted by example."""
   net = Net()
 
@@ -47,7 +47,7 @@ def build(config=None, spec=SPEC) -> Method:
     nats = jnp.full(batch['x'].shape[0], spec.num_dims * jnp.log(spec.levels))
     return Likelihood(nats, jnp.zeros_like(nats))
 
-  return Method(init, loss, sample, nll)
+  return Functions(init, loss, sample, nll)
 
 
 def batches(steps: int, size: int, seed: int = 0, weighted: bool = False):

@@ -217,7 +217,7 @@ def _frechet(subject: Subject) -> Measure:
 
 
 def _bits_per_dim(subject: Subject) -> Measure:
-  if subject.method.nll is None:
+  if not subject.method.has_likelihood:
     return Measure(None, note='the method has no likelihood')
   split, batch = subject.settings['split'], subject.settings['batch_size']
   batches = evaluation_batches(subject.data.splits[split], batch)

@@ -190,7 +190,7 @@ def test_negative_binomial_forecasts_are_counts_around_their_mean():
 
 def test_a_quantile_head_has_no_likelihood_and_a_loss_in_units_of_the_scale():
   made, batch, params = series_method(head='quantiles', offset=0.0)
-  assert made.nll is None
+  assert not made.has_likelihood
   large = batch | {'x': batch['x'].at[..., 0].multiply(4)}
   losses = [float(loss_of(made, params, b, training=True)[0]) for b in (batch, large)]
   assert losses[0] == pytest.approx(losses[1], rel=1e-5)

@@ -157,7 +157,7 @@ def test_terminal_times_are_a_regression_from_noise():
   drawn = method.sample(params, KEY, Request(3, jnp.arange(3)))
   assert drawn.evaluations == 1
   np.testing.assert_array_equal(drawn.x, 2)
-  assert method.nll is None
+  assert not method.has_likelihood
 
 
 def test_loss_second_moment_hands_on_its_memory():

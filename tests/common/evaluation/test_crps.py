@@ -10,7 +10,7 @@ from common.data.pipeline import Data
 from common.data.spec import DataSpec, SeriesSpec
 from common.domains import forecasts
 from common.evaluation import crps, evaluate
-from common.method import Likelihood, Method, Samples
+from common.method import Functions, Likelihood, Samples
 
 SETTINGS = dict(split='test', batch_size=64, num_samples=200, extractor='mlp')
 SPEC = DataSpec('walks', 'series', (8, 2), 0, 3, ('a', 'b', 'c'), 9, series=SeriesSpec(3, season=4))
@@ -98,7 +98,7 @@ def measured(metrics, bias=0.0, deviation=1.0):
     return Likelihood(jnp.full(num, 3.0), jnp.zeros(num), jnp.full(num, 3.0))
 
   data = Data(SPEC, {'test': Split(9), 'train': Split(9)})
-  method = Method(None, None, sample, nll)
+  method = Functions(None, None, sample, nll)
   return evaluate.evaluate(method, {}, data, SETTINGS, jax.random.key(0), metrics)
 
 

@@ -12,7 +12,7 @@ from common.config import ConfigError
 from common.data.pipeline import Data
 from common.data.spec import DataSpec
 from common.evaluation import agreement, classifiers, evaluate, features, likelihood
-from common.method import Likelihood, Method, Samples
+from common.method import Functions, Likelihood, Samples
 
 SETTINGS = dict(split='test', batch_size=128, num_samples=300, extractor='mlp')
 KEY = jax.random.key(0)
@@ -55,7 +55,7 @@ def replay(data, wrong=0.0, noise=0.0, nll=None):
     x = np.clip(np.round(x + noise * rng.normal(size=x.shape)), 0, 16)
     return Samples(jnp.asarray(x, jnp.uint8), 7)
 
-  return Method(None, None, sample, nll), calls
+  return Functions(None, None, sample, nll), calls
 
 
 def measure(data, method, metrics, settings=SETTINGS, **changes):
@@ -96,7 +96,9 @@ def test_a_method_without_classes_is_asked_for_none(data):
     asked.append(request.label)
     return method.sample(params, key, request._replace(label=np.arange(request.num) % 10))
 
-  found = measure(data, Method(None, None, sample, None, labelled=False), ['agreement', 'frechet'])
+  found = measure(
+    data, Functions(None, None, sample, None, labelled=False), ['agreement', 'frechet']
+  )
   assert set(asked) == {None} and found.labels is None
   assert found.measures['agreement'].value is None
   assert found.measures['frechet'].value > 0
@@ -174,7 +176,7 @@ def test_what_a_method_or_the_data_lacks_is_an_empty_cell(data):
   settings = SETTINGS | dict(extractor='pixels')
   found = measure(
     Data(spec, splits),
-    Method(None, None, sample, None),
+    Functions(None, None, sample, None),
     ['agreement', 'bits_per_dim', 'frechet'],
     settings,
   )
@@ -184,7 +186,7 @@ def test_what_a_method_or_the_data_lacks_is_an_empty_cell(data):
   )
   assert found.measures['frechet'].value > 0 and found.labels is None
   with pytest.raises(ConfigError, match="use 'pixels'"):
-    measure(Data(spec, splits), Method(None, None, sample, None), ['frechet'])
+    measure(Data(spec, splits), Functions(None, None, sample, None), ['frechet'])
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The same loss curve on one device, under data parallelism, fsdp, tensor sharding and pmap."""
 
+import dataclasses
 import functools
 
 import jax
@@ -85,7 +86,7 @@ def test_convolutions_are_found_in_a_loss():
 
   batch = toy.SPEC.batch_struct(2)
   assert not state.has_convolutions(method, start, batch)
-  assert state.has_convolutions(method._replace(loss=loss), start, batch)
+  assert state.has_convolutions(dataclasses.replace(method, loss=loss), start, batch)
 
 
 def test_losses_depend_on_the_data_so_that_the_comparison_means_something():
@@ -110,7 +111,7 @@ def test_a_step_with_a_gradient_that_is_not_finite_is_skipped_and_counted():
     value, aux = method.loss(params, memory, batch, key, context)
     return jnp.where(context.step == 2, jnp.nan, value), aux
 
-  step = state.make_train_step(method._replace(loss=loss), optimizer, seed=0, ema=EMA)
+  step = state.make_train_step(dataclasses.replace(method, loss=loss), optimizer, seed=0, ema=EMA)
   start = state.init_state(method, optimizer, toy.SPEC.batch_struct(SIZE), seed=0)
   batches = toy.batches(4, SIZE)
   cut = lambda first, last: {k: v[first:last] for k, v in batches.items()}
@@ -129,7 +130,9 @@ def test_a_step_with_a_gradient_that_is_not_finite_is_skipped_and_counted():
 def test_pmap_refuses_a_method_with_memory_and_a_sharded_mesh():
   mesh = parallel.make_mesh(dict(data=-1, fsdp=1, tensor=1))
   method, optimizer = toy.build(), optax.sgd(1.0)
-  remembering = method._replace(init=lambda k, b: (method.init(k, b)[0], {'history': jnp.zeros(3)}))
+  remembering = dataclasses.replace(
+    method, init=lambda k, b: (method.init(k, b)[0], {'history': jnp.zeros(3)})
+  )
   initial = lambda: state.init_state(remembering, optimizer, toy.SPEC.batch_struct(8), seed=0)
   with pytest.raises(ConfigError, match='remembers'):
     parallel.place('pmap', lambda axis: lambda s, b: (s, {}), jax.eval_shape(initial), mesh)
@@ -167,7 +170,7 @@ def test_metrics_are_means_over_what_was_counted():
   expected = (weight * label).sum() / weight.sum()
   for parts in (1, 2, 8):
     step = state.make_train_step(
-      method._replace(loss=loss), optax.sgd(0.1), seed=0, ema=EMA, micro_batches=parts
+      dataclasses.replace(method, loss=loss), optax.sgd(0.1), seed=0, ema=EMA, micro_batches=parts
     )
     start = state.init_state(method, optax.sgd(0.1), toy.SPEC.batch_struct(SIZE), seed=0)
     _, metrics = jax.jit(step)(start, batches)
