@@ -158,7 +158,7 @@ def test_sources_that_cannot_be_are_refused(tmp_path, plain):
 def test_published_weights_are_a_source(tmp_path, monkeypatch, plain):
   _, params = plain
   published = weights.Published('gpt2', {}, False, 9, params)
-  monkeypatch.setattr(finetuning.interop, 'read', lambda folder: published)
+  monkeypatch.setattr(finetuning.weights, 'read', lambda folder: published)
   begun = begin(jax.tree.map(jnp.zeros_like, params), Finetune(source=str(tmp_path)))
   jax.tree.map(np.testing.assert_array_equal, begun, params)
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from autoregressive.decoding import requests
 from autoregressive.decoding.generate import part_sizes, prefill_calls, prefix_of, room_for
 from autoregressive.decoding.search import beam_search
 from autoregressive.decoding.transforms import Options, transform
@@ -42,13 +43,13 @@ def programs(monkeypatch):
   counts = {}
 
   def counted(name):
-    real = getattr(sampling, name)
+    real = getattr(requests, name)
 
     def traced(*args, **settings):
       counts[name] = counts.get(name, 0) + 1
       return real(*args, **settings)
 
-    monkeypatch.setattr(sampling, name, traced)
+    monkeypatch.setattr(requests, name, traced)
 
   for name in ('generate', 'beam_search', 'speculate'):
     counted(name)

@@ -237,7 +237,7 @@ def test_table_entries_are_met_in_float32():
 
 
 def test_learned_schedule_is_monotone_and_bounded():
-  process = discrete.learned(width=64)
+  process = PROCESSES['learned'](width=64)
   params = jax.tree.map(lambda leaf: leaf + 0.5, process.init(KEY))
   bound = process.at(params)
   t = jnp.linspace(bound.t_min, 1, 1001)
