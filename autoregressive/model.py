@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
+from autoregressive.networks.base import CausalNetwork
 from autoregressive.orderings import Known
 from common.config import ConfigError
 
@@ -40,7 +41,7 @@ class Model(nn.Module):
       or a start that is a token where there is no table.
   """
 
-  network: nn.Module
+  network: CausalNetwork
   head: Any
   values: int
   rows: int
@@ -57,7 +58,7 @@ class Model(nn.Module):
       raise ConfigError(f'unknown model.start {self.start!r}; known: {", ".join(STARTS)}')
     if self.num_classes and self.start != 'learned':
       raise ConfigError(f"model.start={self.start!r} carries no class; use 'learned'")
-    if self.start == 'none' and getattr(self.network, 'grid', None):
+    if self.start == 'none' and self.network.grid:
       raise ConfigError("model.start='none': a network over images needs a start; use 'learned'")
     if not self.rows and (self.tied or self.start == 'token'):
       raise ConfigError(
@@ -138,7 +139,7 @@ class Model(nn.Module):
     """Hidden states to outputs, in float32."""
     hidden = hidden.astype(jnp.float32)
     outputs = self.table.attend(hidden) if self.tied else self.out(hidden)
-    outputs *= getattr(self.network, 'output_scale', 1.0)
+    outputs *= self.network.output_scale
     if self.logit_cap:
       outputs = self.logit_cap * jnp.tanh(outputs / self.logit_cap)
     return outputs

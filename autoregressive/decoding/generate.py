@@ -134,7 +134,7 @@ class Runner(NamedTuple):
       taken = jax.lax.dynamic_slice_in_dim(inputs, at, size, axis=1)
       return at + size, self._run(self.model.extend, taken, cache)[1]
 
-    at, rewinds = jnp.int32(0), hasattr(network, 'rewind')
+    at, rewinds = jnp.int32(0), network.can_rewind
     for size in part_sizes(network, length, chunk):
       end = count if rewinds else count - count % size
       at, cache = jax.lax.while_loop(
@@ -151,7 +151,7 @@ def part_sizes(network, length: int, chunk: int = 0) -> tuple[int, ...]:
     length: inputs that there are at most.
     chunk: the most to take at once; 0: what suits the network.
   """
-  if hasattr(network, 'rewind'):
+  if network.can_rewind:
     return (chunk or length,)
   if network.sequential:
     return (1,)
@@ -175,7 +175,7 @@ def prefix_of(network, least: int, length: int) -> int:
     least: emissions that each sample is given.
     length: of the sequences.
   """
-  if not least or not hasattr(network, 'rewind'):
+  if not least or not network.can_rewind:
     return length if least else 0
   return min(max(LEAST, 1 << (least - 1).bit_length()), length)
 
@@ -226,7 +226,7 @@ def generate(
   """Draws the rest of sequences whose beginning is given. Pure, to be jitted by the caller.
 
   Args:
-    model: a model whose layers are not stacked (see `transformer.unroll`).
+    model: a model whose layers are not stacked (see `CausalNetwork.unroll`).
     params: its parameters.
     keys: one per sample.
     given: sequences of the full length; what lies beyond `lengths` is ignored.

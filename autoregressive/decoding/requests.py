@@ -16,7 +16,6 @@ from autoregressive.decoding.sliding import slide
 from autoregressive.decoding.speculative import speculate
 from autoregressive.decoding.transforms import Options
 from autoregressive.model import Model
-from autoregressive.networks.transformer import unroll
 from autoregressive.orderings import Known, known_of
 from common.config import ConfigError, as_tuple, suggestion
 from common.data.spec import DataSpec
@@ -59,7 +58,7 @@ def build_options(settings: Mapping, **overrides) -> Options:
 
 def flattened(model: Model, params):
   """The model as decoding wants it, its layers not stacked, and its parameters."""
-  network, network_params = unroll(model.network, params['network'])
+  network, network_params = model.network.unroll(params['network'])
   return model.clone(network=network), params | {'network': network_params}
 
 
@@ -211,7 +210,7 @@ def _check(options: Options, model: Model, ordering, guidable: bool, draft) -> N
     raise ConfigError('speculative decoding goes with neither beams nor guidance')
   inputs = options.length - (model.start == 'none')
   for one in [model] if draft is None else [model, draft.model]:
-    longest = getattr(one.network, 'longest', None)
+    longest = one.network.max_length
     if longest is not None and inputs > longest and not options.slide:
       raise ConfigError(
         f'sampling.length={options.length} is beyond the {longest} positions that '

@@ -35,7 +35,7 @@ def check(model: Model, draft: Model, numbers: Numbers) -> None:
   for one in (model, draft):
     if one.values != 1 or not one.head.discrete:
       raise ConfigError('speculative decoding needs emissions of one value each, of a vocabulary')
-    if not hasattr(one.network, 'rewind'):
+    if not one.network.can_rewind:
       raise ConfigError('speculative decoding needs networks whose cache can be wound back')
   if model.head.vocabulary != draft.head.vocabulary:
     raise ConfigError(

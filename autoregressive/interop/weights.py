@@ -23,7 +23,7 @@ import safetensors.numpy
 from autoregressive.heads.categorical import Categorical
 from autoregressive.interop.layouts import KINDS
 from autoregressive.model import Model
-from autoregressive.networks.transformer import Transformer, unroll
+from autoregressive.networks.transformer import Transformer
 from common.config import ConfigError, as_tuple, pick, settings_of
 from common.files import atomic_write
 
@@ -76,9 +76,9 @@ def read_weights(
   published = read(folder)
   network = Transformer(**published.network)
   context, params = context or network.length, published.params
-  if network.longest is not None:
-    if context > network.longest:
-      raise ConfigError(f'{folder} has learned {network.longest} positions, not {context}')
+  if network.max_length is not None:
+    if context > network.max_length:
+      raise ConfigError(f'{folder} has learned {network.max_length} positions, not {context}')
     table = params['network']['position']['embedding'][:context]
     params = params | {'network': params['network'] | {'position': {'embedding': table}}}
   settings = {name: getattr(network, name) for name in settings_of(Transformer) - {'length'}}
@@ -185,7 +185,7 @@ def _export(published: Published) -> Tensors:
   """All tensors under their public names."""
   kind, network = KINDS[published.kind], Transformer(**published.network)
   params = dict(published.params)
-  _, flat = unroll(network, params['network'])
+  _, flat = network.unroll(params['network'])
   table = params['table']['embedding']
   tensors = {kind.names['embedding']: table} | kind.outer(flat)
   for i in range(network.layers):

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from autoregressive.networks.base import CausalNetwork
 from common.config import ConfigError
 
 CENTRES = {'': None, 'A': np.less, 'B': np.less_equal}
@@ -163,7 +164,7 @@ class Conv(nn.Module):
     return jnp.take(near, (at.row + 1 + jnp.arange(slots)) % slots, axis=1)
 
 
-class Raster(nn.Module):
+class Raster(CausalNetwork):
   """What networks over images share: the way from a sequence to an image and back.
 
   A subclass has the settings `width`, `length` and `grid`, and as flax methods

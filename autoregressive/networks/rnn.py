@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from autoregressive.networks.base import CausalNetwork
 
-class Recurrent(nn.Module):
+
+class Recurrent(CausalNetwork):
   """A stack of recurrent layers.
 
   Attributes:
@@ -30,7 +32,7 @@ class Recurrent(nn.Module):
   dtype: str = 'float32'
 
   cell: ClassVar[Callable[..., nn.RNNCellBase]]
-  sequential: ClassVar[bool] = True
+  sequential = True
 
   def init_cache(self, batch: int, length: int) -> tuple[Any, ...]:
     """What each layer carries before the first position; the length makes no difference."""

@@ -1,11 +1,12 @@
 """A temporal convolutional network: stacked dilated causal convolutions (Bai et al. 2018)."""
 
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from autoregressive.networks.base import CausalNetwork
 from common.config import ConfigError
 
 
@@ -20,7 +21,7 @@ class State(NamedTuple):
   rings: tuple[Float[Array, 'batch size width'], ...]
 
 
-class TCN(nn.Module):
+class TCN(CausalNetwork):
   """Residual blocks of two dilated causal convolutions each; block i has dilation growth^i.
 
   Bai et al. 2018, section 3 and figure 1: weight normalisation, ReLU and dropout of whole
@@ -47,8 +48,6 @@ class TCN(nn.Module):
   dropout: float = 0.0
   weight_norm: bool = True
   dtype: str = 'float32'
-
-  sequential: ClassVar[bool] = False
 
   def __post_init__(self):
     super().__post_init__()

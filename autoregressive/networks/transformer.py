@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from autoregressive.networks import positions as pos
 from autoregressive.networks.attention import Attention, Cache, Surroundings, causal_mask
+from autoregressive.networks.base import CausalNetwork
 from autoregressive.networks.dot_product import ATTENTIONS, Sight
 from common.config import ConfigError, pick
 
@@ -124,7 +125,7 @@ class Block(nn.Module):
     return self.dense(h.shape[-1], kernel_init=init, name='down')(up)
 
 
-class Transformer(nn.Module):
+class Transformer(CausalNetwork):
   """A stack of blocks: embedded sequence in, hidden states out; position i sees inputs <= i.
 
   Attributes:
@@ -181,6 +182,8 @@ class Transformer(nn.Module):
   remat: str = ''
   dtype: str = 'float32'
 
+  can_rewind = True
+
   def __post_init__(self):
     super().__post_init__()
     pick(NORMS, self.norm, 'network.norm')
@@ -230,9 +233,19 @@ class Transformer(nn.Module):
     return cache._replace(index=cache.index - back)
 
   @property
-  def longest(self) -> int | None:
+  def max_length(self) -> int | None:
     """The longest sequence this network can take; None: any."""
     return self.length if self.positions == 'learned' else None
+
+  def unroll(self, params: Any) -> tuple[CausalNetwork, Any]:
+    """The same network with a parameter tree per layer in place of stacked ones."""
+    if not self.scan:
+      return self, params
+    params = dict(params)
+    stacked = params.pop('blocks')
+    for i in range(self.layers):
+      params[f'block_{i}'] = jax.tree.map(lambda x, i=i: x[i], stacked)
+    return self.clone(scan=False), params
 
   @nn.compact
   def __call__(
@@ -351,17 +364,3 @@ def _places(segments: Int[Array, 'batch length']) -> Int[Array, 'batch length']:
   steps = jnp.arange(segments.shape[1])[None]
   first = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)))
   return steps - jax.lax.cummax(jnp.where(first, steps, 0), axis=1)
-
-
-def unroll(network: nn.Module, params) -> tuple[nn.Module, Any]:
-  """The same network with a parameter tree per layer in place of stacked ones, if it has those.
-
-  Decoding takes this form: a scan over layers would copy the whole cache at every token.
-  """
-  if not getattr(network, 'scan', False):
-    return network, params
-  params = dict(params)
-  stacked = params.pop('blocks')
-  for i in range(network.layers):
-    params[f'block_{i}'] = jax.tree.map(lambda x, i=i: x[i], stacked)
-  return network.clone(scan=False), params

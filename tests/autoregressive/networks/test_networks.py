@@ -11,8 +11,10 @@ import pytest
 
 from autoregressive.heads import HEADS
 from autoregressive.networks import NETWORKS
+from autoregressive.networks.base import CausalNetwork
 from autoregressive.networks.rnn import GRU, LSTM
 from autoregressive.networks.tcn import TCN
+from autoregressive.networks.transformer import Transformer
 from common.config import ConfigError
 from configs.autoregressive import base
 from tests.autoregressive.common import perturbed
@@ -148,6 +150,19 @@ def test_tcn_by_its_equations():
 def test_parameters(network, parameters):
   shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 4, 16)))
   assert sum(math.prod(x.shape) for x in jax.tree.leaves(shapes)) == parameters
+
+
+def test_every_causal_network_has_the_members_of_the_base_class():
+  for constructor in NETWORKS.values():
+    assert issubclass(constructor, CausalNetwork)
+  lstm, transformer = LSTM(WIDTH), Transformer(LENGTH, WIDTH)
+  assert lstm.sequential and not lstm.can_rewind and lstm.max_length is None
+  assert lstm.output_scale == 1 and lstm.grid is None and lstm.hidden_width == WIDTH
+  with pytest.raises(NotImplementedError, match='the cache of LSTM cannot be rewound'):
+    lstm.rewind(lstm.init_cache(1, LENGTH), jnp.int32(1))
+  assert transformer.can_rewind and not transformer.sequential
+  assert transformer.max_length == LENGTH
+  assert lstm.unroll({}) == (lstm, {})
 
 
 def test_caches_do_not_grow_with_the_length():

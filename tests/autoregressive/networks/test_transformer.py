@@ -11,7 +11,7 @@ import pytest
 from autoregressive.heads.categorical import Categorical
 from autoregressive.model import Model
 from autoregressive.networks import positions as pos
-from autoregressive.networks.transformer import Transformer, unroll
+from autoregressive.networks.transformer import Transformer
 from common.config import ConfigError
 from tests.autoregressive.common import perturbed
 
@@ -90,7 +90,7 @@ def test_cached_equals_uncached(variant):
 
 def test_layers_scanned_and_unrolled_agree():
   network, params, h = network_of('scan')
-  flat, flat_params = unroll(network, params)
+  flat, flat_params = network.unroll(params)
   assert not flat.scan
   np.testing.assert_allclose(run(flat, flat_params, h), run(network, params, h), atol=1e-5)
 

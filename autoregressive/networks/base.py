@@ -1,0 +1,74 @@
+"""The interface of causal networks: embedded sequence in, hidden states out."""
+
+from typing import Any
+
+import flax.linen as nn
+from jaxtyping import Array, Float, Int
+
+
+class CausalNetwork(nn.Module):
+  """A network whose hidden[:, i] depends on h[:, <= i] alone.
+
+  h[:, 0] is the start token, which carries the class (see autoregressive/model.py). With a cache,
+  h is the next part of a sequence, of any length. The batch is the leading axis of every array in
+  a cache, except for scalars.
+
+  Every subclass has the flax field `width`, the width of its inputs. The members below are plain
+  class attributes or properties, not flax fields, and their values here are neutral.
+
+  Attributes:
+    sequential: whether the network takes several inputs one after the other even when it is given
+      them at once, so that larger parts are no faster.
+    can_rewind: whether `rewind` works, which speculative decoding needs.
+    max_length: the longest sequence that the network can take; None: any.
+    output_scale: factor of everything that is projected from the hidden states.
+    grid: (rows, columns) of a network over images; None: the network knows of no image.
+  """
+
+  sequential = False
+  can_rewind = False
+  max_length = None
+  output_scale = 1.0
+  grid = None
+
+  @property
+  def hidden_width(self) -> int:
+    """The width of the hidden states."""
+    return self.width
+
+  def __call__(
+    self,
+    h: Float[Array, 'batch length width'],
+    cache: Any = None,
+    train: bool = False,
+    segments: Int[Array, 'batch length'] | None = None,
+  ) -> tuple[Float[Array, 'batch length hidden_width'], Any]:
+    """Runs the network on a whole sequence, or on the next part of one.
+
+    Args:
+      h: embedded inputs.
+      cache: state after the previous parts, from `init_cache` or an earlier call; None: h is a
+        whole sequence.
+      train: whether dropout is on; it needs the random stream 'dropout'.
+      segments: number of the document that each position belongs to, where several documents are
+        packed into a sequence; a position sees only its own document. Not with a cache.
+
+    Returns:
+      Hidden states, and the cache with this part added (None without a cache).
+    """
+    raise NotImplementedError
+
+  def init_cache(self, batch: int, length: int) -> Any:
+    """An empty cache with room for `length` positions of `batch` sequences."""
+    raise NotImplementedError
+
+  def rewind(self, cache: Any, back: Int[Array, '']) -> Any:
+    """The cache without its last `back` positions, which the next call overwrites."""
+    raise NotImplementedError(f'the cache of {type(self).__name__} cannot be rewound')
+
+  def unroll(self, params: Any) -> tuple['CausalNetwork', Any]:
+    """The same network, and its parameters, with one parameter tree per layer.
+
+    Decoding takes this form: a scan over stacked layers would copy the whole cache at each token.
+    """
+    return self, params
