@@ -13,7 +13,7 @@ from PIL import Image
 from common.data.spec import DataSpec
 from common.domains import showing
 from common.method import Request
-from common.reporting import report
+from common.reporting import pictures
 from experiments import families, options
 from experiments.families import Edit
 from experiments.runs import Run
@@ -173,7 +173,7 @@ def _mask_file(path: pathlib.Path, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _input(given: Given, levels: int) -> list:
-  return [('input', report.to_rgb(given.x, levels))]
+  return [('input', pictures.to_rgb(given.x, levels))]
 
 
 def _masked(given: Given, levels: int) -> list:
@@ -221,5 +221,5 @@ def picture(name: str, edited: Edited, spec: DataSpec, scale: int) -> UInt8[np.n
   rows = SHOWN[name](edited.given._replace(x=x), levels)
   for number, x in enumerate(showing.as_images(spec, edited.results)[0], 1):
     caption = 'result' if len(edited.results) == 1 else f'result {number}'
-    rows.append((caption, report.to_rgb(x, levels)))
-  return report.captioned_rows(edited.title, rows, scale)
+    rows.append((caption, pictures.to_rgb(x, levels)))
+  return pictures.captioned_rows(edited.title, rows, scale)

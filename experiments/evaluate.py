@@ -21,7 +21,7 @@ from common.domains import showing
 from common.evaluation.evaluate import METRICS
 from common.evaluation.measures import Evaluation, Measure
 from common.files import atomic_write
-from common.reporting import report
+from common.reporting import pictures
 from experiments import cli, options, runs
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
@@ -63,9 +63,9 @@ def evaluate(run: runs.Run, settings: dict, marks: dict) -> Evaluation:
   name = '-'.join([str(run.step), *(f'{k}={v}'.replace('/', '_') for k, v in shown)])
   atomic_write(folder / f'{name}.json', json.dumps(record, indent=2))
   if len(result.samples):
-    report.save_png(folder / f'{name}.png', result.picture(3))
+    pictures.save_png(folder / f'{name}.png', result.picture(3))
   if result.plot is not None:
-    report.save_png(folder / f'{name}.png', result.plot)
+    pictures.save_png(folder / f'{name}.png', result.plot)
   if result.texts:
     atomic_write(folder / f'{name}.txt', showing.page(result.texts))
   for metric, measure in result.measures.items():

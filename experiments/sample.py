@@ -30,7 +30,7 @@ from common.domains import forecasts, showing
 from common.domains.piano_roll import legend, piano_rolls
 from common.files import atomic_write
 from common.method import Request
-from common.reporting import report
+from common.reporting import pictures
 from experiments import cli, edits, options, pieces, runs, texts
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
@@ -128,9 +128,9 @@ def write_forecasts(run: runs.Run, settings: dict, out: pathlib.Path) -> str:
   if out.suffix == '.csv':
     atomic_write(out, forecasts.table(found))
   elif out.suffix == '.npy':
-    report.save_array(out, found.draws)
+    pictures.save_array(out, found.draws)
   else:
-    report.save_png(out, forecasts.picture(found))
+    pictures.save_png(out, forecasts.picture(found))
   number, draws, horizon = found.draws.shape
   return (
     f'{number} × {horizon} steps of the test split, {draws} draws from step {run.step}, in {out}'
@@ -160,10 +160,10 @@ def write_music(run: runs.Run, settings: dict, out: pathlib.Path) -> str:
   if out.suffix == '.mid':
     names = pieces.write(spec, x, out)
   elif out.suffix == '.npy':
-    report.save_array(out, x)
+    pictures.save_array(out, x)
   else:
     rows = [(f'{i + 1}', roll[None]) for i, roll in enumerate(piano_rolls(x, spec.pitches))]
-    report.save_png(out, report.captioned_rows(legend(spec.pitches), rows, SCALE.value))
+    pictures.save_png(out, pictures.captioned_rows(legend(spec.pitches), rows, SCALE.value))
   return (
     f'{len(x)} pieces of {x.shape[1]} sixteenths from step {run.step} in {", ".join(names)}, '
     f'{seconds:.1f} s with compilation'
@@ -182,11 +182,11 @@ def generate(run: runs.Run, settings: dict, out: pathlib.Path) -> str:
   x = np.asarray(samples.x)
   seconds = time.perf_counter() - start
   if out.suffix == '.npy':
-    report.save_array(out, x)
+    pictures.save_array(out, x)
   else:
     images, levels = showing.as_images(run.data.spec, x)
-    grid = report.image_grid(images, COLUMNS.value, scale=SCALE.value, levels=levels)
-    report.save_png(out, grid)
+    grid = pictures.image_grid(images, COLUMNS.value, scale=SCALE.value, levels=levels)
+    pictures.save_png(out, grid)
   return (
     f'{len(x)} samples from step {run.step} in {out}: {samples.evaluations} network evaluations '
     f'each, {seconds:.1f} s with compilation'
@@ -206,9 +206,9 @@ def do_task(run: runs.Run, settings: dict, out: pathlib.Path) -> str:
     settings=settings,
   )
   if out.suffix == '.npy':
-    report.save_array(out, edited.results)
+    pictures.save_array(out, edited.results)
   else:
-    report.save_png(out, edits.picture(TASK.value, edited, run.data.spec, SCALE.value))
+    pictures.save_png(out, edits.picture(TASK.value, edited, run.data.spec, SCALE.value))
   draws, num = edited.results.shape[:2]
   return f'{edited.title}; {draws} × {num} results in {out}'
 

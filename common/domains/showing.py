@@ -15,7 +15,7 @@ from common.domains import forecasts
 from common.domains.piano_roll import piano_rolls
 from common.files import atomic_write
 from common.method import Request
-from common.reporting import report
+from common.reporting import pictures
 from common.reporting.writers import Writer
 
 GRID = 10  # rows and columns of a grid of images
@@ -108,6 +108,6 @@ def keep(
   else:
     images, levels = as_images(spec, x)
     columns, scale = (1, ROLL_SCALE) if spec.domain == 'music' else (GRID, 1)
-    grid = report.image_grid(images, columns, scale, levels)
-  report.save_png(folder / f'{step:08d}.png', grid)
+    grid = pictures.image_grid(images, columns, scale, levels)
+  pictures.save_png(folder / f'{step:08d}.png', grid)
   writer.images(step, 'samples', grid)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from common.reporting import report
+from common.reporting import pictures
 
 
 class Measure(NamedTuple):
@@ -49,4 +49,4 @@ class Evaluation(NamedTuple):
 
   def picture(self, scale: int = 1) -> UInt8[np.ndarray, 'rows cols 3']:
     """The samples side by side."""
-    return report.image_grid(self.samples, self.columns, scale, self.levels)
+    return pictures.image_grid(self.samples, self.columns, scale, self.levels)

@@ -18,7 +18,7 @@ from common.config import ConfigError, flatten, pick, suggestion
 from common.domains import showing
 from common.evaluation.measures import Evaluation, Measure
 from common.files import atomic_write
-from common.reporting import report
+from common.reporting import pictures, report
 from common.studies.claims import Claim, Estimate, estimate, judge
 
 # Sections of a config that training does not depend on.
@@ -264,7 +264,7 @@ class _Store:
     found = self.read() | evaluation.measures
     if len(evaluation.samples):
       scale = -(-PICTURE_WIDTH // evaluation.picture().shape[1])
-      report.save_png(self.picture, evaluation.picture(scale))
+      pictures.save_png(self.picture, evaluation.picture(scale))
     if evaluation.texts:
       atomic_write(self.texts, showing.page(evaluation.texts))
     for path, of_model in ((self.model, True), (self.samples, False)):

@@ -9,7 +9,7 @@ from common.config import ConfigError
 from common.data.music import Note, Pitches
 from common.domains import midi
 from common.domains.piano_roll import COLOURS, legend, piano_rolls
-from common.reporting import report
+from common.reporting import pictures
 
 VOICES = (
   (Note(72, 0, 2), Note(72, 2, 4), Note(74, 6, 8)),  # repeated at once, then a rest
@@ -78,4 +78,4 @@ def test_a_roll_has_high_notes_above_and_begins_dark():
   assert len(np.unique(roll[26, 5:9], axis=0)) == 1  # held: one pale colour
   assert (roll[26, 5] != roll[26, 4]).any()
   assert legend(pitches).startswith('C3 to D5')
-  assert report.image_grid(roll[None], 1, 4).shape == (29 * 4, 11 * 4, 3)
+  assert pictures.image_grid(roll[None], 1, 4).shape == (29 * 4, 11 * 4, 3)

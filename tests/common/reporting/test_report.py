@@ -1,9 +1,8 @@
-"""Pictures, plots and the report."""
+"""Plots and the report."""
 
 import base64
 import html.parser
 import io
-import os
 import re
 import xml.etree.ElementTree as ElementTree
 
@@ -11,60 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.reporting import plots, report
-
-
-def opened(data):
-  """The pixels of a PNG."""
-  return np.asarray(Image.open(io.BytesIO(data)))
-
-
-def test_grid_places_each_image():
-  images = np.arange(1, 4, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 1), np.uint8)
-  grid = report.image_grid(images, columns=2, gap=1, background=9)
-  expected = [
-    [9, 9, 9, 9, 9, 9, 9],
-    [9, 1, 1, 9, 2, 2, 9],
-    [9, 1, 1, 9, 2, 2, 9],
-    [9, 9, 9, 9, 9, 9, 9],
-    [9, 3, 3, 9, 9, 9, 9],
-    [9, 3, 3, 9, 9, 9, 9],
-    [9, 9, 9, 9, 9, 9, 9],
-  ]
-  assert grid.shape == (7, 7, 3) and np.array_equal(grid[..., 0], expected)
-  large = report.image_grid(images, columns=2, scale=3, background=9)
-  assert np.array_equal(large[::3, ::3, 0], expected) and large.shape == (21, 21, 3)
-
-
-def test_grid_stretches_levels_and_lays_transparency_on_white():
-  digits = np.array([0, 8, 16], np.uint8).reshape(1, 1, 3, 1)
-  assert report.image_grid(digits, 1, levels=17, gap=0)[0, :, 0].tolist() == [0, 128, 255]
-  red = np.array([[255, 0, 0, 255], [255, 0, 0, 0]], np.uint8).reshape(1, 1, 2, 4)
-  assert report.image_grid(red, 1, gap=0)[0].tolist() == [[255, 0, 0], [255, 255, 255]]
-
-
-@pytest.mark.parametrize(
-  ('shape', 'columns', 'scale'), [((0, 2, 2, 1), 1, 1), ((1, 2, 2, 2), 1, 1), ((1, 2, 2, 1), 0, 1)]
-)
-def test_grid_refuses_what_it_cannot_show(shape, columns, scale):
-  with pytest.raises(ValueError, match=r'images of shape|columns=0'):
-    report.image_grid(np.zeros(shape, np.uint8), columns, scale)
-
-
-def test_png_is_lossless_and_whole_or_not_there(tmp_path, monkeypatch):
-  picture = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
-  path = tmp_path / 'samples' / 'grid.png'
-  report.save_png(path, picture)
-  assert np.array_equal(opened(path.read_bytes()), picture)
-
-  def full(*arguments):
-    raise OSError(28, 'No space left on device')
-
-  monkeypatch.setattr(os, 'replace', full)
-  with pytest.raises(OSError, match='No space left'):
-    report.save_png(path, np.zeros((2, 2, 3), np.uint8))
-  assert np.array_equal(opened(path.read_bytes()), picture)
-  assert [file.name for file in path.parent.iterdir()] == ['grid.png']
+from common.reporting import pictures, plots, report
 
 
 def records(num, offset=0.0):
@@ -121,7 +67,7 @@ class Page(html.parser.HTMLParser):
 @pytest.fixture
 def page(tmp_path):
   picture = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
-  png = report.png_bytes(picture)
+  png = pictures.png_bytes(picture)
   plot = plots.scatter_plot({'a <b>': plots.Series([1], [2], [0.1])}, 'x', 'y', log_x=True)
   blocks = [
     report.Text('<script>alert(1)</script>'),
@@ -149,7 +95,9 @@ def test_report_holds_all_it_needs(page):
   assert not {'script', 'link', 'iframe', 'object'} & {tag for tag, _ in parsed.tags}
   assert not re.search(r'url\(|@import|https?://', text)
   pngs = [link for link in parsed.links if link.startswith('data:image/png')]
-  assert np.array_equal(opened(base64.b64decode(pngs[0].partition(',')[2])), picture)
+  assert np.array_equal(
+    np.asarray(Image.open(io.BytesIO(base64.b64decode(pngs[0].partition(',')[2])))), picture
+  )
 
 
 def test_report_escapes_and_describes(page):

@@ -1,0 +1,112 @@
+"""Pictures as arrays of pixels: grids, captioned rows, PNG and .npy files."""
+
+import io
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from common.files import atomic_write
+
+Path = str | os.PathLike
+
+
+def image_grid(
+  images: UInt8[np.ndarray, 'n height width channels'],
+  columns: int,
+  scale: int = 1,
+  levels: int = 256,
+  gap: int = 1,
+  background: int = 128,
+) -> UInt8[np.ndarray, 'rows cols 3']:
+  """Images side by side, row by row, as one RGB picture.
+
+  Args:
+    images: integers in [0, levels), with 1 (grey), 3 (RGB) or 4 (RGBA, on white) channels.
+    columns: images in a row; the places that are left in the last row stay empty.
+    scale: each pixel becomes a square of so many.
+    levels: 17 for scikit-learn's digits; the values are stretched to 0..255.
+    gap: pixels (before scaling) between images and around them.
+    background: grey value of the gaps.
+
+  Raises:
+    ValueError: for no images, another number of channels, or fewer than one column or scale.
+  """
+  num, height, width, channels = images.shape
+  if not num or channels not in (1, 3, 4):
+    raise ValueError(f'images of shape {images.shape}: give at least one, of 1, 3 or 4 channels')
+  if columns < 1 or scale < 1:
+    raise ValueError(f'columns={columns}, scale={scale}: both must be at least 1')
+  images = to_rgb(images, levels)
+  columns = min(columns, num)
+  rows = -(-num // columns)
+  tall, wide = height + gap, width + gap
+  grid = np.full((rows * tall + gap, columns * wide + gap, 3), background, np.uint8)
+  for index, image in enumerate(images):
+    top, left = gap + index // columns * tall, gap + index % columns * wide
+    grid[top : top + height, left : left + width] = image
+  return grid.repeat(scale, 0).repeat(scale, 1)
+
+
+def to_rgb(
+  images: UInt8[np.ndarray, 'n height width channels'], levels: int = 256
+) -> UInt8[np.ndarray, 'n height width 3']:
+  """Images of `levels` values and 1, 3 or 4 channels as RGB of 256 values, transparency white."""
+  if levels != 256:
+    images = np.round(images * (255.0 / (levels - 1))).clip(0, 255).astype(np.uint8)
+  if images.shape[-1] == 4:
+    alpha = images[..., 3:] / 255.0
+    images = np.round(images[..., :3] * alpha + 255.0 * (1.0 - alpha)).astype(np.uint8)
+  return np.broadcast_to(images, (*images.shape[:-1], 3))
+
+
+def captioned_rows(
+  title: str,
+  rows: Sequence[tuple[str, UInt8[np.ndarray, 'n height width 3']]],
+  scale: int = 1,
+  text_size: int = 14,
+) -> UInt8[np.ndarray, 'tall wide 3']:
+  """Rows of images below a title, each with its caption on the left.
+
+  Args:
+    title: a line above; the picture is as wide as it needs.
+    rows: caption and images of each row.
+    scale: each pixel of an image becomes a square of so many.
+    text_size: height of the letters, in pixels.
+  """
+  font = ImageFont.load_default(text_size)
+  margin, line = text_size // 2, 2 * text_size
+  grids = [image_grid(images, len(images), scale, background=255) for _, images in rows]
+  left = 2 * margin + int(max(font.getlength(caption) for caption, _ in rows))
+  width = max(left + max(grid.shape[1] for grid in grids), int(font.getlength(title)) + margin)
+  heights = [max(len(grid), line) for grid in grids]
+  picture = Image.new('RGB', (width + margin, line + sum(heights) + margin), 'white')
+  draw = ImageDraw.Draw(picture)
+  draw.text((margin, line // 2), title, 'black', font, anchor='lm')
+  top = line
+  for (caption, _), grid, height in zip(rows, grids, heights, strict=True):
+    draw.text((margin, top + height // 2), caption, 'black', font, anchor='lm')
+    picture.paste(Image.fromarray(grid), (left, top))
+    top += height
+  return np.asarray(picture)
+
+
+def png_bytes(picture: UInt8[np.ndarray, 'height width 3']) -> bytes:
+  """A picture as PNG."""
+  buffer = io.BytesIO()
+  Image.fromarray(picture).save(buffer, 'PNG', optimize=True)
+  return buffer.getvalue()
+
+
+def save_png(path: Path, picture: UInt8[np.ndarray, 'height width 3']) -> None:
+  """Writes a picture; under its name stands the whole of it or nothing."""
+  atomic_write(path, png_bytes(picture))
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+  """Writes an array as .npy; under its name stands the whole of it or nothing."""
+  buffer = io.BytesIO()
+  np.save(buffer, array, allow_pickle=False)
+  atomic_write(path, buffer.getvalue())
