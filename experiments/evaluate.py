@@ -17,73 +17,74 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from common.domains import showing
 from common.evaluation.evaluate import METRICS
 from common.evaluation.measures import Evaluation, Measure
 from common.files import atomic_write
-from common.reporting import pictures
 from experiments import cli, options, runs
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
 STEP = flags.DEFINE_string('step', 'last', "Checkpoint: 'last', 'best' or a number.")
-CHOSEN = flags.DEFINE_list('metrics', list(METRICS), 'What to measure: ' + ', '.join(METRICS) + '.')
+CHOSEN = flags.DEFINE_list('metrics', list(METRICS), 'Metrics: ' + ', '.join(METRICS) + '.')
 NUM = flags.DEFINE_integer(
-  'num_samples', None, "Samples to draw (or draws of each forecast), instead of the config's."
+  'num_samples', None, "Number of samples (or draws of each forecast), instead of the config's."
 )
-ON = flags.DEFINE_string('on', None, 'Another dataset than it was trained on, by name.')
+ON = flags.DEFINE_string('on', None, 'Name of a dataset to use instead of the training data.')
 LIKELIHOOD = flags.DEFINE_list(
   'likelihood',
   [],
-  "In place of the config's: vlb or flow, then its settings: flow,trace=exact,samples=4.",
+  "Likelihood instead of the config's: vlb or flow, then settings: flow,trace=exact,samples=4.",
 )
 WEAK = flags.DEFINE_string(
   'weak', None, 'WORKDIR[@STEP] of a weaker model of the same network, for options guidance=W.'
 )
 EMA = flags.DEFINE_list(
-  'ema', [], 'Widths of averages to evaluate in its place, each in (0, 0.288); needs ema.widths.'
+  'ema',
+  [],
+  'Widths of averages of the parameters to evaluate instead, each in (0, 0.288); needs ema.widths.',
 )
 OPTIONS = options.define()
 
 
-def evaluate(run: runs.Run, settings: dict, marks: dict) -> Evaluation:
-  """Measures a run, and writes the result under a name with what marks it off from others."""
-  drawn = dict(settings)
+def evaluate(run: runs.Run, settings: dict, variant: dict) -> Evaluation:
+  """Measures a run, and writes the result to a file that is named after step and settings.
+
+  Args:
+    run: a trained model.
+    settings: sampler options.
+    variant: other settings that differ from those of the run's config.
+  """
+  sampling = dict(settings)
   if WEAK.value is not None:
-    drawn['weak'] = runs.load_weak(run, WEAK.value)
-  result = runs.evaluate_run(run, CHOSEN.value, drawn)
+    sampling['weak'] = runs.load_weak(run, WEAK.value)
+  result = runs.evaluate_run(run, CHOSEN.value, sampling)
   folder = pathlib.Path(WORKDIR.value) / 'evaluations'
   record = {
     'step': run.step,
     'date': datetime.date.today().isoformat(),
     'options': settings,
-    **marks,
+    **variant,
     'measures': {name: measure._asdict() for name, measure in result.measures.items()},
   }
-  shown = sorted((settings | marks).items())
-  name = '-'.join([str(run.step), *(f'{k}={v}'.replace('/', '_') for k, v in shown)])
+  changed = sorted((settings | variant).items())
+  name = '-'.join([str(run.step), *(f'{k}={v}'.replace('/', '_') for k, v in changed)])
   atomic_write(folder / f'{name}.json', json.dumps(record, indent=2))
-  if len(result.samples):
-    pictures.save_png(folder / f'{name}.png', result.picture(3))
-  if result.plot is not None:
-    pictures.save_png(folder / f'{name}.png', result.plot)
-  if result.texts:
-    atomic_write(folder / f'{name}.txt', showing.page(result.texts))
+  result.display.save(folder, name, scale=3)
   for metric, measure in result.measures.items():
-    print(f'{METRICS[metric].title}: {shown_value(measure)}   {measure.note}')
+    print(f'{METRICS[metric].title}: {format_value(measure)}   {measure.note}')
     if measure.parts:
-      print('  = ' + ' + '.join(shown_part(*part) for part in measure.parts.items()))
+      print('  = ' + ' + '.join(format_part(*part) for part in measure.parts.items()))
   print(f'step {run.step}; written to {folder / name}.json')
   return result
 
 
-def shown_value(measure: Measure) -> str:
+def format_value(measure: Measure) -> str:
   """A value with its standard error."""
   value = '-' if measure.value is None else f'{measure.value:.5g}'
   return value + (f' ± {measure.standard_error:.2g}' if measure.standard_error else '')
 
 
-def shown_part(name: str, terms: Sequence[float]) -> str:
-  """A part of a value, and of how many terms it is the sum; the terms are in the file."""
+def format_part(name: str, terms: Sequence[float]) -> str:
+  """A part of a value, with its number of terms; the terms themselves are in the file."""
   return f'{name} {sum(terms):.4g}' + (f' (sum of {len(terms)})' if len(terms) > 1 else '')
 
 
@@ -92,19 +93,19 @@ def main() -> None:
   run = runs.load(WORKDIR.value, options.step(STEP.value), options.component(LIKELIHOOD.value))
   if NUM.value is not None:
     run.config['evaluation']['num_samples'] = NUM.value
-  settings, marks = options.parse(OPTIONS.value), {}
+  settings, variant = options.parse(OPTIONS.value), {}
   if ON.value is not None:
     run = runs.on(run, ON.value)
-    marks['on'] = ON.value
+    variant['on'] = ON.value
   if LIKELIHOOD.value:
-    marks['likelihood'] = ','.join(LIKELIHOOD.value)
+    variant['likelihood'] = ','.join(LIKELIHOOD.value)
   if WEAK.value is not None:
-    marks['weak'] = WEAK.value
+    variant['weak'] = WEAK.value
   if not widths:
-    evaluate(run, settings, marks)
+    evaluate(run, settings, variant)
     return
   averaged = {width: runs.with_average(run, WORKDIR.value, width) for width in widths}
-  found = {w: evaluate(one, settings, marks | {'ema': w}) for w, one in averaged.items()}
+  found = {w: evaluate(one, settings, variant | {'ema': w}) for w, one in averaged.items()}
   if len(found) > 1:
     print_table(found)
 
@@ -113,7 +114,7 @@ def print_table(found: dict[float, Evaluation]) -> None:
   """A line per width of the average, a column per metric."""
   titles = [METRICS[metric].title for metric in CHOSEN.value]
   rows = [
-    [f'{width:g}', *(shown_value(result.measures[metric]) for metric in CHOSEN.value)]
+    [f'{width:g}', *(format_value(result.measures[metric]) for metric in CHOSEN.value)]
     for width, result in found.items()
   ]
   table = [['ema', *titles], *rows]

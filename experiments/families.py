@@ -10,26 +10,11 @@ import diffusion
 from common.config import pick
 from common.data import tokenizers
 from common.data.spec import DataSpec
+from common.domains.base import Edit
 from common.method import Method, PyTree
 from configs.autoregressive import base as autoregressive_base
 from configs.diffusion import base as diffusion_base
 from diffusion.sampling.tasks import TASKS
-
-
-class Edit(NamedTuple):
-  """What a family can do with given images.
-
-  Attributes:
-    needs: which of 'past' and 'mask' it takes.
-    options: sampler options that ask for it.
-    random: whether the same input has more than one result.
-    mask: what hides by default.
-  """
-
-  needs: tuple[str, ...]
-  options: Mapping[str, Any]
-  random: bool = True
-  mask: str = 'centre'
 
 
 class Family(NamedTuple):
@@ -78,11 +63,6 @@ FAMILIES = {
 def build(config: Mapping, spec: DataSpec) -> Method:
   """The method of a config, for data as `spec` describes it."""
   return pick(FAMILIES, config['family'], 'family').build(config, spec)
-
-
-def edit(config: Mapping, name: str) -> Edit:
-  """What a config's family does under this name."""
-  return pick(pick(FAMILIES, config['family'], 'family').edits, name, f'{config["family"]} task')
 
 
 def base(config: Mapping) -> ConfigDict:

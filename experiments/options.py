@@ -1,9 +1,7 @@
-"""Values of flags: --options=steps=20,eta=1.0,sampler=ddim; --step=best; --label=3."""
+"""Values of flags: --options=steps=20,eta=1.0,sampler=ddim; --step=best."""
 
 import ast
 
-import jax
-import jax.numpy as jnp
 from absl import flags
 
 
@@ -15,22 +13,22 @@ def define() -> flags.FlagHolder:
 
 
 def parse(items: list[str]) -> dict:
-  """{'steps': 20} from ['steps=20']; a value that is no Python literal is text.
+  """{'steps': 20} from ['steps=20']; a value that is not a Python literal stays text.
 
   Raises:
-    ValueError: an item without '='.
+    ValueError: for an item without '='.
   """
   options = {}
   for item in _whole(items):
     name, equals, text = item.partition('=')
     if not equals or not name:
-      raise ValueError(f'--options: {item!r}; write name=value, such as steps=20')
+      raise ValueError(f'--options={item!r}: write name=value, such as steps=20')
     options[name.strip()] = _value(text.strip())
   return options
 
 
 def component(items: list[str]) -> dict | None:
-  """{'name': 'flow', 'trace': 'exact'} from ['flow', 'trace=exact']; None from nothing.
+  """{'name': 'flow', 'trace': 'exact'} from ['flow', 'trace=exact']; None from an empty list.
 
   Raises:
     ValueError: for settings without a name.
@@ -38,15 +36,17 @@ def component(items: list[str]) -> dict | None:
   if not items:
     return None
   if '=' in items[0]:
-    raise ValueError(f'--likelihood={",".join(items)}: begin with its name, such as flow')
+    raise ValueError(
+      f'--likelihood={",".join(items)}: write the name first, such as flow,trace=exact'
+    )
   return {'name': items[0]} | parse(items[1:])
 
 
 def widths(items: list[str]) -> list[float]:
-  """Widths of averages.
+  """Widths of averages of the parameters.
 
   Raises:
-    ValueError: for one that is no number.
+    ValueError: for a width that is not a number.
   """
   try:
     return [float(item) for item in items]
@@ -55,7 +55,7 @@ def widths(items: list[str]) -> list[float]:
 
 
 def _whole(items: list[str]) -> list[str]:
-  """Items that were split within brackets, put together again: 'times=(3.0', '1.0)'."""
+  """Joins items that the flag parser split within brackets: 'times=(3.0', '1.0)'."""
   whole: list[str] = []
   for item in items:
     if whole and whole[-1].count('(') > whole[-1].count(')'):
@@ -81,29 +81,3 @@ def step(text: str) -> str | int:
   if text.isdecimal():
     return int(text)
   raise ValueError(f"--step={text!r}: write 'last', 'best' or a number")
-
-
-def classes(text: str | None, num: int, spec, labelled: bool = True) -> jax.Array | None:
-  """[num] classes: that of `text`, or all in turn; None where the data has none, or none is asked.
-
-  Args:
-    text: name or number of a class, 'none', or None: all in turn.
-    num: of samples.
-    spec: of the data.
-    labelled: whether the method can be asked for a class; if not, `None` is no class.
-
-  Raises:
-    ValueError: for a class that the data does not have.
-  """
-  if text is None:
-    return jnp.arange(num) % spec.num_classes if spec.num_classes and labelled else None
-  if not spec.num_classes:
-    raise ValueError(f'--label={text!r}: {spec.name} has no classes')
-  names = list(spec.class_names)
-  if text in names:
-    return jnp.full(num, names.index(text))
-  if text.isdecimal() and int(text) < spec.num_classes:
-    return jnp.full(num, int(text))
-  if text == 'none':
-    return None
-  raise ValueError(f'--label={text!r} is no class of {spec.name}; known: {", ".join(names)}')

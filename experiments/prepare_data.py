@@ -6,9 +6,8 @@
   python -m experiments.prepare_data --dataset=aus_retail --context=48 --horizon=12
   python -m experiments.prepare_data --dataset=chorales
 
-Examples come in splits train, validation and test; docs/datasets.md says where each dataset comes
-from and how it is split. Training prepares digits, image_folder, npz, text, python_code and series
-by itself.
+The splits are train, validation and test; docs/datasets.md says where each dataset comes from and
+how it is split. Training itself prepares digits, image_folder, npz, text, python_code and series.
 """
 
 from absl import flags
@@ -16,30 +15,37 @@ from absl import flags
 from common.data import pipeline, preparation
 from common.data.builders import BUILDERS
 from common.data.tokenizers import TOKENIZERS
+from common.domains import domain_of
 from experiments import cli
 
-DATASET = flags.DEFINE_string('dataset', None, ', '.join(BUILDERS) + '.', required=True)
+DATASET = flags.DEFINE_string('dataset', None, 'Name: ' + ', '.join(BUILDERS) + '.', required=True)
 SOURCE = flags.DEFINE_string(
   'source',
   '',
-  'Images, .npz file, text file or folder, .csv file, or raw files that are here already.',
+  'Folder of images, .npz file, text file or folder, .csv file, or a folder of raw files that were '
+  'downloaded before.',
 )
 DATA_DIR = flags.DEFINE_string(
-  'data_dir', '', 'Where to put it; empty: $TFDS_DATA_DIR, else ~/tensorflow_datasets.'
+  'data_dir', '', 'Folder to write to; empty: $TFDS_DATA_DIR, or else ~/tensorflow_datasets.'
 )
 IMAGE_SIZE = flags.DEFINE_integer(
-  'image_size', 0, 'image_folder: cut to squares and resize to this; 0: as they are.', lower_bound=0
+  'image_size',
+  0,
+  'image_folder: crop images to squares and resize them to this; 0: leave them as they are.',
+  lower_bound=0,
 )
 BROKEN = flags.DEFINE_string(
-  'broken', 'refuse', "image_folder, text: 'refuse' a file that is none, or 'skip' it."
+  'broken', 'refuse', "image_folder, text: 'refuse' a file that cannot be read, or 'skip' it."
 )
 PALETTE = flags.DEFINE_integer(
-  'palette', 0, 'Images: pixels as indices of so many colours, found by k-means; 0: as they are.'
+  'palette',
+  0,
+  'Images: number of colours, found by k-means, that pixels become indices of; 0: no palette.',
 )
 CONTEXT = flags.DEFINE_integer(
   'context',
   64,
-  'Text, chorales: tokens or frames predicted in a window. Time series: values before a forecast.',
+  'Text, chorales: tokens or frames to predict in a window. Time series: values before a forecast.',
   lower_bound=1,
 )
 HORIZON = flags.DEFINE_integer('horizon', 12, 'Time series: values to forecast.', lower_bound=1)
@@ -72,15 +78,7 @@ def main() -> None:
   spec, splits = pipeline.load(settings)
   counts = ', '.join(f'{split} {len(source):,}' for split, source in splits.items())
   print(f'{spec.name}: {counts}')
-  if spec.domain == 'text':
-    print(f'windows of {spec.shape[0] - 1} + 1 tokens, of {spec.levels:,}')
-  elif spec.domain == 'series':
-    print(f'windows of {spec.shape[0] - spec.series.horizon} + {spec.series.horizon} steps')
-  elif spec.domain == 'music':
-    steps, voices = spec.shape
-    print(f'windows of {steps - 1} + 1 frames of {voices} voices, {spec.levels} values each')
-  else:
-    print(f'{"×".join(map(str, spec.shape))}, {spec.levels} levels, {spec.num_classes} classes')
+  print(domain_of(spec).describe(spec))
   for note in preparation.open_prepared(folder).info.metadata['notes']:
     print(note)
   print(folder)

@@ -1,0 +1,21 @@
+"""Kinds of data: one object for each, which knows how it is requested, shown and evaluated."""
+
+from common.config import pick
+from common.data.spec import DataSpec
+from common.domains.base import Domain
+from common.domains.image import ImageDomain
+from common.domains.music import MusicDomain
+from common.domains.series import SeriesDomain
+from common.domains.text import TextDomain
+
+DOMAINS: dict[str, Domain] = {
+  'image': ImageDomain(),
+  'text': TextDomain(),
+  'music': MusicDomain(),
+  'series': SeriesDomain(),
+}
+
+
+def domain_of(spec: DataSpec) -> Domain:
+  """The domain of data. Raises ConfigError for an unknown one."""
+  return pick(DOMAINS, spec.domain, 'domain')

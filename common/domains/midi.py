@@ -1,4 +1,4 @@
-"""Standard MIDI files of several voices, written and read with `mido`, of the extra `music`."""
+"""Standard MIDI files of several voices, by `mido`, which the extra `music` installs."""
 
 import io
 import pathlib
@@ -11,9 +11,9 @@ from common.files import atomic_write
 
 TICKS_PER_STEP = 120
 TEMPO = 80  # quarters per minute
-PROGRAM = 52  # choir aahs
+PROGRAM = 52  # General MIDI, counted from 0: choir aahs
 VELOCITY = 80
-DRUMS = 9  # the channel whose notes are no pitches
+DRUMS = 9  # on this channel (counted from 0) a note number means a drum, not a pitch
 NAMES = ('soprano', 'alto', 'tenor', 'bass')
 
 
@@ -29,14 +29,14 @@ def write(path: pathlib.Path, voices: Sequence[Voice]) -> None:
   """Writes notes as a file of type 1: a track for the tempo and one for each voice.
 
   Raises:
-    ConfigError: where `mido` is not installed.
+    ConfigError: if `mido` is not installed.
   """
   mido = _library()
   tempo = mido.MetaMessage('set_tempo', tempo=mido.bpm2tempo(TEMPO))
   tracks = [mido.MidiTrack([tempo])]
   for number, voice in enumerate(voices):
     name = NAMES[number] if len(voices) == len(NAMES) else f'voice {number + 1}'
-    channel = number + (number >= DRUMS)
+    channel = number + (number >= DRUMS)  # skips the channel of the drums
     head = (
       mido.MetaMessage('track_name', name=name),
       mido.Message('program_change', program=PROGRAM, channel=channel),
@@ -49,7 +49,7 @@ def write(path: pathlib.Path, voices: Sequence[Voice]) -> None:
 
 
 def _messages(mido: Any, voice: Voice, channel: int):
-  """What switches the notes of a voice on and off, each with the ticks since the one before."""
+  """Messages that switch the notes of a voice on and off, each timed from the message before."""
   now = 0
   for pitch, start, end in voice:
     for kind, step in (('note_on', start), ('note_off', end)):
@@ -59,42 +59,45 @@ def _messages(mido: Any, voice: Voice, channel: int):
 
 
 def read(path: pathlib.Path) -> tuple[tuple[Note, ...], ...]:
-  """The notes of each track that has any, on the grid of sixteenths that they are nearest to.
+  """The notes of each track that has any, moved to the nearest sixteenths.
 
   Raises:
-    ConfigError: where `mido` is not installed, the file is no MIDI file, or notes of a track sound
-      together.
+    ConfigError: if `mido` is not installed, the file is not a MIDI file, or two notes of a track
+      sound together.
   """
   mido = _library()
   try:
     file = mido.MidiFile(path)
     if file.ticks_per_beat <= 0:
-      raise ValueError('it counts time in frames of film, not in parts of a quarter')
+      raise ValueError('it counts time in film frames (SMPTE); save it with ticks per quarter')
   except OSError as error:
     raise ConfigError(f'{path} cannot be read: {error.strerror or error}') from error
-  except Exception as error:  # the library raises almost anything for a broken file
-    raise ConfigError(f'{path} is no MIDI file: {error or type(error).__name__}') from error
-  tick = STEPS_PER_QUARTER / file.ticks_per_beat
+  except Exception as error:  # a broken file makes the library raise almost any type
+    raise ConfigError(
+      f'{path} is not a MIDI file of notes: {error or type(error).__name__}'
+    ) from error
+  tick = STEPS_PER_QUARTER / file.ticks_per_beat  # length of a tick, in steps of a sixteenth
   voices = (_voice(track, tick, f'{path}, track {i}') for i, track in enumerate(file.tracks))
   return tuple(voice for voice in voices if voice)
 
 
 def _voice(track: Any, tick: float, where: str) -> tuple[Note, ...]:
-  """Notes of a track; `tick` is the length of one, in steps."""
+  """Notes of a track; `tick` is the length of a tick, in steps."""
   notes, now, sounding = [], 0, None
   for message in track:
     now += message.time
     step = round(now * tick)
     if message.type not in ('note_on', 'note_off') or message.channel == DRUMS:
       continue
+    # A note ends at its note_off, or at a note_on of the same pitch: the note is then repeated.
     ends = sounding is not None and message.note == sounding[0]
-    if ends and sounding[1] < step:
+    if ends and sounding[1] < step:  # a note shorter than half a step vanishes
       notes.append(Note(*sounding, step))
-    if message.type == 'note_on' and message.velocity:
+    if message.type == 'note_on' and message.velocity:  # velocity 0 stands for note_off
       if sounding is not None and not ends:
         raise ConfigError(
           f'{where}: {pitch_name(message.note)} begins at step {step} while '
-          f'{pitch_name(sounding[0])} sounds; a track is to be one voice'
+          f'{pitch_name(sounding[0])} sounds; write each voice as a track of its own'
         )
       sounding = (message.note, step)
     elif ends:

@@ -1,4 +1,4 @@
-"""Class agreement: does a judge of real images see the class that was asked for?"""
+"""Class agreement: does a classifier of real images recognise the class that was requested?"""
 
 import math
 
@@ -20,8 +20,8 @@ def agreement(
 def share(hits: int, total: int) -> tuple[float, float]:
   """A binomial share and its standard error.
 
-  The error is taken at Agresti and Coull's (1998) estimate, two hits and two misses added, so that
-  a share of 0 or 1 is not mistaken for a certainty.
+  The error is that of the estimate of Agresti and Coull (1998), with two hits and two misses added,
+  so that a share of 0 or 1 does not get an error of zero.
   """
   smooth = (hits + 2) / (total + 4)
   return hits / total, math.sqrt(smooth * (1 - smooth) / (total + 4))

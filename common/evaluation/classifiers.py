@@ -1,7 +1,7 @@
-"""Classifiers of real images: judges of samples and, by their activations, feature extractors.
+"""Classifiers of real images: they judge samples, and their activations serve as features.
 
-They are scikit-learn's, fitted on the training split with a fixed seed, kept for the life of the
-process and never written to disk. scikit-learn is imported where it is used: that takes seconds.
+scikit-learn fits them on the training split with a fixed seed. They are kept until the process
+ends, and never written to disk. scikit-learn is imported only when needed: that takes seconds.
 """
 
 import dataclasses
@@ -14,18 +14,18 @@ import numpy as np
 import threadpoolctl
 from jaxtyping import Float, Int, UInt8
 
-# An SVM with an RBF kernel is the better judge of small images, and takes minutes on large sets.
+# An SVM with an RBF kernel judges small images better, but takes minutes on large sets.
 SVM_EXAMPLES, SVM_PIXELS = 5000, 256
 
 
 @dataclasses.dataclass(frozen=True)
 class LabelledImages:
-  """Real images with their classes; equal where their digests are, so that a fit can be reused.
+  """Real images with their classes; equal if their digests are, so that a fit can be reused.
 
   Attributes:
     digest: of images and labels.
     x, label: the training split.
-    test_x, test_label: the split that a classifier's own accuracy is measured on.
+    test_x, test_label: the split on which the accuracy of a classifier is measured.
     levels: images hold integers in [0, levels).
   """
 
@@ -68,20 +68,21 @@ def flat(
 
 
 def judge(real: LabelledImages) -> Classifier:
-  """The classifier that class agreement asks: an SVM where the images are few and small."""
+  """The classifier for class agreement: an SVM if the images are few and small, else an MLP."""
   small = len(real.x) <= SVM_EXAMPLES and real.x[0].size <= SVM_PIXELS
   return fit('svm' if small else 'mlp', real)
 
 
 @functools.lru_cache(maxsize=4)
 def fit(name: str, real: LabelledImages) -> Classifier:
-  """Fits the classifier `name` ('svm' or 'mlp') on the training split; once in a process."""
+  """Fits the classifier `name` ('svm' or 'mlp') on the training split, once per process."""
   from sklearn import exceptions
 
   model = _MODELS[name](len(real.x))
-  # The products are so small that threads cost more than they bring: on a busy machine 20 times.
+  # The matrix products are so small that threads slow them down: on a busy machine 20-fold.
   with warnings.catch_warnings(), threadpoolctl.threadpool_limits(1):
-    warnings.simplefilter('ignore', exceptions.ConvergenceWarning)  # a few passes are enough
+    # A few passes are enough for a judge: it need not converge.
+    warnings.simplefilter('ignore', exceptions.ConvergenceWarning)
     model.fit(flat(real.x, real.levels), real.label)
   accuracy = float(model.score(flat(real.test_x, real.levels), real.test_label))
   return Classifier(model, name, real.levels, accuracy)

@@ -1,32 +1,34 @@
-"""The continuous ranked probability score of forecasts, and a forecast to hold them against."""
+"""The continuous ranked probability score of forecasts, and a simple forecast as the baseline."""
 
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from common.domains.forecasts import Forecasts
+from common.domains.series import Forecasts
 from common.evaluation.measures import Measure
 
 
 def crps(
   draws: Float[np.ndarray, '*batch draws'], truth: Float[np.ndarray, '*batch']
 ) -> Float[np.ndarray, '*batch']:
-  """The CRPS of a forecast of a number, from draws X, X' of it: E|X - y| - ½·E|X - X'|.
+  """The CRPS of a forecast of a number y, from draws X, X' of it: E|X - y| - ½·E|X - X'|.
 
-  In units of the values; the absolute error where there is one draw; least in the mean for draws of
-  the truth's own distribution (Gneiting & Raftery 2007, section 4.2). The second mean is over pairs
-  of different draws, so that the score of a few draws is that of many without bias (Ferro 2014).
+  It has the unit of the values. Its mean is smallest for draws from the true distribution (Gneiting
+  & Raftery 2007, section 4.2). With a single draw it is the absolute error. The second
+  expectation is over pairs of different draws, so that a few draws estimate the score of infinitely
+  many without bias (Ferro 2014).
 
   Args:
     draws: of the forecast.
-    truth: what came.
+    truth: the value that followed.
   """
   number = draws.shape[-1]
   error = np.abs(draws - truth[..., None]).mean(-1)
   if number == 1:
     return error
-  # Sorted, draw k (from 0) is the greater of k pairs and the lesser of number - 1 - k.
+  # ½·E|X - X'| in O(n log n): among the n (n - 1) / 2 pairs, the sorted draw k (from 0) is the
+  # greater of k pairs and the lesser of n - 1 - k, so its coefficient is k - (n - 1 - k).
   weights = (2 * np.arange(number) - number + 1) / (number * (number - 1))
   return error - (np.sort(draws, -1) * weights).sum(-1)
 
@@ -34,20 +36,20 @@ def crps(
 def seasonal_naive(
   past: Float[np.ndarray, 'windows context'], horizon: int, season: int
 ) -> Float[np.ndarray, 'windows horizon']:
-  """The last season again and again; the last value, where the past is shorter than a season."""
+  """Repeats the last season; repeats the last value if the past is shorter than a season."""
   season = season if season <= past.shape[1] else 1
   return past[:, -season:][:, np.arange(horizon) % season]
 
 
 class Scores(NamedTuple):
-  """Scores of the forecasts of a split, each window and step weighing the same.
+  """Scores of the forecasts of a split; each window and each step has the same weight.
 
   Attributes:
-    crps: [windows], of each, in units of the values.
-    naive: [windows], that of the seasonal naive forecast.
-    size: [windows], mean |truth|.
-    inside: shares of what came that are inside the intervals of 50 and 90 %.
-    note: of how many forecasts, of what.
+    crps: CRPS of each window, in units of the values.
+    naive: CRPS of the seasonal naive forecast: its absolute error.
+    size: mean |truth| of each window.
+    inside: shares of the true values inside the intervals of 50 % and 90 %.
+    note: which split, and the number of windows, steps and draws.
   """
 
   crps: Float[np.ndarray, 'windows']
@@ -58,7 +60,7 @@ class Scores(NamedTuple):
 
 
 def score(found: Forecasts, season: int, split: str) -> Scores:
-  """The scores of forecasts; `split` is for the note."""
+  """The scores of forecasts; the note names the split."""
   truth = found.truth.astype(np.float64)
   naive = seasonal_naive(found.past, truth.shape[1], season)
   low, lower, _, upper, high = found.quantiles()
@@ -84,13 +86,14 @@ def in_units(scores: Scores) -> Measure:
 
 
 def normalised(scores: Scores) -> Measure:
-  """Σ CRPS / Σ |truth|: of median forecasts it would be the relative error (ND)."""
+  """Σ CRPS / Σ |truth|; for a forecast of one value it is the normalised deviation (ND)."""
   size = max(scores.size.mean(), 1e-12)
   share = scores.crps.mean() / size
+  # The error of a ratio of means a/b, to first order: that of the mean of (a - (a/b)·b) / b.
   note = f'seasonal naive {scores.naive.mean() / size:.4g}; {scores.note}'
   return Measure(float(share), _error(scores.crps - share * scores.size) / size, note)
 
 
 def _error(values: Float[np.ndarray, 'windows']) -> float | None:
-  """The standard error of their mean over windows; None for a single one."""
+  """The standard error of the mean over windows; None for a single window."""
   return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else None

@@ -1,9 +1,10 @@
 """Named feature extractors, for distances between sets of images.
 
-A distance is only as good as its features: its name always says which. None of these is the
-Inception network, so none of the distances is an FID.
+A distance is only as good as its features, so its name always says which they are. None of these
+is the Inception network, so none of the distances is an FID.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,9 +18,9 @@ class Extractor(NamedTuple):
   """Features of uint8 images [n, height, width, channels].
 
   Attributes:
-    name: what to call it beside a number.
-    apply: images -> [n, dim].
-    note: what a reader should know of it.
+    name: its name next to a number.
+    apply: images -> features [n, dim].
+    note: what a reader should know about it.
   """
 
   name: str
@@ -30,7 +31,7 @@ class Extractor(NamedTuple):
 def _pixels(real: classifiers.LabelledImages) -> Extractor:
   return Extractor(
     'pixels',
-    lambda images: classifiers.flat(images, real.levels),
+    functools.partial(classifiers.flat, levels=real.levels),
     f'{real.x[0].size} pixels in [0, 1]',
   )
 
@@ -40,7 +41,7 @@ def _mlp(real: classifiers.LabelledImages) -> Extractor:
   dim = classifier.model.coefs_[-1].shape[0]
   return Extractor(
     'mlp',
-    lambda images: classifiers.penultimate(classifier, images),
+    functools.partial(classifiers.penultimate, classifier),
     f'{dim} activations of an MLP with test accuracy {classifier.accuracy:.1%}',
   )
 
@@ -52,7 +53,7 @@ EXTRACTORS = {
 
 
 def extractor(name: str, real: classifiers.LabelledImages) -> Extractor:
-  """The extractor `name`, fitted on `real` if it is one that learns.
+  """The extractor `name`; if it learns, it is fitted on `real`.
 
   Raises:
     ConfigError: for an unknown name.

@@ -1,9 +1,9 @@
-"""The Fréchet distance between two sets of features, with what it takes to read one.
+"""The Fréchet distance between two sets of features, with its standard error and its floor.
 
-The distance of two Gaussians with the sets' means and covariances (Dowson & Landau 1982; Heusel et
-al. 2017, eq. 6): |m - m'|² + tr(C + C' - 2 (C C')^½). With few samples it is far above zero even
-for two sets from one distribution, so a distance is worth as much as the floor beside it: that of
-two disjoint sets of real data of the same size.
+It is the distance of two Gaussians with the means and covariances of the sets (Dowson & Landau
+1982; Heusel et al. 2017, eq. 6): |m - m'|² + tr(C + C' - 2 (C C')^½). With few samples it is far
+above zero even for two sets from one distribution. A distance is therefore only meaningful next to
+its floor: the distance between two disjoint sets of real data of the same size.
 """
 
 from typing import NamedTuple
@@ -20,20 +20,20 @@ class Moments(NamedTuple):
 
 
 def moments(features: Float[np.ndarray, 'n dim']) -> Moments:
-  """Moments of `features`. Raises ValueError for fewer than two, or where one is not finite."""
+  """Moments of `features`. Raises ValueError for fewer than two, or a value that is not finite."""
   features = np.asarray(features, np.float64)
   if len(features) < 2:
-    raise ValueError(f'{len(features)} features have no covariance; give at least 2')
+    raise ValueError(f'a covariance needs at least 2 feature vectors, got {len(features)}')
   if not np.isfinite(features).all():
-    raise ValueError('features hold values that are not finite')
+    raise ValueError('features must be finite; some are NaN or infinite')
   return Moments(features.mean(0), np.atleast_2d(np.cov(features, rowvar=False)))
 
 
 def gaussian_distance(a: Moments, b: Moments) -> float:
   """Fréchet distance of two Gaussians.
 
-  tr (C C')^½ is taken as the sum of the singular values of C^½ C'^½: no complex parts to drop, no
-  offset to add to a singular covariance, no root of a rounding error.
+  tr (C C')^½ is computed as the sum of the singular values of C^½ C'^½. Unlike a matrix square root
+  of C C', it has no complex parts to drop and needs no offset for a singular covariance.
   """
   cross = np.linalg.svd(_root(a.covariance) @ _root(b.covariance), compute_uv=False).sum()
   traces = np.trace(a.covariance) + np.trace(b.covariance)
@@ -50,22 +50,29 @@ def standard_error(
   reference: Moments,
   strata: Int[np.ndarray, 'n'] | None = None,
 ) -> float:
-  """Standard error of `distance` due to the finite number of samples, the reference held fixed.
+  """Standard error of `distance` due to the finite number of samples, for a fixed reference.
 
-  The delta method: the spread of the distance's influence function over the samples. Its gradient
-  with respect to the mean is 2 (m - m'), that with respect to the covariance is I - T, where
-  T = C'^½ (C'^½ C C'^½)^-½ C'^½ transports the samples' Gaussian to the reference's. It is of first
-  order: where the distance is at its floor, the true error is somewhat larger.
+  This is the delta method: the spread over the samples of the influence function of the distance.
+  The gradient with respect to the mean is 2 (m - m'), with respect to the covariance I - T, where
+  T = C'^½ (C'^½ C C'^½)^-½ C'^½ transports the Gaussian of the samples to that of the reference. It
+  is of first order: when the distance is near its floor, the true error is somewhat larger.
+
+  Args:
+    samples: their features.
+    reference: moments of the other set.
+    strata: group of each sample, if the number of samples in each group was fixed in advance: the
+      spread between groups is then no part of the error.
   """
   mean, covariance = moments(samples)
   root = _root(reference.covariance)
   values, vectors = np.linalg.eigh(root @ covariance @ root)
-  kept = values > values.max(initial=0.0) * 1e-12
-  half = root @ (vectors[:, kept] * values[kept] ** -0.25)
+  kept = values > values.max(initial=0.0) * 1e-12  # the pseudo-inverse: no 1/0 on null directions
+  half = root @ (vectors[:, kept] * values[kept] ** -0.25)  # half halfᵀ = T
   centred = np.asarray(samples, np.float64) - mean
-  stretched = np.sum(centred**2, 1) - np.sum((centred @ half) ** 2, 1)
+  stretched = np.sum(centred**2, 1) - np.sum((centred @ half) ** 2, 1)  # xᵀ (I - T) x
   influence = 2.0 * centred @ (mean - reference.mean) + stretched
   if strata is not None:
+    # Fixed group sizes: only the spread within each group counts.
     groups, position, counts = np.unique(strata, return_inverse=True, return_counts=True)
     influence = influence - (np.bincount(position, influence) / counts)[position]
   freedom = len(samples) - (1 if strata is None else len(groups))
@@ -77,12 +84,14 @@ def halves(
 ) -> tuple[Int[np.ndarray, 'half'], Int[np.ndarray, 'half']]:
   """Indices of two disjoint random sets of `size` (or of half of all, if that is less).
 
-  Each has the groups of `strata` (the classes) in their proportions, as sets of samples have whose
-  classes were asked for.
+  Each set has the groups of `strata` (the classes) in their proportions, like samples whose classes
+  were requested in turn.
   """
   num = len(strata)
   size = min(size, num // 2)
   order = np.random.default_rng(seed).permutation(num)
+  # Sorted by group, in random order within each; even spacing then takes the same share of each,
+  # and every second of the chosen goes to the other set.
   order = order[np.argsort(strata[order], kind='stable')]
   chosen = order[np.arange(2 * size) * num // max(2 * size, 1)]
   return chosen[::2], chosen[1::2]
@@ -94,11 +103,12 @@ def floor(
   size: int,
   splits: int = 4,
 ) -> float:
-  """Mean distance between two halves of real data: what a perfect model would come down to."""
+  """Mean distance between two halves of real data: the value that a perfect model would reach."""
   pairs = (halves(strata, size, seed) for seed in range(splits))
   return float(np.mean([distance(features[one], features[other]) for one, other in pairs]))
 
 
 def _root(matrix: np.ndarray) -> np.ndarray:
+  """The square root of a positive semi-definite matrix; rounding errors below zero become zero."""
   values, vectors = np.linalg.eigh(matrix)
   return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T

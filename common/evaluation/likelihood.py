@@ -12,14 +12,14 @@ from common.method import Batch, Method, PyTree
 
 
 class BitsPerDim(NamedTuple):
-  """Mean over a split of the negative log-likelihood (or a bound of it), in bits per dimension.
+  """Mean over a split of the negative log-likelihood (or an upper bound), in bits per dimension.
 
   Attributes:
     value: the mean.
-    standard_error: of the mean, as an estimate for the distribution the examples come from. An
-      example's own estimation error is part of the spread over examples, so it is in there.
-    estimation_error: the part that stays for these very examples: 0 where `nll` is exact.
-    num: how many examples.
+    standard_error: of the mean, as an estimate for the distribution that the examples come from. It
+      includes the estimation error of each example, which is part of the spread over examples.
+    estimation_error: the error of the mean over exactly these examples: 0 if `nll` is exact.
+    num: number of examples.
     parts: of `value`, in bits per dimension: see `common.method.Likelihood`.
   """
 
@@ -36,19 +36,20 @@ def bits_per_dim(
   """Bits/dim of the examples of `batches` whose weight is not 0.
 
   Args:
-    method: one whose `nll` is not None.
+    method: a method with a likelihood.
     params: its parameters.
-    batches: of one shape, so that `nll` is compiled once; 'weight' 0 marks padding.
+    batches: all of one shape, so that `nll` compiles once; 'weight' 0 marks padding.
     num_dims: dimensions of an example.
     key: batch i gets `fold_in(key, i)`.
 
   Raises:
-    ValueError: where there are no examples, or a likelihood is not finite.
+    ValueError: if there are no examples, or a likelihood is not finite.
   """
   nll = jax.jit(method.nll)
   nats, errors, dims, parts = [], [], [], {}
   for index, batch in enumerate(batches):
     likelihood = nll(params, batch, jax.random.fold_in(key, index))
+    # The last batch of a split is padded; its padding must not count.
     kept = np.asarray(batch.get('weight', np.ones(len(batch['x'])))) > 0
     nats.append(np.asarray(likelihood.nats, np.float64)[kept])
     errors.append(np.asarray(likelihood.standard_error, np.float64)[kept])
@@ -56,23 +57,25 @@ def bits_per_dim(
       dims.append(np.asarray(likelihood.dims, np.float64)[kept])
     for name, terms in likelihood.parts.items():
       parts.setdefault(name, []).append(np.asarray(terms, np.float64)[kept])
+  # Not every dimension is modelled: the first token of a window is only given, for example.
   modelled = np.concatenate(dims) if dims else num_dims
   result = summary(np.concatenate(nats or [[]]), np.concatenate(errors or [[]]), modelled)
-  unit = float(np.mean(modelled)) * math.log(2.0)
+  unit = float(np.mean(modelled)) * math.log(2.0)  # nats of one bit in every dimension
   terms = {name: tuple(np.concatenate(rows).mean(axis=0) / unit) for name, rows in parts.items()}
   return result._replace(parts=terms)
 
 
 def summary(nats: np.ndarray, errors: np.ndarray, num_dims: int | np.ndarray) -> BitsPerDim:
-  """The sum of `nats` [num] over that of `num_dims`, in bits/dim, with the errors of that ratio."""
+  """Σ nats / Σ num_dims over the examples, in bits/dim, with the errors of this ratio."""
   num = len(nats)
   if not num:
-    raise ValueError('no examples to take a likelihood of')
+    raise ValueError('a likelihood needs at least one example; the split is empty')
   if not np.isfinite(nats).all():
     raise ValueError(f'{int((~np.isfinite(nats)).sum())} of {num} likelihoods are not finite')
   num_dims = np.broadcast_to(num_dims, nats.shape)
   unit = float(num_dims.mean()) * math.log(2.0)
-  residual = nats - num_dims * (nats.mean() / num_dims.mean())  # of a ratio: to first order
+  # The error of a ratio of means, to first order: that of the mean of these residuals.
+  residual = nats - num_dims * (nats.mean() / num_dims.mean())
   spread = residual.std(ddof=1) / math.sqrt(num) if num > 1 else 0.0
-  estimation = math.sqrt(np.sum(errors**2)) / num
+  estimation = math.sqrt(np.sum(errors**2)) / num  # independent errors add in quadrature
   return BitsPerDim(float(nats.mean()) / unit, float(spread) / unit, estimation / unit, num)

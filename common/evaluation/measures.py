@@ -1,22 +1,19 @@
-"""What an evaluation gives: measured values, and some samples to look at."""
+"""The result of an evaluation: measured values, and some samples to look at."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import numpy as np
-from jaxtyping import Int, UInt8
-
-from common.reporting import pictures
+from common.domains.base import Display
 
 
 class Measure(NamedTuple):
   """A measured value.
 
   Attributes:
-    value: None where there is none to be had.
-    standard_error: 0 where the value is exact, None where it is unknown.
-    note: what a reader needs to know of it, beside its number.
-    parts: what the value is the sum of, by name, each the sum of its terms; empty: it is one whole.
+    value: None if it cannot be measured; the note then says why.
+    standard_error: 0 if the value is exact, None if the error is unknown.
+    note: what a reader needs to know next to the number.
+    parts: if the value is a sum: its parts by name, each given by its terms, which add up to it.
   """
 
   value: float | None
@@ -26,27 +23,12 @@ class Measure(NamedTuple):
 
 
 class Evaluation(NamedTuple):
-  """What `common.evaluation.evaluate.evaluate` returns.
+  """The result of `common.evaluation.evaluate.evaluate`.
 
   Attributes:
     measures: by name of metric.
-    samples: some of the samples, in an order that gives one class per column; none where no metric
-      asked for samples.
-    labels: the classes asked for, or None.
-    columns: of a picture of them.
-    levels: they hold integers in [0, levels).
-    texts: some of the samples, where they are texts and not images.
-    plot: some of the forecasts, where the data are time series.
+    display: some of the samples; empty if no metric drew any.
   """
 
   measures: dict[str, Measure]
-  samples: UInt8[np.ndarray, 'n *shape']
-  labels: Int[np.ndarray, 'n'] | None
-  columns: int
-  levels: int
-  texts: tuple[str, ...] = ()
-  plot: UInt8[np.ndarray, 'rows cols 3'] | None = None
-
-  def picture(self, scale: int = 1) -> UInt8[np.ndarray, 'rows cols 3']:
-    """The samples side by side."""
-    return pictures.image_grid(self.samples, self.columns, scale, self.levels)
+  display: Display = Display()

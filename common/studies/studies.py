@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 from absl import logging
 
 from common.config import ConfigError, flatten, pick, suggestion
-from common.domains import showing
 from common.evaluation.measures import Evaluation, Measure
 from common.files import atomic_write
 from common.reporting import pictures, report
@@ -262,11 +261,12 @@ class _Store:
   def keep(self, evaluation: Evaluation) -> None:
     """Adds what was measured, and the picture of the samples."""
     found = self.read() | evaluation.measures
-    if len(evaluation.samples):
-      scale = -(-PICTURE_WIDTH // evaluation.picture().shape[1])
-      pictures.save_png(self.picture, evaluation.picture(scale))
-    if evaluation.texts:
-      atomic_write(self.texts, showing.page(evaluation.texts))
+    display = evaluation.display
+    if len(display.images):
+      scale = -(-PICTURE_WIDTH // display.picture().shape[1])
+      pictures.save_png(self.picture, display.picture(scale))
+    if display.text:
+      atomic_write(self.texts, display.text)
     for path, of_model in ((self.model, True), (self.samples, False)):
       kept = {k: v._asdict() for k, v in found.items() if (k in self.of_model) == of_model}
       atomic_write(path, json.dumps(kept, indent=2))

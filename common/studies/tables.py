@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image as PillowImage
 
-from common.evaluation.evaluate import METRICS, PICTURE_ROWS
+from common.domains.base import PICTURE_ROWS
+from common.evaluation.evaluate import METRICS
 from common.reporting import plots
 from common.reporting.report import (
   Cell,

@@ -19,7 +19,7 @@ from absl import logging
 
 from common.checkpoints.checkpoints import Checkpoints
 from common.data.pipeline import Data, evaluation_batches, train_batches
-from common.domains import showing
+from common.domains import domain_of
 from common.method import Context, Method, PyTree
 from common.reporting.writers import Progress, Writer
 from common.training import averages, optimizers, parallel
@@ -242,14 +242,14 @@ class _Run:
 
   def draw(self, step: int, state: TrainState) -> None:
     """A grid of images, a page of texts or plots of forecasts, from the same key every time."""
-    spec = self.data.spec
+    spec, domain = self.data.spec, domain_of(self.data.spec)
     key = jax.random.fold_in(jax.random.key(self.config['seed']), 2**31 - 3)
     source = self.data.splits['validation']
-    asked = showing.request_in_training(spec, self.method.labelled, source)
-    samples = self.method.sample(state.ema, key, asked)
+    request = domain.preview_request(spec, self.method.labelled, source)
+    samples = self.method.sample(state.ema, key, request)
     if jax.process_index() == 0:
       folder = self.workdir / 'samples'
-      showing.keep(spec, np.asarray(samples.x), step, folder, self.writer, asked)
+      domain.save_preview(spec, np.asarray(samples.x), request, step, folder, self.writer)
 
 
 class _Clock:

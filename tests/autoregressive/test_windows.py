@@ -13,7 +13,7 @@ from autoregressive.decoding.generate import Runner, generate
 from autoregressive.method import build
 from autoregressive.orderings import build_ordering
 from common.config import ConfigError
-from common.domains import forecasts
+from common.domains.series import forecast_request
 from common.method import Request
 from experiments import families
 from tests.autoregressive.common import DIGITS, perturbed
@@ -228,7 +228,7 @@ def test_forecasts_of_a_wave_come_near_it():
     return jax.lax.scan(step, (params, optimizer.init(params)), keys)[0][0]
 
   batch = wave(20, 1)
-  request = forecasts.request(SPEC, batch, {'greedy': True})
+  request = forecast_request(SPEC, batch, {'greedy': True})
   x = np.asarray(made.sample(train(params), jax.random.key(0), request).x)
   truth = np.asarray(batch['x'])[:, CONTEXT:, 0]
   error = np.abs(x[:, CONTEXT:, 0] - truth).mean() / np.abs(truth).mean()

@@ -1,4 +1,4 @@
-"""The commands over music, as a person types them."""
+"""The commands on music, as a person types them."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def trained(tmp_path_factory):
   return folder
 
 
-def test_training_leaves_a_piano_roll_and_evaluation_says_its_unit(trained):
+def test_training_writes_a_piano_roll_and_evaluation_names_its_unit(trained):
   with Image.open(trained / 'run' / 'samples' / '00000004.png') as roll:
     height, width = roll.height // 4, roll.width // 4
   assert width == 8 + 2 and height > 4 * 12
@@ -50,7 +50,7 @@ def test_training_leaves_a_piano_roll_and_evaluation_says_its_unit(trained):
 
 
 @pytest.mark.slow
-def test_a_beginning_is_continued_into_midi_files_and_arrays(trained):
+def test_a_prompt_is_continued_into_midi_files_and_arrays(trained):
   pytest.importorskip('mido')
   begun = tuple((music.Note(pitch, 0, 4),) for pitch in (76, 72, 67, 60))
   midi.write(trained / 'begun.mid', begun)
@@ -67,10 +67,13 @@ def test_a_beginning_is_continued_into_midi_files_and_arrays(trained):
 @pytest.mark.parametrize(
   ('flags', 'message'),
   [
-    (['--out=x.txt'], '--out=x.txt: the name ends in .png, .npy or .mid'),
-    (['--task=complete'], '--task=complete: chorales is music, which --prompt=FILE.mid continues'),
+    (['--out=x.txt'], '--out=x.txt: the name must end in .png, .npy or .mid'),
+    (
+      ['--task=complete'],
+      '--task=complete: chorales holds music, which --prompt=FILE.mid continues',
+    ),
     (['--prompt=nothing.mid'], 'nothing.mid cannot be read: No such file'),
   ],
 )
-def test_what_makes_no_music_is_refused(trained, flags, message):
+def test_flags_that_do_not_suit_music_are_refused(trained, flags, message):
   assert message in refused('sample', f'--workdir={trained}/run', *flags)

@@ -1,4 +1,4 @@
-"""The commands over images of a palette, as a person types them."""
+"""The commands on images with a palette, as a person types them."""
 
 import numpy as np
 import pytest
@@ -64,7 +64,7 @@ def test_grids_and_samples_have_the_palettes_colours(folder):
     ((*TINY, '--config.data.palette=1'), 'data.palette=1 must be 0 (off) or in [2, 65,536]'),
   ],
 )
-def test_what_does_not_suit_a_palette_is_refused(folder, more, message):
+def test_settings_that_do_not_suit_a_palette_are_refused(folder, more, message):
   line = refused('train', *flags(folder), *more, f'--workdir={folder}/refused')
   assert message in line
   assert not (folder / 'refused').exists()

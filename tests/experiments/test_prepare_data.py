@@ -16,7 +16,7 @@ def prepare(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
   return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
 
 
-def test_it_prepares_and_says_what(tmp_path):
+def test_it_prepares_a_dataset_and_describes_it(tmp_path):
   run = prepare('--dataset=digits', TFDS_DATA_DIR=str(tmp_path))
   assert run.returncode == 0, run.stderr
   assert run.stdout.splitlines() == [
@@ -57,14 +57,16 @@ def test_a_folder_of_images_takes_one_flag_and_broken_files_are_counted(tmp_path
     ),
   ],
 )
-def test_what_cannot_be_prepared_is_one_line_within_seconds(tmp_path, flags, message):
+def test_a_dataset_that_cannot_be_prepared_fails_in_one_line_within_seconds(
+  tmp_path, flags, message
+):
   start = time.monotonic()
   run = prepare(*(flag.format(tmp_path) for flag in flags), PATH=str(tmp_path))
   assert run.returncode == 1
   assert run.stderr.startswith(message)
   assert len(run.stderr.splitlines()) == 1
   assert run.stdout == ''
-  assert time.monotonic() - start < 60  # seconds on a machine of one's own; here others run too
+  assert time.monotonic() - start < 60  # a few seconds on an idle machine
 
 
 def test_help_shows_the_command():

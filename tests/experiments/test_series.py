@@ -1,4 +1,4 @@
-"""The commands over time series, as a person types them."""
+"""The commands on time series, as a person types them."""
 
 import csv
 import math
@@ -28,7 +28,7 @@ TINY = (
 
 
 def visitors() -> str:
-  """Daily counts of two shops, with the days on which they are open longer."""
+  """Daily numbers of visitors of two shops, which are open longer on some days."""
   rng, lines = np.random.default_rng(0), ['unique_id,ds,y,open late']
   for shop, size in (('north', 20), ('south', 300)):
     for day in range(90):
@@ -46,7 +46,7 @@ def trained(tmp_path_factory):
   return folder
 
 
-def test_training_leaves_a_plot_of_forecasts(trained):
+def test_training_writes_a_plot_of_forecasts(trained):
   assert np.asarray(Image.open(trained / 'run' / 'samples' / '00000008.png')).ndim == 3
   assert math.isfinite(writers.read(trained / 'run', 'validation')[-1]['loss'])
 
@@ -72,15 +72,16 @@ def test_evaluation_scores_forecasts(trained):
   metrics = '--metrics=agreement,crps,normalised_crps'
   printed = run('evaluate', f'--workdir={trained}/run', metrics)
   assert 'normalised CRPS: 0.' in printed and 'seasonal naive 0.' in printed
-  assert 'class agreement: -   of images' in printed
+  assert 'class agreement: -   applies to images only' in printed
   assert list((trained / 'run' / 'evaluations').glob('*.png'))
 
 
 @pytest.mark.parametrize(
   ('flags', 'message'),
   [
-    (['--out=forecasts.txt'], 'the name ends in .png, .npy or .csv'),
-    (['--label=west'], "--label='west' is no class of series; known: north, south"),
+    (['--out=forecasts.txt'], 'the name must end in .png, .npy or .csv'),
+    (['--label=west'], "--label='west' is not a class of series; known: north, south"),
+    (['--task=inpaint'], '--task=inpaint: series holds time series, which are forecast without'),
   ],
 )
 def test_bad_flags_are_refused(trained, flags, message):

@@ -1,4 +1,4 @@
-"""The commands over text, as a person types them."""
+"""The commands on text, as a person types them."""
 
 import pytest
 
@@ -30,19 +30,19 @@ def trained(tmp_path_factory):
   return folder
 
 
-def test_training_leaves_texts_and_its_vocabulary(trained):
+def test_training_writes_texts_and_its_vocabulary(trained):
   page = (trained / 'run' / 'samples' / '00000008.txt').read_text()
   assert set(page) <= set(VERSES) | {'-'}
   assert (trained / 'run' / 'tokenizer.json').exists()
   assert writers.read(trained / 'run', 'validation')[-1]['loss'] < 3.5
 
 
-def test_sampling_continues_a_prompt_beyond_the_context_and_evaluation_takes_text(trained):
+def test_sampling_continues_a_prompt_beyond_the_context_and_evaluation_measures_text(trained):
   flags = (f'--workdir={trained}/run', '--prompt=7 green', '--num=2', '--length=40')
   printed = run('sample', *flags, f'--out={trained}/out.txt')
   page = (trained / 'out.txt').read_text()
   assert page in printed
-  (line,) = [x for x in printed.splitlines() if x.startswith('log-probability of what was drawn')]
+  (line,) = [x for x in printed.splitlines() if x.startswith('log-probability of the drawn part')]
   log_probs = [float(x) for x in line.partition(': ')[2].split(', ')]
   assert len(log_probs) == 2 and max(log_probs) < -40  # 40 tokens, hardly learned
   texts = page.split('\n' + '-' * 72 + '\n')
@@ -63,14 +63,19 @@ def test_sampling_continues_a_prompt_beyond_the_context_and_evaluation_takes_tex
       ['--prompt=99 green bottles'],
       'the prompt has 16 tokens; 12 leave room for one more in the 13',
     ),
+    (
+      ['--mask=left'],
+      '--mask=left: text holds text, which --prompt=TEXT continues; its flags: --num',
+    ),
+    (['--out=x.png'], '--out=x.png: the name must end in .txt'),
   ],
 )
-def test_bad_prompts_are_refused(trained, flags, message):
+def test_bad_prompts_and_flags_are_refused(trained, flags, message):
   assert message in refused('sample', f'--workdir={trained}/run', *flags)
 
 
 @pytest.mark.slow
-def test_fine_tuning_begins_with_the_weights_of_a_run(trained):
+def test_fine_tuning_starts_from_the_weights_of_a_run(trained):
   source = f'--config.data.source={trained}/verses.txt'
   more = (f'--config.finetune.source={trained}/run', '--config.optimizer.frozen=^table/')
   run('train', *TINY, source, *more, f'--workdir={trained}/more')

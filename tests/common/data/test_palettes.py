@@ -8,7 +8,7 @@ from PIL import Image
 
 from common.config import ConfigError
 from common.data import palettes, pipeline, preparation
-from common.domains import showing
+from common.domains import domain_of
 
 COLOURS = [(255, 0, 0), (0, 200, 10), (20, 20, 250), (240, 240, 240), (0, 0, 0)]
 
@@ -36,7 +36,7 @@ def everything(data):
   """All images as they look, in the order of their pixels."""
   parts = [data.splits[split] for split in ('train', 'validation', 'test')]
   x = np.concatenate([part.gather(np.arange(len(part)))['x'] for part in parts])
-  return sorted(image.tobytes() for image in showing.as_images(data.spec, x)[0])
+  return sorted(image.tobytes() for image in domain_of(data.spec).as_images(data.spec, x)[0])
 
 
 def test_as_many_colours_as_there_are_reproduce_the_images(tmp_path, folder):

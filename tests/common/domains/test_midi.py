@@ -19,7 +19,7 @@ VOICES = (
 )
 
 
-def test_what_is_written_is_read_back(tmp_path):
+def test_written_notes_are_read_back(tmp_path):
   mido = pytest.importorskip('mido')
   midi.write(tmp_path / 'x.mid', VOICES)
   assert midi.read(tmp_path / 'x.mid') == VOICES
@@ -30,7 +30,7 @@ def test_what_is_written_is_read_back(tmp_path):
 
 
 def test_other_files_are_read_on_the_grid(tmp_path):
-  """Another resolution, note_on of velocity 0, drums, a note that is not quite on the grid."""
+  """Another resolution, note_on of velocity 0, drums, a note slightly off the grid."""
   mido = pytest.importorskip('mido')
   on = lambda **k: mido.Message('note_on', **k)
   track = [
@@ -45,13 +45,16 @@ def test_other_files_are_read_on_the_grid(tmp_path):
   assert midi.read(tmp_path / 'x.mid') == ((Note(60, 0, 1), Note(62, 1, 2)),)
 
 
-def test_what_cannot_be_read_is_one_line(tmp_path):
+def test_a_file_that_cannot_be_read_is_refused_in_one_line(tmp_path):
   mido = pytest.importorskip('mido')
   chord = [mido.Message('note_on', note=n, time=0) for n in (60, 64)]
   mido.MidiFile(tracks=[mido.MidiTrack(chord)]).save(tmp_path / 'chord.mid')
   (tmp_path / 'text.mid').write_text('no music at all')
   for name, message in [
-    ('chord', r'track 0: E4 begins at step 0 while C4 sounds; a track is to be one voice'),
+    (
+      'chord',
+      r'track 0: E4 begins at step 0 while C4 sounds; write each voice as a track',
+    ),
     ('text', r'text\.mid cannot be read: MThd not found'),
     ('nothing', r'nothing\.mid cannot be read: No such file'),
   ]:
@@ -60,14 +63,14 @@ def test_what_cannot_be_read_is_one_line(tmp_path):
     assert '\n' not in str(error.value)
 
 
-def test_without_the_library_one_line_says_how_to_get_it(tmp_path, monkeypatch):
+def test_without_the_library_one_line_says_how_to_install_it(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'mido', None)
   with pytest.raises(ConfigError, match=r"pip install 'twofold\[music\]'"):
     midi.write(tmp_path / 'x.mid', VOICES)
   assert not list(tmp_path.iterdir())
 
 
-def test_a_roll_has_high_notes_above_and_begins_dark():
+def test_a_roll_has_high_notes_at_the_top_and_notes_begin_dark():
   pitches = Pitches(48, 74)
   (roll,) = piano_rolls(pitches.encode(VOICES, 9)[None], pitches)
   assert roll.shape == (27, 9, 3)

@@ -1,4 +1,4 @@
-"""The CRPS against its closed form, the forecast it is held against, and metrics of forecasts."""
+"""The CRPS against its closed form, its baseline forecast, and metrics of forecasts."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,6 @@ from scipy import stats
 
 from common.data.pipeline import Data
 from common.data.spec import DataSpec, SeriesSpec
-from common.domains import forecasts
 from common.evaluation import crps, evaluate
 from common.method import Functions, Likelihood, Samples
 
@@ -22,22 +21,22 @@ def gaussian_crps(y, mean, deviation):
   return deviation * (z * (2 * stats.norm.cdf(z) - 1) + 2 * stats.norm.pdf(z) - np.pi**-0.5)
 
 
-def test_draws_of_a_gaussian_have_its_crps():
+def test_draws_of_a_gaussian_have_the_crps_of_the_closed_form():
   y = np.array([-3.0, 0.0, 1.0, 4.5])
   draws = np.random.default_rng(0).normal(1.0, 2.0, (4, 200_000))
   np.testing.assert_allclose(crps.crps(draws, y), gaussian_crps(y, 1.0, 2.0), rtol=1e-2)
 
 
-def test_few_draws_are_without_bias():
-  """The mean over many forecasts of five draws each; with ½·E|X - X'| over equal pairs too it
-  would be a tenth too large."""
+def test_the_score_of_few_draws_has_no_bias():
+  """The mean over many forecasts of five draws each. If ½·E|X - X'| included pairs of a draw with
+  itself, it would be a tenth too large."""
   draws = np.random.default_rng(1).normal(1.0, 2.0, (200_000, 5))
   found = crps.crps(draws, np.full(200_000, 2.0))
   error = found.std() / len(found) ** 0.5
   assert abs(found.mean() - gaussian_crps(2.0, 1.0, 2.0)) < 4 * error < 0.02
 
 
-def test_it_is_the_definition_over_all_pairs():
+def test_the_sorted_formula_equals_the_definition_over_all_pairs():
   draws, y = np.random.default_rng(2).normal(size=(3, 7)), np.array([0.3, -2.0, 1.0])
   pairs = np.abs(draws[:, :, None] - draws[:, None]).sum((1, 2)) / (7 * 6)
   expected = np.abs(draws - y[:, None]).mean(1) - pairs / 2
@@ -67,7 +66,7 @@ def test_the_seasonal_naive_forecast_repeats_the_last_season():
 
 
 class Split:
-  """Windows that count up, each from its own size."""
+  """Windows that count up, each from another number."""
 
   def __init__(self, num):
     x = np.zeros((num, *SPEC.shape), np.float32)
@@ -82,7 +81,7 @@ class Split:
 
 
 def measured(metrics, bias=0.0, deviation=1.0):
-  """Of a method that draws around the truth, which it is not given but can count to."""
+  """Evaluates a method that draws around the truth, which it finds by counting on."""
 
   def sample(params, key, request):
     past, mask = np.asarray(request.past), np.asarray(request.mask)
@@ -116,21 +115,13 @@ def test_metrics_of_forecasts():
   assert f'seasonal naive {4 / size:.4g};' in share.note
   assert found.measures['bits_per_dim'].value == pytest.approx(1 / np.log(2))
   assert found.measures['evaluations'].value == 4
-  assert found.plot.ndim == 3 and found.plot.shape[2] == 3 and len(found.samples) == 0
+  assert found.display.plot.ndim == 3 and found.display.plot.shape[2] == 3
+  assert len(found.display.images) == 0
   worse = measured(['crps'], bias=3.0).measures['crps']
   assert worse.value == pytest.approx(gaussian_crps(0.0, 3.0, 1.0), rel=0.05)
   assert 'hold 0% and 0%' in worse.note
 
 
-def test_what_is_not_of_time_series_is_an_empty_cell():
+def test_metrics_of_images_do_not_apply_to_time_series():
   found = measured(['agreement', 'frechet']).measures
   assert found['agreement'].value is None and found['frechet'].value is None
-
-
-def test_quantiles_as_a_table():
-  draws = np.tile(np.arange(101.0)[None, :, None], (2, 1, 3))
-  found = forecasts.Forecasts(('a, b', 'c'), np.zeros((2, 5)), np.ones((2, 3)), draws)
-  lines = forecasts.table(found).splitlines()
-  assert lines[0] == 'window,series,step,truth,mean,q0.05,q0.25,q0.5,q0.75,q0.95'
-  assert lines[1] == '0,"a, b",1,1,50,5,25,50,75,95'
-  assert len(lines) == 7 and lines[-1].startswith('1,c,3,')

@@ -1,4 +1,4 @@
-"""Metrics by name, on methods whose answers are known."""
+"""Metrics by name, on methods with known answers."""
 
 import math
 
@@ -12,6 +12,7 @@ from common.config import ConfigError
 from common.data.pipeline import Data
 from common.data.spec import DataSpec
 from common.evaluation import agreement, classifiers, evaluate, features, likelihood
+from common.evaluation.measures import Measure
 from common.method import Functions, Likelihood, Samples
 
 SETTINGS = dict(split='test', batch_size=128, num_samples=300, extractor='mlp')
@@ -43,7 +44,7 @@ def data():
 
 
 def replay(data, wrong=0.0, noise=0.0, nll=None):
-  """A method that shows test images: of the class asked for, but for a share of `wrong`."""
+  """A method that returns test images of the requested class, except for a share of `wrong`."""
   arrays = data.splits['test'].arrays
   calls = []
 
@@ -63,7 +64,7 @@ def measure(data, method, metrics, settings=SETTINGS, **changes):
   return evaluate.evaluate(method, params, data, settings, KEY, metrics, **changes)
 
 
-def test_agreement_is_that_of_the_samples(data):
+def test_agreement_is_the_share_of_samples_of_the_requested_class(data):
   good, _ = replay(data)
   half, _ = replay(data, wrong=0.5)
   found = measure(data, good, ['agreement']).measures['agreement']
@@ -73,13 +74,13 @@ def test_agreement_is_that_of_the_samples(data):
   assert found.standard_error == pytest.approx(math.sqrt(0.25 / 300), rel=0.1)
 
 
-def test_a_share_of_one_is_no_certainty():
+def test_a_share_of_one_has_an_error():
   value, error = agreement.share(100, 100)
   assert value == 1.0 and 0.005 < error < 0.03
 
 
-def test_frechet_distance_grows_with_damage_and_stands_beside_its_floor(data):
-  """Fresh real images come near the floor; noise leaves it by many standard errors."""
+def test_frechet_distance_grows_with_noise_and_comes_with_its_floor(data):
+  """Real images are near the floor; noisy ones are many standard errors above it."""
   clean, noisy = (measure(data, replay(data, noise=n)[0], ['frechet']) for n in (0.0, 4.0))
   clean, noisy = (found.measures['frechet'] for found in (clean, noisy))
   floor = float(clean.note.split('floor ')[1].split(';')[0])
@@ -88,7 +89,7 @@ def test_frechet_distance_grows_with_damage_and_stands_beside_its_floor(data):
   assert noisy.value > clean.value + 4 * (noisy.standard_error + clean.standard_error)
 
 
-def test_a_method_without_classes_is_asked_for_none(data):
+def test_no_class_is_requested_from_a_method_without_labels(data):
   method, _ = replay(data)
   asked = []
 
@@ -99,7 +100,7 @@ def test_a_method_without_classes_is_asked_for_none(data):
   found = measure(
     data, Functions(None, None, sample, None, labelled=False), ['agreement', 'frechet']
   )
-  assert set(asked) == {None} and found.labels is None
+  assert set(asked) == {None} and found.display.labels is None
   assert found.measures['agreement'].value is None
   assert found.measures['frechet'].value > 0
 
@@ -118,7 +119,7 @@ def test_extractors_give_one_feature_vector_per_image(data):
 
 
 def test_bits_per_dim_leaves_out_the_padding(data):
-  """A likelihood of one nat per unit of the label: the mean over the split, in bits per dim."""
+  """A likelihood of one nat per unit of the label gives its mean over the split in bits/dim."""
   label = data.splits['test'].arrays['label']
 
   def nll(params, batch, key):
@@ -134,10 +135,10 @@ def test_bits_per_dim_leaves_out_the_padding(data):
   assert f'estimation error {0.5 / math.sqrt(397) / unit:.2g}' in bits.note
   assert bits.parts['two'] == pytest.approx((0.5 / unit, 0.5 / unit))
   assert sum(map(sum, bits.parts.values())) == pytest.approx(bits.value, rel=1e-6)
-  assert len(found.samples) == 0  # nothing asked for any
+  assert len(found.display.images) == 0  # no metric needed samples
 
 
-def test_a_likelihood_that_is_not_finite_is_no_number():
+def test_a_likelihood_that_is_not_finite_is_refused():
   with pytest.raises(ValueError, match='1 of 2 likelihoods are not finite'):
     likelihood.summary(np.array([1.0, np.inf]), np.zeros(2), 4)
 
@@ -151,21 +152,21 @@ def test_samples_are_balanced_and_in_order(data):
   assert all(options == {'steps': 3} for _, _, options in calls)
   asked = np.concatenate([label for _, label, _ in calls])[:300]
   assert np.array_equal(np.bincount(asked), [30] * 10)
-  assert found.samples.shape == (80, 8, 8, 1) and found.columns == 10
-  assert np.array_equal(found.labels, np.tile(np.arange(10), 8))
+  assert found.display.images.shape == (80, 8, 8, 1) and found.display.columns == 10
+  assert np.array_equal(found.display.labels, np.tile(np.arange(10), 8))
   assert found.measures['evaluations'].value == 7.0
-  assert found.measures['parameters'] == evaluate.Measure(16.0, 0.0)
+  assert found.measures['parameters'] == Measure(16.0, 0.0)
   assert 'median of 3 calls for 128 samples' in found.measures['seconds_per_sample'].note
 
 
 def test_the_same_key_gives_the_same_samples(data):
-  one, other = (measure(data, replay(data)[0], ['evaluations']).samples for _ in range(2))
+  one, other = (measure(data, replay(data)[0], ['evaluations']).display.images for _ in range(2))
   assert np.array_equal(one, other)
   again = evaluate.evaluate(replay(data)[0], {}, data, SETTINGS, jax.random.key(1), ['evaluations'])
-  assert not np.array_equal(one, again.samples)
+  assert not np.array_equal(one, again.display.images)
 
 
-def test_what_a_method_or_the_data_lacks_is_an_empty_cell(data):
+def test_metrics_that_the_method_or_the_data_cannot_give_are_empty(data):
   spec = DataSpec('plain', 'image', (8, 8, 1), 17, num_train=1400)
   splits = {k: Memory({'x': source.arrays['x']}) for k, source in data.splits.items()}
 
@@ -180,11 +181,9 @@ def test_what_a_method_or_the_data_lacks_is_an_empty_cell(data):
     ['agreement', 'bits_per_dim', 'frechet'],
     settings,
   )
-  assert found.measures['agreement'] == evaluate.Measure(None, None, 'the data has no classes')
-  assert found.measures['bits_per_dim'] == evaluate.Measure(
-    None, None, 'the method has no likelihood'
-  )
-  assert found.measures['frechet'].value > 0 and found.labels is None
+  assert found.measures['agreement'] == Measure(None, None, 'the data has no classes')
+  assert found.measures['bits_per_dim'] == Measure(None, None, 'the method has no likelihood')
+  assert found.measures['frechet'].value > 0 and found.display.labels is None
   with pytest.raises(ConfigError, match="use 'pixels'"):
     measure(Data(spec, splits), Functions(None, None, sample, None), ['frechet'])
 

@@ -20,7 +20,7 @@ def test_distance_of_gaussians_known_in_closed_form():
 
 
 def test_distance_follows_a_shift_and_a_scaling_of_singular_features():
-  """Rank 3 in 6 dimensions: means move it by |shift|², a scaling by (s - 1)² tr C."""
+  """Rank 3 in 6 dimensions: a shift adds |shift|², a scaling by s adds (s - 1)² tr C."""
   rng = np.random.default_rng(0)
   features = rng.normal(size=(50, 3)) @ rng.normal(size=(3, 6))
   assert frechet.distance(features, features) == pytest.approx(0.0, abs=1e-9)
@@ -31,7 +31,7 @@ def test_distance_follows_a_shift_and_a_scaling_of_singular_features():
 
 
 def test_distance_does_not_lose_digits_to_float32():
-  """Features far from the origin, in float32 as networks give them."""
+  """Features far from the origin, in float32, the type of network activations."""
   rng = np.random.default_rng(0)
   features = (1000.0 + rng.normal(size=(4000, 2))).astype(np.float32)
   moved = features + np.float32(0.5)
@@ -51,7 +51,7 @@ def test_standard_error_is_the_spread_over_repetitions():
 
 
 def test_standard_error_of_samples_with_fixed_numbers_of_each_class():
-  """Classes far apart: nearly all of the spread is between them, and none of that is chance."""
+  """Classes far apart: nearly all spread is between them, and none of that is due to chance."""
   rng = np.random.default_rng(0)
   reference = gaussian([0], [[9.5]])
   label = np.arange(200) % 2
@@ -64,7 +64,7 @@ def test_standard_error_of_samples_with_fixed_numbers_of_each_class():
   assert frechet.standard_error(samples, reference) > 1.5 * np.mean(errors)
 
 
-def test_halves_are_disjoint_of_the_size_asked_for_and_of_like_proportions():
+def test_halves_are_disjoint_and_have_the_requested_size_and_the_proportions_of_the_classes():
   label = np.repeat([0, 1, 2], [60, 30, 10])
   one, other = frechet.halves(label, 20)
   assert len(one) == len(other) == 20 and not set(one) & set(other)
@@ -77,5 +77,5 @@ def test_halves_are_disjoint_of_the_size_asked_for_and_of_like_proportions():
 
 @pytest.mark.parametrize('features', [np.zeros((1, 2)), np.full((3, 2), np.nan)])
 def test_features_without_moments_are_refused(features):
-  with pytest.raises(ValueError, match=r'covariance|not finite'):
+  with pytest.raises(ValueError, match=r'covariance|must be finite'):
     frechet.moments(features)

@@ -8,6 +8,7 @@ import pytest
 
 from common.config import ConfigError
 from common.config_files import call, load_config
+from common.domains.base import Display
 from common.evaluation.measures import Evaluation, Measure
 from common.studies import studies, tables
 from common.studies.claims import Claim
@@ -48,7 +49,8 @@ class Toy:
       'parameters': Measure(100.0 * config['width'], 0.0),
     }
     samples = np.full((4, 2, 2, 1), 3, np.uint8)
-    return Evaluation({m: values[m] for m in metrics}, samples, None, 2, 17)
+    display = Display(samples, None, 2, 17)
+    return Evaluation({m: values[m] for m in metrics}, display)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Tasks on images of a run's data: what they are given, what they keep, and what they refuse."""
+"""Image tasks: their inputs and masks, the pixels that they keep, and the errors they raise."""
 
 import jax
 import jax.numpy as jnp
@@ -9,19 +9,24 @@ from PIL import Image
 from common.config_files import load_config
 from common.data import pipeline
 from common.data.spec import DataSpec
-from experiments import edits, families, runs
+from common.domains import edits
+from common.domains.base import Trained
+from common.domains.masks import read_mask
+from experiments import families
 
 SPEC = DataSpec('toy', 'image', (4, 6, 3), 256)
 
 
 def untrained(spec, changes):
-  """A tiny model as it is initialised."""
+  """A tiny model with its initial parameters."""
   small = {'network.width': 16, 'network.heads': 2}
   config = load_config(spec, small | changes).to_dict()
   data = pipeline.load(config['data'])
   method = families.build(config, data.spec)
   batch = {k: jnp.zeros(v.shape, v.dtype) for k, v in data.spec.batch_struct(1).items()}
-  return runs.Run(config, data, method, method.init(jax.random.key(0), batch)[0], 0)
+  params = method.init(jax.random.key(0), batch)[0]
+  family = config['family']
+  return Trained(method, params, data, 0, family, families.FAMILIES[family].edits)
 
 
 @pytest.fixture(scope='module')
@@ -35,8 +40,8 @@ def pixels():
   return untrained('configs/autoregressive/images.py:digits_4x4', {'network.layers': 1})
 
 
-def test_masks_by_name_hide_what_they_say():
-  hidden = lambda text: ~edits.read_mask(text, SPEC, 0)[..., 0]
+def test_masks_by_name_hide_the_named_part():
+  hidden = lambda text: ~read_mask(text, SPEC, 0)[..., 0]
   np.testing.assert_array_equal(hidden('left'), np.tile(np.arange(6) < 3, (4, 1)))
   np.testing.assert_array_equal(hidden('bottom:0.25'), np.tile(np.arange(4)[:, None] == 3, 6))
   centre = np.zeros((4, 6), bool)
@@ -44,7 +49,7 @@ def test_masks_by_name_hide_what_they_say():
   np.testing.assert_array_equal(hidden('centre'), centre)
   np.testing.assert_array_equal(hidden('border'), ~centre)
   assert hidden('random:0.25').sum() == 6
-  assert (edits.read_mask('random', SPEC, 0) != edits.read_mask('random', SPEC, 1)).any()
+  assert (read_mask('random', SPEC, 0) != read_mask('random', SPEC, 1)).any()
 
 
 def test_masks_from_files(tmp_path):
@@ -52,26 +57,26 @@ def test_masks_from_files(tmp_path):
   np.save(tmp_path / 'mask.npy', hidden)
   Image.fromarray(np.where(hidden, 255, 0).astype(np.uint8)).save(tmp_path / 'mask.png')
   for name in ('mask.npy', 'mask.png'):
-    known = edits.read_mask(str(tmp_path / name), SPEC, 0)
+    known = read_mask(str(tmp_path / name), SPEC, 0)
     np.testing.assert_array_equal(known, np.repeat(~hidden[..., None], 3, axis=-1))
 
 
-def test_bad_masks_say_what_would_be_right(tmp_path):
+def test_bad_masks_are_refused_with_what_would_be_right(tmp_path):
   np.save(tmp_path / 'square.npy', np.zeros((4, 4)))
   np.save(tmp_path / 'half.npy', np.full((4, 6), 0.5))
   for text, message in (
     ('middle', 'left, right, top, bottom, centre, border, random'),
     ('left:2', r'SHARE in \(0, 1\)'),
     (str(tmp_path / 'square.npy'), r'shape \(4, 4, 1\); the images are \(4, 6, 3\)'),
-    (str(tmp_path / 'half.npy'), 'other values than 0'),
+    (str(tmp_path / 'half.npy'), 'no other values'),
   ):
     with pytest.raises(ValueError, match=message):
-      edits.read_mask(text, SPEC, 0)
+      read_mask(text, SPEC, 0)
   with pytest.raises(OSError, match='nowhere'):
-    edits.read_mask('nowhere.npy', SPEC, 0)
+    read_mask('nowhere.npy', SPEC, 0)
 
 
-def test_what_is_known_stays_and_the_rest_is_drawn(diffusion, pixels):
+def test_known_pixels_stay_and_the_others_are_drawn(diffusion, pixels):
   for model, name in ((diffusion, 'inpaint'), (pixels, 'complete')):
     done = edits.perform(model, name, num=3, draws=2, mask='bottom')
     assert done.results.shape == (2, 3, 8, 8, 1)
@@ -80,11 +85,11 @@ def test_what_is_known_stays_and_the_rest_is_drawn(diffusion, pixels):
     assert (done.results[0][:, 4:] != done.results[1][:, 4:]).any()
 
 
-def test_a_trajectory_goes_from_noise_to_the_sample(diffusion):
+def test_a_trajectory_leads_from_noise_to_the_sample(diffusion):
   done = edits.perform(diffusion, 'trajectory', num=5, draws=1)
   noise = done.results[0, 0] / 8.0 - 1.0  # unit noise, clipped to [-1, 1]: variance 0.516
   assert abs(noise.mean()) < 0.3 and abs(noise.var() - 0.516) < 0.2
-  # An untrained network says 0: each state is the noise with less of it, until it is grey.
+  # An untrained network predicts 0: each state is the noise, scaled down until the image is grey.
   spread = [state.std() for state in done.results[0]]
   assert spread[0] > 4 > spread[-1] and (np.diff(spread) <= 0.1).all()
 
@@ -92,20 +97,20 @@ def test_a_trajectory_goes_from_noise_to_the_sample(diffusion):
 def test_the_picture_shows_input_mask_and_results():
   x = np.full((2, 8, 8, 1), 16, np.uint8)
   spec = DataSpec('toy', 'image', (8, 8, 1), 17)
-  known = edits.read_mask('left', spec, 0)
+  known = read_mask('left', spec, 0)
   given = edits.Given(x, None, known)
   edited = edits.Edited(given, 'a title', np.zeros((2, 2, 8, 8, 1), np.uint8))
-  shown = edits.picture('inpaint', edited, spec, 4)
+  shown = edits.picture('inpaint', edited, spec.levels, 4)
   assert shown.shape[0] > 4 * (8 + 2) * 4  # four rows: input, given, two results
   assert (shown == edits.FILL).all(-1).sum() == 2 * 8 * 4 * 4 * 4  # half of each of two images
 
 
-def test_what_a_model_cannot_do_is_said(diffusion, pixels):
+def test_tasks_that_a_model_cannot_do_are_refused(diffusion, pixels):
   for model, name, settings, message in (
     (diffusion, 'paint', {}, 'unknown diffusion task .paint.; .*known: colourise, inpaint'),
     (pixels, 'inpaint', {}, 'unknown autoregressive task .inpaint.; known: complete'),
     (diffusion, 'colourise', {}, 'at least 2 channels'),
-    (diffusion, 'sdedit', {'mask': 'left'}, '--task=sdedit takes none'),
+    (diffusion, 'sdedit', {'mask': 'left'}, '--task=sdedit takes no mask'),
     (diffusion, 'interpolate', {'num': 1}, 'needs at least 2'),
     (diffusion, 'reconstruct', {'num': 10_000}, 'the test split has only'),
     (pixels, 'complete', {'mask': 'top'}, 'must be a beginning of the sequence'),

@@ -1,0 +1,347 @@
+"""What the code needs to know of a kind of data: how it is asked for, shown, written and evaluated.
+
+Each kind is a subclass of `Domain` in a module of its own, with one line in
+`common.domains.DOMAINS`. All other code asks the domain of its data; it never compares names.
+
+The methods of `Domain` itself suit any data that can be shown as a picture: a new kind of data must
+implement `as_images`, and replaces the other members where its answer differs.
+"""
+
+import dataclasses
+import pathlib
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, UInt8
+
+from common.data.pipeline import Data
+from common.data.sources import Source
+from common.data.spec import DataSpec
+from common.domains.labels import parse_label
+from common.files import atomic_write
+from common.method import Method, PyTree, Request, Samples
+from common.reporting import pictures
+from common.reporting.writers import Writer
+
+GRID = 10  # rows and columns of training's grid of samples
+PICTURE_ROWS = 8  # rows of samples in the picture of an evaluation
+NO_IMAGES = np.zeros((0, 1, 1, 1), np.uint8)
+
+
+class Display(NamedTuple):
+  """Samples made visible: a grid of images, a text, or a plot. Empty by default.
+
+  Attributes:
+    images: the samples as images, in the order of the grid.
+    labels: the classes that were requested for them, or None.
+    columns: images in a row of the grid.
+    levels: the images hold integers in [0, levels).
+    text: a page of text.
+    plot: a finished picture.
+  """
+
+  images: UInt8[np.ndarray, 'n height width channels'] = NO_IMAGES
+  labels: Int[np.ndarray, 'n'] | None = None
+  columns: int = 1
+  levels: int = 256
+  text: str = ''
+  plot: UInt8[np.ndarray, 'rows cols 3'] | None = None
+
+  def picture(self, scale: int = 1) -> UInt8[np.ndarray, 'rows cols 3'] | None:
+    """The plot, or the grid of images with its pixels enlarged `scale` times; None without both."""
+    if self.plot is None and len(self.images):
+      return pictures.image_grid(self.images, self.columns, scale, self.levels)
+    return self.plot
+
+  def save(self, folder: pathlib.Path, name: str, scale: int = 1) -> None:
+    """Writes FOLDER/NAME.png if there is a picture, FOLDER/NAME.txt if there is a text."""
+    picture = self.picture(scale)
+    if picture is not None:
+      pictures.save_png(folder / f'{name}.png', picture)
+    if self.text:
+      atomic_write(folder / f'{name}.txt', self.text)
+
+
+class Edit(NamedTuple):
+  """A task that a family of models can do with given images, such as inpainting.
+
+  Attributes:
+    needs: which of 'past' and 'mask' its request takes.
+    options: sampler options that select the task.
+    random: whether the same input has more than one result.
+    mask: the default of --mask.
+  """
+
+  needs: tuple[str, ...]
+  options: Mapping[str, Any]
+  random: bool = True
+  mask: str = 'centre'
+
+
+class Trained(NamedTuple):
+  """A trained model, with what is needed to sample from it.
+
+  Attributes:
+    method, params: the model.
+    data: the data it was trained on.
+    step: the optimizer step of its checkpoint.
+    family: the name of its family, for messages.
+    edits: the tasks of its family, by name.
+  """
+
+  method: Method
+  params: PyTree
+  data: Data
+  step: int
+  family: str
+  edits: Mapping[str, Edit]
+
+  def draw(self, request: Request, seed: int) -> tuple[Samples, float]:
+    """Samples, and the seconds that drawing them took, compilation included."""
+    start = time.perf_counter()
+    samples = self.method.sample(self.params, jax.random.key(seed), request)
+    jax.block_until_ready(samples.x)
+    return samples, time.perf_counter() - start
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleFlags:
+  """The flags of `experiments.sample` whose meaning depends on the data. None: not given.
+
+  `Domain.flags` says which of them a kind of data takes, and what they mean there.
+  """
+
+  num: int | None = None
+  label: str | None = None
+  task: str | None = None
+  mask: str | None = None
+  draws: int | None = None
+  prompt: str | None = None
+  length: int | None = None
+  slide: bool | None = None
+  stop: str | None = None
+  columns: int | None = None
+  scale: int | None = None
+
+  def given(self) -> dict[str, Any]:
+    """The flags that were given, by name."""
+    return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleSettings:
+  """How `experiments.sample` draws.
+
+  Attributes:
+    flags: what was asked for.
+    seed: determines all random numbers.
+    options: sampler settings that replace those of the config.
+  """
+
+  flags: SampleFlags = SampleFlags()
+  seed: int = 0
+  options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Drawn(NamedTuple):
+  """What an evaluation has drawn, for `Domain.evaluation_display`.
+
+  Attributes:
+    x: samples; None if no metric needed samples.
+    label: the classes that were requested for them, or None.
+    forecasts: `common.domains.series.Forecasts`; None if no metric scored forecasts.
+  """
+
+  x: np.ndarray | None = None
+  label: Int[np.ndarray, 'n'] | None = None
+  forecasts: Any = None
+
+
+class Domain:
+  """A kind of data, with answers that suit any data that can be shown as pictures.
+
+  Attributes:
+    noun: what the data are, for messages: 'images'.
+    usage: how samples are requested, for messages: a clause that follows the noun.
+    metrics: names of the metrics (`common.evaluation.evaluate.METRICS`) that apply to the data.
+    flags: what each flag of `experiments.sample` means for the data; other flags are refused.
+    suffixes: endings of the files that samples can be written to.
+    default_out: the file that samples are written to by default; '': they are only printed.
+    num: samples that `experiments.sample` draws by default.
+    preview_num: samples that training draws at once.
+    preview_columns: columns of training's picture of them.
+    preview_scale: size of a pixel in training's picture.
+  """
+
+  noun: str = 'examples'
+  usage: str = 'which are drawn by --num and --label'
+  metrics: frozenset[str] = frozenset(
+    ('bits_per_dim', 'evaluations', 'seconds_per_sample', 'parameters')
+  )
+  flags: Mapping[str, str] = {
+    'num': 'number of samples (100)',
+    'label': "class of the samples, by name or number, or 'none' (default: all classes in turn)",
+    'columns': 'number in a row of the picture (10)',
+    'scale': 'size of a pixel in the picture (4)',
+  }
+  suffixes: tuple[str, ...] = ('.png', '.npy')
+  default_out: str = 'samples.png'
+  num: int = 100
+  preview_num: int = GRID * GRID
+  preview_columns: int = GRID
+  preview_scale: int = 1
+
+  # Requests.
+
+  def request(
+    self,
+    spec: DataSpec,
+    num: int,
+    label: Int[Array, 'num'] | None = None,
+    options: Mapping[str, Any] | None = None,
+  ) -> Request:
+    """A request for samples that are conditioned on nothing except their class."""
+    del spec
+    return Request(num, label, options=options or {})
+
+  def preview_request(self, spec: DataSpec, labelled: bool, source: Source) -> Request:
+    """The request that training repeats now and then, to show its progress.
+
+    Args:
+      spec: of the data.
+      labelled: see `common.method.Method`.
+      source: the validation split, for requests that need real data.
+    """
+    del source
+    classes = min(spec.num_classes, self.preview_columns) if labelled else 0
+    label = jnp.arange(self.preview_num) % classes if classes else None  # one class per column
+    return self.request(spec, self.preview_num, label)
+
+  def evaluation_request(
+    self,
+    spec: DataSpec,
+    places: Int[np.ndarray, 'batch'],
+    labelled: bool,
+    source: Source,
+    options: Mapping[str, Any],
+  ) -> Request:
+    """A request for the samples of an evaluation that have these numbers, counted from 0.
+
+    Args:
+      spec: of the data.
+      places: the numbers of the samples. The class of a sample depends only on its number.
+      labelled: see `common.method.Method`.
+      source: the split that is evaluated, for requests that need real data.
+      options: sampler settings that replace those of the config.
+    """
+    del source
+    classes = spec.num_classes if labelled else 0
+    label = jnp.asarray(places % classes) if classes else None
+    return self.request(spec, len(places), label, options)
+
+  # Showing samples.
+
+  def as_images(
+    self, spec: DataSpec, x: np.ndarray
+  ) -> tuple[UInt8[np.ndarray, 'n height width channels'], int]:
+    """Examples as images, and the number of levels of their values."""
+    raise NotImplementedError(f'{type(self).__name__} has no images')
+
+  def preview_display(self, spec: DataSpec, x: np.ndarray, request: Request) -> Display:
+    """Samples of `preview_request`, as training shows them."""
+    images, levels = self.as_images(spec, x)
+    return Display(images, columns=self.preview_columns, levels=levels)
+
+  def save_preview(
+    self,
+    spec: DataSpec,
+    x: np.ndarray,
+    request: Request,
+    step: int,
+    folder: pathlib.Path,
+    writer: Writer,
+  ) -> None:
+    """Writes samples of `preview_request` to FOLDER/STEP.png or .txt, and to TensorBoard."""
+    display = self.preview_display(spec, np.asarray(x), request)
+    display.save(folder, f'{step:08d}', self.preview_scale)
+    if display.text:
+      writer.text(step, 'samples', display.text)
+    picture = display.picture(self.preview_scale)
+    if picture is not None:
+      writer.images(step, 'samples', picture)
+
+  # Evaluation.
+
+  def picture_columns(self, spec: DataSpec) -> int:
+    """Columns of the picture of an evaluation: one per class, or ten."""
+    return spec.num_classes or GRID
+
+  def evaluation_display(self, spec: DataSpec, drawn: Drawn) -> Display:
+    """The first samples of an evaluation, as far as it drew any."""
+    if drawn.x is None:
+      return Display()
+    columns = self.picture_columns(spec)
+    shown = PICTURE_ROWS * columns
+    images, levels = self.as_images(spec, drawn.x[:shown])
+    label = None if drawn.label is None else drawn.label[:shown]
+    return Display(images, label, columns, levels)
+
+  def dimension_note(self, spec: DataSpec, bits: float) -> str:
+    """What one dimension of `bits` bits/dim is, if that is not obvious: '; ...' or ''."""
+    del spec, bits
+    return ''
+
+  # The commands `experiments.prepare_data` and `experiments.sample`.
+
+  def describe(self, spec: DataSpec) -> str:
+    """The shape and values of an example, in a line."""
+    shape = '×'.join(map(str, spec.shape))
+    return f'{shape}, {spec.levels} levels, {spec.num_classes} classes'
+
+  def check_flags(self, spec: DataSpec, flags: SampleFlags, out: pathlib.Path | None) -> None:
+    """Raises ValueError for a flag that the data do not take, or a file with another ending."""
+    for name, value in flags.given().items():
+      if name not in self.flags:
+        known = ', '.join(f'--{flag}' for flag in self.flags)
+        raise ValueError(
+          f'--{name}={value}: {spec.name} holds {self.noun}, {self.usage}; its flags: {known}'
+        )
+    if out is not None and out.suffix not in self.suffixes:
+      raise ValueError(f'--out={out}: the name must end in {one_of(self.suffixes)}')
+
+  def sample(self, trained: Trained, settings: SampleSettings, out: pathlib.Path | None) -> str:
+    """Draws samples and writes them to a file.
+
+    Args:
+      trained: the model.
+      settings: what to draw; `check_flags` has accepted its flags.
+      out: the file; None: none is written.
+
+    Returns:
+      What to tell the user.
+    """
+    flags, spec = settings.flags, trained.data.spec
+    num = flags.num or self.num
+    label = parse_label(flags.label, num, spec, trained.method.labelled)
+    request = self.request(spec, num, label, settings.options)
+    samples, seconds = trained.draw(request, settings.seed)
+    x = np.asarray(samples.x)
+    if out.suffix == '.npy':
+      pictures.save_array(out, x)
+    else:
+      images, levels = self.as_images(spec, x)
+      grid = pictures.image_grid(images, flags.columns or GRID, flags.scale or 4, levels)
+      pictures.save_png(out, grid)
+    return (
+      f'{len(x)} samples from step {trained.step} in {out}: {samples.evaluations} network '
+      f'evaluations each, {seconds:.1f} s with compilation'
+    )
+
+
+def one_of(names: tuple[str, ...]) -> str:
+  """'.png, .npy or .mid'."""
+  return ' or '.join(filter(None, (', '.join(names[:-1]), names[-1])))

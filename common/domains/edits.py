@@ -1,0 +1,187 @@
+"""Tasks on given images, shown in one picture: the input, its mask, and the results."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int, UInt8
+
+from common.config import pick
+from common.domains.base import Edit, Trained
+from common.domains.labels import parse_label
+from common.domains.masks import read_mask
+from common.method import Request
+from common.reporting import pictures
+
+FILL = (0, 132, 209)  # the colour of pixels that are to be filled in
+Rows = list[tuple[str, UInt8[np.ndarray, 'n height width 3']]]  # captions and images
+
+
+class Given(NamedTuple):
+  """The input of a task.
+
+  Attributes:
+    x: images.
+    label: their classes; None if the data have none.
+    known: the pixels that stay as they are; None: the task takes no mask.
+  """
+
+  x: UInt8[np.ndarray, 'n height width channels']
+  label: Int[np.ndarray, 'n'] | None
+  known: Bool[np.ndarray, 'height width channels'] | None
+
+
+class Edited(NamedTuple):
+  """The result of a task: its input, a title, and the images that came out."""
+
+  given: Given
+  title: str
+  results: UInt8[np.ndarray, 'draws n height width channels']
+
+
+def perform(
+  trained: Trained,
+  name: str,
+  *,
+  num: int = 10,
+  draws: int = 3,
+  label: str | None = None,
+  mask: str | None = None,
+  seed: int = 0,
+  options: Mapping[str, Any] | None = None,
+) -> Edited:
+  """Does a task with images of the test split.
+
+  Args:
+    trained: the model.
+    name: of the task, one of `trained.edits`.
+    num: of images, chosen by the seed.
+    draws: results of each image, if the task is random.
+    label: class of the results (see `parse_label`); None: the classes of the images.
+    mask: the pixels to fill in (see `read_mask`); None: the task's own default.
+    seed: determines all random numbers.
+    options: sampler settings that replace those of the config.
+
+  Raises:
+    ValueError: for an unknown task, a mask that the task does not take or that does not fit, too
+      many images, and anything that the method refuses.
+  """
+  edit = pick(trained.edits, name, f'{trained.family} task')
+  if num < 2 and name in SHARED_LABELS:
+    raise ValueError(f'--num={num}: --task={name} needs at least 2 images')
+  given = _given(trained, name, edit, num, mask, seed)
+  results, evaluations = [], 0
+  for draw in range(draws if edit.random else 1):
+    wanted = _labels(trained, name, given, label, draw)
+    request = Request(
+      num,
+      None if wanted is None else jnp.asarray(wanted),
+      past=jnp.asarray(given.x) if 'past' in edit.needs else None,
+      mask=None if given.known is None else jnp.asarray(given.known, jnp.uint8),
+      options={**edit.options, **(options or {})},
+    )
+    # One key per draw: the draws of an image differ, and a repeated command gives the same draws.
+    key = jax.random.fold_in(jax.random.key(seed), draw)
+    samples = trained.method.sample(trained.params, key, request)
+    results.append(np.asarray(samples.x))
+    evaluations = samples.evaluations
+  hidden = f', --mask={mask or edit.mask} (blue: to fill in)' if 'mask' in edit.needs else ''
+  title = f'{name}{hidden}, step {trained.step}, {evaluations} network evaluations'
+  return Edited(given, title, np.stack(results))
+
+
+def _labels(
+  trained: Trained, name: str, given: Given, label: str | None, draw: int
+) -> Int[np.ndarray | Array, 'n'] | None:
+  """The classes of the results: those of the images unless a flag names another."""
+  if label is None and given.label is not None and trained.method.labelled:
+    return SHARED_LABELS[name](given.label, draw) if name in SHARED_LABELS else given.label
+  return parse_label(label, len(given.x), trained.data.spec, trained.method.labelled)
+
+
+def _nearer_end(own: Int[np.ndarray, 'n'], draw: int) -> Int[np.ndarray, 'n']:
+  """An interpolation between the first and the last image has the class of the nearer one."""
+  return np.where(np.arange(len(own)) * 2 < len(own), own[0], own[-1])
+
+
+def _one_sample(own: Int[np.ndarray, 'n'], draw: int) -> Int[np.ndarray, 'n']:
+  """All states of a trajectory belong to one sample."""
+  return np.full(len(own), own[draw % len(own)])
+
+
+# Tasks whose images depend on each other, with the classes of their results.
+SHARED_LABELS: dict[str, Callable[[Int[np.ndarray, 'n'], int], Int[np.ndarray, 'n']]] = {
+  'interpolate': _nearer_end,
+  'trajectory': _one_sample,
+}
+
+
+def _given(trained: Trained, name: str, edit: Edit, num: int, mask: str | None, seed: int) -> Given:
+  """Images of the test split, and the mask."""
+  test = trained.data.splits['test']
+  if num > len(test):
+    raise ValueError(f'--num={num}: the test split has only {len(test)} images')
+  if mask is not None and 'mask' not in edit.needs:
+    raise ValueError(f'--mask={mask!r}: --task={name} takes no mask; leave the flag out')
+  images = test.gather(np.random.default_rng(seed).permutation(len(test))[:num])
+  known = read_mask(mask or edit.mask, trained.data.spec, seed) if 'mask' in edit.needs else None
+  return Given(images['x'], images.get('label'), known)
+
+
+def _input(given: Given, levels: int) -> Rows:
+  return [('input', pictures.to_rgb(given.x, levels))]
+
+
+def _masked(given: Given, levels: int) -> Rows:
+  """The images, and what is given of them: pixels without any known channel have one colour."""
+  (caption, images) = _input(given, levels)[0]
+  visible = np.where(given.known.any(-1, keepdims=True), images, np.uint8(FILL))
+  return [(caption, images), ('given', visible)]
+
+
+def _grey(given: Given, levels: int) -> Rows:
+  (caption, images) = _input(given, levels)[0]
+  grey = np.round(images.mean(-1, keepdims=True)).astype(np.uint8)
+  return [(caption, images), ('given', np.broadcast_to(grey, images.shape))]
+
+
+def _ends(given: Given, levels: int) -> Rows:
+  (_, images) = _input(given, levels)[0]
+  visible = np.full(images.shape, 255, np.uint8)
+  visible[[0, -1]] = images[[0, -1]]
+  return [('ends', visible)]
+
+
+def _nothing(given: Given, levels: int) -> Rows:
+  return []
+
+
+# The rows that show the input of each task.
+INPUT_ROWS: dict[str, Callable[[Given, int], Rows]] = {
+  'inpaint': _masked,
+  'repaint': _masked,
+  'complete': _masked,
+  'colourise': _grey,
+  'sdedit': _input,
+  'reconstruct': _input,
+  'interpolate': _ends,
+  'trajectory': _nothing,
+}
+
+
+def picture(name: str, edited: Edited, levels: int, scale: int) -> UInt8[np.ndarray, 'h w 3']:
+  """One picture of a task: its input, its mask, and the results.
+
+  Args:
+    name: of the task.
+    edited: from `perform`, with its images in visible colours (`Domain.as_images`).
+    levels: the images hold integers in [0, levels).
+    scale: size of a pixel.
+  """
+  rows = INPUT_ROWS[name](edited.given, levels)
+  for number, x in enumerate(edited.results, 1):
+    caption = 'result' if len(edited.results) == 1 else f'result {number}'
+    rows.append((caption, pictures.to_rgb(x, levels)))
+  return pictures.captioned_rows(edited.title, rows, scale)

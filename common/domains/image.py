@@ -1,0 +1,74 @@
+"""Images: a grid of samples with a class per column, and tasks on given images."""
+
+import pathlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from common.data.spec import DataSpec
+from common.domains import edits
+from common.domains.base import Domain, SampleSettings, Trained
+from common.domains.masks import HIDDEN
+from common.reporting import pictures
+
+
+class ImageDomain(Domain):
+  """Integers [height, width, channels]; with a palette, one channel of indices of colours."""
+
+  noun = 'images'
+  usage = 'which are drawn by --num and --label, or edited by --task'
+  metrics = Domain.metrics | {'agreement', 'frechet'}
+  flags: Mapping[str, str] = {
+    'num': 'number of images to draw (100) or to edit (10)',
+    'label': "class, by name or number, or 'none' (all in turn; of a task: those of its images)",
+    'task': 'an edit of images of the test split, such as inpaint',
+    'mask': f'pixels that a task fills in: {", ".join(HIDDEN)} or random, with :SHARE if not 0.5; '
+    'or a .png (white) or .npy (1) of the size of an image',
+    'draws': 'results of each image of a task (3)',
+    'columns': 'number in a row of the picture (10)',
+    'scale': 'size of a pixel in the picture (4)',
+  }
+
+  def as_images(self, spec, x):
+    x = np.asarray(x)
+    return (x, spec.levels) if spec.palette is None else (spec.palette.decode(x), 256)
+
+  def dimension_note(self, spec, bits):
+    return '' if spec.palette is None else '; of palette indices, not of colours'
+
+  def sample(self, trained, settings, out):
+    flags = settings.flags
+    if flags.task is not None:
+      return self._edit(trained, settings, out)
+    if flags.mask is not None:
+      raise ValueError(f'--mask={flags.mask!r} needs a --task that fills pixels in')
+    return super().sample(trained, settings, out)
+
+  def _edit(self, trained: Trained, settings: SampleSettings, out: pathlib.Path) -> str:
+    """Does the task of the flags and writes its picture, or its results as an array."""
+    flags = settings.flags
+    edited = edits.perform(
+      trained,
+      flags.task,
+      num=flags.num or 10,
+      draws=flags.draws or 3,
+      label=flags.label,
+      mask=flags.mask,
+      seed=settings.seed,
+      options=settings.options,
+    )
+    if out.suffix == '.npy':
+      pictures.save_array(out, edited.results)
+    else:
+      pictures.save_png(out, self.edit_picture(trained.data.spec, flags.task, edited, flags.scale))
+    draws, num = edited.results.shape[:2]
+    return f'{edited.title}; {draws} × {num} results in {out}'
+
+  def edit_picture(
+    self, spec: DataSpec, name: str, edited: edits.Edited, scale: int | None
+  ) -> np.ndarray:
+    """The picture of a task in the colours of the data; `scale` is the size of a pixel (4)."""
+    given, levels = self.as_images(spec, edited.given.x)
+    results, _ = self.as_images(spec, edited.results)
+    visible = edited._replace(given=edited.given._replace(x=given), results=results)
+    return edits.picture(name, visible, levels, scale or 4)

@@ -1,0 +1,112 @@
+"""Masks of image tasks: which pixels are known, and which a task fills in."""
+
+import pathlib
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Bool, Float
+from PIL import Image
+
+from common.data.spec import DataSpec
+
+Coordinate = Float[np.ndarray, 'height width']
+Hidden = Bool[np.ndarray, 'height width']
+
+
+def _left(y: Coordinate, x: Coordinate, share: float) -> Hidden:
+  return x < share
+
+
+def _right(y: Coordinate, x: Coordinate, share: float) -> Hidden:
+  return x >= 1 - share
+
+
+def _top(y: Coordinate, x: Coordinate, share: float) -> Hidden:
+  return y < share
+
+
+def _bottom(y: Coordinate, x: Coordinate, share: float) -> Hidden:
+  return y >= 1 - share
+
+
+def _centre(y: Coordinate, x: Coordinate, share: float) -> Hidden:
+  return np.maximum(abs(y - 0.5), abs(x - 0.5)) < share / 2
+
+
+def _border(y: Coordinate, x: Coordinate, share: float) -> Hidden:
+  return np.maximum(abs(y - 0.5), abs(x - 0.5)) >= (1 - share) / 2
+
+
+# The pixels that a mask hides, from their coordinates in [0, 1] and the hidden share of each side.
+HIDDEN: dict[str, Callable[[Coordinate, Coordinate, float], Hidden]] = {
+  'left': _left,
+  'right': _right,
+  'top': _top,
+  'bottom': _bottom,
+  'centre': _centre,
+  'border': _border,
+}
+
+
+def read_mask(text: str, spec: DataSpec, seed: int) -> Bool[np.ndarray, 'height width channels']:
+  """The known pixels, from a description of the pixels to fill in.
+
+  Args:
+    text: NAME or NAME:SHARE, where NAME is a key of `HIDDEN` or 'random', and SHARE is the hidden
+      share of each side (of all pixels, if random), by default 0.5; or a file: a .png whose white,
+      or a .npy whose ones are filled in.
+    spec: of the data; a file must have its height and width.
+    seed: of a random mask.
+
+  Raises:
+    ValueError: for an unknown name, a share outside (0, 1), or a file of another shape.
+  """
+  height, width, _ = spec.shape
+  if text.endswith(('.png', '.npy')):
+    hidden = _read_hidden(pathlib.Path(text), spec.shape)
+    return np.broadcast_to(~hidden, spec.shape)
+  name, share = _parse(text)
+  if name == 'random':
+    order = np.random.default_rng(seed).permutation(height * width)
+    hidden = (order < share * order.size).reshape(height, width)
+  else:
+    # Coordinates of the centres of the pixels.
+    y, x = np.meshgrid(*((np.arange(n) + 0.5) / n for n in (height, width)), indexing='ij')
+    hidden = HIDDEN[name](y, x, share)
+  return np.broadcast_to(~hidden[..., None], spec.shape)
+
+
+def _parse(text: str) -> tuple[str, float]:
+  """('left', 0.25) from 'left:0.25'."""
+  name, _, number = text.partition(':')
+  try:
+    share = float(number or 0.5)
+  except ValueError:
+    share = -1.0  # outside (0, 1): refused below
+  if name not in (*HIDDEN, 'random') or not 0 < share < 1:
+    known = ', '.join([*HIDDEN, 'random'])
+    raise ValueError(
+      f'--mask={text!r}: write one of {known}, followed by :SHARE in (0, 1) unless it is 0.5; or '
+      'the name of a .png or .npy file'
+    )
+  return name, share
+
+
+def _read_hidden(
+  path: pathlib.Path, shape: tuple[int, ...]
+) -> Bool[np.ndarray, 'height width channels_or_1']:
+  """The pixels that a file says to fill in."""
+  if path.suffix == '.png':
+    with Image.open(path) as image:
+      values = np.asarray(image.convert('L')) // 128
+  else:
+    values = np.load(path, allow_pickle=False)
+  values = values[..., None] if values.ndim == 2 else values
+  if values.shape not in ((*shape[:2], 1), shape):
+    raise ValueError(
+      f'--mask={path} is of shape {values.shape}; the images are {shape}: give an array of shape '
+      f'{shape[:2]}, or {shape} for a mask per channel'
+    )
+  if not np.isin(values, (0, 1)).all():
+    raise ValueError(f'--mask={path} must hold 0 (known) and 1 (to be filled in), no other values')
+  return values.astype(bool)

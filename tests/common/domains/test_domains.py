@@ -1,0 +1,120 @@
+"""A new kind of data is one class and one line: here point clouds, through every step of a run."""
+
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from common import domains
+from common.config import ConfigError
+from common.data.music import Pitches
+from common.data.pipeline import Data
+from common.data.spec import DataSpec, SeriesSpec
+from common.data.tokenizers import Bytes
+from common.domains import DOMAINS, domain_of
+from common.domains.base import Domain, SampleFlags, SampleSettings, Trained
+from common.evaluation.evaluate import METRICS, evaluate
+from common.reporting.writers import Writer
+from tests.common.domains.toy import Sampler, Split
+
+SPEC = DataSpec('rings', 'points', (20, 2), 0, 2, ('small', 'large'), num_train=12)
+SPECS = {
+  'image': DataSpec('i', 'image', (8, 8, 1), 17, 10, tuple('0123456789')),
+  'text': DataSpec('t', 'text', (9,), 256, tokenizer=Bytes()),
+  'music': DataSpec('m', 'music', (9, 4), 93, pitches=Pitches(36, 81)),
+  'series': DataSpec('s', 'series', (8, 2), 0, 1, ('a',), series=SeriesSpec(3)),
+}
+EVERY_FLAG = SampleFlags(1, 'a', 'inpaint', 'left', 1, 'a', 1, True, 'a', 1, 1)
+SETTINGS = dict(split='test', batch_size=8, num_samples=12, extractor='pixels')
+
+
+class PointsDomain(Domain):
+  """Points [number, 2] in [-1, 1]², shown as white pixels."""
+
+  noun = 'point clouds'
+
+  def as_images(self, spec, x):
+    images = np.zeros((len(x), 16, 16, 1), np.uint8)
+    row, column = np.clip((np.asarray(x) + 1) * 8, 0, 15).astype(int).transpose(2, 0, 1)
+    images[np.arange(len(x))[:, None], row, column] = 255
+    return images, 256
+
+
+def rings(label, angle=0.0):
+  """Points on a circle, which is twice as large for the second class."""
+  angles = angle + np.linspace(0, 2 * np.pi, 20, endpoint=False)
+  circle = np.stack([np.cos(angles), np.sin(angles)], -1)
+  return (0.4 * (1 + np.asarray(label))[:, None, None] * circle).astype(np.float32)
+
+
+@pytest.fixture
+def trained(monkeypatch):
+  monkeypatch.setitem(domains.DOMAINS, 'points', PointsDomain())
+  label = np.arange(12, dtype=np.int32) % 2
+  splits = {name: Split(x=rings(label), label=label) for name in ('train', 'validation', 'test')}
+  method = Sampler(lambda key, request: rings(request.label, jax.random.uniform(key)))
+  return Trained(method, {'w': np.zeros(3)}, Data(SPEC, splits), 5, 'toy', {})
+
+
+def test_training_shows_a_preview_of_a_new_kind_of_data(trained, tmp_path):
+  domain, method = domain_of(SPEC), trained.method
+  request = domain.preview_request(SPEC, method.labelled, trained.data.splits['validation'])
+  x = np.asarray(method.sample({}, jax.random.key(0), request).x)
+  with Writer(tmp_path, tensorboard=False) as writer:
+    domain.save_preview(SPEC, x, request, 7, tmp_path / 'samples', writer)
+  with Image.open(tmp_path / 'samples' / '00000007.png') as picture:
+    assert picture.size == (10 * 17 + 1, 10 * 17 + 1)
+  np.testing.assert_array_equal(request.label[:4], [0, 1, 0, 1])
+
+
+def test_evaluation_measures_and_shows_a_new_kind_of_data(trained):
+  found = evaluate(trained.method, trained.params, trained.data, SETTINGS, jax.random.key(0))
+  values = {name: measure.value for name, measure in found.measures.items()}
+  assert values['bits_per_dim'] == pytest.approx(1 / np.log(2))
+  assert values['parameters'] == 3 and values['evaluations'] == 1
+  assert {k for k, value in values.items() if value is None} == METRICS.keys() - Domain.metrics
+  assert found.measures['frechet'].note == 'a distance between images'
+  assert found.display.columns == 2 and found.display.picture().ndim == 3
+  np.testing.assert_array_equal(found.display.labels, np.arange(12) % 2)
+
+
+def test_the_command_writes_samples_of_a_new_kind_of_data(trained, tmp_path):
+  domain = domain_of(SPEC)
+  settings = SampleSettings(SampleFlags(num=3, label='large'))
+  said = domain.sample(trained, settings, tmp_path / 'x.npy')
+  assert said.startswith('3 samples from step 5 in ')
+  np.testing.assert_allclose(np.linalg.norm(np.load(tmp_path / 'x.npy'), axis=-1), 0.8, rtol=1e-5)
+  domain.sample(trained, settings, tmp_path / 'x.png')
+  assert (tmp_path / 'x.png').exists()
+  for flags, out, message in [
+    (SampleFlags(prompt='a'), 'x.png', '--prompt=a: rings holds point clouds, which .* --num'),
+    (SampleFlags(), 'x.mid', 'the name must end in .png or .npy'),
+  ]:
+    with pytest.raises(ValueError, match=message):
+      domain.check_flags(SPEC, flags, pathlib.Path(out))
+
+
+def test_an_unknown_kind_of_data_is_refused_with_the_known_ones():
+  with pytest.raises(ConfigError, match=r"unknown domain 'points'.*image, music, series, text"):
+    domain_of(SPEC)
+
+
+@pytest.mark.parametrize('name', DOMAINS)
+def test_every_domain_names_known_metrics_and_flags_and_takes_its_own_flags(name):
+  domain, spec = DOMAINS[name], SPECS[name]
+  assert domain_of(spec) is domain
+  assert domain.metrics <= METRICS.keys()
+  every = EVERY_FLAG.given()
+  assert domain.flags.keys() <= every.keys()
+  known = SampleFlags(**{flag: every[flag] for flag in domain.flags})
+  for suffix in domain.suffixes:
+    domain.check_flags(spec, known, pathlib.Path(f'x{suffix}'))
+  assert not domain.default_out or pathlib.Path(domain.default_out).suffix in domain.suffixes
+  assert '\n' not in domain.describe(spec)
+
+
+def test_every_metric_that_does_not_apply_everywhere_says_what_it_applies_to():
+  for name, metric in METRICS.items():
+    assert bool(metric.scope) == (name not in Domain.metrics)
