@@ -166,7 +166,7 @@ class Domain:
 
   Attributes:
     noun: what the data are, for messages: 'images'.
-    usage: how samples are requested, for messages: a clause that follows the noun.
+    usage: how samples are requested, for messages: words that follow the noun and a comma.
     metrics: names of the metrics (`common.evaluation.evaluate.METRICS`) that apply to the data.
     flags: what each flag of `experiments.sample` means for the data; other flags are refused.
     suffixes: endings of the files that samples can be written to.
@@ -178,7 +178,7 @@ class Domain:
   """
 
   noun: str = 'examples'
-  usage: str = 'which are drawn by --num and --label'
+  usage: str = 'drawn by --num and --label'
   metrics: frozenset[str] = frozenset(
     ('bits_per_dim', 'evaluations', 'seconds_per_sample', 'parameters')
   )
@@ -239,6 +239,7 @@ class Domain:
       options: sampler settings that replace those of the config.
     """
     del source
+    # Classes in turn: any number of samples has them in equal shares, and a column per class.
     classes = spec.num_classes if labelled else 0
     label = jnp.asarray(places % classes) if classes else None
     return self.request(spec, len(places), label, options)

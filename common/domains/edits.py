@@ -82,7 +82,7 @@ def perform(
       mask=None if given.known is None else jnp.asarray(given.known, jnp.uint8),
       options={**edit.options, **(options or {})},
     )
-    # One key per draw: the draws of an image differ, and a repeated command gives the same draws.
+    # One key per draw: draws of an image differ, and asking for more draws keeps the first ones.
     key = jax.random.fold_in(jax.random.key(seed), draw)
     samples = trained.method.sample(trained.params, key, request)
     results.append(np.asarray(samples.x))
@@ -135,14 +135,16 @@ def _input(given: Given, levels: int) -> Rows:
 
 
 def _masked(given: Given, levels: int) -> Rows:
-  """The images, and what is given of them: pixels without any known channel have one colour."""
+  """The images, and the known part of them: the pixels to fill in are blue."""
   (caption, images) = _input(given, levels)[0]
+  # A pixel counts as known if any of its channels is.
   visible = np.where(given.known.any(-1, keepdims=True), images, np.uint8(FILL))
   return [(caption, images), ('given', visible)]
 
 
 def _grey(given: Given, levels: int) -> Rows:
   (caption, images) = _input(given, levels)[0]
+  # The unweighted mean of the channels: the grey image that the task is conditioned on.
   grey = np.round(images.mean(-1, keepdims=True)).astype(np.uint8)
   return [(caption, images), ('given', np.broadcast_to(grey, images.shape))]
 

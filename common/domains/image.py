@@ -16,7 +16,7 @@ class ImageDomain(Domain):
   """Integers [height, width, channels]; with a palette, one channel of indices of colours."""
 
   noun = 'images'
-  usage = 'which are drawn by --num and --label, or edited by --task'
+  usage = 'drawn by --num and --label or edited by --task'
   metrics = Domain.metrics | {'agreement', 'frechet'}
   flags: Mapping[str, str] = {
     'num': 'number of images to draw (100) or to edit (10)',
@@ -68,6 +68,7 @@ class ImageDomain(Domain):
     self, spec: DataSpec, name: str, edited: edits.Edited, scale: int | None
   ) -> np.ndarray:
     """The picture of a task in the colours of the data; `scale` is the size of a pixel (4)."""
+    # Colours come first: a grey version or a mask of palette indices would be meaningless.
     given, levels = self.as_images(spec, edited.given.x)
     results, _ = self.as_images(spec, edited.results)
     visible = edited._replace(given=edited.given._replace(x=given), results=results)

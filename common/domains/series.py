@@ -73,7 +73,7 @@ class SeriesDomain(Domain):
   """
 
   noun = 'time series'
-  usage = 'which are forecast without a task'
+  usage = 'whose windows are forecast'
   metrics = Domain.metrics | {'crps', 'normalised_crps'}
   flags: Mapping[str, str] = {
     'num': 'number of windows of the test split (6; all for a .csv)',
@@ -147,6 +147,7 @@ def forecast_request(
 def collect(spec: DataSpec, batch: Mapping[str, Any], x: np.ndarray, draws: int) -> Forecasts:
   """Forecasts from the samples of a batch in which each window stands `draws` times in a row."""
   context = spec.shape[0] - spec.series.horizon
+  # Rows i·draws ... (i + 1)·draws - 1 belong to window i: one of them gives its past and truth.
   values = np.asarray(batch['x'])[::draws, :, 0]
   names = tuple(spec.class_names[i] for i in np.asarray(batch['label'])[::draws])
   drawn = np.asarray(x)[:, context:, 0].reshape(len(values), draws, -1)
@@ -186,7 +187,8 @@ def forecast(
 def picture(found: Forecasts, columns: int = 2) -> UInt8[np.ndarray, 'height width 3']:
   """A panel for each window: past, truth, the median, and the intervals of 50 % and 90 %."""
   context, horizon = found.past.shape[1], found.truth.shape[1]
-  shown = min(context, 4 * horizon)
+  shown = min(context, 4 * horizon)  # a longer past would squeeze the forecast
+  # Step 0 is the last given value; the line of the truth starts there, joined to the past.
   before, after = np.arange(-shown + 1, 1), np.arange(1, horizon + 1)
   panels = []
   for name, past, truth, levels in zip(

@@ -23,5 +23,6 @@ def share(hits: int, total: int) -> tuple[float, float]:
   The error is that of the estimate of Agresti and Coull (1998), with two hits and two misses added,
   so that a share of 0 or 1 does not get an error of zero.
   """
+  # For a 95 % interval, z² ≈ 4 pseudo-observations are added, half of them hits.
   smooth = (hits + 2) / (total + 4)
   return hits / total, math.sqrt(smooth * (1 - smooth) / (total + 4))

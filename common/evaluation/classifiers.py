@@ -95,7 +95,7 @@ def penultimate(
   hidden = flat(images, classifier.levels)
   model = classifier.model
   for weight, bias in zip(model.coefs_[:-1], model.intercepts_[:-1], strict=True):
-    hidden = np.maximum(hidden @ weight + bias, 0.0)
+    hidden = np.maximum(hidden @ weight + bias, 0.0)  # ReLU, the default of scikit-learn
   return hidden
 
 
@@ -109,6 +109,7 @@ def _svm(num_examples: int):
 def _mlp(num_examples: int):
   from sklearn import neural_network
 
+  # Passes over the split: about 600,000 examples in all, so that large sets do not take hours.
   passes = int(np.clip(600_000 // num_examples, 8, 200))
   return neural_network.MLPClassifier((128, 64), max_iter=passes, random_state=0)
 

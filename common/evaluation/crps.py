@@ -38,6 +38,7 @@ def seasonal_naive(
 ) -> Float[np.ndarray, 'windows horizon']:
   """Repeats the last season; repeats the last value if the past is shorter than a season."""
   season = season if season <= past.shape[1] else 1
+  # Step h of the forecast is step h mod season of the last season.
   return past[:, -season:][:, np.arange(horizon) % season]
 
 
@@ -46,7 +47,7 @@ class Scores(NamedTuple):
 
   Attributes:
     crps: CRPS of each window, in units of the values.
-    naive: CRPS of the seasonal naive forecast: its absolute error.
+    naive: CRPS of the seasonal naive forecast.
     size: mean |truth| of each window.
     inside: shares of the true values inside the intervals of 50 % and 90 %.
     note: which split, and the number of windows, steps and draws.
@@ -62,6 +63,7 @@ class Scores(NamedTuple):
 def score(found: Forecasts, season: int, split: str) -> Scores:
   """The scores of forecasts; the note names the split."""
   truth = found.truth.astype(np.float64)
+  # The CRPS of a forecast of a single value is its absolute error.
   naive = seasonal_naive(found.past, truth.shape[1], season)
   low, lower, _, upper, high = found.quantiles()
   inside = ((a <= truth) & (truth <= b) for a, b in ((lower, upper), (low, high)))
@@ -87,7 +89,7 @@ def in_units(scores: Scores) -> Measure:
 
 def normalised(scores: Scores) -> Measure:
   """Σ CRPS / Σ |truth|; for a forecast of one value it is the normalised deviation (ND)."""
-  size = max(scores.size.mean(), 1e-12)
+  size = max(scores.size.mean(), 1e-12)  # all true values may be zero
   share = scores.crps.mean() / size
   # The error of a ratio of means a/b, to first order: that of the mean of (a - (a/b)·b) / b.
   note = f'seasonal naive {scores.naive.mean() / size:.4g}; {scores.note}'

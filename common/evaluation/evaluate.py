@@ -211,6 +211,7 @@ def _frechet(subject: Subject) -> Measure:
   # Distance and floor must compare sets of one size: the bias of a distance depends on it.
   one, _ = frechet.halves(subject.real.label, len(samples))
   size, reference = len(one), frechet.moments(real[one])
+  # The samples' classes are in turn, so the first `size` have the proportions of all.
   ours = features.apply(samples[:size])
   value = frechet.gaussian_distance(frechet.moments(ours), reference)
   error = frechet.standard_error(ours, reference, None if labels is None else labels[:size])
@@ -245,6 +246,7 @@ def _evaluations(subject: Subject) -> Measure:
 
 def _seconds_per_sample(subject: Subject) -> Measure:
   batch = min(subject.settings['batch_size'], subject.settings['num_samples'])
+  # The last batch is full, so every call draws `batch` samples.
   seconds = np.asarray(subject.samples.seconds) / batch
   error = float(seconds.std(ddof=1) / np.sqrt(len(seconds)))
   note = f'median of {len(seconds)} calls for {batch} samples at once, compiled'

@@ -38,7 +38,7 @@ def _pixels(real: classifiers.LabelledImages) -> Extractor:
 
 def _mlp(real: classifiers.LabelledImages) -> Extractor:
   classifier = classifiers.fit('mlp', real)
-  dim = classifier.model.coefs_[-1].shape[0]
+  dim = classifier.model.coefs_[-1].shape[0]  # inputs of the output layer
   return Extractor(
     'mlp',
     functools.partial(classifiers.penultimate, classifier),

@@ -81,7 +81,7 @@ def test_evaluation_scores_forecasts(trained):
   [
     (['--out=forecasts.txt'], 'the name must end in .png, .npy or .csv'),
     (['--label=west'], "--label='west' is not a class of series; known: north, south"),
-    (['--task=inpaint'], '--task=inpaint: series holds time series, which are forecast without'),
+    (['--task=inpaint'], '--task=inpaint: series holds time series, whose windows are forecast'),
   ],
 )
 def test_bad_flags_are_refused(trained, flags, message):

@@ -89,7 +89,7 @@ def test_the_command_writes_samples_of_a_new_kind_of_data(trained, tmp_path):
   domain.sample(trained, settings, tmp_path / 'x.png')
   assert (tmp_path / 'x.png').exists()
   for flags, out, message in [
-    (SampleFlags(prompt='a'), 'x.png', '--prompt=a: rings holds point clouds, which .* --num'),
+    (SampleFlags(prompt='a'), 'x.png', '--prompt=a: rings holds point clouds, drawn by .* --num'),
     (SampleFlags(), 'x.mid', 'the name must end in .png or .npy'),
   ]:
     with pytest.raises(ValueError, match=message):
