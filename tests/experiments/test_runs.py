@@ -7,12 +7,13 @@ import pytest
 
 from common.config import ConfigError
 from common.data.pipeline import Data, fingerprint
+from common.data.sources import Source
 from common.data.spec import DataSpec
 from configs.diffusion import images
 from experiments import runs
 
 
-class Held:
+class Held(Source):
   """A split of given images."""
 
   def __init__(self, x):
