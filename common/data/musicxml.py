@@ -83,6 +83,7 @@ def _pitch(element: ElementTree.Element) -> int:
   """The MIDI pitch of a <pitch>."""
   alter = int(float(element.findtext('alter') or 0))  # semitones: 1 for a sharp
   octave = int(element.findtext('octave') or '')
+  # MIDI counts from C in octave -1.
   return NATURAL[element.findtext('step') or ''] + alter + 12 * (octave + 1)
 
 

@@ -100,6 +100,7 @@ def _quiet() -> Iterator[None]:
   verbosity = logging.get_verbosity()
   logging.set_verbosity(min(verbosity, logging.WARNING))
   try:
+    # TFDS prints to stdout, which belongs to the command's own output.
     with open(os.devnull, 'w') as sink, contextlib.redirect_stdout(sink):
       yield
   finally:

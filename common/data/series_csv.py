@@ -170,6 +170,7 @@ def _series_of(rows: Rows, columns: Columns, what: str) -> np.ndarray:
 
 def _starts(series: Int[np.ndarray, 'rows']) -> Bool[np.ndarray, 'rows']:
   """Whether a row is the first of its series, for rows that are sorted by series."""
+  # -1 comes before every series, so the first row is a start too.
   return np.diff(series, prepend=-1) > 0
 
 
@@ -188,6 +189,7 @@ def _uneven(rows: Rows, columns: Columns, before: int, after: int, in_series: st
 def _numbers(rows: Rows, name: str, what: str) -> Float[np.ndarray, 'rows']:
   """A column as finite numbers."""
   texts = rows.texts[name]
+  # NaN stands for text that is not a number: both are refused below, as infinity is.
   numbers = np.full(len(texts), np.nan)
   for i, text in enumerate(texts):
     with contextlib.suppress(ValueError):

@@ -129,6 +129,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       network: whether raw files may be downloaded.
       **kwargs: arguments of TFDS.
     """
+    # Before super().__init__, which calls `_info` and so reads the data.
     self.settings = settings
     self.network = network
     super().__init__(file_format='array_record', **kwargs)
@@ -304,6 +305,7 @@ def published_splits(
     test: the same for the test split.
     num_validation: number of training examples to hold out.
   """
+  # By hash, not by position: every source of the raw files leads to the same splits.
   order = hash_order(*train)
   return {
     'train': functools.partial(array_examples, *train, order[:-num_validation]),

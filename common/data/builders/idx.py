@@ -38,6 +38,7 @@ def parse(data: bytes, what: str) -> np.ndarray:
       f'{what} must be an idx file of bytes (00 00 08, the rank, the sizes, the values), got '
       f'{len(data)} bytes that start with {data[:4].hex()!r}'
     )
+  # '>u4': big-endian, whatever the byte order of this machine.
   shape = tuple(np.frombuffer(data, '>u4', rank, offset=4).tolist())
   values = np.frombuffer(data, np.uint8, offset=4 + 4 * rank)
   if len(values) != np.prod(shape):

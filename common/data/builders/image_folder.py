@@ -51,6 +51,7 @@ class ImageFolder(base.ImageBuilder, skip_registration=True):
   def variant(cls, settings: Mapping[str, Any]) -> str:
     """A hash of the names, sizes and modification times of the files; none is opened."""
     folder = _folder(settings)
+    # The bytes that are hashed decide the name of the folder: a change prepares all folders again.
     state = hashlib.blake2b(digest_size=8)
     state.update(repr((_image_size(settings), base.broken_policy(settings))).encode())
     for path in list_images(folder):
@@ -61,6 +62,7 @@ class ImageFolder(base.ImageBuilder, skip_registration=True):
   def read(self) -> base.Contents:
     folder = _folder(self.settings)
     skip = base.broken_policy(self.settings) == 'skip'
+    # A first pass over all files: the shape depends on every one of them.
     files, notes = inspect_files(list_images(folder), skip)
     size = _image_size(self.settings)
     height, width = (size, size) if size else _common_size(files, folder)
@@ -157,6 +159,7 @@ def inspect_files(
   Raises:
     ConfigError: for files that cannot be read, unless they are skipped; if none can be read.
   """
+  # `map` returns results in the order of `paths`, whichever thread is first.
   with futures.ThreadPoolExecutor() as pool:
     results = list(pool.map(_inspect_file, paths))
   files = [result for result in results if isinstance(result, ImageFile)]

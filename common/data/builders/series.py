@@ -91,6 +91,7 @@ class SeriesBuilder(base.Builder, skip_registration=True):
       offsets = window_offsets(int(table.lengths[i]), int(held_out[i]), sizes)
       for split in base.SPLITS:
         windows[split] += [(label, int(starts[i]) + offset) for offset in offsets[split]]
+    # Rows of all training parts: those before the held-out steps of validation and test.
     training = np.concatenate(
       [starts[i] + np.arange(table.lengths[i] - 2 * held_out[i]) for i in kept]
     )
@@ -113,6 +114,7 @@ class SeriesBuilder(base.Builder, skip_registration=True):
       series=dict(
         horizon=sizes.horizon,
         season=season,
+        # Whether a head over counts, such as the negative binomial, applies.
         counts=np.array_equal(table.value, np.maximum(np.round(table.value), 0)),
         covariates=list(names),
       ),
@@ -171,6 +173,7 @@ def window_rows(
 def _examples(
   rows: Float[np.ndarray, 'rows columns'], places: Sequence[tuple[int, int]], length: int
 ) -> base.Examples:
+  # Windows are views of `rows`: overlapping ones take no memory of their own.
   for key, (label, start) in enumerate(places):
     yield f'{key:09d}', {'x': rows[start : start + length], 'label': label}
 

@@ -56,6 +56,7 @@ class TextBuilder(base.Builder, skip_registration=True):
   def read(self) -> base.Contents:
     documents, notes = self.documents()
     texts = [document.text for document in documents]
+    # The vocabulary is made of all splits, so that every character of a test text has a token.
     tokenizer = tokenizers.build_tokenizer(self.settings, texts)
     streams = split_streams(documents, tokenizer, self.name)
     context = context_length(self.settings)
@@ -126,6 +127,7 @@ def split_streams(
       f'{tokenizers.END_OF_TEXT}; this one has none'
     )
   splits = base.hash_splits((base.digest(d.text.encode()) for d in documents), what)
+  # After each document, the last one too: a model learns where a text ends.
   separator = np.array([tokenizer.separator])
   return {
     split: np.concatenate(
@@ -174,6 +176,7 @@ class Text(TextBuilder, skip_registration=True):
   def variant(cls, settings: Mapping[str, Any]) -> str:
     """A hash of the names, sizes and modification times of the files; none is opened."""
     source = _source(settings)
+    # The bytes that are hashed decide the name of the folder: a change prepares all texts again.
     state = hashlib.blake2b(digest_size=8)
     state.update(base.broken_policy(settings).encode())
     for path in list_files(source):

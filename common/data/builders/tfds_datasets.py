@@ -32,6 +32,7 @@ def load_arrays(name: str) -> LabelledImages:
     urllib.request.urlopen(request, timeout=PROBE_SECONDS).close()
   except OSError as error:
     raise downloads.Unavailable(f'{address} does not answer ({error})') from None
+  # batch_size=-1: a whole split as one array.
   splits = tfds.as_numpy(tfds.load(name, batch_size=-1))
   return {split: (splits[split]['image'], splits[split]['label']) for split in ('train', 'test')}
 
