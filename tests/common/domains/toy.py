@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from common.method import Likelihood, Method, Samples
 
 
-class Split:
+class Split(Source):
   """Examples in memory."""
 
   def __init__(self, **arrays):
