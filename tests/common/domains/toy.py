@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
+from common.data.sources import Source
 from common.method import Likelihood, Method, Samples
 
 
