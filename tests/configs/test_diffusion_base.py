@@ -6,9 +6,9 @@ import pytest
 
 from configs.diffusion import base
 from diffusion.likelihood import LIKELIHOODS
-from diffusion.likelihood.flow import flow_likelihood
+from diffusion.likelihood.flow import FlowLikelihood
 from diffusion.networks import NETWORKS
-from diffusion.objectives import TIMES, WEIGHTINGS
+from diffusion.objectives import TIME_DISTRIBUTIONS, WEIGHTINGS
 from diffusion.processes import PROCESSES
 from diffusion.sampling.grids import GRIDS
 
@@ -16,7 +16,7 @@ GIVEN = {'parent', 'name', 'self', 'out_channels', 'num_classes'}
 TABLES = {
   'PROCESSES': PROCESSES,
   'WEIGHTINGS': WEIGHTINGS,
-  'TIMES': TIMES,
+  'TIMES': TIME_DISTRIBUTIONS,
   'NETWORKS': NETWORKS,
   'GRIDS': GRIDS,
   'LIKELIHOODS': LIKELIHOODS,
@@ -37,4 +37,4 @@ def test_every_component_is_listed_with_all_its_settings(table):
 
 
 def test_flow_is_a_likelihood():
-  assert LIKELIHOODS['flow'] is flow_likelihood
+  assert LIKELIHOODS['flow'] is FlowLikelihood

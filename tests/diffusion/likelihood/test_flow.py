@@ -101,9 +101,8 @@ def test_one_evaluation_and_one_pull_back_per_right_hand_side():
     calls.append(1)
     return denoise(x, t)
 
-  drift = flow.flow_drift(process, counted)
-  x = jnp.ones((2, DIM))
-  flow.hutchinson_divergence(drift, x, jnp.asarray(0.5), jnp.ones((5, 2, DIM)))
+  field = flow.FlowField(process, counted, jnp.ones((5, 2, DIM)))
+  field(jnp.asarray(0.5), (jnp.ones((2, DIM)), jnp.zeros((5, 2))), None)
   assert len(calls) == 1
 
 
@@ -117,7 +116,7 @@ def estimate(process, data, x0, levels, **settings):
   likelihood = component(LIKELIHOODS, {'name': 'flow', **settings}, 'likelihood')
   keys = jax.random.split(KEY, len(x0))
   run = jax.jit(
-    lambda x0: likelihood(process, data.denoiser(process), x0, levels, keys, 'fixed_small')
+    lambda x0: likelihood.estimate(process, data.denoiser(process), x0, levels, keys, 'fixed_small')
   )
   return run(x0)
 
@@ -169,7 +168,7 @@ def test_standard_errors():
     ({'probe': 'normal'}, 'gaussian, rademacher'),
     ({'dequantization': 'none'}, 'uniform, variational'),
     ({'solver': 'rk4'}, 'dopri5'),
-    ({'samples': 1}, 'samples=1 must be at least 2'),
+    ({'samples': 1}, 'samples must be at least 2, got 1'),
     ({'importance': True}, "importance needs trace='exact', not 'hutchinson'"),
     ({'rtol': 0.0}, 'positive'),
   ],

@@ -10,7 +10,7 @@ import pytest
 
 from common.config import ConfigError
 from diffusion import processes
-from diffusion.likelihood.bound import reverse_step
+from diffusion.likelihood.terms import reverse_step
 from diffusion.processes import PROCESSES, build, discrete
 from diffusion.processes.process import rate
 
@@ -48,12 +48,16 @@ def test_one_process_is_consistent(name):
   np.testing.assert_allclose(process.time_of(log_snr), t, rtol=1e-9, atol=1e-12)
   assert (jnp.diff(log_snr) < 0).all()
   # dα/dt = f·α and dσ²/dt = 2·f·σ² + g²: the moments of dx = f·x dt + g dw.
-  np.testing.assert_allclose(rate(process.alpha, t), process.f(t) * alpha, rtol=1e-9, atol=1e-12)
+  np.testing.assert_allclose(
+    rate(process.alpha, t), process.drift_coefficient(t) * alpha, rtol=1e-9, atol=1e-12
+  )
   variance_rate = rate(lambda t: process.sigma(t) ** 2, t)
-  expected = 2 * process.f(t) * sigma**2 + process.g2(t)
-  scale = jnp.abs(process.g2(t)) + jnp.abs(2 * process.f(t) * sigma**2)
+  expected = 2 * process.drift_coefficient(t) * sigma**2 + process.squared_diffusion(t)
+  scale = jnp.abs(process.squared_diffusion(t)) + jnp.abs(
+    2 * process.drift_coefficient(t) * sigma**2
+  )
   assert jnp.max(jnp.abs(variance_rate - expected) / scale) < 1e-9
-  assert (process.g2(t) > 0).all()
+  assert (process.squared_diffusion(t) > 0).all()
 
 
 @pytest.mark.parametrize('name', PROCESSES)
@@ -95,9 +99,11 @@ def test_vp_sde():
     ]
   )
   times = expected[:, 0]
-  for column, name in enumerate(('alpha', 'sigma', 'log_snr', 'g2'), 1):
+  for column, name in enumerate(('alpha', 'sigma', 'log_snr', 'squared_diffusion'), 1):
     np.testing.assert_allclose(at(getattr(process, name), *times), expected[:, column], rtol=1e-8)
-  np.testing.assert_allclose(at(process.f, *times), -0.5 * expected[:, 4], rtol=1e-8)
+  np.testing.assert_allclose(
+    at(process.drift_coefficient, *times), -0.5 * expected[:, 4], rtol=1e-8
+  )
   # As a VE process in x/α: the σ of Karras et al. 2022, table 1, 'VP'.
   ratio = at(lambda t: jnp.exp(-0.5 * process.log_snr(t)), 1e-5, 1e-3, 0.5, 1)
   np.testing.assert_allclose(ratio, [0.001000497627, 0.01048599279, 3.412918309, 152.1669703], 1e-8)
@@ -117,7 +123,9 @@ def test_sub_vp_sde():
     ]
   )
   np.testing.assert_allclose(at(process.sigma, *expected[:, 0]), expected[:, 1], rtol=1e-8)
-  np.testing.assert_allclose(at(process.g2, *expected[:, 0]), expected[:, 2], rtol=1e-8)
+  np.testing.assert_allclose(
+    at(process.squared_diffusion, *expected[:, 0]), expected[:, 2], rtol=1e-8
+  )
 
 
 def test_ve_sde():
@@ -127,7 +135,9 @@ def test_ve_sde():
     at(process.sigma, *times), [0.01000085176, 0.08408964153, 0.7071067812, 50], 1e-8
   )
   np.testing.assert_allclose(
-    np.sqrt(at(process.g2, *times)), [0.04127625023, 0.3470609475, 2.918423066, 206.363674], 1e-8
+    np.sqrt(at(process.squared_diffusion, *times)),
+    [0.04127625023, 0.3470609475, 2.918423066, 206.363674],
+    1e-8,
   )
   assert process.prior_std == pytest.approx(50)
 
@@ -142,20 +152,20 @@ def test_cosine():
 
 
 def test_shifted_cosine():
-  bounded = processes.shifted(log_snr_max=20.0, log_snr_min=-20.0)
+  bounded = processes.Shifted(log_snr_max=20.0, log_snr_min=-20.0)
   np.testing.assert_allclose(
     at(bounded.log_snr, 1e-12, 0.25, 0.5, 0.75, 1),
     [20, 1.762618767, 0, -1.762618767, -20],
     atol=1e-5,
   )
-  finer = processes.shifted(log_snr_max=20.0, log_snr_min=-20.0, resolution=256, base_resolution=64)
+  finer = processes.Shifted(log_snr_max=20.0, log_snr_min=-20.0, resolution=256, base_resolution=64)
   np.testing.assert_allclose(
     at(finer.log_snr, 0.2, 0.7), at(bounded.log_snr, 0.2, 0.7) - 2 * math.log(4)
   )
 
 
 def test_sigmoid_schedule():
-  process = processes.sigmoid(start=-3.0, end=3.0, tau=0.9)
+  process = processes.Sigmoid(start=-3.0, end=3.0, tau=0.9)
   t = np.linspace(0.05, 0.95, 19)
   logistic = lambda x: 1 / (1 + np.exp(-x))
   level = logistic(3 / 0.9) - logistic((-3 + 6 * t) / 0.9)
