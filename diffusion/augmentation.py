@@ -61,6 +61,7 @@ def _augment_one(
       shift,
     ]
   )
+  # Flips are exact, so they are not part of the resampled map.
   image = jnp.where(x_flip > 0, image[:, ::-1], image)
   image = jnp.where(y_flip > 0, image[::-1], image)
   # Scale, stretch and turn are one matrix, so that the image is resampled once only.

@@ -117,9 +117,11 @@ class Diffusion(Method):
     self, params: PyTree, memory: PyTree, batch: Batch, key: Key[Array, ''], context: Context
   ) -> tuple[Array, Aux]:
     step = Step(memory, batch, key, context)
+    # A learned process needs the bound's terms at its ends, and a second pass for its shape.
     losses = self._losses if not self.model.process.learned else self._learned_process_losses
     per_example, mse, noisy = losses(params, step)
     weight = example_weights(batch)
+    # Padding of a last batch has weight 0, in the memory as in the means.
     # The times' memory takes the losses before their correction (Nichol & Dhariwal 2021, eq. 18).
     memory = self.objective.times.update(
       memory, self.model.process, noisy.times, per_example, weight
@@ -137,6 +139,7 @@ class Diffusion(Method):
 
   def nll(self, params: PyTree, batch: Batch, key: Key[Array, '']) -> Likelihood:
     x0 = to_unit(batch['x'], self.spec.levels)
+    # Evaluation hides no label and augments no image: the likelihood is that of the data itself.
     label = batch['label'] if self.model.num_classes else None
     return self.estimator.estimate(
       self.model.process_at(params),
@@ -162,6 +165,7 @@ class Diffusion(Method):
       x0, augment_label = augment(augment_keys, x0, objective.augmentation)
     u = uniforms(time_keys, step.key, context.index, context.batch_size, objective.times.stratified)
     times = objective.times.sample(process, u, step.memory)
+    # x_t = α(t)·x0 + σ(t)·eps, a draw from q(x_t | x0).
     eps = normal_like(noise_keys, x0)
     x = expand(process.alpha(times.t), x0) * x0 + expand(process.sigma(times.t), x0) * eps
     label = batch['label'] if self.model.num_classes else None
@@ -191,6 +195,7 @@ class Diffusion(Method):
     mse = jnp.mean((y - target) ** 2, axis=range(1, y.ndim))
     if objective.weighting is None:
       return ExampleLosses(self._step_cost(params, noisy, estimate), mse, noisy)
+    # W·‖x0 − x̂0‖² in terms of the target: the factor of the target's error is W·(σ/Δ)².
     value = target_weight(objective.weighting, process, pair, t, noisy.times.density) * mse
     if objective.hybrid:
       # Only the variance learns from the bound: no gradient flows to the mean, through x0 (Nichol
@@ -226,6 +231,8 @@ class Diffusion(Method):
     loss, mse, noisy = self._losses(
       params | {'process': {'ends': ends, 'shape': hold(shape)}}, step
     )
+    # The gradient of E[loss²] = Var + bound², where the gradient of the bound in the
+    # shape is 0: it is the gradient of the variance.
     held = hold(params) | {'process': {'ends': hold(ends), 'shape': shape}}
     square = self._losses(held, step).loss ** 2
     # The prior and reconstruction terms, which move with the ends.

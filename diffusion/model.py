@@ -89,6 +89,7 @@ class Model:
     """The network's output, an estimate of its target, and the (x0, eps) that it implies."""
     process = self.process_at(params)
     alpha, sigma = process.alpha(t), process.sigma(t)
+    # c_in of Karras et al. 2022, table 1: the network's input has unit variance at every time.
     inputs = x
     if self.scale_input:
       inputs = expand(preconditioning(alpha, sigma, self.sigma_data).c_in, x) * x
@@ -108,6 +109,7 @@ class Model:
       # becomes a fraction in [0, 1], as in their code.
       y, raw = jnp.split(y, 2, axis=-1)
       fraction = 0.5 * (raw + 1)
+    # The target's coefficients at t, then the 2×2 system solved for (x0, eps).
     pair = jax.tree.map(
       lambda c: expand(c, x), target_pair(self.target, process, t, self.sigma_data)
     )
@@ -139,6 +141,7 @@ class Model:
   ) -> Float[Array, 'batch classes']:
     """log p(class | x, t) by the classifier, whose logits are averaged over the image."""
     process = self.process_at(params)
+    # The classifier always sees x at unit variance, whatever the model is given.
     scale = preconditioning(process.alpha(t), process.sigma(t), self.sigma_data).c_in
     y = self.classifier.apply(
       {'params': params['classifier']},
@@ -188,7 +191,9 @@ def build_model(config: Mapping, spec: DataSpec) -> Model:
   if not prediction['sigma_data'] > 0:
     raise ConfigError(f'prediction.sigma_data must be positive, got {prediction["sigma_data"]}')
   check_target(prediction['target'], process, prediction['sigma_data'])
+  # Index num_classes is the null class, so the network embeds num_classes + 1 of them.
   num_classes = spec.num_classes if config['conditional'] else 0
+  # A learned variance is predicted for each dimension, next to the target.
   channels = spec.shape[-1] * (2 if variance == 'learned' else 1)
   augmentation.check(config['augmentation'])
   augmented = {'augment_dim': augmentation.LABELS} if config['augmentation']['probability'] else {}

@@ -76,6 +76,7 @@ def v_pair(process: Process, t: Array, sigma_data: float) -> Pair:
 
 
 def velocity_pair(process: Process, t: Array, sigma_data: float) -> Pair:
+  # dx/dt at fixed (x0, eps): (−1, 1) on the straight line of rectified flow.
   return Pair(rate(process.alpha, t), rate(process.sigma, t))
 
 
@@ -169,6 +170,8 @@ def check_target(target: str, process: Process, sigma_data: float = 0.5) -> None
 
 def velocity(process: Process, pair: Pair, t: Array) -> Array:
   """dx/dt of the probability flow, α′·x0 + σ′·eps (Song et al. 2021, eq. 13, in α and σ)."""
+  # f·x − ½·g²·score with f = α′/α, g² = 2σ·(σ′ − σ·α′/α) and score = −eps/σ: the terms in f cancel,
+  # and nothing is divided by α or σ.
   return rate(process.alpha, t) * pair.x0 + rate(process.sigma, t) * pair.eps
 
 

@@ -11,7 +11,7 @@ In discrete time it is a sum of KLs between Gaussians (Ho et al. 2020, eq. 5).
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -95,6 +95,7 @@ def stratified(
     differences of neighbouring strata. It errs on the large side, by the change of the integrand
     from one stratum to the next.
   """
+  # One stratum after the other: each is a network evaluation of the whole batch.
   draw = functools.partial(_one_stratum, integrand, keys, number)
   values = jax.lax.map(draw, jnp.arange(number))
   even = number // 2 * 2  # an odd last stratum counts like the average pair
@@ -107,6 +108,7 @@ def stratified(
 def _one_stratum(
   integrand: Integrand, keys: Key[Array, 'batch'], number: int, stratum: Array
 ) -> Float[Array, 'batch']:
+  # One key for the place within the stratum, one for the integrand's own noise.
   now = jax.vmap(jax.random.fold_in, (0, None))(keys, stratum)
   place, noise = split_keys(now)
   u = (stratum + jax.vmap(jax.random.uniform)(place)) / number
@@ -119,6 +121,25 @@ def split_keys(keys: Key[Array, 'batch']) -> tuple[Key[Array, 'batch'], Key[Arra
   return first, second
 
 
+class Ends(NamedTuple):
+  """The times between which the bound integrates, and their log-SNR."""
+
+  t_min: Float[Array, '']
+  t_max: Float[Array, '']
+  log_snr_max: Float[Array, '']
+  log_snr_min: Float[Array, '']
+
+
+def ends_of(process: Process, dtype: Any) -> Ends:
+  """The ends of a process, cut off where it ends in log-SNR −∞."""
+  times = jnp.asarray([process.t_min, process.t_max], dtype)
+  # λ falls with time: the first of the two is the larger.
+  high, low = process.log_snr(times)
+  cut = low < MIN_LOG_SNR
+  low = jnp.maximum(low, MIN_LOG_SNR)
+  return Ends(times[0], jnp.where(cut, process.time_of(low), times[1]), high, low)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class ContinuousBound:
   """The bound in continuous time, of given data and a given model."""
@@ -127,37 +148,33 @@ class ContinuousBound:
   denoise: Denoise
   x0: Float[Array, 'batch *dims']
   levels: int
-
-  def _ends(self) -> tuple[Array, Array, Array, Array]:
-    """t_min, t_max and the log-SNR at each, cut off where the process ends in log-SNR −∞."""
-    ends = jnp.asarray([self.process.t_min, self.process.t_max], self.x0.dtype)
-    high, low = self.process.log_snr(ends)
-    cut = low < MIN_LOG_SNR
-    low = jnp.maximum(low, MIN_LOG_SNR)
-    return ends[0], jnp.where(cut, self.process.time_of(low), ends[1]), high, low
+  ends: Ends
 
   def diffusion(self, u: Float[Array, 'batch'], keys: Key[Array, 'batch']) -> Float[Array, 'batch']:
-    """½·(λ_max − λ_min)·‖ε − ε̂‖² at λ, u of the way from its largest to its smallest value."""
-    t_min, t_max, high, low = self._ends()
+    """½·(λ_max − λ_min)·‖ε − ε̂‖² at λ = λ_max + (λ_min − λ_max)·u."""
+    t_min, t_max, high, low = self.ends
     t = self.process.time_of(high + (low - high) * u.astype(self.x0.dtype))
-    t = jnp.clip(t, t_min, t_max)  # time_of is not exact at the ends
+    # time_of is not exact at the ends.
+    t = jnp.clip(t, t_min, t_max)
     x, eps = noised(self.process, self.x0, t, keys)
+    # Kingma et al. 2021, eq. 17 with the integral over λ: its density under u is 1/(high − low).
     return 0.5 * (high - low) * sum_dims((eps - self.denoise(x, t).eps) ** 2)
 
   def reconstruction(
     self, u: Float[Array, 'batch'], keys: Key[Array, 'batch']
   ) -> Float[Array, 'batch']:
     """−log p(x0 | z) at t_min; the same for every u."""
-    t = self._ends()[0]
+    t = self.ends.t_min
     z = self.process.alpha(t) * self.x0 + self.process.sigma(t) * normal_like(keys, self.x0)
     return categorical_nats(self.process, self.x0, z, t, self.levels)
 
   def terms(self, keys: Key[Array, 'batch'], number: int) -> BoundTerms:
     """The bound, with `number` (at least 2) network evaluations per example."""
+    # Separate keys for the two estimates, which makes their errors independent.
     first, second = split_keys(keys)
     diffusion, error = stratified(self.diffusion, first, number)
     reconstruction, error_last = stratified(self.reconstruction, second, RECONSTRUCTION_DRAWS)
-    prior = prior_nats(self.process, self.x0, self._ends()[1])
+    prior = prior_nats(self.process, self.x0, self.ends.t_max)
     # Independent draws: the squares of the standard errors add up.
     error = jnp.hypot(error, error_last)
     return BoundTerms(prior, diffusion, reconstruction.sum(axis=1), error)
@@ -182,6 +199,8 @@ class DiscreteBound:
   def diffusion(self, u: Float[Array, 'batch'], keys: Key[Array, 'batch']) -> Float[Array, 'batch']:
     """(T − 1)·L_{t−1} at step t, u of the way from 2 to T."""
     number = self.process.steps - 1
+    # Uniform over the T − 1 steps; the factor T − 1 turns the mean over steps into their sum. With
+    # as many strata as steps, each stratum is one step, and the sum is exact.
     step = jnp.clip(jnp.floor(u * number), 0, number - 1)
     return number * self._cost(((step + 2) / self.process.steps).astype(self.x0.dtype), keys)
 
@@ -235,7 +254,9 @@ def variational_bound(
   """
   if process.steps:
     return DiscreteBound(process, denoise, x0, levels, variance).terms(keys, terms)
-  return ContinuousBound(process, denoise, x0, levels).terms(keys, terms)
+  # The ends are computed once, outside the loop over strata.
+  ends = ends_of(process, x0.dtype)
+  return ContinuousBound(process, denoise, x0, levels, ends).terms(keys, terms)
 
 
 @dataclasses.dataclass(frozen=True)

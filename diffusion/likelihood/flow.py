@@ -94,6 +94,7 @@ def hutchinson_divergence(
   drift: Drift, x: Images, probes: Float[Array, 'probes batch *dims']
 ) -> tuple[Images, Float[Array, 'probes batch']]:
   """Drift and vᵀ·J·v for each probe v: one evaluation, and one pull-back per probe."""
+  # E[vᵀ·J·v] = tr J for E[v·vᵀ] = 1 (Hutchinson 1990); all probes share one linearisation.
   value, pull = jax.vjp(drift, x)
   return value, jax.vmap(lambda v: sum_dims(v * pull(v)[0]))(probes)
 
@@ -136,6 +137,7 @@ def flow_log_density(
 
   solvers = {'dopri5': diffrax.Dopri5, 'tsit5': diffrax.Tsit5, 'bosh3': diffrax.Bosh3}
   number = 1 if probes is None else probes.shape[0]
+  # The state is (x, the integral of the divergence so far), one integral per probe.
   start = z, jnp.zeros((number, z.shape[0]), z.dtype)
   t_min, t_max = jnp.asarray([process.t_min, process.t_max], z.dtype)
   solution = diffrax.diffeqsolve(
@@ -152,6 +154,7 @@ def flow_log_density(
   # The state at t_max, and the integral of the divergence along the path.
   (end, change), std = jax.tree.map(lambda leaf: leaf[0], solution.ys), process.prior_std
   size = math.prod(z.shape[1:])
+  # log N(z_T; 0, prior_std²), then the instantaneous change of variables (eq. 39).
   prior = -0.5 * sum_dims((end / std) ** 2) - size * math.log(std * math.sqrt(2 * math.pi))
   arrived = solution.result == diffrax.RESULTS.successful
   values = jnp.where(arrived, prior + change, jnp.nan)
@@ -175,9 +178,11 @@ def variational_dequantization(
   t_min = jnp.asarray(process.t_min, x0.dtype)
   alpha, spread = process.alpha(t_min), jnp.exp(-0.5 * process.log_snr(t_min))  # spread: σ/α
   reach = 0.5 * width / spread  # half a cell, in standard deviations
+  # In units of the standard deviation, so that the truncated normal is a standard one.
   v = jax.vmap(lambda k: jax.random.truncated_normal(k, -reach, reach, x0.shape[1:], x0.dtype))(
     keys
   )
+  # The mass of the normal within the cell, erf(reach/√2), normalises the truncated density.
   log_mass = jnp.log(jax.scipy.special.erf(reach / math.sqrt(2)))
   log_q = jax.scipy.stats.norm.logpdf(v) - log_mass - jnp.log(spread * alpha)
   return v * spread, sum_dims(log_q)
@@ -294,5 +299,6 @@ def importance_mean(nats: Float[Array, 'samples batch']) -> Likelihood:
   # The largest weight becomes 1, so that no exponential overflows.
   least = nats.min(axis=0)
   weight = jnp.exp(least - nats)
+  # Delta method: the standard error of log m is that of m, divided by m.
   mean = weight.mean(axis=0)
   return Likelihood(least - jnp.log(mean), weight.std(axis=0, ddof=1) / mean / math.sqrt(number))

@@ -82,6 +82,7 @@ def uniforms(
       (Kingma et al. 2021, appendix I.1).
   """
   if stratified:
+    # The offset is the batch's, and the place the example's: no part of the batch needs the others.
     return jnp.mod(jax.random.uniform(key) + index / batch_size, 1.0).astype(jnp.float32)
   return jax.vmap(jax.random.uniform)(keys)
 
@@ -158,6 +159,7 @@ class LogitNormal(TimeDistribution):
 
   def sample(self, process: Process, u: Float[Array, 'batch'], memory: Any) -> TimeSample:
     low, high = time_range(process)
+    # logit(share) = mean + std·z with z standard normal, the inverse distribution function of u.
     z = jax.scipy.special.ndtri(jnp.clip(u, MIN_SHARE, 1 - MIN_SHARE))
     share = jax.nn.sigmoid(self.mean + self.std * z)
     # The derivative of the logit is 1/(share·(1 − share)).
@@ -249,6 +251,7 @@ class LossSecondMoment(TimeDistribution):
   ) -> LossHistory:
     size = self._size(process)
     low, high = time_range(process)
+    # The bucket of each time, from the time itself: on a discrete process it was rounded.
     position = (times.t - low) / (high - low) * size
     # Discrete times are the upper ends of their buckets; 1e-4 allows for k/T in float32.
     position = jnp.ceil(position - 1e-4) - 1 if process.steps else jnp.floor(position)

@@ -158,6 +158,7 @@ class EDM(Weighting):
     _check_positive('sigma_data', self.sigma_data)
 
   def weight(self, at: NoiseLevel) -> Float[Array, 'batch']:
+    # λ(σ) = (σ² + σ_d²)/(σ·σ_d)² (Karras et al. 2022, table 1) with SNR = 1/σ².
     return at.snr + 1 / self.sigma_data**2
 
 
@@ -166,6 +167,7 @@ class VLB(Weighting):
   """The variational bound: ½·SNR/p(λ)."""
 
   def weight(self, at: NoiseLevel) -> Float[Array, 'batch']:
+    # ½·∫ ‖ε − ε̂‖² dλ, and ‖ε − ε̂‖² = SNR·‖x0 − x̂0‖².
     return 0.5 * at.snr * at.inverse_density
 
 
@@ -174,6 +176,7 @@ class Likelihood(Weighting):
   """The likelihood weighting of score matching: SNR/p(λ)."""
 
   def weight(self, at: NoiseLevel) -> Float[Array, 'batch']:
+    # g²·‖∇ log p − s‖² = −σ²·dλ/dt·(α/σ²)²·‖x0 − x̂0‖².
     return at.snr * at.inverse_density
 
 
@@ -194,7 +197,9 @@ def target_weight(
     density: of the distribution that t was drawn from.
   """
   alpha, sigma = process.alpha(t), process.sigma(t)
-  target_factor = (determinant(pair, alpha, sigma) / sigma) ** 2  # (Δ/σ)²
-  inverse_density = -rate(process.log_snr, t) / density  # p(λ) = p(t)/|dλ/dt|
+  # With x given, an error δ in x0 is −α/σ·δ in eps, and so (a − b·α/σ)·δ = −Δ/σ·δ in the target.
+  target_factor = (determinant(pair, alpha, sigma) / sigma) ** 2
+  # λ falls with t: p(λ) = p(t)/|dλ/dt|, and the sign makes the derivative positive.
+  inverse_density = -rate(process.log_snr, t) / density
   at = NoiseLevel(process.log_snr(t), target_factor, inverse_density)
   return weighting.weight(at) / target_factor

@@ -72,6 +72,7 @@ def build(settings) -> Process:
       f'process {process.name!r}: the log-SNR must fall from t_min to t_max, got {first} at t_min'
       f' and {last} at t_max'
     )
+  # Lin et al. 2023: with signal left at t_max, training and sampling start from different noise.
   terminal = math.exp(last)
   if terminal > TERMINAL_SNR:
     logging.warning(

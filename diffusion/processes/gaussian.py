@@ -30,10 +30,12 @@ class VPLinear(VariancePreserving):
   t_max: float = 1.0
 
   def noisy_log_snr(self, t: Array) -> Array:
-    integral = t * (self.beta_min + 0.5 * t * (self.beta_max - self.beta_min))  # ∫₀ᵗ β
-    return -integral - jnp.log(-jnp.expm1(-integral))  # α² = exp(−∫β), σ² = 1 − exp(−∫β)
+    # ∫₀ᵗ β; then α² = exp(−∫β) and σ² = 1 − exp(−∫β) (Song et al. 2021, eq. 33).
+    integral = t * (self.beta_min + 0.5 * t * (self.beta_max - self.beta_min))
+    return -integral - jnp.log(-jnp.expm1(-integral))
 
   def time_of(self, log_snr: Array) -> Array:
+    # ∫β = −log α² = −log sigmoid(λ).
     return _linear_time(-jax.nn.log_sigmoid(log_snr), self.beta_min, self.beta_max)
 
 
@@ -141,6 +143,7 @@ class Shifted(VariancePreserving):
     return self._shift - 2 * jnp.log(jnp.tan(self._first + self._slope * t))
 
   def time_of(self, log_snr: Array) -> Array:
+    # tan(b + a·t) = exp((shift − λ)/2), solved for t.
     return (jnp.arctan(jnp.exp(0.5 * (self._shift - log_snr))) - self._first) / self._slope
 
 
@@ -155,9 +158,11 @@ class SubVP(Process):
   t_max: float = 1.0
 
   def _log_alpha(self, t: Array) -> Array:
-    return -0.5 * t * (self.beta_min + 0.5 * t * (self.beta_max - self.beta_min))  # −½·∫₀ᵗ β
+    # −½·∫₀ᵗ β: the mean is that of the VP process.
+    return -0.5 * t * (self.beta_min + 0.5 * t * (self.beta_max - self.beta_min))
 
   def log_snr(self, t: Array) -> Array:
+    # σ = 1 − α², by expm1: near t = 0 the difference would cancel.
     return 2 * self._log_alpha(t) - 2 * jnp.log(-jnp.expm1(2 * self._log_alpha(t)))
 
   def time_of(self, log_snr: Array) -> Array:
@@ -185,7 +190,8 @@ class VE(Process):
 
   @property
   def prior_std(self) -> float:
-    return self.sigma_min ** (1 - self.t_max) * self.sigma_max**self.t_max  # σ(t_max)
+    # σ(t_max), the standard deviation that samples start from (Song et al. 2021, appendix C).
+    return self.sigma_min ** (1 - self.t_max) * self.sigma_max**self.t_max
 
   @functools.cached_property
   def _growth(self) -> float:
@@ -250,6 +256,7 @@ class RectifiedFlow(Process):
   t_max: float = 1.0
 
   def log_snr(self, t: Array) -> Array:
+    # α/σ = (1 − t)/t = exp(λ/2), so t = sigmoid(−λ/2) below.
     return 2 * (jnp.log1p(-t) - jnp.log(t))
 
   def time_of(self, log_snr: Array) -> Array:
@@ -274,6 +281,7 @@ class GVP(Process):
     return 2 * (jnp.log(self.alpha(t)) - jnp.log(self.sigma(t)))
 
   def time_of(self, log_snr: Array) -> Array:
+    # tan(πt/2) = σ/α = exp(−λ/2).
     return 2 / math.pi * jnp.arctan(jnp.exp(-0.5 * log_snr))
 
   def alpha(self, t: Array) -> Array:
@@ -295,9 +303,11 @@ class VPInterpolant(Process):
   t_max: float = 0.9999
 
   def log_snr(self, t: Array) -> Array:
-    return jnp.log1p(-t) + jnp.log1p(t) - 2 * jnp.log(t)  # 1 − t² = (1 − t)·(1 + t)
+    # α² = 1 − t² = (1 − t)·(1 + t), whose logarithm stays accurate near t = 0.
+    return jnp.log1p(-t) + jnp.log1p(t) - 2 * jnp.log(t)
 
   def time_of(self, log_snr: Array) -> Array:
+    # t² = σ² = sigmoid(−λ).
     return jnp.exp(0.5 * jax.nn.log_sigmoid(-log_snr))
 
   def alpha(self, t: Array) -> Array:

@@ -30,6 +30,7 @@ class Learned(VariancePreserving):
   def init(self, key: Key[Array, '']) -> dict[str, Any]:
     # Three keys, though `linear` starts at 1 and needs none: `hidden`, `bias` and `out`.
     first, second, third = jax.random.split(key, 3)
+    # float32 whatever the compute dtype: the bound is sensitive to the ends.
     ends = {
       'log_snr_max': jnp.float32(self.log_snr_max),
       'log_snr_min': jnp.float32(self.log_snr_min),

@@ -70,10 +70,12 @@ class Process:
 
   def drift_coefficient(self, t: Float[Array, '*shape']) -> Float[Array, '*shape']:
     """f(t) = d log α/dt of the forward SDE, dx = f(t)·x dt + g(t) dw (Song et al. 2021, eq. 5)."""
+    # The mean of x_t is α(t)·x0, so dα/dt = f·α.
     return rate(self.alpha, t) / self.alpha(t)
 
   def squared_diffusion(self, t: Float[Array, '*shape']) -> Float[Array, '*shape']:
     """g²(t) = dσ²/dt − 2·f·σ² = −σ²·dλ/dt (Kingma et al. 2021, section 3.1)."""
+    # λ = 2·log α − 2·log σ, so −σ²·dλ/dt = 2σ·σ′ − 2·(α′/α)·σ².
     return -(self.sigma(t) ** 2) * rate(self.log_snr, t)
 
   def added_noise_share(

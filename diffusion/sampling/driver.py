@@ -62,6 +62,7 @@ class CountingDenoiser:
 
   def when(self, needed: Array, x: Array, t: Time, otherwise: Pair) -> Pair:
     """The estimate at time t where it is needed, else `otherwise`, at no cost."""
+    # `needed` counts as 0 or 1.
     self.charge(needed, t)
     # A cond, not a select: the network does not run where its estimate is not needed.
     return jax.lax.cond(
@@ -245,11 +246,14 @@ def drive(
   batch, length = x.shape[0], times.shape[0] - 1
   steps = length if num_steps is None else num_steps
   chain = chain._replace(denoise=as_denoiser(denoise))
+  # One key per example, from its position: samples do not depend on the number drawn together.
   keys = key if key.ndim else example_keys(key, jnp.arange(batch))
+  # One scan over the indices of the grid, compiled once for all steps.
   loop = _Loop(chain, times, keys, num_steps, record)
   start = _LoopState(x, sampler.init(x, steps), jnp.zeros((), jnp.int32))
   (x, _, count), path = jax.lax.scan(loop.body, start, jnp.arange(length))
   if final_denoise:
+    # At time 0 x is clean already: the call is neither made nor counted.
     counting, last = CountingDenoiser(chain.denoise, batch), times[steps]
     x = counting.when(process.sigma(last) > 0, x, last, Pair(x, x)).x0
     count = count + counting.cost
@@ -298,6 +302,7 @@ def padded(times: Any) -> tuple[np.ndarray, int]:
   """
   check_times(times)
   times = np.asarray(times)
+  # The next power of two; the padding repeats the last time, and `_Loop.body` skips it.
   steps = len(times) - 1
   length = max(MIN_BUCKET, 1 << (steps - 1).bit_length())
   return np.pad(times, (0, length - steps), mode='edge'), steps

@@ -125,6 +125,7 @@ def colourise(sampler: Sampler, grey: Float[Array, 'batch ...'], channels: int =
       'colourisation needs grey images [batch, height, width, 1] and at least 2 channels, got'
       f' images {grey.shape} and channels={channels}'
     )
+  # Grey in every channel has no colour: in the basis only its first component is not 0.
   known = jnp.repeat(grey, channels, axis=-1)
   mask = np.arange(channels) == 0
   return inpaint(sampler, known, mask, grey_basis(channels))
@@ -167,6 +168,7 @@ def resample(
     ValueError: for an invalid grid (see `sample`), or a jump or number of repeats below 1.
   """
   check_times(times)
+  # Known on the host, so that the whole walk is one scan.
   path = np.asarray(times)[resampling_path(len(times) - 1, jump, repeats)]
   return drive(ReverseChain(BothWays(sampler), process, denoise), path, x, key)[:2]
 
@@ -181,6 +183,7 @@ def resampling_path(steps: int, jump: int, repeats: int) -> np.ndarray:
     raise ValueError(
       f'repaint: jump and repeats must be at least 1, got jump={jump} and repeats={repeats}'
     )
+  # Down a stretch, then up and down again repeats − 1 times; then the next stretch.
   path = [0]
   for start in range(0, steps, jump):
     stop = min(start + jump, steps)
@@ -214,9 +217,11 @@ def perturb(
   check_times(times)
   if not 0 < strength <= 1:
     raise ValueError(f'sdedit: strength must be in (0, 1], got {strength}')
+  # The last steps of the grid, at least one of them.
   steps = len(times) - 1
   rest = np.asarray(times)[steps - max(1, round(strength * steps)) :]
   keys = key if key.ndim else example_keys(key, jnp.arange(given.shape[0]))
+  # A draw from q(x_t | x0 = given).
   t = jnp.asarray(rest[0], given.dtype)
   return process.alpha(t) * given + process.sigma(t) * normal_like(keys, given), rest
 

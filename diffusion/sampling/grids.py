@@ -82,6 +82,7 @@ class Quadratic(Grid):
   """Times that grow as a square (Song et al. 2020, DDIM, appendix D.2)."""
 
   def discretise(self, process: Process, number: int) -> TimeArray:
+    # As DDIM's τ_i = c·i², between t_min and t_max.
     return _between(process, np.square(1 - _fractions(number)))
 
 
@@ -129,7 +130,9 @@ def adm_timesteps(total: int, sections: tuple[int, ...]) -> list[int]:
       raise ConfigError(
         f'grid.sections: of the {size} steps of section {i}, 1 to {size} can be kept, got {number}'
       )
+    # Both ends of a section are kept, and the rest is spread between them.
     stride = (size - 1) / (number - 1) if number > 1 else 1
+    # round() of Python, as in the original: halves go to the even number.
     kept += [start + round(stride * j) for j in range(number)]
     start += size
   return kept
@@ -231,6 +234,7 @@ def make_times(settings: Mapping, process: Process, steps: int) -> TimeArray:
   settings = dict(settings)
   more = pick(ENDS, settings.pop('end', 'clean'), 'grid.end')
   times = component(GRIDS, settings, 'grid').discretise(process, steps + more)
+  # The step to time 0 is the final denoising.
   times = times if more else np.append(times, 0.0)
   check_times(times)
   if times[0] > process.t_max * (1 + 1e-6):

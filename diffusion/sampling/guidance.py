@@ -170,10 +170,12 @@ class Autoguidance(Transform):
     return self.main(x, t)
 
   def both(self, x, t):
+    # The strong model may be guided itself: its guided estimate is this guidance's plain one.
     strong = self.main(x, t)
     return _extrapolate(as_denoiser(self.weak)(x, t), strong, self.weight), strong
 
   def cost(self, t):
+    # The networks run one after the other, or side by side: both count.
     return self.main.cost(t) + as_denoiser(self.weak).cost(t)
 
   def plain_cost(self, t):
@@ -211,6 +213,8 @@ class ClassifierGuidance(Transform):
     # The gradient of the sum is that of each example: no example's term depends on another.
     gradient = jax.grad(lambda x: self.log_prob(x, t).sum())(x)
     alpha, sigma = expand(self.process.alpha(t), x), expand(self.process.sigma(t), x)
+    # score + scale·∇log p(y | x), with score = −eps/σ: eps moves by −scale·σ·∇log p(y | x), and x0
+    # by σ/α times as much the other way, so that α·x0 + σ·eps stays x.
     shift = self.scale * sigma * gradient
     # With alpha = 0 the clean part does not appear in x, and is left as it is.
     ratio = jnp.where(alpha > 0, sigma / jnp.where(alpha > 0, alpha, 1), 0)
@@ -277,6 +281,7 @@ class Rescaled(Transform):
 
   def both(self, x, t):
     guided, plain = self.main.both(x, t)
+    # Lin et al. 2023, eq. 15-16: guided x0 times std(plain x0)/std(guided x0), then the mixture.
     factor = _std(plain.x0) / jnp.maximum(_std(guided.x0), 1e-8)
     clean = guided.x0 * (self.share * factor + 1 - self.share)
     return with_clean(guided, clean, self.process, x, t), plain
@@ -319,6 +324,7 @@ class DynamicThreshold(Transform):
     guided, plain = self.main.both(x, t)
     axes = tuple(range(1, x.ndim))
     size = jnp.quantile(jnp.abs(guided.x0), self.percentile, axis=axes, keepdims=True)
+    # Estimates within the bound stay as they are: they are never scaled up.
     size = jnp.maximum(size, self.bound)
     clean = jnp.clip(guided.x0, -size, size) * (self.bound / size)
     return with_clean(guided, clean, self.process, x, t), plain
@@ -326,6 +332,7 @@ class DynamicThreshold(Transform):
 
 def with_clean(pair: Pair, clean: Array, process: Process, x: Array, t: Array) -> Pair:
   """`pair` with another clean part, and the noise part that then explains x."""
+  # x = α·x0 + σ·eps holds again, which every sampler relies on.
   alpha, sigma = expand(process.alpha(t), x), expand(process.sigma(t), x)
   return pair._replace(x0=clean, eps=(x - alpha * clean) / sigma)
 

@@ -72,6 +72,7 @@ class DPMpp2M(Sampler):
     h = half_log_snr(process, s) - lam
     # D = (1 + 1/(2r))·x0_t − 1/(2r)·x0_past, with r the ratio of the last step to this one.
     slope = 0.5 * _ratio(h, lam - carry.lambdas[0])
+    # The first step has no past: the slope is 0, and the step first order.
     extended = clean + slope * (clean - carry.clean[0])
     return _first_order(process, x, t, s, h, extended), _remember(carry, clean, lam)
 
@@ -95,6 +96,7 @@ class DPMpp2S(Sampler):
     half = jnp.where(finite, 0.5 * h, 1)
     middle = jnp.where(finite, process.time_of(2 * (jnp.where(finite, lam, 0) + half)), t)
     inner = _first_order(process, x, t, middle, half, first.x0)
+    # The estimate in the middle stands for the whole step (r = 1/2: its weight is 1).
     second = denoise.when(finite, inner, middle, first)
     return _first_order(process, x, t, s, h, second.x0), carry
 
@@ -148,6 +150,7 @@ class DPMpp3MSDE(Sampler):
     moved = moved - process.alpha(s) * jnp.expm1(-full) * clean
     moved = moved + process.alpha(s) * _parabola(carry, clean, lam, h, full, self.curvature)
     if eta:
+      # The variance that the SDE adds within the step: σ_s²·(1 − e^−2ηh).
       spread = process.sigma(s) * jnp.sqrt(-jnp.expm1(-2 * eta * h))
       moved = moved + self.s_noise * spread * normal_like(key, x)
     return moved, _remember(carry, clean, lam)

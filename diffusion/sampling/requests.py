@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
-from common.config import ConfigError, pick
+from common.config import ConfigError
 from common.data.spec import DataSpec
 from common.method import Request, Samples
 from diffusion.model import Model
@@ -15,7 +15,7 @@ from diffusion.sampling.driver import padded
 from diffusion.sampling.grids import make_times
 from diffusion.sampling.program import ProgramInputs, run_sampler
 from diffusion.sampling.settings import build_settings, override
-from diffusion.sampling.tasks import TASKS, check_given
+from diffusion.sampling.tasks import build_task, check_given
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,6 +46,7 @@ class Sampling:
     section = override(self.defaults, options)
     self._check_task(section, request)
     label, weight = self._condition(section['guidance'], request, weak)
+    # Computed on the host in float64; a learned process's grid depends on its parameters.
     times = make_times(section['grid'], self.model.process_at(params), section['steps'])
     shape = (request.num, *self.spec.shape)
     settings = build_settings(section, shape, self.spec.levels, weight != 1, tuple(times))
@@ -63,6 +64,7 @@ class Sampling:
       past=request.past,
       mask=request.mask,
     )
+    # Reading the count waits for the samples.
     x, evaluations = run_sampler(self.model, settings, inputs)
     return Samples(x, int(evaluations))
 
@@ -74,7 +76,7 @@ class Sampling:
     if section['task']['name'] == 'generate' and request.mask is not None:
       section['task']['name'] = 'inpaint'
     name = section['task']['name']
-    task = pick(TASKS, name, 'sampling.task')
+    task = build_task(section['task'])
     check_given(name, task, (request.num, *self.spec.shape), request.past, request.mask)
     if task.reversible:
       section['grid']['end'] = 't_min'

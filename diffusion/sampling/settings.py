@@ -90,6 +90,7 @@ def build_settings(
     ConfigError: for unknown names or settings.
     ValueError: for settings out of range.
   """
+  # Components are built here, outside the compiled program: a bad setting fails before compilation.
   guidance, threshold, task = section['guidance'], section['threshold'], build_task(section['task'])
   return SamplerSettings(
     shape=shape,

@@ -161,6 +161,7 @@ class Euler(Sampler):
 
   def step(self, process, x, t, s, denoise, key, carry):
     pair = denoise(x, t)
+    # dx/dt = α′·x0 + σ′·eps at the time the step starts from; s − t is negative.
     moved = x + (s - t) * velocity(process, pair, t)
     return _unless_clean(process, s, moved, pair), carry
 
@@ -181,6 +182,7 @@ def heun_in_ratio(process: Process, x: Array, t: Time, s: Time, denoise: Any) ->
   """Heun's step in σ/α, where the slope of x/α is eps."""
   first = denoise(x, t)
   alpha, sigma = process.alpha(s), process.sigma(s)
+  # Euler's step in σ/α is DDIM's.
   moved = alpha * first.x0 + sigma * first.eps
   second = denoise.when(sigma > 0, moved, s, first)
   # x/α moves by h·(eps₁ + eps₂)/2, where h is the change of σ/α; `moved` has moved by h·eps₁.
@@ -289,6 +291,7 @@ class EulerMaruyama(Sampler):
     # f·x − g²·score, with score = −eps/σ, is the probability flow's velocity + ½·g²/σ·eps.
     drift = velocity(process, pair, t) + 0.5 * g2 / process.sigma(t) * pair.eps
     moved = x + (s - t) * drift + jnp.sqrt(g2 * (t - s)) * z  # time runs backwards: s < t
+    # x_s of q(x_s | x0), which needs no x_t.
     fresh = process.alpha(s) * pair.x0 + process.sigma(s) * z
     return _unless_clean(process, s, jnp.where(finite, moved, fresh), pair), carry
 
@@ -300,6 +303,7 @@ def reverse_diffusion_step(
   scale = process.alpha(t) / process.alpha(s)
   sigma = process.sigma(t)
   std = sigma * jnp.sqrt(process.added_noise_share(t, s))
+  # x_s = (2 − scale)·x + std²·score + std·z, as √(1 − β) = scale gives 2 − √(1 − β) (algorithm 3).
   moved = (2 - scale) * x - std**2 / sigma * pair.eps + std * normal_like(key, x)  # score = −eps/σ
   return _unless_clean(process, s, moved, pair)
 
@@ -348,7 +352,9 @@ class PredictorCorrector(Sampler):
     """One Langevin step, x + ε·score + √(2ε)·z, at time t."""
     sigma = process.sigma(t)
     pair, z = denoise(x, t), normal_like(key, x)
+    # ‖z‖/‖score‖ with score = −eps/σ; by expectation both z and eps have norm √d.
     ratio = sigma if self.norm == 'expected' else sigma * _norm(z) / _norm(pair.eps)
+    # ε = 2·a·(r·‖z‖/‖score‖)² (Song et al. 2021, algorithms 4 and 5).
     size = 2 * (process.alpha(t) / process.alpha(s) * self.snr * ratio) ** 2
     return x - size / sigma * pair.eps + jnp.sqrt(2 * size) * z
 

@@ -137,6 +137,7 @@ class Colourise(Task):
   """Colours for the given images, whose own colours have no effect."""
 
   def run(self, inputs: TaskInputs) -> Result:
+    # Only the mean over the channels is kept; the network knows nothing of the given colours.
     grey = inputs.past.mean(axis=-1, keepdims=True)
     sampler = editing.colourise(inputs.chain.sampler, grey, inputs.past.shape[-1])
     return inputs.sample(sampler, inputs.start())
@@ -168,6 +169,7 @@ class Reconstruct(Task):
   reversible: ClassVar[bool] = True
 
   def run(self, inputs: TaskInputs) -> Result:
+    # The evaluations of both directions count.
     code, up = editing.encode(*inputs.chain, inputs.times, inputs.past)
     x, down = editing.decode(*inputs.chain, inputs.times, code)
     return x, up + down
@@ -185,6 +187,7 @@ class Interpolate(Task):
     codes, up = editing.encode(*inputs.chain, inputs.times, past)
     number = past.shape[0]
     first, last = (jnp.broadcast_to(codes[i], codes.shape) for i in (0, number - 1))
+    # Codes are noise: interpolated on a sphere, each is again as likely as noise.
     weight = jnp.linspace(0, 1, number).reshape((number,) + (1,) * (past.ndim - 1))
     x, down = editing.decode(*inputs.chain, inputs.times, editing.slerp(first, last, weight))
     return x, up + down
