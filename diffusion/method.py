@@ -55,7 +55,7 @@ class ExampleLosses(NamedTuple):
   """The loss of each example, per dimension.
 
   Attributes:
-    loss: what training minimises.
+    loss: the value that training minimises.
     mse: the unweighted squared error of the network's target.
     noisy: the examples.
   """

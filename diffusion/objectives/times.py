@@ -256,7 +256,7 @@ class LossSecondMoment(TimeDistribution):
     # Discrete times are the upper ends of their buckets; 1e-4 allows for k/T in float32.
     position = jnp.ceil(position - 1e-4) - 1 if process.steps else jnp.floor(position)
     bucket = jnp.clip(position, 0, size - 1).astype(jnp.int32)
-    # Each bucket sees weight.sum()/size losses on average, and forgets as many of `history`.
+    # Each bucket sees weight.sum()/size losses on average, and forgets that number of `history`.
     kept = 1 - jnp.minimum(weight.sum() / (size * self.history), 0.5)
     return LossHistory(
       _decayed_sum(memory.squares, kept, bucket, weight * loss**2),

@@ -108,13 +108,13 @@ class DDPM(VariancePreserving):
     entry = jnp.round(position)
     tolerance = 4 * self.steps * jnp.finfo(t.dtype).eps
     off = jnp.where(jnp.abs(position - entry) < tolerance, position - entry, 0)
-    # Rounded in value alone: the derivative in t stays that of the cubic.
+    # Only the value is rounded: the derivative in t stays that of the cubic.
     position = position - jax.lax.stop_gradient(off)
     low = jnp.clip(jnp.floor(position), 1, self.steps - 1)
     return self._between(low.astype(jnp.int32), position - low)
 
   def time_of(self, log_snr: Array) -> Array:
-    # searchsorted wants rising values, and λ falls: both sides change sign.
+    # searchsorted needs rising values, and λ falls: both sides change sign.
     inner = jnp.asarray(-self._table.entries[1:-1], log_snr.dtype)
     low = jnp.searchsorted(inner, -log_snr, side='right') + 1
     between = functools.partial(self._between, low)

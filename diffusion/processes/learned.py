@@ -71,7 +71,7 @@ class LearnedAt(VariancePreserving):
     cast = jax.tree.map(lambda leaf: jnp.asarray(leaf, t.dtype), self.params)
     shape, ends = cast['shape'], cast['ends']
     low, high = monotone(shape, jnp.zeros((), t.dtype)), monotone(shape, jnp.ones((), t.dtype))
-    # Scaled to [0, 1], so that the ends alone say where λ begins and stops (appendix H).
+    # Scaled to [0, 1], so that only the ends set the first and the last λ (appendix H).
     fraction = (monotone(shape, (t - self.t_min) / (1 - self.t_min)) - low) / (high - low)
     return ends['log_snr_max'] + (ends['log_snr_min'] - ends['log_snr_max']) * fraction
 

@@ -1,7 +1,7 @@
 """Editing with a trained denoiser: inpainting, colourisation, SDEdit, codes, interpolation.
 
 Inpainting and colourisation transform a sampler into a sampler, so that any of `SAMPLERS` can be
-used and any guidance applies; the others choose where to start.
+used and any guidance applies; the others choose where sampling starts.
 
   sampler = inpaint(DDIM(1.0), known, mask)
   x, evaluations = sample(sampler, process, denoise, times, x, key)
@@ -159,7 +159,7 @@ def resample(
     sampler: `inpaint` of a sampler without memory.
     process, denoise, times, x, key: as in `driver.sample`.
     jump: number of steps of a stretch.
-    repeats: how often each stretch is denoised; 1 is inpainting alone.
+    repeats: how often each stretch is denoised; 1 is plain inpainting.
 
   Returns:
     x, and network evaluations; noising takes none.

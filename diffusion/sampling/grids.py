@@ -39,7 +39,7 @@ def _evaluate(function: Callable, values: np.ndarray) -> np.ndarray:
 
 
 def _fractions(number: int) -> np.ndarray:
-  """`number` equally spaced values from 0 to 1; 0 alone for one."""
+  """`number` equally spaced values from 0 to 1; a single value is 0."""
   return np.linspace(0.0, 1.0, number) if number > 1 else np.zeros(1)
 
 

@@ -83,7 +83,7 @@ class ClassifierFree(Denoiser):
 
   Attributes:
     denoise: (x, t, condition) -> Pair, of a model whose condition was sometimes hidden in training.
-    condition: arrays [batch, ...] (a pytree): what to sample.
+    condition: arrays [batch, ...] (a pytree): the classes to sample.
     null: the same for the unconditional model.
     weight: 1 is the conditional model, 0 the unconditional one, above 1 is guidance. May be traced.
     doubled: run both branches as one batch of twice the size.

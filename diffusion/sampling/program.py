@@ -83,8 +83,8 @@ def guided_denoiser(
 ) -> Denoiser:
   """The denoiser of the requested classes, with the guidance and thresholding of the settings.
 
-  The parts that are asked for, in this order: guidance by the null class or a weaker model, then by
-  a classifier; rescaling; the interval of noise levels; thresholding.
+  Applies the requested parts in this order: guidance by the null class or a weaker model, then by a
+  classifier; rescaling; the interval of noise levels; thresholding.
   """
   part, label = settings.guidance, inputs.label
   # A network without classes takes no label; a classifier may still guide to it.
@@ -103,7 +103,7 @@ def guided_denoiser(
   if part.weighted or part.classifier:
     if part.rescale:
       result = guidance.Rescaled(result, process, part.rescale)
-    # The interval comes last, so that outside it the plain model runs alone.
+    # The interval comes last, so that outside it only the plain model runs.
     if part.low or part.high:
       result = guidance.Interval(result, process, part.low, part.high or math.inf)
   return pick(THRESHOLDS, settings.threshold.name, 'sampling.threshold')(

@@ -52,7 +52,7 @@ class SamplerSettings:
   Attributes:
     shape: of the samples, [num, *DataSpec.shape].
     levels: number of values of each dimension of the data.
-    task: what to sample.
+    task: new images, or a kind of edit.
     sampler: takes one step.
     guidance: how samples are guided.
     threshold: how clean estimates are clipped.

@@ -281,7 +281,7 @@ class EulerMaruyama(Sampler):
   """Euler-Maruyama on the reverse SDE, dx = (f·x − g²·score) dt + g dw (Song et al. 2021, eq. 6).
 
   Where g² is infinite (at the pure noise of rectified flow) x carries no information: that step
-  draws x_s from the clean estimate alone.
+  draws x_s only from the clean estimate.
   """
 
   def step(self, process, x, t, s, denoise, key, carry):

@@ -1,4 +1,4 @@
-"""What to sample: new images, or an edit of given ones. Tasks by name.
+"""Tasks, by name: sampling new images, or editing given ones.
 
 A task is a pure function of `TaskInputs`, which holds everything that sampling needs.
 """
@@ -95,7 +95,7 @@ class Generate(Task):
 
 @dataclasses.dataclass(frozen=True)
 class Inpaint(Task):
-  """Fills in what the mask leaves open."""
+  """Fills in the part that the mask leaves open."""
 
   needs: ClassVar[tuple[str, ...]] = ('past', 'mask')
 
@@ -163,7 +163,7 @@ class SDEdit(Task):
 
 @dataclasses.dataclass(frozen=True)
 class Reconstruct(Task):
-  """The given images, by way of their codes."""
+  """The given images, encoded and decoded again."""
 
   fixed_grid: ClassVar[bool] = True
   reversible: ClassVar[bool] = True

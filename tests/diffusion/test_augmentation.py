@@ -1,4 +1,4 @@
-"""Augmentation: what the label says is what was done."""
+"""Augmentation: the label describes the transformation that was applied."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def run(**settings):
   return jax.jit(lambda keys, x: augmentation.augment(keys, x, OFF | settings))(KEYS, IMAGES)
 
 
-def test_nothing_is_nothing():
+def test_switched_off_it_changes_nothing():
   for settings in ({}, {'probability': 0.0, 'x_flip': True, 'scale': 0.2, 'rotate': 1.0}):
     images, labels = run(**settings)
     np.testing.assert_allclose(images, IMAGES, atol=1e-5)

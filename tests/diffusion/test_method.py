@@ -1,4 +1,4 @@
-"""The diffusion method: the same loss however it is split, sampling by request, the bound."""
+"""The diffusion method: its loss, however the batch is split; requests; the bound."""
 
 import functools
 import logging
@@ -46,7 +46,7 @@ def context(params, index=None, training=True, size=NUM):
 
 
 def scrambled(method, seed=5):
-  """Parameters that do something: initial outputs are zero."""
+  """Random parameters: with the initial ones, outputs are zero."""
   params, memory = method.init(KEY, batch())
   leaves, tree = jax.tree.flatten(params['network'])
   keys = jax.random.split(jax.random.key(seed), len(leaves))
@@ -143,7 +143,7 @@ def test_unconditional_and_labels_hidden_only_in_training():
 
 
 def test_terminal_times_are_a_regression_from_noise():
-  """Target x0 at t_max alone: the loss is the squared error of an image that the noise tells."""
+  """Target x0 at t_max alone: the loss is the squared error of an image predicted from noise."""
   method = build(
     process=base.PROCESSES['rectified_flow'],
     prediction__target='x0',
@@ -160,7 +160,7 @@ def test_terminal_times_are_a_regression_from_noise():
   assert not method.has_likelihood
 
 
-def test_loss_second_moment_hands_on_its_memory():
+def test_loss_second_moment_returns_its_memory():
   method = build(objective__times=base.TIMES['loss_second_moment'])
   params, memory = scrambled(method)
   _, aux = method.loss(params, memory, batch(), KEY, context(params))
@@ -213,7 +213,7 @@ def test_nll_uses_the_labels_and_is_reproducible(name):
 
 
 def test_initial_bound_is_that_of_a_known_model():
-  """A network that says 0 with target x0 is the model x̂0 = 0, whose bound is a plain integral."""
+  """A network that outputs 0 with target x0 is the model x̂0 = 0, with a known bound."""
   process = dict(base.PROCESSES['edm'], sigma_min=0.05)
   method = build(process=process, prediction__target='x0', likelihood=dict(name='vlb', terms=2000))
   params, _ = method.init(KEY, batch())
@@ -252,20 +252,20 @@ def test_autoguidance_by_a_weaker_model():
   by_itself = method.sample(
     params, KEY, request._replace(options={'guidance': 2.0, 'weak': params, 'steps': 4})
   )
-  np.testing.assert_array_equal(by_itself.x, alone.x)  # a model guides itself nowhere
+  np.testing.assert_array_equal(by_itself.x, alone.x)  # guiding a model by itself changes nothing
   assert (drawn.x != alone.x).any()
   with pytest.raises(ValueError, match='a weak model has no effect at guidance=1'):
     method.sample(params, KEY, request._replace(options={'weak': weak}))
 
 
-def test_classifier_is_trained_beside_the_model_and_guides_it():
+def test_classifier_is_trained_next_to_the_model_and_guides_it():
   changes = {'conditional': False, 'process': base.PROCESSES['edm']}
   plain = build(**changes)
   method = build(classifier__weight=0.5, **changes)
   params, memory = method.init(KEY, batch())
   value, aux = method.loss(params, memory, batch(), KEY, context(params))
   alone, _ = plain.loss(params, memory, batch(), KEY, context(params))
-  assert float(aux.metrics['classifier']) == pytest.approx(np.log(3), rel=1e-5)  # knows nothing yet
+  assert float(aux.metrics['classifier']) == pytest.approx(np.log(3), rel=1e-5)  # not trained yet
   assert float(value) == pytest.approx(float(alone) + 0.5 * np.log(3), rel=1e-5)
   leaves, tree = jax.tree.flatten(params['classifier'])
   keys = jax.random.split(KEY, len(leaves))
@@ -276,9 +276,9 @@ def test_classifier_is_trained_beside_the_model_and_guides_it():
   other = method.sample(params, KEY, request._replace(label=(jnp.arange(4) + 1) % 3))
   assert one.evaluations == 8
   assert (one.x != other.x).any()
-  nowhere = request._replace(options=request.options | {'guidance.low': 1e6})
+  outside = request._replace(options=request.options | {'guidance.low': 1e6})
   unguided = method.sample(params, KEY, Request(4, options={'steps': 8}))
-  np.testing.assert_array_equal(method.sample(params, KEY, nowhere).x, unguided.x)
+  np.testing.assert_array_equal(method.sample(params, KEY, outside).x, unguided.x)
   with pytest.raises(ConfigError, match=r'classifier.weight above 0'):
     plain.sample(params, KEY, request)
   with pytest.raises(ConfigError, match=r'request with.*labels'):
@@ -334,7 +334,7 @@ def test_editing_tasks():
   assert little.evaluations == 2
   away = lambda drawn: np.abs(np.asarray(drawn.x, float) - np.asarray(past, float)).mean()
   assert away(little) < away(draw(past, None, task='sdedit', strength=1.0))
-  # This network is no denoiser, but any flow can be run backwards and forwards again.
+  # This network is untrained, but any flow can be run backwards and forwards again.
   again = draw(past, None, task='reconstruct', steps=200, threshold='none', sampler='heun')
   np.testing.assert_array_equal(again.x, past)
 

@@ -1,4 +1,4 @@
-"""Training end to end on data whose entropy is known: the bound comes down to it, never below."""
+"""Training end to end on data whose entropy is known: the bound falls to it, and not below."""
 
 import functools
 

@@ -87,7 +87,7 @@ def test_bound_is_tight_for_the_perfect_model_of_any_process(settings):
   assert stated == pytest.approx(spread, rel=0.2)
   assert float(jnp.max(jnp.abs(parts.reconstruction))) < 1e-3
   assert float(jnp.max(jnp.abs(parts.prior))) < 2e-3
-  # Another model pays for it the divergence of its distribution from the true one.
+  # Another model costs more, by the divergence of its distribution from the true one.
   wrong = bound_of(np.full(LEVELS, 1 / LEVELS))
   cost = np.mean(np.log(LEVELS) * x0.shape[1] - entropy(x0))
   assert float(jnp.mean(wrong.total - parts.total)) == pytest.approx(cost, abs=0.1)

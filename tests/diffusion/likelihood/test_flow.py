@@ -79,7 +79,7 @@ def test_hutchinson_is_within_its_standard_error(probe):
   probes = jax.vmap(draw)(keys)
   values = np.asarray(log_density(process, exact.MIXTURE, z, probes, rtol=1e-5, atol=1e-5).values)
   error = values.std(axis=0, ddof=1) / np.sqrt(number)
-  assert (error > 1e-3).all()  # there is something to estimate
+  assert (error > 1e-3).all()  # the estimate is not exact
   assert (np.abs(values.mean(axis=0) - truth) < 4 * error).all()
 
 
@@ -93,7 +93,7 @@ def test_rademacher_is_exact_where_the_jacobian_is_diagonal():
 
 
 def test_one_evaluation_and_one_pull_back_per_right_hand_side():
-  """The network appears once in the right-hand side, whatever the number of probes."""
+  """The right-hand side calls the network once, for any number of probes."""
   process, calls = build({'name': 'vp_linear'}), []
   denoise = exact.isotropic(1.0, DIM).denoiser(process)
 
@@ -145,7 +145,7 @@ def test_discrete_likelihood_is_bounded_and_importance_samples_tighten_it(dequan
 
 
 def test_unit_of_the_cells():
-  """A smooth model on [-1, 1] data in 256 levels: 7 bits/dim above the density's, nearly."""
+  """A smooth model on [-1, 1] data in 256 levels: nearly 7 bits/dim above the density."""
   process, data = build({'name': 'vp_linear'}), exact.isotropic(1.0, 1)
   x0 = jnp.full((4, 1), 129 / 255 * 2 - 1)
   nats = estimate(process, data, x0, 256, trace='exact').nats / np.log(2)

@@ -21,7 +21,7 @@ def float64():
 
 
 def test_discretized_normal():
-  """The published values are by a tanh approximation of the normal's distribution function."""
+  """The published values use a tanh approximation of the normal's distribution function."""
   value = lambda x, mean, log_std: (
     -float(
       terms.discretized_normal_nats(jnp.asarray([[x]]), jnp.asarray([[mean]]), log_std, 256)[0, 0]

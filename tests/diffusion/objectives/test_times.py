@@ -26,7 +26,7 @@ def draw(name, process, number=40_000, memory=(), **settings):
 
 @pytest.mark.parametrize('name', ['uniform', 'log_normal', 'logit_normal'])
 @pytest.mark.parametrize('process', ['vp_linear', 'edm', 'rectified_flow'])
-def test_densities_of_times_are_theirs(name, process):
+def test_stated_densities_are_those_of_the_times(name, process):
   """Stratified draws weighted by 1/density integrate to the length of the interval."""
   process = build({'name': process})
   drawn = draw(name, process)
@@ -40,7 +40,7 @@ def test_densities_of_times_are_theirs(name, process):
   np.testing.assert_allclose(drawn.importance, 1)
 
 
-def test_log_normal_is_edms():
+def test_log_normal_agrees_with_edm():
   levels = np.log(np.asarray(draw('log_normal', build({'name': 'edm'})).t))
   assert scipy.stats.kstest(levels, scipy.stats.norm(-1.2, 1.2).cdf).statistic < 1e-3
   vp = build({'name': 'cosine'})
@@ -84,7 +84,7 @@ def test_loss_second_moment_learns_where_the_loss_is(process):
   rng = np.random.default_rng(0)
   ones = jnp.ones(256)
   first = times.sample(process, jnp.asarray(rng.uniform(size=256)), memory)
-  np.testing.assert_allclose(first.importance, 1, rtol=1e-5)  # uniform until it knows enough
+  np.testing.assert_allclose(first.importance, 1, rtol=1e-5)  # not enough losses yet
   loss_at = lambda t: 1.0 + 30.0 * (t > 0.8)
   update = jax.jit(
     lambda u, memory: times.update(

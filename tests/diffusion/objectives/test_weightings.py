@@ -38,7 +38,7 @@ def times_inside(process):
 
 @pytest.mark.parametrize('process', ['vp_linear', 'edm', 'rectified_flow', 'sub_vp', 'ddpm'])
 @pytest.mark.parametrize('target', TARGETS)
-def test_every_weighting_is_its_papers_in_every_target(target, process):
+def test_every_weighting_agrees_with_its_paper_in_every_target(target, process):
   """weight·(error in the target)² is the paper's weight times (error in x0)²."""
   process = build({'name': process})
   t = times_inside(process)

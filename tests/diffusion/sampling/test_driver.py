@@ -1,4 +1,4 @@
-"""Samplers against closed forms: factors, variances, marginals, orders, honest counts."""
+"""Samplers against closed forms: factors, variances, marginals, orders, counts of evaluations."""
 
 import jax
 import jax.numpy as jnp
@@ -46,9 +46,9 @@ def gaussian(variances, process):
 
 
 def final_variances(sampler, process, denoise, times, batch):
-  """Of a sampler that is linear in x and draws noise once per step, started from variance 1.
+  """Variances after sampling from variance 1, for a sampler linear in x with one noise per step.
 
-  All steps at once: each one's factor and noise follow from what it does to 1 and to 0.
+  All steps at once: the factor and the noise of a step follow from its results for 1 and 0.
   """
   keys = jax.random.split(KEY, batch)
   ones, zeros = jnp.ones((batch, 1)), jnp.zeros((batch, 1))
@@ -68,7 +68,7 @@ def final_variances(sampler, process, denoise, times, batch):
 
 
 def factors(sampler, process, variances, grids):
-  """What each grid's steps multiply x by, and the evaluations taken; one compiled program."""
+  """The factor that each grid's steps multiply x by, and the evaluations; one compiled program."""
   denoise, longest = gaussian(variances, process), max(map(len, grids))
   x = jnp.ones((len(variances), 1))
   run = jax.jit(
@@ -195,7 +195,7 @@ SETTINGS = [
 
 @pytest.mark.parametrize('settings', SETTINGS, ids=lambda s: '-'.join(map(str, s.values())))
 def test_one_program_per_bucket_and_every_call_counted(settings):
-  """Other numbers of steps do not compile again, padding calls no network, counts are honest."""
+  """Other numbers of steps do not compile again; padding calls no network; every call counts."""
   sampler = component(driver.SAMPLERS, settings, 'sampler')
   process, calls, traces = processes.EDM(), [], []
   exactly = exact.isotropic(0.5).denoiser(process)

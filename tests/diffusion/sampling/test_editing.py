@@ -32,7 +32,7 @@ def conditional_moments(first):
   return m2 + c[1, 0] / c[0, 0] * (first - m1), c[1, 1] - c[1, 0] ** 2 / c[0, 0]
 
 
-def test_inpainting_keeps_the_known_and_resampling_mends_the_rest():
+def test_inpainting_keeps_the_known_part_and_resampling_corrects_the_rest():
   value = 1.5
   known, mask = jnp.full((NUM, 2), value), np.array([True, False])
   denoise = DATA.denoiser(PROCESS)
@@ -46,7 +46,7 @@ def test_inpainting_keeps_the_known_and_resampling_mends_the_rest():
   )(start())
   np.testing.assert_array_equal(mended[:, 0], value)
   assert int(count) == 64 * 8
-  # Replacement alone is known to be biased towards ignoring what is known.
+  # Replacement alone has a known bias: it ignores some of the known part.
   bias = [abs(float(x[:, 1].mean()) - mean) for x in (alone, mended)]
   assert bias[1] < 0.05 < bias[0]
   assert float(mended[:, 1].var()) == pytest.approx(variance, rel=0.25)
@@ -62,7 +62,7 @@ def test_resampling_path_is_a_walk():
 
 
 def test_forward_noise_of_resampling_has_the_right_marginal():
-  """Up and down again without any known part is still a sampler of the data."""
+  """Walking up and down without any known part still samples the data."""
   denoise = exact.MIXTURE.denoiser(PROCESS)
   nothing = editing.inpaint(solvers.Ancestral(), jnp.zeros((NUM, 2)), np.zeros(2, bool))
   x, _ = jax.jit(
@@ -124,7 +124,7 @@ def test_sdedit_draws_from_the_posterior_at_its_noise_level(strength):
   ids=['adaptive', 'heun', 'dpmpp_2m'],
 )
 def test_codes(sampler):
-  """Of Gaussian data the flow's code is known; decoding gives the data back."""
+  """The code of Gaussian data has a closed form, and decoding returns the data."""
   process = processes.EDM(0.05, 20.0)
   x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 1)))
   denoise = exact.isotropic(0.7).denoiser(process)
@@ -178,6 +178,6 @@ GRID = [1.0, 0.5, 0.1]
     (lambda x: editing.decode(solvers.DDIM(), PROCESS, DENOISE, [0.5, 1.0], x), 'decrease'),
   ],
 )
-def test_what_cannot_be_edited_is_refused(build, message):
+def test_invalid_edits_are_refused(build, message):
   with pytest.raises(ValueError, match=message):
     build(jnp.asarray(X))

@@ -1,4 +1,4 @@
-"""Guidance: what the weight means, what it costs, and that transforms compose."""
+"""Guidance: the meaning of the weight, the cost of a call, and how transforms compose."""
 
 import jax
 import jax.numpy as jnp
@@ -114,7 +114,7 @@ def test_interval_without_an_upper_bound_holds_from_pure_noise_on():
   assert_pairs(limited(X, t), guided(4.0)(X, t))
 
 
-def test_evaluations_are_those_that_were_made():
+def test_the_count_of_evaluations_is_that_of_the_calls():
   calls = []
 
   def network(x, t, condition):
@@ -199,6 +199,6 @@ def test_thresholds():
     (lambda: guidance.DynamicThreshold(conditional, PROCESS, 1.5), 'percentile'),
   ],
 )
-def test_what_cannot_guide_is_refused(build, message):
+def test_invalid_guidance_is_refused(build, message):
   with pytest.raises(ValueError, match=message):
     build()

@@ -1,7 +1,7 @@
 """Step by step against the schedulers of diffusers, on the same model outputs, in float32.
 
 A model's outputs are drawn beforehand, one per call, so that neither side's rounding reaches the
-other. What is compared is x after every step.
+other. The test compares x after every step.
 """
 
 import itertools

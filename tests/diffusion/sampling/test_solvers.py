@@ -32,7 +32,7 @@ def geometric(high, low):
 
 
 def eased(high, low):
-  """Geometric, with a first step so short that its first order does not show in the total."""
+  """Geometric, with a first step so short that its first order has no effect on the total error."""
 
   def times(steps):
     grid = np.geomspace(high, low, steps)
@@ -51,7 +51,7 @@ ENDS = {'vp_linear': (1.0, 0.05), 'edm': (4.0, 0.1), 'rectified_flow': (0.95, 0.
 
 @functools.cache
 def reference(flow):
-  """64 draws at the first time, and where the probability flow takes them, to about 1e-10."""
+  """64 draws at the first time, and their ends under the probability flow, to about 1e-10."""
   process, (high, low) = FLOWS[flow][0], ENDS[flow]
   denoise = exact.MIXTURE.denoiser(process)
 
@@ -229,9 +229,9 @@ STEPWISE = {
 
 @pytest.mark.parametrize('process', sorted(set(processes.PROCESSES) - {'learned'}))
 def test_every_sampler_runs_on_every_process_in_float32(process):
-  """From t_max, pure noise or not, to clean data in 6 steps: finite, and not far out.
+  """From t_max, pure noise or not, to clean data in 6 steps: finite, and not far from the data.
 
-  Euler-Maruyama is explicit, and unstable in so few steps: of it, finite values are all to ask.
+  Euler-Maruyama is explicit, and unstable in this few steps: only finite values are asserted.
   """
   with jax.enable_x64(False):
     process = processes.PROCESSES[process]()
