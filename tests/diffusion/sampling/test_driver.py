@@ -218,7 +218,7 @@ def test_one_program_per_bucket_and_every_call_counted(settings):
     x, count = jax.block_until_ready(run(*driver.padded(karras(steps))))
     jax.effects_barrier()
     assert len(calls) == int(count)
-    assert sampler.evaluations is None or int(count) == sampler.evaluations(steps)
+    assert sampler.evaluations(steps) in (None, int(count))
   alone, _ = run_alone(karras(11))
   np.testing.assert_allclose(x, alone, rtol=1e-9)
   assert np.isfinite(x).all() and len(traces) == 1
