@@ -34,7 +34,7 @@ from diffusion.objectives.times import TimeSample, uniforms
 from diffusion.objectives.uncertainty import uncertainty, uncertainty_init
 from diffusion.objectives.weightings import target_weight
 from diffusion.predictions import Pair, combine, expand, normal_like, target_pair
-from diffusion.sampling.requests import Sampling
+from diffusion.sampling.requests import RequestSampler
 
 # Uses of a step's key, apart from the examples' own keys.
 NETWORK_DROPOUT, CLASSIFIER_DROPOUT = 1, 2
@@ -65,7 +65,7 @@ class ExampleLosses(NamedTuple):
   noisy: NoisyBatch
 
 
-class Step(NamedTuple):
+class LossInputs(NamedTuple):
   """Everything that the loss depends on, besides the parameters."""
 
   memory: PyTree
@@ -96,7 +96,7 @@ class Diffusion(Method):
   model: Model
   objective: Objective
   estimator: Estimator
-  sampling: Sampling
+  sampling: RequestSampler
   spec: DataSpec
 
   @property
@@ -116,20 +116,20 @@ class Diffusion(Method):
   def loss(
     self, params: PyTree, memory: PyTree, batch: Batch, key: Key[Array, ''], context: Context
   ) -> tuple[Array, Aux]:
-    step = Step(memory, batch, key, context)
+    inputs = LossInputs(memory, batch, key, context)
     # A learned process needs the bound's terms at its ends, and a second pass for its shape.
-    losses = self._losses if not self.model.process.learned else self._learned_process_losses
-    per_example, mse, noisy = losses(params, step)
+    losses = self._learned_process_losses if self.model.process.learned else self._losses
+    per_example, mse, noisy = losses(params, inputs)
     weight = example_weights(batch)
-    # Padding of a last batch has weight 0, in the memory as in the means.
-    # The times' memory takes the losses before their correction (Nichol & Dhariwal 2021, eq. 18).
+    # The memory takes the losses before they are corrected for the times' distribution (Nichol &
+    # Dhariwal 2021, eq. 18). Padding has weight 0, in the memory as in the means.
     memory = self.objective.times.update(
       memory, self.model.process, noisy.times, per_example, weight
     )
     value = weighted_mean(per_example * noisy.times.importance, weight)
     metrics = {'mse': weighted_mean(mse, weight)}
     if self.model.classifier is not None:
-      entropy = self._classifier_entropy(params, noisy, step)
+      entropy = self._classifier_entropy(params, noisy, inputs)
       metrics['classifier'] = weighted_mean(entropy, weight)
       value = value + self.objective.classifier * metrics['classifier']
     return value, Aux(metrics, memory, weight.sum())
@@ -150,21 +150,23 @@ class Diffusion(Method):
       self.model.variance,
     )
 
-  def _diffuse(self, params: PyTree, step: Step) -> NoisyBatch:
+  def _diffuse(self, params: PyTree, inputs: LossInputs) -> NoisyBatch:
     """Draws times, noise and hidden classes; those of an example from its own key."""
-    batch, context = step.batch, step.context
+    batch, context = inputs.batch, inputs.context
     process, objective = self.model.process_at(params), self.objective
     x0 = to_unit(batch['x'], self.spec.levels)
     # [4, batch] keys: times, noise, hidden classes, augmentation. Always four, so that switching
     # one of them off leaves the others' draws as they are.
     time_keys, noise_keys, label_keys, augment_keys = jax.vmap(_split_in_four, out_axes=1)(
-      example_keys(step.key, context.index)
+      example_keys(inputs.key, context.index)
     )
     augment_label = None
     if objective.augmentation['probability'] and context.training:
       x0, augment_label = augment(augment_keys, x0, objective.augmentation)
-    u = uniforms(time_keys, step.key, context.index, context.batch_size, objective.times.stratified)
-    times = objective.times.sample(process, u, step.memory)
+    u = uniforms(
+      time_keys, inputs.key, context.index, context.batch_size, objective.times.stratified
+    )
+    times = objective.times.sample(process, u, inputs.memory)
     # x_t = α(t)·x0 + σ(t)·eps, a draw from q(x_t | x0).
     eps = normal_like(noise_keys, x0)
     x = expand(process.alpha(times.t), x0) * x0 + expand(process.sigma(times.t), x0) * eps
@@ -175,18 +177,18 @@ class Diffusion(Method):
       label = jnp.where(hidden, self.model.num_classes, label)
     return NoisyBatch(x0, eps, x, times, label, augment_label)
 
-  def _losses(self, params: PyTree, step: Step) -> ExampleLosses:
+  def _losses(self, params: PyTree, inputs: LossInputs) -> ExampleLosses:
     """The loss of each example: draws its noise, and compares the network with its target."""
     model, objective = self.model, self.objective
-    noisy = self._diffuse(params, step)
+    noisy = self._diffuse(params, inputs)
     process, t = model.process_at(params), noisy.times.t
     y, estimate = model.predict(
       params,
       noisy.x,
       t,
       noisy.label,
-      train=step.context.training,
-      key=step.dropout_key(NETWORK_DROPOUT),
+      train=inputs.context.training,
+      key=inputs.dropout_key(NETWORK_DROPOUT),
       augment=noisy.augment,
     )
     # y* = a·x0 + b·eps, and the mean of ‖y − y*‖² over the dimensions.
@@ -218,7 +220,7 @@ class Diffusion(Method):
     )
     return process.steps * nats / math.prod(self.spec.shape)
 
-  def _learned_process_losses(self, params: PyTree, step: Step) -> ExampleLosses:
+  def _learned_process_losses(self, params: PyTree, inputs: LossInputs) -> ExampleLosses:
     """The bound as the loss of a learned process (Kingma et al. 2021, appendix I).
 
     The network and the ends are trained by the whole bound, which does not depend on the shape in
@@ -229,29 +231,29 @@ class Diffusion(Method):
     ends, shape = params['process']['ends'], params['process']['shape']
     # Twice the same draws (one key), differentiated with respect to different parameters.
     loss, mse, noisy = self._losses(
-      params | {'process': {'ends': ends, 'shape': hold(shape)}}, step
+      params | {'process': {'ends': ends, 'shape': hold(shape)}}, inputs
     )
     # The gradient of E[loss²] = Var + bound², where the gradient of the bound in the
     # shape is 0: it is the gradient of the variance.
     held = hold(params) | {'process': {'ends': hold(ends), 'shape': shape}}
-    square = self._losses(held, step).loss ** 2
+    square = self._losses(held, inputs).loss ** 2
     # The prior and reconstruction terms, which move with the ends.
     ends_cost = endpoint_nats(self.model.process_at(params), noisy.x0, noisy.eps, self.spec.levels)
     loss = loss + ends_cost / math.prod(self.spec.shape) + square - hold(square)
     return ExampleLosses(loss, mse, noisy)
 
   def _classifier_entropy(
-    self, params: PyTree, noisy: NoisyBatch, step: Step
+    self, params: PyTree, noisy: NoisyBatch, inputs: LossInputs
   ) -> Float[Array, 'batch']:
     """Cross-entropy of the classifier on the same noisy examples, with their true labels."""
     log_probs = self.model.class_log_probs(
       params,
       noisy.x,
       noisy.times.t,
-      train=step.context.training,
-      key=step.dropout_key(CLASSIFIER_DROPOUT),
+      train=inputs.context.training,
+      key=inputs.dropout_key(CLASSIFIER_DROPOUT),
     )
-    return -jnp.take_along_axis(log_probs, step.batch['label'][:, None], axis=1)[:, 0]
+    return -jnp.take_along_axis(log_probs, inputs.batch['label'][:, None], axis=1)[:, 0]
 
 
 def weighted_mean(value: Float[Array, 'batch'], weight: Float[Array, 'batch']) -> Float[Array, '']:
@@ -280,6 +282,6 @@ def build(config: Mapping, spec: DataSpec) -> Diffusion:
     model=model,
     objective=objective,
     estimator=component(LIKELIHOODS, config['likelihood'], 'likelihood'),
-    sampling=Sampling(model, spec, config['sampling'], objective.label_dropout),
+    sampling=RequestSampler(model, spec, config['sampling'], objective.label_dropout),
     spec=spec,
   )

@@ -19,7 +19,7 @@ from diffusion.sampling.tasks import build_task, check_given
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Sampling:
+class RequestSampler:
   """Answers requests for samples of a model.
 
   Attributes:
