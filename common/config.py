@@ -308,4 +308,7 @@ def to_json(config: Config) -> str:
 
 def freeze(config: Config) -> dict[str, Any]:
   """A copy as plain nested dicts, which does not change with the original."""
-  return config.to_dict() if isinstance(config, ConfigDict) else copy.deepcopy(dict(config))
+  return {
+    key: freeze(value) if isinstance(value, Mapping | ConfigDict) else copy.deepcopy(value)
+    for key, value in config.items()
+  }

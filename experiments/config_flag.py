@@ -9,13 +9,13 @@ own defaults, then all others (--config.process.sigma_max=10). Values are parsed
 import dataclasses
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from common.config import ConfigError, flatten, nearby_settings
+from common.config import ConfigError, nearby_settings
 from experiments import families
 
 flags.disclaim_key_flags()  # the flags defined here are those of the command that asks for them
@@ -118,7 +118,7 @@ def load(file: str, settings: dict[str, list[str]]) -> dict[str, Any]:
   for key, texts in settings.items():
     if key not in names:
       config = _with_setting(config, key, texts)
-  # A setting may itself be a section: --config.process="{'name': 'edm'}".
+  # Again, because a value may itself be a section: --config.process="{'name': 'edm'}".
   return families.complete(config)
 
 
@@ -139,7 +139,7 @@ def _with_component(config: dict[str, Any], path: str, name: str) -> dict[str, A
 
 def _with_setting(config: dict[str, Any], key: str, texts: list[str]) -> dict[str, Any]:
   """The config with one setting replaced, parsed by the type of its old value."""
-  if key not in _keys(config):
+  if key not in set(_keys(config)):
     raise ConfigError(f'--config.{key}: there is no such setting{nearby_settings(key, config)}')
   values = flags.FlagValues()  # apart from the command's own flags
   arguments = [f'--config.{key}={text}' for text in texts]
@@ -153,10 +153,12 @@ def _with_setting(config: dict[str, Any], key: str, texts: list[str]) -> dict[st
   return holder.value.to_dict()
 
 
-def _keys(config: dict[str, Any]) -> set[str]:
+def _keys(config: dict[str, Any], prefix: str = '') -> Iterator[str]:
   """Dotted keys of all settings and all sections."""
-  leaves = flatten(config)
-  return {'.'.join(key.split('.')[: n + 1]) for key in leaves for n in range(key.count('.') + 1)}
+  for key, value in config.items():
+    yield prefix + key
+    if isinstance(value, dict):
+      yield from _keys(value, f'{prefix}{key}.')
 
 
 def _in_short(error: Exception) -> str:

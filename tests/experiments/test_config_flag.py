@@ -54,6 +54,8 @@ def test_a_section_as_a_value_replaces_a_component():
   found = config_flag.load(DIGITS, {'sampling.sampler': ["{'name': 'edm', 's_churn': 3.0}"]})
   assert found['sampling']['sampler']['s_churn'] == 3.0
   assert found['sampling']['sampler']['s_noise'] == 1.0
+  groups = config_flag.load(DIGITS, {'optimizer.groups': ["{'bias': {'paths': 'bias$'}}"]})
+  assert groups['optimizer']['groups'] == {'bias': {'paths': 'bias$'}}
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from autoregressive.networks import NETWORKS
 from autoregressive.networks.base import CausalNetwork
 from autoregressive.networks.rnn import GRU, LSTM
 from autoregressive.networks.tcn import TCN
