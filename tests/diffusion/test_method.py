@@ -57,7 +57,7 @@ def scrambled(method, seed=5):
 @functools.cache
 def ready():
   """One method with its parameters, shared by the tests that only sample."""
-  method = build(process=dict(name='edm'), sampling__grid=dict(name='karras'))
+  method = build(process=dict(name='edm'), sampling__grid=dict(name='karras', end='clean'))
   return method, scrambled(method)[0]
 
 
