@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from autoregressive.networks import positions as pos
-from autoregressive.networks.attention import Attention, Cache, Surroundings, causal_mask
+from autoregressive.networks.attention import Attention, KVCache, Rotation
 from autoregressive.networks.base import CausalNetwork
-from autoregressive.networks.dot_product import ATTENTIONS, Sight
+from common.attention import IMPLEMENTATIONS, AttentionInputs, AttentionSettings
 from common.config import ConfigError, pick
 
 NORMS = {'layer': nn.LayerNorm, 'rms': nn.RMSNorm}
@@ -38,7 +38,7 @@ REMAT = {  # what is kept of the forward pass of a block; '' keeps all
 }
 
 
-class State(NamedTuple):
+class TransformerCache(NamedTuple):
   """The cache of a transformer: positions seen, and each layer's keys and values."""
 
   index: Int[Array, '']
@@ -98,16 +98,20 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(
-    self, h: Float[Array, 'batch length width'], cache: Cache | None, around: Surroundings
-  ) -> tuple[Float[Array, 'batch length width'], Cache | None]:
+    self,
+    h: Float[Array, 'batch length width'],
+    cache: KVCache | None,
+    inputs: AttentionInputs,
+    rotation: Rotation | None,
+  ) -> tuple[Float[Array, 'batch length width'], KVCache | None]:
     drop = nn.Dropout(self.dropout, deterministic=not self.train)
     attention_norm, mlp_norm = self.norm(name='attention_norm'), self.norm(name='mlp_norm')
     attend = self.attention(name='attention', train=self.train)
     if self.post:
-      mixed, cache = attend(h, cache, around)
+      mixed, cache = attend(h, cache, inputs, rotation)
       h = attention_norm(h + drop(mixed))
       return mlp_norm(h + drop(self.feed_forward(h))), cache
-    mixed, cache = attend(attention_norm(h), cache, around)
+    mixed, cache = attend(attention_norm(h), cache, inputs, rotation)
     h = h + drop(mixed)
     return h + drop(self.feed_forward(mlp_norm(h))), cache
 
@@ -143,7 +147,7 @@ class Transformer(CausalNetwork):
     dropout: rate at the input, on attention weights and on residual branches.
     attention_cap: soft cap of the attention scores; 0: none.
     window: a position sees only so many last positions, itself included; 0: all.
-    attention: how it is computed without a cache, a key of dot_product.ATTENTIONS, or 'auto'.
+    attention: how it is computed without a cache, a key of attention.IMPLEMENTATIONS, or 'auto'.
     base_width: 0: the standard parametrisation; else muP for Adam (Yang et al. 2022, table 8):
       what is learned at this width, learning rates above all, holds at any. Matrices of layers
       are MupDense, scores fall with the dimension of a head and not its root, and `output_scale`
@@ -190,7 +194,7 @@ class Transformer(CausalNetwork):
     pick(ACTIVATIONS, self.activation, 'network.activation')
     pick(dict.fromkeys(pos.POSITIONS), self.positions, 'network.positions')
     pick(dict.fromkeys(('pre', 'post')), self.norm_position, 'network.norm_position')
-    pick(ATTENTIONS | {'auto': None}, self.attention, 'network.attention')
+    pick(IMPLEMENTATIONS | {'auto': None}, self.attention, 'network.attention')
     pick(REMAT | {'': None}, self.remat, 'network.remat')
     if not self.head_dim and self.width % self.heads:
       raise ConfigError(f'network.heads={self.heads} does not divide network.width={self.width}')
@@ -218,17 +222,17 @@ class Transformer(CausalNetwork):
     """What outputs made from the hidden states are multiplied by."""
     return 1 / self.ratio
 
-  def init_cache(self, batch: int, length: int) -> State:
+  def init_cache(self, batch: int, length: int) -> TransformerCache:
     """An empty cache with room for `length` positions."""
     shape = (batch, self.key_heads, length, self.dim)
 
-    def layer(*stack: int) -> Cache:
-      return Cache(*(jnp.zeros((*stack, *shape), self.dtype) for _ in range(2)))
+    def layer(*stack: int) -> KVCache:
+      return KVCache(*(jnp.zeros((*stack, *shape), self.dtype) for _ in range(2)))
 
     layers = layer(self.layers) if self.scan else tuple(layer() for _ in range(self.layers))
-    return State(jnp.zeros((), jnp.int32), layers)
+    return TransformerCache(jnp.zeros((), jnp.int32), layers)
 
-  def rewind(self, cache: State, back: Int[Array, '']) -> State:
+  def rewind(self, cache: TransformerCache, back: Int[Array, '']) -> TransformerCache:
     """The cache without the last `back` positions, which the next call will overwrite."""
     return cache._replace(index=cache.index - back)
 
@@ -251,10 +255,10 @@ class Transformer(CausalNetwork):
   def __call__(
     self,
     h: Float[Array, 'batch length width'],
-    cache: State | None = None,
+    cache: TransformerCache | None = None,
     train: bool = False,
     segments: Int[Array, 'batch length'] | None = None,
-  ) -> tuple[Float[Array, 'batch length width'], State | None]:
+  ) -> tuple[Float[Array, 'batch length width'], TransformerCache | None]:
     """Runs the network on a whole sequence, or on the next part of one.
 
     Args:
@@ -278,28 +282,32 @@ class Transformer(CausalNetwork):
     elif self.positions == 'sinusoidal':
       h = h + pos.sinusoidal(places, self.width)
     h = nn.Dropout(self.dropout, deterministic=not train)(h)
-    around = self._surroundings(steps, places, cache, segments)
-    h, layers = self._stack(h, None if cache is None else cache.layers, around, train)
+    inputs = self._attention_inputs(steps, cache, segments)
+    layers = None if cache is None else cache.layers
+    h, layers = self._stack(h, layers, inputs, self._rotation(places), train)
     if self.norm_position == 'pre':
       h = self._norm()(name='final_norm')(h)
-    return h, None if cache is None else State(index + steps.shape[0], layers)
+    return h, None if cache is None else TransformerCache(index + steps.shape[0], layers)
 
-  def _surroundings(self, steps, places, cache, segments) -> Surroundings:
-    """Masks and positions, the same for every layer."""
-    index, keys = None, steps
+  def _attention_inputs(self, steps, cache, segments) -> AttentionInputs:
+    """What each query sees, the same for every layer."""
+    offset, keys = None, steps
     if cache is not None:
-      index, keys = cache.index, jnp.arange(jax.tree.leaves(cache.layers)[0].shape[-2])
-    mask = causal_mask(steps, keys, self.window)
-    if segments is not None:
-      mask &= segments[:, :, None] == segments[:, None, :]
-    bias = rotation = None
+      offset, keys = cache.index, jnp.arange(jax.tree.leaves(cache.layers)[0].shape[-2])
+    bias = None
     if self.positions == 'alibi':
+      # Press et al. 2022: minus slope times distance; keys after the query are masked anyway.
       slopes = pos.alibi_slopes(self.heads)[:, None, None]
       bias = slopes * (keys[None, :] - steps[:, None]).astype(jnp.float32)
-    if self.positions == 'rotary':
-      frequencies = pos.rotary_frequencies(self.dim, self.rotary_base, self.rotary_scaling)
-      rotation = tuple(x[:, None, None] for x in pos.rotation(places, frequencies))
-    return Surroundings(index, Sight(mask, bias, segments), rotation)
+    return AttentionInputs(offset, bias, segments, segments)
+
+  def _rotation(self, places: Int[Array, 'rows length']) -> Rotation | None:
+    """Cosines and sines of rotary positions, with an axis each for key heads and their queries."""
+    if self.positions != 'rotary':
+      return None
+    frequencies = pos.rotary_frequencies(self.dim, self.rotary_base, self.rotary_scaling)
+    cos, sin = pos.rotation(places, frequencies)
+    return cos[:, None, None], sin[:, None, None]
 
   def _norm(self):
     """Constructor of norms, which compute in float32."""
@@ -320,9 +328,7 @@ class Transformer(CausalNetwork):
       dense=dense,
       qk_norm=functools.partial(nn.RMSNorm, self.norm_eps, jnp.float32) if self.qk_norm else None,
       dropout=self.dropout,
-      window=self.window,
-      cap=self.attention_cap,
-      kind=self.attention,
+      settings=AttentionSettings(self.attention, True, self.window, self.attention_cap),
       out_init=out_init,
       scale=1.0 if self.head_dim else self.ratio**-0.5,  # the heads grow with the width
     )
@@ -337,7 +343,7 @@ class Transformer(CausalNetwork):
       out_init=out_init,
     )
 
-  def _stack(self, h, caches, around, train):
+  def _stack(self, h, caches, inputs, rotation, train):
     """All blocks, one after the other."""
     block = Block
     if self.remat:
@@ -348,13 +354,13 @@ class Transformer(CausalNetwork):
         block,
         variable_axes={'params': 0},
         split_rngs={'params': True, 'dropout': True},
-        in_axes=(0, nn.broadcast),
+        in_axes=(0, nn.broadcast, nn.broadcast),
         length=self.layers,
       )
-      return scanned(**parts, name='blocks')(h, caches, around)
+      return scanned(**parts, name='blocks')(h, caches, inputs, rotation)
     layers = []
     for i in range(self.layers):
-      h, layer = block(**parts, name=f'block_{i}')(h, caches and caches[i], around)
+      h, layer = block(**parts, name=f'block_{i}')(h, caches and caches[i], inputs, rotation)
       layers.append(layer)
     return h, tuple(layers)
 

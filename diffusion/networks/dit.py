@@ -9,8 +9,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from common.attention import attend_positions_first
 from common.config import ConfigError
-from diffusion.networks.attention import attend
 from diffusion.networks.conditioning import (
   Conditioning,
   check_dropout,
@@ -82,7 +82,7 @@ class Block(nn.Module):
     qkv = nn.DenseGeneral(
       (3, self.heads, width // self.heads), kernel_init=_xavier, dtype=dtype, name='qkv'
     )(h)
-    h = attend(*jnp.moveaxis(qkv, 2, 0))
+    h = attend_positions_first(*jnp.moveaxis(qkv, 2, 0))
     h = nn.DenseGeneral(width, (-2, -1), kernel_init=_xavier, dtype=dtype, name='project')(h)
     x = x + gate1[:, None] * drop(h)
 

@@ -11,8 +11,8 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from common.attention import attend_positions_first
 from common.config import ConfigError
-from diffusion.networks.attention import attend
 from diffusion.networks.conditioning import (
   Conditioning,
   check_dropout,
@@ -111,7 +111,7 @@ class Attention(nn.Module):
     h = group_norm(channels, 'norm')(x).reshape(batch, height * width, channels)
     sizes = (3, channels // head_width, head_width)
     qkv = nn.DenseGeneral(sizes, kernel_init=_init, dtype=dtype, name='qkv')(h)
-    h = attend(*jnp.moveaxis(qkv, 2, 0))
+    h = attend_positions_first(*jnp.moveaxis(qkv, 2, 0))
     h = nn.DenseGeneral(channels, (-2, -1), kernel_init=_zeros, dtype=dtype, name='project')(h)
     return add(x, h.reshape(x.shape), style.skip_rescale)
 
