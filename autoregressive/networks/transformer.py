@@ -1,4 +1,4 @@
-"""A causal transformer: GPT-2, Llama and what lies between are settings of this one network.
+"""A causal transformer: GPT-2, Llama and everything between are settings of this one network.
 
 GPT-2 (Radford et al. 2019): positions 'learned', norm 'layer', activation 'gelu_tanh', bias.
 Llama (Touvron et al. 2023): positions 'rotary', norm 'rms', activation 'swiglu', no bias,
@@ -22,17 +22,23 @@ from common.config import ConfigError, pick
 
 NORMS = {'layer': nn.LayerNorm, 'rms': nn.RMSNorm}
 
+
+def relu_squared(x: Float[Array, '*any']) -> Float[Array, '*any']:
+  """max(x, 0)² (So et al. 2021)."""
+  return jnp.square(nn.relu(x))
+
+
 ACTIVATIONS = {
-  'gelu': lambda x: nn.gelu(x, approximate=False),
+  'gelu': functools.partial(nn.gelu, approximate=False),
   'gelu_tanh': nn.gelu,
   'relu': nn.relu,
-  'relu2': lambda x: jnp.square(nn.relu(x)),  # So et al. 2021
-  'swiglu': nn.silu,  # Shazeer 2020: gated
+  'relu2': relu_squared,
+  'swiglu': nn.silu,  # gated (Shazeer 2020)
   'geglu': nn.gelu,
 }
 GATED = ('swiglu', 'geglu')
 
-REMAT = {  # what is kept of the forward pass of a block; '' keeps all
+REMAT = {  # the activations of a block that the forward pass keeps; '' keeps all
   'nothing': jax.checkpoint_policies.nothing_saveable,
   'products': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
@@ -46,11 +52,11 @@ class TransformerCache(NamedTuple):
 
 
 class MupDense(nn.Module):
-  """A dense layer whose weights, as they act, are the kernel over `ratio`.
+  """A dense layer of muP (Yang et al. 2022, table 8): its weights are the kernel over `ratio`.
 
-  The kernel begins √ratio times as large as `kernel_init` says. So the weights begin with a
-  variance that falls with the width, and an update of Adam, which moves the kernel as far at any
-  width, moves them by 1/ratio as far: the learning rates of muP, with no group of the optimiser.
+  The kernel starts √ratio times as large as `kernel_init` says, so the variance of the weights
+  starts at 1/ratio of the usual one. Adam moves the kernel equally far at every width, and so the
+  weights by 1/ratio as far: the learning rates of muP, without groups in the optimiser.
 
   Attributes:
     features, use_bias, dtype, kernel_init: as those of nn.Dense.
@@ -65,12 +71,14 @@ class MupDense(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, '*batch inputs']) -> Float[Array, '*batch features']:
-    begin = lambda *args: self.ratio**0.5 * self.kernel_init(*args)
-    kernel = self.param('kernel', begin, (x.shape[-1], self.features), jnp.float32)
+    kernel = self.param('kernel', self._init, (x.shape[-1], self.features), jnp.float32)
     y = x.astype(self.dtype) @ (kernel / self.ratio).astype(self.dtype)
     if self.use_bias:
       y += self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32).astype(y.dtype)
     return y
+
+  def _init(self, *args) -> Array:
+    return self.ratio**0.5 * self.kernel_init(*args)
 
 
 class Block(nn.Module):
@@ -80,10 +88,10 @@ class Block(nn.Module):
     attention, norm, dense: constructors of the parts.
     hidden: units of the feed-forward network.
     activation: a key of ACTIVATIONS.
-    post: whether norms stand after the residual connections.
+    post: whether norms come after the residual connections.
     dropout: rate on both branches.
-    out_init: standard deviation of the last projection at the start.
-    train: whether to drop.
+    out_init: initial standard deviation of the feed-forward network's last projection.
+    train: whether dropout is on.
   """
 
   attention: Callable[..., nn.Module]
@@ -111,6 +119,7 @@ class Block(nn.Module):
       mixed, cache = attend(h, cache, inputs, rotation)
       h = attention_norm(h + drop(mixed))
       return mlp_norm(h + drop(self.feed_forward(h))), cache
+    # Norms inside the branches leave the residual stream itself untouched (Xiong et al. 2020).
     mixed, cache = attend(attention_norm(h), cache, inputs, rotation)
     h = h + drop(mixed)
     return h + drop(self.feed_forward(mlp_norm(h))), cache
@@ -120,7 +129,7 @@ class Block(nn.Module):
   ) -> Float[Array, 'batch length width']:
     activate, gated = ACTIVATIONS[self.activation], self.activation in GATED
     up = self.dense(self.hidden * (2 if gated else 1), name='up')(h)
-    if gated:
+    if gated:  # one product for the gate and the units it gates
       gate, up = jnp.split(up, 2, -1)
       up = activate(gate) * up
     else:
@@ -133,12 +142,12 @@ class Transformer(CausalNetwork):
   """A stack of blocks: embedded sequence in, hidden states out; position i sees inputs <= i.
 
   Attributes:
-    length: the longest sequence, which learned positions have a table for.
-    width, layers, heads: the usual.
-    kv_heads: key and value heads; 0: as many as heads, 1: multi-query.
+    length: the longest sequence: the size of the table of learned positions.
+    width: of the residual stream; layers: number of blocks; heads: query heads of a layer.
+    kv_heads: key and value heads; 0: equal to heads, 1: multi-query.
     head_dim: dimensions of a head; 0: width / heads.
     mlp_width: hidden units of the feed-forward network; 0: 4·width.
-    activation: a key of ACTIVATIONS; 'swiglu' and 'geglu' gate with as many units again.
+    activation: a key of ACTIVATIONS; 'swiglu' and 'geglu' need the same number of units for gates.
     norm: 'layer' or 'rms'; norm_position: 'pre' or 'post'; norm_eps: their epsilon.
     positions: a name of positions.POSITIONS; rotary_base and rotary_scaling: see
       positions.rotary_frequencies.
@@ -146,14 +155,15 @@ class Transformer(CausalNetwork):
     qk_norm: RMSNorm of queries and keys.
     dropout: rate at the input, on attention weights and on residual branches.
     attention_cap: soft cap of the attention scores; 0: none.
-    window: a position sees only so many last positions, itself included; 0: all.
-    attention: how it is computed without a cache, a key of attention.IMPLEMENTATIONS, or 'auto'.
-    base_width: 0: the standard parametrisation; else muP for Adam (Yang et al. 2022, table 8):
-      what is learned at this width, learning rates above all, holds at any. Matrices of layers
-      are MupDense, scores fall with the dimension of a head and not its root, and `output_scale`
-      is for the last projection. At `base_width` itself both are one.
-    scan: whether layers are one `scan` over stacked parameters: compiles in the time of one
-      layer, and runs somewhat slower on CPU.
+    window: a position sees only the last `window` positions, itself included; 0: all.
+    attention: how to compute it without a cache: a key of attention.IMPLEMENTATIONS, or 'auto'.
+    base_width: 0: the standard parametrisation; otherwise muP for Adam (Yang et al. 2022, table
+      8): hyperparameters tuned at this width, above all learning rates, stay right at any other.
+      The matrices of the layers are MupDense, scores are divided by the dimension of a head in
+      place of its root, and `output_scale` scales the last projection. At `base_width` itself
+      both parametrisations are the same.
+    scan: whether layers are one `scan` over stacked parameters, which compiles in the time of one
+      layer and runs somewhat slower on CPUs.
     remat: a key of REMAT: recompute activations in the backward pass; '': keep them.
     dtype: of the matrix products; parameters, norms, softmax and residuals stay float32.
 
@@ -214,12 +224,12 @@ class Transformer(CausalNetwork):
 
   @property
   def ratio(self) -> float:
-    """How many times wider than the base of muP; 1 without it."""
+    """Width over the base width of muP; 1 without muP."""
     return self.width / self.base_width if self.base_width else 1.0
 
   @property
   def output_scale(self) -> float:
-    """What outputs made from the hidden states are multiplied by."""
+    """Factor of the projection from hidden states to outputs (muP)."""
     return 1 / self.ratio
 
   def init_cache(self, batch: int, length: int) -> TransformerCache:
@@ -233,7 +243,10 @@ class Transformer(CausalNetwork):
     return TransformerCache(jnp.zeros((), jnp.int32), layers)
 
   def rewind(self, cache: TransformerCache, back: Int[Array, '']) -> TransformerCache:
-    """The cache without the last `back` positions, which the next call will overwrite."""
+    """The cache without its last `back` positions, which the next call overwrites.
+
+    Their keys stay where they are: the causal mask hides all beyond the index.
+    """
     return cache._replace(index=cache.index - back)
 
   @property
@@ -263,29 +276,31 @@ class Transformer(CausalNetwork):
 
     Args:
       h: embedded inputs.
-      cache: what came before, from `init_cache` or an earlier call; None: nothing did.
-      train: whether to drop; needs the random stream 'dropout'.
-      segments: number of the document each position belongs to, where several are packed into
-        a sequence; positions see and count their own document alone. Not with a cache.
+      cache: state after the previous parts, from `init_cache` or an earlier call; None: h is a
+        whole sequence.
+      train: whether dropout is on; it needs the random stream 'dropout'.
+      segments: number of the document that each position belongs to, if several are packed into
+        a sequence; a position sees only its own document, and is counted from its start. Not
+        with a cache.
 
     Returns:
       Hidden states, and the cache with this part added (None without).
     """
     index = jnp.zeros((), jnp.int32) if cache is None else cache.index
     steps = index + jnp.arange(h.shape[1])
-    places = steps[None] if segments is None else _places(segments)
+    positions = steps[None] if segments is None else _positions_in_documents(segments)
     if self.positions == 'learned':
-      table = nn.Embed(
-        self.length, self.width, embedding_init=nn.initializers.normal(0.02), name='position'
-      )
-      h = h + table(jnp.minimum(places, self.length - 1))  # beyond lie what masks hide: no NaN
+      init = nn.initializers.normal(0.02)
+      embed = nn.Embed(self.length, self.width, embedding_init=init, name='position_embed')
+      # Padding may reach beyond the table; masks hide it, and the last row keeps it free of NaN.
+      h = h + embed(jnp.minimum(positions, self.length - 1))
     elif self.positions == 'sinusoidal':
-      h = h + pos.sinusoidal(places, self.width)
+      h = h + pos.sinusoidal(positions, self.width)
     h = nn.Dropout(self.dropout, deterministic=not train)(h)
     inputs = self._attention_inputs(steps, cache, segments)
     layers = None if cache is None else cache.layers
-    h, layers = self._stack(h, layers, inputs, self._rotation(places), train)
-    if self.norm_position == 'pre':
+    h, layers = self._stack(h, layers, inputs, self._rotation(positions), train)
+    if self.norm_position == 'pre':  # otherwise the last block has ended in a norm already
       h = self._norm()(name='final_norm')(h)
     return h, None if cache is None else TransformerCache(index + steps.shape[0], layers)
 
@@ -301,25 +316,27 @@ class Transformer(CausalNetwork):
       bias = slopes * (keys[None, :] - steps[:, None]).astype(jnp.float32)
     return AttentionInputs(offset, bias, segments, segments)
 
-  def _rotation(self, places: Int[Array, 'rows length']) -> Rotation | None:
+  def _rotation(self, positions: Int[Array, 'rows length']) -> Rotation | None:
     """Cosines and sines of rotary positions, with an axis each for key heads and their queries."""
     if self.positions != 'rotary':
       return None
     frequencies = pos.rotary_frequencies(self.dim, self.rotary_base, self.rotary_scaling)
-    cos, sin = pos.rotation(places, frequencies)
+    cos, sin = pos.rotation(positions, frequencies)
     return cos[:, None, None], sin[:, None, None]
 
   def _norm(self):
-    """Constructor of norms, which compute in float32."""
+    """The constructor of norms, which compute in float32 whatever the type of the products."""
     extra = {'use_bias': self.bias} if self.norm == 'layer' else {}
     return functools.partial(NORMS[self.norm], epsilon=self.norm_eps, dtype=jnp.float32, **extra)
 
   def _parts(self) -> dict[str, Any]:
-    """What a block is made of."""
+    """The settings of a block."""
     init = nn.initializers.normal
-    out_init = 0.02 * (2 * self.layers) ** -0.5  # Radford et al. 2019, section 2.3
-    kind = functools.partial(MupDense, ratio=self.ratio) if self.base_width else nn.Dense
-    dense = functools.partial(kind, use_bias=self.bias, dtype=self.dtype, kernel_init=init(0.02))
+    # Radford et al. 2019, section 2.3: 2·layers branches add up in the residual stream, and with
+    # these weights their variances add up to that of one.
+    out_init = 0.02 * (2 * self.layers) ** -0.5
+    layer = functools.partial(MupDense, ratio=self.ratio) if self.base_width else nn.Dense
+    dense = functools.partial(layer, use_bias=self.bias, dtype=self.dtype, kernel_init=init(0.02))
     attend = functools.partial(
       Attention,
       heads=self.heads,
@@ -330,7 +347,8 @@ class Transformer(CausalNetwork):
       dropout=self.dropout,
       settings=AttentionSettings(self.attention, True, self.window, self.attention_cap),
       out_init=out_init,
-      scale=1.0 if self.head_dim else self.ratio**-0.5,  # the heads grow with the width
+      # muP: scores over dim in place of √dim. A fixed head_dim does not grow with the width.
+      scale=1.0 if self.head_dim else self.ratio**-0.5,
     )
     return dict(
       attention=attend,
@@ -365,8 +383,9 @@ class Transformer(CausalNetwork):
     return h, tuple(layers)
 
 
-def _places(segments: Int[Array, 'batch length']) -> Int[Array, 'batch length']:
-  """Position within the document, for each position of packed sequences."""
+def _positions_in_documents(segments: Int[Array, 'batch length']) -> Int[Array, 'batch length']:
+  """Position of each token within its document, in packed sequences."""
   steps = jnp.arange(segments.shape[1])[None]
   first = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)))
+  # The running maximum of the starts is where the token's own document starts.
   return steps - jax.lax.cummax(jnp.where(first, steps, 0), axis=1)
