@@ -84,7 +84,7 @@ class Attention(nn.Module):
       The mixed hidden states, and the cache with the keys and values of h.
     """
     batch, length, width = h.shape
-    groups = self.heads // self.kv_heads
+    groups = self.heads // self.kv_heads  # query heads that share a key head
     qkv = self.dense(self.kv_heads * (groups + 2) * self.dim, name='qkv')(h)
     # [batch, length, kv_heads, groups + 2, dim] to [batch, kv_heads, groups + 2, length, dim]
     qkv = qkv.reshape(batch, length, self.kv_heads, groups + 2, self.dim).transpose(0, 2, 3, 1, 4)
@@ -94,16 +94,19 @@ class Attention(nn.Module):
       query, key = self.qk_norm(name='query_norm')(query), self.qk_norm(name='key_norm')(key)
     if rotation is not None:  # in float32: bfloat16 cannot tell neighbouring angles apart
       query, key = (pos.rotate(x.astype(jnp.float32), *rotation) for x in (query, key))
+    # A factor of the queries is a factor of the scores: it comes on top of 1/√dim in `attend`.
     if self.scale != 1:
       query = query * self.scale
     key = key[:, :, 0].astype(value.dtype)
     if cache is not None:  # keys enter the cache rotated: their positions never change
       cache = cache.write(key, value, inputs.offset)
       key, value = cache
+    # Without a rate there is no module either, and no random key is used up.
     drop = None
     if self.dropout and self.train:
       drop = nn.Dropout(self.dropout, deterministic=False)
     mixed = attend(query, key, value, inputs, self.settings, drop)
+    # [batch, kv_heads, groups, length, dim] to heads in a row for each position
     mixed = mixed.transpose(0, 3, 1, 2, 4).reshape(batch, length, self.heads * self.dim)
     init = nn.initializers.normal(self.out_init)
     return self.dense(width, kernel_init=init, name='out')(mixed), cache

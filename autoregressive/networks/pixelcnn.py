@@ -69,8 +69,10 @@ class PixelCNN(RasterNetwork):
       near = kernel // 2
       return conv(features, rows=(near, 0), columns=(near, near), **more)
 
+    # Mask A leaves the pixel itself out, once; from there on mask B may take it in.
     self.first_conv = square(features, self.first_kernel, centre='A', first=True)
     self.start_proj = nn.Dense(features, use_bias=False)
+    # Figure 5 (left): 2h features to h, masked convolution, h to 2h.
     self.reduce = [conv(features // 2, centre='B') for _ in range(self.layers)]
     self.mix = [square(features // 2, self.kernel, centre='B') for _ in range(self.layers)]
     self.expand = [conv(features, centre='B') for _ in range(self.layers)]
@@ -139,8 +141,10 @@ class GatedPixelCNN(RasterNetwork):
         conv(2 * features, columns=(near, 0), centre='B' if i else 'A', first=i == 0)
       )
     self.vertical, self.horizontal = vertical, horizontal
+    # One way only: the vertical stream must not learn of pixels left of its own (section 2.2).
     self.vertical_to_horizontal = [conv(2 * features) for _ in range(self.layers)]
     self.mix = [conv(features, centre='B') for _ in range(self.layers)]
+    # Equation 4: a linear map of the start token, the same at every pixel, before the gates.
     shift = functools.partial(nn.Dense, 2 * features, use_bias=False)
     self.vertical_start_proj = [shift() for _ in range(self.layers)]
     self.horizontal_start_proj = [shift() for _ in range(self.layers)]
@@ -154,6 +158,7 @@ class GatedPixelCNN(RasterNetwork):
     train: bool,
   ) -> Any:
     """The vertical stream of every layer, before its gate: that is what figure 2 links from."""
+    # Whole rows at a time: a pixel's vertical features depend on no pixel of its own row.
     x, made = image, []
     for convolve, shift in zip(self.vertical, self.vertical_start_proj, strict=True):
       made.append(convolve(x, at) + shift(start)[:, None, None])
@@ -178,6 +183,7 @@ class GatedPixelCNN(RasterNetwork):
 
   def _gate(self, x: Array) -> Array:
     """Equation 2: tanh of half of each emission's features times the sigmoid of the other."""
+    # Halves within each emission's features, so that a gate never mixes groups.
     pairs = x.reshape(*x.shape[:-1], self.groups, 2, self.width)
     gated = jnp.tanh(pairs[..., 0, :]) * nn.sigmoid(pairs[..., 1, :])
     return gated.reshape(*x.shape[:-1], self.groups * self.width)

@@ -22,6 +22,7 @@ from autoregressive.networks.raster import (
 )
 from common.config import ConfigError
 
+# Windows, both causal: a row up; columns left and right of the pixel, or left only.
 DOWN = dict(rows=(1, 0), columns=(1, 1))
 DOWN_RIGHT = dict(rows=(1, 0), columns=(1, 0))
 
@@ -65,7 +66,7 @@ class Block(nn.Module):
     made = self.conv(2 * self.features, **self.window, scale=0.1)(made, at)
     if self.conditional:
       made += nn.Dense(2 * self.features, use_bias=False, name='start_proj')(start)[:, None, None]
-    value, gate = jnp.split(made, 2, -1)
+    value, gate = jnp.split(made, 2, -1)  # the gate of van den Oord et al. 2016b
     return x + value * nn.sigmoid(gate)
 
 
@@ -90,10 +91,12 @@ class TransposedConv(nn.Module):
     shape = (2, 3 if self.wide else 2, x.shape[-1], self.features)
     kernel = self.param('kernel', nn.initializers.lecun_normal(), shape)
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    # Salimans & Kingma 2016: length times direction, for each output channel.
     if self.weight_norm:
       length = self.param('length', nn.initializers.ones, (self.features,))
       kernel *= length / jnp.sqrt(jnp.square(kernel).sum((0, 1, 2)) + 1e-12)
     x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+    # Row i of the small grid makes rows 2i and 2i + 1 of the large one, each by its own kernel.
     if at is None:
       both = jnp.stack([self._row(x, kernel[i]) for i in range(2)], 2)
       return both.reshape(x.shape[0], -1, *both.shape[3:]) + bias
@@ -108,7 +111,9 @@ class TransposedConv(nn.Module):
       pair = [x @ kernel[0], x @ kernel[1]]
     else:  # taps at columns 2j - 1, 2j, 2j + 1
       right = jnp.pad(x[:, :, 1:], ((0, 0), (0, 0), (0, 1), (0, 0)))
+      # Column 2j has one tap, of pixel j. Column 2j + 1 has two: of j and of its neighbour j + 1.
       pair = [x @ kernel[1], x @ kernel[2] + right @ kernel[0]]
+    # [batch, rows, columns, 2, features]: even and odd columns interleave.
     made = jnp.stack(pair, 3)
     return made.reshape(*x.shape[:2], -1, self.features)
 
@@ -140,6 +145,7 @@ class Level(nn.Module):
       conditional=self.conditional,
       dropout=self.dropout,
     )
+    # Above the lowest level one block more on the way out meets the output of the first layer.
     out = self.blocks + (self.below > 0)
     self.v_in = [block(DOWN) for _ in range(self.blocks)]
     self.h_in = [block(DOWN_RIGHT) for _ in range(self.blocks)]
@@ -173,6 +179,7 @@ class Level(nn.Module):
 
   def pixels(self, x, features, start, at: RasterPosition | None, train: bool):
     """The stream h, given the features of v."""
+    # Features of v in the order of its blocks; h takes one at each of its own.
     here, lower = (None, None) if features is None else features
     above = list(load_features(self, here, at))
     seen = [x]
@@ -214,6 +221,7 @@ class Level(nn.Module):
       level.put_variable('cache', 'lower_pixels', row)
       return row
 
+    # Only such a pixel completes one of the level below; the others read it from the cache.
     even = (at.row % 2 == 0) & (at.column % 2 == 0)
     row = self._run_or_recall(run, 'lower_pixels', x, even)
     return jax.lax.dynamic_slice_in_dim(row, half.column, 1, axis=2)
@@ -304,5 +312,6 @@ class PixelCNNPlusPlus(RasterNetwork):
     at: RasterPosition | None,
     train: bool,
   ) -> Float[Array, 'batch out_rows out_columns channels']:
+    # Two windows make up the L-shape of the past: rows above, and the same row to the left.
     x = self.first_above(image, at) + self.first_left(image, at)
     return nn.elu(self.top.pixels(x, features, start, at, train))

@@ -109,6 +109,7 @@ def alibi_slopes(heads: int) -> np.ndarray:
   If the number of heads is not a power of two, the heads beyond the last power of two take every
   second slope of the next one, as in the authors' code.
   """
+  # A geometric sequence from 2^(-8/n) on, with that ratio, for n heads (section 3).
   power = 2 ** math.floor(math.log2(heads))
   slopes = 2.0 ** (-8.0 / power * np.arange(1, power + 1))
   more = 2.0 ** (-4.0 / power * np.arange(1, 2 * power + 1, 2))

@@ -100,6 +100,7 @@ class Conv(nn.Module):
 
   def _kernel(self, channels: int) -> Float[Array, 'rows columns channels features']:
     shape = (*self.size, channels, self.features)
+    # A variance; with weight norm the length carries the scale.
     scale = 1.0 if self.weight_norm else self.scale**2
     init = nn.initializers.variance_scaling(scale, 'fan_in', 'truncated_normal')
     kernel = self.param('kernel', init, shape)
@@ -122,7 +123,7 @@ class Conv(nn.Module):
 
   def _slide(self, x, kernel, rows, row_stride):
     """The convolution at every pixel, with `rows` of padding above and below."""
-    if self.size == (1, 1):
+    if self.size == (1, 1):  # a matrix product, faster than a convolution
       return jnp.matmul(x, kernel[0, 0], preferred_element_type=jnp.float32)
     return jax.lax.conv_general_dilated(
       x,
@@ -141,6 +142,7 @@ class Conv(nn.Module):
       return window[:, :, margin : margin + at.width]
     if not self.rows[0]:
       return x
+    # Rows before the first are zeros, like the padding of the whole image.
     empty = jnp.zeros((x.shape[0], self.rows[0], *x.shape[2:]), x.dtype)
     window = jnp.concatenate([self.get_variable('cache', 'above', empty), x], 1)
     self.put_variable('cache', 'above', window[:, 1:])
@@ -205,6 +207,7 @@ class RasterNetwork(CausalNetwork):
     image = jnp.zeros((batch, rows + m, columns + 2 * m, self.groups * self.width))
     index = jnp.zeros((), jnp.int32)
     module = self.clone(parent=None)
+    # Shapes of the caches come from tracing one row and one pixel; nothing is computed.
     kept = jax.eval_shape(
       lambda key: module.init(key, image, start, self._position(index), method='create_cache'),
       jax.random.key(0),
@@ -220,6 +223,7 @@ class RasterNetwork(CausalNetwork):
   def _position(self, index: Int[Array, '']) -> RasterPosition:
     """The pixel that an emission belongs to."""
     columns = self.grid[1]
+    # Emissions of a pixel follow one another, so division by their number gives the pixel.
     pixel = index // self.groups
     return RasterPosition(pixel // columns, pixel % columns, columns)
 
@@ -279,6 +283,7 @@ class RasterNetwork(CausalNetwork):
         cache.layers,
       )
       hidden, kept = run(layers, 'pixels', image, None, start, at)
+      # The pixel's layers ran for all of its emissions; this step's is one of them.
       hidden = hidden.reshape(-1, self.groups, self.width)
       hidden = jax.lax.dynamic_index_in_dim(hidden, index % self.groups, 1, keepdims=False)
       return RasterCache(index + 1, start, image, kept['cache']), hidden

@@ -38,6 +38,7 @@ class Recurrent(CausalNetwork):
     """The carry of each layer before the first position; it does not depend on the length."""
     del length
     cell = self.cell(self.width, dtype=self.dtype, parent=None)
+    # Carries start at zero whatever the key.
     carry = cell.initialize_carry(jax.random.key(0), (batch, self.width))
     return (carry,) * self.layers
 
@@ -67,6 +68,7 @@ class Recurrent(CausalNetwork):
     starts = jnp.zeros(h.shape[:2], bool)
     if segments is not None:
       starts = starts.at[:, 1:].set(segments[:, 1:] != segments[:, :-1])
+    # Over positions, axis 1 of inputs and outputs, with the same parameters at each.
     layer = nn.scan(
       _Step, variable_broadcast='params', split_rngs={'params': False}, in_axes=1, out_axes=1
     )

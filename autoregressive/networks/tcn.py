@@ -64,6 +64,7 @@ class TCN(CausalNetwork):
   def init_cache(self, batch: int, length: int) -> TCNCache:
     """An empty cache; its size depends on the receptive field, not on the length."""
     del length
+    # A kernel of k taps, `dilation` apart, reaches (k - 1)·dilation positions back.
     sizes = [(self.kernel - 1) * dilation for dilation in self.dilations]
     rings = tuple(jnp.zeros((batch, size, self.width), self.dtype) for size in sizes)
     return TCNCache(jnp.zeros((), jnp.int32), rings)
@@ -90,6 +91,7 @@ class TCN(CausalNetwork):
       Hidden states in float32, and the cache with this part added (None without).
     """
     drop = nn.Dropout(self.dropout, broadcast_dims=(1,), deterministic=not train)
+    # Dropout of whole channels: one mask for all positions (broadcast over the length).
     rings, residual = [], h
     for i, dilation in enumerate(self.dilations):
       if cache is None:
@@ -114,7 +116,7 @@ def _taps(h, kernel, dilation, segments):
   for back in (j * dilation for j in range(kernel - 1, -1, -1)):
     # Padding on the left alone keeps the convolution causal: tap[:, t] is h[:, t - back].
     tap = jnp.pad(h, ((0, 0), (back, 0), (0, 0)))[:, :length]
-    if segments is not None:
+    if segments is not None:  # a tap in another document is as if before the first position
       behind = jnp.pad(segments, ((0, 0), (back, 0)), constant_values=-1)[:, :length]
       tap = jnp.where((behind == segments)[..., None], tap, 0)
     taps.append(tap)
@@ -126,10 +128,11 @@ def _cached_taps(h, kernel, dilation, ring, index):
   batch, length, _ = h.shape
   size = ring.shape[1]
   steps, backs = index + jnp.arange(length), dilation * jnp.arange(kernel - 1, 0, -1)
-  wanted = steps[:, None] - backs
+  wanted = steps[:, None] - backs  # [length, kernel - 1]: the positions of the taps
   source, where = ring, wanted % size
   if length > dilation:  # some taps fall into this part itself, which stands behind the ring
     source = jnp.concatenate([ring, h.astype(ring.dtype)], 1)
+    # From position `index` on, inputs are those of this part, in order.
     where = jnp.where(wanted >= index, size + wanted - index, where)
   taps = jnp.take(source, where, axis=1).reshape(batch, length, -1)
   # Of a part longer than the ring, earlier inputs would only be overwritten by later ones.

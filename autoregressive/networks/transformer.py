@@ -71,6 +71,7 @@ class MupDense(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, '*batch inputs']) -> Float[Array, '*batch features']:
+    # In float32 up to the division: small updates would vanish in bfloat16.
     kernel = self.param('kernel', self._init, (x.shape[-1], self.features), jnp.float32)
     y = x.astype(self.dtype) @ (kernel / self.ratio).astype(self.dtype)
     if self.use_bias:
@@ -115,7 +116,7 @@ class Block(nn.Module):
     drop = nn.Dropout(self.dropout, deterministic=not self.train)
     attention_norm, mlp_norm = self.norm(name='attention_norm'), self.norm(name='mlp_norm')
     attend = self.attention(name='attention', train=self.train)
-    if self.post:
+    if self.post:  # Vaswani et al. 2017, section 3.1: norm(x + branch(x))
       mixed, cache = attend(h, cache, inputs, rotation)
       h = attention_norm(h + drop(mixed))
       return mlp_norm(h + drop(self.feed_forward(h))), cache
@@ -230,7 +231,7 @@ class Transformer(CausalNetwork):
   @property
   def output_scale(self) -> float:
     """Factor of the projection from hidden states to outputs (muP)."""
-    return 1 / self.ratio
+    return 1 / self.ratio  # table 8: the multiplier of the output weights
 
   def init_cache(self, batch: int, length: int) -> TransformerCache:
     """An empty cache with room for `length` positions."""
@@ -286,6 +287,8 @@ class Transformer(CausalNetwork):
     Returns:
       Hidden states, and the cache with this part added (None without).
     """
+    # Places in the sequence, which caches and masks count, and positions in the document, which
+    # embeddings count; they differ only in packed sequences.
     index = jnp.zeros((), jnp.int32) if cache is None else cache.index
     steps = index + jnp.arange(h.shape[1])
     positions = steps[None] if segments is None else _positions_in_documents(segments)
@@ -368,6 +371,7 @@ class Transformer(CausalNetwork):
       block = nn.remat(Block, policy=REMAT[self.remat], prevent_cse=not self.scan)
     parts = self._parts() | {'train': train}
     if self.scan:
+      # Caches are stacked along axis 0 like the parameters; masks and rotations are shared.
       scanned = nn.scan(
         block,
         variable_axes={'params': 0},

@@ -21,6 +21,7 @@ def compute_dtype(name: str) -> np.dtype:
 def sinusoid_ddpm(noise: Float[Array, 'batch'], dim: int) -> Float[Array, 'batch dim']:
   """[sin, cos], frequencies 1 to 1/10000 inclusive (Ho et al. 2020, the authors' code)."""
   half = dim // 2
+  # The divisor half - 1 makes the last frequency exactly 1/10000; ADM divides by half.
   angles = noise[:, None] * jnp.exp(-math.log(10_000) * jnp.arange(half) / (half - 1))
   return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
@@ -99,6 +100,7 @@ class Conditioning(nn.Module):
       h = h + project(augment)
     elif augment is not None:
       raise ConfigError('a network with augment_dim=0 takes no augmentation labels')
+    # Two layers with a SiLU between, as in the authors' code of DDPM, ADM and DiT.
     h = nn.Dense(self.width, kernel_init=self.kernel_init, name='first')(h)
     h = nn.Dense(self.width, kernel_init=self.kernel_init, name='second')(nn.silu(h))
     if self.num_classes:

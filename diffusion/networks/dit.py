@@ -24,6 +24,7 @@ _zeros = nn.initializers.zeros
 
 def sincos_positions(rows: int, columns: int, dim: int) -> Float[np.ndarray, 'patches dim']:
   """Fixed positions of a grid, row by row: half of the channels for the column, half the row."""
+  # A quarter each for sine and cosine of column and row, as in the authors' code.
   frequencies = 10_000.0 ** -(np.arange(dim // 4) / (dim // 4))
   row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing='ij')
   parts = [np.reshape(axis, (-1, 1)) * frequencies for axis in (column, row)]
@@ -91,6 +92,7 @@ class Block(nn.Module):
     # The residual stream x stays float32 whatever the type of the products.
     x = x + gate1[:, None] * drop(h)
 
+    # The same for the perceptron: modulate, branch, gate, residual.
     h = modulate(x, shift2, scale2)
     hidden = int(self.mlp_ratio * width)
     h = nn.gelu(nn.Dense(hidden, kernel_init=_xavier, dtype=dtype, name='up')(h))
@@ -172,6 +174,7 @@ class DiT(nn.Module):
     h = nn.Dense(self.width, kernel_init=_xavier, dtype=dtype, name='patch_embed')(
       patchify(x, self.patch)
     )
+    # Positions are added in float32, and the residual stream stays in it.
     h = h.astype(jnp.float32) + sincos_positions(rows, columns, self.width)
     h = self._blocks(h, condition, train)
     shift, scale = jnp.split(

@@ -49,6 +49,7 @@ class MLP(nn.Module):
     )(noise, label)
     h = nn.Dense(self.width)(x.reshape(x.shape[0], -1))
     for _ in range(self.depth):
+      # The norm is of the branch alone, so the residual stream passes through unchanged.
       inner = nn.LayerNorm()(h) + nn.Dense(self.width)(nn.silu(condition))
       inner = nn.silu(nn.Dense(self.width)(nn.silu(inner)))
       inner = nn.Dropout(self.dropout, deterministic=not train)(inner)

@@ -78,6 +78,7 @@ class ResBlock(nn.Module):
     style = self.style
     h = nn.silu(group_norm(x.shape[-1], 'norm1')(x))
     if self.resample is not None:
+      # Between norm and convolution, on both branches, so that they meet at one resolution.
       x, h = self.resample(x, style.fir), self.resample(h, style.fir)
     h = conv(self.channels, style.dtype, 'conv1')(h)
     sizes = self.channels * (2 if style.scale_shift else 1)
@@ -218,15 +219,18 @@ class UNet(nn.Module):
         skips.append(h)
       if i < len(self.multipliers) - 1:
         h = change(h, multiplier, downsample, f'down_{i}_resample')
+        # NCSN++ (Song et al. 2021, appendix H): the input itself, shrunken, joins every level.
         if self.progressive_input:
           pyramid = conv(h.shape[-1], self.dtype, f'down_{i}_input')(downsample(pyramid, self.fir))
           pyramid = h = add(h, pyramid, self.skip_rescale)
         skips.append(h)
 
+    # The coarsest level has attention whatever `attention` says, as in all four papers.
     h = res(h, self.multipliers[-1], 'middle_0')
     h = attend_(h, 'middle_attention')
     h = res(h, self.multipliers[-1], 'middle_1')
 
+    # One block more than on the way down: the skip input of the first convolution or resampling.
     for i, multiplier in reversed(list(enumerate(self.multipliers))):
       for j in range(self.blocks + 1):
         h = res(jnp.concatenate([h, skips.pop()], axis=-1), multiplier, f'up_{i}_{j}')
@@ -235,6 +239,7 @@ class UNet(nn.Module):
           h = attend_(h, f'up_{i}_{j}_attention')
       if i:
         h = change(h, multiplier, upsample, f'up_{i}_resample')
+    # The last convolution is in float32 and zero at initialisation: it makes the estimate.
     h = nn.silu(group_norm(h.shape[-1], 'norm')(h))
     return nn.Conv(self.out_channels, (3, 3), kernel_init=_zeros, name='output')(h)
 
@@ -262,6 +267,7 @@ class UNet(nn.Module):
     def change(h, multiplier, resample, name):
       if self.resample_in_block:
         return res(h, multiplier, name, resample)
+      # DDPM shrinks by the convolution's own stride; otherwise resampling and convolving separate.
       if resample is downsample and not self.fir:
         return conv(h.shape[-1], self.dtype, name, strides=2)(h)
       return conv(h.shape[-1], self.dtype, name)(resample(h, self.fir))
@@ -270,6 +276,7 @@ class UNet(nn.Module):
 
   def _check_size(self, height: int, width: int):
     """Raises ConfigError for images that the levels do not divide, or attention at no level."""
+    # Each level but the first halves the sides.
     factor = 2 ** (len(self.multipliers) - 1)
     if height % factor or width % factor:
       raise ConfigError(
