@@ -183,11 +183,12 @@ def cudnn(
 ) -> Query:
   """cuDNN's kernel by `jax.nn.dot_product_attention`, which takes positions before heads.
 
-  Causality, window and lengths are arguments of the kernel. Only documents need a mask.
+  Causality, window and lengths are arguments of the kernel.
   `implementation='xla'` runs the same call without a GPU, in the tests.
   """
   shape = query.shape
   query = query.astype(key.dtype).reshape(shape[0], -1, *shape[-2:])
+  # cuDNN adds a mask to the scores as a bias, the only way it has for documents.
   documents = AttentionInputs(None, None, inputs.query_segments, inputs.key_segments)
   mask = visible(shape[-2], key.shape[-2], documents, AttentionSettings())
   lengths = inputs.key_lengths

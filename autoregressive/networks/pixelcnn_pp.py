@@ -167,6 +167,7 @@ class Level(nn.Module):
       x = block(x, None, start, at, train)
       seen.append(x)
       made.append(x)
+    # Features of the level below are spread over this level's grid by the transposed convolution.
     if self.below:
       x, lower = self._lower_rows(self.v_down(x, at), start, at, train)
       x = self.v_up(x, at)
@@ -197,6 +198,7 @@ class Level(nn.Module):
 
   def _lower_rows(self, x, start, at, train):
     """The level below; with a cache it runs in every second row, and its last row is stored."""
+    # Row 2i of this level completes row i below; row 2i + 1 reads it again.
     if at is None:
       return self.lower.rows(x, start, None, train)
 
@@ -228,6 +230,7 @@ class Level(nn.Module):
 
   def _run_or_recall(self, run, name, x, now):
     """run(self, x) if `now`, else its result of the last time, stored under `name`."""
+    # While the cache is being created, both branches of `cond` need its variables to exist.
     if not self.has_variable('cache', name):
       return run(self, x)
     return nn.cond(now, run, lambda level, x: level.get_variable('cache', name), self, x)

@@ -21,6 +21,7 @@ def sinusoidal(
 ) -> Float[Array, '*batch length width']:
   """Sines, then cosines, of wavelengths 2π to 10000·2π (Vaswani et al. 2017, section 3.5)."""
   half = width // 2
+  # In NumPy, so that the table's frequencies are constants of the program, rounded once.
   frequencies = np.exp(-math.log(10_000.0) * np.arange(half) / half).astype(np.float32)
   angles = positions[..., None].astype(jnp.float32) * frequencies
   table = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)
@@ -98,6 +99,7 @@ def rotate(
   The product of a rotated query and a rotated key depends only on the difference of their
   positions.
   """
+  # Halves, as in Llama; the paper pairs neighbours, which only permutes the dimensions.
   first, second = jnp.split(x, 2, axis=-1)
   cos, sin = cos.astype(x.dtype), sin.astype(x.dtype)
   return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1)

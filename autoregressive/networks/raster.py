@@ -204,6 +204,7 @@ class RasterNetwork(CausalNetwork):
     del length
     (rows, columns), m = self.grid, self.margin
     start = jnp.zeros((batch, self.width))
+    # The margin spares every window a test of whether it reaches beyond the image.
     image = jnp.zeros((batch, rows + m, columns + 2 * m, self.groups * self.width))
     index = jnp.zeros((), jnp.int32)
     module = self.clone(parent=None)
@@ -282,6 +283,7 @@ class RasterNetwork(CausalNetwork):
         lambda layers: layers,
         cache.layers,
       )
+      # Every emission runs the horizontal stream, whose pixel now holds one emission more.
       hidden, kept = run(layers, 'pixels', image, None, start, at)
       # The pixel's layers ran for all of its emissions; this step's is one of them.
       hidden = hidden.reshape(-1, self.groups, self.width)

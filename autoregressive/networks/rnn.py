@@ -72,6 +72,7 @@ class Recurrent(CausalNetwork):
     layer = nn.scan(
       _Step, variable_broadcast='params', split_rngs={'params': False}, in_axes=1, out_axes=1
     )
+    # Each layer runs over the whole part before the next one starts.
     carries = self.init_cache(h.shape[0], h.shape[1]) if cache is None else cache
     ends, h = [], drop(h)
     for i, carry in enumerate(carries):

@@ -134,6 +134,7 @@ def _cached_taps(h, kernel, dilation, ring, index):
     source = jnp.concatenate([ring, h.astype(ring.dtype)], 1)
     # From position `index` on, inputs are those of this part, in order.
     where = jnp.where(wanted >= index, size + wanted - index, where)
+  # The newest tap is the input itself, and comes last, as in `_taps`.
   taps = jnp.take(source, where, axis=1).reshape(batch, length, -1)
   # Of a part longer than the ring, earlier inputs would only be overwritten by later ones.
   last = min(length, size)

@@ -235,6 +235,7 @@ class Transformer(CausalNetwork):
 
   def init_cache(self, batch: int, length: int) -> TransformerCache:
     """An empty cache with room for `length` positions."""
+    # Key heads only: grouped queries divide the cache by the size of the groups.
     shape = (batch, self.key_heads, length, self.dim)
 
     def layer(*stack: int) -> KVCache:

@@ -60,6 +60,7 @@ def unpatchify(
 ) -> Float[Array, 'batch height width channels']:
   """The inverse of `patchify`, for images of `shape` (height, width, channels)."""
   height, width, channels = shape
+  # [batch, rows, columns, patch row, patch column, channels]
   x = tokens.reshape(-1, height // patch, width // patch, patch, patch, channels)
   return x.swapaxes(2, 3).reshape(-1, height, width, channels)
 
@@ -177,6 +178,7 @@ class DiT(nn.Module):
     # Positions are added in float32, and the residual stream stays in it.
     h = h.astype(jnp.float32) + sincos_positions(rows, columns, self.width)
     h = self._blocks(h, condition, train)
+    # The last norm is modulated too, but has no gate: there is no residual to protect.
     shift, scale = jnp.split(
       nn.Dense(2 * self.width, kernel_init=_zeros, name='modulation')(condition), 2, axis=-1
     )

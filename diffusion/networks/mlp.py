@@ -47,6 +47,7 @@ class MLP(nn.Module):
     condition = Conditioning(
       self.width, self.embedding, self.width, self.num_classes, name='conditioning'
     )(noise, label)
+    # All axes of the data are one: there is no neighbourhood to exploit in few dimensions.
     h = nn.Dense(self.width)(x.reshape(x.shape[0], -1))
     for _ in range(self.depth):
       # The norm is of the branch alone, so the residual stream passes through unchanged.

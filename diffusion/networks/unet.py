@@ -81,6 +81,7 @@ class ResBlock(nn.Module):
       # Between norm and convolution, on both branches, so that they meet at one resolution.
       x, h = self.resample(x, style.fir), self.resample(h, style.fir)
     h = conv(self.channels, style.dtype, 'conv1')(h)
+    # Twice the channels for a scale and a shift.
     sizes = self.channels * (2 if style.scale_shift else 1)
     condition = nn.Dense(sizes, kernel_init=_init, name='condition_proj')(condition)
     condition = condition[:, None, None]
@@ -93,6 +94,7 @@ class ResBlock(nn.Module):
     h = nn.Dropout(style.dropout, deterministic=not self.train)(nn.silu(h))
     # Zero at initialisation: every block starts as its skip connection.
     h = conv(self.channels, style.dtype, 'conv2', init=_zeros)(h)
+    # A 1x1 convolution where the skip connection changes its channels (or always: NCSN++).
     resampled = self.resample is not None and style.resample_projection
     if x.shape[-1] != self.channels or resampled:
       x = conv(self.channels, style.dtype, 'skip', size=1)(x)
@@ -113,6 +115,7 @@ class Attention(nn.Module):
       raise ConfigError(f'unet.head_width={head_width} does not divide {channels} channels')
     dtype = compute_dtype(style.dtype)
     h = group_norm(channels, 'norm')(x).reshape(batch, height * width, channels)
+    # Query, key and value from one product; DDPM has one head of all channels.
     sizes = (3, channels // head_width, head_width)
     qkv = nn.DenseGeneral(sizes, kernel_init=_init, dtype=dtype, name='qkv')(h)
     # [batch, pixels, 3, heads, dim] to three arrays [batch, pixels, heads, dim]
@@ -214,6 +217,7 @@ class UNet(nn.Module):
     for i, multiplier in enumerate(self.multipliers):
       for j in range(self.blocks):
         h = res(h, multiplier, f'down_{i}_{j}')
+        # A level has attention by its height in pixels, as the papers name it.
         if h.shape[1] in self.attention:
           h = attend_(h, f'down_{i}_{j}_attention')
         skips.append(h)
