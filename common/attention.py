@@ -44,7 +44,7 @@ Drop = Callable[[Array], Array]
 
 
 class AttentionInputs(NamedTuple):
-  """Arrays beside queries, keys and values that decide what each query sees: shared by all layers.
+  """The arrays that decide what each query sees and with what bias, shared by all layers.
 
   An implementation that can express them builds no mask from them.
 

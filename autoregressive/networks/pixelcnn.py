@@ -157,7 +157,7 @@ class GatedPixelCNN(RasterNetwork):
     at: RasterPosition | None,
     train: bool,
   ) -> Any:
-    """The vertical stream of every layer, before its gate: that is what figure 2 links from."""
+    """The vertical stream of every layer, before its gate, as the horizontal one takes it."""
     # Whole rows at a time: a pixel's vertical features depend on no pixel of its own row.
     x, made = image, []
     for convolve, shift in zip(self.vertical, self.vertical_start_proj, strict=True):

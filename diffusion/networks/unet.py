@@ -5,6 +5,7 @@ The papers' settings are in `configs/diffusion/networks.py`.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -208,7 +209,8 @@ class UNet(nn.Module):
         name='conditioning',
       )(noise, label, augment)
     )
-    res, attend_, change = self._layers(condition, train)
+    res = functools.partial(self._res, condition=condition, train=train)
+    change = functools.partial(self._change, condition=condition, train=train)
 
     # On the way down every output is a skip input of the way up, taken last first.
     pyramid = x
@@ -219,7 +221,7 @@ class UNet(nn.Module):
         h = res(h, multiplier, f'down_{i}_{j}')
         # A level has attention by its height in pixels, as the papers name it.
         if h.shape[1] in self.attention:
-          h = attend_(h, f'down_{i}_{j}_attention')
+          h = self._attend(h, f'down_{i}_{j}_attention')
         skips.append(h)
       if i < len(self.multipliers) - 1:
         h = change(h, multiplier, downsample, f'down_{i}_resample')
@@ -231,7 +233,7 @@ class UNet(nn.Module):
 
     # The coarsest level has attention whatever `attention` says, as in all four papers.
     h = res(h, self.multipliers[-1], 'middle_0')
-    h = attend_(h, 'middle_attention')
+    h = self._attend(h, 'middle_attention')
     h = res(h, self.multipliers[-1], 'middle_1')
 
     # One block more than on the way down: the skip input of the first convolution or resampling.
@@ -240,16 +242,16 @@ class UNet(nn.Module):
         h = res(jnp.concatenate([h, skips.pop()], axis=-1), multiplier, f'up_{i}_{j}')
         chosen = self.up_attention == 'every' or j == self.blocks
         if h.shape[1] in self.attention and chosen:
-          h = attend_(h, f'up_{i}_{j}_attention')
+          h = self._attend(h, f'up_{i}_{j}_attention')
       if i:
         h = change(h, multiplier, upsample, f'up_{i}_resample')
     # The last convolution is in float32 and zero at initialisation: it makes the estimate.
     h = nn.silu(group_norm(h.shape[-1], 'norm')(h))
     return nn.Conv(self.out_channels, (3, 3), kernel_init=_zeros, name='output')(h)
 
-  def _layers(self, condition, train):
-    """Residual block, attention and resampling, as functions of (h, ..., name)."""
-    style = Style(
+  @property
+  def _style(self) -> Style:
+    return Style(
       dropout=self.dropout,
       scale_shift=self.scale_shift,
       skip_rescale=self.skip_rescale,
@@ -258,25 +260,26 @@ class UNet(nn.Module):
       head_width=self.head_width,
       dtype=self.dtype,
     )
-    block, attention = ResBlock, Attention
-    if self.remat:
-      block, attention = nn.remat(ResBlock), nn.remat(Attention)
 
-    def res(h, multiplier, name, resample=None):
-      return block(style, multiplier * self.width, train, resample, name=name)(h, condition)
+  def _res(self, h, multiplier, name, resample=None, *, condition, train):
+    """A residual block with `multiplier` times `width` channels."""
+    block = nn.remat(ResBlock) if self.remat else ResBlock
+    channels = multiplier * self.width
+    return block(self._style, channels, train, resample, name=name)(h, condition)
 
-    def attend_(h, name):
-      return attention(style, name=name)(h)
+  def _attend(self, h, name):
+    """Self-attention over all pixels."""
+    attention = nn.remat(Attention) if self.remat else Attention
+    return attention(self._style, name=name)(h)
 
-    def change(h, multiplier, resample, name):
-      if self.resample_in_block:
-        return res(h, multiplier, name, resample)
-      # DDPM shrinks by the convolution's own stride; otherwise resampling and convolving separate.
-      if resample is downsample and not self.fir:
-        return conv(h.shape[-1], self.dtype, name, strides=2)(h)
-      return conv(h.shape[-1], self.dtype, name)(resample(h, self.fir))
-
-    return res, attend_, change
+  def _change(self, h, multiplier, resample, name, *, condition, train):
+    """The step from one level to the next, by `downsample` or `upsample`."""
+    if self.resample_in_block:
+      return self._res(h, multiplier, name, resample, condition=condition, train=train)
+    # DDPM shrinks by the convolution's own stride; otherwise resampling and convolving separate.
+    if resample is downsample and not self.fir:
+      return conv(h.shape[-1], self.dtype, name, strides=2)(h)
+    return conv(h.shape[-1], self.dtype, name)(resample(h, self.fir))
 
   def _check_size(self, height: int, width: int):
     """Raises ConfigError for images that the levels do not divide, or attention at no level."""

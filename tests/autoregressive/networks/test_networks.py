@@ -46,7 +46,7 @@ def run(network, params, h, segments=None):
 
 @pytest.mark.parametrize('variant', VARIANTS)
 def test_causal_by_gradient(variant):
-  """An input moves the hidden states from its own position on, as far as the network reaches."""
+  """An input changes the hidden states from its own position on, within the receptive field."""
   network, params, h, _ = network_of(variant)
   directions = jax.random.normal(jax.random.key(2), (4, WIDTH))
 

@@ -87,7 +87,7 @@ def test_remat_computes_the_same(name):
       return jnp.mean(network.apply({'params': params}, *batch(), train=True, rngs=key) ** 2)
 
     jaxprs.append(str(jax.make_jaxpr(jax.grad(loss))(params)))
-    if name == 'dit':  # the U-Net's compiles slowly, and is made of the same remat
+    if name == 'dit':  # the U-Net compiles slowly, and uses the same remat
       values.append(quick_jit(jax.grad(loss))(params))
   if values:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), *values)
@@ -170,7 +170,7 @@ def test_images_that_do_not_fit_are_refused_in_one_line(name, settings, side, me
   assert '\n' not in str(error.value)
 
 
-def test_every_setting_has_a_default_but_the_given_ones():
+def test_every_setting_has_a_default_except_the_given_ones():
   from diffusion.networks import NETWORKS
 
   for constructor in NETWORKS.values():
