@@ -43,7 +43,7 @@ def run(network, params, h, segments=None):
 
 @pytest.mark.parametrize('variant', VARIANTS)
 def test_causal_by_gradient(variant):
-  """An input moves the hidden states from its own position on, as far as the network reaches."""
+  """An input changes the hidden states from its own position on, within the receptive field."""
   network, params, h, _ = network_of(variant)
   directions = jax.random.normal(jax.random.key(2), (4, WIDTH))
 
@@ -170,5 +170,5 @@ def test_caches_do_not_grow_with_the_length():
 
 @pytest.mark.parametrize('settings', [dict(kernel=1), dict(growth=0)])
 def test_tcn_refuses(settings):
-  with pytest.raises(ConfigError, match=r'network\.\w+=\d must be'):
+  with pytest.raises(ConfigError, match=r'network\.\w+ must be \d or more, got \d'):
     TCN(WIDTH, **settings)
