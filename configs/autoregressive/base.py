@@ -111,7 +111,7 @@ def get_base() -> ConfigDict:
           fresh='',  # paths of parameters that begin anew
           lora_rank=0,  # 0: off; needs optimizer.frozen='^base/'
           lora_alpha=16.0,
-          lora_paths='(qkv|out|up|down)/kernel$',
+          lora_paths='(qkv|out|output_proj|up|down)/kernel$',
         ),
         sampling=dict(  # autoregressive/decoding/transforms.py
           temperature=1.0,

@@ -140,15 +140,15 @@ def test_mode_is_the_most_probable_level_channel_by_channel():
 def test_sizes_and_inputs():
   assert LogisticMixture(3, 256).size == 100
   assert LogisticMixture(1, 256).size == 30
-  np.testing.assert_allclose(GREY.numbers(jnp.array([[0], [255]])), [[-1.0], [1.0]])
+  np.testing.assert_allclose(GREY.network_inputs(jnp.array([[0], [255]])), [[-1.0], [1.0]])
 
 
 @pytest.mark.parametrize(
   'settings, message',
   [
-    (dict(values=2, vocabulary=256), '1 or 3 channels, not 2 values'),
-    (dict(values=1, vocabulary=1), '2 levels or more'),
-    (dict(values=1, vocabulary=8, components=0), 'head.components=0'),
+    (dict(values=2, vocabulary=256), '1 or 3 channels, got 2 values'),
+    (dict(values=1, vocabulary=1), 'at least 2 levels, got 1'),
+    (dict(values=1, vocabulary=8, components=0), 'head.components must be at least 1, got 0'),
   ],
 )
 def test_refuses(settings, message):

@@ -166,7 +166,7 @@ def test_scales_differ_by_example(name):
   for i in range(3):
     alone = head.log_prob(outputs[i], emission[i], scales[i])
     assert float(together[i]) == pytest.approx(float(alone), rel=1e-5)
-  np.testing.assert_allclose(head.numbers(emission, scales), emission / scales[:, None])
+  np.testing.assert_allclose(head.network_inputs(emission, scales), emission / scales[:, None])
 
 
 def test_bernoulli():
@@ -186,12 +186,16 @@ def test_bernoulli():
 @pytest.mark.parametrize(
   'levels, settings, message',
   [
-    (17, dict(name='bernoulli'), 'the data have 17 values'),
+    (17, dict(name='bernoulli'), 'the data has 17 levels'),
     (17, dict(name='gaussian'), r"'gaussian' does not suit emissions that are values in \[0, 17\)"),
     (17, dict(name='gausian'), "did you mean 'gaussian'"),
     (17, dict(name='categorical', scale=1), 'unknown setting head.scale'),
     (0, dict(name='categorical'), "'categorical' does not suit emissions that are numbers"),
-    (0, dict(name='quantiles', levels=[0.5, 0.2]), r'head.levels=\(0.5, 0.2\) must rise'),
+    (
+      0,
+      dict(name='quantiles', levels=[0.5, 0.2]),
+      r'head.levels must rise strictly within \(0, 1\), got \(0.5, 0.2\)',
+    ),
     (0, dict(name='quantiles', levels=[]), 'must rise'),
   ],
 )
