@@ -121,59 +121,61 @@ class Decoder:
       prompt: of each sample; emissions and lengths are NumPy arrays.
       settings: their stops are tokens, their length is in emissions.
     """
-    length, stop = prompt.emissions.shape[1], settings.stop_rows()
-    runner = Runner(self.model, params)
-    if settings.slide and length > self.ordering.length:
-      made, calls = self._slide(runner, keys, prompt, settings)
+    length = prompt.emissions.shape[1]
+    # A draft excludes beams, guidance and sliding: `requests` has checked that.
+    if self.draft is not None:
+      decode = self._speculate
+    elif settings.slide and length > self.ordering.length:
+      decode = self._slide
     else:
-      # Shapes are rounded, the true numbers are arguments: most lengths share a program.
-      room = bucketed_length(length, self.ordering.length)
-      shortest = int(prompt.lengths.min())
-      prefix = bucketed_prefix(self.model.network, shortest, room)
-      limits = Limits(prefix, settings.prefill_chunk, stop, end=jnp.int32(length))
-      padded = np.pad(prompt.emissions, ((0, 0), (0, room - length), (0, 0)))
-      prompt = prompt._replace(emissions=padded)
-      calls = self._prefill_calls(shortest, settings)
-      # A draft excludes beams, guidance and sliding: `requests` has checked that.
-      if self.draft is not None:
-        made, rounds = speculate_program(
-          runner,
-          Runner(self.draft.model, self.draft.params),
-          keys,
-          prompt,
-          settings.program_transforms(),
-          settings.greedy,
-          settings.draft_ahead,
-          limits,
-        )
-        # A round is one pass of the large model; those of the draft are not counted.
-        return self._cut(made, length), calls + int(rounds)
-      if settings.beams > 1:
-        penalty = jnp.float32(settings.length_penalty)
-        made = search_program(runner, prompt, settings.beams, penalty, limits)
-      else:
-        made = self._draw(runner, keys, prompt, settings, limits)
-    # Without stops the loop runs to the end; with stops, to the end of the longest sample.
-    longest = length if stop is None else int(made.lengths.max())
-    return self._cut(made, length), calls + longest - int(prompt.lengths.min())
+      decode = self._search if settings.beams > 1 else self._draw
+    made, calls = decode(Runner(self.model, params), keys, prompt, settings)
+    # Without the padding of the arrays.
+    made = Generated(made.emissions[:, :length], made.log_prob[:, :length], made.lengths)
+    return made, calls
 
   def _draw(
-    self,
-    runner: Runner,
-    keys: Key[Array, 'batch'],
-    prompt: Prompt,
-    settings: DecodingSettings,
-    limits: Limits,
-  ) -> Generated:
-    # Guidance doubles the batch, so a weight of 1 is a program without it.
-    guidance = jnp.float32(settings.guidance) if settings.guidance != 1 else None
-    transforms = settings.program_transforms()
-    return draw_program(runner, keys, prompt, transforms, guidance, settings.greedy, limits)
+    self, runner: Runner, keys: Key[Array, 'batch'], prompt: Prompt, settings: DecodingSettings
+  ) -> tuple[Generated, int]:
+    """One draw after the other, within the context."""
+    padded, limits = self._bucketed(prompt, settings)
+    made = self._run_draws(runner, keys, padded, settings, limits)
+    calls = self._prefill_calls(int(prompt.lengths.min()), settings)
+    return made, calls + _steps(made, prompt, settings)
+
+  def _search(
+    self, runner: Runner, keys: Key[Array, 'batch'], prompt: Prompt, settings: DecodingSettings
+  ) -> tuple[Generated, int]:
+    """Beam search, which draws nothing."""
+    del keys
+    padded, limits = self._bucketed(prompt, settings)
+    penalty = jnp.float32(settings.length_penalty)
+    made = search_program(runner, padded, settings.beams, penalty, limits)
+    calls = self._prefill_calls(int(prompt.lengths.min()), settings)
+    return made, calls + _steps(made, prompt, settings)
+
+  def _speculate(
+    self, runner: Runner, keys: Key[Array, 'batch'], prompt: Prompt, settings: DecodingSettings
+  ) -> tuple[Generated, int]:
+    """Draws that the draft prepares; its own evaluations are not counted."""
+    padded, limits = self._bucketed(prompt, settings)
+    made, rounds = speculate_program(
+      runner,
+      Runner(self.draft.model, self.draft.params),
+      keys,
+      padded,
+      settings.program_transforms(),
+      settings.greedy,
+      settings.draft_ahead,
+      limits,
+    )
+    # A round is one pass of the large model.
+    return made, self._prefill_calls(int(prompt.lengths.min()), settings) + int(rounds)
 
   def _slide(
     self, runner: Runner, keys: Key[Array, 'batch'], prompt: Prompt, settings: DecodingSettings
   ) -> tuple[Generated, int]:
-    """Sequences longer than the context, and the number of network evaluations of all prefills."""
+    """One draw after the other, beyond the context."""
     made, begun = slide(
       functools.partial(self._draw_window, runner, keys, prompt, settings),
       np.asarray(prompt.emissions),
@@ -183,7 +185,8 @@ class Decoder:
       self.ordering.period,
     )
     # Each window takes in anew what it was given.
-    return made, sum(self._prefill_calls(shortest, settings) for shortest in begun)
+    calls = sum(self._prefill_calls(shortest, settings) for shortest in begun)
+    return made, calls + _steps(made, prompt, settings)
 
   def _draw_window(
     self,
@@ -200,7 +203,33 @@ class Decoder:
     # Windows have no stop: `slide` looks for stops across them.
     limits = Limits(prefix, settings.prefill_chunk, offset=offset)
     window = prompt._replace(emissions=emissions, lengths=lengths)
-    return self._draw(runner, keys, window, settings, limits)
+    return self._run_draws(runner, keys, window, settings, limits)
+
+  def _run_draws(
+    self,
+    runner: Runner,
+    keys: Key[Array, 'batch'],
+    prompt: Prompt,
+    settings: DecodingSettings,
+    limits: Limits,
+  ) -> Generated:
+    # Guidance doubles the batch, so a weight of 1 is a program without it.
+    guidance = jnp.float32(settings.guidance) if settings.guidance != 1 else None
+    transforms = settings.program_transforms()
+    return draw_program(runner, keys, prompt, transforms, guidance, settings.greedy, limits)
+
+  def _bucketed(self, prompt: Prompt, settings: DecodingSettings) -> tuple[Prompt, Limits]:
+    """The prompt in arrays of a rounded length, and limits with the true one.
+
+    Shapes are rounded and the true numbers are arguments, so most lengths share a program.
+    """
+    length = prompt.emissions.shape[1]
+    room = bucketed_length(length, self.ordering.length)
+    prefix = bucketed_prefix(self.model.network, int(prompt.lengths.min()), room)
+    padded = np.pad(prompt.emissions, ((0, 0), (0, room - length), (0, 0)))
+    stop, end = settings.stop_rows(), jnp.int32(length)
+    limits = Limits(prefix, settings.prefill_chunk, stop, end=end)
+    return prompt._replace(emissions=padded), limits
 
   def _prefill_calls(self, shortest: int, settings: DecodingSettings) -> int:
     """Network evaluations for the beginning that all prompts have."""
@@ -208,6 +237,9 @@ class Decoder:
     inputs = max(shortest - (self.model.start == 'none'), 0)
     return prefill_calls(self.model.network, inputs, settings.prefill_chunk)
 
-  def _cut(self, made: Generated, length: int) -> Generated:
-    """Without the padding of the arrays."""
-    return Generated(made.emissions[:, :length], made.log_prob[:, :length], made.lengths)
+
+def _steps(made: Generated, prompt: Prompt, settings: DecodingSettings) -> int:
+  """Number of steps of the loop: to the end, or with stops to the end of the longest sample."""
+  length = prompt.emissions.shape[1]
+  longest = int(made.lengths.max()) if settings.stop else length
+  return longest - int(prompt.lengths.min())

@@ -1,4 +1,4 @@
-"""The family behind the `Method` protocol."""
+"""The family behind the `Method` interface."""
 
 import inspect
 import math

@@ -1,4 +1,4 @@
-"""Forecasts of time series: causality, the cache, scales, and what is learned from a wave."""
+"""Forecasts of time series: causality, the cache, scales, and learning a wave."""
 
 import dataclasses
 
@@ -36,7 +36,7 @@ LENGTH = CONTEXT + HORIZON
 
 
 def settings_of(network):
-  """Of a small transformer, or of another small network."""
+  """Settings of a small transformer, or of another small network."""
   return {} if network == 'transformer' else dict(network=dict(name=network, width=16, layers=1))
 
 
@@ -145,7 +145,7 @@ def test_forecasts_do_not_depend_on_the_true_future():
 
 
 @pytest.mark.parametrize('head', ['gaussian', 'student_t', 'quantiles'])
-def test_a_series_that_is_four_times_as_large_has_forecasts_that_are(head):
+def test_forecasts_are_proportional_to_the_series(head):
   made, batch, params = series_method(head=head, offset=0.0)
   large = batch['x'].at[..., 0].multiply(4)
   ask = lambda x: made.sample(
@@ -208,7 +208,7 @@ def wave(num, seed):
   return {'x': jnp.asarray(x, jnp.float32), 'label': jnp.zeros(num, jnp.int32)}
 
 
-def test_forecasts_of_a_wave_come_near_it():
+def test_forecasts_of_a_wave_are_close_to_it():
   made, _, params = series_method(offset=0.0)
   params = perturbed(jax.tree.map(jnp.zeros_like, params), 0.1)
   optimizer = optax.adam(optax.cosine_decay_schedule(2e-2, 500))

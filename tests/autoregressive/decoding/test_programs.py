@@ -77,7 +77,7 @@ def sample(made, params, size, length, **options):
 
 @jax.jit
 def noise():
-  """Of each sample at each position, [samples, positions, 1, values]."""
+  """The noise of each sample at each position, [samples, positions, 1, values]."""
   _, key = jax.random.split(jax.random.key(3))
   each = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
   keys = each(example_keys(key, jnp.arange(NUM)), jnp.arange(64))
@@ -105,7 +105,7 @@ def check(model, params, samples, size, length, **settings):
   assert not np.asarray(samples.log_prob)[:, :size].any()
 
 
-def test_a_program_serves_prompts_lengths_and_numbers(programs):
+def test_one_program_serves_prompts_lengths_and_values(programs):
   config, model, params = written()
   made = build(config, TEXT)
   steps = [  # one program each
@@ -131,7 +131,15 @@ def test_a_program_serves_prompts_lengths_and_numbers(programs):
     assert programs == {'generate': number}
 
 
-def test_the_number_of_stops_makes_no_other_program(programs):
+def test_methods_of_the_same_config_share_programs(programs):
+  config, _, params = written()
+  one, other = build(config, TEXT), build(config, TEXT)
+  x = [sample(made, params, 5, 20).x for made in (one, other)]
+  np.testing.assert_array_equal(*x)
+  assert programs == {'generate': 1}
+
+
+def test_the_number_of_stops_compiles_no_other_program(programs):
   config, _, params = written()
   made = build(config, TEXT)
   free = np.asarray(sample(made, params, 5, 32).x)

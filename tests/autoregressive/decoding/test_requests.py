@@ -1,4 +1,4 @@
-"""From a request to samples: prompts, stops, contexts, beams and drafts behind `Method.sample`."""
+"""Requests through `Method.sample`: prompts, stops, contexts, beams and drafts."""
 
 import dataclasses
 import functools
@@ -137,7 +137,7 @@ def test_beams_by_the_method():
 
 @pytest.mark.slow
 def test_a_draft_by_the_method():
-  """Greedy speculation is greedy decoding, ragged prompts and stops included; fewer passes."""
+  """Greedy speculation is greedy decoding, with ragged prompts and stops, in fewer passes."""
   config, made, params = written('none')
   small = written('none', width=16)
   fast = build(config, TEXT, build_draft(small[0], TEXT, small[2]))

@@ -1,4 +1,4 @@
-"""Heads over numbers against scipy, their moments, samples and scales; the choice of a head."""
+"""Heads over numbers against scipy, their moments, samples and scales; building a head."""
 
 import jax
 import jax.numpy as jnp
@@ -97,7 +97,7 @@ def test_negative_binomial_moments(raw, scale):
   assert int(head.mode(outputs, scale)[0]) == mass.argmax()
 
 
-def test_negative_binomial_nears_poisson():
+def test_negative_binomial_approaches_poisson():
   """As α goes to 0; float32 keeps four digits there."""
   head = NegativeBinomial(1)
   outputs, counts = jnp.array([2.0, -12.0]), np.arange(15)
@@ -136,7 +136,7 @@ def test_quantile_loss_integrates_to_the_crps():
 
 
 def test_quantile_loss_is_least_at_the_quantiles():
-  """The gradient over many draws is nil at the true quantiles, and points back from elsewhere."""
+  """The gradient over many draws is zero at the true quantiles, and points back elsewhere."""
   head = Quantiles(1, (0.1, 0.5, 0.8))
   draws = jnp.array(stats.expon.ppf((np.arange(4000) + 0.5) / 4000))[:, None]
   loss = jax.jit(jax.grad(lambda o: -head.log_prob(o, draws).mean()))

@@ -56,14 +56,14 @@ def published(name):
 
 
 def logits(made, tokens=TOKENS):
-  """Of the token after each position."""
+  """Logits of the token after each position."""
   padded = np.pad(tokens, ((0, 0), (0, 1)))[..., None]
   return outputs_of(made.model(), made.params, padded)
 
 
 @pytest.mark.parametrize('name', KINDS)
 @pytest.mark.parametrize('shard_bytes', [10**9, 20_000])
-def test_what_is_written_is_read(name, shard_bytes, tmp_path):
+def test_weights_survive_a_round_trip(name, shard_bytes, tmp_path):
   made = published(name)
   weights.write(made, tmp_path, shard_bytes)
   files = list(tmp_path.glob('*.safetensors'))
@@ -119,7 +119,7 @@ def test_parameters_of_the_small_published_setting():
 
 @pytest.mark.parametrize('name', ['gpt2', 'llama3'])
 def test_weights_are_sections_of_a_config_and_back(name, tmp_path):
-  """Into a model of a shorter context, with the same outputs; and written again, the same."""
+  """A model of a shorter context has the same outputs; written again, the weights are the same."""
   made = published(name)
   weights.write(made, tmp_path / 'one')
   sections, params = read_weights(tmp_path / 'one', 11)
@@ -163,7 +163,7 @@ def test_a_padded_model_without_biases_is_gpt2_with_zeros(tmp_path):
     (dict(network__positions='alibi'), "gpt2 needs network.positions='learned', got 'alibi'"),
   ],
 )
-def test_models_that_are_neither_are_refused(overrides, message, tmp_path):
+def test_models_of_neither_kind_are_refused(overrides, message, tmp_path):
   config = small_config(**overrides)
   params = {'network': {}, 'token_embed': {'embedding': np.zeros((4, 4))}}
   params['output_proj'] = {'kernel': np.eye(4)}
@@ -214,7 +214,7 @@ def test_tensors_that_disagree_are_named(change, message, tmp_path):
   assert '\n' not in str(error.value)
 
 
-def test_folders_without_whole_weights_are_refused(tmp_path):
+def test_folders_without_complete_weights_are_refused(tmp_path):
   with pytest.raises(ConfigError, match=r'has no config\.json'):
     weights.read(tmp_path)
   weights.write(published('gpt2'), tmp_path, 20_000)
@@ -240,7 +240,7 @@ def test_folders_without_whole_weights_are_refused(tmp_path):
     ('gpt3', {}, "unknown kind of published weights 'gpt3'"),
   ],
 )
-def test_networks_that_are_not_of_the_kind_are_refused(kind, change, message, tmp_path):
+def test_networks_of_another_kind_are_refused(kind, change, message, tmp_path):
   network = (LLAMA if kind == 'llama' else GPT2) | change
   with pytest.raises(ConfigError, match=message):
     weights.write(Published(kind, network, True, 61, {}), tmp_path)
