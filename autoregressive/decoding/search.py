@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from autoregressive.decoding.prompts import Limits, Prompt, common_prefix
 from autoregressive.decoding.runner import Runner
 from autoregressive.decoding.stops import stops_at
-from autoregressive.networks.dot_product import MASKED
+from common.attention import MASKED
 from common.config import ConfigError
 
 IMPOSSIBLE = 2 * MASKED  # below MASKED, so that a masked live beam still ranks before it

@@ -26,7 +26,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from autoregressive.networks.dot_product import MASKED
+from common.attention import MASKED
 
 LogitTransforms = Mapping[str, Array]  # name of a transform that is on: its value
 MIN_TEMPERATURE = 1e-6  # a lower temperature is greedy

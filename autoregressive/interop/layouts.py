@@ -152,14 +152,14 @@ def _gpt2_rename(name):
 
 def _gpt2_outer(flat):
   return {
-    'transformer.wpe.weight': flat['position']['embedding'],
+    'transformer.wpe.weight': flat['position_embed']['embedding'],
     **_gpt2_norm('transformer.ln_f', flat['final_norm']),
   }
 
 
 def _gpt2_inner(tensors):
   return {
-    'position': {'embedding': tensors['transformer.wpe.weight']},
+    'position_embed': {'embedding': tensors['transformer.wpe.weight']},
     'final_norm': _norm(tensors, 'transformer.ln_f'),
   }
 

@@ -84,8 +84,8 @@ def read_weights(
         'choose a shorter one'
       )
     # Positions count from 0, so a shorter context keeps the first rows.
-    table = params['network']['position']['embedding'][:context]
-    params = params | {'network': params['network'] | {'position': {'embedding': table}}}
+    table = params['network']['position_embed']['embedding'][:context]
+    params = params | {'network': params['network'] | {'position_embed': {'embedding': table}}}
   settings = {name: vars(network)[name] for name in settings_of(Transformer) - {'length'}}
   config = dict(
     ordering={'name': 'tokens'},

@@ -28,7 +28,7 @@ from configs.autoregressive import text
 VARIANTS = {  # dataset, learning rate, other settings
   'pretrain': ('shakespeare', 1e-3, {}),
   'full': ('python_code', 5e-4, {}),
-  'frozen': ('python_code', 5e-4, {'optimizer.frozen': '^(token_embed|network/position)/'}),
+  'frozen': ('python_code', 5e-4, {'optimizer.frozen': '^(token_embed|network/position_embed)/'}),
   'lora': ('python_code', 3e-3, {'optimizer.frozen': '^base/', 'finetune.lora_rank': 8}),
   'scratch': ('python_code', 1e-3, {}),
 }

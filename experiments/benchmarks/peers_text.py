@@ -21,7 +21,7 @@ class CharacterGPT(torch.nn.Module):
     self.layers = sum(name.startswith('block_') for name in network)
     flat = {
       'table': params['token_embed']['embedding'],
-      'position': network['position']['embedding'],
+      'position': network['position_embed']['embedding'],
     }
     flat['final_norm'] = network['final_norm']['scale']
     for i in range(self.layers):

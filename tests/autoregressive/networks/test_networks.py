@@ -173,7 +173,7 @@ def test_caches_do_not_grow_with_the_length():
 
 @pytest.mark.parametrize('settings', [dict(kernel=1), dict(growth=0)])
 def test_tcn_refuses(settings):
-  with pytest.raises(ConfigError, match=r'network\.\w+=\d must be'):
+  with pytest.raises(ConfigError, match=r'network\.\w+ must be \d or more, got \d'):
     TCN(WIDTH, **settings)
 
 
