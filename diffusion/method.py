@@ -1,8 +1,10 @@
-"""`build`: a config and a description of the data as a `Method`."""
+"""The diffusion method: its loss, its samples and its likelihood. `build` makes one of a config."""
 
+import dataclasses
+import functools
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,248 +16,272 @@ from common.method import (
   Aux,
   Batch,
   Context,
-  Functions,
   Likelihood,
   Method,
   PyTree,
+  Request,
+  Samples,
   example_keys,
   example_weights,
 )
-from diffusion import objectives
 from diffusion.augmentation import augment
 from diffusion.likelihood import LIKELIHOODS
-from diffusion.likelihood.bound import ends_nats, step_nats
+from diffusion.likelihood.bound import Estimator
+from diffusion.likelihood.terms import endpoint_nats, step_nats
 from diffusion.model import Model, build_model
-from diffusion.objectives import TIMES, WEIGHTINGS, Draw, Times, Weighting
+from diffusion.objectives.objective import Objective, build_objective
+from diffusion.objectives.times import TimeSample, uniforms
+from diffusion.objectives.uncertainty import uncertainty, uncertainty_init
+from diffusion.objectives.weightings import target_weight
 from diffusion.predictions import Pair, combine, expand, normal_like, target_pair
-from diffusion.sampling.requests import make_sampler
+from diffusion.sampling.requests import RequestSampler
+
+# Uses of a step's key, apart from the examples' own keys.
+NETWORK_DROPOUT, CLASSIFIER_DROPOUT = 1, 2
 
 
-class Objective(NamedTuple):
-  """The parts of a loss.
+class NoisyBatch(NamedTuple):
+  """A batch with noise, x = α(t)·x0 + σ(t)·eps, and the conditions that the network is given."""
+
+  x0: Float[Array, 'batch *shape']
+  eps: Float[Array, 'batch *shape']
+  x: Float[Array, 'batch *shape']
+  times: TimeSample
+  label: Int[Array, 'batch'] | None
+  augment: Float[Array, 'batch numbers'] | None
+
+
+class ExampleLosses(NamedTuple):
+  """The loss of each example, per dimension.
 
   Attributes:
-    times: which times are trained on.
-    weighting: how much each counts; None for the exact steps of a discrete process's bound.
-    hybrid: weight of those steps beside the weighting, which trains a learned variance.
-    uncertainty: whether the loss is balanced by a learned uncertainty.
-    label_dropout: how often training hides the class.
-    augmentation: see `diffusion.augmentation`.
-    classifier: weight of the cross-entropy of the classifier beside the model, or 0.
+    loss: the value that training minimises.
+    mse: the unweighted squared error of the network's target.
+    noisy: the examples.
   """
 
-  times: Times
-  weighting: Weighting | None
-  hybrid: float
-  uncertainty: bool
-  label_dropout: float
-  augmentation: Mapping[str, Any]
-  classifier: float
+  loss: Float[Array, 'batch']
+  mse: Float[Array, 'batch']
+  noisy: NoisyBatch
 
 
-def build_objective(config: Mapping, model: Model) -> Objective:
-  """The objective of a config. Raises ConfigError where its parts do not go together."""
-  section = config['objective']
-  times = component(TIMES, section['times'], 'objective.times')
-  weighting = component(WEIGHTINGS, section['weighting'], 'objective.weighting')
-  name, drawn = section['weighting']['name'], section['times']['name']
-  exact = name == 'vlb' and model.process.steps > 0
-  if exact and drawn in ('log_normal', 'logit_normal', 'terminal'):
-    raise ConfigError(f"objective.weighting 'vlb' of a discrete process: not with times {drawn!r}")
-  if name in ('vlb', 'likelihood') and drawn == 'terminal':
-    raise ConfigError(f"objective.weighting {name!r} has no meaning with times 'terminal'")
-  dropout = config['label_dropout']
-  if not 0 <= dropout < 1:
-    raise ConfigError(f'label_dropout={dropout} must be in [0, 1)')
-  learned = model.process.bind is not None
-  if learned and (name != 'vlb' or section['uncertainty']):
-    raise ConfigError(
-      f"process 'learned' is trained by its bound: objective.weighting 'vlb', not {name!r}, and"
-      ' without uncertainty'
+class LossInputs(NamedTuple):
+  """Everything that the loss depends on, besides the parameters."""
+
+  memory: PyTree
+  batch: Batch
+  key: Key[Array, '']
+  context: Context
+
+  def dropout_key(self, use: int) -> Key[Array, '']:
+    """A dropout mask is drawn for a whole array at once, not for each example.
+
+    The index of the first example tells the parts of a split batch apart.
+    """
+    return jax.random.fold_in(jax.random.fold_in(self.key, use), self.context.index[0])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Diffusion(Method):
+  """A score-based diffusion model.
+
+  Attributes:
+    model: the process, the network and what it predicts.
+    objective: the parts of the loss.
+    estimator: of the likelihood.
+    sampling: answers requests for samples.
+    spec: the data.
+  """
+
+  model: Model
+  objective: Objective
+  estimator: Estimator
+  sampling: RequestSampler
+  spec: DataSpec
+
+  @property
+  def labelled(self) -> bool:
+    return bool(self.model.num_classes) or self.model.classifier is not None
+
+  @property
+  def has_likelihood(self) -> bool:
+    return self.objective.times.covers_all_times
+
+  def init(self, key: Key[Array, ''], batch: Batch) -> tuple[PyTree, PyTree]:
+    params = self.model.init(key, to_unit(batch['x'], self.spec.levels))
+    if self.objective.uncertainty:
+      params['uncertainty'] = uncertainty_init()
+    return params, self.objective.times.init(self.model.process)
+
+  def loss(
+    self, params: PyTree, memory: PyTree, batch: Batch, key: Key[Array, ''], context: Context
+  ) -> tuple[Array, Aux]:
+    inputs = LossInputs(memory, batch, key, context)
+    # A learned process needs the bound's terms at its ends, and a second pass for its shape.
+    losses = self._learned_process_losses if self.model.process.learned else self._losses
+    per_example, mse, noisy = losses(params, inputs)
+    weight = example_weights(batch)
+    # The memory takes the losses before they are corrected for the times' distribution (Nichol &
+    # Dhariwal 2021, eq. 18). Padding has weight 0, in the memory as in the means.
+    memory = self.objective.times.update(
+      memory, self.model.process, noisy.times, per_example, weight
     )
-  bounded = exact or learned or model.variance == 'learned'
-  if bounded and config['augmentation']['probability']:
-    raise ConfigError('augmentation: not where the bound of discrete data is trained on, as here')
-  hybrid = section['hybrid'] if model.variance == 'learned' and not exact else 0.0
-  return Objective(
-    times=times,
-    weighting=None if exact else weighting,
-    hybrid=hybrid,
-    uncertainty=section['uncertainty'],
-    label_dropout=dropout,
-    augmentation=config['augmentation'],
-    classifier=config['classifier']['weight'] if model.classifier else 0.0,
-  )
+    value = weighted_mean(per_example * noisy.times.importance, weight)
+    metrics = {'mse': weighted_mean(mse, weight)}
+    if self.model.classifier is not None:
+      entropy = self._classifier_entropy(params, noisy, inputs)
+      metrics['classifier'] = weighted_mean(entropy, weight)
+      value = value + self.objective.classifier * metrics['classifier']
+    return value, Aux(metrics, memory, weight.sum())
+
+  def sample(self, params: PyTree, key: Key[Array, ''], request: Request) -> Samples:
+    return self.sampling.sample(params, key, request)
+
+  def nll(self, params: PyTree, batch: Batch, key: Key[Array, '']) -> Likelihood:
+    x0 = to_unit(batch['x'], self.spec.levels)
+    # Evaluation hides no label and augments no image: the likelihood is that of the data itself.
+    label = batch['label'] if self.model.num_classes else None
+    return self.estimator.estimate(
+      self.model.process_at(params),
+      functools.partial(self.model.estimate, params, label=label),
+      x0,
+      self.spec.levels,
+      example_keys(key, jnp.arange(x0.shape[0])),
+      self.model.variance,
+    )
+
+  def _diffuse(self, params: PyTree, inputs: LossInputs) -> NoisyBatch:
+    """Draws times, noise and hidden classes; those of an example from its own key."""
+    batch, context = inputs.batch, inputs.context
+    process, objective = self.model.process_at(params), self.objective
+    x0 = to_unit(batch['x'], self.spec.levels)
+    # [4, batch] keys: times, noise, hidden classes, augmentation. Always four, so that switching
+    # one of them off leaves the others' draws as they are.
+    time_keys, noise_keys, label_keys, augment_keys = jax.vmap(_split_in_four, out_axes=1)(
+      example_keys(inputs.key, context.index)
+    )
+    augment_label = None
+    if objective.augmentation['probability'] and context.training:
+      x0, augment_label = augment(augment_keys, x0, objective.augmentation)
+    u = uniforms(
+      time_keys, inputs.key, context.index, context.batch_size, objective.times.stratified
+    )
+    times = objective.times.sample(process, u, inputs.memory)
+    # x_t = α(t)·x0 + σ(t)·eps, a draw from q(x_t | x0).
+    eps = normal_like(noise_keys, x0)
+    x = expand(process.alpha(times.t), x0) * x0 + expand(process.sigma(times.t), x0) * eps
+    label = batch['label'] if self.model.num_classes else None
+    if label is not None and context.training:
+      # The unconditional branch of classifier-free guidance (Ho & Salimans 2022, algorithm 1).
+      hidden = jax.vmap(jax.random.uniform)(label_keys) < objective.label_dropout
+      label = jnp.where(hidden, self.model.num_classes, label)
+    return NoisyBatch(x0, eps, x, times, label, augment_label)
+
+  def _losses(self, params: PyTree, inputs: LossInputs) -> ExampleLosses:
+    """The loss of each example: draws its noise, and compares the network with its target."""
+    model, objective = self.model, self.objective
+    noisy = self._diffuse(params, inputs)
+    process, t = model.process_at(params), noisy.times.t
+    y, estimate = model.predict(
+      params,
+      noisy.x,
+      t,
+      noisy.label,
+      train=inputs.context.training,
+      key=inputs.dropout_key(NETWORK_DROPOUT),
+      augment=noisy.augment,
+    )
+    # y* = a·x0 + b·eps, and the mean of ‖y − y*‖² over the dimensions.
+    pair = target_pair(model.target, process, t, model.sigma_data)
+    target = combine(jax.tree.map(lambda c: expand(c, y), pair), noisy.x0, noisy.eps)
+    mse = jnp.mean((y - target) ** 2, axis=range(1, y.ndim))
+    if objective.weighting is None:
+      return ExampleLosses(self._step_cost(params, noisy, estimate), mse, noisy)
+    # W·‖x0 − x̂0‖² in terms of the target: the factor of the target's error is W·(σ/Δ)².
+    value = target_weight(objective.weighting, process, pair, t, noisy.times.density) * mse
+    if objective.hybrid:
+      # Only the variance learns from the bound: no gradient flows to the mean, through x0 (Nichol
+      # & Dhariwal 2021, section 3.1, L_hybrid).
+      fixed = estimate._replace(x0=jax.lax.stop_gradient(estimate.x0))
+      value = value + objective.hybrid * self._step_cost(params, noisy, fixed)
+    if objective.uncertainty:
+      u = uncertainty(params['uncertainty'], process.log_snr(t))
+      value = value * jnp.exp(-u) + u  # Karras et al. 2024 (EDM2), eq. 14
+    return ExampleLosses(value, mse, noisy)
+
+  def _step_cost(self, params: PyTree, noisy: NoisyBatch, estimate: Pair) -> Float[Array, 'batch']:
+    """An unbiased estimate of the bound's sum over steps, in nats per dimension.
+
+    One step of the T, drawn uniformly, times T (Nichol & Dhariwal 2021, section 3.3).
+    """
+    process, levels = self.model.process_at(params), self.spec.levels
+    nats = step_nats(
+      process, estimate, noisy.x, noisy.x0, noisy.times.t, levels, self.model.variance
+    )
+    return process.steps * nats / math.prod(self.spec.shape)
+
+  def _learned_process_losses(self, params: PyTree, inputs: LossInputs) -> ExampleLosses:
+    """The bound as the loss of a learned process (Kingma et al. 2021, appendix I).
+
+    The network and the ends are trained by the whole bound, which does not depend on the shape in
+    between; the shape is trained by the variance of the bound's estimate, through the gradient of
+    its square. The second part adds a gradient and no value.
+    """
+    hold = jax.lax.stop_gradient
+    ends, shape = params['process']['ends'], params['process']['shape']
+    # Twice the same draws (one key), differentiated with respect to different parameters.
+    loss, mse, noisy = self._losses(
+      params | {'process': {'ends': ends, 'shape': hold(shape)}}, inputs
+    )
+    # The gradient of E[loss²] = Var + bound², where the gradient of the bound in the
+    # shape is 0: it is the gradient of the variance.
+    held = hold(params) | {'process': {'ends': hold(ends), 'shape': shape}}
+    square = self._losses(held, inputs).loss ** 2
+    # The prior and reconstruction terms, which move with the ends.
+    ends_cost = endpoint_nats(self.model.process_at(params), noisy.x0, noisy.eps, self.spec.levels)
+    loss = loss + ends_cost / math.prod(self.spec.shape) + square - hold(square)
+    return ExampleLosses(loss, mse, noisy)
+
+  def _classifier_entropy(
+    self, params: PyTree, noisy: NoisyBatch, inputs: LossInputs
+  ) -> Float[Array, 'batch']:
+    """Cross-entropy of the classifier on the same noisy examples, with their true labels."""
+    log_probs = self.model.class_log_probs(
+      params,
+      noisy.x,
+      noisy.times.t,
+      train=inputs.context.training,
+      key=inputs.dropout_key(CLASSIFIER_DROPOUT),
+    )
+    return -jnp.take_along_axis(log_probs, inputs.batch['label'][:, None], axis=1)[:, 0]
 
 
-def build(config: Mapping, spec: DataSpec) -> Method:
-  """A diffusion model, by a config like `configs/diffusion/base.py`'s.
+def weighted_mean(value: Float[Array, 'batch'], weight: Float[Array, 'batch']) -> Float[Array, '']:
+  """The mean of the examples that count; 0 where none does."""
+  return jnp.sum(value * weight) / jnp.maximum(weight.sum(), 1e-12)
+
+
+def _split_in_four(key: Key[Array, '']) -> Key[Array, '4']:
+  return jax.random.split(key, 4)
+
+
+def build(config: Mapping, spec: DataSpec) -> Diffusion:
+  """A diffusion model, from a config like that of `configs/diffusion/base.py`.
 
   Raises:
     ConfigError: for unknown names or settings, and parts that do not go together.
   """
   if not spec.levels:
-    raise ConfigError(f'diffusion is of whole numbers here; {spec.name!r} holds others')
+    raise ConfigError(
+      f'diffusion needs data of whole numbers, such as pixel values; {spec.name!r} holds real'
+      " numbers: use family 'autoregressive'"
+    )
   model = build_model(config, spec)
   objective = build_objective(config, model)
-  estimator = component(LIKELIHOODS, config['likelihood'], 'likelihood')
-
-  def init(key: Key[Array, ''], batch: Batch) -> tuple[PyTree, PyTree]:
-    params = model.init(key, to_unit(batch['x'], spec.levels))
-    if objective.uncertainty:
-      params['uncertainty'] = objectives.uncertainty_init()
-    return params, objective.times.init(model.process)
-
-  def loss(
-    params: PyTree, memory: PyTree, batch: Batch, key: Key[Array, ''], context: Context
-  ) -> tuple[Array, Aux]:
-    weight = example_weights(batch)
-    count = weight.sum()
-    mean = lambda v: jnp.sum(v * weight) / jnp.maximum(count, 1e-12)
-
-    def losses(params):
-      noisy = _diffuse(model, objective, spec, params, memory, batch, key, context)
-      return *_losses(model, objective, spec, params, noisy, key, context), noisy
-
-    if model.process.bind is None:
-      per_example, mse, noisy = losses(params)
-    else:
-      per_example, mse, noisy = _with_learned_process(model, spec, losses, params)
-    new = objective.times.update(memory, model.process, noisy.draw, per_example, weight)
-    value, metrics = mean(per_example * noisy.draw.correction), {'mse': mean(mse)}
-    if model.classifier is not None:
-      dropout = _dropout_key(key, context, 2)
-      log_probs = model.class_log_probs(
-        params, noisy.x, noisy.draw.t, train=context.training, key=dropout
-      )
-      entropy = -jnp.take_along_axis(log_probs, batch['label'][:, None], axis=1)[:, 0]
-      metrics['classifier'] = mean(entropy)
-      value = value + objective.classifier * metrics['classifier']
-    return value, Aux(metrics, new, count)
-
-  def nll(params: PyTree, batch: Batch, key: Key[Array, '']) -> Likelihood:
-    x0 = to_unit(batch['x'], spec.levels)
-    label = batch['label'] if model.num_classes else None
-    denoise = model.denoiser(params)
-    keys = example_keys(key, jnp.arange(x0.shape[0]))
-    return estimator(
-      model.process_at(params),
-      lambda x, t: denoise(x, t, label),
-      x0,
-      spec.levels,
-      keys,
-      model.variance,
-    )
-
-  # Trained at one time alone, a network is a regression: the bound would ask it about the others.
-  bounded = config['objective']['times']['name'] != 'terminal'
-  return Functions(
-    init,
-    loss,
-    make_sampler(model, config, spec),
-    nll if bounded else None,
-    labelled=bool(model.num_classes) or model.classifier is not None,
+  return Diffusion(
+    model=model,
+    objective=objective,
+    estimator=component(LIKELIHOODS, config['likelihood'], 'likelihood'),
+    sampling=RequestSampler(model, spec, config['sampling'], objective.label_dropout),
+    spec=spec,
   )
-
-
-class Noisy(NamedTuple):
-  """A batch with noise, x = α(t)·x0 + σ(t)·eps, and what else the network is told."""
-
-  x0: Float[Array, 'batch *shape']
-  eps: Float[Array, 'batch *shape']
-  x: Float[Array, 'batch *shape']
-  draw: Draw
-  label: Int[Array, 'batch'] | None
-  augment: Float[Array, 'batch numbers'] | None
-
-
-def _diffuse(
-  model: Model,
-  objective: Objective,
-  spec: DataSpec,
-  params: PyTree,
-  memory: PyTree,
-  batch: Batch,
-  key: Key[Array, ''],
-  context: Context,
-) -> Noisy:
-  """Draws time, noise and hidden classes; each example's by its own key."""
-  process = model.process_at(params)
-  x0 = to_unit(batch['x'], spec.levels)
-  keys = jax.vmap(lambda k: jax.random.split(k, 4), out_axes=1)(example_keys(key, context.index))
-  told, times = None, objective.times
-  if objective.augmentation['probability'] and context.training:
-    x0, told = augment(keys[3], x0, objective.augmentation)
-  u = objectives.uniforms(keys[0], key, context.index, context.batch_size, times.stratified)
-  draw = times.draw(process, u, memory)
-  eps = normal_like(keys[1], x0)
-  x = expand(process.alpha(draw.t), x0) * x0 + expand(process.sigma(draw.t), x0) * eps
-  label = batch['label'] if model.num_classes else None
-  if label is not None and context.training:
-    hidden = jax.vmap(jax.random.uniform)(keys[2]) < objective.label_dropout
-    label = jnp.where(hidden, model.num_classes, label)
-  return Noisy(x0, eps, x, draw, label, told)
-
-
-def _losses(
-  model: Model,
-  objective: Objective,
-  spec: DataSpec,
-  params: PyTree,
-  noisy: Noisy,
-  key: Key[Array, ''],
-  context: Context,
-) -> tuple[Float[Array, 'batch'], Float[Array, 'batch']]:
-  """Loss and unweighted squared error of the target, per example and dimension."""
-  process, t = model.process_at(params), noisy.draw.t
-  y, estimate = model.predict(
-    params,
-    noisy.x,
-    t,
-    noisy.label,
-    train=context.training,
-    key=_dropout_key(key, context, 1),
-    augment=noisy.augment,
-  )
-  pair = target_pair(model.target, process, t, model.sigma_data)
-  target = combine(jax.tree.map(lambda c: expand(c, y), pair), noisy.x0, noisy.eps)
-  mse = jnp.mean((y - target) ** 2, axis=range(1, y.ndim))
-  if objective.weighting is None:
-    return _step_cost(model, spec, process, noisy, estimate), mse
-  weight = objectives.target_weight(objective.weighting, process, pair, t, noisy.draw.density)
-  value = weight * mse
-  if objective.hybrid:  # only the variance learns from it: Nichol & Dhariwal 2021, section 3.1
-    fixed = estimate._replace(x0=jax.lax.stop_gradient(estimate.x0))
-    value = value + objective.hybrid * _step_cost(model, spec, process, noisy, fixed)
-  if objective.uncertainty:
-    u = objectives.uncertainty(params['uncertainty'], process.log_snr(t))
-    value = value * jnp.exp(-u) + u
-  return value, mse
-
-
-def _dropout_key(key: Key[Array, ''], context: Context, use: int) -> Key[Array, '']:
-  """Dropout's mask is drawn for all of x at once: its first example's index tells parts apart."""
-  return jax.random.fold_in(jax.random.fold_in(key, use), context.index[0])
-
-
-def _step_cost(model: Model, spec: DataSpec, process, noisy: Noisy, estimate: Pair) -> Array:
-  """An unbiased draw of the bound's sum over steps, in nats per dimension."""
-  nats = step_nats(process, estimate, noisy.x, noisy.x0, noisy.draw.t, spec.levels, model.variance)
-  return process.steps * nats / math.prod(spec.shape)
-
-
-def _with_learned_process(
-  model: Model, spec: DataSpec, losses: Callable[[PyTree], tuple], params: PyTree
-) -> tuple[Array, Array, Noisy]:
-  """The bound as the loss of a learned process (Kingma et al. 2021, appendix I).
-
-  Network and ends are trained by the whole bound, which does not depend on the shape in between;
-  the shape by the variance of the bound's estimate, the gradient of its square. The second part
-  adds a gradient and no value.
-  """
-  hold = jax.lax.stop_gradient
-  ends, shape = params['process']['ends'], params['process']['shape']
-  loss, mse, noisy = losses(params | {'process': {'ends': ends, 'shape': hold(shape)}})
-  square = losses(hold(params) | {'process': {'ends': hold(ends), 'shape': shape}})[0] ** 2
-  rest = ends_nats(model.process_at(params), noisy.x0, noisy.eps, spec.levels)
-  return loss + rest / math.prod(spec.shape) + square - hold(square), mse, noisy

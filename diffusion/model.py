@@ -1,6 +1,7 @@
-"""A network as a denoiser: what it is fed, and what its output means."""
+"""A network as a denoiser: its inputs, and what its output means."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,31 +18,34 @@ from diffusion.predictions import Pair, check_target, expand, preconditioning, s
 from diffusion.processes.process import Process
 from diffusion.sampling.solvers import VARIANCES
 
-LARGEST_LOG_SNR = 20.0
+MAX_LOG_SNR = 20.0  # log-SNRs that a network is given stay within ±20
 
 
-def _by_time(process: Process, t: Array) -> Array:
+def time_conditioning(process: Process, t: Array) -> Array:
+  """1000·t/t_max: DDPM's timesteps (Ho et al. 2020)."""
   return 1000 * t / process.t_max
 
 
-def _by_log_snr(process: Process, t: Array) -> Array:
-  bounded = jnp.clip(process.log_snr(t), -LARGEST_LOG_SNR, LARGEST_LOG_SNR)
-  return 1000 * (LARGEST_LOG_SNR - bounded) / (2 * LARGEST_LOG_SNR)
+def log_snr_conditioning(process: Process, t: Array) -> Array:
+  """Log-SNR, from 20 (given as 0) to −20 (given as 1000): the same for every process."""
+  bounded = jnp.clip(process.log_snr(t), -MAX_LOG_SNR, MAX_LOG_SNR)
+  return 1000 * (MAX_LOG_SNR - bounded) / (2 * MAX_LOG_SNR)
 
 
-def _edm(process: Process, t: Array) -> Array:
-  return -125 * jnp.clip(process.log_snr(t), -LARGEST_LOG_SNR, LARGEST_LOG_SNR)
+def edm_conditioning(process: Process, t: Array) -> Array:
+  """1000·c_noise = 1000·log(σ/α)/4 = −125·λ (Karras et al. 2022, table 1, times 1000)."""
+  return -125 * jnp.clip(process.log_snr(t), -MAX_LOG_SNR, MAX_LOG_SNR)
 
 
 # How a network is told the noise level, on the scale of DDPM's timesteps.
-CONDITIONINGS = {
-  'time': _by_time,  # t/t_max times 1000: DDPM's own
-  'log_snr': _by_log_snr,  # log-SNR from 20 (0) to -20 (1000): the same for every process
-  'edm': _edm,  # 1000·log(σ/α)/4 (Karras et al. 2022, table 1, times 1000)
+NOISE_CONDITIONINGS = {
+  'time': time_conditioning,
+  'log_snr': log_snr_conditioning,
+  'edm': edm_conditioning,
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity: programs are kept for it
 class Model:
   """A process, a network, and what the network predicts.
 
@@ -49,12 +53,12 @@ class Model:
     process: the diffusion process; a learned one is bound to `params['process']` when used.
     network: see `diffusion.networks`.
     target: a key of `predictions.TARGETS`.
-    sigma_data: standard deviation of the data, of EDM's preconditioning.
+    sigma_data: standard deviation of the data, for EDM's preconditioning.
     scale_input: whether the network sees c_in·x, of unit variance, in place of x.
-    conditioning: (process, t) -> what the network is told of the noise.
+    noise_conditioning: (process, t) -> the noise level as the network is given it.
     variance: of the discrete reverse step; 'learned' doubles the network's output channels.
-    num_classes: classes the network knows, or 0; this index is also the null class.
-    classifier: a network for the class of noisy data, trained beside the other; or None.
+    num_classes: number of classes the network knows, or 0; also the index of the null class.
+    classifier: a network that classifies noisy data, trained with the other; or None.
   """
 
   process: Process
@@ -62,13 +66,13 @@ class Model:
   target: str
   sigma_data: float
   scale_input: bool
-  conditioning: Callable[[Process, Array], Array]
+  noise_conditioning: Callable[[Process, Array], Array]
   variance: str
   num_classes: int
   classifier: nn.Module | None = None
 
   def process_at(self, params: Mapping[str, Any]) -> Process:
-    """The process, its learned parts taken from the method's parameters."""
+    """The process; if it is learned, with the parameters in `params`."""
     return self.process.at(params.get('process'))
 
   def predict(
@@ -82,35 +86,49 @@ class Model:
     key: Key[Array, ''] | None = None,
     augment: Float[Array, 'batch numbers'] | None = None,
   ) -> tuple[Float[Array, 'batch *shape'], Pair]:
-    """The network's output in its own target, and the (x0, eps) that it implies."""
+    """The network's output, an estimate of its target, and the (x0, eps) that it implies."""
     process = self.process_at(params)
     alpha, sigma = process.alpha(t), process.sigma(t)
-    fed = x
+    # c_in of Karras et al. 2022, table 1: the network's input has unit variance at every time.
+    inputs = x
     if self.scale_input:
-      fed = expand(preconditioning(alpha, sigma, self.sigma_data).c_in, x) * x
+      inputs = expand(preconditioning(alpha, sigma, self.sigma_data).c_in, x) * x
     extra = {} if augment is None else {'augment': augment}
     y = self.network.apply(
       {'params': params['network']},
-      fed,
-      self.conditioning(process, t),
+      inputs,
+      self.noise_conditioning(process, t),
       label,
       train=train,
       rngs={} if key is None else {'dropout': key},
       **extra,
     )
-    share = None
+    fraction = None
     if self.variance == 'learned':
+      # The second half of the channels is v in [-1, 1] (Nichol & Dhariwal 2021, eq. 15), and
+      # becomes a fraction in [0, 1], as in their code.
       y, raw = jnp.split(y, 2, axis=-1)
-      share = 0.5 * (raw + 1)
+      fraction = 0.5 * (raw + 1)
+    # The target's coefficients at t, then the 2×2 system solved for (x0, eps).
     pair = jax.tree.map(
       lambda c: expand(c, x), target_pair(self.target, process, t, self.sigma_data)
     )
     estimate = split(y, x, pair, expand(alpha, x), expand(sigma, x))
-    return y, estimate._replace(range=share)
+    return y, estimate._replace(variance_fraction=fraction)
+
+  def estimate(
+    self,
+    params: Mapping[str, Any],
+    x: Float[Array, 'batch *shape'],
+    t: Float[Array, 'batch'],
+    label: Int[Array, 'batch'] | None,
+  ) -> Pair:
+    """The (x0, eps) that the network's output implies, for sampling and likelihood."""
+    return self.predict(params, x, t, label)[1]
 
   def denoiser(self, params: Mapping[str, Any]) -> Callable[..., Pair]:
-    """(x, t, label) -> Pair, for sampling and likelihood."""
-    return lambda x, t, label: self.predict(params, x, t, label)[1]
+    """`estimate` with these parameters: (x, t, label) -> Pair."""
+    return functools.partial(self.estimate, params)
 
   def class_log_probs(
     self,
@@ -121,21 +139,23 @@ class Model:
     train: bool = False,
     key: Key[Array, ''] | None = None,
   ) -> Float[Array, 'batch classes']:
-    """log p(class | x, t) by the classifier: its outputs, averaged over the image."""
+    """log p(class | x, t) by the classifier, whose logits are averaged over the image."""
     process = self.process_at(params)
+    # The classifier always sees x at unit variance, whatever the model is given.
     scale = preconditioning(process.alpha(t), process.sigma(t), self.sigma_data).c_in
     y = self.classifier.apply(
       {'params': params['classifier']},
       expand(scale, x) * x,
-      self.conditioning(process, t),
+      self.noise_conditioning(process, t),
       None,
       train=train,
       rngs={} if key is None else {'dropout': key},
     )
-    return jax.nn.log_softmax(y.mean(axis=range(1, y.ndim - 1)))
+    return jax.nn.log_softmax(y.mean(axis=range(1, y.ndim - 1)))  # over height and width
 
   def init(self, key: Key[Array, ''], x: Float[Array, 'batch *shape']) -> dict[str, Any]:
-    """The parameters: of the network, and of a learned process and a classifier if there are."""
+    """Parameters of the network and, if the model has them, a learned process and a classifier."""
+    # Always three keys: adding a classifier does not change the network's first weights.
     first, second, third = jax.random.split(key, 3)
     label = jnp.zeros(x.shape[0], jnp.int32) if self.num_classes else None
     noise = jnp.zeros(x.shape[0], jnp.float32)
@@ -155,28 +175,31 @@ def build_model(config: Mapping, spec: DataSpec) -> Model:
   """
   if spec.palette is not None:
     raise ConfigError(
-      f'diffusion adds noise to pixel values; data.palette={len(spec.palette.colours)} makes them '
-      "indices, which have no order: set data.palette=0, or use family 'autoregressive'"
+      'diffusion adds noise to pixel values, but with'
+      f' data.palette={len(spec.palette.colours)} pixels are indices, which have no order: set'
+      " data.palette=0, or use family 'autoregressive'"
     )
   prediction = config['prediction']
   process = processes.build(config['process'])
   variance = prediction['variance']
   if variance not in VARIANCES:
-    raise ConfigError(f'prediction.variance={variance!r}; known: {", ".join(VARIANCES)}')
+    raise ConfigError(f'unknown prediction.variance {variance!r}; known: {", ".join(VARIANCES)}')
   if variance == 'learned' and not process.steps:
     raise ConfigError(
-      f"prediction.variance='learned' needs a discrete process (ddpm), not {process.name!r}"
+      f"prediction.variance='learned' needs a discrete process (ddpm), got {process.name!r}"
     )
   if not prediction['sigma_data'] > 0:
-    raise ConfigError(f'prediction.sigma_data={prediction["sigma_data"]} must be positive')
+    raise ConfigError(f'prediction.sigma_data must be positive, got {prediction["sigma_data"]}')
   check_target(prediction['target'], process, prediction['sigma_data'])
+  # Index num_classes is the null class, so the network embeds num_classes + 1 of them.
   num_classes = spec.num_classes if config['conditional'] else 0
+  # A learned variance is predicted for each dimension, next to the target.
   channels = spec.shape[-1] * (2 if variance == 'learned' else 1)
   augmentation.check(config['augmentation'])
-  told = {'augment_dim': augmentation.LABELS} if config['augmentation']['probability'] else {}
+  augmented = {'augment_dim': augmentation.LABELS} if config['augmentation']['probability'] else {}
   network = component(
     NETWORKS,
-    dict(config['network']) | told,
+    dict(config['network']) | augmented,
     'network',
     out_channels=channels,
     num_classes=num_classes,
@@ -187,7 +210,7 @@ def build_model(config: Mapping, spec: DataSpec) -> Model:
     target=prediction['target'],
     sigma_data=prediction['sigma_data'],
     scale_input=prediction['scale_input'],
-    conditioning=pick(CONDITIONINGS, prediction['noise'], 'prediction.noise'),
+    noise_conditioning=pick(NOISE_CONDITIONINGS, prediction['noise'], 'prediction.noise'),
     variance=variance,
     num_classes=num_classes,
     classifier=_classifier(config['classifier'], spec),
@@ -198,7 +221,10 @@ def _classifier(section: Mapping, spec: DataSpec) -> nn.Module | None:
   if not section['weight'] > 0:
     return None
   if not spec.num_classes:
-    raise ConfigError(f'classifier.weight={section["weight"]}: {spec.name} has no classes')
+    raise ConfigError(
+      f'classifier.weight must be 0 for data without classes, got {section["weight"]} for'
+      f' {spec.name}'
+    )
   return component(
     NETWORKS, section['network'], 'classifier.network', out_channels=spec.num_classes, num_classes=0
   )

@@ -1,7 +1,7 @@
 """What a network predicts, as a pair of coefficients.
 
 A target y = a·x₀ + b·ε is the pair (a, b). Together with x_t = α·x₀ + σ·ε it is one 2×2 linear map,
-so every target gives (x₀, ε), and through them every other target: no pairwise converter is needed.
+so every target gives (x₀, ε), and through them every other target, without pairwise converters.
 
   target     a            b            source
   x0         1            0
@@ -11,8 +11,9 @@ so every target gives (x₀, ε), and through them every other target: no pairwi
   score      0            −1/σ         Song et al. 2021
   edm        (1 − c_skip·α)/c_out, −c_skip·σ/c_out     Karras et al. 2022, table 1
 
-EDM's table is for α = 1. Its principle (network input and target of unit variance, errors amplified
-as little as possible) gives for any α and data of standard deviation σ_d, with s² = α²σ_d² + σ²:
+EDM's table is for α = 1. Its principle (network input and target of unit variance, with errors
+amplified as little as possible) gives, for any α and data of standard deviation σ_d, with
+s² = α²σ_d² + σ²:
 c_in = 1/s, c_skip = α·σ_d²/s², c_out = σ·σ_d/s.
 """
 
@@ -34,13 +35,14 @@ class Pair(NamedTuple):
   Attributes:
     x0: coefficient of the data, or its estimate.
     eps: coefficient of the noise, or its estimate.
-    range: of a denoiser with learned variance, where the reverse step's log-variance lies between
-      the smallest (0) and the largest (1) choice (Nichol & Dhariwal 2021, eq. 15); else None.
+    variance_fraction: v of a denoiser with learned variance (Nichol & Dhariwal 2021, eq. 15): the
+      reverse step's log-variance lies v of the way from the smallest (0) to the largest (1)
+      choice. None for a denoiser without.
   """
 
   x0: Any
   eps: Any
-  range: Any = None
+  variance_fraction: Any = None
 
 
 Denoise = Callable[[Float[Array, 'batch ...'], Float[Array, 'batch']], Pair]
@@ -56,44 +58,47 @@ class Preconditioning(NamedTuple):
 
 def preconditioning(alpha: Array, sigma: Array, sigma_data: float) -> Preconditioning:
   """c_in, c_skip, c_out for x = alpha·x0 + sigma·eps and data of this standard deviation."""
-  variance = (alpha * sigma_data) ** 2 + sigma**2
+  variance = (alpha * sigma_data) ** 2 + sigma**2  # s², the variance of x
   scale = jnp.sqrt(variance)
   return Preconditioning(1 / scale, alpha * sigma_data**2 / variance, sigma * sigma_data / scale)
 
 
-def _x0(process, t, sigma_data):
+def x0_pair(process: Process, t: Array, sigma_data: float) -> Pair:
   return Pair(jnp.ones_like(t), jnp.zeros_like(t))
 
 
-def _eps(process, t, sigma_data):
+def eps_pair(process: Process, t: Array, sigma_data: float) -> Pair:
   return Pair(jnp.zeros_like(t), jnp.ones_like(t))
 
 
-def _v(process, t, sigma_data):
+def v_pair(process: Process, t: Array, sigma_data: float) -> Pair:
   return Pair(-process.sigma(t), process.alpha(t))
 
 
-def _velocity(process, t, sigma_data):
+def velocity_pair(process: Process, t: Array, sigma_data: float) -> Pair:
+  # dx/dt at fixed (x0, eps): (−1, 1) on the straight line of rectified flow.
   return Pair(rate(process.alpha, t), rate(process.sigma, t))
 
 
-def _score(process, t, sigma_data):
+def score_pair(process: Process, t: Array, sigma_data: float) -> Pair:
+  # ∇ log q(x_t | x0) = −(x − α·x0)/σ² = −eps/σ.
   return Pair(jnp.zeros_like(t), -1 / process.sigma(t))
 
 
-def _edm(process, t, sigma_data):
+def edm_pair(process: Process, t: Array, sigma_data: float) -> Pair:
   alpha, sigma = process.alpha(t), process.sigma(t)
   _, c_skip, c_out = preconditioning(alpha, sigma, sigma_data)
+  # The network's own target F of x0 = c_skip·x + c_out·F, with x = α·x0 + σ·eps put in.
   return Pair((1 - c_skip * alpha) / c_out, -c_skip * sigma / c_out)
 
 
 TARGETS = {
-  'x0': _x0,
-  'eps': _eps,
-  'v': _v,
-  'velocity': _velocity,
-  'score': _score,
-  'edm': _edm,
+  'x0': x0_pair,
+  'eps': eps_pair,
+  'v': v_pair,
+  'velocity': velocity_pair,
+  'score': score_pair,
+  'edm': edm_pair,
 }
 
 
@@ -104,7 +109,7 @@ def target_pair(
 
   Args:
     target: a key of `TARGETS`.
-    process: gives α, σ and their rates.
+    process: the diffusion process; its α, σ and their rates are used.
     t: times, positive.
     sigma_data: standard deviation of the data; only 'edm' uses it.
 
@@ -115,7 +120,7 @@ def target_pair(
 
 
 def determinant(pair: Pair, alpha: Array, sigma: Array) -> Array:
-  """Of the map (x0, eps) → (x, y): zero where the target says nothing that x does not."""
+  """Determinant Δ of the map (x0, eps) → (x, y): zero where y is a multiple of x."""
   return alpha * pair.eps - sigma * pair.x0
 
 
@@ -124,6 +129,7 @@ def split(y: Array, x: Array, pair: Pair, alpha: Array, sigma: Array) -> Pair:
 
   Arguments broadcast; coefficients of a batch come as [batch, 1, ...] (see `expand`).
   """
+  # Cramer's rule for the 2×2 system.
   det = determinant(pair, alpha, sigma)
   return Pair((pair.eps * x - sigma * y) / det, (alpha * y - pair.x0 * x) / det)
 
@@ -134,16 +140,17 @@ def combine(pair: Pair, x0: Array, eps: Array) -> Array:
 
 
 def expand(t: Float[Array, 'batch'], like: Float[Array, 'batch ...']) -> Float[Array, 'batch ...']:
-  """[batch] as [batch, 1, ...], to go with an array of images."""
+  """[batch] as [batch, 1, ...], which broadcasts with an array of images."""
   return t.reshape(t.shape + (1,) * (like.ndim - t.ndim))
 
 
 def check_target(target: str, process: Process, sigma_data: float = 0.5) -> None:
-  """Refuses a target that is singular at a time where the process uses it.
+  """Refuses a target that is singular at one end of the process.
 
   Raises:
-    ConfigError: where (x, y) do not determine (x0, eps), or y is infinite, at t_min or t_max.
+    ConfigError: if, at t_min or t_max, (x, y) do not determine (x0, eps) or y is infinite.
   """
+  # Concrete numbers even while tracing: a config is checked when its model is built.
   with jax.ensure_compile_time_eval():
     t = jnp.asarray([process.t_min, process.t_max])
     alpha, sigma = process.alpha(t), process.sigma(t)
@@ -152,20 +159,24 @@ def check_target(target: str, process: Process, sigma_data: float = 0.5) -> None
     size = np.asarray(jnp.hypot(pair.x0, pair.eps))
     times = np.asarray(t)
   for time, value, norm in zip(times, det, size, strict=True):
+    # Relative to the size of the target's coefficients; NaN and infinity fail the test too.
     if not (np.isfinite(norm) and abs(value) > 1e-6 * norm):
       raise ConfigError(
         f'target {target!r} is singular at t = {time:g} of process {process.name!r}; keep'
-        ' process.t_min and process.t_max away from it or choose another target (x0, v, velocity)'
+        ' process.t_min and process.t_max away from that time, or choose another target (x0, v,'
+        ' velocity)'
       )
 
 
 def velocity(process: Process, pair: Pair, t: Array) -> Array:
   """dx/dt of the probability flow, α′·x0 + σ′·eps (Song et al. 2021, eq. 13, in α and σ)."""
+  # f·x − ½·g²·score with f = α′/α, g² = 2σ·(σ′ − σ·α′/α) and score = −eps/σ: the terms in f cancel,
+  # and nothing is divided by α or σ.
   return rate(process.alpha, t) * pair.x0 + rate(process.sigma, t) * pair.eps
 
 
 def normal_like(
   keys: Key[Array, 'batch'], x: Float[Array, 'batch *dims']
 ) -> Float[Array, 'batch *dims']:
-  """Standard normal noise, example i's from key i."""
+  """Standard normal noise; that of example i is drawn from key i."""
   return jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)

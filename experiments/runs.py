@@ -10,7 +10,7 @@ import jax
 from absl import logging
 
 from common.checkpoints.checkpoints import Checkpoints, Restored
-from common.config import Config, ConfigError, completed, differences, freeze, pick, to_json
+from common.config import Config, ConfigError, differences, flatten, freeze, pick, to_json
 from common.data import pipeline, tokenizers
 from common.evaluation.evaluate import Evaluation, evaluate
 from common.files import atomic_write
@@ -20,7 +20,6 @@ from common.training import loop
 from common.training.parallel import make_mesh
 from common.training.snapshots import Snapshots
 from common.training.state import TrainState
-from configs.base import get_base
 from experiments import families
 
 # What may differ when a run goes on: where and how fast it runs, not what it computes.
@@ -171,8 +170,9 @@ def _read_config(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _completed(config: Mapping) -> tuple[dict[str, Any], list[str]]:
-  """A config with what it lacks of its family's settings, and their names."""
-  return completed(config, families.base(config).to_dict(), flat=get_base().keys())
+  """A config with a value for every setting, and the names of those that it lacked."""
+  whole = families.complete(config)
+  return whole, sorted(flatten(whole).keys() - flatten(config).keys())
 
 
 def load(

@@ -40,7 +40,7 @@ def build_head(settings: Mapping, ordering: Ordering) -> Head:
     )
   # Heads take of these what their constructors name; the config never repeats the data's sizes.
   offer = {'values': ordering.values, 'vocabulary': ordering.vocabulary}
-  head = component(HEADS, settings, 'head', offer=offer)
+  head = component(HEADS, settings, 'head', **offer)
   if head.counts and not ordering.counts:
     raise ConfigError(
       f"head {name!r} is over whole numbers from 0; the data has others: use 'gaussian', "

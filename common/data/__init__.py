@@ -1,1 +1,1 @@
-"""Datasets: what they are, where they come from, how they become batches."""
+"""The data path: datasets, how they are prepared, and how they become batches."""

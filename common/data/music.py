@@ -1,13 +1,14 @@
-"""Music of several voices on a grid of steps: as notes, and as frames of small whole numbers.
+"""Music of several voices on a grid of sixteenths: as notes, and as frames of small integers.
 
-A frame is what each voice does during one step, a sixteenth. Of n pitches from `lowest` on:
+A frame holds one value per voice: what the voice does during one sixteenth. With n pitches from
+`lowest` upwards, the values are
 
-  0               the voice rests
-  1 ... n         a note begins, of pitch lowest + value - 1
-  n + 1 ... 2n    a note goes on, of pitch lowest + value - n - 1
+  0               a rest
+  1 ... n         the onset of a note of pitch lowest + value - 1
+  n + 1 ... 2n    a held note of pitch lowest + value - n - 1
 
-So a held note and a repeated one differ, and every frame says by itself what sounds, wherever a
-window of frames begins (a pair of pitch and tie, as in BachBot, Liang et al. 2017).
+A held note therefore differs from a repeated one, and every frame states the sounding pitch, even
+if a window starts in the middle of a note (pitch and tie, as in BachBot, Liang et al. 2017).
 """
 
 import dataclasses
@@ -25,7 +26,7 @@ NAMES = ('C', 'C♯', 'D', 'E♭', 'E', 'F', 'F♯', 'G', 'A♭', 'A', 'B♭', '
 
 
 class Note(NamedTuple):
-  """A note: its MIDI pitch (60 is middle C), and where it begins and ends, in steps."""
+  """A note: its MIDI pitch (60 is middle C) and its interval [start, end) in steps."""
 
   pitch: int
   start: int
@@ -36,21 +37,22 @@ Voice = Sequence[Note]
 
 
 def pitch_name(pitch: int) -> str:
-  """'C4' of 60."""
+  """The name of a MIDI pitch: 'C4' for 60."""
   return f'{NAMES[pitch % 12]}{pitch // 12 - 1}'
 
 
 def num_steps(voices: Sequence[Voice]) -> int:
-  """Steps until the last note of all voices ends."""
+  """Number of steps until the last note of all voices ends."""
   return max((note.end for voice in voices for note in voice), default=0)
 
 
+# A dataset's fingerprint includes the `repr` of this class: its name and fields are part of that.
 @dataclasses.dataclass(frozen=True)
 class Pitches:
-  """Notes as frames, and back.
+  """The range of pitches of a dataset, which turns notes into frames and back.
 
   Attributes:
-    lowest, highest: the range of MIDI pitches that there are.
+    lowest, highest: the range of MIDI pitches, both included.
   """
 
   lowest: int
@@ -58,20 +60,20 @@ class Pitches:
 
   @property
   def number(self) -> int:
-    """Pitches in the range."""
+    """Number of pitches in the range."""
     return self.highest - self.lowest + 1
 
   @property
   def levels(self) -> int:
-    """Values that a voice can have in a frame."""
+    """Number of values that a voice can have in a frame: rest, onsets, held notes."""
     return 1 + 2 * self.number
 
   def encode(self, voices: Sequence[Voice], steps: int) -> UInt8[np.ndarray, 'steps voices']:
-    """Frames of notes.
+    """Frames from notes.
 
     Args:
-      voices: notes of each voice, none of which sound together within a voice.
-      steps: how many frames; what lies beyond is cut off.
+      voices: the notes of each voice; within a voice no two sound at the same time.
+      steps: number of frames; notes beyond it are cut off.
 
     Raises:
       ConfigError: for a pitch outside the range.
@@ -80,28 +82,33 @@ class Pitches:
     for i, voice in enumerate(voices):
       for pitch, start, end in voice:
         if not self.lowest <= pitch <= self.highest:
-          known = f'{pitch_name(self.lowest)} to {pitch_name(self.highest)}'
           raise ConfigError(
-            f'voice {i + 1} has {pitch_name(pitch)} (MIDI {pitch}) at step {start}, outside {known}'
+            f'pitches must be between {pitch_name(self.lowest)} and {pitch_name(self.highest)}, '
+            f'got {pitch_name(pitch)} (MIDI {pitch}) in voice {i + 1} at step {start}'
           )
+        # The whole note as held, then its first step as an onset.
         frames[start:end, i] = 1 + self.number + pitch - self.lowest
         frames[start : start + 1, i] = 1 + pitch - self.lowest
     return frames
 
   def decode(self, frames: Integer[np.ndarray, 'steps voices']) -> tuple[tuple[Note, ...], ...]:
-    """Notes of frames: the inverse of `encode`.
+    """Notes from frames: the inverse of `encode`.
 
-    A note that goes on without having begun, as in a window or a sample, begins where it is seen.
+    A held note without an onset, as in a window or a sample, starts with its first frame.
     """
-    return tuple(self._voice(column) for column in np.asarray(frames, np.int64).T)
+    return tuple(self._decode_voice(column) for column in np.asarray(frames, np.int64).T)
 
-  def _voice(self, values: np.ndarray) -> tuple[Note, ...]:
-    sounds, fresh = values > REST, (values > REST) & (values <= self.number)
-    pitch = np.where(sounds, self.lowest + (values - 1) % self.number, -1)
-    new = np.ones(len(values), bool)  # where something else begins: a note, or a rest
-    new[1:] = fresh[1:] | (pitch[1:] != pitch[:-1])
-    starts = np.flatnonzero(new)
+  def _decode_voice(self, values: np.ndarray) -> tuple[Note, ...]:
+    sounding = values > REST
+    onset = sounding & (values <= self.number)
+    pitch = np.where(sounding, self.lowest + (values - 1) % self.number, -1)
+    # A segment (a note or a rest) starts at an onset and wherever the pitch changes.
+    segment_start = np.ones(len(values), bool)
+    segment_start[1:] = onset[1:] | (pitch[1:] != pitch[:-1])
+    starts = np.flatnonzero(segment_start)
     ends = np.append(starts[1:], len(values))
     return tuple(
-      Note(int(pitch[a]), int(a), int(b)) for a, b in zip(starts, ends, strict=True) if sounds[a]
+      Note(int(pitch[start]), int(start), int(end))
+      for start, end in zip(starts, ends, strict=True)
+      if sounding[start]
     )

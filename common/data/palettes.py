@@ -1,7 +1,7 @@
-"""A palette: pixels as indices of K colours, found by k-means (ImageGPT, Chen et al. 2020).
+"""Colour palettes: pixels as indices of K colours, found by k-means (ImageGPT, Chen et al. 2020).
 
-A pixel becomes one whole number in place of three. Bits/dim of such data are of the indices: they
-say nothing of how far a palette's colours are from those of the image.
+Each pixel becomes one integer in place of three. Bits/dim of such data are those of the indices:
+they do not measure how far the colours of the palette are from those of the image.
 """
 
 import dataclasses
@@ -12,13 +12,15 @@ from jaxtyping import Float, Int, Integer, UInt8
 
 from common.config import ConfigError
 
-LARGEST = 2**16
-FITTED_PIXELS = 2**17  # that k-means sees of more different colours, evenly spread over all pixels
+MAX_COLOURS = 2**16
+KMEANS_PIXELS = 2**17  # pixels that k-means sees if the images have more different colours
+DISTANCES_AT_ONCE = 2**20  # distances computed in one block: tens of megabytes
 
 
+# A dataset's fingerprint includes the `repr` of this class: its name and fields are part of that.
 @dataclasses.dataclass(frozen=True)
 class Palette:
-  """Colours, which pixels are indices of.
+  """The colours that the indices of pixels stand for.
 
   Attributes:
     colours: (red, green, blue) of each, integers in [0, 256).
@@ -27,88 +29,99 @@ class Palette:
   colours: tuple[tuple[int, int, int], ...]
 
   def encode(self, images: UInt8[np.ndarray, '*batch 3']) -> Int[np.ndarray, '*batch 1']:
-    """The index of the nearest colour of each pixel, of equally near ones the first."""
-    packed, places = np.unique(_pack(images.reshape(-1, 3)), return_inverse=True)
-    indices = _nearest(_unpack(packed), np.array(self.colours, np.float64))
-    return indices[places].reshape(*images.shape[:-1], 1)
+    """The index of the colour nearest to each pixel; of equally near ones, the first."""
+    # Each different colour of the images is looked up once.
+    packed, inverse = np.unique(_pack_rgb(images.reshape(-1, 3)), return_inverse=True)
+    indices = _nearest(_unpack_rgb(packed), np.array(self.colours, np.float64))
+    return indices[inverse].reshape(*images.shape[:-1], 1)
 
   def decode(self, indices: Integer[np.ndarray, '*batch 1']) -> UInt8[np.ndarray, '*batch 3']:
     """The colours of indices."""
     return np.array(self.colours, np.uint8)[np.asarray(indices)[..., 0]]
 
 
-def check(colours: int) -> None:
-  """Raises ConfigError for a number of colours that no palette has; 0 is none."""
-  if colours and not 2 <= colours <= LARGEST:
-    raise ConfigError(f'data.palette={colours} must be 0 (off) or in [2, {LARGEST:,}]')
+def check_num_colours(num_colours: int) -> None:
+  """Raises ConfigError unless the size of a palette is 0 (no palette) or in the valid range."""
+  if num_colours and not 2 <= num_colours <= MAX_COLOURS:
+    raise ConfigError(f'data.palette must be 0 (off) or in [2, {MAX_COLOURS:,}], got {num_colours}')
 
 
-def fit(images: Iterable[UInt8[np.ndarray, '...']], number: int) -> tuple[Palette, float]:
-  """A palette for images, the same for the same images in any order.
+def fit(images: Iterable[UInt8[np.ndarray, '...']], num_colours: int) -> tuple[Palette, float]:
+  """Finds a palette by k-means. The order of the images makes no difference.
 
   Args:
     images: uint8 arrays [..., 3].
-    number: colours of the palette. Images with fewer different ones give those, exactly.
+    num_colours: size of the palette. If the images have no more different colours than that, the
+      palette consists of exactly these.
 
   Returns:
-    The palette, its colours sorted; and the root mean square of what the values of the images
-    differ by from it, of 255.
+    The palette, with sorted colours, and the root mean square difference between the values of
+    the images (0 to 255) and those of the palette.
 
   Raises:
-    ConfigError: for images of a single colour.
+    ConfigError: if the images have a single colour.
   """
+  # A histogram over all 2^24 colours: it holds integers, so that the order of images is lost.
   counts = np.zeros(2**24, np.int64)
   for image in images:
-    packed, found = np.unique(_pack(image.reshape(-1, 3)), return_counts=True)
-    counts[packed] += found
+    packed, occurrences = np.unique(_pack_rgb(image.reshape(-1, 3)), return_counts=True)
+    counts[packed] += occurrences
   packed = np.flatnonzero(counts)
   counts = counts[packed]
   if len(packed) < 2:
-    raise ConfigError(f'data.palette={number}: the training images have a single colour')
-  points = _unpack(packed)
-  centres = points if len(packed) <= number else _centres(points, counts, number)
+    raise ConfigError(
+      f'data.palette={num_colours} needs images with two colours or more, but the training images '
+      'have a single colour; set data.palette=0'
+    )
+  points = _unpack_rgb(packed)
+  centres = points if len(packed) <= num_colours else _kmeans(points, counts, num_colours)
+  # Rounding may merge centres: the palette can be smaller than asked for. `unique` also sorts.
   centres = np.unique(np.rint(centres).astype(np.uint8), axis=0)
   palette = Palette(tuple(map(tuple, centres.tolist())))
   error = np.square(points - centres[_nearest(points, centres)]).mean(-1)
   return palette, float(np.sqrt(np.average(error, weights=counts)))
 
 
-def _centres(
-  points: Float[np.ndarray, 'points 3'], counts: Int[np.ndarray, 'points'], number: int
-) -> Float[np.ndarray, 'number 3']:
-  """Centres of clusters of points, each of which there are so many."""
+def _kmeans(
+  points: Float[np.ndarray, 'points 3'], counts: Int[np.ndarray, 'points'], num_clusters: int
+) -> Float[np.ndarray, 'clusters 3']:
+  """Cluster centres of points, where point i occurs counts[i] times."""
   from sklearn import cluster
   from threadpoolctl import threadpool_limits
 
-  if len(points) > FITTED_PIXELS:
-    places = (np.arange(FITTED_PIXELS) + 0.5) * counts.sum() / FITTED_PIXELS
-    chosen, counts = np.unique(np.searchsorted(np.cumsum(counts), places), return_counts=True)
+  if len(points) > KMEANS_PIXELS:
+    # A systematic sample: KMEANS_PIXELS positions, evenly spaced over all pixels sorted by colour.
+    positions = (np.arange(KMEANS_PIXELS) + 0.5) * counts.sum() / KMEANS_PIXELS
+    chosen, counts = np.unique(np.searchsorted(np.cumsum(counts), positions), return_counts=True)
     points = points[chosen]
-    number = min(number, len(points))
-  with threadpool_limits(1):  # sums in one order, whatever the number of cores
-    means = cluster.KMeans(number, n_init=1, random_state=0)
-    return means.fit(points, sample_weight=counts).cluster_centers_
+    num_clusters = min(num_clusters, len(points))
+  # One thread: sums in another order, on a machine with other cores, could move a colour.
+  with threadpool_limits(1):
+    kmeans = cluster.KMeans(num_clusters, n_init=1, random_state=0)
+    return kmeans.fit(points, sample_weight=counts).cluster_centers_
 
 
 def _nearest(
   points: Float[np.ndarray, 'points 3'],
   centres: Integer[np.ndarray, 'n 3'] | Float[np.ndarray, 'n 3'],
 ) -> Int[np.ndarray, 'points']:
-  """The index of the nearest centre of each point, exact for whole numbers."""
+  """The index of the centre nearest to each point, exact for integers."""
+  # In float64, where squared distances between integers are exact, so that ties are true ties.
   centres = centres.astype(np.float64)
-  found = np.empty(len(points), np.int64)
-  rows = max(1, 2**20 // len(centres))  # at once: tens of megabytes
+  nearest = np.empty(len(points), np.int64)
+  rows = max(1, DISTANCES_AT_ONCE // len(centres))
   for start in range(0, len(points), rows):
     part = points[start : start + rows]
     distance = np.square(part[:, None] - centres).sum(-1)
-    found[start : start + rows] = distance.argmin(-1)
-  return found
+    nearest[start : start + rows] = distance.argmin(-1)  # argmin takes the first of equals
+  return nearest
 
 
-def _pack(pixels: UInt8[np.ndarray, 'pixels 3']) -> Int[np.ndarray, 'pixels']:
-  """Each colour as one number."""
+def _pack_rgb(pixels: UInt8[np.ndarray, 'pixels 3']) -> Int[np.ndarray, 'pixels']:
+  """Each colour as one integer, red · 2^16 + green · 2^8 + blue."""
   return pixels.astype(np.int64) @ np.array([2**16, 2**8, 1])
 
 
-def _unpack(packed: Int[np.ndarray, 'colours']) -> Float[np.ndarray, 'colours 3']:
+def _unpack_rgb(packed: Int[np.ndarray, 'colours']) -> Float[np.ndarray, 'colours 3']:
+  """The inverse of `_pack_rgb`, as floats."""
   return np.stack([packed >> 16, packed >> 8 & 255, packed & 255], -1).astype(np.float64)

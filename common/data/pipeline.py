@@ -1,9 +1,9 @@
-"""From a config's `data` section to batches.
+"""From the `data` section of a config to batches.
 
-The global batch of step n depends on (seed, n, batch size) alone: not on where a run was
+The global batch of step n depends only on (seed, n, batch size): not on where a run was
 interrupted, nor on how many processes share the batch. Step n takes the positions
-[n·B, (n + 1)·B) of an endless sequence in which every epoch is a fresh permutation of the training
-split, so each example comes exactly once per epoch and none is dropped at an epoch's end.
+[n·B, (n + 1)·B) of an endless sequence in which every epoch is a new permutation of the training
+split. So each example occurs exactly once per epoch, and none is dropped at the end of an epoch.
 """
 
 import contextlib
@@ -16,23 +16,24 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import tensorflow_datasets as tfds
 
 from common.config import ConfigError, as_tuple
 from common.data import music, palettes, preparation, tokenizers
 from common.data.builders import base
-from common.data.sources import Disk, Memory, Source
+from common.data.sources import DiskSource, MemorySource, Source
 from common.data.spec import DataSpec, SeriesSpec
 
-IN_MEMORY_BYTES = 2**30  # sets that decode to less are held in memory
-FINGERPRINT_EXAMPLES = 4096  # of a set that is not in memory, evenly spaced
-CHUNKS_AHEAD = 2  # chunks that the background thread prepares before they are asked for
+IN_MEMORY_BYTES = 2**30  # datasets whose decoded examples are smaller are held in memory
+FINGERPRINT_EXAMPLES = 4096  # evenly spaced examples that a fingerprint reads from disk
+CHUNKS_AHEAD = 2  # chunks that the background thread prepares in advance
 
 
 class Data(NamedTuple):
   """A dataset, ready to be read.
 
   Attributes:
-    spec: what a method needs to know of it.
+    spec: the description that models are built from.
     splits: 'train', 'validation' and 'test'.
   """
 
@@ -41,96 +42,115 @@ class Data(NamedTuple):
 
 
 def load(settings: Mapping[str, Any], in_memory: bool | None = None) -> Data:
-  """Opens a dataset, preparing it first where that needs no network.
+  """Opens a dataset; prepares it first if that needs no network.
 
   Args:
     settings: the `data` section of a config (configs/base.py).
-    in_memory: whether to hold splits in memory once they are asked for; None: if they are small.
+    in_memory: whether to hold splits in memory once they are read; None: if they are small.
 
   Raises:
-    ConfigError: for an unknown name, data that is missing, broken or not prepared.
+    ConfigError: for an unknown name, or for data that is missing, broken or not prepared.
   """
   folder = preparation.prepare(settings, network=False)
   builder = preparation.open_prepared(folder)
   info = builder.info
-  shape = info.features['x'].shape
-  examples = {split: info.splits[split].num_examples for split in base.SPLITS}
+  # Before anything is read, because TFDS opens shards only when an example needs them.
+  for split in base.SPLITS:
+    if missing := [path for path in info.splits[split].filepaths if not os.path.exists(path)]:
+      raise ConfigError(f'{missing[0]} is missing; delete {folder} and prepare the dataset again')
   if in_memory is None:
-    size = int(np.prod(shape)) * np.dtype(info.features['x'].np_dtype).itemsize
-    in_memory = sum(examples.values()) * size < IN_MEMORY_BYTES
-  class_names = tuple(info.metadata['class_names'])
-  spec = DataSpec(
-    name=settings['name'],
-    domain=info.metadata.get('domain', 'image'),
-    shape=shape,
-    levels=info.metadata['levels'],
+    x = info.features['x']
+    example_bytes = int(np.prod(x.shape)) * np.dtype(x.np_dtype).itemsize
+    num_examples = sum(info.splits[split].num_examples for split in base.SPLITS)
+    in_memory = num_examples * example_bytes < IN_MEMORY_BYTES
+  disks = {split: DiskSource(builder.as_data_source(split), folder) for split in base.SPLITS}
+  splits = {split: MemorySource(disk) for split, disk in disks.items()} if in_memory else disks
+  return Data(_read_spec(settings['name'], info), splits)
+
+
+def _read_spec(name: str, info: tfds.core.DatasetInfo) -> DataSpec:
+  """The spec of a prepared dataset, from what `Builder.metadata` stored with it."""
+  metadata = info.metadata
+  class_names = tuple(metadata['class_names'])
+  tokenizer, series = metadata.get('tokenizer'), metadata.get('series')
+  pitches, palette = metadata.get('pitches'), metadata.get('palette')
+  return DataSpec(
+    name=name,
+    # Images that were prepared before there were other domains do not name theirs.
+    domain=metadata.get('domain', 'image'),
+    shape=info.features['x'].shape,
+    levels=metadata['levels'],
     num_classes=len(class_names),
     class_names=class_names,
-    num_train=examples['train'],
-    tokenizer=tokenizers.from_json(text) if (text := info.metadata.get('tokenizer')) else None,
-    series=_series(info.metadata.get('series')),
-    pitches=music.Pitches(*found) if (found := info.metadata.get('pitches')) else None,
-    palette=palettes.Palette(as_tuple(found)) if (found := info.metadata.get('palette')) else None,
+    num_train=info.splits['train'].num_examples,
+    tokenizer=tokenizers.from_json(tokenizer) if tokenizer else None,
+    # JSON has no tuples, and a spec has to be hashable.
+    series=SeriesSpec(**series | {'covariates': as_tuple(series['covariates'])})
+    if series
+    else None,
+    pitches=music.Pitches(*pitches) if pitches else None,
+    palette=palettes.Palette(as_tuple(palette)) if palette else None,
   )
-  for split in base.SPLITS:
-    if lost := [path for path in info.splits[split].filepaths if not os.path.exists(path)]:
-      raise ConfigError(f'{lost[0]} is missing; delete {folder} and prepare it again')
-  disks = {split: Disk(builder.as_data_source(split), folder) for split in base.SPLITS}
-  return Data(spec, {k: Memory(disk) for k, disk in disks.items()} if in_memory else disks)
-
-
-def _series(found: Mapping[str, Any] | None) -> SeriesSpec | None:
-  return found and SeriesSpec(**dict(found) | {'covariates': tuple(found['covariates'])})
 
 
 def fingerprint(data: Data) -> str:
-  """A hash of what training sees: that of every example in memory, of a part of a set on disk.
+  """A hash of the data that training and validation see.
 
-  It hangs on contents alone: copied to another machine, the same data has the same.
+  It covers every example of a dataset in memory, and evenly spaced ones of a dataset on disk. It
+  depends only on the contents: a copy on another machine has the same fingerprint.
   """
   spec = data.spec
-  found = hashlib.blake2b(
+  state = hashlib.blake2b(
     repr((spec.shape, spec.levels, spec.class_names)).encode(), digest_size=16
   )
-  for meaning in (spec.pitches, spec.palette):
-    found.update(b'' if meaning is None else repr(meaning).encode())
+  # Runs store fingerprints: neither the order of these updates nor a `repr` may change.
+  for decoder in (spec.pitches, spec.palette):
+    state.update(b'' if decoder is None else repr(decoder).encode())
   for split in ('train', 'validation'):
     source = data.splits[split]
     size = len(source)
-    number = size if isinstance(source, Memory) else min(size, FINGERPRINT_EXAMPLES)
+    number = size if source.in_memory else min(size, FINGERPRINT_EXAMPLES)
     examples = source.gather(np.arange(number) * size // number)
-    found.update(repr((split, size)).encode())
-    for name in sorted(examples):
-      found.update(np.ascontiguousarray(examples[name]))
-  return found.hexdigest()
+    state.update(repr((split, size)).encode())
+    for key in sorted(examples):
+      state.update(np.ascontiguousarray(examples[key]))
+  return state.hexdigest()
 
 
 @functools.lru_cache(maxsize=4)
 def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
-  """The order of an epoch: the ranks of random 64-bit numbers.
+  """The order of an epoch: the ranks of random 64-bit numbers, which are a uniform permutation.
 
-  The stream of Philox is fixed for good, unlike what NumPy's generators make of it. Grain's shuffle
-  is asked index by index, which costs more than a millisecond per batch of 128, and takes
-  seed + epoch for the seed of an epoch, so that runs with seeds 0 and 1 share their orders.
+  Grain's own shuffle takes more than a millisecond per batch of 128, because it is evaluated index
+  by index. It also seeds an epoch with seed + epoch, so runs with seeds 0 and 1 share their orders.
   """
+  # Raw numbers of Philox, keyed by (seed, epoch): the stream of the bit generator is fixed for
+  # good, while the methods of NumPy's generators may change between versions.
   key = np.array([seed % 2**64, epoch], np.uint64)
   words = np.random.Philox(key=key).random_raw(size)
+  # Stable, so that the order is defined even if two numbers are equal.
   return np.argsort(words, kind='stable')
 
 
 def train_indices(seed: int, first: int, last: int, size: int) -> np.ndarray:
-  """The examples at positions [first, last) of the endless training sequence: int64 indices."""
-  pieces = []
+  """Indices of the examples at positions [first, last) of the endless training sequence, int64.
+
+  Args:
+    seed: chooses the order of the examples.
+    first, last: the range of positions, which may span several epochs.
+    size: number of training examples.
+  """
+  parts = []
   while first < last:
     epoch, start = divmod(first, size)
-    piece = _permutation(seed, epoch, size)[start : start + last - first]
-    pieces.append(piece)
-    first += len(piece)
-  return np.concatenate(pieces)
+    part = _permutation(seed, epoch, size)[start : start + last - first]
+    parts.append(part)
+    first += len(part)
+  return np.concatenate(parts)
 
 
 def train_batch(data: Data, seed: int, step: int, batch_size: int) -> dict[str, np.ndarray]:
-  """The global batch of one step: 'x' [batch, *shape]; 'label', int32 [batch]."""
+  """The global batch of one step: 'x' [batch_size, *shape] and 'label', int32 [batch_size]."""
   indices = train_indices(seed, step * batch_size, (step + 1) * batch_size, data.spec.num_train)
   return data.splits['train'].gather(indices)
 
@@ -144,85 +164,102 @@ def train_batches(
   process_index: int = 0,
   process_count: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
-  """Stacked training batches, prepared by a background thread.
+  """Stacked training batches, prepared in advance by a background thread.
 
   Args:
     data: the dataset.
     seed: chooses the order of the examples.
-    batch_size: of the global batch.
-    chunks: (first step, number of steps) of each item. Read ahead of what is yielded.
+    batch_size: size of the global batch.
+    chunks: (first step, number of steps) of each item. Read ahead of the items that are yielded.
     process_index: which contiguous part of each global batch to yield.
-    process_count: of how many.
+    process_count: number of parts.
 
   Yields:
-    {'x': [steps, batch_size / process_count, *shape], 'label': int32 [steps, ...]}; no label
-    where the data has no classes.
+    {'x': [steps, batch_size / process_count, *shape], 'label': int32 [steps, ...]}; without
+    'label' if the data has no classes.
 
   Raises:
-    ConfigError: where the processes do not divide the batch.
+    ConfigError: if the batch cannot be divided among the processes.
   """
   if batch_size % process_count:
     raise ConfigError(
-      f'data.batch_size={batch_size} is no multiple of the {process_count} processes'
+      f'data.batch_size must be a multiple of the {process_count} processes, got {batch_size}'
     )
-  source, size = data.splits['train'], data.spec.num_train
-  local = slice(*(batch_size // process_count * (process_index + i) for i in (0, 1)))
-
-  def chunk(first: int, steps: int) -> dict[str, np.ndarray]:
-    indices = train_indices(seed, first * batch_size, (first + steps) * batch_size, size)
-    indices = indices.reshape(steps, batch_size)[:, local]
-    flat = source.gather(indices.reshape(-1))
-    return {key: array.reshape(*indices.shape, *array.shape[1:]) for key, array in flat.items()}
-
-  return _ahead(chunk(first, steps) for first, steps in chunks)
+  part = batch_size // process_count
+  local = slice(part * process_index, part * (process_index + 1))
+  # A generator: each chunk is read in the background thread.
+  items = (_train_chunk(data, seed, batch_size, local, chunk) for chunk in chunks)
+  return _prefetch(items)
 
 
-def _ahead(items: Iterator[Any]) -> Iterator[Any]:
-  """Yields `items`, made by a thread that keeps a few ahead and ends with its consumer."""
-  ready = queue.Queue(CHUNKS_AHEAD)
-  stop = threading.Event()
+def _train_chunk(
+  data: Data, seed: int, batch_size: int, local: slice, chunk: tuple[int, int]
+) -> dict[str, np.ndarray]:
+  """The local parts of consecutive global batches, [steps, local batch, ...]."""
+  first, steps = chunk
+  start, stop = first * batch_size, (first + steps) * batch_size
+  indices = train_indices(seed, start, stop, data.spec.num_train)
+  # Every process computes the global indices and keeps its part, so that the global batch does not
+  # depend on the number of processes.
+  indices = indices.reshape(steps, batch_size)[:, local]
+  flat = data.splits['train'].gather(indices.reshape(-1))
+  return {key: array.reshape(*indices.shape, *array.shape[1:]) for key, array in flat.items()}
 
-  def put(kind: str, value: Any):
-    while not stop.is_set():
-      with contextlib.suppress(queue.Full):
-        ready.put((kind, value), timeout=0.1)
+
+class _Message(NamedTuple):
+  """What the background thread passes on: an item, the end of the items, or an exception."""
+
+  item: Any = None
+  end: bool = False
+  error: BaseException | None = None
+
+
+def _prefetch(items: Iterator[Any]) -> Iterator[Any]:
+  """Yields `items`, which a background thread computes; it ends when its consumer does."""
+  messages, stop = queue.Queue(CHUNKS_AHEAD), threading.Event()
+  thread = threading.Thread(
+    target=_produce, args=(items, messages, stop), name='train_batches', daemon=True
+  )
+  thread.start()
+  try:
+    while not (message := messages.get()).end:
+      if message.error is not None:
+        raise message.error
+      yield message.item
+  finally:
+    # Also reached when the consumer closes the generator early.
+    stop.set()
+    thread.join()
+
+
+def _produce(items: Iterator[Any], messages: queue.Queue, stop: threading.Event) -> None:
+  """The background thread: puts items into the queue until they end or `stop` is set."""
+  try:
+    for item in items:
+      _put(messages, _Message(item), stop)
+      if stop.is_set():
         return
+    _put(messages, _Message(end=True), stop)
+  except BaseException as error:  # of any kind: it is raised again in the consumer's thread
+    _put(messages, _Message(error=error), stop)
 
-  def work():
-    try:
-      for item in items:
-        put('item', item)
-        if stop.is_set():
-          return
-      put('end', None)
-    except BaseException as error:  # whatever it is, the consumer is to see it
-      put('error', error)
 
-  def consume():
-    thread = threading.Thread(target=work, name='train_batches', daemon=True)
-    thread.start()
-    try:
-      while True:
-        kind, value = ready.get()
-        if kind == 'error':
-          raise value
-        if kind == 'end':
-          return
-        yield value
-    finally:
-      stop.set()
-      thread.join()
-
-  return consume()
+def _put(messages: queue.Queue, message: _Message, stop: threading.Event) -> None:
+  """Waits for a free place in the queue, but not longer than the consumer lives."""
+  while not stop.is_set():
+    with contextlib.suppress(queue.Full):
+      messages.put(message, timeout=0.1)
+      return
 
 
 def evaluation_batches(source: Source, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
   """Every example once, in order.
 
   Yields:
-    {'x': [batch_size, *shape], 'label': int32 [batch_size], 'weight': float32 [batch_size]}:
-    the last batch is filled up with copies of the last example, of weight 0.
+    {'x': [batch_size, *shape], 'label': int32 [batch_size], 'weight': float32 [batch_size]}. The
+    last batch is padded with copies of the last example, which have weight 0.
   """
+  # All batches have the same shape, so that the evaluation is compiled once.
   for start in range(0, len(source), batch_size):
     positions = np.arange(start, start + batch_size)
     batch = source.gather(np.minimum(positions, len(source) - 1))

@@ -1,8 +1,9 @@
-"""Prepared datasets: where they stand, whether they are whole, and how they get there.
+"""Prepared datasets: where they are stored, and how they are prepared safely.
 
-A dataset stands under DIR/twofold/[VARIANT/]NAME/VERSION, as TFDS writes it. It is written beside
-that folder and renamed once it is complete, so a process that is killed leaves nothing that could
-be taken for a finished dataset, and of two processes that prepare the same one the first wins.
+A dataset is stored as DIR/twofold/[VARIANT/]NAME/VERSION, in TFDS's format. TFDS writes it into a
+temporary folder next to this one, which is renamed once it is complete. A process that is killed
+therefore leaves nothing that looks like a finished dataset, and if two processes prepare the same
+dataset, the first to finish wins.
 """
 
 import contextlib
@@ -10,7 +11,7 @@ import os
 import pathlib
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -22,57 +23,64 @@ from common.data.builders import BUILDERS, base
 
 
 def location(settings: Mapping[str, Any]) -> pathlib.Path:
-  """The folder of the prepared dataset that these settings ask for, there or not.
+  """The folder of the prepared dataset for these settings, whether it exists or not.
 
-  Custom data is named by its contents, so a changed folder or file is another dataset.
+  For the user's own data its name contains a hash, so a changed folder or file counts as a new
+  dataset.
 
   Raises:
-    ConfigError: for an unknown name, custom data that cannot be read, or a palette of what are no
-      images.
+    ConfigError: for an unknown name, for source files that cannot be listed or read, or for a
+      palette where the data are not images.
   """
   builder = config_lib.pick(BUILDERS, settings['name'], 'data.name')
-  variant, colours = builder.variant(settings), settings.get('palette', 0)
-  palettes.check(colours)
-  if colours:
-    if not issubclass(builder, base.ImageBuilder):
-      raise config_lib.ConfigError(f'data.palette={colours}: {builder.name} holds no images')
-    variant = f'{variant}{"-" if variant else ""}palette{colours}'
+  variant, num_colours = builder.variant(settings), settings.get('palette', 0)
+  palettes.check_num_colours(num_colours)
+  if num_colours:
+    if not builder.supports_palette:
+      raise config_lib.ConfigError(
+        f'data.palette={num_colours} is for images, and {builder.name} holds none; set '
+        'data.palette=0'
+      )
+    variant = f'{variant}{"-" if variant else ""}palette{num_colours}'
   root = base.data_dir(settings) / 'twofold' / variant
   return root / builder.name / str(builder.VERSION)
 
 
 def is_prepared(folder: pathlib.Path) -> bool:
-  """Whether a complete dataset stands in this folder."""
+  """Whether this folder holds a complete dataset."""
   return all((folder / name).is_file() for name in ('dataset_info.json', 'features.json'))
 
 
 def prepare(settings: Mapping[str, Any], network: bool) -> pathlib.Path:
-  """Prepares a dataset, unless it is.
+  """Prepares a dataset, unless that has been done.
 
   Args:
     settings: the `data` section of a config.
-    network: whether raw files that are missing here may be fetched.
+    network: whether missing raw files may be downloaded.
 
   Returns:
     The folder of the prepared dataset.
 
   Raises:
-    ConfigError: where raw data is missing or broken, or the folder cannot be written.
+    ConfigError: if raw data is missing or broken, or the folder cannot be written.
   """
   folder = location(settings)
   if is_prepared(folder):
     return folder
   builder_class = BUILDERS[settings['name']]
   try:
-    # Left by something else: TFDS would take it for finished. Asked in this order, so that what
-    # another process puts there meanwhile, which is complete, is never taken for such a thing.
+    # An incomplete folder, which TFDS would take for a finished dataset. The order of the two
+    # questions matters: if another process finishes between them, its folder is complete by the
+    # time of the second, and is not removed.
     if folder.exists() and not is_prepared(folder):
       shutil.rmtree(folder)
+    # TFDS appends NAME/VERSION to `data_dir`.
     builder = builder_class(settings, network, data_dir=folder.parents[1])
     with _quiet():
       builder.download_and_prepare()
   except OSError as error:
-    if not is_prepared(folder):  # else another process was faster
+    # Renaming fails if another process was faster; then its dataset is used.
+    if not is_prepared(folder):
       raise config_lib.ConfigError(
         f'cannot prepare {settings["name"]} in {folder}: {error}'
       ) from error
@@ -80,18 +88,19 @@ def prepare(settings: Mapping[str, Any], network: bool) -> pathlib.Path:
 
 
 def open_prepared(folder: pathlib.Path) -> tfds.core.DatasetBuilder:
-  """The dataset that stands in a folder."""
+  """Opens the dataset in a folder."""
   with _quiet():
     return tfds.builder_from_directory(folder)
 
 
 @contextlib.contextmanager
-def _quiet():
-  """TFDS prints and logs every step it takes; its progress bars are for a terminal only."""
+def _quiet() -> Iterator[None]:
+  """Silences TFDS, which prints and logs every step; progress bars appear in a terminal only."""
   tfds.display_progress_bar(enable=sys.stderr.isatty())
   verbosity = logging.get_verbosity()
   logging.set_verbosity(min(verbosity, logging.WARNING))
   try:
+    # TFDS prints to stdout, which belongs to the command's own output.
     with open(os.devnull, 'w') as sink, contextlib.redirect_stdout(sink):
       yield
   finally:

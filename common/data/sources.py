@@ -1,44 +1,56 @@
-"""Examples by index: from memory for small sets, from disk with threads for large ones."""
+"""Sources: the examples of one split, read by index.
 
-import contextlib
+A small split is decoded once and kept in memory. A large one stays on disk and is read by Grain's
+threads. Both return the same examples.
+"""
+
+import abc
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 
 from common.config import ConfigError
 
 READ_THREADS = 16
-READ_TOGETHER = 64  # records that a thread reads at once: six times as fast as one by one
+RECORDS_PER_READ = 64  # of one thread; reading 64 at a time is six times as fast as one by one
 
 
-@runtime_checkable
-class Source(Protocol):
-  """A split: examples by index."""
+class Source(abc.ABC):
+  """The examples of one split, by index.
 
-  def __len__(self) -> int: ...
+  Attributes:
+    in_memory: whether all examples are held in memory once the first has been read.
+  """
 
+  in_memory: ClassVar[bool] = False
+
+  @abc.abstractmethod
+  def __len__(self) -> int:
+    """Number of examples."""
+
+  @abc.abstractmethod
   def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-    """{'x': [n, *shape], 'label': int32 [n]} of these examples, in this order.
+    """The examples at `indices`, in that order.
 
-    No label where the data has no classes.
+    Returns:
+      {'x': [n, *shape], 'label': int32 [n]}; without 'label' if the data has no classes.
 
     Raises:
-      ConfigError: where the files are damaged.
+      ConfigError: if the files of the dataset are damaged.
     """
-    ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Disk:
+class DiskSource(Source):
   """A split on disk: a TFDS data source, read by index with Grain's threads.
 
   Attributes:
-    records: what `as_data_source` of a TFDS builder gives: examples decoded one by one.
-    folder: where they are, for messages.
+    records: the result of `as_data_source` of a TFDS builder; it decodes examples one by one.
+    folder: the folder of the prepared dataset, for messages.
   """
 
   records: Any
@@ -48,35 +60,35 @@ class Disk:
     return len(self.records)
 
   def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-    import grain  # here: a command without records on disk starts without it
+    # Imported here, so that a command which reads nothing from disk starts without Grain.
+    import grain
 
     blocks = [
-      indices[i : i + READ_TOGETHER].tolist() for i in range(0, len(indices), READ_TOGETHER)
+      indices[i : i + RECORDS_PER_READ].tolist() for i in range(0, len(indices), RECORDS_PER_READ)
     ]
-    wanted = grain.MapDataset.source(blocks).map(self.records.__getitems__)
+    # Threads read blocks in parallel, but Grain returns the blocks in the order of `indices`.
+    dataset = grain.MapDataset.source(blocks).map(self.records.__getitems__)
     options = grain.ReadOptions(num_threads=READ_THREADS, prefetch_buffer_size=READ_THREADS)
-    with self._damage_named():
-      return _stack([example for block in wanted.to_iter_dataset(options) for example in block])
-
-  @contextlib.contextmanager
-  def _damage_named(self) -> Iterator[None]:
     try:
-      yield
-    except Exception as error:  # ArrayRecord has no type of its own for a damaged file
+      return _stack([example for block in dataset.to_iter_dataset(options) for example in block])
+    # ArrayRecord checks a hash of each chunk, but has no exception type of its own for a mismatch.
+    except Exception as error:
       raise ConfigError(
-        f'{self.folder} is damaged; delete and prepare it again: {error}'
+        f'{self.folder} is damaged; delete it and prepare the dataset again: {error}'
       ) from error
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Memory:
-  """A split in memory, decoded when it is first asked for."""
+class MemorySource(Source):
+  """A split in memory: it is read from disk as a whole when the first example is needed."""
 
-  disk: Disk
+  disk: DiskSource
+
+  in_memory = True
 
   @functools.cached_property
   def arrays(self) -> dict[str, np.ndarray]:
-    """'x', [n, *shape], and, where there are classes, 'label', int32 [n]."""
+    """All examples: 'x' [n, *shape] and, if the data has classes, 'label' int32 [n]."""
     return self.disk.gather(np.arange(len(self.disk)))
 
   def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""What a method needs to know of the data it models."""
+"""The description of a dataset that models, training and evaluation are built from."""
 
 import dataclasses
 
@@ -12,20 +12,20 @@ from common.data.tokenizers import Tokenizer
 
 
 def token_dtype(levels: int) -> np.dtype:
-  """The smallest type for integers in [0, levels)."""
-  kinds = (np.uint8, np.uint16, np.int32)
-  return np.dtype(next(kind for kind in kinds if levels - 1 <= np.iinfo(kind).max))
+  """The smallest of uint8, uint16 and int32 that holds the integers in [0, levels)."""
+  dtypes = (np.uint8, np.uint16, np.int32)
+  return np.dtype(next(dtype for dtype in dtypes if levels - 1 <= np.iinfo(dtype).max))
 
 
 @dataclasses.dataclass(frozen=True)
 class SeriesSpec:
-  """What there is to know of windows of time series beside their shape.
+  """Describes windows of time series, beyond their shape.
 
   Attributes:
-    horizon: the last so many values of a window are what is forecast.
-    season: steps after which a series tends to repeat; 1: none is known.
-    counts: whether all values are whole numbers from 0.
-    covariates: names of the columns that stand beside the value.
+    horizon: number of values at the end of a window that are to be forecast.
+    season: number of steps after which a series tends to repeat; 1 if no season is known.
+    counts: whether all values are whole numbers from 0 on.
+    covariates: names of the columns next to the value.
   """
 
   horizon: int
@@ -36,24 +36,28 @@ class SeriesSpec:
 
 @dataclasses.dataclass(frozen=True)
 class DataSpec:
-  """Describes one example of a dataset; enough to build a model and compile a training step.
+  """Describes one example of a dataset: enough to build a model and to compile a training step.
 
   Attributes:
-    name: the dataset's name.
-    domain: 'image' for uint8 arrays [height, width, channels]; 'text' for windows of token ids
-      [context + 1], the first of which is only given (common/data/builders/text.py); 'music' for
-      windows of frames [context + 1, voices], likewise (common/data/builders/chorales.py); 'series'
-      for windows of time series, float32 [context + horizon, 1 + covariates]: the value, then what
-      is known of its time in advance (common/data/builders/series.py). A class is a series there.
+    name: name of the dataset.
+    domain: the kind of data, which decides the layout of an example:
+      'image': [height, width, channels], integers.
+      'text': a window of token ids [context + 1]. The first token is given, never predicted
+        (common/data/builders/text.py).
+      'music': a window of frames [context + 1, voices]. The first frame is given
+        (common/data/builders/chorales.py).
+      'series': a window of a time series, float32 [context + horizon, 1 + covariates]: the value,
+        then the covariates, which are known in advance. The class of a window is the series that
+        it comes from (common/data/builders/series.py).
     shape: shape of one example.
-    levels: an example's values are integers in [0, levels); 0: they are numbers, float32.
-    num_classes: 0 where the data has no labels.
+    levels: the values of an example are integers in [0, levels); 0 means float32 numbers.
+    num_classes: number of classes; 0 if the data has no labels.
     class_names: names of the classes, in the order of the labels.
-    num_train: examples in the training split: the length of an epoch.
-    tokenizer: of a text.
-    series: of windows of time series.
-    pitches: of music: what its values stand for.
-    palette: of images that are indices of colours, in a single channel.
+    num_train: number of training examples, which is the length of an epoch.
+    tokenizer: the tokenizer of a text.
+    series: the description of windows of time series.
+    pitches: for music, the notes that the values stand for.
+    palette: for images of one channel that holds indices, the colours that they stand for.
   """
 
   name: str
@@ -70,16 +74,16 @@ class DataSpec:
 
   @property
   def num_dims(self) -> int:
-    """Dimensions of one example: what bits/dim are per."""
+    """Number of values in one example, by which bits/dim are divided."""
     return int(np.prod(self.shape))
 
   @property
   def dtype(self) -> np.dtype:
-    """Type of an example's values."""
+    """Type of the values of an example."""
     return token_dtype(self.levels) if self.levels else np.dtype(np.float32)
 
   def batch_struct(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shapes and types of a batch, without its values."""
+    """Shapes and types of a batch, without values, as `jax.eval_shape` takes them."""
     struct = {'x': jax.ShapeDtypeStruct((batch_size, *self.shape), self.dtype)}
     if self.num_classes:
       struct['label'] = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
@@ -87,10 +91,12 @@ class DataSpec:
 
 
 def to_unit(x: jax.Array, levels: int) -> jax.Array:
-  """Integers in [0, levels) to floats in [-1, 1]."""
+  """Maps integers in [0, levels) to float32 in [-1, 1]: x · 2 / (levels - 1) - 1."""
+  # A product with 2 / (levels - 1): dividing by (levels - 1) / 2 would round differently.
   return x.astype(jnp.float32) * (2.0 / (levels - 1)) - 1.0
 
 
 def from_unit(x: jax.Array, levels: int) -> jax.Array:
-  """Floats to the nearest integers in [0, levels), as uint8: the inverse of `to_unit`."""
+  """Maps floats to the nearest integers in [0, levels), as uint8: the inverse of `to_unit`."""
+  # Clipped before rounding: samples of a diffusion model may lie slightly outside [-1, 1].
   return jnp.round((jnp.clip(x, -1.0, 1.0) + 1.0) * ((levels - 1) / 2.0)).astype(jnp.uint8)

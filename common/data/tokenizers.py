@@ -1,25 +1,22 @@
-"""Tokenizers: text as whole numbers in [0, vocabulary), and back.
+"""Tokenizers: from text to integers in [0, vocabulary) and back.
 
   bytes        the 256 bytes of UTF-8
-  characters   one token for each character that the text has
-  gpt2         byte-level BPE from files that are given: GPT-2's own (Radford et al. 2019), or any
+  characters   one token for each character that occurs in the text
+  gpt2         byte-level BPE from given files: those of GPT-2 (Radford et al. 2019), or any
                `tokenizer.json`
   bpe          byte-level BPE, trained on the text (Sennrich et al. 2016)
 
-A tokenizer is a frozen dataclass with
-  vocabulary: how many tokens there are;
-  separator: the token that stands between documents, or None;
-  encode(text) -> token ids; decode(ids) -> text, exact for what `encode` gave.
-It goes to JSON and back (`to_json`, `from_json`): prepared data and runs keep it beside them.
-The two of byte pairs need the `tokenizers` library, which comes with the extra `text`.
+Tokenizers are saved as JSON (`to_json`, `from_json`) next to prepared data and in the folder of a
+run. BPE needs the `tokenizers` library, which the extra `text` installs.
 """
 
+import abc
 import dataclasses
 import functools
 import json
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Integer
@@ -27,34 +24,63 @@ from jaxtyping import Integer
 from common.config import ConfigError, pick
 
 Tokens = Integer[np.ndarray, 'length'] | Sequence[int]
-SEPARATOR = '\0'  # between documents; no text has it
-END = '<|endoftext|>'  # the same, in GPT-2's vocabulary and in those trained here
-FILES = (('vocab.json', 'merges.txt'), ('encoder.json', 'vocab.bpe'))  # names GPT-2's go by
+SEPARATOR = '\0'  # stands between documents; the builder refuses texts that contain it
+END_OF_TEXT = '<|endoftext|>'  # the separator of GPT-2's vocabulary and of those trained here
+# Names of GPT-2's two files: those that transformers uses, and those that OpenAI published.
+GPT2_FILES = (('vocab.json', 'merges.txt'), ('encoder.json', 'vocab.bpe'))
+MIN_BPE_VOCABULARY = 257  # 256 bytes and the separator
+
+
+class Tokenizer(abc.ABC):
+  """Turns text into token ids and back. Subclasses are frozen dataclasses.
+
+  Attributes:
+    kind: the name of the subclass in JSON.
+    vocabulary: number of tokens.
+    separator: the token that stands between documents; None if there is none.
+  """
+
+  kind: ClassVar[str]
+  vocabulary: int
+  separator: int | None = None
+
+  @abc.abstractmethod
+  def encode(self, text: str) -> Integer[np.ndarray, 'length']:
+    """The token ids of a text."""
+
+  @abc.abstractmethod
+  def decode(self, tokens: Tokens) -> str:
+    """The text of token ids: for the output of `encode`, exactly its input."""
+
+  @property
+  def start_token(self) -> int:
+    """The token that precedes a text sampled without a prompt: the separator or a line break."""
+    return int(self.encode('\n')[0]) if self.separator is None else self.separator
 
 
 @dataclasses.dataclass(frozen=True)
-class Bytes:
-  """The bytes of UTF-8; NUL, which no text has, separates documents."""
+class Bytes(Tokenizer):
+  """The bytes of UTF-8. NUL, which does not occur in text, separates documents."""
 
   kind = 'bytes'
   vocabulary = 256
   separator = 0
 
   def encode(self, text: str) -> np.ndarray:
-    """Token ids of a text."""
     return np.frombuffer(text.encode(), np.uint8)
 
   def decode(self, tokens: Tokens) -> str:
-    """The text of token ids; bytes that are no UTF-8 become '\N{REPLACEMENT CHARACTER}'."""
+    """The text of token ids; invalid UTF-8 becomes '\N{REPLACEMENT CHARACTER}'."""
+    # A sample may stop in the middle of a character, so invalid UTF-8 is no error.
     return bytes(np.asarray(tokens, np.uint8)).decode(errors='replace')
 
 
 @dataclasses.dataclass(frozen=True)
-class Characters:
-  """A token for each character.
+class Characters(Tokenizer):
+  """One token for each character.
 
   Attributes:
-    characters: those that there are, in the order of their ids.
+    characters: the known characters, in the order of their ids.
   """
 
   characters: str
@@ -67,32 +93,36 @@ class Characters:
 
   @functools.cached_property
   def ids(self) -> dict[str, int]:
-    """Token ids by character."""
+    """The token id of each character."""
     return {character: i for i, character in enumerate(self.characters)}
 
   @property
   def separator(self) -> int | None:
     return self.ids.get(SEPARATOR)
 
+  @property
+  def start_token(self) -> int:
+    # A text of one line has no line break: then any token serves, and the first is taken.
+    return self.ids.get('\n', 0) if self.separator is None else self.separator
+
   def encode(self, text: str) -> np.ndarray:
-    """Token ids of a text. Raises ConfigError for a character outside the vocabulary."""
+    """The token ids of a text. Raises ConfigError for a character outside the vocabulary."""
     try:
       return np.array([self.ids[character] for character in text], np.int32)
     except KeyError as error:
       known = ''.join(c for c in self.characters if c != SEPARATOR)
       raise ConfigError(
-        f'character {error.args[0]!r} is not among the {self.vocabulary} that this vocabulary '
-        f'has: {known!r}'
+        f'character {error.args[0]!r} is not in the vocabulary of {self.vocabulary} characters: '
+        f'{known!r}'
       ) from None
 
   def decode(self, tokens: Tokens) -> str:
-    """The text of token ids."""
     return ''.join(self.characters[i] for i in np.asarray(tokens).tolist())
 
 
 @dataclasses.dataclass(frozen=True)
-class BytePairs:
-  """Byte-level BPE by the `tokenizers` library.
+class BytePairs(Tokenizer):
+  """Byte-level BPE, computed by the `tokenizers` library.
 
   Attributes:
     serialized: the library's own JSON (`tokenizer.json`).
@@ -109,8 +139,10 @@ class BytePairs:
       return _library().Tokenizer.from_str(self.serialized)
     except ConfigError:
       raise
-    except Exception as error:  # the library raises nothing more exact
-      raise ConfigError(f'this is no tokenizer.json: {error}') from error
+    except Exception as error:  # the library raises no more specific type
+      raise ConfigError(
+        f'cannot read the contents as a tokenizer.json of the `tokenizers` library: {error}'
+      ) from error
 
   @functools.cached_property
   def vocabulary(self) -> int:
@@ -118,38 +150,44 @@ class BytePairs:
 
   @functools.cached_property
   def separator(self) -> int | None:
-    return self.library.token_to_id(END)
+    return self.library.token_to_id(END_OF_TEXT)
 
   def encode(self, text: str) -> np.ndarray:
-    """Token ids of a text."""
+    # No special tokens: windows are cut from one stream, whose only separators the builder adds.
     return np.array(self.library.encode(text, add_special_tokens=False).ids, np.int32)
 
   def decode(self, tokens: Tokens) -> str:
-    """The text of token ids."""
     return self.library.decode(np.asarray(tokens).tolist(), skip_special_tokens=False)
 
 
-Tokenizer = Bytes | Characters | BytePairs
+KINDS = {tokenizer.kind: tokenizer for tokenizer in (Bytes, Characters, BytePairs)}
 
 
 def _library():
   try:
-    import tokenizers  # an extra: bytes and characters do without
+    # An optional dependency, which bytes and characters do not need.
+    import tokenizers
   except ImportError:
     raise ConfigError(
-      "byte pairs need the `tokenizers` library: pip install 'twofold[text]'"
+      "BPE needs the `tokenizers` library; install it with: pip install 'twofold[text]'"
     ) from None
   return tokenizers
 
 
+def _bytes(texts: Sequence[str], settings: Mapping) -> Bytes:
+  del texts, settings
+  return Bytes()
+
+
 def _characters(texts: Sequence[str], settings: Mapping) -> Characters:
   del settings
+  # Sorted, so that ids do not depend on the order of the documents; NUL sorts to id 0.
   separator = {SEPARATOR} if len(texts) > 1 else set()
   return Characters(''.join(sorted(separator.union(*texts))))
 
 
-def _from_files(texts: Sequence[str], settings: Mapping) -> BytePairs:
-  """GPT-2's two files, under either of the names they go by, or one `tokenizer.json`."""
+def _load_byte_pairs(texts: Sequence[str], settings: Mapping) -> BytePairs:
+  """Reads `tokenizer.json`, or else GPT-2's two files under either of their names."""
   del texts
   if not settings.get('tokenizer_files'):
     raise ConfigError(
@@ -159,109 +197,104 @@ def _from_files(texts: Sequence[str], settings: Mapping) -> BytePairs:
   folder = pathlib.Path(settings['tokenizer_files']).expanduser()
   if (folder / 'tokenizer.json').is_file():
     return BytePairs((folder / 'tokenizer.json').read_text(encoding='utf-8'))
-  for vocabulary, merges in ((folder / a, folder / b) for a, b in FILES):
+  for vocabulary, merges in ((folder / a, folder / b) for a, b in GPT2_FILES):
     if vocabulary.is_file() and merges.is_file():
       break
   else:
-    names = ' or '.join(' and '.join(pair) for pair in FILES)
+    names = ', or '.join(' and '.join(pair) for pair in GPT2_FILES)
     raise ConfigError(
-      f'data.tokenizer_files={str(folder)!r} has neither {names} nor tokenizer.json'
+      f'data.tokenizer_files must be a folder with tokenizer.json, or {names}; got {str(folder)!r}'
     )
   try:
-    made = _byte_level(_library().models.BPE.from_file(str(vocabulary), str(merges)))
+    tokenizer = _byte_level(_library().models.BPE.from_file(str(vocabulary), str(merges)))
   except ConfigError:
     raise
-  except Exception as error:  # the library raises nothing more exact
-    raise ConfigError(f'{vocabulary} and {merges} are no byte pairs: {error}') from error
-  if made.token_to_id(END) is not None:
-    made.add_special_tokens([END])
-  return BytePairs(made.to_str())
+  except Exception as error:  # the library raises no more specific type
+    raise ConfigError(f'cannot read {vocabulary} and {merges} as BPE files: {error}') from error
+  # As in GPT-2's own tokenizer, the separator spelled out in a text is one token.
+  if tokenizer.token_to_id(END_OF_TEXT) is not None:
+    tokenizer.add_special_tokens([END_OF_TEXT])
+  return BytePairs(tokenizer.to_str())
 
 
-def _trained(texts: Sequence[str], settings: Mapping) -> BytePairs:
+def _train_byte_pairs(texts: Sequence[str], settings: Mapping) -> BytePairs:
   size = settings.get('vocabulary', 1024)
-  if size < 257:
-    raise ConfigError(f'data.vocabulary={size}: byte pairs begin with 257 tokens; ask for more')
+  if size < MIN_BPE_VOCABULARY:
+    raise ConfigError(
+      f'data.vocabulary must be at least {MIN_BPE_VOCABULARY} for BPE (256 bytes and a separator), '
+      f'got {size}'
+    )
   library = _library()
-  made = _byte_level(library.models.BPE())
+  tokenizer = _byte_level(library.models.BPE())
+  # All 256 bytes are tokens from the start, so any text can be encoded.
   alphabet = library.pre_tokenizers.ByteLevel.alphabet()
   trainer = library.trainers.BpeTrainer(
-    vocab_size=size, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
+    vocab_size=size, special_tokens=[END_OF_TEXT], initial_alphabet=alphabet, show_progress=False
   )
-  made.train_from_iterator(texts, trainer)
-  return BytePairs(made.to_str())
+  tokenizer.train_from_iterator(texts, trainer)
+  return BytePairs(tokenizer.to_str())
 
 
 def _byte_level(model):
-  """Splits as GPT-2 does, with no space put before a text."""
+  """A tokenizer that splits text as GPT-2 does, without a space added in front."""
   library = _library()
-  made = library.Tokenizer(model)
-  made.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
-  made.decoder = library.decoders.ByteLevel()
-  return made
+  tokenizer = library.Tokenizer(model)
+  tokenizer.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
+  tokenizer.decoder = library.decoders.ByteLevel()
+  return tokenizer
 
 
 TOKENIZERS: Mapping[str, Callable[[Sequence[str], Mapping], Tokenizer]] = {
-  'bytes': lambda texts, settings: Bytes(),
+  'bytes': _bytes,
   'characters': _characters,
-  'gpt2': _from_files,
-  'bpe': _trained,
+  'gpt2': _load_byte_pairs,
+  'bpe': _train_byte_pairs,
 }
 
 
 def build_tokenizer(settings: Mapping[str, Any], texts: Sequence[str]) -> Tokenizer:
-  """The tokenizer that a config's `data.tokenizer` names.
+  """The tokenizer that `data.tokenizer` of a config names.
 
   Args:
     settings: the `data` section: tokenizer, and vocabulary or tokenizer_files.
-    texts: the documents, which some vocabularies are made from.
+    texts: the documents, from which 'characters' and 'bpe' make their vocabulary.
 
   Raises:
-    ConfigError: for an unknown name, files that are missing or broken, a vocabulary too small.
+    ConfigError: for an unknown name, missing or broken files, or a vocabulary that is too small.
   """
-  make = pick(TOKENIZERS, settings.get('tokenizer', 'characters'), 'data.tokenizer')
-  return make(texts, settings)
+  build = pick(TOKENIZERS, settings.get('tokenizer', 'characters'), 'data.tokenizer')
+  return build(texts, settings)
 
 
 def to_json(tokenizer: Tokenizer) -> str:
-  """A tokenizer as text."""
+  """A tokenizer as JSON: its kind and the fields of its dataclass."""
   return json.dumps({'kind': tokenizer.kind} | dataclasses.asdict(tokenizer))
 
 
 def from_json(text: str) -> Tokenizer:
   """The tokenizer that `to_json` wrote."""
-  settings = json.loads(text)
-  kinds = {kind.kind: kind for kind in (Bytes, Characters, BytePairs)}
-  return pick(kinds, settings.pop('kind'), 'kind of tokenizer')(**settings)
+  fields = json.loads(text)
+  return pick(KINDS, fields.pop('kind'), 'kind of tokenizer')(**fields)
 
 
-def opening(tokenizer: Tokenizer) -> int:
-  """The token that a text without a prompt begins behind: a separator, else a new line."""
-  if tokenizer.separator is not None:
-    return tokenizer.separator
-  if isinstance(tokenizer, Characters):
-    return tokenizer.ids.get('\n', 0)
-  return int(tokenizer.encode('\n')[0])
-
-
-def prompt_tokens(tokenizer: Tokenizer, prompt: str, context: int) -> np.ndarray:
-  """Token ids of a prompt, [1..context].
+def prompt_tokens(tokenizer: Tokenizer, prompt: str, context: int) -> Integer[np.ndarray, 'length']:
+  """The token ids of a prompt, int32, between 1 and context - 1 of them.
 
   Args:
-    tokenizer: of the model.
+    tokenizer: the tokenizer of the model.
     prompt: a text.
-    context: tokens that there is room for, at least one of them to be drawn.
+    context: number of tokens that the model handles, at least one of which is to be sampled.
 
   Raises:
-    ConfigError: for an empty prompt, a character outside the vocabulary, or a prompt that is
-      longer than the context.
+    ConfigError: for an empty prompt, a character outside the vocabulary, or a prompt that leaves
+      no room for another token.
   """
   if not prompt:
-    raise ConfigError('the prompt is empty; give a text, or leave it out')
+    raise ConfigError('the prompt is empty; write a text, or leave --prompt out')
   tokens = tokenizer.encode(prompt)
   if len(tokens) >= context:
     raise ConfigError(
-      f'the prompt has {len(tokens)} tokens; {context - 1} leave room for one more in the '
-      f'{context} that the model takes; give its end alone, as --slide does'
+      f'the prompt must have at most {context - 1} tokens, so that one more fits into the '
+      f'{context} of the model; got {len(tokens)}: shorten it, or add --slide to use only its end'
     )
   return tokens.astype(np.int32)

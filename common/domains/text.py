@@ -42,7 +42,7 @@ class TextDomain(Domain):
 
   def request(self, spec, num, label=None, options=None):
     # A model of text predicts from a token on: a separator, or else a new line, opens each text.
-    past = np.full((num, 1), tokenizers.opening(spec.tokenizer), np.int32)
+    past = np.full((num, 1), spec.tokenizer.start_token, np.int32)
     return Request(num, label, past=past, options=options or {})
 
   def preview_display(self, spec, x, request):
@@ -95,7 +95,7 @@ def continue_prompt(trained: Trained, settings: SampleSettings) -> Continued:
   tokenizer, context = spec.tokenizer, spec.shape[0]
   num, prompt = flags.num or TextDomain.num, flags.prompt
   if prompt is None:
-    given = np.array([tokenizers.opening(tokenizer)], np.int32)
+    given = np.array([tokenizer.start_token], np.int32)
   elif flags.slide and prompt:
     given = tokenizer.encode(prompt).astype(np.int32)
   else:

@@ -137,7 +137,7 @@ def plan(
 
   Args:
     study: the table.
-    load: (base, overrides) -> config; `common.loading.load_config`.
+    load: (base, overrides) -> config; `experiments.families.load_config`.
     workdir: where trained models and cells are kept.
     known_metrics: names that `evaluate` knows.
     free: prefixes of settings that may differ between two runs of one model.

@@ -1,6 +1,6 @@
 """Likelihoods by name: the variational bound, and that of the probability flow."""
 
-from diffusion.likelihood.bound import vlb
-from diffusion.likelihood.flow import flow_likelihood
+from diffusion.likelihood.bound import VLB
+from diffusion.likelihood.flow import FlowLikelihood
 
-LIKELIHOODS = {'vlb': vlb, 'flow': flow_likelihood}
+LIKELIHOODS = {'vlb': VLB, 'flow': FlowLikelihood}

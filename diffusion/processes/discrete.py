@@ -1,19 +1,27 @@
-"""Processes that are not a formula: discrete tables, and a learned log-SNR."""
+"""DDPM's process: discrete time, by a table of betas."""
+
+import dataclasses
+import functools
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from common.config import ConfigError, pick
-from diffusion.processes.process import Process, bisect, variance_preserving
+from diffusion.processes.process import VariancePreserving, bisect
 
 
 def linear_betas(steps: int, scaled: bool = True) -> np.ndarray:
-  """β_1..β_T from 1e-4 to 0.02 (Ho et al. 2020), times 1000/T when scaled (iDDPM's any T)."""
+  """β_1..β_T from 1e-4 to 0.02 (Ho et al. 2020), times 1000/T when scaled (iDDPM, for any T)."""
   scale = 1000 / steps if scaled else 1.0
   betas = np.linspace(scale * 1e-4, scale * 0.02, steps)
   if betas[-1] >= 1:
-    raise ConfigError(f'process.steps={steps}: a linear beta would reach {betas[-1]:.3g}; use > 20')
+    raise ConfigError(
+      f'process.steps must be above 20 so that linear betas stay below 1, got {steps}: the last'
+      f' beta would reach {betas[-1]:.3g}'
+    )
   return betas
 
 
@@ -23,46 +31,91 @@ def cosine_betas(steps: int, s: float = 0.008, largest: float = 0.999) -> np.nda
   return np.minimum(1 - level[1:] / level[:-1], largest)
 
 
-def ddpm(schedule: str = 'linear', steps: int = 1000, scaled: bool = True) -> Process:
+def _cosine_betas(steps: int, scaled: bool) -> np.ndarray:
+  del scaled  # the cosine schedule is a function of k/T already
+  return cosine_betas(steps)
+
+
+SCHEDULES = {'linear': linear_betas, 'cosine': _cosine_betas}
+
+
+class LogSNRTable(NamedTuple):
+  """A discrete process's log-SNR.
+
+  Attributes:
+    entries: [T] log-SNR of steps 1..T.
+    cubics: [T − 1, 4] coefficients, highest power first, of the cubic between entries k and k + 1.
+  """
+
+  entries: Float[np.ndarray, 'T']
+  cubics: Float[np.ndarray, 'T-1 4']
+
+
+def log_snr_table(betas: np.ndarray) -> LogSNRTable:
+  """The log-SNR of a table of β_1..β_T, each in (0, 1)."""
+  import scipy.interpolate  # imported here: only discrete processes need it, and it loads slowly
+
+  log_signal = np.cumsum(np.log1p(-betas))  # log ᾱ_k = Σ log(1 − β)
+  entries = log_signal - np.log(-np.expm1(log_signal))  # log ᾱ − log(1 − ᾱ)
+  # A monotone cubic between entries k and k + 1: smooth enough for adaptive solvers.
+  positions = np.arange(1, len(betas) + 1)
+  return LogSNRTable(entries, scipy.interpolate.PchipInterpolator(positions, entries).c.T)
+
+
+@dataclasses.dataclass(frozen=True)
+class DDPM(VariancePreserving):
   """Discrete time: entry k = 1..T of a table at time k/T, a monotone log-SNR in between.
 
-  Args:
+  Attributes:
     schedule: 'linear' (Ho et al. 2020) or 'cosine' (Nichol & Dhariwal 2021).
-    steps: T. Fewer steps at sampling are a grid over this table (`grids.respaced`).
+    steps: T. Sampling with fewer steps uses a grid over this table (`grids.Respaced`).
     scaled: whether linear betas grow as 1000/T, which keeps the terminal SNR.
   """
-  tables = {'linear': lambda: linear_betas(steps, scaled), 'cosine': lambda: cosine_betas(steps)}
-  if steps < 2:
-    raise ConfigError(f'process.steps={steps}: a discrete process needs at least 2')
-  return from_betas(pick(tables, schedule, 'process.schedule')())
 
+  name: ClassVar[str] = 'ddpm'
+  t_max: ClassVar[float] = 1.0
+  schedule: str = 'linear'
+  steps: int = 1000
+  scaled: bool = True
 
-def from_betas(betas: np.ndarray) -> Process:
-  """The discrete process of a table of β_1..β_T, each in (0, 1)."""
-  import scipy.interpolate  # here: only discrete processes wait for it
+  def __post_init__(self):
+    if self.steps < 2:
+      raise ConfigError(
+        f'process.steps must be at least 2 for a discrete process, got {self.steps}'
+      )
+    self._betas()  # raises for an unknown schedule, and for betas that are too large
 
-  steps = len(betas)
-  log_signal = np.cumsum(np.log1p(-betas))
-  entries = log_signal - np.log(-np.expm1(log_signal))
-  # A monotone cubic between entries k and k + 1: smooth enough for adaptive solvers.
-  cubics = scipy.interpolate.PchipInterpolator(np.arange(1, steps + 1), entries).c.T
+  @property
+  def t_min(self) -> float:
+    return 1 / self.steps
 
-  def between(low, fraction):
+  def _betas(self) -> np.ndarray:
+    return pick(SCHEDULES, self.schedule, 'process.schedule')(self.steps, self.scaled)
+
+  @functools.cached_property
+  def _table(self) -> LogSNRTable:
+    return log_snr_table(self._betas())
+
+  def _between(self, low: Int[Array, '*shape'], fraction: Float[Array, '*shape']) -> Array:
     """λ at entry low + fraction; low in 1..T−1."""
-    a, b, c, d = jnp.moveaxis(jnp.asarray(cubics, fraction.dtype)[low - 1], -1, 0)
-    return ((a * fraction + b) * fraction + c) * fraction + d
+    cubics = jnp.asarray(self._table.cubics, fraction.dtype)
+    a, b, c, d = jnp.moveaxis(cubics[low - 1], -1, 0)
+    return ((a * fraction + b) * fraction + c) * fraction + d  # Horner's scheme
 
-  def log_snr(t):
-    position = t * steps
-    entry = jnp.round(position)  # k/T is not exact in floats: a time that close is an entry
-    tolerance = 4 * steps * jnp.finfo(t.dtype).eps
+  def noisy_log_snr(self, t: Array) -> Array:
+    position = t * self.steps
+    # k/T is not exact in floating point: a time that close to an entry is that entry.
+    entry = jnp.round(position)
+    tolerance = 4 * self.steps * jnp.finfo(t.dtype).eps
     off = jnp.where(jnp.abs(position - entry) < tolerance, position - entry, 0)
+    # Only the value is rounded: the derivative in t stays that of the cubic.
     position = position - jax.lax.stop_gradient(off)
-    low = jnp.clip(jnp.floor(position), 1, steps - 1)
-    return between(low.astype(jnp.int32), position - low)
+    low = jnp.clip(jnp.floor(position), 1, self.steps - 1)
+    return self._between(low.astype(jnp.int32), position - low)
 
-  def time_of(value):
-    low = jnp.searchsorted(jnp.asarray(-entries[1:-1], value.dtype), -value, side='right') + 1
-    return (low + bisect(lambda part: between(low, part), 0.0, 1.0)(value)) / steps
-
-  return variance_preserving('ddpm', log_snr, time_of, 1 / steps, 1.0, steps=steps)
+  def time_of(self, log_snr: Array) -> Array:
+    # searchsorted needs rising values, and λ falls: both sides change sign.
+    inner = jnp.asarray(-self._table.entries[1:-1], log_snr.dtype)
+    low = jnp.searchsorted(inner, -log_snr, side='right') + 1
+    between = functools.partial(self._between, low)
+    return (low + bisect(between, log_snr, 0.0, 1.0)) / self.steps

@@ -1,54 +1,85 @@
 """A learned log-SNR (Kingma et al. 2021)."""
 
+import dataclasses
+from typing import Any, ClassVar
+
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
 
-from diffusion.processes.process import Process, bisect, variance_preserving
+from diffusion.processes.process import Process, VariancePreserving, bisect
 
 
-def learned(
-  log_snr_max: float = 13.3,
-  log_snr_min: float = -5.0,
-  width: int = 1024,
-  t_min: float = 1e-5,
-) -> Process:
+@dataclasses.dataclass(frozen=True)
+class Learned(VariancePreserving):
   """A monotone network for the log-SNR (Kingma et al. 2021, appendix H); its ends are learned too.
 
-  Until it is bound to parameters, λ falls linearly between the two bounds, which is also about
-  where it starts. Time 1 is the noisiest. The parameters are `ends`, by which the bound differs,
-  and `shape`, by which only the variance of its estimate does.
+  Without parameters λ falls linearly between the two bounds, close to where training starts; `at`
+  returns the process with given parameters. Time 1 is the noisiest. The parameters are `ends`,
+  which change the bound, and `shape`, which changes only the variance of its estimate.
   """
 
-  def init(key):
+  name: ClassVar[str] = 'learned'
+  t_max: ClassVar[float] = 1.0
+  learned: ClassVar[bool] = True
+  log_snr_max: float = 13.3
+  log_snr_min: float = -5.0
+  width: int = 1024
+  t_min: float = 1e-5
+
+  def init(self, key: Key[Array, '']) -> dict[str, Any]:
+    # Three keys, though `linear` starts at 1 and needs none: `hidden`, `bias` and `out`.
     first, second, third = jax.random.split(key, 3)
-    normal = lambda key: jax.random.normal(key, (width,), jnp.float32)
-    ends = {'log_snr_max': jnp.float32(log_snr_max), 'log_snr_min': jnp.float32(log_snr_min)}
+    # float32 whatever the compute dtype: the bound is sensitive to the ends.
+    ends = {
+      'log_snr_max': jnp.float32(self.log_snr_max),
+      'log_snr_min': jnp.float32(self.log_snr_min),
+    }
     shape = {
       'linear': jnp.float32(1.0),
-      'hidden': normal(first),
-      'bias': normal(second),
-      'out': 0.01 / width * normal(third),
+      'hidden': jax.random.normal(first, (self.width,), jnp.float32),
+      'bias': jax.random.normal(second, (self.width,), jnp.float32),
+      'out': 0.01 / self.width * jax.random.normal(third, (self.width,), jnp.float32),
     }
     return {'ends': ends, 'shape': shape}
 
-  def raw(shape, t):
-    hidden = jax.nn.sigmoid(4 * (t[..., None] - 0.5) * jnp.abs(shape['hidden']) + shape['bias'])
-    return jnp.abs(shape['linear']) * t + hidden @ jnp.abs(shape['out'])
+  def at(self, params: Any) -> Process:
+    return LearnedAt(params, self.t_min)
 
-  def bind(params):
-    def log_snr(t):
-      cast = jax.tree.map(lambda leaf: jnp.asarray(leaf, t.dtype), params)
-      shape, ends = cast['shape'], cast['ends']
-      low, high = raw(shape, jnp.zeros((), t.dtype)), raw(shape, jnp.ones((), t.dtype))
-      fraction = (raw(shape, (t - t_min) / (1 - t_min)) - low) / (high - low)
-      return ends['log_snr_max'] + (ends['log_snr_min'] - ends['log_snr_max']) * fraction
+  def noisy_log_snr(self, t: Array) -> Array:
+    return self.log_snr_max + (self.log_snr_min - self.log_snr_max) * (t - self.t_min) / (
+      1 - self.t_min
+    )
 
-    return variance_preserving('learned', log_snr, bisect(log_snr, t_min, 1.0), t_min, 1.0)
+  def time_of(self, log_snr: Array) -> Array:
+    return self.t_min + (1 - self.t_min) * (log_snr - self.log_snr_max) / (
+      self.log_snr_min - self.log_snr_max
+    )
 
-  def linear(t):
-    return log_snr_max + (log_snr_min - log_snr_max) * (t - t_min) / (1 - t_min)
 
-  def linear_time(value):
-    return t_min + (1 - t_min) * (value - log_snr_max) / (log_snr_min - log_snr_max)
+@dataclasses.dataclass(frozen=True, eq=False)
+class LearnedAt(VariancePreserving):
+  """The learned process with its parameters, {'ends': ..., 'shape': ...}."""
 
-  return variance_preserving('learned', linear, linear_time, t_min, 1.0, init=init, bind=bind)
+  name: ClassVar[str] = 'learned'
+  t_max: ClassVar[float] = 1.0
+  params: Any
+  t_min: float
+
+  def noisy_log_snr(self, t: Array) -> Array:
+    # In the precision of t: float64 where a grid or a test asks for it.
+    cast = jax.tree.map(lambda leaf: jnp.asarray(leaf, t.dtype), self.params)
+    shape, ends = cast['shape'], cast['ends']
+    low, high = monotone(shape, jnp.zeros((), t.dtype)), monotone(shape, jnp.ones((), t.dtype))
+    # Scaled to [0, 1], so that only the ends set the first and the last λ (appendix H).
+    fraction = (monotone(shape, (t - self.t_min) / (1 - self.t_min)) - low) / (high - low)
+    return ends['log_snr_max'] + (ends['log_snr_min'] - ends['log_snr_max']) * fraction
+
+  def time_of(self, log_snr: Array) -> Array:
+    return bisect(self.noisy_log_snr, log_snr, self.t_min, 1.0)
+
+
+def monotone(shape: Any, t: Float[Array, '*shape']) -> Float[Array, '*shape']:
+  """A network of one hidden layer that rises with t: its weights are used as |w|."""
+  hidden = jax.nn.sigmoid(4 * (t[..., None] - 0.5) * jnp.abs(shape['hidden']) + shape['bias'])
+  return jnp.abs(shape['linear']) * t + hidden @ jnp.abs(shape['out'])

@@ -1,8 +1,8 @@
-"""What a Gaussian process is, and how one is made from its log-SNR."""
+"""The interface of a Gaussian process, and the base class of those that preserve variance."""
 
-import dataclasses
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,63 +10,102 @@ from jaxtyping import Array, Float, Key
 
 Function = Callable[[Array], Array]  # elementwise, any shape
 
+BISECTIONS = 60  # halvings of an interval: more than the 53 bits of a float64's fraction
+
 
 def rate(function: Function, t: Float[Array, '*shape']) -> Float[Array, '*shape']:
   """The derivative of an elementwise function of time."""
   return jax.jvp(function, (t,), (jnp.ones_like(t),))[1]
 
 
-def _no_params(key: Key[Array, '']) -> dict:
-  return {}
-
-
-@dataclasses.dataclass(frozen=True)
 class Process:
-  """x_t = alpha(t)·x0 + sigma(t)·eps. All functions are elementwise, float32 or float64.
+  """x_t = alpha(t)·x0 + sigma(t)·eps. All functions are elementwise, in float32 or float64.
+
+  Each process is a frozen dataclass whose fields are the settings that a config gives. The
+  attributes below are fields, properties or class attributes of it; each but `name`, `t_min` and
+  `t_max` has a neutral default.
 
   Attributes:
     name: its key in `PROCESSES`.
-    log_snr: λ(t) = log(α²/σ²), decreasing in t.
-    time_of: the inverse of `log_snr`.
-    alpha: the scale of the data.
-    sigma: the standard deviation of the noise.
-    t_min: least time at which the network is asked; the likelihood's reconstruction starts here.
-    t_max: where sampling starts.
-    prior_std: standard deviation of what sampling starts from, a Gaussian with mean 0. By the
-      usual convention it is 1 for processes that end in unit variance and σ(t_max) for those whose
+    t_min: the smallest time at which the network is evaluated; the likelihood's reconstruction
+      term starts here.
+    t_max: the time at which sampling starts.
+    prior_std: standard deviation of the Gaussian with mean 0 that sampling starts from. By
+      convention it is 1 for processes that end in unit variance and σ(t_max) for those whose
       variance explodes: the marginal of data of unit variance, up to the terminal SNR.
     steps: T of a discrete process, whose times are k/T with k = 1..T; 0 for continuous time.
-    init: makes the parameters of a learned process; {} for every other.
-    bind: the learned process at given parameters; None for every other.
+    learned: whether the process has parameters; `at` then returns the process for given ones.
   """
 
-  name: str
-  log_snr: Function
-  time_of: Function
-  alpha: Function
-  sigma: Function
+  name: ClassVar[str]
   t_min: float
   t_max: float
   prior_std: float = 1.0
   steps: int = 0
-  init: Callable[[Key[Array, '']], Any] = _no_params
-  bind: Callable[[Any], 'Process'] | None = None
+  learned: ClassVar[bool] = False
 
-  def f(self, t: Float[Array, '*shape']) -> Float[Array, '*shape']:
-    """Drift of the forward SDE, dx = f(t)·x dt + g(t) dw: d log α/dt."""
-    return rate(self.alpha, t) / self.alpha(t)
+  def log_snr(self, t: Float[Array, '*shape']) -> Float[Array, '*shape']:
+    """λ(t) = log(α²/σ²), which decreases in t."""
+    raise NotImplementedError
 
-  def g2(self, t: Float[Array, '*shape']) -> Float[Array, '*shape']:
-    """Squared diffusion g²(t) = dσ²/dt − 2·f·σ² = −σ²·dλ/dt (Kingma et al. 2021)."""
-    return -(self.sigma(t) ** 2) * rate(self.log_snr, t)
+  def time_of(self, log_snr: Float[Array, '*shape']) -> Float[Array, '*shape']:
+    """The inverse of `log_snr`."""
+    raise NotImplementedError
 
-  def lost(self, t: Float[Array, '*shape'], s: Float[Array, '*shape']) -> Float[Array, '*shape']:
-    """1 − SNR(t)/SNR(s), s < t: the share of what s knows that is lost at t; 1 for clean s."""
-    return -jnp.expm1(self.log_snr(t) - self.log_snr(s))
+  def alpha(self, t: Float[Array, '*shape']) -> Float[Array, '*shape']:
+    """The scale of the data."""
+    raise NotImplementedError
+
+  def sigma(self, t: Float[Array, '*shape']) -> Float[Array, '*shape']:
+    """The standard deviation of the noise."""
+    raise NotImplementedError
+
+  def init(self, key: Key[Array, '']) -> Any:
+    """The parameters of a learned process; {} for every other."""
+    return {}
 
   def at(self, params: Any) -> 'Process':
-    """The process at these parameters: itself, unless it is learned."""
-    return self if self.bind is None else self.bind(params)
+    """The process with these parameters: itself, unless it is learned."""
+    return self
+
+  def drift_coefficient(self, t: Float[Array, '*shape']) -> Float[Array, '*shape']:
+    """f(t) = d log α/dt of the forward SDE, dx = f(t)·x dt + g(t) dw (Song et al. 2021, eq. 5)."""
+    # The mean of x_t is α(t)·x0, so dα/dt = f·α.
+    return rate(self.alpha, t) / self.alpha(t)
+
+  def squared_diffusion(self, t: Float[Array, '*shape']) -> Float[Array, '*shape']:
+    """g²(t) = dσ²/dt − 2·f·σ² = −σ²·dλ/dt (Kingma et al. 2021, section 3.1)."""
+    # λ = 2·log α − 2·log σ, so −σ²·dλ/dt = 2σ·σ′ − 2·(α′/α)·σ².
+    return -(self.sigma(t) ** 2) * rate(self.log_snr, t)
+
+  def added_noise_share(
+    self, t: Float[Array, '*shape'], s: Float[Array, '*shape']
+  ) -> Float[Array, '*shape']:
+    """σ²(t|s)/σ²(t) = 1 − SNR(t)/SNR(s), s < t (Kingma et al. 2021, appendix A).
+
+    The share of the noise variance at t that was added since s; 1 where s is clean data.
+    """
+    # expm1: for neighbouring times the two SNRs are nearly equal, and 1 − exp would cancel.
+    return -jnp.expm1(self.log_snr(t) - self.log_snr(s))
+
+
+class VariancePreserving(Process):
+  """A process with α² + σ² = 1, given by its log-SNR (Kingma et al. 2021, section 3)."""
+
+  def noisy_log_snr(self, t: Float[Array, '*shape']) -> Float[Array, '*shape']:
+    """λ(t) at times above 0."""
+    raise NotImplementedError
+
+  def log_snr(self, t: Float[Array, '*shape']) -> Float[Array, '*shape']:
+    # The formula is evaluated at t_min in place of 0, so that no gradient becomes NaN there.
+    return where_noisy(t, self.noisy_log_snr(jnp.where(t > 0, t, self.t_min)), jnp.inf)
+
+  def alpha(self, t: Float[Array, '*shape']) -> Float[Array, '*shape']:
+    # α² = sigmoid(λ). The logarithm keeps σ accurate where α is close to 1, and the reverse.
+    return jnp.exp(0.5 * jax.nn.log_sigmoid(self.log_snr(t)))
+
+  def sigma(self, t: Float[Array, '*shape']) -> Float[Array, '*shape']:
+    return jnp.exp(0.5 * jax.nn.log_sigmoid(-self.log_snr(t)))  # σ² = sigmoid(−λ)
 
 
 def where_noisy(t: Array, value: Array, clean: float) -> Array:
@@ -74,38 +113,18 @@ def where_noisy(t: Array, value: Array, clean: float) -> Array:
   return jnp.where(t > 0, value, clean)
 
 
-def variance_preserving(
-  name: str, log_snr: Function, time_of: Function, t_min: float, t_max: float, **fields
-) -> Process:
-  """The process with α² + σ² = 1 and the given log-SNR (Kingma et al. 2021, section 3)."""
-
-  def noisy(t):
-    return where_noisy(t, log_snr(jnp.where(t > 0, t, t_min)), jnp.inf)
-
-  return Process(
-    name=name,
-    log_snr=noisy,
-    time_of=time_of,
-    alpha=lambda t: jnp.exp(0.5 * jax.nn.log_sigmoid(noisy(t))),
-    sigma=lambda t: jnp.exp(0.5 * jax.nn.log_sigmoid(-noisy(t))),
-    t_min=t_min,
-    t_max=t_max,
-    **fields,
-  )
+def bisect(decreasing: Function, value: Array, low: float, high: float) -> Array:
+  """Where a decreasing function on [low, high] takes `value`, to the last bit of a float64."""
+  bounds = jnp.full_like(value, low), jnp.full_like(value, high)
+  halve = functools.partial(_halve, decreasing, value)
+  left, right = jax.lax.fori_loop(0, BISECTIONS, halve, bounds)
+  return 0.5 * (left + right)
 
 
-def bisect(decreasing: Function, low: float, high: float) -> Function:
-  """The inverse of a decreasing function on [low, high], to the last bit of a float64."""
-
-  def inverse(value):
-    def halve(_, bounds):
-      left, right = bounds
-      middle = 0.5 * (left + right)
-      above = decreasing(middle) > value
-      return jnp.where(above, middle, left), jnp.where(above, right, middle)
-
-    bounds = jnp.full_like(value, low), jnp.full_like(value, high)
-    left, right = jax.lax.fori_loop(0, 60, halve, bounds)
-    return 0.5 * (left + right)
-
-  return inverse
+def _halve(
+  decreasing: Function, value: Array, _: Any, bounds: tuple[Array, Array]
+) -> tuple[Array, Array]:
+  left, right = bounds
+  middle = 0.5 * (left + right)
+  above = decreasing(middle) > value  # then the solution lies to the right of the middle
+  return jnp.where(above, middle, left), jnp.where(above, right, middle)

@@ -1,15 +1,16 @@
 """Runs any sampler over any grid: one `lax.scan`, which counts network evaluations.
 
   times = grids...                                # decreasing, [steps + 1], from noise to data
-  x, evaluations = sample(ddim(), process, denoise, times, x, key)
+  x, evaluations = sample(DDIM(), process, denoise, times, x, key)
 
-A sampler is a pure step (see `diffusion.solvers`); `SAMPLERS` names them. The noise of example i at
-step n is that of fold_in(fold_in(key, i), n), so a sample does not depend on how many are drawn
-beside it.
+A sampler is a pure step (see `diffusion.sampling.solvers`); `SAMPLERS` names them. The noise of
+example i at step n is that of fold_in(fold_in(key, i), n), so a sample does not depend on the
+number of samples that are drawn with it.
 """
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,31 +22,32 @@ from diffusion.predictions import Denoise, Pair
 from diffusion.processes.process import Process
 from diffusion.sampling import multistep, solvers
 from diffusion.sampling.guidance import Denoiser, as_denoiser
-from diffusion.sampling.solvers import Sampler
+from diffusion.sampling.solvers import Sampler, Time
 
 SAMPLERS = {
-  'adaptive': multistep.adaptive,
-  'ancestral': solvers.ancestral,
-  'ddim': solvers.ddim,
-  'dpmpp_2m': multistep.dpmpp_2m,
-  'dpmpp_2s': multistep.dpmpp_2s,
-  'dpmpp_3m_sde': multistep.dpmpp_3m_sde,
-  'edm': solvers.edm,
-  'euler': solvers.euler,
-  'euler_maruyama': solvers.euler_maruyama,
-  'heun': solvers.heun,
-  'predictor_corrector': solvers.predictor_corrector,
-  'reverse_diffusion': solvers.reverse_diffusion,
-  'unipc': multistep.unipc,
+  'adaptive': multistep.Adaptive,
+  'ancestral': solvers.Ancestral,
+  'ddim': solvers.DDIM,
+  'dpmpp_2m': multistep.DPMpp2M,
+  'dpmpp_2s': multistep.DPMpp2S,
+  'dpmpp_3m_sde': multistep.DPMpp3MSDE,
+  'edm': solvers.EDMSampler,
+  'euler': solvers.Euler,
+  'euler_maruyama': solvers.EulerMaruyama,
+  'heun': solvers.Heun,
+  'predictor_corrector': solvers.PredictorCorrector,
+  'reverse_diffusion': solvers.ReverseDiffusion,
+  'unipc': multistep.UniPC,
 }
 
-SMALLEST_BUCKET = 16
+MIN_BUCKET = 16  # steps; grids are padded to powers of two from here on
+COST_TIMES = 32  # times at which the cost of an unknown time is looked up
 
 
-class Counter:
-  """The denoiser as one step sees it: takes a scalar time, and adds up what its calls cost.
+class CountingDenoiser:
+  """The denoiser as one step sees it: takes a scalar time, and adds up the cost of its calls.
 
-  Lives for the tracing of one step; `cost` is an ordinary array that the step's result includes.
+  It exists while one step is traced; `cost` is an ordinary array that the step's result includes.
   """
 
   def __init__(self, denoise: Denoiser, batch: int):
@@ -53,44 +55,64 @@ class Counter:
     self._batch = batch
     self.cost = jnp.zeros((), jnp.int32)
 
-  def __call__(self, x: Array, t: Float[Array, '']) -> Pair:
+  def __call__(self, x: Array, t: Time) -> Pair:
     """The estimate at time t."""
     self.charge(1, t)
-    return self._denoise(x, self._times(t))
+    return self._denoise(x, self._batch_times(t))
 
-  def when(self, needed: Array, x: Array, t: Float[Array, ''], otherwise: Pair) -> Pair:
+  def when(self, needed: Array, x: Array, t: Time, otherwise: Pair) -> Pair:
     """The estimate at time t where it is needed, else `otherwise`, at no cost."""
+    # `needed` counts as 0 or 1.
     self.charge(needed, t)
+    # A cond, not a select: the network does not run where its estimate is not needed.
     return jax.lax.cond(
-      needed, lambda x, t: self._denoise(x, t), lambda *_: otherwise, x, self._times(t)
+      needed, lambda x, t: self._denoise(x, t), lambda *_: otherwise, x, self._batch_times(t)
     )
 
-  def uncounted(self, x: Array, t: Float[Array, '']) -> Pair:
+  def uncounted(self, x: Array, t: Time) -> Pair:
     """The estimate at time t, for a sampler that charges its calls itself."""
-    return self._denoise(x, self._times(t))
+    return self._denoise(x, self._batch_times(t))
 
-  def charge(self, calls: int | Array, t: Float[Array, '']) -> None:
+  def charge(self, calls: int | Array, t: Time) -> None:
     """Counts that many calls at time t."""
-    self.cost = self.cost + jnp.asarray(calls, jnp.int32) * self._denoise.cost(self._times(t))
+    self.cost = self.cost + jnp.asarray(calls, jnp.int32) * self._denoise.cost(self._batch_times(t))
 
   def choose(self, free: Array, one: Callable, other: Callable, x: Array) -> Any:
-    """`one(x)`, which calls no network, or `other(x)`, of which the calls are counted."""
+    """`one(x)`, which calls no network, or `other(x)`, whose calls are counted."""
     before = self.cost
 
     def counted(x):
+      # The calls are traced inside the cond: its result carries the count out.
       self.cost = before
       return other(x), self.cost
 
     result, self.cost = jax.lax.cond(free, lambda x: (one(x), before), counted, x)
     return result
 
-  def charge_between(self, calls: Array, t: Float[Array, ''], s: Float[Array, '']) -> None:
-    """Counts that many calls at unknown times, each as the dearest from t to s."""
-    costs = jax.lax.map(lambda t: self._denoise.cost(self._times(t)), jnp.linspace(t, s, 32))
+  def charge_between(self, calls: Array, t: Time, s: Time) -> None:
+    """Counts that many calls at unknown times, at the cost of the most expensive in [s, t]."""
+    # One time after the other: a guidance's cost asks for one time of the whole batch.
+    costs = jax.lax.map(
+      lambda t: self._denoise.cost(self._batch_times(t)), jnp.linspace(t, s, COST_TIMES)
+    )
     self.cost = self.cost + calls * costs.max()
 
-  def _times(self, t):
+  def _batch_times(self, t: Time) -> Float[Array, 'batch']:
     return jnp.full((self._batch,), t)
+
+
+class ReverseChain(NamedTuple):
+  """The way from noise to data, as a sampler discretises it.
+
+  Attributes:
+    sampler: takes one step.
+    process: the diffusion process.
+    denoise: (x, t [batch]) -> Pair, plain or guided.
+  """
+
+  sampler: Sampler
+  process: Process
+  denoise: Denoise
 
 
 def sample(
@@ -107,27 +129,30 @@ def sample(
   """Takes x from times[0] to the grid's end. Pure: jit it, or call it within a jitted function.
 
   Args:
-    sampler: what takes one step: a value of `SAMPLERS`, called.
+    sampler: takes one step: a value of `SAMPLERS`, called.
     process: the diffusion process.
-    denoise: (x, t [batch]) -> Pair, plain or guided (see `diffusion.guidance`).
+    denoise: (x, t [batch]) -> Pair, plain or guided (see `diffusion.sampling.guidance`).
     times: decreasing times [steps + 1], at least two, the last of them >= 0. Checked here unless
-      traced; inside a jitted function the caller has checked them, with `check_times` or `padded`.
-    x: where to start: at t_max, noise of the process's prior_std.
+      traced; a jitted function's caller checks them, with `check_times` or `padded`.
+    x: the start: at t_max, noise of the process's prior_std.
     key: for all randomness; or one key per example.
-    num_steps: how many of the steps to take, where `times` is padded (see `padded`). May be
-      traced: another number of steps is then the same compiled program, and the steps left out
-      call no network.
-    final_denoise: return the clean estimate at the last time, for one more call. Of no effect on
+    num_steps: number of steps to take, where `times` is padded (see `padded`). May be traced:
+      another number of steps is then the same compiled program, and the steps left out call no
+      network.
+    final_denoise: return the clean estimate at the last time, for one more call. Has no effect on
       a grid that ends at time 0.
 
   Returns:
-    x at the last time, and network evaluations per example: what each call of `denoise` costs,
+    x at the last time, and network evaluations per example: the cost of each call of `denoise`,
     summed over the calls that were made.
 
   Raises:
     ValueError: for an empty, negative or non-decreasing grid, or a number of steps outside it.
   """
-  x, count, _ = _run(sampler, process, denoise, times, x, key, num_steps, final_denoise, False)
+  if not isinstance(times, jax.core.Tracer):
+    check_times(times, num_steps)
+  chain = ReverseChain(sampler, process, denoise)
+  x, count, _ = drive(chain, times, x, key, num_steps=num_steps, final_denoise=final_denoise)
   return x, count
 
 
@@ -144,23 +169,67 @@ def trajectory(
   Raises:
     ValueError: as `sample`.
   """
-  _, count, path = _run(sampler, process, denoise, times, x, key, None, False, True)
+  if not isinstance(times, jax.core.Tracer):
+    check_times(times)
+  _, count, path = drive(ReverseChain(sampler, process, denoise), times, x, key, record=True)
   return jnp.concatenate([x[None].astype(path.dtype), path]), count
 
 
-def _run(sampler, process, denoise, times, x, key, num_steps, final_denoise, record):
-  if not isinstance(times, jax.core.Tracer):
-    check_times(times, num_steps)
-  return drive(sampler, process, denoise, times, x, key, num_steps, final_denoise, record)
+class _LoopState(NamedTuple):
+  """x, the sampler's own carry, and the network evaluations so far."""
+
+  x: Array
+  carry: Any
+  evaluations: Int[Array, '']
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Loop:
+  """The body of the loop over the times.
+
+  Attributes:
+    chain: the sampler, the process and the denoiser.
+    times: [steps + 1].
+    keys: [batch].
+    num_steps: number of steps to take, or None for all.
+    record: whether to return x after every step.
+  """
+
+  chain: ReverseChain
+  times: Float[Array, 'times']
+  keys: Key[Array, 'batch']
+  num_steps: Any
+  record: bool
+
+  def advance(self, state: _LoopState, index: Int[Array, '']) -> _LoopState:
+    """One step, from times[index] to times[index + 1]."""
+    sampler, process, denoise = self.chain
+    counting = CountingDenoiser(denoise, state.x.shape[0])
+    # The step's index, not the carry, makes the key: the same with padding and without.
+    keys = jax.vmap(jax.random.fold_in, (0, None))(self.keys, index)
+    t, s = self.times[index], self.times[index + 1]
+    x, carry = sampler.step(process, state.x, t, s, counting, keys, state.carry)
+    return _LoopState(x, carry, state.evaluations + counting.cost)
+
+  def body(self, state: _LoopState, index: Int[Array, '']) -> tuple[_LoopState, Array | None]:
+    """As `lax.scan` calls it: padding leaves the state as it is, and calls no network."""
+    if self.num_steps is None:
+      state = self.advance(state, index)
+    else:
+      state = jax.lax.cond(index < self.num_steps, self.advance, _skip, state, index)
+    return state, state.x if self.record else None
+
+
+def _skip(state: _LoopState, _: Array) -> _LoopState:
+  return state
 
 
 def drive(
-  sampler: Sampler,
-  process: Process,
-  denoise: Denoise,
+  chain: ReverseChain,
   times: Any,
   x: Float[Array, 'batch ...'],
   key: Key[Array, ''] | Key[Array, 'batch'],
+  *,
   num_steps: int | Int[Array, ''] | None = None,
   final_denoise: bool = False,
   record: bool = False,
@@ -170,33 +239,24 @@ def drive(
   Returns:
     x at the end, network evaluations, and x after every step if `record`, else None.
   """
+  sampler, process, denoise = chain
+  # Sampling runs in float32 or more, also for data of lower precision.
   x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
   times = jnp.asarray(times, x.dtype)
   batch, length = x.shape[0], times.shape[0] - 1
   steps = length if num_steps is None else num_steps
-  denoise = as_denoiser(denoise)
+  chain = chain._replace(denoise=as_denoiser(denoise))
+  # One key per example, from its position: samples do not depend on the number drawn together.
   keys = key if key.ndim else example_keys(key, jnp.arange(batch))
-
-  def advance(state, index):
-    x, carry, count = state
-    counter = Counter(denoise, batch)
-    key = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
-    x, carry = sampler.step(process, x, times[index], times[index + 1], counter, key, carry)
-    return x, carry, count + counter.cost
-
-  def body(state, index):
-    if num_steps is None:
-      state = advance(state, index)
-    else:
-      state = jax.lax.cond(index < steps, advance, lambda state, _: state, state, index)
-    return state, state[0] if record else None
-
-  start = x, sampler.init(x, steps), jnp.zeros((), jnp.int32)
-  (x, _, count), path = jax.lax.scan(body, start, jnp.arange(length))
+  # One scan over the indices of the grid, compiled once for all steps.
+  loop = _Loop(chain, times, keys, num_steps, record)
+  start = _LoopState(x, sampler.init(x, steps), jnp.zeros((), jnp.int32))
+  (x, _, count), path = jax.lax.scan(loop.body, start, jnp.arange(length))
   if final_denoise:
-    counter, last = Counter(denoise, batch), times[steps]
-    x = counter.when(process.sigma(last) > 0, x, last, Pair(x, x)).x0
-    count = count + counter.cost
+    # At time 0 x is clean already: the call is neither made nor counted.
+    counting, last = CountingDenoiser(chain.denoise, batch), times[steps]
+    x = counting.when(process.sigma(last) > 0, x, last, Pair(x, x)).x0
+    count = count + counting.cost
   return x, count, path
 
 
@@ -208,21 +268,24 @@ def check_times(times: Any, num_steps: int | Array | None = None) -> None:
     num_steps: as in `sample`.
 
   Raises:
-    ValueError: what is wrong with it.
+    ValueError: says what is wrong with the grid.
   """
   times = np.asarray(times)
   if times.ndim != 1 or len(times) < 2:
-    raise ValueError(f'sampling needs at least one step: times of shape {times.shape}')
+    raise ValueError(f'sampling needs at least one step, got times of shape {times.shape}')
   traced = isinstance(num_steps, jax.core.Tracer)
   if num_steps is not None and not traced:
     if not 1 <= num_steps < len(times):
-      raise ValueError(f'num_steps={num_steps} must be in [1, {len(times) - 1}], the grid given')
+      raise ValueError(
+        f'num_steps must be in [1, {len(times) - 1}], the steps of the grid, got {num_steps}'
+      )
     times = times[: int(num_steps) + 1]
   if not np.isfinite(times).all() or times.min() < 0:
-    raise ValueError(f'times must be finite and at least 0, not {_shown(times)}')
+    raise ValueError(f'times must be finite and at least 0, got {_shown(times)}')
   steps = np.diff(times)
+  # With a traced number of steps the padding, whose times repeat, cannot be told apart.
   if (steps > 0).any() or (not traced and (steps == 0).any()):
-    raise ValueError(f'times must decrease at every step, not {_shown(times)}')
+    raise ValueError(f'times must decrease at every step, got {_shown(times)}')
 
 
 def _shown(times: np.ndarray) -> str:
@@ -239,6 +302,7 @@ def padded(times: Any) -> tuple[np.ndarray, int]:
   """
   check_times(times)
   times = np.asarray(times)
+  # The next power of two; the padding repeats the last time, and `_Loop.body` skips it.
   steps = len(times) - 1
-  length = max(SMALLEST_BUCKET, 1 << (steps - 1).bit_length())
+  length = max(MIN_BUCKET, 1 << (steps - 1).bit_length())
   return np.pad(times, (0, length - steps), mode='edge'), steps

@@ -1,13 +1,15 @@
 """Editing with a trained denoiser: inpainting, colourisation, SDEdit, codes, interpolation.
 
 Inpainting and colourisation transform a sampler into a sampler, so that any of `SAMPLERS` can be
-used and any guidance applies; the rest says where to start.
+used and any guidance applies; the others choose where sampling starts.
 
-  sampler = inpaint(ddim(1.0), known, mask)
+  sampler = inpaint(DDIM(1.0), known, mask)
   x, evaluations = sample(sampler, process, denoise, times, x, key)
   x, evaluations = resample(sampler, process, denoise, times, x, key, jump=10, repeats=10)
 """
 
+import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -18,10 +20,61 @@ from jaxtyping import Array, Float, Int, Key
 from common.method import example_keys
 from diffusion.predictions import Denoise, normal_like
 from diffusion.processes.process import Process
-from diffusion.sampling.driver import check_times, drive
+from diffusion.sampling.driver import ReverseChain, check_times, drive
 from diffusion.sampling.solvers import Sampler, split_keys
 
-KNOWN, UP = 101, 102  # uses of a step's keys, apart from those of the samplers themselves
+KNOWN, UP = 101, 102  # uses of a step's keys, distinct from those of the samplers themselves
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Wrapped(Sampler):
+  """A sampler made from another, whose carry and evaluations are that one's."""
+
+  sampler: Sampler
+
+  def init(self, x, steps):
+    return self.sampler.init(x, steps)
+
+  def evaluations(self, steps):
+    return self.sampler.evaluations(steps)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Inpaint(Wrapped):
+  """See `inpaint`, which checks the arguments."""
+
+  known: Float[Array, 'batch *shape']
+  mask: Array
+  basis: np.ndarray | None
+
+  def step(self, process, x, t, s, denoise, key, carry):
+    x, carry = self.sampler.step(process, x, t, s, denoise, key, carry)
+    # The known part as it would be at time s: drawn from q(x_s | x0).
+    noise = normal_like(split_keys(key, KNOWN), x)
+    wanted = process.alpha(s) * self.known + process.sigma(s) * noise
+    return _merge(self.mask, wanted, x, self.basis), carry
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class BothWays(Wrapped):
+  """A sampler whose steps to a later time add the process's own noise, calling no network."""
+
+  def step(self, process, x, t, s, denoise, key, carry):
+    up = functools.partial(self._up, process, t, s, key, carry)
+    down = functools.partial(self._down, process, t, s, denoise, key, carry)
+    return denoise.choose(s > t, up, down, x)
+
+  def _up(self, process, t, s, key, carry, x):
+    # The forward transition q(x_s | x_t) from t to the later s, of variance σ²(s|t).
+    std = process.sigma(s) * jnp.sqrt(process.added_noise_share(s, t))
+    added = std * normal_like(split_keys(key, UP), x)
+    return process.alpha(s) / process.alpha(t) * x + added, carry
+
+  def _down(self, process, t, s, denoise, key, carry, x):
+    return self.sampler.step(process, x, t, s, denoise, key, carry)
+
+  def evaluations(self, steps):
+    return None
 
 
 def inpaint(
@@ -32,12 +85,12 @@ def inpaint(
 ) -> Sampler:
   """Replaces the known part, at its right noise level, after every step (Song et al. 2021, I.2).
 
-  At time 0 that is the known part itself, untouched.
+  At time 0 this is the known part itself, unchanged.
 
   Args:
-    sampler: any that forgets its past within a step: one of several steps (DPM-Solver++ 2M, 3M,
-      UniPC) extends estimates made before the replacement, and loses its order.
-    known: clean data, [batch, *shape]; what it holds outside the mask has no effect.
+    sampler: best one without memory: a multistep one (DPM-Solver++ 2M, 3M, UniPC) extends
+      estimates made before the replacement, and loses its order.
+    known: clean data, [batch, *shape]; its values outside the mask have no effect.
     mask: of known's shape, or one that broadcasts to it ([height, width, 1]): true, or 1, where
       `known` holds.
     basis: orthogonal matrix [channels, channels]; the mask is over the last axis of x @ basis.
@@ -51,12 +104,7 @@ def inpaint(
   if basis is not None:
     _check_basis(basis, known.shape[-1])
 
-  def step(process, x, t, s, denoise, key, carry):
-    x, carry = sampler.step(process, x, t, s, denoise, key, carry)
-    wanted = process.alpha(s) * known + process.sigma(s) * normal_like(split_keys(key, KNOWN), x)
-    return _merge(mask, wanted, x, basis), carry
-
-  return sampler._replace(step=step, deterministic=False)
+  return Inpaint(sampler, known, mask, basis)
 
 
 def colourise(sampler: Sampler, grey: Float[Array, 'batch ...'], channels: int = 3) -> Sampler:
@@ -70,13 +118,14 @@ def colourise(sampler: Sampler, grey: Float[Array, 'batch ...'], channels: int =
     channels: of the images.
 
   Raises:
-    ValueError: when `grey` is not [batch, height, width, 1], or there are no colours to find.
+    ValueError: if `grey` is not [batch, height, width, 1], or images have only one channel.
   """
   if grey.ndim != 4 or grey.shape[-1] != 1 or channels < 2:
     raise ValueError(
-      'colourisation needs grey images [batch, height, width, 1] and at least 2 channels, not'
-      f' {grey.shape} and {channels}'
+      'colourisation needs grey images [batch, height, width, 1] and at least 2 channels, got'
+      f' images {grey.shape} and channels={channels}'
     )
+  # Grey in every channel has no colour: in the basis only its first component is not 0.
   known = jnp.repeat(grey, channels, axis=-1)
   mask = np.arange(channels) == 0
   return inpaint(sampler, known, mask, grey_basis(channels))
@@ -86,6 +135,7 @@ def grey_basis(channels: int) -> np.ndarray:
   """An orthogonal matrix [channels, channels] whose first column is grey, the rest colour."""
   start = np.eye(channels)
   start[:, 0] = 1
+  # Gram-Schmidt keeps the direction of the first column, up to its sign.
   basis, _ = np.linalg.qr(start)
   return basis * np.sign(basis[0, 0])
 
@@ -100,44 +150,27 @@ def resample(
   jump: int,
   repeats: int,
 ) -> tuple[Float[Array, 'batch ...'], Int[Array, '']]:
-  """Walks back and forth in time, to bring the sampled part in harmony with the known one.
+  """Walks back and forth in time, so that the sampled part comes to agree with the known one.
 
   RePaint (Lugmayr et al. 2022, section 4.2): after every `jump` steps, as many steps of forward
   noise, and again, so that each stretch of the grid is denoised `repeats` times.
 
   Args:
     sampler: `inpaint` of a sampler without memory.
-    process, denoise, times, x, key: as in `samplers.sample`.
-    jump: steps of a stretch.
-    repeats: how often each is denoised; 1 is inpainting alone.
+    process, denoise, times, x, key: as in `driver.sample`.
+    jump: number of steps of a stretch.
+    repeats: how often each stretch is denoised; 1 is plain inpainting.
 
   Returns:
     x, and network evaluations; noising takes none.
 
   Raises:
-    ValueError: for a grid as in `sample`, or a jump or number of repeats below 1.
+    ValueError: for an invalid grid (see `sample`), or a jump or number of repeats below 1.
   """
   check_times(times)
+  # Known on the host, so that the whole walk is one scan.
   path = np.asarray(times)[resampling_path(len(times) - 1, jump, repeats)]
-  return drive(both_ways(sampler), process, denoise, path, x, key)[:2]
-
-
-def both_ways(sampler: Sampler) -> Sampler:
-  """A sampler whose steps to a later time add the process's own noise, calling no network."""
-
-  def step(process, x, t, s, denoise, key, carry):
-    def up(x):
-      # The forward transition from t to the later s: what is lost is what s knows less than t.
-      std = process.sigma(s) * jnp.sqrt(process.lost(s, t))
-      added = std * normal_like(split_keys(key, UP), x)
-      return process.alpha(s) / process.alpha(t) * x + added, carry
-
-    def down(x):
-      return sampler.step(process, x, t, s, denoise, key, carry)
-
-    return denoise.choose(s > t, up, down, x)
-
-  return sampler._replace(step=step, evaluations=None, deterministic=False)
+  return drive(ReverseChain(BothWays(sampler), process, denoise), path, x, key)[:2]
 
 
 def resampling_path(steps: int, jump: int, repeats: int) -> np.ndarray:
@@ -147,7 +180,10 @@ def resampling_path(steps: int, jump: int, repeats: int) -> np.ndarray:
     ValueError: for a jump or number of repeats below 1.
   """
   if jump < 1 or repeats < 1:
-    raise ValueError(f'resampling: jump={jump} and repeats={repeats} must be at least 1')
+    raise ValueError(
+      f'repaint: jump and repeats must be at least 1, got jump={jump} and repeats={repeats}'
+    )
+  # Down a stretch, then up and down again repeats − 1 times; then the next stretch.
   path = [0]
   for start in range(0, steps, jump):
     stop = min(start + jump, steps)
@@ -163,27 +199,29 @@ def perturb(
   strength: float,
   key: Key[Array, ''] | Key[Array, 'batch'],
 ) -> tuple[Float[Array, 'batch *shape'], np.ndarray]:
-  """Where SDEdit starts (Meng et al. 2022, algorithm 1): `given` with noise, part of the way up.
+  """The start of SDEdit (Meng et al. 2022, algorithm 1): `given` with noise, part of the way up.
 
   Args:
     process: the diffusion process.
-    given: what to edit: a sketch, strokes, an image.
+    given: the image to edit: a sketch, strokes, a photograph.
     times: the whole grid, from t_max.
-    strength: share of its steps to take, in (0, 1]: small keeps to what is given.
+    strength: share of its steps to take, in (0, 1]: a small one stays close to `given`.
     key: for the noise.
 
   Returns:
-    x, and the rest of the grid: what `sample` needs.
+    x, and the rest of the grid, to be passed to `sample`.
 
   Raises:
-    ValueError: for a grid as in `sample`, or a strength outside (0, 1].
+    ValueError: for an invalid grid (see `sample`), or a strength outside (0, 1].
   """
   check_times(times)
   if not 0 < strength <= 1:
-    raise ValueError(f'strength={strength} must be in (0, 1]')
+    raise ValueError(f'sdedit: strength must be in (0, 1], got {strength}')
+  # The last steps of the grid, at least one of them.
   steps = len(times) - 1
   rest = np.asarray(times)[steps - max(1, round(strength * steps)) :]
   keys = key if key.ndim else example_keys(key, jnp.arange(given.shape[0]))
+  # A draw from q(x_t | x0 = given).
   t = jnp.asarray(rest[0], given.dtype)
   return process.alpha(t) * given + process.sigma(t) * normal_like(keys, given), rest
 
@@ -195,20 +233,23 @@ def encode(
 
   Args:
     sampler: a deterministic one (DDIM with eta 0, Heun, adaptive, ...).
-    process, denoise: as in `samplers.sample`.
-    times: the grid of `decode`, decreasing, its last time above 0: at time 0 there is no noise to
-      see, and the way up does not exist.
+    process, denoise: as in `driver.sample`.
+    times: the grid of `decode`, decreasing, its last time above 0: clean data has no noise that
+      the flow could follow upwards.
     x: data.
 
   Returns:
     x at times[0], and network evaluations.
 
   Raises:
-    ValueError: for a sampler with randomness, or a grid that is wrong or ends at time 0.
+    ValueError: for a sampler with randomness, or a grid that is invalid or ends at time 0.
   """
   _check_reversible(sampler, times)
+  # The data as the mean of x at the last time, without its noise: `decode` divides it out again.
   scaled = process.alpha(jnp.asarray(times[-1], x.dtype)) * x
-  return drive(sampler, process, denoise, np.asarray(times)[::-1], scaled, jax.random.key(0))[:2]
+  chain = ReverseChain(sampler, process, denoise)
+  # A deterministic sampler draws nothing from the key.
+  return drive(chain, np.asarray(times)[::-1], scaled, jax.random.key(0))[:2]
 
 
 def decode(
@@ -220,16 +261,18 @@ def decode(
     ValueError: as `encode`.
   """
   _check_reversible(sampler, times)
-  x, count, _ = drive(sampler, process, denoise, times, code, jax.random.key(0))
+  x, count, _ = drive(ReverseChain(sampler, process, denoise), times, code, jax.random.key(0))
   return x / process.alpha(jnp.asarray(times[-1], x.dtype)), count
 
 
 def _check_reversible(sampler: Sampler, times: Any) -> None:
   check_times(times)
   if not sampler.deterministic:
-    raise ValueError('the code of data needs a deterministic sampler, such as ddim with eta 0')
+    raise ValueError('encoding data needs a deterministic sampler, such as ddim with eta 0')
   if times[-1] <= 0:
-    raise ValueError(f'the code of data needs a grid that ends above time 0, not at {times[-1]}')
+    raise ValueError(
+      f"encoding data needs a grid that ends above time 0 (grid.end='t_min'), got {times[-1]}"
+    )
 
 
 def slerp(
@@ -237,13 +280,14 @@ def slerp(
 ) -> Float[Array, 'batch *shape']:
   """Spherical interpolation of each pair (Shoemake 1985): 0 is a, 1 is b.
 
-  Halfway between two noises is again as long as noise, where a straight line's middle is shorter.
-  Pairs along one line are interpolated straight.
+  The point halfway between two noises has the norm of noise; on a straight line its norm would be
+  smaller. Pairs along one line are interpolated straight.
   """
   axes = tuple(range(1, a.ndim))
-  norm = lambda x: jnp.sqrt(jnp.sum(x**2, axes, keepdims=True))
-  cosine = jnp.sum(a * b, axes, keepdims=True) / (norm(a) * norm(b))
+  norms = [jnp.sqrt(jnp.sum(x**2, axes, keepdims=True)) for x in (a, b)]
+  cosine = jnp.sum(a * b, axes, keepdims=True) / (norms[0] * norms[1])
   angle = jnp.arccos(jnp.clip(cosine, -1, 1))
+  # For (nearly) parallel pairs sin(angle) is 0: the limit is the straight line.
   curved = jnp.sin(angle) > 1e-4
   sine = jnp.where(curved, jnp.sin(angle), 1)
   first = jnp.where(curved, jnp.sin((1 - weight) * angle) / sine, 1 - weight)
@@ -252,17 +296,19 @@ def slerp(
 
 
 def _merge(mask: Array, known: Array, x: Array, basis: np.ndarray | None) -> Array:
+  """`known` where the mask holds, else x; in the given basis of the channels, if there is one."""
   if basis is None:
     return jnp.where(mask, known, x)
   basis = jnp.asarray(basis, x.dtype)
+  # Orthogonal: the transpose is the inverse, and normal noise stays normal.
   return jnp.where(mask, known @ basis, x @ basis) @ basis.T
 
 
 def check_mask(mask: Array | np.ndarray, shape: tuple[int, ...]) -> None:
-  """Refuses a mask that does not fit data of this shape, or (unless traced) has other values.
+  """Refuses a mask that does not fit data of this shape, or whose values (if known) are not 0 or 1.
 
   Raises:
-    ValueError: what is wrong with it.
+    ValueError: says what is wrong with the mask.
   """
   try:
     fits = np.broadcast_shapes(mask.shape, shape) == tuple(shape)
@@ -271,7 +317,7 @@ def check_mask(mask: Array | np.ndarray, shape: tuple[int, ...]) -> None:
   if not fits:
     raise ValueError(f'a mask of shape {mask.shape} does not fit data of shape {tuple(shape)}')
   if not isinstance(mask, jax.core.Tracer) and not np.isin(np.asarray(mask), (0, 1)).all():
-    raise ValueError('a mask holds 1 (known) and 0 (to be sampled), and nothing else')
+    raise ValueError('a mask must hold only 1 (known) and 0 (to be sampled)')
 
 
 def _check_basis(basis: np.ndarray, channels: int) -> None:

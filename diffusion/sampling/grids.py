@@ -1,12 +1,13 @@
 """Time discretisations: which times a sampler visits.
 
-A grid of n steps is n + 1 decreasing times. The first n run from t_max to t_min, spaced as the
-grid says, and the last is 0, clean data: the step to it is the final denoising. With `end='t_min'`
-all n + 1 run from t_max to t_min, and what comes out still carries the noise of t_min.
+A grid of n steps is n + 1 decreasing times. The first n run from t_max to t_min, spaced by the
+grid, and the last is 0, clean data: the step to it is the final denoising. With `end='t_min'` all
+n + 1 run from t_max to t_min, and the result still carries the noise of t_min.
 
 Grids are computed on the host in float64 and given to the compiled sampler as arrays.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 
 import jax
@@ -18,18 +19,27 @@ from common.config import ConfigError, component, pick
 from diffusion.processes.process import Process
 from diffusion.sampling.driver import check_times
 
-Times = Float[np.ndarray, 'times']
-Grid = Callable[[Process, int], Times]
+TimeArray = Float[np.ndarray, 'times']
 
-LEAST_LOG_SNR = -20.0  # where a process ends in log-SNR −∞, grids in log-SNR start from here
+MIN_LOG_SNR = -20.0  # grids in log-SNR start here if a process ends in log-SNR −∞
+
+
+class Grid:
+  """A spacing of times. Each grid is a frozen dataclass of its settings."""
+
+  def discretise(self, process: Process, number: int) -> TimeArray:
+    """`number` decreasing times, from t_max to t_min."""
+    raise NotImplementedError
 
 
 def _evaluate(function: Callable, values: np.ndarray) -> np.ndarray:
+  """A function of the process in float64, as concrete numbers even while something is traced."""
   with jax.enable_x64(True), jax.ensure_compile_time_eval():
     return np.array(function(jnp.asarray(values, jnp.float64)), np.float64)
 
 
 def _fractions(number: int) -> np.ndarray:
+  """`number` equally spaced values from 0 to 1; a single value is 0."""
   return np.linspace(0.0, 1.0, number) if number > 1 else np.zeros(1)
 
 
@@ -38,84 +48,114 @@ def _snapped(process: Process, times: np.ndarray) -> np.ndarray:
   return np.round(times * process.steps) / process.steps if process.steps else times
 
 
-def _between(process: Process, warp: Callable[[np.ndarray], np.ndarray], number: int):
-  """`number` times from t_max to t_min; warp maps 0..1 to 0..1."""
-  share = warp(1 - _fractions(number))
+def _between(process: Process, share: np.ndarray) -> TimeArray:
+  """Times at these shares of the way from t_min (0) to t_max (1)."""
   return _snapped(process, process.t_min + (process.t_max - process.t_min) * share)
 
 
-def _along_log_snr(process: Process, path: Callable, number: int) -> np.ndarray:
-  """`number` times at path(first λ, last λ, fractions), with the ends exactly t_max and t_min."""
+def _log_snr_ends(process: Process) -> tuple[float, float]:
+  """λ at t_max, or the least of a grid, and at t_min."""
   first, last = _evaluate(process.log_snr, np.array([process.t_max, process.t_min]))
-  values = path(max(first, LEAST_LOG_SNR), last, _fractions(number))
-  times = _evaluate(process.time_of, values)
+  return max(first, MIN_LOG_SNR), last
+
+
+def _times_at(process: Process, log_snr: np.ndarray) -> TimeArray:
+  """Times at these log-SNRs, with the ends exactly t_max and t_min."""
+  times = _evaluate(process.time_of, log_snr)
+  # The inverse is not exact, and where λ was cut off it is not t_max at all.
   times[0] = process.t_max
-  if number > 1:
+  if len(times) > 1:
     times[-1] = process.t_min
   return times
 
 
-def uniform() -> Grid:
+@dataclasses.dataclass(frozen=True)
+class Uniform(Grid):
   """Equal steps in time; on a discrete process rounded to its table."""
-  return lambda process, number: _between(process, lambda u: u, number)
+
+  def discretise(self, process: Process, number: int) -> TimeArray:
+    return _between(process, 1 - _fractions(number))
 
 
-def quadratic() -> Grid:
+@dataclasses.dataclass(frozen=True)
+class Quadratic(Grid):
   """Times that grow as a square (Song et al. 2020, DDIM, appendix D.2)."""
-  return lambda process, number: _between(process, np.square, number)
+
+  def discretise(self, process: Process, number: int) -> TimeArray:
+    # As DDIM's τ_i = c·i², between t_min and t_max.
+    return _between(process, np.square(1 - _fractions(number)))
 
 
-def log_snr() -> Grid:
+@dataclasses.dataclass(frozen=True)
+class LogSNR(Grid):
   """Equal steps in log-SNR (DPM-Solver: Lu et al. 2022)."""
-  return lambda process, number: _along_log_snr(
-    process, lambda first, last, u: first + (last - first) * u, number
-  )
+
+  def discretise(self, process: Process, number: int) -> TimeArray:
+    first, last = _log_snr_ends(process)
+    return _times_at(process, first + (last - first) * _fractions(number))
 
 
-def karras(rho: float = 7.0) -> Grid:
+@dataclasses.dataclass(frozen=True)
+class Karras(Grid):
   """Equal steps in (σ/α)^(1/ρ) (Karras et al. 2022, eq. 5).
 
   Raises:
     ConfigError: unless ρ is positive.
   """
-  if not rho > 0:
-    raise ConfigError(f'grid.rho={rho} must be positive')
 
-  def path(first, last, fractions):
+  rho: float = 7.0
+
+  def __post_init__(self):
+    if not self.rho > 0:
+      raise ConfigError(f'grid.rho must be positive, got {self.rho}')
+
+  def discretise(self, process: Process, number: int) -> TimeArray:
+    rho = self.rho
+    first, last = _log_snr_ends(process)
+    # σ/α = exp(−λ/2), and back: λ = −2·log(σ/α).
     high, low = np.exp(-0.5 * first) ** (1 / rho), np.exp(-0.5 * last) ** (1 / rho)
-    return -2 * rho * np.log(high + (low - high) * fractions)
-
-  return lambda process, number: _along_log_snr(process, path, number)
+    log_snr = -2 * rho * np.log(high + (low - high) * _fractions(number))
+    return _times_at(process, log_snr)
 
 
 def adm_timesteps(total: int, sections: tuple[int, ...]) -> list[int]:
-  """Timesteps 0..total−1 that are kept: the range cut in equal sections, each with its number.
+  """The kept ones of timesteps 0..total−1: equal sections, each with its own number of steps.
 
-  Dhariwal & Nichol 2021 (their code's `space_timesteps`).
+  Dhariwal & Nichol 2021 (`space_timesteps` in their code).
   """
   kept, start = [], 0
   for i, number in enumerate(sections):
     size = total // len(sections) + (i < total % len(sections))
     if number > size or number < 1:
-      raise ConfigError(f'grid.sections: cannot keep {number} of the {size} steps of section {i}')
+      raise ConfigError(
+        f'grid.sections: of the {size} steps of section {i}, 1 to {size} can be kept, got {number}'
+      )
+    # Both ends of a section are kept, and the rest is spread between them.
     stride = (size - 1) / (number - 1) if number > 1 else 1
+    # round() of Python, as in the original: halves go to the even number.
     kept += [start + round(stride * j) for j in range(number)]
     start += size
   return kept
 
 
-def _respacings(total: int, number: int, sections: tuple[int, ...]) -> dict[str, Callable]:
-  return {
-    'adm': lambda: adm_timesteps(total, sections or (number,)),
-    'stride': lambda: list(range(0, total, total // number))[:number],
-    'trailing': lambda: [round(total - i * total / number) - 1 for i in reversed(range(number))],
-  }
+def stride_timesteps(total: int, number: int) -> list[int]:
+  """Every T/n-th timestep, from the first (Song et al. 2020); leaves out the noisiest."""
+  return list(range(0, total, total // number))[:number]
 
 
-def respaced(spacing: str = 'adm', sections: tuple[int, ...] = ()) -> Grid:
+def trailing_timesteps(total: int, number: int) -> list[int]:
+  """Every T/n-th timestep, from the last (Lin et al. 2023, table 2)."""
+  return [round(total - i * total / number) - 1 for i in reversed(range(number))]
+
+
+SPACINGS = ('adm', 'stride', 'trailing')
+
+
+@dataclasses.dataclass(frozen=True)
+class Respaced(Grid):
   """A subset of a discrete process's times.
 
-  Args:
+  Attributes:
     spacing: 'adm' includes the first and the last (Dhariwal & Nichol 2021); 'stride' is every
       T/n-th from the first (DDIM's), which leaves out the noisiest; 'trailing' is every T/n-th
       from the last (Lin et al. 2023, table 2).
@@ -123,62 +163,80 @@ def respaced(spacing: str = 'adm', sections: tuple[int, ...] = ()) -> Grid:
       times, cleanest first; their sum is the number of steps.
   """
 
-  def grid(process, number):
+  spacing: str = 'adm'
+  sections: tuple[int, ...] = ()
+
+  def __post_init__(self):
+    if self.spacing not in SPACINGS:
+      raise ConfigError(f'unknown grid.spacing {self.spacing!r}; known: {", ".join(SPACINGS)}')
+
+  def discretise(self, process: Process, number: int) -> TimeArray:
     if not process.steps:
-      raise ConfigError(f"grid 'respaced' needs a discrete process (ddpm), not {process.name!r}")
-    if number > process.steps or (sections and sum(sections) != number):
+      raise ConfigError(f"grid 'respaced' needs a discrete process (ddpm), got {process.name!r}")
+    if number > process.steps:
       raise ConfigError(
-        f'grid: {number} steps of {process.steps}'
-        + (f' in sections {sections}: they sum to {sum(sections)}' if sections else ' are too many')
+        f"grid 'respaced': {number} steps are too many for a process of {process.steps}"
       )
-    kept = pick(_respacings(process.steps, number, sections), spacing, 'grid.spacing')()
-    return (np.array(kept[::-1]) + 1.0) / process.steps
+    if self.sections and sum(self.sections) != number:
+      raise ConfigError(
+        f'grid.sections must add up to the {number} steps of the sampler, but {self.sections} sum'
+        f' to {sum(self.sections)}'
+      )
+    # Timestep k of 0..T−1, as the papers count them, is time (k + 1)/T here.
+    return (np.array(self._kept(process.steps, number)[::-1]) + 1.0) / process.steps
 
-  return grid
+  def _kept(self, total: int, number: int) -> list[int]:
+    if self.spacing == 'adm':
+      return adm_timesteps(total, self.sections or (number,))
+    spaced = stride_timesteps if self.spacing == 'stride' else trailing_timesteps
+    return spaced(total, number)
 
 
-def given(times: tuple[float, ...] = ()) -> Grid:
+@dataclasses.dataclass(frozen=True)
+class Given(Grid):
   """Times listed in the config; the number of steps must agree."""
 
-  def grid(process, number):
-    if len(times) != number:
-      raise ConfigError(f'grid.times lists {len(times)} times, but {number} are needed')
-    return np.asarray(times, np.float64)
+  times: tuple[float, ...] = ()
 
-  return grid
+  def discretise(self, process: Process, number: int) -> TimeArray:
+    if len(self.times) != number:
+      raise ConfigError(f'grid.times lists {len(self.times)} times, but {number} are needed')
+    return np.asarray(self.times, np.float64)
 
 
 GRIDS = {
-  'uniform': uniform,
-  'quadratic': quadratic,
-  'log_snr': log_snr,
-  'karras': karras,
-  'respaced': respaced,
-  'given': given,
+  'uniform': Uniform,
+  'quadratic': Quadratic,
+  'log_snr': LogSNR,
+  'karras': Karras,
+  'respaced': Respaced,
+  'given': Given,
 }
 
+# Of a sampler's steps + 1 times the grid gives `steps` plus this many; 'clean' appends time 0.
 ENDS = {'clean': 0, 't_min': 1}
 
 
-def make_times(settings: Mapping, process: Process, steps: int) -> Times:
+def make_times(settings: Mapping, process: Process, steps: int) -> TimeArray:
   """The [steps + 1] times of a config's grid.
 
   Args:
     settings: `name` and settings of a grid, and `end`: 'clean' or 't_min'.
-    process: what the times are of.
-    steps: sampler steps, at least 1.
+    process: the diffusion process.
+    steps: number of sampler steps, at least 1.
 
   Raises:
     ValueError: for unknown names or settings, fewer than one step, or times that do not decrease
       strictly within [0, t_max].
   """
   if steps < 1:
-    raise ConfigError(f'sampling.steps={steps}: at least 1')
+    raise ConfigError(f'sampling.steps must be at least 1, got {steps}')
   settings = dict(settings)
   more = pick(ENDS, settings.pop('end', 'clean'), 'grid.end')
-  times = component(GRIDS, settings, 'grid')(process, steps + more)
+  times = component(GRIDS, settings, 'grid').discretise(process, steps + more)
+  # The step to time 0 is the final denoising.
   times = times if more else np.append(times, 0.0)
   check_times(times)
   if times[0] > process.t_max * (1 + 1e-6):
-    raise ConfigError(f'grid: times must not pass t_max = {process.t_max:g}, as {times[0]:g} does')
+    raise ConfigError(f'grid: times must not pass t_max = {process.t_max:g}, got {times[0]:g}')
   return times

@@ -1,7 +1,7 @@
 """Guidance: transforms from denoiser to denoiser, which compose.
 
 A denoiser is a function (x [batch, *shape], t [batch]) -> Pair(x0, eps). A plain function takes one
-network evaluation per call; a transform returns a `Denoiser`, which says how many it takes.
+network evaluation per call; a transform is a `Denoiser`, which says how many it takes.
 
 The weight convention, everywhere in this repository: guided = other + weight·(model − other), so
 that weight 1 is the model as it is and 0 is the other one (unconditional, or weaker). With Ho &
@@ -10,9 +10,10 @@ Dhariwal & Nichol 2021's s for classifier-free guidance and with Karras et al. 2
 weight itself.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,80 +25,132 @@ from diffusion.processes.process import Process
 Weight = float | Float[Array, '']
 
 
-class Denoiser(NamedTuple):
-  """A denoiser that knows the one it was made from and what a call of it costs.
+class Denoiser:
+  """A denoiser that knows the plain one it was made from, and the cost of a call of either."""
 
-  Attributes:
-    both: (x, t) -> (guided, plain): the guided estimate and that of the model before guidance.
-    plain: (x, t) -> the estimate of the model before guidance.
-    cost: t [batch] -> network evaluations of a guided call at these times, a scalar.
-    plain_cost: the same for a call of `plain`.
-  """
+  def both(self, x: Float[Array, 'batch ...'], t: Float[Array, 'batch']) -> tuple[Pair, Pair]:
+    """The guided estimate, and that of the model before guidance."""
+    raise NotImplementedError
 
-  both: Callable[[Array, Array], tuple[Pair, Pair]]
-  plain: Denoise
-  cost: Callable[[Array], Int[Array, '']]
-  plain_cost: Callable[[Array], Int[Array, '']]
+  def plain(self, x: Float[Array, 'batch ...'], t: Float[Array, 'batch']) -> Pair:
+    """The estimate of the model before guidance."""
+    raise NotImplementedError
+
+  def cost(self, t: Float[Array, 'batch']) -> Int[Array, '']:
+    """Network evaluations of a guided call at these times."""
+    raise NotImplementedError
+
+  def plain_cost(self, t: Float[Array, 'batch']) -> Int[Array, '']:
+    """Network evaluations of a call of `plain`."""
+    raise NotImplementedError
 
   def __call__(self, x: Float[Array, 'batch ...'], t: Float[Array, 'batch']) -> Pair:
     return self.both(x, t)[0]
 
 
-def as_denoiser(denoise: Denoise | Denoiser) -> Denoiser:
-  """A plain function as a `Denoiser` that takes one network evaluation per call."""
-  if isinstance(denoise, Denoiser):
-    return denoise
+def _evaluations(number: int) -> Int[Array, '']:
+  return jnp.asarray(number, jnp.int32)
 
-  def both(x, t):
-    pair = denoise(x, t)
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Unguided(Denoiser):
+  """A plain function, which takes one network evaluation per call."""
+
+  denoise: Denoise
+
+  def both(self, x, t):
+    pair = self.denoise(x, t)
     return pair, pair
 
-  return Denoiser(both, denoise, _constant(1), _constant(1))
+  def plain(self, x, t):
+    return self.denoise(x, t)
+
+  def cost(self, t):
+    return _evaluations(1)
+
+  def plain_cost(self, t):
+    return _evaluations(1)
 
 
-def classifier_free(
-  denoise: Callable[[Array, Array, Any], Pair],
-  condition: Any,
-  null: Any,
-  weight: Weight,
-  *,
-  doubled: bool = True,
-) -> Denoiser:
+def as_denoiser(denoise: Denoise | Denoiser) -> Denoiser:
+  """A plain function as a `Denoiser`; a `Denoiser` as it is."""
+  return denoise if isinstance(denoise, Denoiser) else Unguided(denoise)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClassifierFree(Denoiser):
   """Classifier-free guidance (Ho & Salimans 2022, eq. 6, with weight = 1 + w).
 
-  Args:
-    denoise: (x, t, condition) -> Pair, a model trained with its condition dropped at times.
-    condition: arrays [batch, ...] (a pytree): what to sample.
+  Attributes:
+    denoise: (x, t, condition) -> Pair, of a model whose condition was sometimes hidden in training.
+    condition: arrays [batch, ...] (a pytree): the classes to sample.
     null: the same for the unconditional model.
     weight: 1 is the conditional model, 0 the unconditional one, above 1 is guidance. May be traced.
     doubled: run both branches as one batch of twice the size.
 
   Raises:
-    ValueError: when there is no condition, or no null one, to guide with.
+    ValueError: if there is no condition, or no null one, to guide with.
   """
-  if condition is None or null is None:
-    missing = 'condition' if condition is None else 'null condition'
-    raise ValueError(f'classifier-free guidance needs a conditional model: it has no {missing}')
 
-  def plain(x, t):
-    return denoise(x, t, condition)
+  denoise: Callable[[Array, Array, Any], Pair]
+  condition: Any
+  null: Any
+  weight: Weight
+  doubled: bool = True
 
-  def both(x, t):
-    if not doubled:
-      with_condition, without = denoise(x, t, condition), denoise(x, t, null)
+  def __post_init__(self):
+    if self.condition is None or self.null is None:
+      missing = 'condition' if self.condition is None else 'null condition'
+      raise ValueError(f'classifier-free guidance needs a conditional model: it has no {missing}')
+
+  def plain(self, x, t):
+    return self.denoise(x, t, self.condition)
+
+  def both(self, x, t):
+    if not self.doubled:
+      conditional, unconditional = self.plain(x, t), self.denoise(x, t, self.null)
     else:
-      stack = lambda a, b: jnp.concatenate([a, b])
-      pair = denoise(stack(x, x), stack(t, t), jax.tree.map(stack, condition, null))
-      with_condition, without = _halves(pair)
-    return _extrapolate(without, with_condition, weight), with_condition
+      # One call of twice the batch keeps an accelerator busier than two calls.
+      condition = jax.tree.map(_stack, self.condition, self.null)
+      conditional, unconditional = _halves(self.denoise(_stack(x, x), _stack(t, t), condition))
+    return _extrapolate(unconditional, conditional, self.weight), conditional
 
-  return Denoiser(both, plain, _constant(2), _constant(1))
+  def cost(self, t):
+    return _evaluations(2)  # both branches count, also when they run side by side
+
+  def plain_cost(self, t):
+    return _evaluations(1)
 
 
-def autoguidance(denoise: Denoise, weak: Denoise | None, weight: Weight) -> Denoiser:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Transform(Denoiser):
+  """A denoiser that changes the guided estimate of another: the plain one and the costs stay.
+
+  Attributes:
+    denoise: the other one, a plain function or a `Denoiser`.
+  """
+
+  denoise: Denoise
+
+  @property
+  def main(self) -> Denoiser:
+    return as_denoiser(self.denoise)
+
+  def plain(self, x, t):
+    return self.main.plain(x, t)
+
+  def cost(self, t):
+    return self.main.cost(t)
+
+  def plain_cost(self, t):
+    return self.main.plain_cost(t)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Autoguidance(Transform):
   """Guidance by a weaker version of the same model (Karras et al. 2024).
 
-  Args:
+  Attributes:
     denoise: the model.
     weak: a smaller or less trained one, given the same condition.
     weight: 1 is the model, 0 the weak one.
@@ -105,27 +158,39 @@ def autoguidance(denoise: Denoise, weak: Denoise | None, weight: Weight) -> Deno
   Raises:
     ValueError: without a weak model.
   """
-  if weak is None:
-    raise ValueError('autoguidance needs a second, weaker model; there is none')
-  main, other = as_denoiser(denoise), as_denoiser(weak)
 
-  def both(x, t):
-    strong = main(x, t)
-    return _extrapolate(other(x, t), strong, weight), strong
+  weak: Denoise | None
+  weight: Weight
 
-  return Denoiser(both, main, lambda t: main.cost(t) + other.cost(t), main.cost)
+  def __post_init__(self):
+    if self.weak is None:
+      raise ValueError('autoguidance needs a second, weaker model; there is none')
+
+  def plain(self, x, t):
+    return self.main(x, t)
+
+  def both(self, x, t):
+    # The strong model may be guided itself: its guided estimate is this guidance's plain one.
+    strong = self.main(x, t)
+    return _extrapolate(as_denoiser(self.weak)(x, t), strong, self.weight), strong
+
+  def cost(self, t):
+    # The networks run one after the other, or side by side: both count.
+    return self.main.cost(t) + as_denoiser(self.weak).cost(t)
+
+  def plain_cost(self, t):
+    return self.main.cost(t)
 
 
-def classifier_guidance(
-  denoise: Denoise, log_prob: Callable | None, process: Process, scale: Weight
-) -> Denoiser:
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClassifierGuidance(Transform):
   """Shifts the score by the gradient of a classifier's (Dhariwal & Nichol 2021, algorithm 2).
 
   eps − scale·σ·∇log p(y | x, t); the clean part follows from x = α·x0 + σ·eps. Scale 0 is the
   model as it is. The classifier's passes are not counted as network evaluations: it is another
   network, run forward and backward once per call.
 
-  Args:
+  Attributes:
     denoise: the model.
     log_prob: (x, t) -> [batch] log-probability of the wanted class, for a classifier of noisy data.
     process: the diffusion process.
@@ -134,130 +199,160 @@ def classifier_guidance(
   Raises:
     ValueError: without a classifier.
   """
-  if log_prob is None:
-    raise ValueError('classifier guidance needs a classifier of noisy data; there is none')
-  main = as_denoiser(denoise)
 
-  def both(x, t):
-    guided, plain = main.both(x, t)
-    gradient = jax.grad(lambda x: log_prob(x, t).sum())(x)
-    alpha, sigma = expand(process.alpha(t), x), expand(process.sigma(t), x)
-    shift = scale * sigma * gradient
-    # With alpha = 0 the clean part is free: nothing of it shows in x.
+  log_prob: Callable | None
+  process: Process
+  scale: Weight
+
+  def __post_init__(self):
+    if self.log_prob is None:
+      raise ValueError('classifier guidance needs a classifier of noisy data; there is none')
+
+  def both(self, x, t):
+    guided, plain = self.main.both(x, t)
+    # The gradient of the sum is that of each example: no example's term depends on another.
+    gradient = jax.grad(lambda x: self.log_prob(x, t).sum())(x)
+    alpha, sigma = expand(self.process.alpha(t), x), expand(self.process.sigma(t), x)
+    # score + scale·∇log p(y | x), with score = −eps/σ: eps moves by −scale·σ·∇log p(y | x), and x0
+    # by σ/α times as much the other way, so that α·x0 + σ·eps stays x.
+    shift = self.scale * sigma * gradient
+    # With alpha = 0 the clean part does not appear in x, and is left as it is.
     ratio = jnp.where(alpha > 0, sigma / jnp.where(alpha > 0, alpha, 1), 0)
     return guided._replace(x0=guided.x0 + ratio * shift, eps=guided.eps - shift), plain
 
-  return main._replace(both=both)
 
-
-def interval(denoise: Denoiser, process: Process, low: float, high: float) -> Denoiser:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Interval(Transform):
   """Guidance only where low < σ/α <= high (Kynkäänniemi et al. 2024).
 
-  Outside, the plain model runs alone, and only that is counted. The bounds are noise levels of
-  EDM's convention, noise over signal, so that they mean the same for every process.
+  Outside, only the plain model runs, and only its calls are counted. The bounds are noise levels
+  in EDM's convention, noise over signal, so that they mean the same for every process.
 
   Raises:
-    ValueError: when the bounds are not 0 <= low < high.
+    ValueError: unless 0 <= low < high.
   """
-  if not 0 <= low < high:
-    raise ValueError(f'guidance interval ({low}, {high}]: needs 0 <= low < high')
 
-  def inside(t):
+  process: Process
+  low: float
+  high: float
+
+  def __post_init__(self):
+    if not 0 <= self.low < self.high:
+      raise ValueError(
+        f'a guidance interval needs 0 <= low < high, got low={self.low} and high={self.high}'
+      )
+
+  def inside(self, t: Float[Array, 'batch']) -> Array:
+    """Whether each example is guided at its time."""
     # Compared without a division: alpha may be 0, and the level infinite.
-    alpha, sigma = process.alpha(t), process.sigma(t)
-    return (low * alpha < sigma) & (math.isinf(high) | (sigma <= high * alpha))
+    alpha, sigma = self.process.alpha(t), self.process.sigma(t)
+    return (self.low * alpha < sigma) & (math.isinf(self.high) | (sigma <= self.high * alpha))
 
-  def alone(x, t):
-    pair = denoise.plain(x, t)
+  def _unguided(self, x, t):
+    pair = self.main.plain(x, t)
     return pair, pair
 
-  def both(x, t):
-    chosen = inside(t)
-    guided, plain = jax.lax.cond(chosen.any(), denoise.both, alone, x, t)
+  def both(self, x, t):
+    chosen = self.inside(t)
+    # Without any example inside, the second branch does not run; else it runs for the whole batch.
+    guided, plain = jax.lax.cond(chosen.any(), self.main.both, self._unguided, x, t)
     where = expand(chosen.astype(x.dtype), x) > 0
     return jax.tree.map(lambda a, b: jnp.where(where, a, b), guided, plain), plain
 
-  def cost(t):
-    return jnp.where(inside(t).any(), denoise.cost(t), denoise.plain_cost(t))
-
-  return denoise._replace(both=both, cost=cost)
+  def cost(self, t):
+    return jnp.where(self.inside(t).any(), self.main.cost(t), self.main.plain_cost(t))
 
 
-def rescaled(denoise: Denoiser, process: Process, share: Weight = 0.7) -> Denoiser:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Rescaled(Transform):
   """Brings a guided clean image back to the plain one's contrast (Lin et al. 2023, section 3.4).
 
-  The guided estimate is multiplied by the ratio of the standard deviations over each example,
-  and `share` of that is mixed with the rest as it was.
+  The guided estimate is multiplied by the ratio of the standard deviations over each example, and
+  mixed with the estimate as it was.
 
-  Args:
+  Attributes:
     denoise: a guided denoiser.
     process: the diffusion process.
     share: 0 leaves the guided estimate as it is, 1 takes the rescaled one.
   """
 
-  def both(x, t):
-    guided, plain = denoise.both(x, t)
-    axes = tuple(range(1, x.ndim))
-    std = lambda a: jnp.std(a, axes, keepdims=True)
-    factor = std(plain.x0) / jnp.maximum(std(guided.x0), 1e-8)
-    return with_clean(guided, guided.x0 * (share * factor + 1 - share), process, x, t), plain
+  process: Process
+  share: Weight = 0.7
 
-  return denoise._replace(both=both)
+  def both(self, x, t):
+    guided, plain = self.main.both(x, t)
+    # Lin et al. 2023, eq. 15-16: guided x0 times std(plain x0)/std(guided x0), then the mixture.
+    factor = _std(plain.x0) / jnp.maximum(_std(guided.x0), 1e-8)
+    clean = guided.x0 * (self.share * factor + 1 - self.share)
+    return with_clean(guided, clean, self.process, x, t), plain
 
 
-def static_threshold(denoise: Denoise, process: Process, bound: float = 1.0) -> Denoiser:
+@dataclasses.dataclass(frozen=True, eq=False)
+class StaticThreshold(Transform):
   """Clips the clean estimate to [-bound, bound] (Ho et al. 2020)."""
-  main = as_denoiser(denoise)
 
-  def both(x, t):
-    guided, plain = main.both(x, t)
-    return with_clean(guided, jnp.clip(guided.x0, -bound, bound), process, x, t), plain
+  process: Process
+  bound: float = 1.0
 
-  return main._replace(both=both)
+  def both(self, x, t):
+    guided, plain = self.main.both(x, t)
+    clean = jnp.clip(guided.x0, -self.bound, self.bound)
+    return with_clean(guided, clean, self.process, x, t), plain
 
 
-def dynamic_threshold(
-  denoise: Denoise, process: Process, percentile: float = 0.995, bound: float = 1.0
-) -> Denoiser:
+@dataclasses.dataclass(frozen=True, eq=False)
+class DynamicThreshold(Transform):
   """Clips each clean estimate to a percentile of its own size, then divides by it.
 
   Saharia et al. 2022 (Imagen), section 2.3. A percentile below `bound` counts as `bound`.
 
   Raises:
-    ValueError: when the percentile is outside (0, 1].
+    ValueError: if the percentile is outside (0, 1].
   """
-  if not 0 < percentile <= 1:
-    raise ValueError(f'dynamic threshold: percentile {percentile} must be in (0, 1]')
-  main = as_denoiser(denoise)
 
-  def both(x, t):
-    guided, plain = main.both(x, t)
+  process: Process
+  percentile: float = 0.995
+  bound: float = 1.0
+
+  def __post_init__(self):
+    if not 0 < self.percentile <= 1:
+      raise ValueError(
+        f'the percentile of a dynamic threshold must be in (0, 1], got {self.percentile}'
+      )
+
+  def both(self, x, t):
+    guided, plain = self.main.both(x, t)
     axes = tuple(range(1, x.ndim))
-    size = jnp.quantile(jnp.abs(guided.x0), percentile, axis=axes, keepdims=True)
-    size = jnp.maximum(size, bound)
-    return with_clean(
-      guided, jnp.clip(guided.x0, -size, size) * (bound / size), process, x, t
-    ), plain
-
-  return main._replace(both=both)
+    size = jnp.quantile(jnp.abs(guided.x0), self.percentile, axis=axes, keepdims=True)
+    # Estimates within the bound stay as they are: they are never scaled up.
+    size = jnp.maximum(size, self.bound)
+    clean = jnp.clip(guided.x0, -size, size) * (self.bound / size)
+    return with_clean(guided, clean, self.process, x, t), plain
 
 
 def with_clean(pair: Pair, clean: Array, process: Process, x: Array, t: Array) -> Pair:
   """`pair` with another clean part, and the noise part that then explains x."""
+  # x = α·x0 + σ·eps holds again, which every sampler relies on.
   alpha, sigma = expand(process.alpha(t), x), expand(process.sigma(t), x)
   return pair._replace(x0=clean, eps=(x - alpha * clean) / sigma)
 
 
 def _extrapolate(other: Pair, model: Pair, weight: Weight) -> Pair:
-  """other + weight·(model − other); what else the model says (its variance) stays."""
-  mix = lambda a, b: a + weight * (b - a)
-  return model._replace(x0=mix(other.x0, model.x0), eps=mix(other.eps, model.eps))
+  """other + weight·(model − other); the model's variance stays."""
+  return model._replace(
+    x0=other.x0 + weight * (model.x0 - other.x0), eps=other.eps + weight * (model.eps - other.eps)
+  )
+
+
+def _std(x: Array) -> Array:
+  """Standard deviation over each example, in a shape that broadcasts with examples."""
+  return jnp.std(x, tuple(range(1, x.ndim)), keepdims=True)
+
+
+def _stack(a: Array, b: Array) -> Array:
+  return jnp.concatenate([a, b])
 
 
 def _halves(pair: Pair) -> tuple[Pair, Pair]:
   half = pair.x0.shape[0] // 2
   return jax.tree.map(lambda a: a[:half], pair), jax.tree.map(lambda a: a[half:], pair)
-
-
-def _constant(number: int) -> Callable[[Array], Int[Array, '']]:
-  return lambda t: jnp.asarray(number, jnp.int32)

@@ -1,188 +1,259 @@
-"""What to sample: new images, or an edit of given ones. Tasks by name.
+"""Tasks, by name: sampling new images, or editing given ones.
 
-A task is a pure function of a `Setting`, which holds everything that sampling needs, and of what is
-given: `past`, data in [-1, 1], and `mask`.
+A task is a pure function of `TaskInputs`, which holds everything that sampling needs.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
+from common.config import pick
 from common.method import example_keys
 from diffusion.predictions import expand, normal_like
-from diffusion.processes.process import Process
 from diffusion.sampling import editing
-from diffusion.sampling.driver import sample, trajectory
-from diffusion.sampling.guidance import Denoiser
+from diffusion.sampling.driver import ReverseChain, sample, trajectory
 from diffusion.sampling.solvers import Sampler
 
-Drawn = tuple[Float[Array, 'batch *shape'], Int[Array, '']]  # samples, network evaluations
+# Samples, and network evaluations of each.
+Result = tuple[Float[Array, 'batch *shape'], Int[Array, '']]
 
 
-class Setting(NamedTuple):
-  """How to sample.
+class TaskInputs(NamedTuple):
+  """Everything that a task needs.
 
   Attributes:
-    process, sampler, denoise: see `diffusion.samplers.sample`.
+    chain: the sampler, the process and the denoiser.
     times: the grid; padded, and traced, for a task that only samples forwards.
-    num_steps: of a padded grid, else None.
-    final_denoise: see `diffusion.samplers.sample`.
+    num_steps: number of steps of a padded grid, else None.
+    final_denoise: see `driver.sample`.
     like: zeros of the shape of the samples.
-    keys: one per sample, for the noise it starts from.
+    keys: one per sample, for its initial noise.
     key: for the sampler.
-    options: the task's own settings.
+    past: the given data in [-1, 1], or None.
+    mask: where `past` holds, or None.
   """
 
-  process: Process
-  sampler: Sampler
-  denoise: Denoiser
+  chain: ReverseChain
   times: Any
   num_steps: Int[Array, ''] | None
   final_denoise: bool
   like: Float[Array, 'batch *shape']
   keys: Key[Array, 'batch']
   key: Key[Array, '']
-  options: Mapping[str, Any]
+  past: Array | None
+  mask: Array | None
 
   def start(self) -> Float[Array, 'batch *shape']:
     """The noise that samples start from."""
-    return self.process.prior_std * normal_like(self.keys, self.like)
+    return self.chain.process.prior_std * normal_like(self.keys, self.like)
+
+  def sample(self, sampler: Sampler, x: Array, times: Any = None) -> Result:
+    """From x along the grid, or along other times."""
+    return sample(
+      sampler,
+      self.chain.process,
+      self.chain.denoise,
+      self.times if times is None else times,
+      x,
+      self.key,
+      num_steps=self.num_steps,
+      final_denoise=self.final_denoise,
+    )
 
 
-class Task(NamedTuple):
-  """A way to use a model.
+class Task:
+  """A way to use a model. Each task is a frozen dataclass of its own settings.
 
   Attributes:
-    run: (setting, past, mask) -> Drawn.
     needs: which of 'past' and 'mask' must be given.
-    fixed_grid: whether the grid must be known when compiled.
-    reversible: whether it also runs backwards, on a grid that ends at t_min.
+    fixed_grid: whether the grid must be known when the task is compiled.
+    reversible: whether the sampler also runs backwards, on a grid that ends at t_min.
   """
 
-  run: Callable[[Setting, Array | None, Array | None], Drawn]
-  needs: tuple[str, ...] = ('past',)
-  fixed_grid: bool = False
-  reversible: bool = False
+  needs: ClassVar[tuple[str, ...]] = ('past',)
+  fixed_grid: ClassVar[bool] = False
+  reversible: ClassVar[bool] = False
+
+  def run(self, inputs: TaskInputs) -> Result:
+    """Samples, and the network evaluations of each."""
+    raise NotImplementedError
 
 
-def _walk(setting: Setting, sampler: Sampler, x: Array, times: Any = None) -> Drawn:
-  return sample(
-    sampler,
-    setting.process,
-    setting.denoise,
-    setting.times if times is None else times,
-    x,
-    setting.key,
-    num_steps=setting.num_steps,
-    final_denoise=setting.final_denoise,
-  )
+@dataclasses.dataclass(frozen=True)
+class Generate(Task):
+  """New images from noise."""
+
+  needs: ClassVar[tuple[str, ...]] = ()
+
+  def run(self, inputs: TaskInputs) -> Result:
+    return inputs.sample(inputs.chain.sampler, inputs.start())
 
 
-def _generate(setting, past, mask) -> Drawn:
-  return _walk(setting, setting.sampler, setting.start())
+@dataclasses.dataclass(frozen=True)
+class Inpaint(Task):
+  """Fills in the part that the mask leaves open."""
+
+  needs: ClassVar[tuple[str, ...]] = ('past', 'mask')
+
+  def run(self, inputs: TaskInputs) -> Result:
+    sampler = editing.inpaint(inputs.chain.sampler, inputs.past, inputs.mask)
+    return inputs.sample(sampler, inputs.start())
 
 
-def _inpaint(setting, past, mask) -> Drawn:
-  return _walk(setting, editing.inpaint(setting.sampler, past, mask), setting.start())
+@dataclasses.dataclass(frozen=True)
+class Repaint(Task):
+  """Inpainting that walks back and forth in time (Lugmayr et al. 2022).
+
+  Attributes:
+    jump: number of steps of a stretch.
+    repeats: how often each stretch is denoised.
+  """
+
+  jump: int = 5
+  repeats: int = 5
+  needs: ClassVar[tuple[str, ...]] = ('past', 'mask')
+  fixed_grid: ClassVar[bool] = True
+
+  def run(self, inputs: TaskInputs) -> Result:
+    sampler, process, denoise = inputs.chain
+    return editing.resample(
+      editing.inpaint(sampler, inputs.past, inputs.mask),
+      process,
+      denoise,
+      inputs.times,
+      inputs.start(),
+      inputs.key,
+      jump=self.jump,
+      repeats=self.repeats,
+    )
 
 
-def _repaint(setting, past, mask) -> Drawn:
-  return editing.resample(
-    editing.inpaint(setting.sampler, past, mask),
-    setting.process,
-    setting.denoise,
-    setting.times,
-    setting.start(),
-    setting.key,
-    jump=setting.options['jump'],
-    repeats=setting.options['repeats'],
-  )
+@dataclasses.dataclass(frozen=True)
+class Colourise(Task):
+  """Colours for the given images, whose own colours have no effect."""
+
+  def run(self, inputs: TaskInputs) -> Result:
+    # Only the mean over the channels is kept; the network knows nothing of the given colours.
+    grey = inputs.past.mean(axis=-1, keepdims=True)
+    sampler = editing.colourise(inputs.chain.sampler, grey, inputs.past.shape[-1])
+    return inputs.sample(sampler, inputs.start())
 
 
-def _colourise(setting, past, mask) -> Drawn:
-  grey = past.mean(axis=-1, keepdims=True)
-  sampler = editing.colourise(setting.sampler, grey, past.shape[-1])
-  return _walk(setting, sampler, setting.start())
+@dataclasses.dataclass(frozen=True)
+class SDEdit(Task):
+  """Adds noise to the given images and removes it again (Meng et al. 2022).
+
+  Attributes:
+    strength: share of the steps to take.
+  """
+
+  strength: float = 0.5
+  fixed_grid: ClassVar[bool] = True
+
+  def run(self, inputs: TaskInputs) -> Result:
+    x, rest = editing.perturb(
+      inputs.chain.process, inputs.past, inputs.times, self.strength, inputs.keys
+    )
+    return inputs.sample(inputs.chain.sampler, x, rest)
 
 
-def _sdedit(setting, past, mask) -> Drawn:
-  x, rest = editing.perturb(
-    setting.process, past, setting.times, setting.options['strength'], setting.keys
-  )
-  return _walk(setting, setting.sampler, x, rest)
+@dataclasses.dataclass(frozen=True)
+class Reconstruct(Task):
+  """The given images, encoded and decoded again."""
+
+  fixed_grid: ClassVar[bool] = True
+  reversible: ClassVar[bool] = True
+
+  def run(self, inputs: TaskInputs) -> Result:
+    # The evaluations of both directions count.
+    code, up = editing.encode(*inputs.chain, inputs.times, inputs.past)
+    x, down = editing.decode(*inputs.chain, inputs.times, code)
+    return x, up + down
 
 
-def _encode(setting: Setting, past: Array) -> Drawn:
-  return editing.encode(setting.sampler, setting.process, setting.denoise, setting.times, past)
+@dataclasses.dataclass(frozen=True)
+class Interpolate(Task):
+  """From the first given image to the last, through one code for each sample."""
+
+  fixed_grid: ClassVar[bool] = True
+  reversible: ClassVar[bool] = True
+
+  def run(self, inputs: TaskInputs) -> Result:
+    past = inputs.past
+    codes, up = editing.encode(*inputs.chain, inputs.times, past)
+    number = past.shape[0]
+    first, last = (jnp.broadcast_to(codes[i], codes.shape) for i in (0, number - 1))
+    # Codes are noise: interpolated on a sphere, each is again as likely as noise.
+    weight = jnp.linspace(0, 1, number).reshape((number,) + (1,) * (past.ndim - 1))
+    x, down = editing.decode(*inputs.chain, inputs.times, editing.slerp(first, last, weight))
+    return x, up + down
 
 
-def _decode(setting: Setting, code: Array) -> Drawn:
-  return editing.decode(setting.sampler, setting.process, setting.denoise, setting.times, code)
-
-
-def _reconstruct(setting, past, mask) -> Drawn:
-  code, up = _encode(setting, past)
-  x, down = _decode(setting, code)
-  return x, up + down
-
-
-def _interpolate(setting, past, mask) -> Drawn:
-  """From the first given image to the last, by way of as many codes as there are samples."""
-  codes, up = _encode(setting, past)
-  number = past.shape[0]
-  ends = [jnp.broadcast_to(codes[i], codes.shape) for i in (0, number - 1)]
-  weight = jnp.linspace(0, 1, number).reshape((number,) + (1,) * (past.ndim - 1))
-  x, down = _decode(setting, editing.slerp(*ends, weight))
-  return x, up + down
-
-
-def _trajectory(setting, past, mask) -> Drawn:
-  """One sample's way from noise to data, in as many states of it as samples are asked for.
+@dataclasses.dataclass(frozen=True)
+class Trajectory(Task):
+  """One sample on its way from noise to data, at as many times as there are samples to return.
 
   Where noise is larger than data can be (VE, EDM), a state is shown at the size of unit noise.
   """
-  number = setting.like.shape[0]
-  same = setting._replace(keys=jnp.broadcast_to(setting.keys[:1], (number,)))
-  keys = example_keys(setting.key, jnp.zeros(number, jnp.int32))
-  path, count = trajectory(
-    setting.sampler, setting.process, setting.denoise, setting.times, same.start(), keys
-  )
-  steps = np.round(np.linspace(0, path.shape[0] - 1, number)).astype(int)
-  t = jnp.asarray(setting.times, path.dtype)[steps]
-  size = jnp.sqrt(setting.process.alpha(t) ** 2 + setting.process.sigma(t) ** 2)
-  x = path[steps, np.arange(number)]
-  return x / expand(jnp.maximum(size, 1), x), count
+
+  needs: ClassVar[tuple[str, ...]] = ()
+  fixed_grid: ClassVar[bool] = True
+
+  def run(self, inputs: TaskInputs) -> Result:
+    number = inputs.like.shape[0]
+    # Every row is the same sample: the same initial noise, and the same key at every step.
+    same = inputs._replace(keys=jnp.broadcast_to(inputs.keys[:1], (number,)))
+    keys = example_keys(inputs.key, jnp.zeros(number, jnp.int32))
+    path, count = trajectory(*inputs.chain, inputs.times, same.start(), keys)
+    # Row i shows the i-th of `number` states that are spread evenly over the path.
+    steps = np.round(np.linspace(0, path.shape[0] - 1, number)).astype(int)
+    t = jnp.asarray(inputs.times, path.dtype)[steps]
+    process = inputs.chain.process
+    size = jnp.sqrt(process.alpha(t) ** 2 + process.sigma(t) ** 2)
+    x = path[steps, np.arange(number)]
+    return x / expand(jnp.maximum(size, 1), x), count
 
 
 TASKS = {
-  'generate': Task(_generate, needs=()),
-  'inpaint': Task(_inpaint, needs=('past', 'mask')),
-  'repaint': Task(_repaint, needs=('past', 'mask'), fixed_grid=True),
-  'colourise': Task(_colourise),
-  'sdedit': Task(_sdedit, fixed_grid=True),
-  'reconstruct': Task(_reconstruct, fixed_grid=True, reversible=True),
-  'interpolate': Task(_interpolate, fixed_grid=True, reversible=True),
-  'trajectory': Task(_trajectory, needs=(), fixed_grid=True),
+  'generate': Generate,
+  'inpaint': Inpaint,
+  'repaint': Repaint,
+  'colourise': Colourise,
+  'sdedit': SDEdit,
+  'reconstruct': Reconstruct,
+  'interpolate': Interpolate,
+  'trajectory': Trajectory,
 }
+
+
+def build_task(section: Mapping) -> Task:
+  """The task of a config's section, which holds the settings of every task.
+
+  Raises:
+    ConfigError: for an unknown name.
+  """
+  task = pick(TASKS, section['name'], 'sampling.task')
+  return task(**{field.name: section[field.name] for field in dataclasses.fields(task)})
 
 
 def check_given(
   name: str, task: Task, shape: tuple[int, ...], past: Array | None, mask: Array | None
 ) -> None:
-  """Refuses what a task cannot use.
+  """Refuses inputs that a task cannot use.
 
   Args:
     name: of the task.
     task: the task.
     shape: of the samples, [num, *DataSpec.shape].
-    past: what is given.
+    past: the given data.
     mask: where it holds; of the shape of `past`, or one that broadcasts to it.
 
   Raises:
-    ValueError: when something is missing, unused or of the wrong shape.
+    ValueError: if something is missing, unused or of the wrong shape.
   """
   given = {'past': past, 'mask': mask}
   for part, value in given.items():
@@ -192,6 +263,6 @@ def check_given(
         f'task {name!r} takes {needs}; {part} is {"missing" if value is None else "given"}'
       )
   if past is not None and tuple(past.shape) != shape:
-    raise ValueError(f'task {name!r}: past must be of shape {shape}, not {tuple(past.shape)}')
+    raise ValueError(f'task {name!r}: past must be of shape {shape}, got {tuple(past.shape)}')
   if mask is not None:
     editing.check_mask(mask, shape)

@@ -1,5 +1,6 @@
 """What every race is made of: its description, sizes, data in memory, and a bare training step."""
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from common.data import pipeline
+from common.data.sources import Source
 from common.data.spec import DataSpec
 from common.method import Method, PyTree, Request
 from common.training import loop
@@ -100,7 +102,8 @@ class Race(NamedTuple):
   flops: float = 0.0
 
 
-class Arrays(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Arrays(Source):
   """A source of images held in memory."""
 
   x: np.ndarray

@@ -1,4 +1,4 @@
-"""Augmentation: what the label says is what was done."""
+"""Augmentation: the label describes the transformation that was applied."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,7 @@ def run(**settings):
   return jax.jit(lambda keys, x: augmentation.augment(keys, x, OFF | settings))(KEYS, IMAGES)
 
 
-def test_nothing_is_nothing():
+def test_switched_off_it_changes_nothing():
   for settings in ({}, {'probability': 0.0, 'x_flip': True, 'scale': 0.2, 'rotate': 1.0}):
     images, labels = run(**settings)
     np.testing.assert_allclose(images, IMAGES, atol=1e-5)
@@ -78,7 +78,7 @@ def test_labels_of_each_kind_describe_the_warp():
 
 
 def test_settings_out_of_range():
-  with pytest.raises(ConfigError, match='probability=2'):
+  with pytest.raises(ConfigError, match=r'probability must be in .* got 2'):
     augmentation.check(OFF | {'probability': 2})
-  with pytest.raises(ConfigError, match='scale=-1'):
+  with pytest.raises(ConfigError, match='scale must be at least 0, got -1'):
     augmentation.check(OFF | {'scale': -1})

@@ -1,4 +1,4 @@
-"""The diffusion method: the same loss however it is split, sampling by request, the bound."""
+"""The diffusion method: its loss, however the batch is split; requests; the bound."""
 
 import functools
 import logging
@@ -14,7 +14,7 @@ from common.config import ConfigError
 from common.data.spec import DataSpec
 from common.method import Context, Request
 from common.training.state import init_state, make_train_step
-from configs.diffusion import base
+from experiments import families
 
 SPEC = DataSpec('toy', 'image', (4, 4, 1), 5, 3)
 KEY = jax.random.key(0)
@@ -28,8 +28,8 @@ def batch(seed=0, num=NUM):
 
 def configured(**changes):
   """The base config with a tiny network; 'a__b' stands for the setting a.b."""
-  config = base.get_base().to_dict()
-  config['network'] = dict(base.NETWORKS['mlp'], width=16, depth=1)
+  config = families.defaults('diffusion')
+  config['network'] = dict(name='mlp', width=16, depth=1)
   for path, value in changes.items():
     *sections, leaf = path.split('__')
     functools.reduce(lambda node, name: node[name], sections, config)[leaf] = value
@@ -46,7 +46,7 @@ def context(params, index=None, training=True, size=NUM):
 
 
 def scrambled(method, seed=5):
-  """Parameters that do something: initial outputs are zero."""
+  """Random parameters: with the initial ones, outputs are zero."""
   params, memory = method.init(KEY, batch())
   leaves, tree = jax.tree.flatten(params['network'])
   keys = jax.random.split(jax.random.key(seed), len(leaves))
@@ -57,23 +57,23 @@ def scrambled(method, seed=5):
 @functools.cache
 def ready():
   """One method with its parameters, shared by the tests that only sample."""
-  method = build(process=base.PROCESSES['edm'], sampling__grid=base.GRIDS['karras'])
+  method = build(process=dict(name='edm'), sampling__grid=dict(name='karras', end='clean'))
   return method, scrambled(method)[0]
 
 
 CASES = {
   'low_discrepancy': {},
-  'uniform': {'objective__times': base.TIMES['uniform']},
+  'uniform': {'objective__times': dict(name='uniform')},
   'edm': {
-    'process': base.PROCESSES['edm'],
+    'process': dict(name='edm'),
     'prediction__target': 'edm',
     'prediction__noise': 'edm',
-    'objective__weighting': base.WEIGHTINGS['edm'],
-    'objective__times': base.TIMES['log_normal'],
+    'objective__weighting': dict(name='edm'),
+    'objective__times': dict(name='log_normal'),
     'objective__uncertainty': True,
   },
   'ddpm': {
-    'process': base.PROCESSES['ddpm'],
+    'process': dict(name='ddpm'),
     'prediction__target': 'eps',
     'prediction__variance': 'learned',
   },
@@ -143,11 +143,11 @@ def test_unconditional_and_labels_hidden_only_in_training():
 
 
 def test_terminal_times_are_a_regression_from_noise():
-  """Target x0 at t_max alone: the loss is the squared error of an image that the noise tells."""
+  """Target x0 at t_max alone: the loss is the squared error of an image predicted from noise."""
   method = build(
-    process=base.PROCESSES['rectified_flow'],
+    process=dict(name='rectified_flow'),
     prediction__target='x0',
-    objective__times=base.TIMES['terminal'],
+    objective__times=dict(name='terminal'),
     sampling__steps=1,
   )
   params, memory = method.init(KEY, batch())  # predicts zero
@@ -160,8 +160,8 @@ def test_terminal_times_are_a_regression_from_noise():
   assert not method.has_likelihood
 
 
-def test_loss_second_moment_hands_on_its_memory():
-  method = build(objective__times=base.TIMES['loss_second_moment'])
+def test_loss_second_moment_returns_its_memory():
+  method = build(objective__times=dict(name='loss_second_moment'))
   params, memory = scrambled(method)
   _, aux = method.loss(params, memory, batch(), KEY, context(params))
   assert float(aux.memory.counts.sum()) == NUM
@@ -170,9 +170,7 @@ def test_loss_second_moment_hands_on_its_memory():
 
 @pytest.mark.slow
 def test_learned_process_trains_ends_by_the_bound_and_shape_by_its_variance():
-  method = build(
-    process=dict(base.PROCESSES['learned'], width=8), objective__weighting=base.WEIGHTINGS['vlb']
-  )
+  method = build(process=dict(name='learned', width=8), objective__weighting=dict(name='vlb'))
   params, memory = scrambled(method)
   keys = jax.random.split(KEY, 3)
   value = lambda process, key: method.loss(
@@ -197,9 +195,7 @@ def test_learned_process_trains_ends_by_the_bound_and_shape_by_its_variance():
 @pytest.mark.parametrize('name', ['vlb', 'flow'])
 def test_nll_uses_the_labels_and_is_reproducible(name):
   few = {'terms': 4} if name == 'vlb' else {'rtol': 1e-2, 'atol': 1e-2}
-  method = build(
-    process=base.PROCESSES['vp_linear'], likelihood=dict(base.LIKELIHOODS[name], **few)
-  )
+  method = build(process=dict(name='vp_linear'), likelihood=dict(name=name, **few))
   params = scrambled(method)[0]
   nll = jax.jit(method.nll)
   data = batch(num=4)
@@ -213,8 +209,8 @@ def test_nll_uses_the_labels_and_is_reproducible(name):
 
 
 def test_initial_bound_is_that_of_a_known_model():
-  """A network that says 0 with target x0 is the model x̂0 = 0, whose bound is a plain integral."""
-  process = dict(base.PROCESSES['edm'], sigma_min=0.05)
+  """A network that outputs 0 with target x0 is the model x̂0 = 0, with a known bound."""
+  process = dict(name='edm', sigma_min=0.05)
   method = build(process=process, prediction__target='x0', likelihood=dict(name='vlb', terms=2000))
   params, _ = method.init(KEY, batch())
   data = batch(num=4)
@@ -252,20 +248,20 @@ def test_autoguidance_by_a_weaker_model():
   by_itself = method.sample(
     params, KEY, request._replace(options={'guidance': 2.0, 'weak': params, 'steps': 4})
   )
-  np.testing.assert_array_equal(by_itself.x, alone.x)  # a model guides itself nowhere
+  np.testing.assert_array_equal(by_itself.x, alone.x)  # guiding a model by itself changes nothing
   assert (drawn.x != alone.x).any()
   with pytest.raises(ValueError, match='a weak model has no effect at guidance=1'):
     method.sample(params, KEY, request._replace(options={'weak': weak}))
 
 
-def test_classifier_is_trained_beside_the_model_and_guides_it():
-  changes = {'conditional': False, 'process': base.PROCESSES['edm']}
+def test_classifier_is_trained_next_to_the_model_and_guides_it():
+  changes = {'conditional': False, 'process': dict(name='edm')}
   plain = build(**changes)
   method = build(classifier__weight=0.5, **changes)
   params, memory = method.init(KEY, batch())
   value, aux = method.loss(params, memory, batch(), KEY, context(params))
   alone, _ = plain.loss(params, memory, batch(), KEY, context(params))
-  assert float(aux.metrics['classifier']) == pytest.approx(np.log(3), rel=1e-5)  # knows nothing yet
+  assert float(aux.metrics['classifier']) == pytest.approx(np.log(3), rel=1e-5)  # not trained yet
   assert float(value) == pytest.approx(float(alone) + 0.5 * np.log(3), rel=1e-5)
   leaves, tree = jax.tree.flatten(params['classifier'])
   keys = jax.random.split(KEY, len(leaves))
@@ -276,9 +272,9 @@ def test_classifier_is_trained_beside_the_model_and_guides_it():
   other = method.sample(params, KEY, request._replace(label=(jnp.arange(4) + 1) % 3))
   assert one.evaluations == 8
   assert (one.x != other.x).any()
-  nowhere = request._replace(options=request.options | {'guidance.low': 1e6})
+  outside = request._replace(options=request.options | {'guidance.low': 1e6})
   unguided = method.sample(params, KEY, Request(4, options={'steps': 8}))
-  np.testing.assert_array_equal(method.sample(params, KEY, nowhere).x, unguided.x)
+  np.testing.assert_array_equal(method.sample(params, KEY, outside).x, unguided.x)
   with pytest.raises(ConfigError, match=r'classifier.weight above 0'):
     plain.sample(params, KEY, request)
   with pytest.raises(ConfigError, match=r'request with.*labels'):
@@ -296,10 +292,10 @@ def test_steps_within_a_bucket_and_the_weight_do_not_recompile(caplog):
     assert draw(steps=16, rho=3.0).evaluations == 16
     assert draw(steps=7, guidance=4.0).evaluations == 14
     compiled = [r.getMessage() for r in caplog.records if 'Compiling' in r.getMessage()]
-    assert not [text for text in compiled if 'run' in text]
+    assert not [text for text in compiled if 'run_sampler' in text]
     draw(steps=40)
     compiled = [r.getMessage() for r in caplog.records if 'Compiling' in r.getMessage()]
-    assert [text for text in compiled if 'run' in text]
+    assert [text for text in compiled if 'run_sampler' in text]
 
 
 def test_options_name_a_sampler_a_grid_and_their_settings():
@@ -334,7 +330,7 @@ def test_editing_tasks():
   assert little.evaluations == 2
   away = lambda drawn: np.abs(np.asarray(drawn.x, float) - np.asarray(past, float)).mean()
   assert away(little) < away(draw(past, None, task='sdedit', strength=1.0))
-  # This network is no denoiser, but any flow can be run backwards and forwards again.
+  # This network is untrained, but any flow can be run backwards and forwards again.
   again = draw(past, None, task='reconstruct', steps=200, threshold='none', sampler='heun')
   np.testing.assert_array_equal(again.x, past)
 
@@ -345,14 +341,14 @@ def test_editing_tasks():
     (Request(2, options={'stps': 5}), "unknown sampling option 'stps'.*did you mean 'steps'"),
     (Request(2, options={'sampler': 'dimm'}), "did you mean 'ddim'"),
     (Request(2, options={'rho': 3.0, 'grid': 'uniform'}), "unknown sampling option 'rho'"),
-    (Request(2, options={'steps': 0}), 'steps=0: at least 1'),
+    (Request(2, options={'steps': 0}), 'steps must be at least 1, got 0'),
     (Request(2, options={'steps': 2.5}), 'steps=2.5 must be a whole number, such as 50'),
-    (Request(2, options={'eta': 2.0}), 'eta=2.0'),
+    (Request(2, options={'eta': 2.0}), 'eta must be in .* got 2.0'),
     (Request(2, options={'eta': 'high'}), "eta='high' must be a number, such as 0.0"),
     (Request(2, options={'sampler': 'edm', 's_churn': True}), 's_churn=True must be a number'),
     (Request(2, options={'guidance': 'strong'}), "guidance='strong' must be a number"),
     (Request(2, options={'guidance': 2.0}), 'needs classes to guide to.*no labels'),
-    (Request(2, jnp.arange(3)), '2 samples need as many labels'),
+    (Request(2, jnp.arange(3)), '2 samples need 2 labels'),
     (Request(0), 'at least 1'),
     (Request(2, options={'task': 'inpaint'}), 'takes past and mask; past is missing'),
     (Request(2, past=jnp.zeros((2, 4, 4, 1), jnp.uint8)), 'past is given'),
@@ -366,7 +362,7 @@ def test_editing_tasks():
     ),
     (
       Request(2, past=jnp.zeros((2, 4, 4, 1), jnp.uint8), mask=jnp.full((4, 4, 1), 0.5)),
-      'a mask holds 1',
+      'a mask must hold only 1',
     ),
     (Request(2, options={'task': 'paint'}), 'did you mean'),
     (Request(2, options={'threshold': 'hard'}), 'dynamic, none, static'),
@@ -397,26 +393,26 @@ def test_guidance_without_a_conditional_model():
   [
     ({'network__name': 'unett'}, "did you mean 'unet'"),
     ({'network__widht': 3}, "did you mean 'width'"),
-    ({'process': base.PROCESSES['rectified_flow'], 'prediction__target': 'eps'}, 'singular at t'),
+    ({'process': dict(name='rectified_flow'), 'prediction__target': 'eps'}, 'singular at t'),
     ({'prediction__target': 'noise'}, 'known: .*eps'),
     ({'prediction__noise': 'sigma'}, 'edm, log_snr, time'),
     ({'prediction__variance': 'learned'}, 'needs a discrete process'),
     ({'prediction__variance': 'small'}, 'fixed_small'),
     ({'prediction__sigma_data': 0.0}, 'must be positive'),
-    ({'label_dropout': 1.0}, r'label_dropout=1.0 must be in \[0, 1\)'),
-    ({'process': base.PROCESSES['learned']}, "weighting 'vlb', not 'simple'"),
+    ({'label_dropout': 1.0}, r'label_dropout must be in \[0, 1\), got 1.0'),
+    ({'process': dict(name='learned')}, "weighting 'vlb', not 'simple'"),
     ({'augmentation__probability': 1.5}, 'must be in'),
     ({'augmentation__probability': 0.1}, 'augment_dim'),
     (
       {
-        'process': base.PROCESSES['ddpm'],
-        'objective__weighting': base.WEIGHTINGS['vlb'],
-        'objective__times': base.TIMES['log_normal'],
+        'process': dict(name='ddpm'),
+        'objective__weighting': dict(name='vlb'),
+        'objective__times': dict(name='log_normal'),
       },
       "not with times 'log_normal'",
     ),
     (
-      {'objective__weighting': base.WEIGHTINGS['vlb'], 'objective__times': base.TIMES['terminal']},
+      {'objective__weighting': dict(name='vlb'), 'objective__times': dict(name='terminal')},
       'has no meaning',
     ),
     ({'likelihood__name': 'exact'}, 'flow, vlb'),

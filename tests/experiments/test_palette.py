@@ -61,7 +61,7 @@ def test_grids_and_samples_have_the_palettes_colours(folder):
       (*TINY, '--config.ordering.size=1', '--config.head.name=logistic_mixture'),
       "head 'logistic_mixture' is over ordered values; a palette has no order",
     ),
-    ((*TINY, '--config.data.palette=1'), 'data.palette=1 must be 0 (off) or in [2, 65,536]'),
+    ((*TINY, '--config.data.palette=1'), 'data.palette must be 0 (off) or in [2, 65,536], got 1'),
   ],
 )
 def test_settings_that_do_not_suit_a_palette_are_refused(folder, more, message):

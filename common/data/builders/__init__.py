@@ -1,12 +1,21 @@
-"""Datasets by name. A new dataset is a module here and a line in this dict."""
+"""Datasets by name. A new dataset is a builder in this folder and a line in this table."""
 
-from common.data.builders import chorales, digits, from_tfds, idx, image_folder, npz, series, text
+from common.data.builders import (
+  chorales,
+  digits,
+  idx,
+  image_folder,
+  npz,
+  series,
+  text,
+  tfds_datasets,
+)
 
 BUILDERS = {
   'digits': digits.Digits,
   'mnist': idx.Mnist,
   'fashion_mnist': idx.FashionMnist,
-  'cifar10': from_tfds.Cifar10,
+  'cifar10': tfds_datasets.Cifar10,
   'image_folder': image_folder.ImageFolder,
   'npz': npz.Npz,
   'series': series.Series,

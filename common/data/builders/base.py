@@ -1,7 +1,8 @@
-"""What every dataset here is: arrays of whole numbers, or of floats, stored as ArrayRecord.
+"""What all datasets share: the base class of builders, splits by hash, palettes, settings.
 
-A dataset is a TFDS builder that says what it contains. TFDS shuffles the examples of a split once,
-by a hash of their keys, when it writes them, so that reading in order is reading at random.
+A dataset is a TFDS builder that describes its contents: arrays of integers or floats, stored as
+ArrayRecord. When TFDS writes a split, it shuffles the examples once, by a hash of their keys, so
+reading them in order means reading them in random order.
 """
 
 import abc
@@ -10,7 +11,7 @@ import hashlib
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -19,8 +20,8 @@ from common.config import ConfigError
 from common.data import palettes
 from common.data.spec import token_dtype
 
-# Of the flags of `prepare_data` that what is prepared hangs on.
-DEFAULTS = dict(
+# The `prepare_data` flags that affect the prepared data, with their defaults.
+FLAG_DEFAULTS = dict(
   palette=0,
   context=64,
   horizon=12,
@@ -31,235 +32,308 @@ DEFAULTS = dict(
 )
 
 SPLITS = ('train', 'validation', 'test')
-Example = dict[str, Any]  # 'x': an array; 'label': int, where there are any
+Example = dict[str, Any]  # 'x': an array; 'label': an int, if the data has classes
+Examples = Iterator[tuple[str, Example]]  # with a key that is unique within the split
 
 
 def data_dir(settings: Mapping[str, Any]) -> pathlib.Path:
-  """Where datasets are prepared: `dir` of the settings, else TFDS's own default."""
+  """The folder of all prepared datasets: `data.dir`, or TFDS's own default."""
   default = os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
   return pathlib.Path(settings.get('dir') or default).expanduser()
 
 
-def not_prepared(name: str, settings: Mapping[str, Any]) -> ConfigError:
-  """The error for a dataset that a command has to prepare first."""
-  flags = {flag: settings.get(flag, default) for flag, default in DEFAULTS.items()}
+def source_path(settings: Mapping[str, Any], name: str, wanted: str) -> pathlib.Path:
+  """The path in `data.source`.
+
+  Args:
+    settings: the `data` section of a config.
+    name: the dataset, for messages.
+    wanted: what the path should lead to, for messages.
+
+  Raises:
+    ConfigError: if `data.source` is not set.
+  """
+  if not settings.get('source'):
+    raise ConfigError(f'data.name={name} needs data.source, the path of {wanted}')
+  return pathlib.Path(settings['source']).expanduser()
+
+
+def broken_policy(settings: Mapping[str, Any]) -> str:
+  """`data.broken`: whether to 'refuse' or to 'skip' files that cannot be read."""
+  policy = settings.get('broken', 'refuse')
+  if policy not in ('refuse', 'skip'):
+    raise ConfigError(f"data.broken must be 'refuse' or 'skip', got {policy!r}")
+  return policy
+
+
+def not_prepared_error(name: str, settings: Mapping[str, Any]) -> ConfigError:
+  """The error for a dataset that has to be prepared by its own command first."""
+  flags = {flag: settings.get(flag, default) for flag, default in FLAG_DEFAULTS.items()}
   flags['data_dir'] = settings.get('dir', '')
-  where = ''.join(f' --{k}={v}' for k, v in flags.items() if v != DEFAULTS.get(k, ''))
+  typed = ''.join(f' --{k}={v}' for k, v in flags.items() if v != FLAG_DEFAULTS.get(k, ''))
   return ConfigError(
     f'{name} is not prepared in {data_dir(settings)}; run: '
-    f'python -m experiments.prepare_data --dataset={name}{where}'
+    f'python -m experiments.prepare_data --dataset={name}{typed}'
   )
 
 
 class Contents(NamedTuple):
-  """What a dataset holds.
+  """The contents of a dataset.
 
   Attributes:
-    shape: of every example: (height, width, channels) of an image, (tokens,) of a text, (steps,
-      columns) of a time series.
-    levels: values are integers in [0, levels); 0: they are floats.
-    class_names: names of the classes in the order of their labels; empty where there are none.
-    splits: for each of train, validation and test, a function that yields (key, example); keys
-      are unique within a split.
-    notes: what a person should hear of the preparation ('3 broken files skipped').
-    tokenizer: of a text, as JSON (common/data/tokenizers.py).
-    series: of time series, the attributes of a `SeriesSpec` (common/data/spec.py).
-    palette: of images that are indices, its colours (common/data/palettes.py).
+    shape: shape of every example: (height, width, channels) of an image, (tokens,) of a text,
+      (frames, voices) of music, (steps, columns) of a time series.
+    levels: values are integers in [0, levels); 0 means floats.
+    class_names: names of the classes in the order of their labels; empty if there are none.
+    splits: for each of train, validation and test, a function that returns an iterator over
+      (key, example).
+    notes: facts about the preparation that the user should see ('3 broken files skipped').
+    tokenizer: for text, the tokenizer as JSON (common/data/tokenizers.py).
+    series: for time series, the attributes of a `SeriesSpec` (common/data/spec.py).
+    pitches: for music, the lowest and the highest pitch (common/data/music.py).
+    palette: for images of indices, their colours (common/data/palettes.py).
   """
 
   shape: tuple[int, ...]
   levels: int
   class_names: tuple[str, ...]
-  splits: Mapping[str, Callable[[], Iterator[tuple[str, Example]]]]
+  splits: Mapping[str, Callable[[], Examples]]
   notes: tuple[str, ...] = ()
-  tokenizer: str = ''
+  tokenizer: str | None = None
   series: Mapping[str, Any] | None = None
+  pitches: tuple[int, int] | None = None
   palette: tuple[tuple[int, int, int], ...] = ()
 
 
 class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-  """A TFDS builder. Subclasses say what they contain.
+  """The base class of all datasets. A subclass sets `name` and `domain` and implements `read`.
 
-  Not put into TFDS's own registry: MNIST here and MNIST there must not clash.
+  Builders stay out of TFDS's own registry, where names such as 'mnist' are taken.
+
+  Attributes:
+    name: name of the dataset.
+    domain: kind of data, as in `DataSpec.domain`.
+    supports_palette: whether `data.palette` applies, as it does to images.
   """
 
   VERSION = tfds.core.Version('1.0.0')
+  name: ClassVar[str]
+  domain: ClassVar[str]
+  supports_palette: ClassVar[bool] = False
 
   def __init__(self, settings: Mapping[str, Any], network: bool, **kwargs):
-    """Args: the `data` section of a config; whether raw files may be fetched; TFDS's own."""
+    """Creates a builder.
+
+    Args:
+      settings: the `data` section of a config.
+      network: whether raw files may be downloaded.
+      **kwargs: arguments of TFDS.
+    """
+    # Before super().__init__, which calls `_info` and so reads the data.
     self.settings = settings
     self.network = network
     super().__init__(file_format='array_record', **kwargs)
 
   @classmethod
   def variant(cls, settings: Mapping[str, Any]) -> str:
-    """A name for what these settings and the files behind them give; '' if that is fixed."""
+    """Names the folder of the data that these settings and source files lead to.
+
+    '' for a dataset that is always the same. The name has to change whenever the prepared data
+    would, because an existing folder is used as it is.
+    """
     del settings
     return ''
 
   @abc.abstractmethod
   def read(self) -> Contents:
-    """Opens the raw data. Raises ConfigError where it is missing or broken."""
+    """Opens the raw data. Raises ConfigError if it is missing or broken."""
 
   @functools.cached_property
   def contents(self) -> Contents:
-    return self.read()
+    """The result of `read`, with `data.palette` applied."""
+    contents, num_colours = self.read(), self.settings.get('palette', 0)
+    return apply_palette(contents, num_colours, self.name) if num_colours else contents
 
-  @abc.abstractmethod
   def features(self) -> dict[str, Any]:
-    """TFDS features of an example."""
+    """The TFDS features of an example."""
+    contents = self.contents
+    dtype = token_dtype(contents.levels) if contents.levels else np.dtype(np.float32)
+    # Raw bytes: by default TFDS stores a uint8 array as 64-bit integers, which are slow to read.
+    x = tfds.features.Tensor(shape=contents.shape, dtype=dtype, encoding='bytes')
+    label = tfds.features.Scalar(dtype=np.int32)
+    return {'x': x} | ({'label': label} if contents.class_names else {})
 
-  @abc.abstractmethod
   def metadata(self) -> dict[str, Any]:
-    """What a DataSpec needs beside the shape, the levels and the classes."""
+    """The parts of a `DataSpec` that TFDS does not store, as JSON values.
+
+    This is a file format: common/data/pipeline.py reads it back.
+    """
+    contents = self.contents
+    optional = {
+      'tokenizer': contents.tokenizer,
+      'series': contents.series,
+      'pitches': contents.pitches,
+      'palette': [list(colour) for colour in contents.palette],
+    }
+    return dict(
+      levels=contents.levels,
+      class_names=list(contents.class_names),
+      notes=list(contents.notes),
+      domain=self.domain,
+      **{key: value for key, value in optional.items() if value},
+    )
 
   def _info(self) -> tfds.core.DatasetInfo:
-    contents = self.contents
     return tfds.core.DatasetInfo(
       builder=self,
       features=tfds.features.FeaturesDict(self.features()),
-      metadata=tfds.core.MetadataDict(
-        levels=contents.levels,
-        class_names=list(contents.class_names),
-        notes=list(contents.notes),
-        **self.metadata(),
-      ),
+      metadata=tfds.core.MetadataDict(self.metadata()),
     )
 
   def _split_generators(self, dl_manager):
-    del dl_manager
+    del dl_manager  # raw files come from common/data/builders/downloads.py
     return {split: self._generate_examples(split) for split in SPLITS}
 
-  def _generate_examples(self, split: str) -> Iterator[tuple[str, Example]]:
+  def _generate_examples(self, split: str) -> Examples:
     return self.contents.splits[split]()
 
 
 class ImageBuilder(Builder, skip_registration=True):
-  """Small uint8 images with an optional class; with `palette` in the settings, as indices of it."""
+  """Small uint8 images, with or without classes."""
 
-  @functools.cached_property
-  def contents(self) -> Contents:
-    contents, number = self.read(), self.settings.get('palette', 0)
-    return indexed(contents, number, self.name) if number else contents
-
-  def features(self) -> dict[str, Any]:
-    # Raw bytes: by default TFDS stores a uint8 array as 64-bit integers, slow to read.
-    shape = self.contents.shape
-    dtype = token_dtype(self.contents.levels)
-    pixels = tfds.features.Tensor(shape=shape, dtype=dtype, encoding='bytes')
-    label = tfds.features.Scalar(dtype=np.int32)
-    return {'x': pixels} | ({'label': label} if self.contents.class_names else {})
-
-  def metadata(self) -> dict[str, Any]:
-    palette = [list(colour) for colour in self.contents.palette]
-    return {'domain': 'image'} | ({'palette': palette} if palette else {})
+  domain = 'image'
+  supports_palette = True
 
 
-def indexed(contents: Contents, number: int, what: str) -> Contents:
-  """Colour images as indices of a palette, which is found on the training split.
+def apply_palette(contents: Contents, num_colours: int, what: str) -> Contents:
+  """Replaces colour images by indices of a palette, which is fitted to the training split.
 
   Args:
-    contents: of a dataset of images.
-    number: colours of the palette.
+    contents: the contents of a dataset of images.
+    num_colours: size of the palette.
     what: the dataset, for messages.
 
   Raises:
-    ConfigError: for images that have no colours.
+    ConfigError: for images that are not in colour.
   """
   if contents.shape[-1] != 3 or contents.levels != 256:
     raise ConfigError(
-      f'data.palette={number} is for colour images; those of {what} have {contents.shape[-1]} '
-      f'channel(s) of {contents.levels} levels: set data.palette=0'
+      f'data.palette={num_colours} needs images of 3 channels and 256 levels; those of {what} have '
+      f'{contents.shape[-1]} and {contents.levels}: set data.palette=0'
     )
+  # Fitted to training images alone: the other splits must not influence the data.
   training = (example['x'] for _, example in contents.splits['train']())
-  palette, error = palettes.fit(training, number)
-  dtype = token_dtype(len(palette.colours))
-
-  def encoded(split: str) -> Callable[[], Iterator[tuple[str, Example]]]:
-    def examples():
-      for key, example in contents.splits[split]():
-        yield key, example | {'x': palette.encode(example['x']).astype(dtype)}
-
-    return examples
-
+  palette, error = palettes.fit(training, num_colours)
   note = (
     f'palette of {len(palette.colours)} colours; training pixels differ from it by {error:.1f} of '
-    '255 (root mean square); likelihoods are of its indices'
+    '255 (root mean square); likelihoods are those of the indices'
   )
   return contents._replace(
     shape=(*contents.shape[:-1], 1),
     levels=len(palette.colours),
-    splits={split: encoded(split) for split in contents.splits},
+    splits={
+      split: functools.partial(_indexed_examples, palette, examples)
+      for split, examples in contents.splits.items()
+    },
     notes=(*contents.notes, note),
     palette=palette.colours,
   )
 
 
+def _indexed_examples(palette: palettes.Palette, examples: Callable[[], Examples]) -> Examples:
+  """Examples whose images are replaced by the indices of their colours."""
+  dtype = token_dtype(len(palette.colours))
+  for key, example in examples():
+    yield key, example | {'x': palette.encode(example['x']).astype(dtype)}
+
+
 def digest(data: bytes) -> str:
-  """A hash of bytes, as 32 hexadecimal digits."""
+  """The BLAKE2b hash of bytes, as 32 hexadecimal digits."""
   return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def hash_splits(hashes: Iterable[str], what: str) -> dict[str, np.ndarray]:
-  """Splits 80/10/10 by the hash of each example, whatever else the dataset holds.
+  """Assigns examples to splits 80/10/10, each by its own hash alone.
 
-  An example stays in its split when others are added, and equal examples share one. Only where a
-  set is so small that a split would stay empty, it gets the example whose hash is nearest.
+  An example therefore stays in its split when others are added, and equal examples share one. The
+  exception is a dataset so small that a split would be empty: the split then gets the example
+  whose hash is nearest.
 
   Args:
     hashes: one hexadecimal hash per example.
     what: the dataset, for messages.
 
   Returns:
-    For each split the indices of its examples, in their order.
+    For each split the indices of its examples, in ascending order.
 
   Raises:
     ConfigError: for fewer than three different examples.
   """
+  # A hash as a number in [0, 1): 12 hexadecimal digits are 48 bits, exact in float64.
   values = np.array([int(text[:12], 16) / 16**12 for text in hashes])
   distinct, ranks = np.unique(values, return_inverse=True)
   if len(distinct) < 3:
     raise ConfigError(
-      f'{what} holds {len(distinct)} different examples; train, validation and test need 3'
+      f'{what} must hold at least 3 different examples, one for each of train, validation and '
+      f'test, got {len(distinct)}'
     )
-  test = max(1, np.count_nonzero(distinct < 0.1))
-  held_out = min(max(test + 1, np.count_nonzero(distinct < 0.2)), len(distinct) - 1)
-  parts = np.digitize(ranks, [min(test, held_out - 1), held_out])
+  # Number of different examples with hashes in [0, 0.1), for test, and in [0, 0.2), which adds
+  # validation. In a tiny dataset both move up, so that no split is empty ...
+  num_test = max(1, np.count_nonzero(distinct < 0.1))
+  num_held_out = max(num_test + 1, np.count_nonzero(distinct < 0.2))
+  # ... and down again, so that train keeps at least one.
+  num_held_out = min(num_held_out, len(distinct) - 1)
+  num_test = min(num_test, num_held_out - 1)
+  parts = np.digitize(ranks, [num_test, num_held_out])
   order = ('test', 'validation', 'train')
   return {split: np.flatnonzero(parts == i) for i, split in enumerate(order)}
 
 
 def hash_order(x: np.ndarray, label: np.ndarray) -> np.ndarray:
-  """Indices of the examples in the order of their hashes: the same however they are stored."""
+  """Indices of the examples sorted by their hashes: independent of the order in the raw files."""
   hashes = [digest(image.tobytes() + bytes([k])) for image, k in zip(x, label, strict=True)]
   return np.argsort(np.array(hashes), kind='stable')
 
 
 def published_splits(
   train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], num_validation: int
-) -> dict[str, Callable[[], Iterator[tuple[str, Example]]]]:
-  """The published test split; the last training examples in hash order held out for validation.
+) -> dict[str, Callable[[], Examples]]:
+  """Keeps the published test split; the last training examples by hash become validation.
 
   Args:
     train: images, uint8 [n, height, width, channels], and labels below 256, [n].
-    test: likewise.
-    num_validation: how many to hold out.
+    test: the same for the test split.
+    num_validation: number of training examples to hold out.
   """
+  # By hash, not by position: every source of the raw files leads to the same splits.
   order = hash_order(*train)
   return {
-    'train': from_arrays(*train, order[:-num_validation]),
-    'validation': from_arrays(*train, order[-num_validation:]),
-    'test': from_arrays(*test, hash_order(*test)),
+    'train': functools.partial(array_examples, *train, order[:-num_validation]),
+    'validation': functools.partial(array_examples, *train, order[-num_validation:]),
+    'test': functools.partial(array_examples, *test, hash_order(*test)),
   }
 
 
-def from_arrays(
+def array_splits(
+  x: np.ndarray, label: np.ndarray | None, indices: Mapping[str, np.ndarray]
+) -> dict[str, Callable[[], Examples]]:
+  """Splits of arrays, from the indices of the examples in each split."""
+  return {
+    split: functools.partial(array_examples, x, label, chosen) for split, chosen in indices.items()
+  }
+
+
+def window_splits(windows: Mapping[str, np.ndarray]) -> dict[str, Callable[[], Examples]]:
+  """Splits without classes, from an array of windows for each."""
+  return {
+    split: functools.partial(array_examples, x, None, range(len(x))) for split, x in windows.items()
+  }
+
+
+def array_examples(
   x: np.ndarray, label: np.ndarray | None, indices: np.ndarray | range
-) -> Callable[[], Iterator[tuple[str, Example]]]:
-  """A function that yields the examples with these indices, numbered in this order."""
-
-  def examples():
-    for key, i in enumerate(indices):
-      yield f'{key:09d}', {'x': x[i]} | ({} if label is None else {'label': int(label[i])})
-
-  return examples
+) -> Examples:
+  """The examples at `indices`, with consecutive numbers as keys."""
+  # TFDS shuffles by a hash of the key: another format of keys would be another order on disk.
+  for key, i in enumerate(indices):
+    yield f'{key:09d}', {'x': x[i]} | ({} if label is None else {'label': int(label[i])})

@@ -1,95 +1,94 @@
-"""Bach's four-part chorales as windows of frames: what every voice does in each sixteenth."""
+"""Bach's four-part chorales as windows of frames: the state of each voice in every sixteenth."""
 
 import functools
 import hashlib
+import operator
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from common.config import ConfigError
 from common.data import music, musicxml
-from common.data.builders import base, raw
-from common.data.builders.text import context_of, cut
+from common.data.builders import base, downloads
+from common.data.builders.text import context_length, cut_windows
 
 VOICES = 4
 
+Piece = tuple[tuple[music.Note, ...], ...]  # the notes of each voice
+
 
 class Chorales(base.Builder, skip_registration=True):
-  """The scores of four parts in the PyPI package `music21` 10.5.1, which is never imported.
+  """The four-part scores in the PyPI package `music21` 10.5.1, which is never imported.
 
-  A split is its chorales one after the other, with a frame of rests before, between and behind
-  them; a window is `context` + 1 frames, of which the first is given and is the last of the window
-  before, so that each frame is predicted once. A chorale is in one split as a whole, by its hash.
+  A split is a sequence of chorales, with a frame of rests before the first and after each. It is
+  cut into windows of `context` + 1 frames. The first frame of a window is given and is the last of
+  the window before, so every frame is predicted once. A chorale is in one split as a whole, chosen
+  by its hash.
   """
 
   name = 'chorales'
-  sha256 = (
-    '7af09fc0d44723d07c438031936d74da8003e65f814163f41f4fb8ecf23a4db7'  # of names and contents
-  )
-  num_scores = 408  # of which not all have four parts
-  package = raw.Package(
-    hint='pip download --no-deps music21==10.5.1',
-    fetch=raw.pip_download('music21==10.5.1'),
+  domain = 'music'
+  # Of the names and contents of all scores.
+  sha256 = '7af09fc0d44723d07c438031936d74da8003e65f814163f41f4fb8ecf23a4db7'
+  num_scores = 408  # of which 364 have four parts
+  package = downloads.Package(
+    command='pip download --no-deps music21==10.5.1',
+    fetch=downloads.pip_download('music21==10.5.1'),
     archive='music21-10.5.1-*.whl',
-    unpack=raw.UNZIP,
+    unpack=downloads.UNZIP,
     folder='music21/corpus/bach',
   )
 
   @classmethod
   def variant(cls, settings: Mapping[str, Any]) -> str:
-    return f'frames-{context_of(settings)}'
+    return f'frames-{context_length(settings)}'
 
   def read(self) -> base.Contents:
-    context, pieces = context_of(self.settings), self.pieces
+    context, pieces = context_length(self.settings), self.pieces
+    # One range for all splits: it is part of the data, as the vocabulary of a text is.
     frames = [self.pitches.encode(piece, music.num_steps(piece)) for piece in pieces]
-    splits = base.hash_splits((base.digest(part.tobytes()) for part in frames), self.name)
+    splits = base.hash_splits((base.digest(piece.tobytes()) for piece in frames), self.name)
     windows = {
-      split: cut(stream([frames[i] for i in chosen]), context, split, 'frames')
+      split: cut_windows(join([frames[i] for i in chosen]), context, split, 'frames')
       for split, chosen in splits.items()
     }
-    steps = sum(map(len, frames))
+    num_steps = sum(map(len, frames))
     return base.Contents(
       shape=(context + 1, VOICES),
       levels=self.pitches.levels,
       class_names=(),
-      splits={k: base.from_arrays(v, None, range(len(v))) for k, v in windows.items()},
-      notes=(f'{len(pieces)} chorales, {steps:,} steps',),
+      splits=base.window_splits(windows),
+      notes=(f'{len(pieces)} chorales, {num_steps:,} steps',),
+      pitches=(self.pitches.lowest, self.pitches.highest),
     )
 
-  def features(self) -> dict[str, Any]:
-    return {'x': tfds.features.Tensor(shape=self.contents.shape, dtype=np.uint8, encoding='bytes')}
-
-  def metadata(self) -> dict[str, Any]:
-    return {'domain': 'music', 'pitches': [self.pitches.lowest, self.pitches.highest]}
-
   @functools.cached_property
-  def pieces(self) -> tuple[tuple[tuple[music.Note, ...], ...], ...]:
-    """The notes of each voice of each chorale."""
-    with raw.located(self.name, self.package, self.settings, self.network) as folder:
-      paths = sorted(folder.rglob('*.mxl'), key=lambda path: path.name)
+  def pieces(self) -> tuple[Piece, ...]:
+    """The chorales, in the order of the names of their files."""
+    with downloads.find_package(self.name, self.package, self.settings, self.network) as folder:
+      paths = sorted(folder.rglob('*.mxl'), key=operator.attrgetter('name'))
       found = hashlib.sha256(b''.join(path.name.encode() + path.read_bytes() for path in paths))
       if found.hexdigest() != self.sha256:
         raise ConfigError(
-          f'{folder} holds {len(paths)} scores (*.mxl) with sha256 {found.hexdigest()}, not the '
-          f'{self.num_scores} of music21 10.5.1 with {self.sha256}'
+          f'{folder} must hold the {self.num_scores} scores (*.mxl) of music21 10.5.1 with sha256 '
+          f'{self.sha256}, got {len(paths)} with {found.hexdigest()}'
         )
       return read_pieces(paths)
 
   @functools.cached_property
   def pitches(self) -> music.Pitches:
-    """The range of all notes."""
-    found = [note.pitch for piece in self.pieces for voice in piece for note in voice]
-    return music.Pitches(min(found), max(found))
+    """The range of the pitches of all notes."""
+    pitches = [note.pitch for piece in self.pieces for voice in piece for note in voice]
+    return music.Pitches(min(pitches), max(pitches))
 
 
-def read_pieces(paths: Sequence[pathlib.Path]) -> tuple[tuple[tuple[music.Note, ...], ...], ...]:
-  """The scores of four parts, each of which has notes.
+def read_pieces(paths: Sequence[pathlib.Path]) -> tuple[Piece, ...]:
+  """The scores that have four parts, all with notes.
 
   Raises:
-    ConfigError: for a file that is no score; where none has four parts.
+    ConfigError: for a file that is not a score, or if no score has four parts.
   """
   scores = (musicxml.read_score(path) for path in paths)
   pieces = tuple(score for score in scores if len(score) == VOICES and all(score))
@@ -98,7 +97,7 @@ def read_pieces(paths: Sequence[pathlib.Path]) -> tuple[tuple[tuple[music.Note, 
   return pieces
 
 
-def stream(pieces: Sequence[np.ndarray]) -> np.ndarray:
-  """Frames [steps, voices] of pieces, a frame of rests before each and behind the last."""
-  silence = np.full((1, VOICES), music.REST, np.uint8)
-  return np.concatenate([silence, *(part for piece in pieces for part in (piece, silence))])
+def join(pieces: Sequence[np.ndarray]) -> np.ndarray:
+  """One stream of frames [steps, voices]: a frame of rests, then each piece and another one."""
+  rests = np.full((1, VOICES), music.REST, np.uint8)
+  return np.concatenate([rests, *(part for piece in pieces for part in (piece, rests))])

@@ -1,7 +1,7 @@
-"""Handwritten digits of 8×8 pixels that come with scikit-learn: no download at all.
+"""Handwritten digits of 8×8 pixels, which are part of scikit-learn: nothing is downloaded.
 
-1,797 examples, values 0 to 16, ten classes (Alpaydin & Kaynak 1998, the test part of "Optical
-recognition of handwritten digits").
+1,797 examples with values from 0 to 16 in ten classes (Alpaydin & Kaynak 1998, the test set of
+"Optical recognition of handwritten digits").
 """
 
 import numpy as np
@@ -24,5 +24,5 @@ class Digits(base.ImageBuilder, skip_registration=True):
       shape=x.shape[1:],
       levels=17,
       class_names=tuple(map(str, bunch.target_names)),
-      splits={k: base.from_arrays(x, bunch.target, v) for k, v in splits.items()},
+      splits=base.array_splits(x, bunch.target, splits),
     )

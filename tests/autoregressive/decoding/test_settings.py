@@ -6,7 +6,7 @@ import pytest
 
 from autoregressive.decoding.settings import DecodingSettings
 from common.config import ConfigError
-from configs.autoregressive.base import get_base
+from experiments import families
 
 
 @pytest.mark.parametrize(
@@ -38,4 +38,4 @@ def test_settings_out_of_range_are_refused(settings, message):
 
 def test_settings_agree_with_the_config():
   defaults = {field.name: field.default for field in dataclasses.fields(DecodingSettings)}
-  assert get_base().sampling.to_dict() == defaults
+  assert families.defaults('autoregressive')['sampling'] == defaults

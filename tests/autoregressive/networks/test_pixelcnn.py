@@ -16,6 +16,7 @@ from common.config import ConfigError
 from common.data.spec import DataSpec
 from common.method import Request
 from configs.autoregressive import base, pixelcnn
+from experiments import families
 from tests.autoregressive.common import images, perturbed
 
 WIDTH = 6
@@ -134,9 +135,9 @@ def test_caches_hold_rows_rather_than_images():
 
 def config_of(network, head='categorical', **settings):
   config = base.get_base()
-  config.network = base.NETWORKS[network] | dict(width=8) | settings
-  config.head = base.HEADS[head]
-  return config.to_dict()
+  config.network = dict(name=network, width=8) | settings
+  config.head = dict(name=head)
+  return families.complete(config)
 
 
 PP = dict(blocks=1, levels=2, dropout=0.0)
@@ -288,7 +289,9 @@ def test_configs_build(variant):
   shape, levels = {'digits': ((8, 8, 1), 17), 'mnist': ((28, 28, 1), 256)}.get(
     config.data.name, ((32, 32, 3), 256)
   )
-  _, model = build_model(config.to_dict(), DataSpec(config.data.name, 'image', shape, levels, 10))
+  _, model = build_model(
+    families.complete(config), DataSpec(config.data.name, 'image', shape, levels, 10)
+  )
   assert model.network.grid == shape[:2]
   with pytest.raises(ValueError, match="unknown variant 'imagenet'"):
     pixelcnn.get_config('imagenet')

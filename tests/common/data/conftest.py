@@ -1,4 +1,4 @@
-"""Data for the tests of this folder."""
+"""Fixtures of the tests of the data path."""
 
 import pytest
 
@@ -7,4 +7,5 @@ from common.data import pipeline
 
 @pytest.fixture(scope='session')
 def digits(tmp_path_factory) -> pipeline.Data:
+  """scikit-learn's digits, prepared once per session."""
   return pipeline.load({'name': 'digits', 'dir': str(tmp_path_factory.mktemp('data'))})

@@ -11,7 +11,7 @@ STEPS = 'CDEFGAB'
 
 
 def note(step='C', octave=4, duration=4, inside='', alter=None) -> str:
-  """A <note>; `inside` is what else it holds, such as a tie."""
+  """A <note>; `inside` holds further elements, such as a tie."""
   alter = '' if alter is None else f'<alter>{alter}</alter>'
   pitch = f'<pitch><step>{step}</step>{alter}<octave>{octave}</octave></pitch>'
   return f'<note>{inside}{pitch}<duration>{duration}</duration></note>'
@@ -23,7 +23,7 @@ def rest(duration=4) -> str:
 
 
 def score(*parts: str, divisions=4) -> str:
-  """A score of parts, each of one measure; by default a duration counts sixteenths."""
+  """A score whose parts have one measure each; by default durations are in sixteenths."""
   attributes = f'<attributes><divisions>{divisions}</divisions></attributes>'
   inside = ''.join(f'<part><measure>{attributes}{part}</measure></part>' for part in parts)
   return f'<?xml version="1.0"?><score-partwise>{inside}</score-partwise>'
@@ -40,7 +40,7 @@ def mxl(xml: str, name='score.xml', container=True) -> bytes:
 
 
 def random_score(seed: int, notes=12) -> str:
-  """Four parts of notes of random lengths, some repeated, some rests between."""
+  """Four parts with notes of random lengths, some of them repeated, and a rest in each."""
   rng = np.random.default_rng(seed)
   parts = []
   for octave in (5, 4, 4, 3):
@@ -51,7 +51,7 @@ def random_score(seed: int, notes=12) -> str:
 
 
 def write_wheel(path, scores: dict[str, bytes]) -> str:
-  """Writes a package that holds these scores; returns the hash of their names and contents."""
+  """Writes a package with these scores; returns the sha256 of their names and contents."""
   with zipfile.ZipFile(path, 'w') as archive:
     for name, data in scores.items():
       archive.writestr(f'music21/corpus/bach/{name}', data)

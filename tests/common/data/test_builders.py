@@ -1,4 +1,4 @@
-"""What every dataset shares, and the digits."""
+"""Splits by hash, which datasets share, and the digits."""
 
 import hashlib
 
@@ -11,7 +11,7 @@ from common.data import pipeline
 from common.data.builders import base
 
 
-def test_hash_splits_are_about_80_10_10_and_cover_everything():
+def test_hash_splits_are_about_80_10_10_and_contain_every_example_once():
   splits = base.hash_splits((base.digest(bytes([i % 256, i // 256])) for i in range(10_000)), 'x')
   assert sorted(np.concatenate(list(splits.values())).tolist()) == list(range(10_000))
   sizes = {split: len(indices) / 10_000 for split, indices in splits.items()}
@@ -19,7 +19,7 @@ def test_hash_splits_are_about_80_10_10_and_cover_everything():
   assert sizes == pytest.approx({'train': 0.8, 'validation': 0.1, 'test': 0.1}, abs=0.012)
 
 
-def test_hash_splits_stay_when_examples_are_added():
+def test_examples_keep_their_split_when_others_are_added():
   few = [base.digest(f'{i}'.encode()) for i in range(0, 2000, 3)]
   many = [base.digest(f'{i}'.encode()) for i in range(2000)]
   where = {many[i]: split for split, part in base.hash_splits(many, 'x').items() for i in part}
@@ -43,7 +43,7 @@ def test_hash_splits_put_equal_examples_together():
 
 
 def test_hash_splits_need_three_examples():
-  with pytest.raises(ConfigError, match=r'x holds 2 different examples'):
+  with pytest.raises(ConfigError, match=r'x must hold at least 3 different examples, .*, got 2'):
     base.hash_splits([base.digest(b'a'), base.digest(b'b'), base.digest(b'a')], 'x')
 
 
@@ -52,7 +52,7 @@ def md5(source) -> str:
   return hashlib.md5(examples['x'].tobytes() + examples['label'].tobytes()).hexdigest()
 
 
-def test_digits_are_those_of_scikit_learn_in_fixed_splits(digits):
+def test_digits_equal_those_of_scikit_learn_and_their_splits_are_fixed(digits):
   spec, splits = digits
   assert (spec.shape, spec.levels, spec.num_classes, spec.num_train) == ((8, 8, 1), 17, 10, 1445)
   assert {k: len(source) for k, source in splits.items()} == {
@@ -72,6 +72,6 @@ def test_digits_are_those_of_scikit_learn_in_fixed_splits(digits):
   np.testing.assert_array_equal(*(a[np.lexsort(a.T)] for a in (ours.astype(int), theirs)))
 
 
-def test_an_unknown_dataset_is_refused_with_the_known_ones(tmp_path):
+def test_an_unknown_dataset_is_refused_and_the_known_ones_are_listed(tmp_path):
   with pytest.raises(ConfigError, match=r"unknown data.name 'minst'; did you mean 'mnist'\? known"):
     pipeline.load({'name': 'minst', 'dir': str(tmp_path)})

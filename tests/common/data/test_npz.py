@@ -1,4 +1,4 @@
-"""An array file as a dataset."""
+"""A NumPy file (.npz) as a dataset."""
 
 import numpy as np
 import pytest
@@ -59,24 +59,33 @@ def test_a_file_that_changed_is_read_again_and_examples_keep_their_splits(tmp_pa
 @pytest.mark.parametrize(
   ('arrays', 'message'),
   [
-    ({'images': images()}, 'has no array x; it has images'),
-    ({'x': images() / 255}, r'x is float64 \[40, 4, 3, 2\], not uint8'),
-    ({'x': images(40, 5)}, r'x is uint8 \[40, 5\], not uint8 \[n, h, w, c\]'),
-    ({'x': images()[:0]}, r'x is uint8 \[0, 4, 3, 2\]'),
-    ({'x': images(), 'y': np.arange(39)}, r'y is int64 \[39\], not 40 whole numbers from 0'),
-    ({'x': images(), 'y': np.arange(40) - 1}, 'not 40 whole numbers from 0'),
-    ({'x': images(), 'y': np.arange(40) / 2}, r'y is float64 \[40\]'),
-    ({'x': images()[:2]}, 'holds 2 different examples; train, validation and test need 3'),
-    ({'x': np.array([{'a': 1}], object)}, 'no readable .npz file of plain arrays: Object arrays'),
+    ({'images': images()}, 'must hold the images as an array x, got images'),
+    ({'x': images() / 255}, r'x must be uint8 .*, got float64 \[40, 4, 3, 2\]'),
+    ({'x': images(40, 5)}, r'x must be uint8 \[n, h, w, c\] .*, got uint8 \[40, 5\]'),
+    ({'x': images()[:0]}, r'x must be .*, got uint8 \[0, 4, 3, 2\]'),
+    (
+      {'x': images(), 'y': np.arange(39)},
+      r'y must be 40 whole numbers from 0 on, got int64 \[39\]',
+    ),
+    ({'x': images(), 'y': np.arange(40) - 1}, 'y must be 40 whole numbers from 0 on, got -1'),
+    (
+      {'x': images(), 'y': np.arange(40) / 2},
+      r'y must be 40 whole numbers from 0 on, got float64 \[40\]',
+    ),
+    (
+      {'x': images()[:2]},
+      'at least 3 different examples, one for each of train, validation and test, got 2',
+    ),
+    ({'x': np.array([{'a': 1}], object)}, 'as an .npz file of plain arrays: Object arrays'),
   ],
 )
-def test_arrays_of_another_kind_are_refused(tmp_path, arrays, message):
+def test_unsuitable_arrays_are_refused(tmp_path, arrays, message):
   with pytest.raises(ConfigError, match=message):
     load(tmp_path, **arrays)
 
 
 @pytest.mark.parametrize('kind', ['text', 'short', 'npy', 'empty'])
-def test_a_file_that_is_no_npz_is_refused(tmp_path, kind):
+def test_other_files_are_refused(tmp_path, kind):
   path = tmp_path / 'set.npz'
   np.savez_compressed(path, x=images())
   data = {'text': b'no arrays', 'short': path.read_bytes()[:-200], 'empty': b''}.get(kind)
@@ -85,7 +94,7 @@ def test_a_file_that_is_no_npz_is_refused(tmp_path, kind):
       np.save(file, images())
   else:
     path.write_bytes(data)
-  with pytest.raises(ConfigError, match=r'set.npz is no readable .npz file of plain arrays: '):
+  with pytest.raises(ConfigError, match=r'cannot read .*set.npz as an .npz file of plain arrays: '):
     load_file(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Palettes: exact where there are few colours, the same for the same pixels, refused where odd."""
+"""Palettes: exact for few colours, independent of the order of images, refused without colours."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ COLOURS = [(255, 0, 0), (0, 200, 10), (20, 20, 250), (240, 240, 240), (0, 0, 0)]
 
 
 def folder_of(path, colours, num=24, grey=False):
-  """A folder of small images of these colours."""
+  """Writes a folder of small images in these colours."""
   path.mkdir()
   for i in range(num):
     x = np.array(colours, np.uint8)[np.random.default_rng(i).integers(0, len(colours), (4, 6))]
@@ -33,13 +33,13 @@ def load(tmp_path, source, **settings):
 
 
 def everything(data):
-  """All images as they look, in the order of their pixels."""
+  """All images in their colours, sorted by their pixels."""
   parts = [data.splits[split] for split in ('train', 'validation', 'test')]
   x = np.concatenate([part.gather(np.arange(len(part)))['x'] for part in parts])
   return sorted(image.tobytes() for image in domain_of(data.spec).as_images(data.spec, x)[0])
 
 
-def test_as_many_colours_as_there_are_reproduce_the_images(tmp_path, folder):
+def test_a_palette_of_all_colours_reproduces_the_images(tmp_path, folder):
   plain = load(tmp_path, folder)
   made = load(tmp_path, folder, palette=8)
   assert (made.spec.shape, made.spec.levels) == ((4, 6, 1), 5)
@@ -48,20 +48,20 @@ def test_as_many_colours_as_there_are_reproduce_the_images(tmp_path, folder):
   assert made.spec.batch_struct(1)['x'].dtype == np.uint8
 
 
-def test_fewer_colours_are_near_the_most_frequent(tmp_path):
+def test_a_smaller_palette_finds_the_most_frequent_colours(tmp_path):
   rng = np.random.default_rng(0)
   centres = np.array([(200, 40, 40), (40, 40, 200)])
   images = centres[rng.integers(0, 2, (20, 8, 8))] + rng.integers(-5, 6, (20, 8, 8, 3))
   palette, error = palettes.fit(iter(images.astype(np.uint8)), 2)
   np.testing.assert_allclose(palette.colours, centres[::-1], atol=1)
-  assert error == pytest.approx(np.sqrt(10), rel=0.1)  # of a uniform one on -5 ... 5
+  assert error == pytest.approx(np.sqrt(10), rel=0.1)  # of a uniform distribution over -5 ... 5
   again, _ = palettes.fit(iter(images[::-1].astype(np.uint8)), 2)
   assert again == palette
 
 
-def test_each_pixel_becomes_the_nearest_colour_and_back():
+def test_each_pixel_becomes_the_index_of_the_nearest_colour():
   palette = palettes.Palette(((0, 0, 0), (10, 10, 10), (255, 0, 0)))
-  x = np.array([[[4, 4, 4], [5, 5, 5], [200, 9, 9]]], np.uint8)  # the second is equally near two
+  x = np.array([[[4, 4, 4], [5, 5, 5], [200, 9, 9]]], np.uint8)  # the second is equally near to two
   indices = palette.encode(x)
   assert indices.tolist() == [[[0], [0], [2]]]
   assert palette.decode(indices).tolist() == [[[0, 0, 0], [0, 0, 0], [255, 0, 0]]]
@@ -69,8 +69,8 @@ def test_each_pixel_becomes_the_nearest_colour_and_back():
   np.testing.assert_array_equal(palette.decode(palette.encode(colours)), colours)
 
 
-def test_more_pixels_than_kmeans_sees(monkeypatch):
-  monkeypatch.setattr(palettes, 'FITTED_PIXELS', 100)
+def test_kmeans_sees_a_sample_of_many_colours(monkeypatch):
+  monkeypatch.setattr(palettes, 'KMEANS_PIXELS', 100)
   x = np.random.default_rng(0).integers(0, 256, (3000, 3)).astype(np.uint8)
   palette, error = palettes.fit([x], 32)
   assert 16 <= len(palette.colours) <= 32 and 0 < error < 60
@@ -88,7 +88,7 @@ def test_more_than_256_colours_take_two_bytes(tmp_path):
   assert 256 < made.spec.levels <= 300
 
 
-def test_a_palette_is_prepared_once_and_is_part_of_what_the_data_are(tmp_path, folder):
+def test_each_palette_is_its_own_dataset_with_its_own_fingerprint(tmp_path, folder):
   settings = {'name': 'image_folder', 'dir': str(tmp_path / 'data'), 'source': folder}
   places = {preparation.location(settings | {'palette': n}) for n in (0, 2, 4, 8)}
   assert len(places) == 4
@@ -106,11 +106,14 @@ def test_a_palette_is_prepared_once_and_is_part_of_what_the_data_are(tmp_path, f
 @pytest.mark.parametrize(
   'settings, message',
   [
-    (dict(palette=1), r'data.palette=1 must be 0 \(off\) or in \[2, 65,536\]'),
-    (dict(palette=-3), 'data.palette=-3 must be 0'),
-    (dict(palette=16, name='digits'), 'data.palette=16 is for colour images; those of digits have'),
-    (dict(palette=16, name='text'), 'data.palette=16: text holds no images'),
-    (dict(palette=16, name='chorales'), 'data.palette=16: chorales holds no images'),
+    (dict(palette=1), r'data.palette must be 0 \(off\) or in \[2, 65,536\], got 1'),
+    (dict(palette=-3), 'data.palette must be 0 .*, got -3'),
+    (
+      dict(palette=16, name='digits'),
+      'data.palette=16 needs images of 3 channels and 256 levels; those of digits have 1 and 17',
+    ),
+    (dict(palette=16, name='text'), 'data.palette=16 is for images, and text holds none'),
+    (dict(palette=16, name='chorales'), 'data.palette=16 is for images, and chorales holds none'),
   ],
 )
 def test_bad_palettes_are_refused_in_one_line(tmp_path, folder, settings, message):
@@ -121,11 +124,15 @@ def test_bad_palettes_are_refused_in_one_line(tmp_path, folder, settings, messag
 
 def test_images_without_colours_are_refused(tmp_path):
   grey = folder_of(tmp_path / 'grey', COLOURS, grey=True)
-  with pytest.raises(ConfigError, match=r'those of image_folder have 1 channel\(s\) of 256 levels'):
+  with pytest.raises(
+    ConfigError, match=r'those of image_folder have 1 and 256: set data.palette=0'
+  ):
     load(tmp_path, grey, palette=4)
   single = folder_of(tmp_path / 'single', [(9, 8, 7)])
   (tmp_path / 'single' / '0.png').unlink()
-  with pytest.raises(ConfigError, match='holds 1 different examples'):
+  with pytest.raises(ConfigError, match=r'at least 3 different examples, .*, got 1'):
     load(tmp_path, single, palette=4)
-  with pytest.raises(ConfigError, match='the training images have a single colour'):
+  with pytest.raises(
+    ConfigError, match=r'the training images have a single colour; set data\.palette=0'
+  ):
     palettes.fit([np.zeros((2, 2, 3), np.uint8)], 4)

@@ -1,4 +1,4 @@
-"""Batches: the same whoever asks, from wherever, and every example once per epoch."""
+"""Batches depend only on seed and step, and contain every example once per epoch."""
 
 import itertools
 import subprocess
@@ -11,11 +11,12 @@ import pytest
 
 from common.config import ConfigError
 from common.data import pipeline
+from common.data.sources import Source
 from common.data.spec import DataSpec
 
 
-class Numbers:
-  """A split whose examples are their own indices."""
+class Numbers(Source):
+  """A split whose examples are their own indices; it counts how often it is read."""
 
   def __init__(self, size: int):
     self.size = size
@@ -48,7 +49,7 @@ def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
     np.testing.assert_array_equal(a[key], b[key])
 
 
-def test_a_batch_depends_on_seed_and_step_alone(digits):
+def test_a_batch_depends_only_on_seed_and_step(digits):
   settings = dict(seed=3, batch_size=32)
   from_0 = list(pipeline.train_batches(digits, chunks=[(0, 5), (5, 60), (65, 5)], **settings))
   from_40 = list(pipeline.train_batches(digits, chunks=[(40, 3), (43, 27)], **settings))
@@ -57,7 +58,7 @@ def test_a_batch_depends_on_seed_and_step_alone(digits):
     for parts in (from_0, from_40)
   )
   same({key: array[40:] for key, array in one.items()}, other)
-  for step in (0, 44, 45, 46, 69):  # an epoch ends in step 45
+  for step in (0, 44, 45, 46, 69):  # the first epoch ends within step 45
     batch = pipeline.train_batch(digits, 3, step, 32)
     same({key: array[step] for key, array in one.items()}, batch)
   assert one['x'].shape == (70, 32, 8, 8, 1)
@@ -73,7 +74,7 @@ def test_images_keep_their_labels(digits):
 
 
 @pytest.mark.parametrize(('size', 'batch_size'), [(13, 4), (12, 4), (3, 8), (1, 5), (500, 16)])
-def test_every_example_comes_once_per_epoch_and_epochs_differ(size, batch_size):
+def test_every_example_occurs_once_per_epoch_and_epochs_differ(size, batch_size):
   steps = -(-3 * size // batch_size)
   order = labels(numbers(size), [(0, steps)], batch_size=batch_size).reshape(-1)[: 3 * size]
   epochs = order.reshape(3, size)
@@ -83,7 +84,7 @@ def test_every_example_comes_once_per_epoch_and_epochs_differ(size, batch_size):
     assert len({tuple(epoch) for epoch in epochs.tolist()}) == 3
 
 
-def test_seeds_share_no_epoch():
+def test_no_two_seeds_share_the_order_of_an_epoch():
   epochs = [
     tuple(pipeline.train_indices(seed, epoch * 50, (epoch + 1) * 50, 50).tolist())
     for seed in (-1, 0, 1, 2, 2**32)
@@ -98,13 +99,13 @@ def test_shuffling_is_uniform():
   np.testing.assert_allclose(np.bincount(first) / 4000, 0.25, atol=4 * np.sqrt(0.1875 / 4000))
 
 
-def test_the_order_is_the_one_that_earlier_runs_had():
+def test_the_order_of_examples_never_changes():
   assert pipeline.train_indices(0, 0, 6, 1797).tolist() == [1051, 998, 162, 670, 664, 1492]
   assert pipeline.train_indices(7, 1797, 1803, 1797).tolist() == [977, 1407, 1296, 1090, 508, 1490]
 
 
 @pytest.mark.parametrize('count', [2, 4])
-def test_the_parts_of_the_processes_make_up_the_global_batch(digits, count):
+def test_the_parts_of_all_processes_form_the_global_batch(digits, count):
   settings = dict(seed=1, batch_size=16, chunks=[(3, 4), (90, 2)])
   whole = list(pipeline.train_batches(digits, **settings))
   parts = [
@@ -117,11 +118,13 @@ def test_the_parts_of_the_processes_make_up_the_global_batch(digits, count):
 
 
 def test_processes_that_do_not_divide_the_batch_are_refused(digits):
-  with pytest.raises(ConfigError, match=r'batch_size=10 is no multiple of the 4 processes'):
+  with pytest.raises(
+    ConfigError, match=r'data.batch_size must be a multiple of the 4 processes, got 10'
+  ):
     pipeline.train_batches(digits, seed=0, batch_size=10, chunks=[], process_count=4)
 
 
-def test_from_disk_as_from_memory(digits, tmp_path):
+def test_batches_from_disk_equal_those_from_memory(digits, tmp_path):
   disk = pipeline.load({'name': 'digits', 'dir': str(tmp_path)}, in_memory=False)
   assert disk.spec == digits.spec
   settings = dict(seed=5, batch_size=24, chunks=[(58, 3), (61, 1)])
@@ -140,7 +143,7 @@ def test_from_disk_as_from_memory(digits, tmp_path):
       same(a, b)
 
 
-def test_evaluation_sees_every_example_once_in_order(digits):
+def test_evaluation_reads_every_example_once_in_order(digits):
   test = digits.splits['test']
   batches = list(pipeline.evaluation_batches(test, 64))
   assert [batch['weight'].sum() for batch in batches] == [64, 64, 38]
@@ -151,7 +154,7 @@ def test_evaluation_sees_every_example_once_in_order(digits):
     np.testing.assert_array_equal(seen, expected)
 
 
-def test_batches_are_read_ahead_but_not_far():
+def test_only_a_few_batches_are_read_ahead():
   data = numbers(100)
   batches = pipeline.train_batches(
     data, seed=0, batch_size=4, chunks=zip(itertools.count(0), itertools.repeat(1))
@@ -176,7 +179,7 @@ def test_the_thread_ends_with_its_consumer(digits):
   assert not threads()
 
 
-def test_what_goes_wrong_in_the_thread_reaches_the_consumer():
+def test_an_error_in_the_thread_reaches_the_consumer():
   def chunks():
     yield 0, 2
     raise OSError('the disk is gone')
@@ -189,7 +192,7 @@ def test_what_goes_wrong_in_the_thread_reaches_the_consumer():
 
 
 def test_a_batch_in_memory_costs_less_than_a_millisecond():
-  """128 images of 28×28 out of 60,000, an epoch's shuffling included; 0.05 ms when written."""
+  """128 of 60,000 images of 28×28, including the shuffling of an epoch; measured: 0.05 ms."""
   size = 60_000
   data = numbers(size)
   images = np.zeros((size, 28, 28, 1), np.uint8)
@@ -212,7 +215,7 @@ def test_neither_tensorflow_nor_torch_is_imported(tmp_path):
     'next(pipeline.train_batches(data, seed=0, batch_size=8, chunks=[(0, 2)]))\n'
     'print({"tensorflow", "torch", "sklearn"} & set(sys.modules))\n'
   )
-  pipeline.load({'name': 'digits', 'dir': str(tmp_path)})  # which takes scikit-learn, once
+  pipeline.load({'name': 'digits', 'dir': str(tmp_path)})  # preparing imports scikit-learn
   run = subprocess.run(
     [sys.executable, '-c', code, str(tmp_path)], capture_output=True, text=True, check=True
   )

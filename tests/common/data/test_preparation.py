@@ -1,4 +1,4 @@
-"""A prepared dataset is whole or not there, whoever is killed, first or second."""
+"""A prepared dataset is complete or absent, even if processes are killed or compete."""
 
 import os
 import pathlib
@@ -33,25 +33,25 @@ print('done')
 
 
 def start(folder: pathlib.Path, at: int, seconds: float) -> subprocess.Popen:
-  """Prepares digits in another process, which pauses in the middle of every split."""
+  """Prepares digits in another process, which pauses at example `at` of every split."""
   command = [sys.executable, '-c', PREPARE, str(folder), str(at), str(seconds)]
   return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def test_one_that_was_killed_half_way_is_not_taken_for_finished(tmp_path):
+def test_a_preparation_that_was_killed_is_not_taken_for_finished(tmp_path):
   process = start(tmp_path, at=100, seconds=60)
   assert process.stdout.readline() == 'half way\n'
   process.send_signal(signal.SIGKILL)
   process.wait()
   settings = {'name': 'digits', 'dir': str(tmp_path)}
   folder = preparation.location(settings)
-  assert os.listdir(folder.parent)  # something is left
+  assert os.listdir(folder.parent)  # a temporary folder is left
   assert not folder.exists()
   data = pipeline.load(settings)
   assert sum(map(len, data.splits.values())) == 1797
 
 
-def test_two_that_prepare_the_same_do_not_clash(tmp_path):
+def test_two_processes_can_prepare_the_same_dataset(tmp_path):
   processes = [start(tmp_path, at=100, seconds=0.2) for _ in range(2)]
   for process in processes:
     output, _ = process.communicate()
@@ -62,7 +62,7 @@ def test_two_that_prepare_the_same_do_not_clash(tmp_path):
   assert len(pipeline.load(settings).splits['test'].gather(np.arange(166))['x']) == 166
 
 
-def test_the_slower_of_two_uses_what_the_faster_left(tmp_path, monkeypatch):
+def test_the_slower_of_two_processes_uses_the_dataset_of_the_faster(tmp_path, monkeypatch):
   settings = {'name': 'digits', 'dir': str(tmp_path / 'ours')}
   folder = preparation.location(settings)
   theirs = preparation.prepare({'name': 'digits', 'dir': str(tmp_path / 'theirs')}, network=False)
@@ -80,7 +80,7 @@ def test_the_slower_of_two_uses_what_the_faster_left(tmp_path, monkeypatch):
   assert not list(folder.parent.glob('incomplete*'))
 
 
-def test_a_folder_without_its_description_is_made_again(tmp_path):
+def test_a_folder_without_its_description_is_prepared_again(tmp_path):
   settings = {'name': 'digits', 'dir': str(tmp_path)}
   folder = preparation.prepare(settings, network=False)
   (folder / 'dataset_info.json').unlink()
@@ -102,12 +102,14 @@ def test_a_truncated_file_is_named(prepared, share, in_memory):
   settings, shard = prepared
   shard.write_bytes(shard.read_bytes()[: int(share * shard.stat().st_size)])
   test = pipeline.load(settings, in_memory).splits['test']
-  with pytest.raises(ConfigError, match=f'{shard.parent} is damaged; delete and prepare it again'):
+  with pytest.raises(
+    ConfigError, match=f'{shard.parent} is damaged; delete it and prepare the dataset again'
+  ):
     test.gather(np.arange(166))
 
 
-def test_a_flipped_bit_never_gives_other_images(prepared):
-  """It is noticed, or falls on the padding that ArrayRecord fills its blocks with."""
+def test_a_flipped_bit_never_changes_images_unnoticed(prepared):
+  """It is noticed, or it lies in the padding that fills the blocks of ArrayRecord."""
   settings, shard = prepared
   data = shard.read_bytes()
   expected = pipeline.load(settings).splits['test'].gather(np.arange(166))
@@ -117,7 +119,7 @@ def test_a_flipped_bit_never_gives_other_images(prepared):
     try:
       found = pipeline.load(settings).splits['test'].gather(np.arange(166))
     except ConfigError as error:
-      assert 'is damaged; delete and prepare it again' in str(error)
+      assert 'is damaged; delete it and prepare the dataset again' in str(error)
       noticed += 1
     else:
       assert all(np.array_equal(found[key], expected[key]) for key in expected)
@@ -127,7 +129,9 @@ def test_a_flipped_bit_never_gives_other_images(prepared):
 def test_a_missing_file_is_named(prepared):
   settings, shard = prepared
   shard.unlink()
-  with pytest.raises(ConfigError, match=f'{shard.name} is missing; delete .* and prepare it again'):
+  with pytest.raises(
+    ConfigError, match=f'{shard.name} is missing; delete .* and prepare the dataset again'
+  ):
     pipeline.load(settings)
 
 

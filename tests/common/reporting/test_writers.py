@@ -136,9 +136,7 @@ def test_tensorboard_gets_scalars_and_images(tmp_path):
 
 
 def test_importing_it_imports_neither_tensorboard_nor_tqdm():
-  code = (
-    'import sys, common.reporting.writers; print([m for m in ("tensorboardX", "tqdm") if m in sys.modules])'
-  )
+  code = 'import sys, common.reporting.writers; print([m for m in ("tensorboardX", "tqdm") if m in sys.modules])'
   done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
   assert done.stdout.strip() == '[]'
 

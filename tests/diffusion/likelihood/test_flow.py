@@ -79,7 +79,7 @@ def test_hutchinson_is_within_its_standard_error(probe):
   probes = jax.vmap(draw)(keys)
   values = np.asarray(log_density(process, exact.MIXTURE, z, probes, rtol=1e-5, atol=1e-5).values)
   error = values.std(axis=0, ddof=1) / np.sqrt(number)
-  assert (error > 1e-3).all()  # there is something to estimate
+  assert (error > 1e-3).all()  # the estimate is not exact
   assert (np.abs(values.mean(axis=0) - truth) < 4 * error).all()
 
 
@@ -93,7 +93,7 @@ def test_rademacher_is_exact_where_the_jacobian_is_diagonal():
 
 
 def test_one_evaluation_and_one_pull_back_per_right_hand_side():
-  """The network appears once in the right-hand side, whatever the number of probes."""
+  """The right-hand side calls the network once, for any number of probes."""
   process, calls = build({'name': 'vp_linear'}), []
   denoise = exact.isotropic(1.0, DIM).denoiser(process)
 
@@ -101,9 +101,8 @@ def test_one_evaluation_and_one_pull_back_per_right_hand_side():
     calls.append(1)
     return denoise(x, t)
 
-  drift = flow.flow_drift(process, counted)
-  x = jnp.ones((2, DIM))
-  flow.hutchinson_divergence(drift, x, jnp.asarray(0.5), jnp.ones((5, 2, DIM)))
+  field = flow.FlowField(process, counted, jnp.ones((5, 2, DIM)))
+  field(jnp.asarray(0.5), (jnp.ones((2, DIM)), jnp.zeros((5, 2))), None)
   assert len(calls) == 1
 
 
@@ -117,7 +116,7 @@ def estimate(process, data, x0, levels, **settings):
   likelihood = component(LIKELIHOODS, {'name': 'flow', **settings}, 'likelihood')
   keys = jax.random.split(KEY, len(x0))
   run = jax.jit(
-    lambda x0: likelihood(process, data.denoiser(process), x0, levels, keys, 'fixed_small')
+    lambda x0: likelihood.estimate(process, data.denoiser(process), x0, levels, keys, 'fixed_small')
   )
   return run(x0)
 
@@ -146,7 +145,7 @@ def test_discrete_likelihood_is_bounded_and_importance_samples_tighten_it(dequan
 
 
 def test_unit_of_the_cells():
-  """A smooth model on [-1, 1] data in 256 levels: 7 bits/dim above the density's, nearly."""
+  """A smooth model on [-1, 1] data in 256 levels: nearly 7 bits/dim above the density."""
   process, data = build({'name': 'vp_linear'}), exact.isotropic(1.0, 1)
   x0 = jnp.full((4, 1), 129 / 255 * 2 - 1)
   nats = estimate(process, data, x0, 256, trace='exact').nats / np.log(2)
@@ -169,7 +168,7 @@ def test_standard_errors():
     ({'probe': 'normal'}, 'gaussian, rademacher'),
     ({'dequantization': 'none'}, 'uniform, variational'),
     ({'solver': 'rk4'}, 'dopri5'),
-    ({'samples': 1}, 'samples=1 must be at least 2'),
+    ({'samples': 1}, 'samples must be at least 2, got 1'),
     ({'importance': True}, "importance needs trace='exact', not 'hutchinson'"),
     ({'rtol': 0.0}, 'positive'),
   ],

@@ -10,7 +10,7 @@ from diffusion.sampling import driver, editing, multistep, solvers
 from tests.diffusion import exact
 
 KEY = jax.random.key(0)
-PROCESS = processes.vp_linear()
+PROCESS = processes.VPLinear()
 TIMES = np.linspace(1, 0, 65) ** 1.5
 DATA = exact.Gaussians(np.ones(1), np.array([[0.5, -0.3]]), np.array([[[0.6, 0.4], [0.4, 0.5]]]))
 NUM = 2000
@@ -32,12 +32,12 @@ def conditional_moments(first):
   return m2 + c[1, 0] / c[0, 0] * (first - m1), c[1, 1] - c[1, 0] ** 2 / c[0, 0]
 
 
-def test_inpainting_keeps_the_known_and_resampling_mends_the_rest():
+def test_inpainting_keeps_the_known_part_and_resampling_corrects_the_rest():
   value = 1.5
   known, mask = jnp.full((NUM, 2), value), np.array([True, False])
   denoise = DATA.denoiser(PROCESS)
   mean, variance = conditional_moments(value)
-  sampler = editing.inpaint(solvers.ancestral(), known, mask)
+  sampler = editing.inpaint(solvers.Ancestral(), known, mask)
   alone, count = jax.jit(lambda x: driver.sample(sampler, PROCESS, denoise, TIMES, x, KEY))(start())
   np.testing.assert_array_equal(alone[:, 0], value)
   assert int(count) == 64
@@ -46,7 +46,7 @@ def test_inpainting_keeps_the_known_and_resampling_mends_the_rest():
   )(start())
   np.testing.assert_array_equal(mended[:, 0], value)
   assert int(count) == 64 * 8
-  # Replacement alone is known to be biased towards ignoring what is known.
+  # Replacement alone has a known bias: it ignores some of the known part.
   bias = [abs(float(x[:, 1].mean()) - mean) for x in (alone, mended)]
   assert bias[1] < 0.05 < bias[0]
   assert float(mended[:, 1].var()) == pytest.approx(variance, rel=0.25)
@@ -62,9 +62,9 @@ def test_resampling_path_is_a_walk():
 
 
 def test_forward_noise_of_resampling_has_the_right_marginal():
-  """Up and down again without any known part is still a sampler of the data."""
+  """Walking up and down without any known part still samples the data."""
   denoise = exact.MIXTURE.denoiser(PROCESS)
-  nothing = editing.inpaint(solvers.ancestral(), jnp.zeros((NUM, 2)), np.zeros(2, bool))
+  nothing = editing.inpaint(solvers.Ancestral(), jnp.zeros((NUM, 2)), np.zeros(2, bool))
   x, _ = jax.jit(
     lambda x: editing.resample(nothing, PROCESS, denoise, TIMES, x, KEY, jump=16, repeats=2)
   )(start())
@@ -85,7 +85,7 @@ def test_colourisation_keeps_grey_and_samples_colour():
     return pair._replace(x0=pair.x0.reshape(x.shape), eps=pair.eps.reshape(x.shape))
 
   x0 = start(50, 48).reshape(50, 4, 4, 3)
-  sampler = editing.colourise(solvers.ddim(1.0), grey)
+  sampler = editing.colourise(solvers.DDIM(1.0), grey)
   x, _ = jax.jit(lambda x: driver.sample(sampler, PROCESS, denoise, TIMES, x, KEY))(x0)
   np.testing.assert_allclose(x.mean(-1, keepdims=True), grey, atol=1e-12)
   colour = np.asarray(x - grey)  # two of three dimensions free, each of variance spread²
@@ -110,7 +110,7 @@ def test_sdedit_draws_from_the_posterior_at_its_noise_level(strength):
   np.testing.assert_allclose(np.std(x, 0), sigma, rtol=0.05)
   denoise = DATA.denoiser(PROCESS)
   edited, _ = jax.jit(
-    lambda x: driver.sample(solvers.ancestral(), PROCESS, denoise, rest, x, jax.random.key(1))
+    lambda x: driver.sample(solvers.Ancestral(), PROCESS, denoise, rest, x, jax.random.key(1))
   )(x)
   (mean,), (covariance,) = DATA.means, DATA.covariances
   gain = alpha * covariance @ np.linalg.inv(alpha**2 * covariance + sigma**2 * np.eye(2))
@@ -120,12 +120,12 @@ def test_sdedit_draws_from_the_posterior_at_its_noise_level(strength):
 
 @pytest.mark.parametrize(
   'sampler',
-  [multistep.adaptive(1e-9, 1e-9), solvers.heun(), multistep.dpmpp_2m()],
+  [multistep.Adaptive(1e-9, 1e-9), solvers.Heun(), multistep.DPMpp2M()],
   ids=['adaptive', 'heun', 'dpmpp_2m'],
 )
 def test_codes(sampler):
-  """Of Gaussian data the flow's code is known; decoding gives the data back."""
-  process = processes.edm(0.05, 20.0)
+  """The code of Gaussian data has a closed form, and decoding returns the data."""
+  process = processes.EDM(0.05, 20.0)
   x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 1)))
   denoise = exact.isotropic(0.7).denoiser(process)
   times = np.geomspace(20.0, 0.05, 301)
@@ -159,22 +159,25 @@ GRID = [1.0, 0.5, 0.1]
 @pytest.mark.parametrize(
   ('build', 'message'),
   [
-    (lambda x: editing.inpaint(solvers.ddim(), x, np.zeros((5, 4, 1))), r'\(5, 4, 1\)'),
-    (lambda x: editing.inpaint(solvers.ddim(), x, np.zeros((3, 2, 4, 4, 3))), 'does not fit'),
-    (lambda x: editing.inpaint(solvers.ddim(), x, np.full((4, 4, 1), 0.5)), '1 .known. and 0'),
-    (lambda x: editing.inpaint(solvers.ddim(), x, np.ones(3), np.ones((3, 3))), 'orthogonal'),
-    (lambda x: editing.colourise(solvers.ddim(), x), 'grey images'),
-    (lambda x: editing.colourise(solvers.ddim(), x[..., :1], 1), '2 channels'),
-    (lambda x: editing.perturb(PROCESS, x, GRID, 0.0, KEY), r'strength=0.0 must be in \(0, 1\]'),
-    (lambda x: editing.perturb(PROCESS, x, GRID, 1.5, KEY), 'strength=1.5'),
+    (lambda x: editing.inpaint(solvers.DDIM(), x, np.zeros((5, 4, 1))), r'\(5, 4, 1\)'),
+    (lambda x: editing.inpaint(solvers.DDIM(), x, np.zeros((3, 2, 4, 4, 3))), 'does not fit'),
+    (lambda x: editing.inpaint(solvers.DDIM(), x, np.full((4, 4, 1), 0.5)), '1 .known. and 0'),
+    (lambda x: editing.inpaint(solvers.DDIM(), x, np.ones(3), np.ones((3, 3))), 'orthogonal'),
+    (lambda x: editing.colourise(solvers.DDIM(), x), 'grey images'),
+    (lambda x: editing.colourise(solvers.DDIM(), x[..., :1], 1), '2 channels'),
+    (
+      lambda x: editing.perturb(PROCESS, x, GRID, 0.0, KEY),
+      r'must be in \(0, 1\], got 0.0',
+    ),
+    (lambda x: editing.perturb(PROCESS, x, GRID, 1.5, KEY), 'strength must be in .* got 1.5'),
     (lambda x: editing.perturb(PROCESS, x, [1.0], 0.5, KEY), 'at least one step'),
     (lambda x: editing.resampling_path(10, 0, 2), 'jump=0'),
     (lambda x: editing.resampling_path(10, 2, 0), 'repeats=0'),
-    (lambda x: editing.encode(solvers.ddim(1.0), PROCESS, DENOISE, GRID, x), 'deterministic'),
-    (lambda x: editing.encode(solvers.ddim(), PROCESS, DENOISE, [1.0, 0.0], x), 'above time 0'),
-    (lambda x: editing.decode(solvers.ddim(), PROCESS, DENOISE, [0.5, 1.0], x), 'decrease'),
+    (lambda x: editing.encode(solvers.DDIM(1.0), PROCESS, DENOISE, GRID, x), 'deterministic'),
+    (lambda x: editing.encode(solvers.DDIM(), PROCESS, DENOISE, [1.0, 0.0], x), 'above time 0'),
+    (lambda x: editing.decode(solvers.DDIM(), PROCESS, DENOISE, [0.5, 1.0], x), 'decrease'),
   ],
 )
-def test_what_cannot_be_edited_is_refused(build, message):
+def test_invalid_edits_are_refused(build, message):
   with pytest.raises(ValueError, match=message):
     build(jnp.asarray(X))

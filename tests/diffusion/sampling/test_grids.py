@@ -88,7 +88,7 @@ def test_whole_table():
 @pytest.mark.parametrize(
   ('settings', 'process', 'steps', 'message'),
   [
-    ({'name': 'uniform'}, EDM, 0, 'steps=0: at least 1'),
+    ({'name': 'uniform'}, EDM, 0, 'steps must be at least 1, got 0'),
     ({'name': 'uniformly'}, EDM, 5, "did you mean 'uniform'"),
     ({'name': 'karras', 'ro': 7.0}, EDM, 5, "did you mean 'rho'"),
     ({'name': 'karras', 'rho': -1.0}, EDM, 5, 'must be positive'),

@@ -1,4 +1,4 @@
-"""Guidance: what the weight means, what it costs, and that transforms compose."""
+"""Guidance: the meaning of the weight, the cost of a call, and how transforms compose."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from diffusion.sampling import driver, guidance, solvers
 from tests.diffusion import exact
 
 KEY = jax.random.key(0)
-PROCESS = processes.vp_linear()
+PROCESS = processes.VPLinear()
 with jax.enable_x64(True):
   X = jnp.asarray(np.random.default_rng(0).normal(size=(6, 2)))
   T = jnp.full((6,), 0.4)
@@ -42,7 +42,7 @@ NULL = jnp.full((6,), 2)
 
 
 def guided(weight, doubled=True):
-  return guidance.classifier_free(conditional, CONDITION, NULL, weight, doubled=doubled)
+  return guidance.ClassifierFree(conditional, CONDITION, NULL, weight, doubled=doubled)
 
 
 def assert_pairs(a, b, rtol=1e-12):
@@ -86,22 +86,22 @@ def test_classifier_guidance_by_the_exact_classifier_is_the_conditional_model():
   one = exact.Gaussians(np.ones(1), exact.MIXTURE.means[:1], exact.MIXTURE.covariances[:1])
   log_prob = jax.vmap(lambda x, t: log_density(one, x, t) - log_density(exact.MIXTURE, x, t))
   plain = exact.MIXTURE.denoiser(PROCESS)
-  shifted = guidance.classifier_guidance(plain, log_prob, PROCESS, 1.0)
+  shifted = guidance.ClassifierGuidance(plain, log_prob, PROCESS, 1.0)
   assert_pairs(shifted(X, T), one.denoiser(PROCESS)(X, T), rtol=1e-9)
-  assert_pairs(guidance.classifier_guidance(plain, log_prob, PROCESS, 0.0)(X, T), plain(X, T))
+  assert_pairs(guidance.ClassifierGuidance(plain, log_prob, PROCESS, 0.0)(X, T), plain(X, T))
 
 
 def test_autoguidance_extrapolates_from_the_weak_model():
   strong, weak = exact.MIXTURE.denoiser(PROCESS), exact.GAUSSIAN.denoiser(PROCESS)
-  assert_pairs(guidance.autoguidance(strong, weak, 1.0)(X, T), strong(X, T))
-  pair = guidance.autoguidance(strong, weak, 2.0)(X, T)
+  assert_pairs(guidance.Autoguidance(strong, weak, 1.0)(X, T), strong(X, T))
+  pair = guidance.Autoguidance(strong, weak, 2.0)(X, T)
   np.testing.assert_allclose(pair.x0, 2 * strong(X, T).x0 - weak(X, T).x0)
 
 
 def test_interval_switches_by_noise_level_within_a_batch():
   t = jnp.linspace(0.05, 0.95, 6)
   level = PROCESS.sigma(t) / PROCESS.alpha(t)
-  limited = guidance.interval(guided(4.0), PROCESS, 0.5, 3.0)
+  limited = guidance.Interval(guided(4.0), PROCESS, 0.5, 3.0)
   inside = np.asarray((level > 0.5) & (level <= 3.0))
   assert 0 < inside.sum() < 6
   pair, on, off = limited(X, t), guided(4.0)(X, t), conditional(X, t, CONDITION)
@@ -109,12 +109,12 @@ def test_interval_switches_by_noise_level_within_a_batch():
 
 
 def test_interval_without_an_upper_bound_holds_from_pure_noise_on():
-  process, t = processes.rectified_flow(), jnp.full((6,), 1.0)
-  limited = guidance.interval(guided(4.0), process, 0.5, float('inf'))
+  process, t = processes.RectifiedFlow(), jnp.full((6,), 1.0)
+  limited = guidance.Interval(guided(4.0), process, 0.5, float('inf'))
   assert_pairs(limited(X, t), guided(4.0)(X, t))
 
 
-def test_evaluations_are_those_that_were_made():
+def test_the_count_of_evaluations_is_that_of_the_calls():
   calls = []
 
   def network(x, t, condition):
@@ -122,7 +122,7 @@ def test_evaluations_are_those_that_were_made():
     jax.debug.callback(lambda: calls.append(branches))  # no arguments: reading one can deadlock
     return Pair(x, x)
 
-  def evaluations(denoise, sampler=solvers.heun):
+  def evaluations(denoise, sampler=solvers.Heun):
     calls.clear()
     times = np.linspace(1, 0, 9)
     run = jax.jit(lambda x: driver.sample(sampler(), PROCESS, denoise, times, x, KEY))
@@ -131,14 +131,14 @@ def test_evaluations_are_those_that_were_made():
     assert int(count) == sum(calls)
     return int(count)
 
-  free = guidance.classifier_free(network, CONDITION, NULL, 2.0)
+  free = guidance.ClassifierFree(network, CONDITION, NULL, 2.0)
   assert evaluations(lambda x, t: network(x, t, CONDITION)) == 15
   assert evaluations(free) == 30
-  assert 15 < evaluations(guidance.interval(free, PROCESS, 0.5, 3.0)) < 30
+  assert 15 < evaluations(guidance.Interval(free, PROCESS, 0.5, 3.0)) < 30
   weak = lambda x, t: network(x, t, NULL)
-  assert evaluations(guidance.autoguidance(free, weak, 2.0), solvers.ddim) == 24
-  limited = guidance.interval(free, PROCESS, 0.5, 3.0)
-  thresholded = guidance.static_threshold(guidance.rescaled(limited, PROCESS), PROCESS)
+  assert evaluations(guidance.Autoguidance(free, weak, 2.0), solvers.DDIM) == 24
+  limited = guidance.Interval(free, PROCESS, 0.5, 3.0)
+  thresholded = guidance.StaticThreshold(guidance.Rescaled(limited, PROCESS), PROCESS)
   assert evaluations(thresholded) == evaluations(limited)
 
 
@@ -149,7 +149,7 @@ def test_weight_does_not_recompile():
   def run(weight):
     traces.append(1)
     times = np.linspace(1, 0, 5)
-    return driver.sample(solvers.ddim(), PROCESS, guided(weight), times, X, KEY)[0]
+    return driver.sample(solvers.DDIM(), PROCESS, guided(weight), times, X, KEY)[0]
 
   assert np.abs(run(1.0) - run(3.0)).max() > 0.01
   assert len(traces) == 1
@@ -162,14 +162,14 @@ def test_rescaling_restores_the_plain_contrast():
     x * condition[:, None, None, None], x - x * condition[:, None, None, None]
   )
   one, half = jnp.ones(3), jnp.full((3,), 0.5)
-  strong = guidance.classifier_free(model, one, half, 5.0)
+  strong = guidance.ClassifierFree(model, one, half, 5.0)
   std = lambda a: np.std(a, axis=(1, 2, 3))
   plain, wide = std(x), std(strong(x, t).x0)
   assert (wide > 2 * plain).all()
-  full = guidance.rescaled(strong, PROCESS, 1.0)(x, t)
+  full = guidance.Rescaled(strong, PROCESS, 1.0)(x, t)
   np.testing.assert_allclose(std(full.x0), plain)
   np.testing.assert_allclose(PROCESS.alpha(t[0]) * full.x0 + PROCESS.sigma(t[0]) * full.eps, x)
-  partly = guidance.rescaled(strong, PROCESS, 0.7)(x, t)
+  partly = guidance.Rescaled(strong, PROCESS, 0.7)(x, t)
   np.testing.assert_allclose(std(partly.x0), 0.7 * plain + 0.3 * wide)
 
 
@@ -177,28 +177,28 @@ def test_thresholds():
   model = lambda x, t: Pair(3 * x, x)
   x = jnp.asarray(np.random.default_rng(1).normal(size=(3, 16, 16, 1)))
   t = jnp.full((3,), 0.4)
-  static = guidance.static_threshold(model, PROCESS)(x, t)
+  static = guidance.StaticThreshold(model, PROCESS)(x, t)
   np.testing.assert_array_equal(static.x0, np.clip(3 * x, -1, 1))
   np.testing.assert_allclose(PROCESS.alpha(t[0]) * static.x0 + PROCESS.sigma(t[0]) * static.eps, x)
-  dynamic = guidance.dynamic_threshold(model, PROCESS, 0.9)(x, t)
+  dynamic = guidance.DynamicThreshold(model, PROCESS, 0.9)(x, t)
   size = np.quantile(np.abs(3 * x), 0.9, axis=(1, 2, 3))[:, None, None, None]
   np.testing.assert_allclose(dynamic.x0, np.clip(3 * x, -size, size) / size)
-  small = guidance.dynamic_threshold(lambda x, t: Pair(0.1 * x, x), PROCESS, 0.9)(x, t)
+  small = guidance.DynamicThreshold(lambda x, t: Pair(0.1 * x, x), PROCESS, 0.9)(x, t)
   np.testing.assert_allclose(small.x0, 0.1 * np.asarray(x))
 
 
 @pytest.mark.parametrize(
   ('build', 'message'),
   [
-    (lambda: guidance.classifier_free(conditional, None, NULL, 2.0), 'conditional model'),
-    (lambda: guidance.classifier_free(conditional, CONDITION, None, 2.0), 'conditional model'),
-    (lambda: guidance.autoguidance(conditional, None, 2.0), 'weaker model'),
-    (lambda: guidance.classifier_guidance(conditional, None, PROCESS, 2.0), 'classifier'),
-    (lambda: guidance.interval(guided(2.0), PROCESS, 2.0, 1.0), '0 <= low < high'),
-    (lambda: guidance.interval(guided(2.0), PROCESS, -1.0, 1.0), '0 <= low < high'),
-    (lambda: guidance.dynamic_threshold(conditional, PROCESS, 1.5), 'percentile'),
+    (lambda: guidance.ClassifierFree(conditional, None, NULL, 2.0), 'conditional model'),
+    (lambda: guidance.ClassifierFree(conditional, CONDITION, None, 2.0), 'conditional model'),
+    (lambda: guidance.Autoguidance(conditional, None, 2.0), 'weaker model'),
+    (lambda: guidance.ClassifierGuidance(conditional, None, PROCESS, 2.0), 'classifier'),
+    (lambda: guidance.Interval(guided(2.0), PROCESS, 2.0, 1.0), '0 <= low < high'),
+    (lambda: guidance.Interval(guided(2.0), PROCESS, -1.0, 1.0), '0 <= low < high'),
+    (lambda: guidance.DynamicThreshold(conditional, PROCESS, 1.5), 'percentile'),
   ],
 )
-def test_what_cannot_guide_is_refused(build, message):
+def test_invalid_guidance_is_refused(build, message):
   with pytest.raises(ValueError, match=message):
     build()

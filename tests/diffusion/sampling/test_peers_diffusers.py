@@ -1,7 +1,7 @@
 """Step by step against the schedulers of diffusers, on the same model outputs, in float32.
 
 A model's outputs are drawn beforehand, one per call, so that neither side's rounding reaches the
-other. What is compared is x after every step.
+other. The test compares x after every step.
 """
 
 import itertools
@@ -100,8 +100,8 @@ def test_ddpm(variance, monkeypatch):
   given = np.concatenate([outputs, learned], axis=2) if variance == 'learned' else outputs
   peer = theirs(scheduler, given, start, generator=lambda n: torch.Generator().manual_seed(n))
   path = ours(
-    solvers.ancestral(variance),
-    processes.ddpm(),
+    solvers.Ancestral(variance),
+    processes.DDPM(),
     table_times(scheduler),
     outputs,
     start,
@@ -124,7 +124,7 @@ def test_ddim(eta, monkeypatch):
     eta=lambda n: eta,
     variance_noise=lambda n: torch.from_numpy(noises[n]) if eta else None,
   )
-  path = ours(solvers.ddim(eta), processes.ddpm(), table_times(scheduler), outputs, start)
+  path = ours(solvers.DDIM(eta), processes.DDPM(), table_times(scheduler), outputs, start)
   assert_paths(path, peer)
 
 
@@ -135,24 +135,24 @@ def test_euler():
   outputs, start = draws(30), draws(1, seed=1)[0] * sigmas[0]
   scheduler.is_scale_input_called = True
   peer = theirs(scheduler, outputs, start)
-  for sampler in (solvers.euler(), solvers.ddim()):
-    assert_paths(ours(sampler, processes.edm(), sigmas, outputs, start), peer)
+  for sampler in (solvers.Euler(), solvers.DDIM()):
+    assert_paths(ours(sampler, processes.EDM(), sigmas, outputs, start), peer)
 
 
 def test_heun():
   scheduler = diffusers.HeunDiscreteScheduler(**BETAS)
   scheduler.set_timesteps(20)
   sigmas = np.append(np.unique(scheduler.sigmas.numpy())[:0:-1], 0)
-  assert len(scheduler.timesteps) == 39 == solvers.heun().evaluations(20)
+  assert len(scheduler.timesteps) == 39 == solvers.Heun().evaluations(20)
   outputs, start = draws(39), draws(1, seed=1)[0] * sigmas[0]
   # Its steps take one evaluation each; every second of them is one of ours.
   calls = theirs(scheduler, outputs, start)
-  for sampler in (solvers.heun(), solvers.heun('ratio'), solvers.edm()):
-    assert_paths(ours(sampler, processes.edm(), sigmas, outputs, start), [*calls[1::2], calls[-1]])
+  for sampler in (solvers.Heun(), solvers.Heun('ratio'), solvers.EDMSampler()):
+    assert_paths(ours(sampler, processes.EDM(), sigmas, outputs, start), [*calls[1::2], calls[-1]])
 
 
 @pytest.mark.parametrize(
-  ('order', 'sampler'), [(2, multistep.dpmpp_2m()), (3, multistep.dpmpp_3m_sde(eta=0.0))]
+  ('order', 'sampler'), [(2, multistep.DPMpp2M()), (3, multistep.DPMpp3MSDE(eta=0.0))]
 )
 def test_dpm_solver_multistep(order, sampler):
   scheduler = diffusers.DPMSolverMultistepScheduler(
@@ -163,7 +163,7 @@ def test_dpm_solver_multistep(order, sampler):
   peer = theirs(scheduler, outputs, start)
   path = ours(
     sampler,
-    processes.ddpm(),
+    processes.DDPM(),
     table_times(scheduler),
     outputs,
     start,
@@ -181,8 +181,8 @@ def test_unipc(order, variant):
   scheduler.set_timesteps(20)
   outputs, start = draws(20), draws(1, seed=1)[0]
   peer = theirs(scheduler, outputs, start)
-  sampler = multistep.unipc(order, variant)
-  path = ours(sampler, processes.ddpm(), table_times(scheduler), outputs, start)
+  sampler = multistep.UniPC(order, variant)
+  path = ours(sampler, processes.DDPM(), table_times(scheduler), outputs, start)
   # Ours falls to first order on the step to clean data; theirs counts down: 3, 2, 1. With bh1 its
   # step to clean data multiplies infinity by 0, and gives NaN.
   compared = {(2, 'bh1'): 19, (2, 'bh2'): 20, (3, 'bh1'): 18, (3, 'bh2'): 18}[order, variant]
@@ -197,5 +197,5 @@ def test_flow_match_euler():
   assert sigmas[0] == 1
   outputs, start = draws(25), draws(1, seed=1)[0]
   peer = theirs(scheduler, outputs, start)
-  flow = processes.rectified_flow()
-  assert_paths(ours(solvers.euler(), flow, sigmas, outputs, start, 'velocity'), peer)
+  flow = processes.RectifiedFlow()
+  assert_paths(ours(solvers.Euler(), flow, sigmas, outputs, start, 'velocity'), peer)

@@ -32,7 +32,7 @@ def geometric(high, low):
 
 
 def eased(high, low):
-  """Geometric, with a first step so short that its first order does not show in the total."""
+  """Geometric, with a first step so short that its first order has no effect on the total error."""
 
   def times(steps):
     grid = np.geomspace(high, low, steps)
@@ -42,16 +42,16 @@ def eased(high, low):
 
 
 FLOWS = {
-  'vp_linear': (processes.vp_linear(), uniform(1.0, 0.05)),
-  'edm': (processes.edm(), geometric(4.0, 0.1)),
-  'rectified_flow': (processes.rectified_flow(), uniform(0.95, 0.05)),
+  'vp_linear': (processes.VPLinear(), uniform(1.0, 0.05)),
+  'edm': (processes.EDM(), geometric(4.0, 0.1)),
+  'rectified_flow': (processes.RectifiedFlow(), uniform(0.95, 0.05)),
 }
 ENDS = {'vp_linear': (1.0, 0.05), 'edm': (4.0, 0.1), 'rectified_flow': (0.95, 0.05)}
 
 
 @functools.cache
 def reference(flow):
-  """64 draws at the first time, and where the probability flow takes them, to about 1e-10."""
+  """64 draws at the first time, and their ends under the probability flow, to about 1e-10."""
   process, (high, low) = FLOWS[flow][0], ENDS[flow]
   denoise = exact.MIXTURE.denoiser(process)
 
@@ -89,16 +89,16 @@ def order_of(sampler, flow, times_of=None):
 @pytest.mark.parametrize(
   ('sampler', 'low', 'high'),
   [
-    (solvers.euler(), 0.85, 1.2),
-    (solvers.ddim(), 0.85, 1.2),
-    (solvers.heun(), 1.85, 2.2),
-    (solvers.heun('ratio'), 1.85, 2.2),
-    (multistep.dpmpp_2m(), 1.85, 2.4),
-    (multistep.dpmpp_2s(), 1.85, 2.2),
-    (multistep.unipc(1), 1.7, 2.2),
-    (multistep.unipc(2), 2.6, 3.3),
-    (multistep.unipc(2, 'bh1'), 2.6, 3.3),
-    (multistep.unipc(3), 3.2, 4.5),
+    (solvers.Euler(), 0.85, 1.2),
+    (solvers.DDIM(), 0.85, 1.2),
+    (solvers.Heun(), 1.85, 2.2),
+    (solvers.Heun('ratio'), 1.85, 2.2),
+    (multistep.DPMpp2M(), 1.85, 2.4),
+    (multistep.DPMpp2S(), 1.85, 2.2),
+    (multistep.UniPC(1), 1.7, 2.2),
+    (multistep.UniPC(2), 2.6, 3.3),
+    (multistep.UniPC(2, 'bh1'), 2.6, 3.3),
+    (multistep.UniPC(3), 3.2, 4.5),
   ],
   ids=lambda value: None,
 )
@@ -109,21 +109,21 @@ def test_order_of_convergence(flow, sampler, low, high):
 
 
 def test_three_steps_of_memory_are_third_order():
-  order, errors = order_of(multistep.dpmpp_3m_sde(0.0, curvature=1.0), 'edm', eased(4.0, 0.1))
+  order, errors = order_of(multistep.DPMpp3MSDE(0.0, curvature=1.0), 'edm', eased(4.0, 0.1))
   assert 2.85 < order < 3.5, (order, errors)
-  order, errors = order_of(multistep.dpmpp_3m_sde(0.0), 'edm', eased(4.0, 0.1))
+  order, errors = order_of(multistep.DPMpp3MSDE(0.0), 'edm', eased(4.0, 0.1))
   assert 1.7 < order < 2.4, (order, errors)
 
 
 @pytest.mark.parametrize('eta', [0.0, 0.5, 1.0])
 def test_3m_integrates_a_parabola_exactly(eta):
   """With x0 = 1 + λ − 2λ², after two steps of history, the mean is an integral in closed form."""
-  process = processes.vp_linear()
+  process = processes.VPLinear()
   polynomial = np.polynomial.Polynomial([1.0, 1.0, -2.0])
   times = np.array([0.9, 0.7, 0.55, 0.3])
   lam = [float(multistep.half_log_snr(process, jnp.asarray(t))) for t in times]
   at = lambda i, f: float(f(jnp.asarray(times[i])))
-  sampler = multistep.dpmpp_3m_sde(eta, s_noise=0.0, curvature=1.0)
+  sampler = multistep.DPMpp3MSDE(eta, s_noise=0.0, curvature=1.0)
   x = jnp.zeros((1, 1))
   keys = jax.random.split(KEY, 1)
   carry = sampler.init(x, 3)
@@ -148,34 +148,34 @@ def karras(steps, low=0.002, high=80.0, rho=7.0):
 
 squared = lambda steps: np.linspace(1, 0, steps + 1) ** 2
 PROCESSES = {
-  'vp_linear': (processes.vp_linear(), squared),
-  'sub_vp': (processes.sub_vp(), squared),
-  've': (processes.ve(), lambda steps: np.append(np.linspace(1, 1e-5, steps), 0)),
-  'edm': (processes.edm(), karras),
-  'cosine': (processes.cosine(), lambda steps: np.linspace(0.999, 0, steps + 1)),
-  'rectified_flow': (processes.rectified_flow(), lambda steps: np.linspace(1, 0, steps + 1)),
+  'vp_linear': (processes.VPLinear(), squared),
+  'sub_vp': (processes.SubVP(), squared),
+  've': (processes.VE(), lambda steps: np.append(np.linspace(1, 1e-5, steps), 0)),
+  'edm': (processes.EDM(), karras),
+  'cosine': (processes.Cosine(), lambda steps: np.linspace(0.999, 0, steps + 1)),
+  'rectified_flow': (processes.RectifiedFlow(), lambda steps: np.linspace(1, 0, steps + 1)),
 }
 ALL = tuple(PROCESSES)
 SDE = ('vp_linear', 've', 'sub_vp')  # those with a bounded g²
 MARGINALS = {
-  'ddim': (solvers.ddim(), ALL, 100),
-  'ddim_half': (solvers.ddim(0.5), ('vp_linear',), 150),
-  'ddim_1': (solvers.ddim(1.0), ('edm', 'rectified_flow'), 200),
-  'ancestral': (solvers.ancestral(), SDE, 200),
-  'ancestral_large': (solvers.ancestral('fixed_large'), ('vp_linear', 've'), 200),
-  'euler': (solvers.euler(), ('cosine', 'rectified_flow'), 150),
-  'heun': (solvers.heun(), ('cosine', 'rectified_flow', 've'), 50),
-  'heun_ratio': (solvers.heun('ratio'), ('vp_linear', 'sub_vp'), 50),
-  'euler_maruyama': (solvers.euler_maruyama(), (*SDE, 'rectified_flow'), 300),
-  'reverse_diffusion': (solvers.reverse_diffusion(), SDE, 300),
-  'predictor_corrector': (solvers.predictor_corrector(), SDE, 150),
-  'edm': (solvers.edm(), ('edm',), 50),
-  'edm_churn': (solvers.edm(40.0, 0.05, 50.0, 1.0), ('edm', 'vp_linear'), 100),
-  'dpmpp_2m': (multistep.dpmpp_2m(), ('vp_linear', 'rectified_flow'), 40),
-  'dpmpp_2s': (multistep.dpmpp_2s(), ('edm', 'rectified_flow'), 40),
-  'dpmpp_3m_sde': (multistep.dpmpp_3m_sde(), ('vp_linear', 'rectified_flow'), 80),
-  'unipc': (multistep.unipc(), ('edm', 'cosine', 'rectified_flow'), 30),
-  'unipc_3': (multistep.unipc(3), ('vp_linear',), 30),
+  'ddim': (solvers.DDIM(), ALL, 100),
+  'ddim_half': (solvers.DDIM(0.5), ('vp_linear',), 150),
+  'ddim_1': (solvers.DDIM(1.0), ('edm', 'rectified_flow'), 200),
+  'ancestral': (solvers.Ancestral(), SDE, 200),
+  'ancestral_large': (solvers.Ancestral('fixed_large'), ('vp_linear', 've'), 200),
+  'euler': (solvers.Euler(), ('cosine', 'rectified_flow'), 150),
+  'heun': (solvers.Heun(), ('cosine', 'rectified_flow', 've'), 50),
+  'heun_ratio': (solvers.Heun('ratio'), ('vp_linear', 'sub_vp'), 50),
+  'euler_maruyama': (solvers.EulerMaruyama(), (*SDE, 'rectified_flow'), 300),
+  'reverse_diffusion': (solvers.ReverseDiffusion(), SDE, 300),
+  'predictor_corrector': (solvers.PredictorCorrector(), SDE, 150),
+  'edm': (solvers.EDMSampler(), ('edm',), 50),
+  'edm_churn': (solvers.EDMSampler(40.0, 0.05, 50.0, 1.0), ('edm', 'vp_linear'), 100),
+  'dpmpp_2m': (multistep.DPMpp2M(), ('vp_linear', 'rectified_flow'), 40),
+  'dpmpp_2s': (multistep.DPMpp2S(), ('edm', 'rectified_flow'), 40),
+  'dpmpp_3m_sde': (multistep.DPMpp3MSDE(), ('vp_linear', 'rectified_flow'), 80),
+  'unipc': (multistep.UniPC(), ('edm', 'cosine', 'rectified_flow'), 30),
+  'unipc_3': (multistep.UniPC(3), ('vp_linear',), 30),
 }
 
 
@@ -191,7 +191,7 @@ def test_marginal(name, process):
 @pytest.mark.parametrize('name', ['vp_linear', 'rectified_flow'])
 def test_marginal_of_the_adaptive_flow(name):
   process = PROCESSES[name][0]
-  check_marginal(multistep.adaptive(1e-3, 1e-3), process, np.array([process.t_max, 1e-3, 0]))
+  check_marginal(multistep.Adaptive(1e-3, 1e-3), process, np.array([process.t_max, 1e-3, 0]))
 
 
 def check_marginal(sampler, process, times):
@@ -224,14 +224,14 @@ class Eager:
 
 STEPWISE = {
   name: build() for name, build in driver.SAMPLERS.items() if name not in ('adaptive', 'edm')
-} | {'edm': solvers.edm(s_churn=5.0)}
+} | {'edm': solvers.EDMSampler(s_churn=5.0)}
 
 
 @pytest.mark.parametrize('process', sorted(set(processes.PROCESSES) - {'learned'}))
 def test_every_sampler_runs_on_every_process_in_float32(process):
-  """From t_max, pure noise or not, to clean data in 6 steps: finite, and not far out.
+  """From t_max, pure noise or not, to clean data in 6 steps: finite, and not far from the data.
 
-  Euler-Maruyama is explicit, and unstable in so few steps: of it, finite values are all to ask.
+  Euler-Maruyama is explicit, and unstable in this few steps: only finite values are asserted.
   """
   with jax.enable_x64(False):
     process = processes.PROCESSES[process]()

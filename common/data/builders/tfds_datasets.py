@@ -1,0 +1,62 @@
+"""Datasets whose raw files TFDS's own builders download, for which TensorFlow is needed, once.
+
+They are stored again in the format of all datasets here, so reading them needs no TensorFlow.
+"""
+
+import importlib.util
+import urllib.request
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from common.config import ConfigError
+from common.data.builders import base, downloads
+
+PROBE_SECONDS = 5
+
+LabelledImages = dict[str, tuple[np.ndarray, np.ndarray]]  # split: images [n, h, w, c], labels [n]
+
+
+def load_arrays(name: str) -> LabelledImages:
+  """The train and test splits of a TFDS dataset with the features 'image' and 'label'.
+
+  Raises:
+    downloads.Unavailable: if TensorFlow is not installed, or the address of the dataset does not
+      answer. It is probed first, because TFDS itself would try for minutes.
+  """
+  if importlib.util.find_spec('tensorflow') is None:
+    raise downloads.Unavailable("TensorFlow is not installed (pip install 'twofold[prepare]')")
+  address = next(iter(tfds.builder_cls(name).url_infos))
+  try:
+    request = urllib.request.Request(address, method='HEAD')
+    urllib.request.urlopen(request, timeout=PROBE_SECONDS).close()
+  except OSError as error:
+    raise downloads.Unavailable(f'{address} does not answer ({error})') from None
+  # batch_size=-1: a whole split as one array.
+  splits = tfds.as_numpy(tfds.load(name, batch_size=-1))
+  return {split: (splits[split]['image'], splits[split]['label']) for split in ('train', 'test')}
+
+
+class Cifar10(base.ImageBuilder, skip_registration=True):
+  """32×32 colour photographs of ten kinds of objects (Krizhevsky 2009).
+
+  The last 5,000 training examples in the order of their hashes are for validation.
+  """
+
+  name = 'cifar10'
+  num_validation = 5000
+
+  def read(self) -> base.Contents:
+    if not self.network:
+      raise base.not_prepared_error(self.name, self.settings)
+    try:
+      arrays = load_arrays(self.name)
+    except downloads.Unavailable as reason:
+      raise ConfigError(f'cannot get {self.name}: {reason}') from None
+    names = 'airplane automobile bird cat deer dog frog horse ship truck'
+    return base.Contents(
+      shape=(32, 32, 3),
+      levels=256,
+      class_names=tuple(names.split()),
+      splits=base.published_splits(arrays['train'], arrays['test'], self.num_validation),
+    )

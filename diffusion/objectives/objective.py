@@ -1,0 +1,85 @@
+"""The parts of a loss together, and the combinations that make no sense."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from common.config import ConfigError, component
+from diffusion.model import Model
+from diffusion.objectives import TIME_DISTRIBUTIONS, WEIGHTINGS
+from diffusion.objectives.times import TimeDistribution
+from diffusion.objectives.weightings import Weighting
+
+# Distributions that draw the entries of a discrete process's table unequally, uncorrected.
+UNEQUAL = ('log_normal', 'logit_normal', 'terminal')
+
+
+class Objective(NamedTuple):
+  """The parts of a loss.
+
+  Attributes:
+    times: which times are trained on.
+    weighting: how much each counts; None for the exact steps of a discrete process's bound.
+    hybrid: weight of those steps next to the weighting (L_hybrid of Nichol & Dhariwal 2021), which
+      trains a learned variance.
+    uncertainty: whether the loss is balanced by a learned uncertainty.
+    label_dropout: share of the training examples whose class is hidden.
+    augmentation: settings of `diffusion.augmentation`.
+    classifier: weight of the cross-entropy of the classifier that is trained with the model, or 0.
+  """
+
+  times: TimeDistribution
+  weighting: Weighting | None
+  hybrid: float
+  uncertainty: bool
+  label_dropout: float
+  augmentation: Mapping[str, Any]
+  classifier: float
+
+
+def build_objective(config: Mapping, model: Model) -> Objective:
+  """The objective of a config. Raises ConfigError if its parts do not go together."""
+  section = config['objective']
+  times = component(TIME_DISTRIBUTIONS, section['times'], 'objective.times')
+  weighting = component(WEIGHTINGS, section['weighting'], 'objective.weighting')
+  # On a discrete process 'vlb' is not the weighting of the continuous limit but the exact steps.
+  exact = section['weighting']['name'] == 'vlb' and model.process.steps > 0
+  _check(config, model, exact)
+  return Objective(
+    times=times,
+    weighting=None if exact else weighting,
+    hybrid=section['hybrid'] if model.variance == 'learned' and not exact else 0.0,
+    uncertainty=section['uncertainty'],
+    label_dropout=config['label_dropout'],
+    augmentation=config['augmentation'],
+    classifier=config['classifier']['weight'] if model.classifier else 0.0,
+  )
+
+
+def _check(config: Mapping, model: Model, exact: bool) -> None:
+  section, dropout = config['objective'], config['label_dropout']
+  weighting, times = section['weighting']['name'], section['times']['name']
+  if exact and times in UNEQUAL:
+    raise ConfigError(
+      "objective.weighting 'vlb' of a discrete process needs times that are uniform or corrected to"
+      f" be so ('uniform', 'low_discrepancy', 'loss_second_moment'), not with times {times!r}"
+    )
+  if weighting in ('vlb', 'likelihood') and times == 'terminal':
+    raise ConfigError(
+      f"objective.weighting {weighting!r} has no meaning with times 'terminal'; use 'simple'"
+    )
+  if not 0 <= dropout < 1:
+    raise ConfigError(f'label_dropout must be in [0, 1), got {dropout}')
+  learned = model.process.learned
+  if learned and (weighting != 'vlb' or section['uncertainty']):
+    raise ConfigError(
+      "process 'learned' is trained by its bound: it needs objective.weighting 'vlb', not"
+      f' {weighting!r}, and objective.uncertainty=False'
+    )
+  # The bound is one on the data itself, which an augmented image is not.
+  bounded = exact or learned or model.variance == 'learned'
+  if bounded and config['augmentation']['probability']:
+    raise ConfigError(
+      'augmentation.probability must be 0 where the bound of discrete data is trained on (a learned'
+      " process or variance, or the weighting 'vlb' of a discrete process), got"
+      f' {config["augmentation"]["probability"]}'
+    )

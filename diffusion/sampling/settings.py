@@ -1,0 +1,161 @@
+"""The settings of a sampling program, from a config's section and a request's options."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from common.config import ConfigError, check_type, component, pick, settings_of, suggestion
+from diffusion.sampling.driver import SAMPLERS
+from diffusion.sampling.grids import GRIDS
+from diffusion.sampling.solvers import Sampler
+from diffusion.sampling.tasks import Task, build_task
+
+COMPONENTS = {'sampler': SAMPLERS, 'grid': GRIDS}
+# The setting of a section that an option with the section's name and a bare value replaces.
+MAIN = {'guidance': 'weight', 'threshold': 'name', 'task': 'name'}
+
+
+@dataclasses.dataclass(frozen=True)
+class GuidanceSettings:
+  """How samples are guided; its weight is an input of the program.
+
+  Attributes:
+    weighted: whether there is guidance of a weight, by the null class or by a weaker model.
+    low, high: guide only where low < σ/α <= high; high 0 stands for infinity.
+    rescale: share of the contrast that is restored.
+    classifier: scale of the guidance by a classifier, or 0.
+  """
+
+  weighted: bool
+  low: float
+  high: float
+  rescale: float
+  classifier: float
+
+
+@dataclasses.dataclass(frozen=True)
+class ThresholdSettings:
+  """How clean estimates are clipped: 'none', 'static' or 'dynamic' (see `guidance`)."""
+
+  name: str
+  bound: float
+  percentile: float
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplerSettings:
+  """Everything that a compiled sampling program depends on, besides the model.
+
+  Hashable, and compared by value: equal settings share a program. The weight of the guidance and
+  the number of steps within a bucket are inputs of the program, and are not here.
+
+  Attributes:
+    shape: of the samples, [num, *DataSpec.shape].
+    levels: number of values of each dimension of the data.
+    task: new images, or a kind of edit.
+    sampler: takes one step.
+    guidance: how samples are guided.
+    threshold: how clean estimates are clipped.
+    final_denoise: whether one more evaluation returns the clean estimate at the last time.
+    grid: the times, if the task needs to know them when it is compiled; else None.
+  """
+
+  shape: tuple[int, ...]
+  levels: int
+  task: Task
+  sampler: Sampler
+  guidance: GuidanceSettings
+  threshold: ThresholdSettings
+  final_denoise: bool
+  grid: tuple[float, ...] | None
+
+
+def build_settings(
+  section: Mapping,
+  shape: tuple[int, ...],
+  levels: int,
+  weighted: bool,
+  times: tuple[float, ...],
+) -> SamplerSettings:
+  """The settings of a program.
+
+  Args:
+    section: the sampling section of a config, with a request's options in their places.
+    shape: of the samples, [num, *DataSpec.shape].
+    levels: number of values of each dimension of the data.
+    weighted: whether there is guidance of a weight.
+    times: the grid.
+
+  Raises:
+    ConfigError: for unknown names or settings.
+    ValueError: for settings out of range.
+  """
+  # Components are built here, outside the compiled program: a bad setting fails before compilation.
+  guidance, threshold, task = section['guidance'], section['threshold'], build_task(section['task'])
+  return SamplerSettings(
+    shape=shape,
+    levels=levels,
+    task=task,
+    sampler=component(SAMPLERS, section['sampler'], 'sampler'),
+    guidance=GuidanceSettings(
+      weighted, guidance['low'], guidance['high'], guidance['rescale'], guidance['classifier']
+    ),
+    threshold=ThresholdSettings(threshold['name'], threshold['bound'], threshold['percentile']),
+    final_denoise=section['final_denoise'],
+    grid=times if task.fixed_grid else None,
+  )
+
+
+def override(sampling: Mapping, options: Mapping[str, Any]) -> dict[str, Any]:
+  """The sampling section of a config with options in their places.
+
+  An option is 'steps'; a part of the section ('sampler=heun', 'grid=karras', 'guidance=2.0'); a
+  path ('grid.rho'); or a setting that only one part has ('eta', 'rho'). An option that names
+  another sampler or grid also resets its settings to that one's defaults.
+
+  Raises:
+    ConfigError: for an unknown option, with those that are known; for a value of another type than
+      the one it replaces.
+  """
+  result = {k: dict(v) if isinstance(v, Mapping) else v for k, v in sampling.items()}
+  # Parts first: a setting of theirs ('rho') belongs to the part that the options name.
+  parts = [name for name in options if name in result]
+  for name in parts:
+    value = options[name]
+    if isinstance(value, Mapping):
+      result[name] = dict(value) if name in COMPONENTS else result[name] | value
+    elif name in COMPONENTS:
+      result[name] = {'name': value} | ({'end': result[name]['end']} if name == 'grid' else {})
+    elif name in MAIN:
+      _replace(result[name], MAIN[name], name, value)
+    else:
+      _replace(result, name, name, value)
+  for name in options.keys() - set(parts):
+    section, leaf = _find_setting(result, name)
+    _replace(result[section], leaf, name, options[name])
+  return result
+
+
+def _replace(section: dict, leaf: str, option: str, value: Any) -> None:
+  check_type(f'option {option}', value, section.get(leaf))
+  section[leaf] = value
+
+
+def _find_setting(sampling: Mapping, name: str) -> tuple[str, str]:
+  """The section and the setting that the option `name` stands for."""
+  settings = {
+    f'{section}.{leaf}'
+    for section, part in sampling.items()
+    if isinstance(part, Mapping)
+    for leaf in set(part) - {'name'}
+  }
+  # A component that an option has just named holds none of its settings yet.
+  for section, table in COMPONENTS.items():
+    constructor = pick(table, sampling[section]['name'], section)
+    settings |= {f'{section}.{leaf}' for leaf in settings_of(constructor)}
+  found = [setting for setting in settings if name in (setting, setting.split('.')[1])]
+  if len(found) != 1:
+    known = found or settings | set(sampling)
+    raise ConfigError(f'unknown sampling option {name!r};{suggestion(name, known)}')
+  section, leaf = found[0].split('.')
+  return section, leaf

@@ -1,0 +1,124 @@
+"""Every weighting in every target, against the papers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from common.config import ConfigError, component
+from diffusion.objectives import WEIGHTINGS
+from diffusion.objectives.weightings import target_weight
+from diffusion.predictions import TARGETS, combine, split, target_pair
+from diffusion.processes import PROCESSES, build
+from diffusion.processes.process import rate
+
+SNR = {  # the weight of the error in x0, from the papers
+  'snr': lambda snr: snr,
+  'snr_plus_one': lambda snr: snr + 1,
+  'truncated_snr': lambda snr: np.maximum(snr, 1),
+  'min_snr': lambda snr: np.minimum(snr, 5),
+  'soft_min_snr': lambda snr: snr * 4 / (snr + 4),
+  'p2': lambda snr: snr / (1 + snr),
+  'sigmoid': lambda snr: snr / (1 + snr / np.exp(2)),
+  'edm': lambda snr: (1 / snr + 0.25) / (1 / snr * 0.25),  # (σ² + σ_d²)/(σ·σ_d)², σ² = 1/SNR
+}
+
+
+@pytest.fixture(autouse=True)
+def float64():
+  with jax.enable_x64(True):
+    yield
+
+
+def times_inside(process):
+  u = jnp.asarray(np.random.default_rng(0).uniform(0.02, 0.98, 200))
+  high, low = process.log_snr(jnp.asarray([process.t_min, process.t_max]))
+  return process.time_of(high + (jnp.maximum(low, -12) - high) * u)
+
+
+@pytest.mark.parametrize('process', ['vp_linear', 'edm', 'rectified_flow', 'sub_vp', 'ddpm'])
+@pytest.mark.parametrize('target', TARGETS)
+def test_every_weighting_agrees_with_its_paper_in_every_target(target, process):
+  """weight·(error in the target)² is the paper's weight times (error in x0)²."""
+  process = build({'name': process})
+  t = times_inside(process)
+  rng = np.random.default_rng(1)
+  x0, eps, mistake = (jnp.asarray(rng.normal(size=t.shape)) for _ in range(3))
+  alpha, sigma = process.alpha(t), process.sigma(t)
+  x = alpha * x0 + sigma * eps
+  pair = target_pair(target, process, t)
+  truth = combine(pair, x0, eps)
+  error = (split(truth + mistake, x, pair, alpha, sigma).x0 - x0) ** 2
+  snr = np.asarray(alpha / sigma) ** 2
+  density = jnp.full_like(t, 1 / (process.t_max - process.t_min))
+  for name, expected in SNR.items():
+    weight = target_weight(component(WEIGHTINGS, {'name': name}, 'w'), process, pair, t, density)
+    np.testing.assert_allclose(weight * mistake**2, expected(snr) * error, rtol=1e-6, err_msg=name)
+  simple = target_weight(WEIGHTINGS['simple'](), process, pair, t, density)
+  np.testing.assert_allclose(simple, 1, rtol=1e-12)
+  vlb = target_weight(WEIGHTINGS['vlb'](), process, pair, t, density)
+  exact = -0.5 * rate(lambda t: jnp.exp(process.log_snr(t)), t) / density  # −½ dSNR/dt
+  np.testing.assert_allclose(vlb * mistake**2, exact * error, rtol=1e-6)
+  likelihood = target_weight(WEIGHTINGS['likelihood'](), process, pair, t, density)
+  score = (
+    process.squared_diffusion(t) * (alpha / sigma**2) ** 2 / density
+  )  # g²·(error in the score)²
+  np.testing.assert_allclose(likelihood * mistake**2, score * error, rtol=1e-6)
+
+
+def test_published_weights_of_the_linear_table():
+  process = build({'name': 'ddpm'})
+  t = jnp.asarray([1, 100, 500, 1000]) / 1000
+  snr = np.exp(process.log_snr(jnp.arange(1, 1001) / 1000))
+  np.testing.assert_allclose(
+    snr[[0, 99, 499, 999]], [9999, 8.710448569, 0.08528994446, 4.035992651e-05], 1e-8
+  )
+  assert [int(np.abs(snr - value).argmin()) for value in (5, 1)] == [130, 258]
+  assert snr[130] == pytest.approx(4.983210512, rel=1e-8)
+  ones = jnp.ones_like(t)
+  weigh = lambda name, target: target_weight(
+    WEIGHTINGS[name](), process, target_pair(target, process, t), t, ones
+  )
+  np.testing.assert_allclose(weigh('min_snr', 'eps'), [0.000500050005, 0.5740232504, 1, 1], 1e-8)
+  np.testing.assert_allclose(
+    weigh('min_snr', 'v'), [0.0005, 0.5149092716, 0.07858724288, 4.035829765e-05], 1e-8
+  )
+  np.testing.assert_allclose(
+    weigh('p2', 'eps'), [0.0001, 0.1029818543, 0.9214127571, 0.9999596417], 1e-8
+  )
+
+
+def test_edm_weight_makes_the_preconditioned_loss_unweighted():
+  process = build({'name': 'edm'})
+  t = jnp.asarray([0.002, 0.05, 0.5, 1.0, 10.0, 80.0])
+  weighting, ones = component(WEIGHTINGS, {'name': 'edm'}, 'w'), jnp.ones_like(t)
+  np.testing.assert_allclose(
+    target_weight(weighting, process, target_pair('x0', process, t), t, ones),
+    [250004, 404, 8, 5, 4.01, 4.00015625],
+    rtol=1e-8,
+  )
+  own = target_weight(weighting, process, target_pair('edm', process, t), t, ones)
+  np.testing.assert_allclose(own, 1, rtol=1e-9)
+
+
+def test_vlb_ratio_of_discrete_to_continuous_steps():
+  """T·(SNR(s) − SNR(t)) over −dSNR/dt for λ linear in time, as in VDM with λ from 13.3 to −5."""
+  process = PROCESSES['learned']()
+  slope = -rate(process.log_snr, jnp.asarray([0.5]))[0] * (1 - process.t_min)
+  steps = np.array([1, 10, 100, 1000])
+  ratio = steps * np.expm1(slope / steps) / slope
+  np.testing.assert_allclose(ratio, [4843261.565, 2.860047354, 1.097346492, 1.009206071], 1e-8)
+
+
+@pytest.mark.parametrize(
+  ('settings', 'message'),
+  [
+    ({'name': 'min_srn'}, "did you mean 'min_snr'"),
+    ({'name': 'min_snr', 'gama': 5.0}, "did you mean 'gamma'"),
+    ({'name': 'min_snr', 'gamma': 0.0}, 'gamma must be positive, got 0.0'),
+    ({'name': 'edm', 'sigma_data': -1.0}, 'must be positive'),
+  ],
+)
+def test_refusals(settings, message):
+  with pytest.raises(ConfigError, match=message):
+    component(WEIGHTINGS, settings, 'objective.weighting')

@@ -1,0 +1,44 @@
+"""The learned process."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion.processes import PROCESSES, build
+
+KEY = jax.random.key(0)
+
+
+@pytest.fixture(autouse=True)
+def float64():
+  with jax.enable_x64(True):
+    yield
+
+
+def at(function, *times):
+  return np.asarray(function(jnp.asarray(times)))
+
+
+def test_learned_schedule_is_monotone_and_bounded():
+  process = PROCESSES['learned'](width=64)
+  params = jax.tree.map(lambda leaf: leaf + 0.5, process.init(KEY))
+  bound = process.at(params)
+  t = jnp.linspace(bound.t_min, 1, 1001)
+  log_snr = bound.log_snr(t)
+  assert (jnp.diff(log_snr) < 0).all()
+  np.testing.assert_allclose(log_snr[jnp.array([0, -1])], [13.8, -4.5], rtol=1e-6)
+  slope = jax.grad(lambda p: process.at(p).log_snr(jnp.asarray([0.4])).sum())(params)
+  assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(slope))
+
+
+def test_vdm_ends():
+  process = build({'name': 'learned'})
+  assert at(process.sigma, process.t_min) ** 2 == pytest.approx(1.674490406e-06, rel=1e-8)
+  assert at(process.sigma, 1.0) ** 2 == pytest.approx(0.9933071491, rel=1e-8)
+  # c of VDM's sampler, T = 1000, last step.
+  low, high = process.t_min, process.t_min + (1 - process.t_min) / 1000
+  difference = at(process.log_snr, high) - at(process.log_snr, low)
+  assert -math.expm1(difference.item()) == pytest.approx(0.01813357176, rel=1e-6)
