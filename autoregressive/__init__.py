@@ -1,7 +1,7 @@
 """Causal autoregression. `build` turns a config and a description of the data into a `Method`."""
 
-from autoregressive.decoding.transforms import Options
-from autoregressive.finetuning import Finetune, begin, build_finetune
+from autoregressive.decoding.settings import DecodingSettings
+from autoregressive.finetuning import Finetune, build_finetune, initial_params
 from autoregressive.heads import HEADS
 from autoregressive.method import build, build_draft
 from autoregressive.model import Model
@@ -12,8 +12,13 @@ from autoregressive.orderings import ORDERINGS
 # The constructors whose names and settings a config may choose, by the path of its section.
 COMPONENTS = {'ordering': ORDERINGS, 'network': NETWORKS, 'head': HEADS}
 # Sections without a name: their settings are the arguments of one constructor.
-SECTIONS = {'model': Model, 'objective': Objective, 'finetune': Finetune, 'sampling': Options}
-# Their arguments that come from the data or from another component, and are no settings.
+SECTIONS = {
+  'model': Model,
+  'objective': Objective,
+  'finetune': Finetune,
+  'sampling': DecodingSettings,
+}
+# Arguments that come from the data or from another component, and are not settings.
 GIVEN = {
   'ordering': ('spec',),
   'network': ('length', 'grid'),
@@ -25,8 +30,8 @@ __all__ = [
   'COMPONENTS',
   'GIVEN',
   'SECTIONS',
-  'begin',
   'build',
   'build_draft',
   'build_finetune',
+  'initial_params',
 ]

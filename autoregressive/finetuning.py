@@ -1,17 +1,18 @@
-"""Fine-tuning: a run that begins with the weights of another run, or with published ones.
+"""Fine-tuning: a run that starts from the weights of another run, or from published ones.
 
-  full     every parameter moves
-  frozen   those whose path `optimizer.frozen` matches do not
-  lora     low-rank updates of matrices alone (Hu et al. 2021): W + (alpha / rank)·A·B, where A
-           begins random and B at zero, so that training begins at the weights themselves
-  fresh    parameters whose path `finetune.fresh` matches begin anew: another head, say
+  full     every parameter is trained
+  frozen   parameters whose path matches `optimizer.frozen` are not
+  lora     only low-rank updates of matrices are trained (Hu et al. 2021): W + (alpha / rank)·A·B,
+           with A random and B zero at first, so that training starts at the weights themselves
+  fresh    parameters whose path matches `finetune.fresh` are initialised anew: a new head, say
 
-`adopt` fills the parameters of a new model with those of the source; `with_lora` makes a Method of
-low-rank updates from any other, whose parameters are {'base': ..., 'lora': ...}; `merge` makes the
-plain ones of them.
+`initial_params` fills the parameters of a new model with those of its source; `LoRA` makes a Method
+with low-rank updates from any other, whose parameters are {'base': ..., 'lora': ...}; `merge` adds
+the updates to the base.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 import re
@@ -25,7 +26,16 @@ from jaxtyping import Array, Float, Key
 from autoregressive.interop import weights
 from common.checkpoints.checkpoints import Checkpoints
 from common.config import ConfigError, component
-from common.method import Functions, Method, PyTree
+from common.method import (
+  Aux,
+  Batch,
+  Context,
+  Likelihood,
+  Method,
+  PyTree,
+  Request,
+  Samples,
+)
 from common.training.optimizers import path_name
 
 
@@ -34,12 +44,12 @@ class Finetune:
   """The `finetune` section of a config.
 
   Attributes:
-    source: WORKDIR of a run, or a folder of published weights; empty: begin anew.
+    source: WORKDIR of a run, or a folder of published weights; empty: random initial weights.
     step: of the run: 'last', 'best' or a number.
-    fresh: paths of parameters that begin anew; empty: none.
+    fresh: paths of parameters that are initialised anew; empty: none.
     lora_rank: rank of the updates; 0: no LoRA.
     lora_alpha: updates are scaled by alpha / rank.
-    lora_paths: the matrices that are updated.
+    lora_paths: paths of the matrices that are updated.
 
   Raises:
     ConfigError: for a rank or a scale out of range.
@@ -50,18 +60,17 @@ class Finetune:
   fresh: str = ''
   lora_rank: int = 0
   lora_alpha: float = 16.0
-  lora_paths: str = r'(qkv|out|up|down)/kernel$'
+  lora_paths: str = r'(qkv|out|output_proj|up|down)/kernel$'
 
   def __post_init__(self):
-    if self.lora_rank < 0 or self.lora_alpha <= 0:
-      raise ConfigError(
-        f'finetune.lora_rank={self.lora_rank} must be 0 (off) or more, and '
-        f'finetune.lora_alpha={self.lora_alpha} above 0'
-      )
+    if self.lora_rank < 0:
+      raise ConfigError(f'finetune.lora_rank must be at least 0 (off), got {self.lora_rank}')
+    if self.lora_alpha <= 0:
+      raise ConfigError(f'finetune.lora_alpha must be above 0, got {self.lora_alpha}')
 
   @property
   def scale(self) -> float:
-    """What A·B is multiplied by."""
+    """The factor of A·B."""
     return self.lora_alpha / self.lora_rank
 
 
@@ -69,54 +78,75 @@ def build_finetune(config: Mapping) -> Finetune:
   """The `finetune` section of a config.
 
   Raises:
-    ConfigError: for a setting that is unknown or out of range, or LoRA over a base that the
-      optimiser would move (weight decay does, without any gradient).
+    ConfigError: for a setting that is unknown or out of range, or for LoRA over a base that the
+      optimiser would change (weight decay acts without a gradient too).
   """
+  # `component` takes a named table; this section has one entry.
   settings = dict(config.get('finetune') or {}) | {'name': 'finetune'}
   finetune = component({'finetune': Finetune}, settings, 'finetune')
   if finetune.lora_rank and not re.search(config['optimizer'].get('frozen') or '$.', 'base/'):
-    raise ConfigError("finetune.lora_rank: set optimizer.frozen='^base/', so that the base stays")
+    raise ConfigError(
+      f'finetune.lora_rank={finetune.lora_rank} trains only the updates: set '
+      "optimizer.frozen='^base/', so that the base stays as it is"
+    )
   return finetune
 
 
-def with_lora(method: Method, finetune: Finetune) -> Method:
-  """The method with low-rank updates of its matrices; the base gets no gradient.
+@dataclasses.dataclass(frozen=True, eq=False)
+class LoRA(Method):
+  """A method with low-rank updates of its matrices; the base gets no gradient.
 
-  Args:
-    method: any method, of parameters in nested dicts.
+  Attributes:
+    method: any method whose parameters are nested dicts.
     finetune: rank, scale and paths.
   """
 
-  def init(key, batch):
-    base, memory = method.init(key, batch)
-    lora = init_lora(jax.random.fold_in(key, 1), base, finetune)
+  method: Method
+  finetune: Finetune
+
+  @property
+  def labelled(self) -> bool:
+    """As of the method below."""
+    return self.method.labelled
+
+  @property
+  def has_likelihood(self) -> bool:
+    """As of the method below."""
+    return self.method.has_likelihood
+
+  def init(self, key: Key[Array, ''], batch: Batch) -> tuple[PyTree, PyTree]:
+    """The parameters of the method as 'base', and its updates as 'lora'."""
+    base, memory = self.method.init(key, batch)
+    # The base has the key itself, so that it starts as it would without LoRA.
+    lora = init_lora(jax.random.fold_in(key, 1), base, self.finetune)
     return {'base': base, 'lora': lora}, memory
 
-  def merged(params):
-    return merge(params, finetune)
+  def loss(
+    self, params: PyTree, memory: PyTree, batch: Batch, key: Key[Array, ''], context: Context
+  ) -> tuple[Float[Array, ''], Aux]:
+    """The method's loss at the merged parameters."""
+    # Stopped before the merge: the gradient flows into A and B only.
+    stopped = params | {'base': jax.lax.stop_gradient(params['base'])}
+    # The method below knows plain parameters only, in the average too.
+    context = context._replace(ema=merge(context.ema, self.finetune))
+    return self.method.loss(merge(stopped, self.finetune), memory, batch, key, context)
 
-  def loss(params, memory, batch, key, context):
-    still = params | {'base': jax.lax.stop_gradient(params['base'])}
-    context = context._replace(ema=merged(context.ema))
-    return method.loss(merged(still), memory, batch, key, context)
+  def sample(self, params: PyTree, key: Key[Array, ''], request: Request) -> Samples:
+    """The method's samples at the merged parameters."""
+    return self.method.sample(_merge_program(params, self.finetune), key, request)
 
-  compiled = jax.jit(merged)  # one object, so that it is compiled once
-  nll = method.nll and (lambda params, batch, key: method.nll(merged(params), batch, key))
-  return Functions(
-    init=init,
-    loss=loss,
-    sample=lambda params, key, request: method.sample(compiled(params), key, request),
-    nll=nll,
-  )
+  def nll(self, params: PyTree, batch: Batch, key: Key[Array, '']) -> Likelihood:
+    """The method's likelihood at the merged parameters."""
+    return self.method.nll(merge(params, self.finetune), batch, key)
 
 
 def init_lora(key: Key[Array, ''], base: PyTree, finetune: Finetune) -> dict[str, dict[str, Array]]:
-  """{path of a matrix: {'a': [..., inputs, rank], 'b': [..., rank, outputs]}}, A·B zero.
+  """{path of a matrix: {'a': [..., inputs, rank], 'b': [..., rank, outputs]}}, with A·B = 0.
 
-  Paths are written with '.' in place of '/'. Axes before the last two are layers of a scan.
+  Paths are written with '.' in place of '/'. Axes before the last two are the layers of a scan.
 
   Raises:
-    ConfigError: where no parameter has such a path, or one is no matrix.
+    ConfigError: if no parameter has a path that matches, or one that does is not a matrix.
   """
   found = {}
   for path, x in jax.tree_util.tree_leaves_with_path(base):
@@ -124,65 +154,77 @@ def init_lora(key: Key[Array, ''], base: PyTree, finetune: Finetune) -> dict[str
     if not re.search(finetune.lora_paths, name):
       continue
     if x.ndim < 2:
-      raise ConfigError(f'finetune.lora_paths: {name}, of shape {x.shape}, is no matrix')
+      raise ConfigError(
+        f'finetune.lora_paths must match matrices only: {name}, of shape {x.shape}, is no matrix'
+      )
     *layers, inputs, outputs = x.shape
     rank = finetune.lora_rank
+    # One key per matrix, by its order in the tree (which is that of the names).
     noise = jax.random.normal(jax.random.fold_in(key, len(found)), (*layers, inputs, rank))
     found[name.replace('/', '.')] = {
-      'a': noise * inputs**-0.5,
-      'b': jnp.zeros((*layers, rank, outputs)),
+      'a': noise * inputs**-0.5,  # keeps the variance of its inputs
+      'b': jnp.zeros((*layers, rank, outputs)),  # the update starts at zero
     }
   if not found:
-    raise ConfigError(f'finetune.lora_paths={finetune.lora_paths!r} matches no parameter')
+    raise ConfigError(
+      f'finetune.lora_paths={finetune.lora_paths!r} matches no parameter; the default is '
+      f'{Finetune.lora_paths!r}'
+    )
   return found
 
 
 def merge(params: Mapping[str, PyTree], finetune: Finetune) -> PyTree:
-  """Plain parameters: the base with its updates added."""
-
-  def add(path, x: Float[Array, '...']):
-    update = params['lora'].get(path_name(path).replace('/', '.'))
-    return x if update is None else x + finetune.scale * (update['a'] @ update['b'])
-
+  """Plain parameters: the base with its updates added, W + (alpha / rank)·A·B."""
+  add = functools.partial(_with_update, params['lora'], finetune.scale)
   return jax.tree_util.tree_map_with_path(add, params['base'])
+
+
+def _with_update(lora: Mapping[str, PyTree], scale: float, path, x: Float[Array, '...']):
+  # Names of updates have dots: a slash would be a level of its own in the path of a checkpoint.
+  update = lora.get(path_name(path).replace('/', '.'))
+  return x if update is None else x + scale * (update['a'] @ update['b'])
+
+
+_merge_program = jax.jit(merge, static_argnames=('finetune',))
 
 
 def adopt(params: PyTree, source: PyTree, fresh: str = '') -> PyTree:
   """Parameters with the values of a source.
 
   Args:
-    params: as they begin; those whose path `fresh` matches stay.
-    source: nested dicts of arrays; what it has beside them is left out.
+    params: as initialised; those whose path matches `fresh` stay.
+    source: nested dicts of arrays; its other parameters are ignored.
+    fresh: a regular expression; empty: none.
 
   Raises:
-    ConfigError: for the first parameter that the source lacks or has in another shape; where
-      `fresh` matches nothing.
+    ConfigError: for the first parameter that the source lacks or has in another shape; if `fresh`
+      matches nothing.
   """
-  there = {path_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(source)}
-  kept = []
+  available = {path_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(source)}
+  paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+  if fresh and not any(re.search(fresh, name) for name in paths):
+    raise ConfigError(
+      f'finetune.fresh={fresh!r} matches no parameter; known: {", ".join(sorted(paths))}'
+    )
 
   def take(path, x):
     name = path_name(path)
     if fresh and re.search(fresh, name):
-      kept.append(name)
       return x
-    hint = 'add its path to finetune.fresh to begin it anew'
-    if name not in there:
+    hint = 'add its path to finetune.fresh to initialise it anew'
+    if name not in available:
       raise ConfigError(f'the source has no {name}, here {tuple(x.shape)}; {hint}')
-    if there[name].shape != x.shape:
+    if available[name].shape != x.shape:
       raise ConfigError(
-        f'{name} is {tuple(there[name].shape)} in the source and {tuple(x.shape)} here; {hint}'
+        f'{name} is {tuple(available[name].shape)} in the source and {tuple(x.shape)} here; {hint}'
       )
-    return jnp.asarray(there[name], x.dtype)
+    return jnp.asarray(available[name], x.dtype)
 
-  taken = jax.tree_util.tree_map_with_path(take, params)
-  if fresh and not kept:
-    raise ConfigError(f'finetune.fresh={fresh!r} matches no parameter')
-  return taken
+  return jax.tree_util.tree_map_with_path(take, params)
 
 
-def begin(params: PyTree, finetune: Finetune, tokenizer: str | None = None) -> PyTree:
-  """The parameters a run begins with: those of its source, where it has one.
+def initial_params(params: PyTree, finetune: Finetune, tokenizer: str | None = None) -> PyTree:
+  """The parameters that a run starts with: those of its source, if it has one.
 
   Args:
     params: as `Method.init` gave them.
@@ -190,7 +232,7 @@ def begin(params: PyTree, finetune: Finetune, tokenizer: str | None = None) -> P
     tokenizer: of the data, as JSON; a run over another vocabulary is refused as a source.
 
   Raises:
-    ConfigError: for a source that is not there, or does not fit.
+    ConfigError: for a source that does not exist, or does not fit.
   """
   if not finetune.source:
     return params
@@ -198,28 +240,30 @@ def begin(params: PyTree, finetune: Finetune, tokenizer: str | None = None) -> P
   if (folder / 'checkpoints').is_dir():
     step = int(finetune.step) if str(finetune.step).isdecimal() else finetune.step
     source = read_run(folder, step)
+    # Rows of an embedding mean nothing under another vocabulary, even where the shapes agree.
     kept = folder / 'tokenizer.json'
     if tokenizer and kept.exists() and not finetune.fresh and kept.read_text() != tokenizer:
       raise ConfigError(
         f'{folder} was trained with another vocabulary than the data has; '
-        'use the same data.tokenizer, or name its tables in finetune.fresh'
+        'use the same data.tokenizer, or name its embeddings in finetune.fresh'
       )
   else:
     source = weights.read(folder).params
   if not finetune.lora_rank:
     return adopt(params, source, finetune.fresh)
+  # The updates stay as initialised (A·B = 0), so training starts at the source itself.
   return params | {'base': adopt(params['base'], source, finetune.fresh)}
 
 
 def read_run(workdir: pathlib.Path, step: str | int = 'last') -> PyTree:
-  """The averaged parameters of a run, plain ones even of a run with LoRA.
+  """The averaged parameters of a run; those of a run with LoRA are merged.
 
   Raises:
     ConfigError: for a folder without a run.
-    CheckpointError: for a checkpoint that is not there or damaged.
+    CheckpointError: for a checkpoint that does not exist or is damaged.
   """
   if not (workdir / 'config.json').exists():
-    raise ConfigError(f'{workdir} holds no run (no config.json)')
+    raise ConfigError(f'{workdir} holds no run: it has no config.json')
   config = json.loads((workdir / 'config.json').read_text())
   settings = config['train']
   with Checkpoints(
@@ -228,19 +272,20 @@ def read_run(workdir: pathlib.Path, step: str | int = 'last') -> PyTree:
     best_mode=settings['best_mode'],
     read_only=True,
   ) as checkpoints:
+    # Only the average is read: parameters and optimiser state would take three times the memory.
     shapes = {k: v for k, v in checkpoints.shapes(step).items() if k.startswith('ema/')}
     params = checkpoints.restore(_nested(shapes), step, partial=True).state['ema']
   return plain(params, config)
 
 
 def plain(params: PyTree, config: Mapping) -> PyTree:
-  """The parameters of a run as its model has them: with LoRA, its updates merged into the base."""
+  """The parameters of a run in the form of its model: with LoRA, the updates are merged."""
   finetune = build_finetune(config)
   return merge(params, finetune) if finetune.lora_rank else params
 
 
 def _nested(flat: Mapping[str, Any]) -> dict:
-  """{'a': {'b': x}} of {'a/b': x}."""
+  """{'a/b': x} as {'a': {'b': x}}."""
   tree: dict = {}
   for name, value in flat.items():
     *parents, last = name.split('/')

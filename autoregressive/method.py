@@ -1,25 +1,151 @@
 """Causal autoregression as a `Method`: an ordering, a causal network and a head, put together."""
 
+import dataclasses
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
 
-from autoregressive.decoding.requests import Draft, build_options, build_sampler
-from autoregressive.finetuning import build_finetune, with_lora
+from autoregressive.decoding.decoder import Decoder, Draft
+from autoregressive.decoding.requests import Sampler
+from autoregressive.decoding.settings import build_settings
+from autoregressive.finetuning import LoRA, build_finetune
 from autoregressive.heads import build_head
 from autoregressive.model import Model
 from autoregressive.networks import build_network
-from autoregressive.objectives import build_objective, document_numbers, separator_of
-from autoregressive.orderings import build_ordering, known_of
+from autoregressive.objectives import Objective, build_objective, document_numbers, separator_of
+from autoregressive.orderings import Ordering, build_ordering
 from common.config import ConfigError, component
 from common.data.spec import DataSpec
-from common.method import Aux, Functions, Likelihood, Method, example_keys, example_weights
+from common.method import (
+  Aux,
+  Batch,
+  Context,
+  Likelihood,
+  Method,
+  PyTree,
+  Request,
+  Samples,
+  example_keys,
+  example_weights,
+)
 
 
-def build_model(config: Mapping, spec: DataSpec):
-  """The ordering and the model that a config describes: (ordering, Model)."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Autoregression(Method):
+  """p(x) = ∏ p(e_i | e_<i), trained by maximum likelihood.
+
+  Losses are nats per value of an emission; `Aux.count` is the number of values counted. If an
+  ordering has a given part, such as the context of a forecast, training counts every emission;
+  evaluation and likelihood count only those after it.
+
+  Attributes:
+    ordering: data as a sequence of emissions.
+    model: the causal network with its embeddings and head.
+    sampler: answers requests for samples.
+    objective: additions to the log-likelihood in training.
+    spec: of the data.
+    class_dropout: how often training hides the class of an example.
+  """
+
+  ordering: Ordering
+  model: Model
+  sampler: Sampler
+  objective: Objective
+  spec: DataSpec
+  class_dropout: float
+
+  @property
+  def has_likelihood(self) -> bool:
+    """Whether the head has a likelihood, not only a score."""
+    return self.model.head.likelihood
+
+  def init(self, key: Key[Array, ''], batch: Batch) -> tuple[PyTree, PyTree]:
+    """The parameters of the model; there is no memory."""
+    x = batch['x'][:1]
+    # Only shapes matter: one example is enough.
+    emissions, covariates = self.ordering.encode(x), self.ordering.covariates(x)
+    variables = self.model.init(key, emissions, None, covariates=covariates)
+    return variables['params'], ()
+
+  def loss(
+    self, params: PyTree, memory: PyTree, batch: Batch, key: Key[Array, ''], context: Context
+  ) -> tuple[Float[Array, ''], Aux]:
+    """Mean nats per value, plus the regularizers of the objective in training."""
+    if context.training:
+      outputs, nats = self._training_nats(params, batch, key, context)
+      # A stream of its own (fold 1), so that the choice of positions leaves dropout as it is.
+      position_keys = example_keys(jax.random.fold_in(key, 1), context.index)
+      weights = example_weights(batch)[:, None] * jnp.ones_like(nats)
+      weights *= self.objective.position_weights(position_keys, nats)
+      added = self.objective.regularizers(self.model.head, outputs, nats)
+    else:
+      # No dropout, no hidden classes, no regularizers: comparable between all settings of training.
+      nats = self._evaluated(self._nats(params, batch, self._label(batch))[1])
+      weights, added = example_weights(batch)[:, None] * jnp.ones_like(nats), 0.0
+    # Per value, not per emission: so models with other patch sizes compare.
+    count = weights.sum() * self.ordering.values
+    mean = (weights * nats).sum() / jnp.maximum(count, 1)
+    total = (weights * (nats + added)).sum() / jnp.maximum(count, 1)
+    return total, Aux({'loss': mean, 'bits_per_dim': mean / math.log(2)}, memory, count)
+
+  def sample(self, params: PyTree, key: Key[Array, ''], request: Request) -> Samples:
+    """Draws samples; speculatively if the method was built with a draft."""
+    return self.sampler.sample(params, key, request)
+
+  def nll(self, params: PyTree, batch: Batch, key: Key[Array, '']) -> Likelihood:
+    """The exact negative log-likelihood of each example."""
+    del key
+    nats = self._evaluated(self._nats(params, batch, self._label(batch))[1])
+    dims = jnp.full(len(nats), nats.shape[1] * self.ordering.values, jnp.float32)
+    return Likelihood(nats.sum(-1), jnp.zeros(len(nats)), dims)
+
+  def _label(self, batch: Batch) -> Int[Array, 'batch'] | None:
+    return batch.get('label') if self.spec.num_classes else None
+
+  def _training_nats(self, params: PyTree, batch: Batch, key: Key[Array, ''], context: Context):
+    """(outputs, nats) with dropout, and with the classes of some examples hidden."""
+    drop_key, class_key = jax.random.split(key)
+    label = self._label(batch)
+    if label is not None and self.class_dropout:
+      # By example, so that it does not matter how the batch is split over devices.
+      keys = example_keys(class_key, context.index)
+      dropped = jax.vmap(lambda k: jax.random.bernoulli(k, self.class_dropout))(keys)
+      label = jnp.where(dropped, self.spec.num_classes, label)
+    # Dropout masks are drawn for the whole (micro-)batch: the index of its first example makes
+    # them differ from one to the next.
+    rngs = {'dropout': jax.random.fold_in(drop_key, context.index[0])}
+    return self._nats(params, batch, label, train=True, rngs=rngs)
+
+  def _nats(
+    self, params: PyTree, batch: Batch, label: Int[Array, 'batch'] | None, **settings: Any
+  ) -> tuple[Float[Array, 'batch modelled size'], Float[Array, 'batch modelled']]:
+    """Outputs and nats of each emission that is modelled."""
+    emissions = self.ordering.encode(batch['x'])
+    if self.objective.documents:
+      separator = separator_of(self.spec)
+      settings['segments'] = document_numbers(emissions, separator, self.model.start)
+    covariates = self.ordering.covariates(batch['x'])
+    scale = 1.0 if covariates is None else covariates.scale[:, None]
+    outputs = self.model.apply(
+      {'params': params}, emissions, label, covariates=covariates, **settings
+    )
+    # Without a start, the first token or frame is only given. A frame may be several emissions, of
+    # which the model predicts all but the first: those outputs do not count.
+    given = self.ordering.period if self.model.start == 'none' else 0
+    outputs = outputs[:, given - emissions.shape[1] :]
+    return outputs, -self.model.head.log_prob(outputs, emissions[:, given:], scale)
+
+  def _evaluated(self, nats: Float[Array, 'batch modelled']) -> Float[Array, 'batch evaluated']:
+    """The nats that evaluation counts: those after the given part of the ordering."""
+    return nats[:, -(self.ordering.length - self.ordering.given) :]
+
+
+def build_model(config: Mapping, spec: DataSpec) -> tuple[Ordering, Model]:
+  """The ordering and the model that a config describes."""
   ordering = build_ordering(config['ordering'], spec)
   head = build_head(config['head'], ordering)
   if spec.palette is not None and not head.discrete:
@@ -28,8 +154,9 @@ def build_model(config: Mapping, spec: DataSpec):
       "use 'categorical', or set data.palette=0"
     )
   settings = dict(config['model'])
-  # Where nothing stands before the first emission, the inputs are all emissions but the last.
+  # Without a start the inputs are all emissions except the last; a start adds one.
   inputs = ordering.length - (settings['start'] == 'none')
+  # A setting of training, not of the network.
   settings.pop('class_dropout')
   model = component(
     {'model': Model},
@@ -40,86 +167,32 @@ def build_model(config: Mapping, spec: DataSpec):
     values=ordering.values,
     rows=head.rows,
     num_classes=spec.num_classes,
-    features=getattr(ordering, 'features', 0),
+    features=ordering.features,
   )
   return ordering, model
 
 
-def build_draft(config: Mapping, spec: DataSpec, params) -> Draft:
-  """A trained model as the draft of another, which `build` takes."""
+def build_draft(config: Mapping, spec: DataSpec, params: PyTree) -> Draft:
+  """A trained model as the draft for another, which `build` takes."""
   return Draft(*build_model(config, spec), params, spec)
 
 
-def build(config: Mapping, spec: DataSpec, draft: Draft | None = None) -> Method:
+def build(config: Mapping, spec: DataSpec, draft: Draft | None = None) -> Autoregression | LoRA:
   """Builds the method from a config with the sections of configs/autoregressive/base.py.
 
-  Losses are nats per value of an emission; `Aux.count` is the number of values counted. Of an
-  ordering with a given part, such as the context of a forecast, training counts every emission and
-  evaluation those after it alone, as the likelihood does: their density, where values are numbers.
-  With a draft, sampling is speculative (autoregressive/decoding/speculative.py).
+  With a draft, sampling is speculative (autoregressive/decoding/speculative.py). With
+  finetune.lora_rank, only low-rank updates are trained (autoregressive/finetuning.py).
 
   Raises:
-    ConfigError: for a config that names what is not there, or that does not suit the data.
+    ConfigError: for a config that names an unknown component, or does not suit the data.
   """
   ordering, model = build_model(config, spec)
-  options = build_options(config['sampling'])
+  settings = build_settings(config['sampling'])
   objective = build_objective(config.get('objective', {}), model.head, spec)
-  separator = separator_of(spec) if objective.documents else None
-  given = ordering.period if model.start == 'none' else 0  # emissions that are not modelled
   class_dropout = config['model']['class_dropout']
-  modelled = ordering.length - getattr(ordering, 'given', 0)  # emissions that evaluation counts
   if not 0 <= class_dropout < 1:
-    raise ConfigError(f'model.class_dropout={class_dropout} must be in [0, 1)')
-
-  def init(key, batch):
-    x = batch['x'][:1]
-    variables = model.init(key, ordering.encode(x), None, known=known_of(ordering, x))
-    return variables['params'], ()
-
-  def run(params, batch, label, **extra):
-    """(outputs, nats of each emission that is modelled), [batch, emissions]."""
-    emissions = ordering.encode(batch['x'])
-    if separator is not None:
-      extra['segments'] = document_numbers(emissions, separator, model.start)
-    known = known_of(ordering, batch['x'])
-    scaled = () if known is None else (known.scale[:, None],)
-    outputs = model.apply({'params': params}, emissions, label, known=known, **extra)
-    outputs = outputs[:, given - emissions.shape[1] :]
-    return outputs, -model.head.log_prob(outputs, emissions[:, given:], *scaled)
-
-  def loss(params, memory, batch, key, context):
-    label = batch.get('label') if spec.num_classes else None
-    extra = {}
-    if context.training:
-      drop_key, class_key = jax.random.split(key)
-      extra = {
-        'train': True,
-        'rngs': {'dropout': jax.random.fold_in(drop_key, context.index[0])},
-      }
-      if label is not None and class_dropout:
-        keys = example_keys(class_key, context.index)
-        dropped = jax.vmap(lambda k: jax.random.bernoulli(k, class_dropout))(keys)
-        label = jnp.where(dropped, spec.num_classes, label)
-    outputs, nats = run(params, batch, label, **extra)
-    if not context.training:
-      nats = nats[:, -modelled:]
-    weights, added = example_weights(batch)[:, None] * jnp.ones_like(nats), 0.0
-    if context.training:
-      places = example_keys(jax.random.fold_in(key, 1), context.index)
-      weights *= objective.chosen(places, nats)
-      added = objective.aids(model.head, outputs, nats)
-    count = weights.sum() * ordering.values
-    mean, total = ((weights * x).sum() / jnp.maximum(count, 1) for x in (nats, nats + added))
-    return total, Aux({'loss': mean, 'bits_per_dim': mean / math.log(2)}, memory, count)
-
-  def nll(params, batch, key):
-    del key  # exact
-    label = batch.get('label') if spec.num_classes else None
-    nats = run(params, batch, label)[1][:, -modelled:]
-    dims = jnp.full(len(nats), nats.shape[1] * ordering.values, jnp.float32)
-    return Likelihood(nats.sum(-1), jnp.zeros(len(nats)), dims)
-
-  sample = build_sampler(ordering, model, options, spec, class_dropout > 0, draft)
-  method = Functions(init, loss, sample, nll if model.head.likelihood else None)
+    raise ConfigError(f'model.class_dropout must be in [0, 1), got {class_dropout}')
+  sampler = Sampler(Decoder(model, ordering, draft), settings, spec, can_guide=class_dropout > 0)
+  method = Autoregression(ordering, model, sampler, objective, spec, class_dropout)
   finetune = build_finetune(config)
-  return with_lora(method, finetune) if finetune.lora_rank else method
+  return LoRA(method, finetune) if finetune.lora_rank else method

@@ -1,15 +1,15 @@
-"""What is minimised beside the plain log-likelihood: training aids, all off by default.
+"""Additions to the negative log-likelihood in training, all off by default.
 
   z_loss           adds z · (log Z)², Z the normaliser of each softmax, which keeps logits from
-                   drifting (Chowdhery et al. 2022, section 5; 1e-4 there)
+                   drifting (Chowdhery et al. 2022, section 5, with z = 1e-4)
   label_smoothing  ε: the target is (1 − ε) of the data and ε of the uniform distribution (Szegedy
                    et al. 2016, section 7)
-  documents        positions see their own document alone, where several are packed into a window
-  positions        'all': every position of a sequence counts, which is what makes causal training
-                   cheap; 'one': a single random position of each example does, as if it had been
-                   shown one prefix: the foil
+  documents        a position sees only its own document, where several are packed into a window
+  positions        'all': every position of a sequence counts, which makes causal training cheap;
+                   'one': only one random position of each example counts, as if each example were
+                   a single prefix: the baseline for comparison
 
-The first two and the last are in training alone; a document mask is part of the model.
+z_loss, label_smoothing and positions act only in training; the document mask is part of the model.
 """
 
 import dataclasses
@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from autoregressive.heads.base import Head
 from common.config import ConfigError, component
 from common.data.spec import DataSpec
 
@@ -27,7 +28,7 @@ POSITIONS = ('all', 'one')
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-  """Settings of the module's docstring.
+  """The settings that the module's docstring describes.
 
   Raises:
     ConfigError: for a value outside its range.
@@ -40,42 +41,45 @@ class Objective:
 
   def __post_init__(self):
     if self.z_loss < 0:
-      raise ConfigError(f'objective.z_loss={self.z_loss} must be 0 (off) or more')
+      raise ConfigError(f'objective.z_loss must be at least 0 (off), got {self.z_loss}')
     if not 0 <= self.label_smoothing < 1:
-      raise ConfigError(f'objective.label_smoothing={self.label_smoothing} must be in [0, 1)')
+      raise ConfigError(f'objective.label_smoothing must be in [0, 1), got {self.label_smoothing}')
     if self.positions not in POSITIONS:
       raise ConfigError(
         f'unknown objective.positions {self.positions!r}; known: {", ".join(POSITIONS)}'
       )
 
-  def aids(
-    self, head, outputs: Float[Array, 'batch length size'], nats: Float[Array, 'batch length']
+  def regularizers(
+    self, head: Head, outputs: Float[Array, 'batch length size'], nats: Float[Array, 'batch length']
   ) -> Float[Array, 'batch length']:
-    """What each emission adds to its nats."""
+    """z-loss and label smoothing of each emission, to be added to its nats."""
     total = jnp.zeros_like(nats)
     if not (self.z_loss or self.label_smoothing):
       return total
     logits = head.logits(outputs)
-    normaliser = jax.nn.logsumexp(logits, -1)
+    log_normalizer = jax.nn.logsumexp(logits, -1)  # log Z
     if self.z_loss:
-      total += self.z_loss * jnp.square(normaliser).sum(-1)
+      # z·log² Z, summed over the values of an emission.
+      total += self.z_loss * jnp.square(log_normalizer).sum(-1)
     if self.label_smoothing:
-      uniform = (normaliser - logits.mean(-1)).sum(-1)
+      # (1 − ε)·nats + ε·uniform = nats + ε·(uniform − nats): the cross-entropy with the uniform
+      # distribution is log Z − mean logit.
+      uniform = (log_normalizer - logits.mean(-1)).sum(-1)
       total += self.label_smoothing * (uniform - nats)
     return total
 
-  def chosen(
+  def position_weights(
     self, keys: Key[Array, 'batch'], nats: Float[Array, 'batch length']
   ) -> Float[Array, 'batch length']:
-    """1 for each position that counts, else 0."""
+    """1 for each position that counts, otherwise 0."""
     if self.positions == 'all':
       return jnp.ones_like(nats)
     length = nats.shape[1]
-    place = jax.vmap(lambda key: jax.random.randint(key, (), 0, length))(keys)
-    return jax.nn.one_hot(place, length)
+    position = jax.vmap(lambda key: jax.random.randint(key, (), 0, length))(keys)
+    return jax.nn.one_hot(position, length)
 
 
-def build_objective(settings: Mapping, head, spec: DataSpec) -> Objective:
+def build_objective(settings: Mapping, head: Head, spec: DataSpec) -> Objective:
   """The objective of a config's `objective` section.
 
   Raises:
@@ -85,9 +89,14 @@ def build_objective(settings: Mapping, head, spec: DataSpec) -> Objective:
     {'objective': Objective}, dict(settings) | {'name': 'objective'}, 'objective'
   )
   if (objective.z_loss or objective.label_smoothing) and not head.discrete:
-    raise ConfigError('objective.z_loss and label_smoothing need a head with logits')
+    raise ConfigError(
+      "objective.z_loss and label_smoothing need a head with logits, such as 'categorical': set "
+      'both to 0'
+    )
   if objective.documents and separator_of(spec) is None:
-    raise ConfigError(f'objective.documents: {spec.name} has no token that separates documents')
+    raise ConfigError(
+      f'objective.documents: {spec.name} has no token that separates documents; set it to False'
+    )
   return objective
 
 
@@ -99,16 +108,18 @@ def separator_of(spec: DataSpec) -> int | None:
 def document_numbers(
   emissions: Int[Array, 'batch length 1'], separator: int, start: str
 ) -> Int[Array, 'batch inputs']:
-  """Which document each input of a model belongs to, counted from the beginning of the window.
+  """The document that each input of a model belongs to, counted from the beginning of the window.
 
-  A separator ends a document as a target, and begins the next one as an input.
+  As a target a separator ends a document; as an input it begins the next one.
 
   Args:
     emissions: windows of tokens.
     separator: the token between documents.
     start: the model's (autoregressive/model.py); a start token belongs to the first document.
   """
+  # Inputs are emissions shifted by one: a separator is the first input of its next document.
   inputs = (emissions[:, :-1, 0] == separator).astype(jnp.int32)
   if start != 'none':
     inputs = jnp.pad(inputs, ((0, 0), (1, 0)))
+  # The number of separators up to and including the input.
   return jnp.cumsum(inputs, 1)

@@ -1,27 +1,13 @@
 """Orderings: data as a sequence of emissions, and back.
 
-The model of this family is p(x) = prod_i p(e_i | e_<i). What an emission is, and in which order
-they come, is decided here and nowhere else: an ordering turns data into integers [batch, length,
-values] and back, exactly. The values within one emission are independent given the past, so K x K
-patches take K² times fewer steps than pixels and pay for it in likelihood.
-
-An ordering has
-  length: emissions in one example;
-  values: values in one emission;
-  vocabulary: a value is an integer in [0, vocabulary);
-  open_ended: whether a sequence may be shorter or longer than `length`;
-  period: emissions in one part of such a sequence, a token or a frame: what its length is counted
-    in, and what is given where a model has no start;
-  encode, decode: data -> emissions -> data.
-One of numbers (a vocabulary of 0) may have what is known beside the emissions:
-  known(x, lengths) -> Known;
-  features: how many numbers of it go into the network at each emission;
-  given: emissions that evaluation takes for given, so that the likelihood is of the others;
-  counts: whether they are whole numbers from 0.
+The model of this family is p(x) = ∏ p(e_i | e_<i). Only the ordering decides what an emission is
+and in which order emissions come: it turns data into arrays [batch, length, values] and back,
+exactly. The values within one emission are independent given the past, so K x K patches take K²
+times fewer steps than pixels, at the cost of likelihood.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
@@ -31,8 +17,71 @@ from common.config import ConfigError, component
 from common.data.spec import DataSpec, token_dtype
 
 
+class Covariates(NamedTuple):
+  """What is known in advance of sequences of numbers, besides their values.
+
+  Attributes:
+    features: covariates of each emission.
+    scale: of each sequence (autoregressive/heads/numbers.py).
+  """
+
+  features: Float[Array, 'batch length features']
+  scale: Float[Array, 'batch']
+
+
+class Ordering:
+  """The interface of orderings. A subclass is a frozen dataclass; the values here are neutral.
+
+  Attributes:
+    spec: of the data.
+    length: emissions in one example.
+    values: values in one emission.
+    vocabulary: a value is an integer in [0, vocabulary); 0: values are numbers.
+    domain: the kind of data that the ordering is for, as in `DataSpec.domain`.
+    open_ended: whether a sequence may be shorter or longer than `length`.
+    period: emissions in one token or frame: the unit that lengths are counted in, and what must be
+      given if a model has no start.
+    grid: rows and columns of images; None for other data.
+    features: number of covariates of each emission.
+    given: emissions that evaluation takes as given, so that the likelihood is of the others.
+    counts: whether the values are numbers that are whole and at least 0.
+    needs_past: whether samples can only be drawn given covariates and a beginning.
+  """
+
+  spec: DataSpec
+  length: int
+  values: int
+  vocabulary: int
+
+  domain: ClassVar[str]
+  open_ended: ClassVar[bool] = False
+  period: ClassVar[int] = 1
+  grid: ClassVar[tuple[int, int] | None] = None
+  features: ClassVar[int] = 0
+  given: ClassVar[int] = 0
+  counts: ClassVar[bool] = False
+  needs_past: ClassVar[bool] = False
+
+  def encode(self, x: Num[Array, 'batch *shape']) -> Num[Array, 'batch length values']:
+    """Data to emissions."""
+    raise NotImplementedError
+
+  def decode(
+    self, emissions: Num[Array, 'batch length values'], covariates: Covariates | None = None
+  ) -> Num[Array, 'batch *shape']:
+    """Emissions, with their covariates if there are any, to data: the inverse of `encode`."""
+    raise NotImplementedError
+
+  def covariates(
+    self, x: Num[Array, 'batch *shape'], lengths: Int[Array, 'batch'] | None = None
+  ) -> Covariates | None:
+    """What is known in advance of data, of which `lengths` emissions are given; None: nothing."""
+    del x, lengths
+    return None
+
+
 @dataclasses.dataclass(frozen=True)
-class Patches:
+class Patches(Ordering):
   """Patches of size x size pixels, row by row; a size of 1 is the raster order of pixels.
 
   Attributes:
@@ -42,24 +91,23 @@ class Patches:
       'apart': each channel of a patch is an emission of its own, in the order of the channels.
 
   Raises:
-    ConfigError: when the size does not divide the image, or the data are no images.
+    ConfigError: if the size does not divide the image, or for another choice of channels.
   """
 
   spec: DataSpec
   size: int = 1
   channels: str = 'together'
 
-  open_ended: ClassVar[bool] = False
-  period: ClassVar[int] = 1
+  domain: ClassVar[str] = 'image'
 
   def __post_init__(self):
-    if self.spec.domain != 'image':
-      raise ConfigError(f"ordering 'patches' is of images; {self.spec.name!r} is not")
     height, width, _ = self.spec.shape
     if self.size < 1 or height % self.size or width % self.size:
-      raise ConfigError(f'ordering.size={self.size} does not divide images of {height} x {width}')
-    if self.channels not in ('together', 'apart'):
-      raise ConfigError(f"ordering.channels={self.channels!r}; known: 'apart', 'together'")
+      raise ConfigError(
+        f'ordering.size={self.size} does not divide images of {height} x {width}; choose a common '
+        'divisor'
+      )
+    _check_choice('ordering.channels', self.channels)
 
   @property
   def grid(self) -> tuple[int, int]:
@@ -70,16 +118,18 @@ class Patches:
   def length(self) -> int:
     """Emissions in one image."""
     rows, columns = self.grid
+    # K x K patches: K² times fewer emissions; channels apart: one emission for each.
     return rows * columns * (self.spec.shape[2] if self.channels == 'apart' else 1)
 
   @property
   def values(self) -> int:
     """Values in one emission."""
+    # All values of an example are in exactly one emission.
     return self.spec.num_dims // self.length
 
   @property
   def vocabulary(self) -> int:
-    """Number of values that one value can have."""
+    """Number of levels of a channel."""
     return self.spec.levels
 
   def encode(
@@ -87,16 +137,20 @@ class Patches:
   ) -> Int[Array, 'batch length values']:
     """Images to emissions."""
     rows, columns = self.grid
+    # Height is (row, y) and width (column, x).
     x = x.reshape(-1, rows, self.size, columns, self.size, self.spec.shape[2])
+    # From (batch, row, y, column, x, channel): patches first, then what an emission holds.
     order = (0, 1, 3, 5, 2, 4) if self.channels == 'apart' else (0, 1, 3, 2, 4, 5)
     return x.transpose(order).reshape(-1, self.length, self.values).astype(jnp.int32)
 
   def decode(
-    self, emissions: Int[Array, 'batch length values']
+    self, emissions: Int[Array, 'batch length values'], covariates: Covariates | None = None
   ) -> Integer[Array, 'batch height width channels']:
     """Emissions to images: the inverse of `encode`."""
+    del covariates
     rows, columns = self.grid
     size, depth = self.size, self.spec.shape[2]
+    # Back to (batch, row, y, column, x, channel).
     if self.channels == 'apart':
       x = emissions.reshape(-1, rows, columns, depth, size, size).transpose(0, 1, 4, 2, 5, 3)
     else:
@@ -105,25 +159,18 @@ class Patches:
 
 
 @dataclasses.dataclass(frozen=True)
-class Tokens:
-  """Tokens of a text, or bytes or characters of it, one after the other.
+class Tokens(Ordering):
+  """Tokens of a text (word pieces, characters or bytes), one after the other.
 
   Attributes:
-    spec: DataSpec of domain 'text', with shape (context,) and as many levels as tokens.
-
-  Raises:
-    ConfigError: when the data are no text.
+    spec: DataSpec of domain 'text', with shape (context,) and one level per token.
   """
 
   spec: DataSpec
 
+  domain: ClassVar[str] = 'text'
   values: ClassVar[int] = 1
   open_ended: ClassVar[bool] = True
-  period: ClassVar[int] = 1
-
-  def __post_init__(self):
-    if self.spec.domain != 'text':
-      raise ConfigError(f"ordering 'tokens' is of texts; {self.spec.name!r} is not")
 
   @property
   def length(self) -> int:
@@ -132,60 +179,48 @@ class Tokens:
 
   @property
   def vocabulary(self) -> int:
-    """Number of tokens that there are."""
+    """Number of different tokens."""
     return self.spec.levels
 
   def encode(self, x: Integer[Array, 'batch length']) -> Int[Array, 'batch length 1']:
     """Texts to emissions."""
     return x[..., None].astype(jnp.int32)
 
-  def decode(self, emissions: Int[Array, 'batch length 1']) -> Int[Array, 'batch length']:
+  def decode(
+    self, emissions: Int[Array, 'batch length 1'], covariates: Covariates | None = None
+  ) -> Int[Array, 'batch length']:
     """Emissions to texts: the inverse of `encode`."""
+    del covariates
     return emissions[..., 0]
 
 
-class Known(NamedTuple):
-  """What is known of sequences of numbers beside the emissions.
-
-  Attributes:
-    features: of each emission, known before it is: covariates.
-    scale: of each sequence (autoregressive/heads/numbers.py).
-  """
-
-  features: Float[Array, 'batch length features']
-  scale: Float[Array, 'batch']
-
-
 @dataclasses.dataclass(frozen=True)
-class Windows:
-  """Windows of time series: the values are emissions, the covariates beside them are known.
+class Windows(Ordering):
+  """Windows of time series: the values are emissions, the other columns are covariates.
 
   The scale of a window is ν = scale_offset + mean |value| over its given part (Salinas et al. 2020,
-  section 3.3, have an offset of 1), so that nothing of the forecast is in it. Where that is 0, ν is
-  1.
+  section 3.3, have an offset of 1), so that it reveals nothing of the forecast; a ν of 0 becomes 1.
 
   Attributes:
     spec: DataSpec of domain 'series', with shape (context + horizon, 1 + covariates).
-    scale_offset: 1 suits counts, which may be few; with 0, forecasts of a Gaussian or Student's t
-      are exactly so many times as large as the series is.
+    scale_offset: 1 suits counts, which may be few. With 0, forecasts of a Gaussian or Student's t
+      are proportional to the series.
 
   Raises:
-    ConfigError: when the data are no time series, or the offset is negative.
+    ConfigError: if the offset is negative.
   """
 
   spec: DataSpec
   scale_offset: float = 1.0
 
+  domain: ClassVar[str] = 'series'
   values: ClassVar[int] = 1
   vocabulary: ClassVar[int] = 0
-  open_ended: ClassVar[bool] = False
-  period: ClassVar[int] = 1
+  needs_past: ClassVar[bool] = True
 
   def __post_init__(self):
-    if self.spec.series is None:
-      raise ConfigError(f"ordering 'windows' is of time series; {self.spec.name!r} is not")
     if self.scale_offset < 0:
-      raise ConfigError(f'ordering.scale_offset={self.scale_offset} must not be negative')
+      raise ConfigError(f'ordering.scale_offset must be at least 0, got {self.scale_offset}')
 
   @property
   def length(self) -> int:
@@ -195,6 +230,7 @@ class Windows:
   @property
   def given(self) -> int:
     """Steps before the forecast: the context."""
+    # The horizon is the end of a window.
     return self.length - self.spec.series.horizon
 
   @property
@@ -204,33 +240,35 @@ class Windows:
 
   @property
   def features(self) -> int:
-    """Covariates."""
+    """Number of covariates of a step."""
     return self.spec.shape[1] - 1
 
   def encode(self, x: Num[Array, 'batch length columns']) -> Float[Array, 'batch length 1']:
     """Windows to emissions."""
     return x[..., :1].astype(jnp.float32)
 
-  def known(
+  def covariates(
     self, x: Float[Array, 'batch length columns'], lengths: Int[Array, 'batch'] | None = None
-  ) -> Known:
+  ) -> Covariates:
     """Covariates and scales of windows, of which `lengths` values are given; None: the context."""
     value = jnp.abs(x[:, : self.given, 0])
     number = self.given if lengths is None else jnp.minimum(lengths, self.given)[:, None]
-    held = jnp.arange(self.given) < number
-    mean = jnp.where(held, value, 0).sum(1) / jnp.maximum(held.sum(-1), 1)
+    # ν = offset + Σ |z_t| / n over the n given values: `where` also keeps out a NaN beyond them.
+    seen = jnp.arange(self.given) < number
+    mean = jnp.where(seen, value, 0).sum(1) / jnp.maximum(seen.sum(-1), 1)
     scale = self.scale_offset + mean
-    return Known(x[..., 1:], jnp.where(scale > 0, scale, 1.0))
+    # A series of zeros has no scale of its own.
+    return Covariates(x[..., 1:], jnp.where(scale > 0, scale, 1.0))
 
   def decode(
-    self, emissions: Float[Array, 'batch length 1'], known: Known
+    self, emissions: Float[Array, 'batch length 1'], covariates: Covariates | None = None
   ) -> Float[Array, 'batch length columns']:
-    """Emissions to windows: the inverse of `encode` and `known`."""
-    return jnp.concatenate([emissions, known.features], -1)
+    """Emissions to windows: the inverse of `encode` and `covariates`."""
+    return jnp.concatenate([emissions, covariates.features], -1)
 
 
 @dataclasses.dataclass(frozen=True)
-class Frames:
+class Frames(Ordering):
   """Frames of several voices, one after the other.
 
   Attributes:
@@ -239,19 +277,17 @@ class Frames:
       voice of a frame is an emission of its own, which sees those before it in the frame.
 
   Raises:
-    ConfigError: when the data are no music, or for another choice.
+    ConfigError: for another choice of voices.
   """
 
   spec: DataSpec
   voices: str = 'together'
 
+  domain: ClassVar[str] = 'music'
   open_ended: ClassVar[bool] = True
 
   def __post_init__(self):
-    if self.spec.domain != 'music':
-      raise ConfigError(f"ordering 'frames' is of music; {self.spec.name!r} is not")
-    if self.voices not in ('together', 'apart'):
-      raise ConfigError(f"ordering.voices={self.voices!r}; known: 'apart', 'together'")
+    _check_choice('ordering.voices', self.voices)
 
   @property
   def period(self) -> int:
@@ -261,6 +297,7 @@ class Frames:
   @property
   def values(self) -> int:
     """Values in one emission."""
+    # 'apart': 1; 'together': all voices.
     return self.spec.shape[1] // self.period
 
   @property
@@ -275,16 +312,24 @@ class Frames:
 
   def encode(self, x: Integer[Array, 'batch frames voices']) -> Int[Array, 'batch length values']:
     """Frames to emissions."""
+    # Voices are the last axis: 'apart' only cuts frames into emissions of one value each.
     return x.reshape(x.shape[0], -1, self.values).astype(jnp.int32)
 
   def decode(
-    self, emissions: Int[Array, 'batch length values']
+    self, emissions: Int[Array, 'batch length values'], covariates: Covariates | None = None
   ) -> Int[Array, 'batch frames voices']:
     """Emissions to frames: the inverse of `encode`."""
+    del covariates
+    # Of any number of frames: a piece may be shorter or longer than in training.
     return emissions.reshape(emissions.shape[0], -1, self.spec.shape[1])
 
 
-ORDERINGS: Mapping[str, Callable] = {
+def _check_choice(setting: str, value: str) -> None:
+  if value not in ('together', 'apart'):
+    raise ConfigError(f"{setting}={value!r}; known: 'apart', 'together'")
+
+
+ORDERINGS: Mapping[str, type[Ordering]] = {
   'patches': Patches,
   'tokens': Tokens,
   'frames': Frames,
@@ -292,13 +337,17 @@ ORDERINGS: Mapping[str, Callable] = {
 }
 
 
-def build_ordering(settings: Mapping, spec: DataSpec):
-  """The ordering that a config's `ordering` section names."""
+def build_ordering(settings: Mapping, spec: DataSpec) -> Ordering:
+  """The ordering that a config's `ordering` section names.
+
+  Raises:
+    ConfigError: for an unknown ordering or setting, or one for another kind of data.
+  """
+  name = settings.get('name')
+  suitable = [known for known, kind in ORDERINGS.items() if kind.domain == spec.domain]
+  if name in ORDERINGS and name not in suitable:
+    raise ConfigError(
+      f'ordering {name!r} is for data of domain {ORDERINGS[name].domain!r}; {spec.name!r} is of '
+      f'{spec.domain!r}: use {" or ".join(map(repr, suitable)) or "another family"}'
+    )
   return component(ORDERINGS, settings, 'ordering', spec=spec)
-
-
-def known_of(
-  ordering, x: Num[Array, 'batch *shape'], lengths: Int[Array, 'batch'] | None = None
-) -> Known | None:
-  """What an ordering knows of data beside the emissions; None: it is no ordering of numbers."""
-  return ordering.known(x, lengths) if hasattr(ordering, 'known') else None

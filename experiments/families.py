@@ -43,7 +43,7 @@ class Family(NamedTuple):
 
 def _autoregressive_begin(config: Mapping, spec: DataSpec, params: PyTree) -> PyTree:
   tokenizer = None if spec.tokenizer is None else tokenizers.to_json(spec.tokenizer)
-  return autoregressive.begin(params, autoregressive.build_finetune(config), tokenizer)
+  return autoregressive.initial_params(params, autoregressive.build_finetune(config), tokenizer)
 
 
 FAMILIES = {

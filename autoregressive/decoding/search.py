@@ -1,22 +1,26 @@
-"""Beam search: the most probable sequence, looked for with several candidates side by side.
+"""Beam search: the most probable sequence, searched with several candidates side by side.
 
-At each step every live beam is extended by every value and the best `beams` of all stay. A
-candidate that ends in a stop leaves the beams for a list of finished ones, of which the best
+At each step every live beam is extended by every value, and the best `beams` of all stay. A
+candidate that ends in a stop moves from the beams to a list of finished ones, of which the best
 `beams` are kept; only candidates among the first `beams` may finish. Sequences are ranked by
-log-probability / (emissions drawn)^length_penalty (Wu et al. 2016 name the idea; this form is that
-of most libraries): a penalty above 0 favours longer ones.
+log-probability / (emissions drawn)^length_penalty (Wu et al. 2016, section 7, in the form that most
+libraries use): a penalty above 0 favours longer ones.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Bool, Float, Int
 
-from autoregressive.decoding.generate import Runner, stops_at
-from autoregressive.model import Model
+from autoregressive.decoding.prompts import Limits, Prompt, common_prefix
+from autoregressive.decoding.runner import Runner
+from autoregressive.decoding.stops import stops_at
 from common.attention import MASKED
 from common.config import ConfigError
+
+IMPOSSIBLE = 2 * MASKED  # below MASKED, so that a masked live beam still ranks before it
 
 
 class Beams(NamedTuple):
@@ -24,9 +28,9 @@ class Beams(NamedTuple):
 
   Attributes:
     emissions: their sequences; 0 beyond their ends.
-    log_prob: of each emission drawn, in nats; 0 where it was given, and beyond the end.
-    scores: log-probability in nats of what was drawn; of finished ones, with the length penalty.
-    lengths: emissions, the stop included.
+    log_prob: of each emission drawn, in nats; 0 for the prompt, and beyond the end.
+    scores: log-probability in nats of what was drawn; for finished ones with the length penalty.
+    lengths: number of emissions, the stop included.
   """
 
   emissions: Int[Array, 'batch beams length']
@@ -35,104 +39,158 @@ class Beams(NamedTuple):
   lengths: Int[Array, 'batch beams']
 
 
+class Carry(NamedTuple):
+  """What one step hands to the next: position, next input and cache of each beam, candidates."""
+
+  i: Int[Array, '']
+  inputs: Float[Array, 'rows 1 width']
+  cache: Any
+  live: Beams
+  finished: Beams
+
+
 def beam_search(
-  model: Model,
-  params: Any,
-  given: Num[Array, 'batch length 1'],
-  lengths: Int[Array, 'batch'],
-  label: Int[Array, 'batch'] | None,
+  runner: Runner,
+  prompt: Prompt,
   beams: int,
   length_penalty: Float[Array, ''] | float = 1.0,
-  prefix: int = 0,
-  stop: Int[Array, 'stops longest'] | None = None,
-  chunk: int = 0,
-  end: Int[Array, ''] | int | None = None,
+  limits: Limits | None = None,
 ) -> Beams:
-  """The best sequences found of each sample, best first. Pure, to be jitted by the caller.
+  """The best sequences found of each sample, best first. Pure: the caller compiles it.
 
   Args:
-    model: a model of single values, whose layers are not stacked.
-    params: its parameters.
-    given: sequences of the full length; what lies beyond `lengths` is ignored.
-    lengths: how many emissions of each are given.
-    label: class of each, or None.
+    runner: a model of single values with its parameters, unrolled.
+    prompt: of each sample.
     beams: candidates kept per sample.
     length_penalty: see above.
-    prefix, chunk, end: as `decoding.generate` takes them.
-    stop: sequences of tokens that end one (`Options.stops`), or None.
+    limits: of the prefix and of the sequences; the offset is not used.
 
   Raises:
-    ConfigError: for a model whose emissions are no single values of a vocabulary.
+    ConfigError: for a model whose emissions are not single values of a vocabulary.
   """
-  if model.values != 1 or not model.head.discrete:
-    raise ConfigError('beam search needs emissions of one value each, of a vocabulary')
-  batch, length, _ = given.shape
-  end = length if end is None else end
-  known = jnp.minimum(lengths.min(), prefix)
-  vocabulary = model.head.vocabulary
-  runner = Runner(model, params)
+  if runner.model.values != 1 or not runner.model.head.discrete:
+    raise ConfigError(
+      'beam search needs emissions of one value each, of a vocabulary: set sampling.beams=1'
+    )
+  return _Search(runner, prompt, beams, length_penalty, limits or Limits()).run()
 
-  def ranked(scores, drawn):
-    return scores / jnp.maximum(drawn, 1)[:, None].astype(jnp.float32) ** length_penalty
 
-  def step(i, carry):
-    inputs, cache, live, finished = carry
-    outputs, cache = runner.extend(inputs, cache)
-    log_probs = jax.nn.log_softmax(model.head.logits(outputs[:, 0])[:, 0])
+@dataclasses.dataclass(frozen=True)
+class _Search:
+  """The arguments of `beam_search`, which stay the same at every step."""
+
+  runner: Runner
+  prompt: Prompt
+  beams: int
+  length_penalty: Float[Array, ''] | float
+  limits: Limits
+
+  @property
+  def end(self) -> Int[Array, ''] | int:
+    """Number of emissions to decode, the prompt included."""
+    return self.prompt.emissions.shape[1] if self.limits.end is None else self.limits.end
+
+  def run(self) -> Beams:
+    """Prefill, one step per emission, and the best of finished and unfinished candidates."""
+    carry = jax.lax.while_loop(self.can_improve, self.step, self.start())
+    live = carry.live
+    live = live._replace(scores=self.ranked(live.scores, carry.i - self.prompt.lengths))
+    # If the loop ended early, no live beam can beat the finished ones.
+    unfinished = jnp.where(carry.i == self.end, live.scores, IMPOSSIBLE)
+    return _best(_join(carry.finished, live._replace(scores=unfinished)), self.beams)
+
+  def ranked(
+    self, scores: Float[Array, 'batch some'], drawn: Int[Array, 'batch']
+  ) -> Float[Array, 'batch some']:
+    """Log-probabilities of so many emissions with the length penalty."""
+    # At least 1: an empty continuation has a score of 0 at any length.
+    return scores / jnp.maximum(drawn, 1)[:, None].astype(jnp.float32) ** self.length_penalty
+
+  def start(self) -> Carry:
+    """The carry after the prefill, which all beams of a sample share."""
+    emissions, beams = self.prompt.emissions, self.beams
+    batch, length, _ = emissions.shape
+    common, known = common_prefix(self.prompt, self.limits)
+    prefilled = self.runner.prefill_prompt(common, known, length, self.limits.chunk)
+    inputs, cache = jax.tree.map(lambda x: jnp.repeat(x, beams, axis=0) if x.ndim else x, prefilled)
+    given = jnp.where(jnp.arange(length) < known, emissions[..., 0], 0)
+    live = Beams(
+      jnp.repeat(given[:, None], beams, axis=1),
+      jnp.zeros((batch, beams, length)),
+      # All beams are equal at first: only one may be extended, or all would stay equal.
+      jnp.where(jnp.arange(beams) == 0, jnp.zeros((batch, 1)), MASKED),
+      jnp.full((batch, beams), known),
+    )
+    finished = live._replace(scores=jnp.full((batch, beams), IMPOSSIBLE))
+    return Carry(known, inputs, cache, live, finished)
+
+  def can_improve(self, carry: Carry) -> Bool[Array, '']:
+    """Whether a live beam may still beat the worst finished one, at its best possible length.
+
+    Log-probabilities only fall, so the best case is that the rest has probability one. With a
+    penalty above 0 the rank is then highest at the full length, otherwise right now.
+    """
+    i, live = carry.i, carry.live
+    best_length = jnp.where(self.length_penalty > 0, self.end, i)
+    drawn = jnp.broadcast_to(best_length, self.prompt.lengths.shape) - self.prompt.lengths
+    best = self.ranked(live.scores[:, :1], drawn)
+    return (i < self.end) & (best[:, 0] > carry.finished.scores.min(-1)).any()
+
+  def step(self, carry: Carry) -> Carry:
+    """Extends every live beam by every value, and keeps the best."""
+    runner, prompt, beams, i = self.runner, self.prompt, self.beams, carry.i
+    batch = prompt.emissions.shape[0]
+    outputs, cache = runner.extend(carry.inputs, carry.cache)
+    candidates, parent = self.candidates(i, carry.live, outputs[:, 0])
+    finished = carry.finished
+    if self.limits.stop is not None:
+      candidates, finished = self.finish(i, candidates, finished)
+    _, chosen = jax.lax.top_k(candidates.scores, beams)
+    live = jax.tree.map(lambda x: _take(x, chosen), candidates)
+    # Each beam goes on from the cache of the beam that it extends: rows of [batch · beams].
+    rows = (jnp.arange(batch)[:, None] * beams + _take(parent, chosen)).reshape(-1)
+    cache = jax.tree.map(lambda x: x[rows] if x.ndim else x, cache)
+    inputs = runner.embed(live.emissions[:, :, i].reshape(-1, 1, 1))
+    return Carry(i + 1, inputs, cache, live, finished)
+
+  def candidates(
+    self, i: Int[Array, ''], live: Beams, outputs: Float[Array, 'rows size']
+  ) -> tuple[Beams, Int[Array, 'batch candidates']]:
+    """The best one-value extensions of the live beams, and the beam that each of them extends."""
+    prompt, head, beams = self.prompt, self.runner.model.head, self.beams
+    batch, vocabulary = prompt.emissions.shape[0], head.vocabulary
+    # Rows are [batch · beams]: the beams of a sample lie next to each other.
+    log_probs = jax.nn.log_softmax(head.logits(outputs)[:, 0])
     log_probs = log_probs.reshape(batch, beams, vocabulary)
-    forced = jnp.where(jax.nn.one_hot(given[:, i, 0], vocabulary, dtype=bool), 0.0, MASKED)
-    fed = i < lengths
-    log_probs = jnp.where(fed[:, None, None], forced[:, None], log_probs)
+    # Within a prompt only the given value is possible, and it costs nothing.
+    given = jax.nn.one_hot(prompt.emissions[:, i, 0], vocabulary, dtype=bool)
+    fed = i < prompt.lengths
+    forced = jnp.where(given, 0.0, MASKED)[:, None]
+    log_probs = jnp.where(fed[:, None, None], forced, log_probs)
+    # log p(e_≤i) = log p(e_<i) + log p(e_i | e_<i) of every beam and value, [batch, beams · V].
     total = (live.scores[..., None] + log_probs).reshape(batch, -1)
-    stops = 0 if stop is None else stop.shape[0]
-    candidates = min((1 + stops) * beams, beams * vocabulary)  # so many that beams of them go on
-    scores, flat = jax.lax.top_k(total, candidates)
+    # Each beam has one stopping value per stop at most, so that at least `beams` candidates go on.
+    stops = 0 if self.limits.stop is None else self.limits.stop.shape[0]
+    number = min((1 + stops) * beams, beams * vocabulary)
+    scores, flat = jax.lax.top_k(total, number)
+    # A flat index is beam · V + value.
     parent, value = flat // vocabulary, (flat % vocabulary).astype(jnp.int32)
     emissions = _take(live.emissions, parent).at[:, :, i].set(value)
     each = jnp.where(fed[:, None], 0.0, _take(log_probs.reshape(batch, -1), flat))
     log_prob = _take(live.log_prob, parent).at[:, :, i].set(each)
-    grown = Beams(emissions, log_prob, scores, jnp.full(scores.shape, i + 1))
-    if stop is not None:
-      given_of_each = jnp.broadcast_to(lengths[:, None], scores.shape)
-      ends = stops_at(emissions, i, given_of_each, stop)
-      counts = ends & (jnp.arange(candidates) < beams)
-      closed = jnp.where(counts, ranked(scores, i + 1 - lengths), 2 * MASKED)
-      finished = _best(_join(finished, grown._replace(scores=closed)), beams)
-      grown = grown._replace(scores=jnp.where(ends, 2 * MASKED, scores))
-    scores, chosen = jax.lax.top_k(grown.scores, beams)
-    live = jax.tree.map(lambda x: _take(x, chosen), grown)
-    rows = (jnp.arange(batch)[:, None] * beams + _take(parent, chosen)).reshape(-1)
-    cache = jax.tree.map(lambda x: x[rows] if x.ndim else x, cache)
-    return runner.embed(live.emissions[:, :, i].reshape(-1, 1, 1)), cache, live, finished
+    return Beams(emissions, log_prob, scores, jnp.full(scores.shape, i + 1)), parent
 
-  inputs, cache = runner.begin(given[:, :prefix], known, label, length, chunk)
-  inputs, cache = jax.tree.map(
-    lambda x: jnp.repeat(x, beams, axis=0) if x.ndim else x, (inputs, cache)
-  )
-  start = jnp.where(jnp.arange(length) < known, given[..., 0], 0)
-  live = Beams(
-    jnp.repeat(start[:, None], beams, axis=1),
-    jnp.zeros((batch, beams, length)),
-    jnp.where(jnp.arange(beams) == 0, jnp.zeros((batch, 1)), MASKED),  # one beam to begin with
-    jnp.full((batch, beams), known),
-  )
-  finished = live._replace(scores=jnp.full((batch, beams), 2 * MASKED))
-
-  def improves(now):
-    """Whether a live beam may still beat the worst finished one, at its best possible length."""
-    i, (_, _, live, finished) = now
-    longest = jnp.where(length_penalty > 0, end, i)
-    best = ranked(live.scores[:, :1], jnp.broadcast_to(longest, (batch,)) - lengths)
-    return (i < end) & (best[:, 0] > finished.scores.min(-1)).any()
-
-  i, (*_, live, finished) = jax.lax.while_loop(
-    improves,
-    lambda now: (now[0] + 1, step(*now)),
-    (known, (inputs, cache, live, finished)),
-  )
-  live = live._replace(scores=ranked(live.scores, i - lengths))
-  unfinished = jnp.where(i == end, live.scores, 2 * MASKED)  # those cut short take no part
-  return _best(_join(finished, live._replace(scores=unfinished)), beams)
+  def finish(self, i: Int[Array, ''], candidates: Beams, finished: Beams) -> tuple[Beams, Beams]:
+    """Moves candidates that end in a stop to the finished ones: (those that go on, finished)."""
+    lengths, scores = self.prompt.lengths, candidates.scores
+    prompt_lengths = jnp.broadcast_to(lengths[:, None], scores.shape)
+    ends = stops_at(candidates.emissions, i, prompt_lengths, self.limits.stop)
+    # Candidates are sorted: one that is not among the first `beams` would not have stayed anyway.
+    counts = ends & (jnp.arange(scores.shape[1]) < self.beams)
+    closed = jnp.where(counts, self.ranked(scores, i + 1 - lengths), IMPOSSIBLE)
+    finished = _best(_join(finished, candidates._replace(scores=closed)), self.beams)
+    # What ended goes on as no live beam, whether it was among the finished or not.
+    return candidates._replace(scores=jnp.where(ends, IMPOSSIBLE, scores)), finished
 
 
 def _take(x: Array, chosen: Int[Array, 'batch beams']) -> Array:

@@ -1,60 +1,76 @@
-"""Decoding beyond the context: where it is full, drawing goes on from its last half.
+"""Decoding beyond the context: when it is full, decoding continues from its last half.
 
-Each emission is drawn from what the model says of it given between half of the context and all of
-it, every half context at the cost of taking that half in anew. Which half that is depends on the
-position alone, so that a sample does not depend on what it shares a batch with.
+Each emission is drawn given at least half a context of earlier ones and at most a whole one; every
+half context, the last half is processed again. Which half that is depends only on the position, so
+a sample does not depend on the batch that it is drawn in.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Num
 
-from autoregressive.decoding.generate import Generated, cut, first_stop
+from autoregressive.decoding.stops import Generated, cut_at_stop, first_stop
+
+# (emissions [batch, context, values], lengths [batch], offset) -> the window, drawn to its end
+DrawWindow = Callable[[np.ndarray, np.ndarray, Array], Generated]
+
+
+class Slid(NamedTuple):
+  """What was drawn, and the number of emissions that each window has begun with."""
+
+  made: Generated
+  begun: list[int]
 
 
 def slide(
-  window: Callable[..., Generated],
-  given: Num[np.ndarray, 'batch length values'],
+  draw_window: DrawWindow,
+  emissions: Num[np.ndarray, 'batch length values'],
   lengths: Int[np.ndarray, 'batch'],
   context: int,
   stop: Int[Array, 'stops longest'] | None = None,
   period: int = 1,
-) -> Generated:
+) -> Slid:
   """Draws the rest of sequences that are longer than the context.
 
   Returns arrays of that length or more.
 
   Args:
-    window: `decoding.generate` but for given, lengths and offset.
-    given: sequences of the full length; what lies beyond `lengths` is ignored.
-    lengths: how many emissions of each are given.
-    context: emissions that the model takes, 2 periods or more.
-    stop: see `Options.stops`, or None.
-    period: windows begin at multiples of it, so that a place in a window means what it meant in
-      training.
+    draw_window: draws a window of the context's length from its beginning.
+    emissions: sequences of the full length; values beyond `lengths` are ignored.
+    lengths: number of emissions of each prompt.
+    context: emissions that the model takes, at least 2 periods.
+    stop: see `DecodingSettings.stop_rows`, or None.
+    period: windows begin at multiples of it, so that a place in a window (a voice of a frame) means
+      what it meant in training.
   """
-  batch, length, _ = given.shape
+  batch, length, _ = emissions.shape
   half, known = context // (2 * period) * period, int(lengths.min())
+  # The first window is the earliest, in steps of half a context, that has room for a new emission.
   begin = half * -(-max(known - context + 1, 0) // half)
   room = context * (2 + (length - 1) // context)  # few shapes, whatever the length
-  emissions = np.pad(given, ((0, 0), (0, room - length), (0, 0)))
-  log_prob = np.zeros((batch, room), np.float32)
+  emissions = np.pad(emissions, ((0, 0), (0, room - length), (0, 0)))
+  log_prob, begun = np.zeros((batch, room), np.float32), []
   while True:
     end = begin + context
+    # What an earlier window has drawn is given to this one.
     fed = np.clip(np.maximum(lengths, known) - begin, 0, context)
-    made = window(given=emissions[:, begin:end], lengths=fed, offset=np.int32(begin))
+    begun.append(int(fed.min()))
+    made = draw_window(emissions[:, begin:end], fed, jnp.int32(begin))
     emissions[:, begin:end] = made.emissions
+    # What earlier windows have drawn keeps its log-probability: there it was not given.
     log_prob[:, known:end] = made.log_prob[:, known - begin :]
     known, begin = min(end, length), begin + half
     if known == length:
       break
+    # A stop may span two windows, so it is looked for in the whole sequence.
     if stop is not None and (_first_stop(emissions[..., 0], lengths, stop) <= known).all():
       break
   made = Generated(jnp.asarray(emissions), jnp.asarray(log_prob), jnp.full(batch, length))
-  return made if stop is None else _cut(made, lengths, stop, length)
+  return Slid(made if stop is None else _cut_at_stop(made, lengths, stop, length), begun)
 
 
-_first_stop, _cut = jax.jit(first_stop), jax.jit(cut)
+_first_stop, _cut_at_stop = jax.jit(first_stop), jax.jit(cut_at_stop)

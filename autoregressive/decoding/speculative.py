@@ -1,175 +1,337 @@
 """Speculative decoding: a small model drafts, the large one checks several tokens in one pass.
 
-Leviathan et al. 2023, algorithm 1; Chen et al. 2023. A drafted token x is accepted with
-probability min(1, p(x)/q(x)); the first that is not is replaced by a draw from max(p - q, 0),
-normalised. What comes out is distributed as the large model p alone would have it, transforms
-included, whatever the draft q.
+Leviathan et al. 2023, algorithm 1; Chen et al. 2023. Each round has three parts:
 
-The samples of a batch advance together, by the least number accepted among them plus one. That
+  propose   the draft draws tokens x_1 .. x_ahead from its distributions q
+  verify    the large model computes its distributions p of all of them in one pass, and accepts
+            each x with probability min(1, p(x) / q(x))
+  commit    the first token that is not accepted is replaced by a draw from max(p - q, 0),
+            normalised, and both caches are rewound to it
+
+The result has the distribution of the large model p alone, transforms included, whatever the draft
+q. The samples of a batch advance together, by the least number accepted among them plus one. That
 number is a stopping time: it depends on no token after the one at which it stops. So each sample's
-distribution stays exact; a large batch only accepts fewer. What is given is accepted as it is, and
-a sample that has stopped accepts everything, so that it holds nobody up.
+distribution stays exact; a large batch only accepts fewer tokens. A given token is always accepted,
+and a sample that has stopped accepts every token, so that it does not hold up the others.
 """
 
+import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
-from autoregressive.decoding.generate import Generated, Runner, cut, first_stop
-from autoregressive.decoding.transforms import Numbers, counted, transform
+from autoregressive.decoding.prompts import Limits, Prompt, common_prefix
+from autoregressive.decoding.runner import Runner
+from autoregressive.decoding.stops import Generated, cut_at_stop, first_stop
+from autoregressive.decoding.transforms import LogitTransforms, needs_counts, transform
+from autoregressive.heads.base import Head
 from autoregressive.model import Model
 from common.config import ConfigError
 
+DRAFT, ACCEPT, REPLACE = range(3)  # what a random number is for: folded into its key
+
 
 class Speculated(NamedTuple):
-  """What was drawn, and how many passes of the large model that took."""
+  """What was drawn, and the number of passes of the large model that it took."""
 
   made: Generated
   rounds: Int[Array, '']
 
 
-def check(model: Model, draft: Model, numbers: Numbers) -> None:
-  """Raises ConfigError where these cannot work together."""
+class Task(NamedTuple):
+  """What stays the same from round to round.
+
+  Attributes:
+    large, small: the model to draw from, and the draft.
+    keys: one per sample.
+    given: tokens of the prompts, with room for the last round, which may run over the end.
+    lengths: number of tokens of each prompt.
+    transforms: those that are on.
+    greedy: whether distributions are one-hot at their mode. A Python value.
+    ahead: tokens drafted per round. A Python value.
+    limits: of the sequences; `end` is set.
+  """
+
+  large: Runner
+  small: Runner
+  keys: Key[Array, 'batch']
+  given: Int[Array, 'batch room']
+  lengths: Int[Array, 'batch']
+  transforms: LogitTransforms
+  greedy: bool
+  ahead: int
+  limits: Limits
+
+  @property
+  def length(self) -> int:
+    """Length of the sequences, without the room for the last round."""
+    return self.given.shape[1] - self.ahead - 1
+
+
+class Branch(NamedTuple):
+  """Where a model stands: its next input, and the cache of what came before."""
+
+  inputs: Float[Array, 'batch 1 width']
+  cache: Any
+
+
+class Progress(NamedTuple):
+  """What one round hands to the next: position, rounds so far, both models, what was drawn."""
+
+  i: Int[Array, '']
+  rounds: Int[Array, '']
+  large: Branch
+  small: Branch
+  tokens: Int[Array, 'batch room']
+  log_prob: Float[Array, 'batch room']
+
+
+class Proposal(NamedTuple):
+  """What the draft proposes: tokens, its distributions of them, its cache with all of them."""
+
+  tokens: Int[Array, 'batch ahead']
+  q: Float[Array, 'batch ahead vocabulary']
+  cache: Any
+
+
+class Verdict(NamedTuple):
+  """What the large model says of a proposal.
+
+  Attributes:
+    outputs: of the large model at each proposed token, and after the last.
+    p: its distributions.
+    accepted: how many tokens each sample accepts.
+    cache: of the large model, with all tokens.
+  """
+
+  outputs: Float[Array, 'batch ahead+1 size']
+  p: Float[Array, 'batch ahead+1 vocabulary']
+  accepted: Int[Array, 'batch']
+  cache: Any
+
+
+def check_models(model: Model, draft: Model, transforms: LogitTransforms) -> None:
+  """Raises ConfigError if the draft cannot work for the model, or with these transforms."""
   for one in (model, draft):
     if one.values != 1 or not one.head.discrete:
       raise ConfigError('speculative decoding needs emissions of one value each, of a vocabulary')
     if not one.network.can_rewind:
-      raise ConfigError('speculative decoding needs networks whose cache can be wound back')
+      raise ConfigError(
+        'speculative decoding needs networks whose cache can be rewound, such as the transformer; '
+        f'{type(one.network).__name__} cannot: sample without a draft'
+      )
   if model.head.vocabulary != draft.head.vocabulary:
     raise ConfigError(
       f'the draft has a vocabulary of {draft.head.vocabulary}, the model one of '
       f'{model.head.vocabulary}; speculative decoding needs the same'
     )
+  # A draft may be trained without classes: it then proposes the same for every class.
   if draft.num_classes not in (0, model.num_classes):
     raise ConfigError(f'the draft has {draft.num_classes} classes, the model {model.num_classes}')
-  if counted(numbers):
-    raise ConfigError('speculative decoding goes with no repetition or frequency penalty')
+  if needs_counts(transforms):
+    raise ConfigError(
+      'speculative decoding allows no repetition or frequency penalty: leave them at '
+      'repetition_penalty=1 and frequency_penalty=0'
+    )
 
 
 def speculate(
-  model: Model,
-  params: Any,
-  draft: Model,
-  draft_params: Any,
+  large: Runner,
+  small: Runner,
   keys: Key[Array, 'batch'],
-  given: Int[Array, 'batch length 1'],
-  lengths: Int[Array, 'batch'],
-  label: Int[Array, 'batch'] | None,
-  numbers: Numbers,
+  prompt: Prompt,
+  transforms: LogitTransforms,
   greedy: bool = False,
-  prefix: int = 0,
-  stop: Int[Array, 'stops longest'] | None = None,
-  chunk: int = 0,
   ahead: int = 4,
-  end: Int[Array, ''] | int | None = None,
+  limits: Limits | None = None,
 ) -> Speculated:
-  """Draws the rest of sequences whose beginning is given. Pure, to be jitted by the caller.
+  """Draws the rest of sequences whose beginning is given. Pure: the caller compiles it.
 
   Args:
-    model, params: the model to draw from; its layers not stacked.
-    draft, draft_params: a cheaper one with the same vocabulary.
+    large: the model to draw from, unrolled.
+    small: a cheaper model of the same vocabulary, unrolled.
     keys: one per sample.
-    given, lengths, label, greedy, prefix, stop, chunk, end: as `decoding.generate` takes them.
-    numbers: transforms that are on; both models' logits go through them.
+    prompt: of each sample.
+    transforms: those that are on; they act on the logits of both models.
+    greedy: take the mode in place of a draw. A Python value.
     ahead: tokens drafted per round. A Python value.
+    limits: of the prefix and of the sequences; the offset is not used.
 
   Raises:
-    ConfigError: for models that do not go together (`check`), or ahead below 1.
+    ConfigError: for models that do not go together (`check_models`), or ahead below 1.
   """
-  check(model, draft, numbers)
+  check_models(large.model, small.model, transforms)
   if ahead < 1:
-    raise ConfigError(f'speculative decoding drafts 1 token or more per round, not {ahead}')
-  batch, length, _ = given.shape
-  end = length if end is None else end
-  known = jnp.minimum(lengths.min(), prefix)
-  large, small = Runner(model, params), Runner(draft, draft_params)
-
-  def distribution(head, outputs):
-    logits = head.logits(outputs)[..., 0, :]
-    if greedy:
-      return jax.nn.one_hot(logits.argmax(-1), logits.shape[-1])
-    return jax.nn.softmax(transform(logits, numbers))
-
-  def uses(i, use):
-    """A key per sample for one use at position i: 0 drafts, 1 accepts, 2 replaces."""
-    return jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, i), use))(keys)
-
-  def pick(probabilities, i, use):
-    draws = jax.vmap(jax.random.categorical)(uses(i, use), jnp.log(probabilities))
-    return draws.astype(jnp.int32)
-
-  room = length + ahead + 1  # the last round may run over the end
-  padded = jnp.pad(given[..., 0], ((0, 0), (0, ahead + 1)))
-
-  def fed(i):
-    """(whether token i of each sample is given, that token)."""
-    return i < lengths, padded[:, i]
-
-  def propose(i, inputs, cache):
-    """(tokens [batch, ahead], q [batch, ahead, vocabulary], cache). Runs once more than it
-    proposes, so that the cache holds the last token too."""
-
-    def one(carry, j):
-      inputs, cache = carry
-      outputs, cache = small.extend(inputs, cache)
-      q = distribution(draft.head, outputs[:, 0])
-      token = jnp.where(*fed(i + j), pick(q, i + j, 0))
-      return (small.embed(token[:, None, None]), cache), (token, q)
-
-    (_, cache), (tokens, q) = jax.lax.scan(one, (inputs, cache), jnp.arange(ahead + 1))
-    return tokens[:ahead].swapaxes(0, 1), q[:ahead].swapaxes(0, 1), cache
-
-  def round_(carry):
-    i, rounds, (inputs, cache), (small_inputs, small_cache), emissions, log_prob = carry
-    tokens, q, small_cache = propose(i, small_inputs, small_cache)
-    drafted = large.embed(tokens[..., None])
-    outputs, cache = large.extend(jnp.concatenate([inputs, drafted], 1), cache)
-    p = distribution(model.head, outputs)  # [batch, ahead + 1, vocabulary]
-    at = i + jnp.arange(ahead + 1)
-    chance = jax.vmap(lambda i: jax.vmap(jax.random.uniform)(uses(i, 1)), out_axes=1)(at[:-1])
-    of = lambda table: jnp.take_along_axis(table[:, :ahead], tokens[..., None], -1)[..., 0]
-    free = (at < lengths[:, None]) | (ends(emissions) <= i)[:, None]  # given, or stopped
-    accepted = (chance * of(q) < of(p)) | free[:, :ahead]
-    each = jnp.cumprod(accepted, axis=1).sum(1)
-    kept = each.min()  # the batch advances together
-    left = jnp.maximum(p - jnp.pad(q, ((0, 0), (0, 1), (0, 0))), 0)[:, kept]  # past the draft: p
-    replaced = jnp.where(*fed(i + kept), pick(left, i + kept, 2))
-    new = jnp.pad(tokens, ((0, 0), (0, 1)))
-    new = new.at[:, kept].set(jnp.where(each > kept, new[:, kept], replaced))
-    scores = jnp.where(at < lengths[:, None], 0.0, model.head.log_prob(outputs, new[..., None]))
-    write = lambda x, y: jax.lax.dynamic_update_slice(x, y, (0, i))
-    last = new[:, kept][:, None, None]
-    back = ahead - kept
-    return (
-      i + kept + 1,
-      rounds + 1,
-      (large.embed(last), model.network.rewind(cache, back)),
-      (small.embed(last), draft.network.rewind(small_cache, back)),
-      write(emissions, new),
-      write(log_prob, scores),
-    )
-
-  def ends(emissions):
-    """Where each sample stops; beyond i where it has not, whatever an earlier round left there."""
-    if stop is None:
-      return jnp.full(batch, end)
-    return jnp.minimum(first_stop(emissions[:, :length], lengths, stop), end)
-
-  def goes_on(carry):
-    i, *_, emissions, _ = carry
-    return (i < end) & (ends(emissions) > i).any()
-
-  start = given[:, :prefix]
-  carry = (
+    raise ConfigError(f'speculative decoding needs sampling.draft_ahead of at least 1, got {ahead}')
+  limits = limits or Limits()
+  batch, length, _ = prompt.emissions.shape
+  # The last round may run over the end by what it drafts and the token after that.
+  room = length + ahead + 1
+  given = jnp.pad(prompt.emissions[..., 0], ((0, 0), (0, ahead + 1)))
+  end = length if limits.end is None else limits.end
+  common, known = common_prefix(prompt, limits)
+  limits = dataclasses.replace(limits, end=end)
+  task = Task(large, small, keys, given, prompt.lengths, transforms, greedy, ahead, limits)
+  progress = Progress(
     known,
     jnp.int32(0),
-    large.begin(start, known, label if model.num_classes else None, room, chunk),
-    small.begin(start, known, label if draft.num_classes else None, room, chunk),
-    jnp.where(jnp.arange(room) < known, padded, 0),
+    _prefilled(large, common, known, room, limits.chunk),
+    _prefilled(small, common, known, room, limits.chunk),
+    jnp.where(jnp.arange(room) < known, given, 0),
     jnp.zeros((batch, room)),
   )
-  _, rounds, _, _, emissions, log_prob = jax.lax.while_loop(goes_on, round_, carry)
-  made = Generated(emissions[:, :length, None], log_prob[:, :length], jnp.full(batch, end))
-  return Speculated(made if stop is None else cut(made, lengths, stop, end), rounds)
+  progress = jax.lax.while_loop(
+    functools.partial(_goes_on, task), functools.partial(_round, task), progress
+  )
+  made = Generated(
+    progress.tokens[:, :length, None], progress.log_prob[:, :length], jnp.full(batch, end)
+  )
+  if limits.stop is not None:
+    made = cut_at_stop(made, prompt.lengths, limits.stop, end)
+  return Speculated(made, progress.rounds)
+
+
+def propose(task: Task, i: Int[Array, ''], branch: Branch) -> Proposal:
+  """Drafts the tokens i, i + 1, .. of each sample.
+
+  The draft runs once more than it proposes, so that its cache holds the last token too, in case all
+  are accepted.
+  """
+  draft = functools.partial(_draft_one, task)
+  last, (tokens, q) = jax.lax.scan(draft, branch, i + jnp.arange(task.ahead + 1))
+  # From [ahead + 1, batch, ...], without the extra run.
+  tokens, q = (x[: task.ahead].swapaxes(0, 1) for x in (tokens, q))
+  return Proposal(tokens, q, last.cache)
+
+
+def _draft_one(task: Task, branch: Branch, i: Int[Array, '']):
+  outputs, cache = task.small.extend(branch.inputs, branch.cache)
+  q = _distribution(task, task.small.model.head, outputs[:, 0])
+  # A token of the prompt replaces the draw: `verify` accepts it whatever q says.
+  token = _or_given(task, i, _pick(task, q, i, DRAFT))
+  return Branch(task.small.embed(token[:, None, None]), cache), (token, q)
+
+
+def verify(task: Task, progress: Progress, proposal: Proposal) -> Verdict:
+  """One pass of the large model over the proposal, and the number of tokens it accepts."""
+  i, tokens, ahead = progress.i, proposal.tokens, task.ahead
+  # The input of the last step, then the drafted tokens: ahead + 1 outputs, one after each.
+  drafted = task.large.embed(tokens[..., None])
+  inputs = jnp.concatenate([progress.large.inputs, drafted], 1)
+  outputs, cache = task.large.extend(inputs, progress.large.cache)
+  p = _distribution(task, task.large.model.head, outputs)
+  # The output before a drafted token judges it, so p[:, j] belongs to the token i + j.
+  at = i + jnp.arange(ahead)
+  chance = jax.vmap(functools.partial(_uniform, task), out_axes=1)(at)
+  # Given tokens are no draws, and those after a stop are cut off: neither may cost a round.
+  stopped = _ends(task, progress.tokens) <= i
+  free = (at < task.lengths[:, None]) | stopped[:, None]
+  # u < min(1, p / q), without the division: q may be 0 for a given token.
+  accepted = (chance * _of(tokens, proposal.q) < _of(tokens, p[:, :ahead])) | free
+  # The number of leading ones: a token counts only if all before it are accepted.
+  return Verdict(outputs, p, jnp.cumprod(accepted, axis=1).sum(1), cache)
+
+
+def commit(task: Task, progress: Progress, proposal: Proposal, verdict: Verdict) -> Progress:
+  """Writes the accepted tokens and one more, and rewinds both caches behind the last."""
+  i, ahead, lengths = progress.i, task.ahead, task.lengths
+  kept = verdict.accepted.min()  # the batch advances together
+  # q is 0 past the draft: if all tokens are accepted, the one after them is drawn from p itself.
+  q = jnp.pad(proposal.q, ((0, 0), (0, 1), (0, 0)))
+  left = jnp.maximum(verdict.p - q, 0)[:, kept]
+  replaced = _or_given(task, i + kept, _pick(task, left, i + kept, REPLACE))
+  tokens = jnp.pad(proposal.tokens, ((0, 0), (0, 1)))
+  # A sample that accepted more than `kept` keeps its own token there.
+  last = jnp.where(verdict.accepted > kept, tokens[:, kept], replaced)
+  tokens = tokens.at[:, kept].set(last)
+  # The model itself, without transforms: `outputs` are from before them.
+  log_prob = task.large.model.head.log_prob(verdict.outputs, tokens[..., None])
+  log_prob = jnp.where(i + jnp.arange(ahead + 1) < lengths[:, None], 0.0, log_prob)
+  # Both caches hold ahead + 1 new inputs; the last of them that stays is the token before `last`.
+  back = ahead - kept
+  last = last[:, None, None]
+  large, small = task.large, task.small
+  # Tokens beyond `kept` are written too: the next round overwrites them.
+  return Progress(
+    i + kept + 1,
+    progress.rounds + 1,
+    Branch(large.embed(last), large.model.network.rewind(verdict.cache, back)),
+    Branch(small.embed(last), small.model.network.rewind(proposal.cache, back)),
+    jax.lax.dynamic_update_slice(progress.tokens, tokens, (0, i)),
+    jax.lax.dynamic_update_slice(progress.log_prob, log_prob, (0, i)),
+  )
+
+
+def _round(task: Task, progress: Progress) -> Progress:
+  proposal = propose(task, progress.i, progress.small)
+  return commit(task, progress, proposal, verify(task, progress, proposal))
+
+
+def _goes_on(task: Task, progress: Progress) -> Bool[Array, '']:
+  """Whether a sample has neither stopped nor reached the end."""
+  running = (_ends(task, progress.tokens) > progress.i).any()
+  return (progress.i < task.limits.end) & running
+
+
+def _ends(task: Task, tokens: Int[Array, 'batch room']) -> Int[Array, 'batch']:
+  """Where each sample stops. Beyond i if it has not stopped, whatever an earlier round has left
+  there: a stop can only end after position i."""
+  stop, end = task.limits.stop, task.limits.end
+  if stop is None:
+    return jnp.full(tokens.shape[0], end)
+  return jnp.minimum(first_stop(tokens[:, : task.length], task.lengths, stop), end)
+
+
+def _prefilled(
+  runner: Runner, common: Prompt, known: Int[Array, ''], room: int, chunk: int
+) -> Branch:
+  """A model after the beginning that all prompts have; a draft may know no classes."""
+  label = common.label if runner.model.num_classes else None
+  return Branch(*runner.prefill_prompt(common._replace(label=label), known, room, chunk))
+
+
+def _distribution(
+  task: Task, head: Head, outputs: Float[Array, '*batch size']
+) -> Float[Array, '*batch vocabulary']:
+  """Probabilities after the transforms; one-hot at the mode in greedy decoding."""
+  logits = head.logits(outputs)[..., 0, :]
+  if task.greedy:
+    return jax.nn.one_hot(logits.argmax(-1), logits.shape[-1])
+  # Transforms before the comparison: p and q are what each model would draw from.
+  return jax.nn.softmax(transform(logits, task.transforms))
+
+
+def _keys(task: Task, i: Int[Array, ''], use: int) -> Key[Array, 'batch']:
+  """A key per sample for one use at position i."""
+  # By position, not by round: so random numbers do not depend on how the rounds fall.
+  fold = jax.vmap(jax.random.fold_in, (0, None))
+  return fold(fold(task.keys, i), use)
+
+
+def _uniform(task: Task, i: Int[Array, '']) -> Float[Array, 'batch']:
+  """A uniform number per sample: whether token i is accepted."""
+  return jax.vmap(jax.random.uniform)(_keys(task, i, ACCEPT))
+
+
+def _pick(
+  task: Task, weights: Float[Array, 'batch vocabulary'], i: Int[Array, ''], use: int
+) -> Int[Array, 'batch']:
+  """A draw with probabilities proportional to the weights."""
+  # Unnormalised weights are enough: categorical takes logits up to a constant, log 0 = -inf.
+  draws = jax.vmap(jax.random.categorical)(_keys(task, i, use), jnp.log(weights))
+  return draws.astype(jnp.int32)
+
+
+def _or_given(task: Task, i: Int[Array, ''], drawn: Int[Array, 'batch']) -> Int[Array, 'batch']:
+  """Token i of each sample: that of its prompt, or the one drawn."""
+  return jnp.where(i < task.lengths, task.given[:, i], drawn)
+
+
+def _of(
+  tokens: Int[Array, 'batch ahead'], probabilities: Float[Array, 'batch ahead vocabulary']
+) -> Float[Array, 'batch ahead']:
+  """The probability of each token."""
+  return jnp.take_along_axis(probabilities, tokens[..., None], -1)[..., 0]

@@ -1,25 +1,18 @@
 """Heads: from the outputs of a network at one position to a distribution over one emission.
 
-A head is a frozen dataclass with
-  size: how many outputs of the network it takes per emission;
-  rows: rows of a table that embeds a value; 0 where values enter the network as numbers, by
-    numbers(emission) -> floats [..., values];
-  discrete: whether `logits` gives a table of logits, which decoding may transform;
-  likelihood: whether log_prob is one (of quantiles it is a score);
-  log_prob(outputs [..., size], emission [..., values]) -> nats per emission [...];
-  sample(outputs, key), mode(outputs) -> emission [..., values].
-Everything is float32, whatever the network computes in. Heads over values in [0, vocabulary) take
-the setting `vocabulary`; the others are over numbers (autoregressive/heads/numbers.py).
+They all derive from `base.Head`, which lists their members.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
+from autoregressive.heads.base import Head
 from autoregressive.heads.categorical import Bernoulli, Categorical
 from autoregressive.heads.mixture import LogisticMixture
 from autoregressive.heads.numbers import Gaussian, NegativeBinomial, Quantiles, StudentT
-from common.config import ConfigError, component, settings_of
+from autoregressive.orderings import Ordering
+from common.config import ConfigError, component
 
-HEADS: Mapping[str, Callable] = {
+HEADS: Mapping[str, type[Head]] = {
   'categorical': Categorical,
   'bernoulli': Bernoulli,
   'logistic_mixture': LogisticMixture,
@@ -30,19 +23,27 @@ HEADS: Mapping[str, Callable] = {
 }
 
 
-def build_head(settings: Mapping, ordering):
+def build_head(settings: Mapping, ordering: Ordering) -> Head:
   """The head that a config's `head` section names, for the emissions of an ordering.
 
   Raises:
-    ConfigError: for an unknown head or setting, or one over numbers where the emissions are
-      values of a vocabulary, or the other way round; for one of counts where they are none.
+    ConfigError: for an unknown head or setting; for a head over numbers if the emissions are values
+      of a vocabulary, or the reverse; for a head over counts if the data has other numbers.
   """
-  given = {'values': ordering.values, 'vocabulary': ordering.vocabulary}
-  name = settings.get('name')
-  if name in HEADS and ('vocabulary' in settings_of(HEADS[name])) != bool(ordering.vocabulary):
-    kind = f'values in [0, {ordering.vocabulary})' if ordering.vocabulary else 'numbers'
-    raise ConfigError(f'head {name!r} does not suit emissions that are {kind}')
-  head = component(HEADS, settings, 'head', **given)
-  if getattr(head, 'counts', False) and not getattr(ordering, 'counts', True):
-    raise ConfigError(f'head {name!r} is over whole numbers from 0; the data have others')
+  name, numbers = settings.get('name'), not ordering.vocabulary
+  if name in HEADS and HEADS[name].over_numbers != numbers:
+    kind = 'numbers' if numbers else f'values in [0, {ordering.vocabulary})'
+    suitable = [known for known, head in HEADS.items() if head.over_numbers == numbers]
+    raise ConfigError(
+      f'head {name!r} does not suit emissions that are {kind}; known for these: '
+      f'{", ".join(suitable)}'
+    )
+  # Heads take of these what their constructors name; the config never repeats the data's sizes.
+  offer = {'values': ordering.values, 'vocabulary': ordering.vocabulary}
+  head = component(HEADS, settings, 'head', **offer)
+  if head.counts and not ordering.counts:
+    raise ConfigError(
+      f"head {name!r} is over whole numbers from 0; the data has others: use 'gaussian', "
+      "'student_t' or 'quantiles'"
+    )
   return head

@@ -1,12 +1,12 @@
 """Discretised mixtures of logistics over pixels (Salimans et al. 2017, section 2.1 and 2.2)."""
 
 import dataclasses
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from autoregressive.heads.base import Head, Scale
 from common.config import ConfigError
 from common.data.spec import to_unit
 
@@ -14,13 +14,13 @@ LOG_SCALE_MIN = -7.0  # a logistic narrower than this lies within one of 256 bin
 
 
 @dataclasses.dataclass(frozen=True)
-class LogisticMixture:
+class LogisticMixture(Head):
   """A mixture of logistics, integrated over the bin of each level; the outer bins are open.
 
   On the scale of [-1, 1] level j has the bin x_j ± 1/(levels - 1), and a logistic with mean μ and
   inverse scale s gives it σ(s·(x_j + half - μ)) - σ(s·(x_j - half - μ)); without a lower end at
   the first level, without an upper end at the last, so a pixel's probabilities sum to one. Their
-  logarithm is exact, with no density in place of small differences.
+  logarithm is exact, where the paper's code replaces small differences by a density.
 
   Three channels share the component, and within it they follow one another (equation 3): the mean
   of green is moved by a·red, that of blue by b·red + c·green, with |a|, |b|, |c| < 1.
@@ -38,86 +38,96 @@ class LogisticMixture:
   vocabulary: int
   components: int = 10
 
-  discrete: ClassVar[bool] = False
-  likelihood: ClassVar[bool] = True
-  rows: ClassVar[int] = 0
-
   def __post_init__(self):
     if self.values not in (1, 3):
       raise ConfigError(
-        f"head 'logistic_mixture' takes emissions of 1 or 3 channels, not {self.values} values"
+        f"head 'logistic_mixture' needs emissions of 1 or 3 channels, got {self.values} values"
       )
     if self.vocabulary < 2:
-      raise ConfigError(f"head 'logistic_mixture' takes 2 levels or more, not {self.vocabulary}")
+      raise ConfigError(f"head 'logistic_mixture' needs at least 2 levels, got {self.vocabulary}")
     if self.components < 1:
-      raise ConfigError(f'head.components={self.components} must be 1 or more')
+      raise ConfigError(f'head.components must be at least 1, got {self.components}')
 
   @property
   def size(self) -> int:
     """Outputs per emission: a weight, then means, scales and coefficients of each component."""
     return self.components * (3 if self.values == 1 else 10)
 
-  def numbers(self, emission: Int[Array, '*batch values']) -> Float[Array, '*batch values']:
-    """Emissions as a network takes them: on the scale of [-1, 1]."""
+  def network_inputs(
+    self, emission: Int[Array, '*batch values'], scale: Scale = 1.0
+  ) -> Float[Array, '*batch values']:
+    """Levels on the scale of [-1, 1]."""
+    del scale
     return to_unit(emission, self.vocabulary)
 
   def log_prob(
-    self, outputs: Float[Array, '*#batch size'], emission: Int[Array, '*#batch values']
+    self,
+    outputs: Float[Array, '*#batch size'],
+    emission: Int[Array, '*#batch values'],
+    scale: Scale = 1.0,
   ) -> Float[Array, '...']:
     """Log-probability of an emission, in nats."""
+    del scale
     weights, *rest = self._parameters(outputs)
+    # log Σ_k π_k ∏_c P_k(level_c): channels share the component, so they add up before the sum.
     for channel in range(self.values):
       centre, log_scale = self._channel(channel, rest, emission)
       weights += self._bin(emission[..., channel, None], centre, log_scale)
     return jax.nn.logsumexp(weights, axis=-1)
 
   def sample(
-    self, outputs: Float[Array, '*batch size'], key: Key[Array, '']
+    self, outputs: Float[Array, '*batch size'], key: Key[Array, ''], scale: Scale = 1.0
   ) -> Int[Array, '*batch values']:
     """An emission drawn from the distribution: a component, then channel after channel."""
+    del scale
     weights, *rest = self._parameters(outputs)
+    # One component for all channels: they share it.
     component_key, key = jax.random.split(key)
     component = jax.random.categorical(component_key, weights)[..., None]
     noise = jax.random.logistic(key, (*weights.shape[:-1], self.values))
-
-    def draw(channel, centre, log_scale):
-      centre, log_scale = (
-        jnp.take_along_axis(x, component, -1)[..., 0] for x in (centre, log_scale)
-      )
+    emission = jnp.zeros(noise.shape, jnp.int32)
+    for channel in range(self.values):  # in order: the mean of a channel depends on those before
+      parameters = self._channel(channel, rest, emission)
+      centre, log_scale = (jnp.take_along_axis(x, component, -1)[..., 0] for x in parameters)
+      # Inverse transform: μ + s·logit(u), and `noise` is standard logistic.
       x = centre + jnp.exp(log_scale) * noise[..., channel]
-      level = jnp.round((x + 1) * ((self.vocabulary - 1) / 2))
-      return jnp.clip(level, 0, self.vocabulary - 1).astype(jnp.int32)
+      level = jnp.round((x + 1) * ((self.vocabulary - 1) / 2))  # from [-1, 1]
+      level = jnp.clip(level, 0, self.vocabulary - 1)  # the outer bins are open
+      emission = emission.at[..., channel].set(level.astype(jnp.int32))
+    return emission
 
-    return self._by_channel(rest, draw, weights.shape[:-1])
-
-  def mode(self, outputs: Float[Array, '*batch size']) -> Int[Array, '*batch values']:
+  def mode(
+    self, outputs: Float[Array, '*batch size'], scale: Scale = 1.0
+  ) -> Int[Array, '*batch values']:
     """The most probable level of each channel in turn, given the channels before it."""
-    weights, *rest = self._parameters(outputs)
+    del scale
+    posterior, *rest = self._parameters(outputs)  # of the component: the weights at first
     levels = jnp.arange(self.vocabulary)
-    posterior = weights  # of the component, given the channels chosen so far
-
-    def choose(channel, centre, log_scale):
-      nonlocal posterior
+    emission = jnp.zeros((*posterior.shape[:-1], self.values), jnp.int32)
+    for channel in range(self.values):
+      centre, log_scale = self._channel(channel, rest, emission)
       table = self._bin(levels[:, None], centre[..., None, :], log_scale[..., None, :])
-      table += posterior[..., None, :]
+      table += posterior[..., None, :]  # [..., levels, components]
       level = jax.nn.logsumexp(table, axis=-1).argmax(-1).astype(jnp.int32)
+      # The chosen level's row is the (unnormalised) posterior given it.
       posterior = jnp.take_along_axis(table, level[..., None, None], axis=-2)[..., 0, :]
-      return level
-
-    return self._by_channel(rest, choose, weights.shape[:-1])
+      emission = emission.at[..., channel].set(level)
+    return emission
 
   def _parameters(self, outputs):
     """Log-weights [..., K]; means, log-scales [..., channels, K]; coefficients [..., 3, K]."""
     outputs = outputs.astype(jnp.float32)
     table = outputs.reshape(*outputs.shape[:-1], -1, self.components)
-    n = self.values
+    n = self.values  # rows of the table: 1 weight, n means, n scales, then the coefficients
     log_scales = jnp.maximum(table[..., 1 + n : 1 + 2 * n, :], LOG_SCALE_MIN)
     weights = jax.nn.log_softmax(table[..., 0, :])
+    # tanh keeps |a|, |b|, |c| below 1.
     return weights, table[..., 1 : 1 + n, :], log_scales, jnp.tanh(table[..., 1 + 2 * n :, :])
 
   def _channel(self, channel, parameters, emission):
     """Centre and log-scale of a channel in each component, given the channels before it."""
     means, log_scales, coefficients = parameters
+    # Coefficients in the order a, b, c: red → green, red → blue, green → blue.
     centre, first = means[..., channel, :], channel * (channel - 1) // 2
     before = to_unit(emission, self.vocabulary)
     for i in range(channel):
@@ -131,14 +141,8 @@ class LogisticMixture:
     sharpness = jnp.exp(-log_scale)
     below = jax.nn.log_sigmoid(sharpness * (distance + half))
     above = jax.nn.log_sigmoid(-sharpness * (distance - half))
+    # σ(a)·σ(-b)·(1 - exp(b - a)) with a - b = 2·half·sharpness: no difference of near equals.
     both = below + above + jnp.log(-jnp.expm1(-2 * half * sharpness))
+    # The outer bins are open: σ(upper) = 1 at the last level, σ(lower) = 0 at the first.
     inner = jnp.where(level == self.vocabulary - 1, above, both)
     return jnp.where(level == 0, below, inner)
-
-  def _by_channel(self, parameters, choose, batch):
-    """An emission, each channel chosen from its centre and log-scale given those before."""
-    emission = jnp.zeros((*batch, self.values), jnp.int32)
-    for channel in range(self.values):
-      level = choose(channel, *self._channel(channel, parameters, emission))
-      emission = emission.at[..., channel].set(level)
-    return emission

@@ -2,7 +2,7 @@
 
 All take a `scale` ν, such as 1 + mean |z| of a series' past (Salinas et al. 2020, section 3.3): the
 network sees emission/ν, the distribution is that of the emission itself, so likelihoods of
-differently scaled series compare. Without a scale ν is 1.
+differently scaled series can be compared. Without a scale ν is 1.
 
 Parametrisations differ between libraries. GluonTS keeps the negative binomial's shape as ν grows
 (variance μ + μ²/r); here, as in the paper, α shrinks by √ν.
@@ -18,15 +18,15 @@ import jax.scipy.stats as stats
 from jax.scipy.special import betaln
 from jaxtyping import Array, Float, Key, Num
 
+from autoregressive.heads.base import Head, Scale
 from common.config import ConfigError
 
-Scale = Float[Array, '*#batch'] | float
-TINY = 1e-6  # the least scale, so that a constant series has a finite likelihood
+MIN_SCALE = 1e-6  # relative to ν, so that a constant series has a finite likelihood
 
 
 @dataclasses.dataclass(frozen=True)
-class Numbers:
-  """What these heads share.
+class NumberHead(Head):
+  """The part that these heads share.
 
   Attributes:
     values: numbers in an emission, independent given the past.
@@ -34,36 +34,35 @@ class Numbers:
 
   values: int
 
-  parameters: ClassVar[int]
-  discrete: ClassVar[bool] = False
-  likelihood: ClassVar[bool] = True
-  counts: ClassVar[bool] = False  # whether it is over whole numbers alone
-  rows: ClassVar[int] = 0
+  parameters: ClassVar[int]  # of the distribution of one value
+  over_numbers: ClassVar[bool] = True
 
   @property
   def size(self) -> int:
     """Outputs per emission."""
     return self.values * self.parameters
 
-  def numbers(
+  def network_inputs(
     self, emission: Num[Array, '*batch values'], scale: Scale = 1.0
   ) -> Float[Array, '*batch values']:
-    """Emissions as a network takes them: divided by the scale."""
-    return emission / _last(scale)
+    """Emissions divided by the scale."""
+    return emission / _per_value(scale)
 
   def _split(self, outputs: Float[Array, '*batch size'], scale: Scale):
-    """Each parameter's outputs [..., values] in float32, and the scale to go with them."""
+    """The outputs of each parameter [..., values] in float32, and the scale [..., 1]."""
     outputs = outputs.astype(jnp.float32)
+    # float32 before the softplus: scales and densities lose too much in bfloat16.
     table = outputs.reshape(*outputs.shape[:-1], self.values, self.parameters)
-    return *jnp.moveaxis(table, -1, 0), _last(scale)
+    return *jnp.moveaxis(table, -1, 0), _per_value(scale)
 
 
-def _last(scale: Scale) -> Array:
+def _per_value(scale: Scale) -> Float[Array, '*batch 1']:
+  """The scale with an axis for the values of an emission."""
   return jnp.asarray(scale, jnp.float32)[..., None]
 
 
 @dataclasses.dataclass(frozen=True)
-class Gaussian(Numbers):
+class Gaussian(NumberHead):
   """Normal with mean ν·o₁ and standard deviation ν·softplus(o₂)."""
 
   parameters: ClassVar[int] = 2
@@ -71,7 +70,8 @@ class Gaussian(Numbers):
   def moments(self, outputs: Float[Array, '*batch size'], scale: Scale = 1.0):
     """Mean and standard deviation [..., values]."""
     mean, raw, scale = self._split(outputs, scale)
-    return scale * mean, scale * (jax.nn.softplus(raw) + TINY)
+    # Both parameters in units of ν: the network need not know how large the series is.
+    return scale * mean, scale * (jax.nn.softplus(raw) + MIN_SCALE)
 
   def log_prob(
     self,
@@ -97,7 +97,7 @@ class Gaussian(Numbers):
 
 
 @dataclasses.dataclass(frozen=True)
-class StudentT(Numbers):
+class StudentT(NumberHead):
   """Student's t with location ν·o₁, scale ν·softplus(o₂) and 2 + softplus(o₃) degrees of freedom.
 
   More than two degrees of freedom give it a variance: scale²·df/(df - 2).
@@ -108,7 +108,8 @@ class StudentT(Numbers):
   def shape(self, outputs: Float[Array, '*batch size'], scale: Scale = 1.0):
     """Degrees of freedom, location and scale [..., values]."""
     centre, width, df, scale = self._split(outputs, scale)
-    return 2 + jax.nn.softplus(df), scale * centre, scale * (jax.nn.softplus(width) + TINY)
+    # df > 2, so that the variance exists; the location and the width are in units of ν.
+    return 2 + jax.nn.softplus(df), scale * centre, scale * (jax.nn.softplus(width) + MIN_SCALE)
 
   def log_prob(
     self,
@@ -134,7 +135,7 @@ class StudentT(Numbers):
 
 
 @dataclasses.dataclass(frozen=True)
-class NegativeBinomial(Numbers):
+class NegativeBinomial(NumberHead):
   """Counts with mean μ = ν·softplus(o₁) and variance μ + αμ², α = softplus(o₂)/√ν.
 
   Salinas et al. 2020 (DeepAR), section 3.1. A Poisson whose rate is gamma-distributed; α is the
@@ -147,8 +148,9 @@ class NegativeBinomial(Numbers):
   def moments(self, outputs: Float[Array, '*batch size'], scale: Scale = 1.0):
     """Mean μ and overdispersion α [..., values]."""
     mean, raw, scale = self._split(outputs, scale)
-    mean = scale * (jax.nn.softplus(mean) + TINY)
-    return mean, (jax.nn.softplus(raw) + TINY) / jnp.sqrt(scale)
+    # μ = ν·softplus(o₁), α = softplus(o₂) / √ν (Salinas et al. 2020, section 3.3).
+    mean = scale * (jax.nn.softplus(mean) + MIN_SCALE)
+    return mean, (jax.nn.softplus(raw) + MIN_SCALE) / jnp.sqrt(scale)
 
   def log_prob(
     self,
@@ -159,8 +161,9 @@ class NegativeBinomial(Numbers):
     """Log-probability of an emission of whole numbers, in nats."""
     mean, alpha = self.moments(outputs, scale)
     count, r = emission.astype(jnp.float32), 1 / alpha
-    ways = -betaln(r, count + 1) - jnp.log(r + count)  # ln Γ(count + r) / Γ(r) count!
-    success = jnp.log1p(alpha * mean)  # the parts of p^r·(1 - p)^count, p = 1/(1 + αμ)
+    # ln P = ln[Γ(k + r) / (Γ(r)·k!)] + r·ln p + k·ln(1 - p) with r = 1/α, p = 1/(1 + αμ).
+    ways = -betaln(r, count + 1) - jnp.log(r + count)
+    success = jnp.log1p(alpha * mean)  # -ln p; and ln(1 - p) = ln αμ + ln p
     return (ways - (r + count) * success + count * jnp.log(alpha * mean)).sum(-1)
 
   def sample(
@@ -169,6 +172,7 @@ class NegativeBinomial(Numbers):
     """An emission drawn from the distribution: whole numbers, as floats."""
     mean, alpha = self.moments(outputs, scale)
     rate_key, key = jax.random.split(key)
+    # A Poisson whose rate is Gamma with shape 1/α and mean μ is this negative binomial.
     rate = jax.random.gamma(rate_key, 1 / alpha) * alpha * mean
     return jax.random.poisson(key, rate).astype(jnp.float32)
 
@@ -177,11 +181,12 @@ class NegativeBinomial(Numbers):
   ) -> Float[Array, '*batch values']:
     """The most probable count: ⌊μ(1 - α)⌋, or 0 where α ≥ 1."""
     mean, alpha = self.moments(outputs, scale)
+    # (r - 1)·(1 - p)/p with r = 1/α and (1 - p)/p = αμ.
     return jnp.floor(jnp.maximum(mean * (1 - alpha), 0))
 
 
 @dataclasses.dataclass(frozen=True)
-class Quantiles(Numbers):
+class Quantiles(NumberHead):
   """Chosen quantiles, trained by the quantile loss; no likelihood.
 
   The outputs of a value are its first quantile and, through a softplus, the steps from each to
@@ -200,9 +205,10 @@ class Quantiles(Numbers):
   likelihood: ClassVar[bool] = False
 
   def __post_init__(self):
+    # Strict at both ends as well: a level of 0 or 1 has no quantile on the real line.
     ends = (0.0, *self.levels, 1.0)
     if len(ends) < 3 or any(a >= b for a, b in itertools.pairwise(ends)):
-      raise ConfigError(f'head.levels={self.levels} must rise within (0, 1)')
+      raise ConfigError(f'head.levels must rise strictly within (0, 1), got {self.levels}')
 
   @property
   def parameters(self) -> int:
@@ -215,8 +221,9 @@ class Quantiles(Numbers):
     """The quantiles of each value, rising."""
     outputs = outputs.astype(jnp.float32)
     table = outputs.reshape(*outputs.shape[:-1], self.values, self.parameters)
+    # q_1 = o_1, q_k = q_{k-1} + softplus(o_k): rising by construction.
     steps = table.at[..., 1:].set(jax.nn.softplus(table[..., 1:]))
-    return _last(scale)[..., None] * jnp.cumsum(steps, -1)
+    return _per_value(scale)[..., None] * jnp.cumsum(steps, -1)
 
   def log_prob(
     self,
@@ -225,23 +232,25 @@ class Quantiles(Numbers):
     scale: Scale = 1.0,
   ) -> Float[Array, '...']:
     """A score in place of a log-density: minus the quantile losses Σ ρ_τ(emission - q_τ)/ν, where
-    ρ_τ(u) = u·(τ - [u < 0]) (Koenker & Bassett 1978). In units of the scale, so that large series
-    do not outweigh the others."""
-    over = (emission[..., None] - self.quantiles(outputs, scale)) / _last(scale)[..., None]
+    ρ_τ(u) = u·(τ - [u < 0]) (Koenker & Bassett 1978). It is in units of the scale, so that large
+    series do not outweigh the others."""
+    # u of each level, [..., values, levels].
+    over = (emission[..., None] - self.quantiles(outputs, scale)) / _per_value(scale)[..., None]
     levels = jnp.array(self.levels)
+    # ρ_τ(u) = max(τ·u, (τ - 1)·u)
     return -jnp.maximum(levels * over, (levels - 1) * over).sum((-2, -1))
 
   def sample(
     self, outputs: Float[Array, '*batch size'], key: Key[Array, ''], scale: Scale = 1.0
   ) -> Float[Array, '*batch values']:
-    """An emission drawn by a uniform level; linear between quantiles, none beyond the outer."""
+    """An emission at a uniform level: linear between quantiles, never beyond the outer ones."""
     table = self.quantiles(outputs, scale)
     return _between(jax.random.uniform(key, table.shape[:-1]), jnp.array(self.levels), table)
 
   def mode(
     self, outputs: Float[Array, '*batch size'], scale: Scale = 1.0
   ) -> Float[Array, '*batch values']:
-    """The median: quantiles say nothing of a mode."""
+    """The median, as quantiles do not determine a mode."""
     table = self.quantiles(outputs, scale)
     return _between(jnp.full(table.shape[:-1], 0.5), jnp.array(self.levels), table)
 
@@ -251,6 +260,7 @@ def _between(
   levels: Float[Array, 'levels'],
   quantiles: Float[Array, '*batch levels'],
 ) -> Float[Array, '*batch']:
-  """The quantile function at a level, linear between those given."""
+  """The quantile function at a level, linear between the given levels."""
+  # jnp.interp takes one row; it is constant beyond the outer levels.
   interpolate = jnp.vectorize(jnp.interp, signature='(),(n),(n)->()')
   return interpolate(level, levels, quantiles)

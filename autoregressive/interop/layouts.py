@@ -1,5 +1,6 @@
-"""How GPT-2 and Llama are stored in public, against how this family holds the same numbers."""
+"""The public layouts of GPT-2 and Llama, and how this family stores the same parameters."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -9,14 +10,14 @@ from autoregressive.networks.transformer import Transformer
 from common.config import ConfigError, pick
 
 
-class Kind(NamedTuple):
+class Layout(NamedTuple):
   """How one kind of model is stored.
 
   Attributes:
-    names: public names of the table of 'embedding's and of a 'block'.
-    ignored: endings of tensors that are no parameters.
-    fixed: settings that a network of this kind has.
-    rename: a name as some folders have it -> the public name.
+    names: public names of the 'embedding' table and of a 'block'.
+    ignored: endings of the names of tensors that are not parameters.
+    fixed: settings that every network of this kind has.
+    rename: a name that some folders use -> the public name.
     from_config: config.json -> (network settings, tied, vocabulary).
     to_config: Transformer -> its part of config.json.
     outer, inner: parameters outside the blocks -> tensors, and back.
@@ -36,11 +37,14 @@ class Kind(NamedTuple):
 
 
 def split_heads(qkv, network: Transformer):
-  """Our joint projection [..., key heads · (groups + 2) · dim] as those of queries, keys, values.
+  """Our joint projection [..., key heads · (groups + 2) · dim] split into queries, keys, values.
 
-  Each comes as [..., heads · dim].
+  Each of them is [..., heads · dim].
   """
+  # Our kernel keeps the heads that share a key next to each other, so that a tensor-parallel split
+  # of its columns keeps each group whole; the public layouts store q, k and v one after the other.
   kv_heads, groups = network.key_heads, network.heads // network.key_heads
+  # Each key head holds the queries of its group, then its key, then its value.
   heads = qkv.reshape(*qkv.shape[:-1], kv_heads, groups + 2, network.dim)
   parts = heads[..., :groups, :], heads[..., groups, :], heads[..., groups + 1, :]
   return tuple(part.reshape(*qkv.shape[:-1], -1) for part in parts)
@@ -91,6 +95,7 @@ def _gpt2_to_config(network):
 
 def _gpt2_export(block, network):
   qkv = {
+    # One joint kernel and bias in GPT-2 too, but as [q of all heads, k of all, v of all].
     part: jnp.concatenate(split_heads(value, network), -1)
     for part, value in block['attention']['qkv'].items()
   }
@@ -105,25 +110,20 @@ def _gpt2_export(block, network):
 
 
 def _gpt2_norm(name, norm):
-  """A norm; without a bias it has a bias of zeros."""
+  """A norm; GPT-2 always has a bias, so a norm without one gets zeros."""
   scale = norm['scale']
   return {f'{name}.weight': scale, f'{name}.bias': norm.get('bias', jnp.zeros_like(scale))}
 
 
 def _gpt2_dense(name, dense):
-  """A projection, [in, out]; without a bias it has a bias of zeros."""
+  """A projection, [in, out] as in ours; without a bias it gets a bias of zeros."""
   kernel = dense['kernel']
   bias = dense.get('bias', jnp.zeros_like(kernel[0]))
   return {f'{name}.weight': kernel, f'{name}.bias': bias}
 
 
 def _gpt2_restore(tensors, network):
-  def dense(name):  # theirs are [in, out], as ours
-    return {'kernel': tensors[f'{name}.weight'], 'bias': tensors[f'{name}.bias']}
-
-  def norm(name):
-    return {'scale': tensors[f'{name}.weight'], 'bias': tensors[f'{name}.bias']}
-
+  dense, norm = functools.partial(_dense, tensors), functools.partial(_norm, tensors)
   joint = {
     part: join_heads(*jnp.split(x, 3, -1), network) for part, x in dense('attn.c_attn').items()
   }
@@ -136,7 +136,35 @@ def _gpt2_restore(tensors, network):
   }
 
 
-GPT2 = Kind(
+def _dense(tensors, name):
+  """A projection; theirs are [in, out], like ours."""
+  return {'kernel': tensors[f'{name}.weight'], 'bias': tensors[f'{name}.bias']}
+
+
+def _norm(tensors, name):
+  return {'scale': tensors[f'{name}.weight'], 'bias': tensors[f'{name}.bias']}
+
+
+def _gpt2_rename(name):
+  """Folders of the model without its head leave out the prefix."""
+  return name if name.startswith(('transformer.', 'lm_head.')) else f'transformer.{name}'
+
+
+def _gpt2_outer(flat):
+  return {
+    'transformer.wpe.weight': flat['position_embed']['embedding'],
+    **_gpt2_norm('transformer.ln_f', flat['final_norm']),
+  }
+
+
+def _gpt2_inner(tensors):
+  return {
+    'position_embed': {'embedding': tensors['transformer.wpe.weight']},
+    'final_norm': _norm(tensors, 'transformer.ln_f'),
+  }
+
+
+GPT2 = Layout(
   names={'embedding': 'transformer.wte.weight', 'block': 'transformer.h'},
   ignored=('.attn.bias', '.attn.masked_bias', 'lm_head.weight'),  # masks; the tied projection
   fixed=dict(
@@ -150,52 +178,44 @@ GPT2 = Kind(
     window=0,
     base_width=0,
   ),
-  rename=lambda name: (
-    name if name.startswith(('transformer.', 'lm_head.')) else (f'transformer.{name}')
-  ),
+  rename=_gpt2_rename,
   from_config=_gpt2_from_config,
   to_config=_gpt2_to_config,
-  outer=lambda flat: {
-    'transformer.wpe.weight': flat['position_embed']['embedding'],
-    **_gpt2_norm('transformer.ln_f', flat['final_norm']),
-  },
-  inner=lambda tensors: {
-    'position_embed': {'embedding': tensors['transformer.wpe.weight']},
-    'final_norm': {
-      'scale': tensors['transformer.ln_f.weight'],
-      'bias': tensors['transformer.ln_f.bias'],
-    },
-  },
+  outer=_gpt2_outer,
+  inner=_gpt2_inner,
   export=_gpt2_export,
   restore=_gpt2_restore,
 )
 
 
 def _llama_rotary(config) -> dict[str, Any]:
-  """Base and scaling of rotary positions; configs have had them in two places."""
+  """Base and scaling of rotary positions, which old and new configs keep in different places."""
+  # `rope_parameters` is the newer name; `rope_theta` was outside it.
   rotary = config.get('rope_parameters') or config.get('rope_scaling') or {}
   base = rotary.get('rope_theta') or config.get('rope_theta', 10_000.0)
-  names = {
-    'default': lambda: (),
-    'linear': lambda: ('linear', float(rotary['factor'])),
-    'llama3': lambda: (
-      'llama3',
-      float(rotary['factor']),
-      rotary['original_max_position_embeddings'],
-      float(rotary['low_freq_factor']),
-      float(rotary['high_freq_factor']),
-    ),
-  }
   kind = rotary.get('rope_type', rotary.get('type', 'default'))
-  return dict(rotary_base=float(base), rotary_scaling=pick(names, kind, 'rope_type')())
+  # The parameters of each kind in the order of `positions.rotary_frequencies`, with their types.
+  fields = {
+    'default': {},
+    'linear': {'factor': float},
+    'llama3': {
+      'factor': float,
+      'original_max_position_embeddings': int,
+      'low_freq_factor': float,
+      'high_freq_factor': float,
+    },
+  }
+  chosen = pick(fields, kind, 'rope_type')
+  scaling = (kind, *(cast(rotary[name]) for name, cast in chosen.items())) if chosen else ()
+  return dict(rotary_base=float(base), rotary_scaling=scaling)
 
 
 def _llama_from_config(config):
   for name in ('attention_bias', 'mlp_bias'):
     if config.get(name):
-      raise ConfigError(f'config.json has {name}=true; projections with a bias are not of Llama')
+      raise ConfigError(f'config.json has {name}=true; Llama needs {name}=false')
   if config.get('hidden_act', 'silu') != 'silu':
-    raise ConfigError(f"config.json has hidden_act={config['hidden_act']!r}; Llama has 'silu'")
+    raise ConfigError(f"config.json has hidden_act={config['hidden_act']!r}; Llama needs 'silu'")
   heads = config['num_attention_heads']
   network = dict(
     length=config['max_position_embeddings'],
@@ -220,10 +240,13 @@ def _llama_to_config(network):
   if network.rotary_scaling:
     name, factor, *more = network.rotary_scaling
     if name not in ('linear', 'llama3'):
-      raise ConfigError(f'rotary scaling {name!r} has no public name; known: linear, llama3')
+      raise ConfigError(
+        f'network.rotary_scaling {name!r} has no public name; known: linear, llama3'
+      )
     rotary |= {'rope_type': name, 'factor': factor}
     if name == 'llama3':
       names = ('original_max_position_embeddings', 'low_freq_factor', 'high_freq_factor')
+      # Defaults of those left out: high_freq_factor=4, low_freq_factor=1.
       rotary |= dict(zip(names, (*more, *(0, 1.0, 4.0)[len(more) :]), strict=True))
   return dict(
     architectures=['LlamaForCausalLM'],
@@ -245,6 +268,7 @@ def _llama_to_config(network):
 
 def _llama_export(block, network):
   query, key, value = split_heads(block['attention']['qkv']['kernel'], network)
+  # Our gate and up projections are one matrix, the gate first.
   gate, up = jnp.split(block['up']['kernel'], 2, -1)
   kernels = {  # theirs are [out, in]
     'self_attn.q_proj': query,
@@ -262,21 +286,31 @@ def _llama_export(block, network):
 
 
 def _llama_restore(tensors, network):
-  def kernel(name):
-    return tensors[f'{name}.weight'].T
-
-  joint = join_heads(*(kernel(f'self_attn.{x}_proj') for x in 'qkv'), network)
-  up = jnp.concatenate([kernel('mlp.gate_proj'), kernel('mlp.up_proj')], -1)
+  kernels = {  # theirs are [out, in]
+    name.removesuffix('.weight'): tensor.T
+    for name, tensor in tensors.items()
+    if name.endswith('_proj.weight')
+  }
+  joint = join_heads(*(kernels[f'self_attn.{x}_proj'] for x in 'qkv'), network)
+  up = jnp.concatenate([kernels['mlp.gate_proj'], kernels['mlp.up_proj']], -1)
   return {
     'attention_norm': {'scale': tensors['input_layernorm.weight']},
-    'attention': {'qkv': {'kernel': joint}, 'out': {'kernel': kernel('self_attn.o_proj')}},
+    'attention': {'qkv': {'kernel': joint}, 'out': {'kernel': kernels['self_attn.o_proj']}},
     'mlp_norm': {'scale': tensors['post_attention_layernorm.weight']},
     'up': {'kernel': up},
-    'down': {'kernel': kernel('mlp.down_proj')},
+    'down': {'kernel': kernels['mlp.down_proj']},
   }
 
 
-LLAMA = Kind(
+def _llama_outer(flat):
+  return {'model.norm.weight': flat['final_norm']['scale']}
+
+
+def _llama_inner(tensors):
+  return {'final_norm': {'scale': tensors['model.norm.weight']}}
+
+
+LLAMA = Layout(
   names={'embedding': 'model.embed_tokens.weight', 'block': 'model.layers'},
   ignored=('.rotary_emb.inv_freq', 'lm_head.weight'),
   fixed=dict(
@@ -290,13 +324,13 @@ LLAMA = Kind(
     window=0,
     base_width=0,
   ),
-  rename=lambda name: name,
+  rename=str,
   from_config=_llama_from_config,
   to_config=_llama_to_config,
-  outer=lambda flat: {'model.norm.weight': flat['final_norm']['scale']},
-  inner=lambda tensors: {'final_norm': {'scale': tensors['model.norm.weight']}},
+  outer=_llama_outer,
+  inner=_llama_inner,
   export=_llama_export,
   restore=_llama_restore,
 )
 
-KINDS: Mapping[str, Kind] = {'gpt2': GPT2, 'llama': LLAMA}
+LAYOUTS: Mapping[str, Layout] = {'gpt2': GPT2, 'llama': LLAMA}

@@ -1,13 +1,14 @@
 """Published weights: GPT-2 and Llama, read and written as safetensors in the public layout.
 
 A folder holds `config.json` and `model.safetensors`, or several such files with an index: the
-layout of `transformers`. Both kinds are settings of the one transformer of this family; both go
-back as they came.
+layout of `transformers`. Both kinds of model are settings of the one transformer of this family,
+and a round trip gives the same files.
 
   config, params = read_weights('gpt2/')        sections of a config, and a model's parameters
   write_weights('mine/', config, params, ...)   the other way
 
-`python -m experiments.convert` does both: --read makes a run of weights, --write weights of a run.
+`python -m experiments.convert` does both: --read turns weights into a run, --write a run into
+weights.
 """
 
 import json
@@ -21,7 +22,7 @@ import numpy as np
 import safetensors.numpy
 
 from autoregressive.heads.categorical import Categorical
-from autoregressive.interop.layouts import KINDS
+from autoregressive.interop.layouts import LAYOUTS
 from autoregressive.model import Model
 from autoregressive.networks.transformer import Transformer
 from common.config import ConfigError, as_tuple, pick, settings_of
@@ -35,9 +36,9 @@ class Published(NamedTuple):
   """A published model.
 
   Attributes:
-    kind: a key of layouts.KINDS.
-    network: settings of the Transformer, its length among them.
-    tied: whether embeddings double as the last projection.
+    kind: a key of layouts.LAYOUTS.
+    network: settings of the Transformer, including its length.
+    tied: whether the output projection is the embedding table.
     vocabulary: number of tokens.
     params: parameters of `model()`.
   """
@@ -49,7 +50,7 @@ class Published(NamedTuple):
   params: Any
 
   def model(self) -> Model:
-    """The model. It has no start token: these were trained on windows of text."""
+    """The model. It has no start token: published models were trained on windows of text."""
     network = Transformer(**self.network)
     head = Categorical(1, self.vocabulary)
     return Model(network, head, 1, self.vocabulary, tied=self.tied, start='none')
@@ -62,26 +63,30 @@ def read_weights(
 
   Args:
     folder: what `transformers` calls a pretrained model.
-    context: inputs that the model shall take; None: as many as it was trained on. A table of
-      learned positions is cut to so many.
+    context: longest input of the model; None: as it was trained. A table of learned positions is
+      cut to this length.
 
   Returns:
     Sections of a config (configs/autoregressive/base.py): 'ordering', 'network', 'head', 'model';
-      and 'vocabulary', 'context'. The network's length is not among the settings: data has it.
-    Parameters of the model that `method.build_model` makes of them.
+      and 'vocabulary', 'context'. The network's length is not a setting: it comes from the data.
+    Parameters of the model that `method.build_model` builds from them.
 
   Raises:
-    ConfigError: as `read`; for a context longer than the positions that were learned.
+    ConfigError: as `read`; for a context longer than the learned positions.
   """
   published = read(folder)
   network = Transformer(**published.network)
   context, params = context or network.length, published.params
   if network.max_length is not None:
     if context > network.max_length:
-      raise ConfigError(f'{folder} has learned {network.max_length} positions, not {context}')
+      raise ConfigError(
+        f'{folder} has learned {network.max_length} positions, too few for a context of {context}; '
+        'choose a shorter one'
+      )
+    # Positions count from 0, so a shorter context keeps the first rows.
     table = params['network']['position_embed']['embedding'][:context]
     params = params | {'network': params['network'] | {'position_embed': {'embedding': table}}}
-  settings = {name: getattr(network, name) for name in settings_of(Transformer) - {'length'}}
+  settings = {name: vars(network)[name] for name in settings_of(Transformer) - {'length'}}
   config = dict(
     ordering={'name': 'tokens'},
     network={'name': 'transformer'} | settings,
@@ -107,27 +112,30 @@ def write_weights(
     folder: to write into.
     config: with the sections 'network', 'head' and 'model'.
     params: of the model.
-    vocabulary: tokens; a padding of the tables is left out.
-    context: inputs that the network takes.
-    shard_bytes: size of a file, where tensors allow.
+    vocabulary: number of tokens; the padding of the tables is left out.
+    context: longest input of the network.
+    shard_bytes: largest size of a file, unless a single tensor is larger.
 
   Raises:
-    ConfigError: where the model has what neither kind knows; the first such setting is named.
+    ConfigError: if the model has a setting that neither kind knows; the first one is named.
   """
-  wrong = {
+  required = {
     'network.name': (config['network']['name'], 'transformer'),
     'head.name': (config['head']['name'], 'categorical'),
     'model.logit_cap': (config['model']['logit_cap'], 0),
   }
-  for name, (value, right) in wrong.items():
+  for name, (value, right) in required.items():
     if value != right:
-      raise ConfigError(f'published weights have {name}={right!r}, not {value!r}')
-  if 'begin' in params:
-    raise ConfigError("published weights have no start of their own: model.start='none', 'token'")
+      raise ConfigError(f'published weights need {name}={right!r}, got {value!r}')
+  if 'start_embed' in params:
+    raise ConfigError(
+      "published weights have no start embedding: train with model.start='none' or 'token'"
+    )
   network = {k: as_tuple(v) for k, v in config['network'].items() if k != 'name'}
-  rows = {'table': {'embedding': params['table']['embedding'][:vocabulary]}}
+  # Rows beyond the vocabulary only pad the tables for the hardware (head.pad_to).
+  rows = {'token_embed': {'embedding': params['token_embed']['embedding'][:vocabulary]}}
   if not config['model']['tied']:
-    rows['out'] = {'kernel': params['out']['kernel'][:, :vocabulary]}
+    rows['output_proj'] = {'kernel': params['output_proj']['kernel'][:, :vocabulary]}
   kind = 'llama' if network['positions'] == 'rotary' else 'gpt2'
   network |= {'length': context}
   made = Published(kind, network, config['model']['tied'], vocabulary, dict(params) | rows)
@@ -139,35 +147,36 @@ def read(folder: str | pathlib.Path) -> Published:
 
   Raises:
     ConfigError: for a folder without weights, another kind of model, or tensors that are missing,
-      unknown or of another shape than config.json says; the first of them is named.
+      unknown or not of the shape that config.json implies; the first of them is named.
   """
   folder = pathlib.Path(folder)
   if not (folder / 'config.json').exists():
-    raise ConfigError(f'{folder} has no config.json: it holds no published weights')
+    raise ConfigError(f'{folder} holds no published weights: it has no config.json')
   config = json.loads((folder / 'config.json').read_text())
   name = config.get('model_type')
-  kind = pick(KINDS, name, f'model_type in {folder / "config.json"}:')
-  network, tied, vocabulary = kind.from_config(config)
+  layout = pick(LAYOUTS, name, f'model_type in {folder / "config.json"}:')
+  network, tied, vocabulary = layout.from_config(config)
   published = Published(name, network, tied, vocabulary, None)
-  tensors = {kind.rename(key): value for key, value in _load(folder).items()}
-  _compare(tensors, _expected(published), folder, kind.ignored)
+  tensors = {layout.rename(key): value for key, value in _load(folder).items()}
+  # Before any parameter is made, so that a wrong folder fails by name and not by shape.
+  _compare(tensors, _expected(published), folder, layout.ignored)
   return published._replace(params=_import(published, tensors))
 
 
 def write(published: Published, folder: str | pathlib.Path, shard_bytes: int = 5 * 10**9) -> None:
-  """Writes a folder of published weights, in files of at most `shard_bytes` where tensors allow.
+  """Writes a folder of published weights, in files of at most `shard_bytes` if tensors allow.
 
   Raises:
-    ConfigError: where the network has settings that this kind of model does not know.
+    ConfigError: if the network has settings that this kind of model does not know.
   """
-  kind = pick(KINDS, published.kind, 'kind of published weights')
+  layout = pick(LAYOUTS, published.kind, 'kind of published weights')
   network = Transformer(**published.network)
-  for setting, value in kind.fixed.items():
-    if getattr(network, setting) != value:
+  for setting, value in layout.fixed.items():
+    if vars(network)[setting] != value:
       raise ConfigError(
-        f'{published.kind} has network.{setting}={value!r}, not {getattr(network, setting)!r}'
+        f'{published.kind} needs network.{setting}={value!r}, got {vars(network)[setting]!r}'
       )
-  config = kind.to_config(network) | dict(
+  config = layout.to_config(network) | dict(
     model_type=published.kind,
     vocab_size=published.vocabulary,
     tie_word_embeddings=published.tied,
@@ -177,37 +186,38 @@ def write(published: Published, folder: str | pathlib.Path, shard_bytes: int = 5
   tensors = {k: np.ascontiguousarray(v) for k, v in _export(published).items()}
   written = _save(tensors, folder, shard_bytes)
   atomic_write(folder / 'config.json', json.dumps(config, indent=2) + '\n')
+  # After the new files are complete, so that an interruption leaves a readable folder.
   for path in {*folder.glob('model*.safetensors'), folder / INDEX} - written:
-    path.unlink(missing_ok=True)  # of weights that were there before
+    path.unlink(missing_ok=True)  # left over from other weights
 
 
 def _export(published: Published) -> Tensors:
   """All tensors under their public names."""
-  kind, network = KINDS[published.kind], Transformer(**published.network)
+  layout, network = LAYOUTS[published.kind], Transformer(**published.network)
   params = dict(published.params)
   _, flat = network.unroll(params['network'])
-  table = params['table']['embedding']
-  tensors = {kind.names['embedding']: table} | kind.outer(flat)
+  table = params['token_embed']['embedding']
+  tensors = {layout.names['embedding']: table} | layout.outer(flat)
   for i in range(network.layers):
-    layer = kind.export(flat[f'block_{i}'], network)
-    tensors |= {f'{kind.names["block"]}.{i}.{name}': value for name, value in layer.items()}
+    layer = layout.export(flat[f'block_{i}'], network)
+    tensors |= {f'{layout.names["block"]}.{i}.{name}': value for name, value in layer.items()}
   if not published.tied:
-    tensors['lm_head.weight'] = params['out']['kernel'].T
+    tensors['lm_head.weight'] = params['output_proj']['kernel'].T  # theirs is [out, in]
   return tensors
 
 
 def _import(published: Published, tensors: Tensors):
-  """Parameters from tensors whose names and shapes are right."""
-  kind, network = KINDS[published.kind], Transformer(**published.network)
+  """Parameters from tensors whose names and shapes have been checked."""
+  layout, network = LAYOUTS[published.kind], Transformer(**published.network)
   tensors = {name: jnp.asarray(value, jnp.float32) for name, value in tensors.items()}
-  flat = kind.inner(tensors)
+  flat = layout.inner(tensors)
   for i in range(network.layers):
-    start = f'{kind.names["block"]}.{i}.'
+    start = f'{layout.names["block"]}.{i}.'
     layer = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
-    flat[f'block_{i}'] = kind.restore(layer, network)
-  params = {'network': flat, 'table': {'embedding': tensors[kind.names['embedding']]}}
+    flat[f'block_{i}'] = layout.restore(layer, network)
+  params = {'network': flat, 'token_embed': {'embedding': tensors[layout.names['embedding']]}}
   if not published.tied:
-    params['out'] = {'kernel': tensors['lm_head.weight'].T}
+    params['output_proj'] = {'kernel': tensors['lm_head.weight'].T}
   return params
 
 
@@ -215,21 +225,23 @@ def _expected(published: Published) -> dict[str, tuple[int, ...]]:
   """Shapes of all tensors, by their public names."""
   tokens = jax.ShapeDtypeStruct((1, 2, 1), jnp.int32)
   params = jax.eval_shape(published.model().init, jax.random.key(0), tokens)['params']
+  # Shapes only: no weights are allocated for the comparison.
   shapes = jax.eval_shape(lambda p: _export(published._replace(params=p)), params)
   return {name: x.shape for name, x in shapes.items()}
 
 
 def _compare(tensors: Tensors, expected: Mapping[str, tuple], folder, ignored) -> None:
+  """Raises ConfigError for a tensor that is missing, unexpected or of another shape."""
   for name, shape in expected.items():
     if name not in tensors:
       raise ConfigError(f'{folder} has no tensor {name!r}, of shape {shape}')
     if tensors[name].shape != shape:
       raise ConfigError(
-        f'{folder}: tensor {name!r} has shape {tensors[name].shape}; config.json means {shape}'
+        f'{folder}: tensor {name!r} has shape {tensors[name].shape}; config.json implies {shape}'
       )
   for name in tensors:
     if name not in expected and not name.endswith(ignored):
-      raise ConfigError(f'{folder} has a tensor {name!r} that config.json leaves no place for')
+      raise ConfigError(f'{folder} has a tensor {name!r} that no part of the model uses')
 
 
 def _load(folder: pathlib.Path) -> dict[str, np.ndarray]:
@@ -245,7 +257,7 @@ def _load(folder: pathlib.Path) -> dict[str, np.ndarray]:
     try:
       tensors |= safetensors.numpy.load_file(folder / file)
     except safetensors.SafetensorError as error:
-      raise ConfigError(f'{folder / file} is no whole safetensors file: {error}') from error
+      raise ConfigError(f'{folder / file} is not a complete safetensors file: {error}') from error
   return tensors
 
 
@@ -255,6 +267,7 @@ def _save(
   """One file, or several with an index; returns their paths."""
   shards, size = [{}], 0
   for name, value in tensors.items():
+    # A tensor is never split: a larger one gets a file of its own.
     if size and size + value.nbytes > shard_bytes:
       shards.append({})
       size = 0

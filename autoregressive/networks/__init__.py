@@ -26,5 +26,5 @@ NETWORKS: Mapping[str, Callable[..., CausalNetwork]] = {
 
 def build_network(settings: Mapping, ordering, length: int) -> CausalNetwork:
   """The network that a config's `network` section names, for `length` inputs of an ordering."""
-  given = {'length': length, 'grid': getattr(ordering, 'grid', None)}
+  given = {'length': length, 'grid': ordering.grid}
   return component(NETWORKS, settings, 'network', **given)

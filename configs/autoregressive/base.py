@@ -25,7 +25,7 @@ def get_base() -> ConfigDict:
         ),
         objective=dict(),  # Objective, autoregressive/objectives.py
         finetune=dict(),  # Finetune, autoregressive/finetuning.py
-        sampling=dict(),  # Options, autoregressive/decoding/transforms.py
+        sampling=dict(),  # DecodingSettings, autoregressive/decoding/settings.py
       )
     )
   )

@@ -37,7 +37,7 @@ VARIANTS = {
     data=dict(name='shakespeare'), optimizer=dict(learning_rate=1e-3), train=dict(steps='2000')
   ),
   'full': PYTHON,
-  'frozen': merge(PYTHON, dict(optimizer=dict(frozen='^(table|network/position)/'))),
+  'frozen': merge(PYTHON, dict(optimizer=dict(frozen='^(token_embed|network/position_embed)/'))),
   'lora': merge(
     PYTHON,
     dict(optimizer=dict(learning_rate=3e-3, frozen='^base/'), finetune=dict(lora_rank=8)),

@@ -20,7 +20,7 @@ class CharacterGPT(torch.nn.Module):
     network = params['network']
     self.layers = sum(name.startswith('block_') for name in network)
     flat = {
-      'table': params['table']['embedding'],
+      'table': params['token_embed']['embedding'],
       'position': network['position_embed']['embedding'],
     }
     flat['final_norm'] = network['final_norm']['scale']

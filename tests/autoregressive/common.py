@@ -1,4 +1,4 @@
-"""What the tests of this family share: small data, small models."""
+"""Shared by the tests of this family: small data, small models."""
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,8 @@ DIGITS = DataSpec('digits', 'image', (8, 8, 1), 17, 10)
 
 
 def small_config(**overrides):
-  """The base config at a size for tests; double underscores stand for dots, a dict replaces all
-  of a section."""
+  """The base config at a size for tests; double underscores stand for dots, a dict replaces a
+  whole section."""
   config = ConfigDict(defaults('autoregressive'))
   config.network.update(width=32, layers=2, heads=4)
   sections = {k: v for k, v in overrides.items() if isinstance(v, dict)}
@@ -58,6 +58,6 @@ def outputs_of(model, params, emissions, label=None):
 
 
 def chi_square(counts, expected) -> float:
-  """The p-value of counts against what was expected of each, scaled to as many in float64."""
+  """The p-value of counts against expected counts, which are scaled to the same sum in float64."""
   counts, expected = np.asarray(counts), np.asarray(expected, np.float64)
   return stats.chisquare(counts, expected * (counts.sum() / expected.sum())).pvalue

@@ -1,4 +1,4 @@
-"""What the tests of forecasts share: small windows of time series, small models of them."""
+"""Shared by the tests of forecasts: small windows of time series, small models of them."""
 
 import jax
 import jax.numpy as jnp
@@ -39,8 +39,8 @@ def series_model(spec=SPEC, scale=0.3, **settings):
   """(ordering, model, perturbed parameters)."""
   ordering, model = build_model(series_config(**settings), spec)
   x = windows(1)['x']
-  known = ordering.known(x)
-  params = jax.jit(model.init)(jax.random.key(0), ordering.encode(x), known=known)['params']
+  emissions, covariates = ordering.encode(x), ordering.covariates(x)
+  params = jax.jit(model.init)(jax.random.key(0), emissions, covariates=covariates)['params']
   return ordering, model, perturbed(params, scale)
 
 
@@ -52,7 +52,7 @@ def series_method(spec=SPEC, **settings):
 
 
 def loss_context(params, size, training=True):
-  """What a loss of a batch of this size is told."""
+  """The context of a loss of a batch of this size."""
   return Context(jnp.int32(0), params, training, jnp.arange(size), size)
 
 

@@ -1,4 +1,4 @@
-"""Fine-tuning: what is taken over, what stays, what LoRA adds."""
+"""Fine-tuning: which parameters are copied, which stay fixed, and what LoRA adds."""
 
 import json
 
@@ -9,7 +9,14 @@ import optax
 import pytest
 
 from autoregressive import finetuning
-from autoregressive.finetuning import Finetune, adopt, begin, build_finetune, init_lora, merge
+from autoregressive.finetuning import (
+  Finetune,
+  adopt,
+  build_finetune,
+  init_lora,
+  initial_params,
+  merge,
+)
 from autoregressive.interop import weights
 from autoregressive.method import build
 from common.checkpoints.checkpoints import Checkpoints
@@ -60,10 +67,12 @@ def test_lora_begins_at_the_base_and_merging_changes_nothing(plain, lora):
   )
   np.testing.assert_allclose(after - before, 4.0 / 2 * a @ b, atol=1e-5)
   assert np.linalg.matrix_rank(after - before, tol=1e-4) == 2
-  np.testing.assert_array_equal(merged['table']['embedding'], plain[1]['table']['embedding'])
+  np.testing.assert_array_equal(
+    merged['token_embed']['embedding'], plain[1]['token_embed']['embedding']
+  )
 
 
-def test_training_moves_the_updates_alone_even_with_weight_decay(lora):
+def test_training_changes_only_the_updates_even_with_weight_decay(lora):
   config, made, params = lora
   settings = config['optimizer'] | dict(weight_decay=0.5, learning_rate=0.1, warmup='0')
   optimizer = optimizers.make_optimizer(settings, optax.constant_schedule(0.1))
@@ -89,25 +98,25 @@ def test_updates_of_stacked_layers_are_by_layer():
   assert changed.tolist() == [False, True, False]
 
 
-def test_adopting_takes_all_but_what_is_fresh(plain):
+def test_adopting_copies_all_parameters_that_are_not_fresh(plain):
   _, params = plain
   fresh = jax.tree.map(jnp.zeros_like, params)
   taken = adopt(fresh, params)
   jax.tree.map(np.testing.assert_array_equal, taken, params)
-  taken = adopt(fresh, params, fresh='^out/')
-  assert not taken['out']['kernel'].any() and taken['table']['embedding'].any()
+  taken = adopt(fresh, params, fresh='^output_proj/')
+  assert not taken['output_proj']['kernel'].any() and taken['token_embed']['embedding'].any()
 
 
-def test_what_does_not_fit_is_named(plain):
+def test_parameters_that_do_not_fit_are_named(plain):
   _, params = plain
-  other = params | {'out': {'kernel': jnp.zeros((16, 7))}}
+  other = params | {'output_proj': {'kernel': jnp.zeros((16, 7))}}
   with pytest.raises(
-    ConfigError, match=r'out/kernel is \(16, 7\) in the source and \(16, 9\) here'
+    ConfigError, match=r'output_proj/kernel is \(16, 7\) in the source and \(16, 9\) here'
   ):
     adopt(params, other)
-  assert adopt(params, other, fresh='^out/')['out']['kernel'].shape == (16, 9)
-  with pytest.raises(ConfigError, match=r'the source has no out/kernel, here \(16, 9\)'):
-    adopt(params, {k: v for k, v in params.items() if k != 'out'})
+  assert adopt(params, other, fresh='^output_proj/')['output_proj']['kernel'].shape == (16, 9)
+  with pytest.raises(ConfigError, match=r'the source has no output_proj/kernel, here \(16, 9\)'):
+    adopt(params, {k: v for k, v in params.items() if k != 'output_proj'})
   with pytest.raises(ConfigError, match=r"finetune\.fresh='tail' matches no parameter"):
     adopt(params, params, fresh='tail')
 
@@ -123,56 +132,58 @@ def run_folder(folder, config, params, tokenizer=LETTERS):
   return folder
 
 
-def test_a_run_begins_with_the_average_of_another(tmp_path, plain, lora):
+def test_a_run_starts_with_the_average_of_another(tmp_path, plain, lora):
   made, params = plain
   zeros = jax.tree.map(jnp.zeros_like, params)
   vocabulary = tokenizers.to_json(LETTERS)
   first = run_folder(tmp_path / 'first', text_config(network__layers=1), params)
-  begun = begin(zeros, Finetune(source=str(first)), vocabulary)
-  jax.tree.map(np.testing.assert_array_equal, begun, params)
+  started = initial_params(zeros, Finetune(source=str(first)), vocabulary)
+  jax.tree.map(np.testing.assert_array_equal, started, params)
   config, lora_made, lora_params = lora
   finetune = Finetune(source=str(first), step='5', lora_rank=2)
-  begun = begin(lora_params | {'base': zeros}, finetune, vocabulary)
-  jax.tree.map(np.testing.assert_array_equal, begun['base'], params)
-  # A run of LoRA is merged when another begins with it.
+  started = initial_params(lora_params | {'base': zeros}, finetune, vocabulary)
+  jax.tree.map(np.testing.assert_array_equal, started['base'], params)
+  # A run of LoRA is merged when another starts with it.
   moved = lora_params | {'lora': perturbed(lora_params['lora'])}
   second = run_folder(tmp_path / 'second', config, moved)
-  begun = begin(zeros, Finetune(source=str(second)), vocabulary)
-  np.testing.assert_allclose(nats(made, begun), nats(lora_made, moved), rtol=1e-6)
+  started = initial_params(zeros, Finetune(source=str(second)), vocabulary)
+  np.testing.assert_allclose(nats(made, started), nats(lora_made, moved), rtol=1e-6)
 
 
-def test_sources_that_cannot_be_are_refused(tmp_path, plain):
+def test_invalid_sources_are_refused(tmp_path, plain):
   _, params = plain
   first = run_folder(tmp_path / 'first', text_config(network__layers=1), params)
   other = tokenizers.to_json(tokenizers.Characters('\0hijklmn\n'))
   with pytest.raises(ConfigError, match='another vocabulary'):
-    begin(params, Finetune(source=str(first)), other)
-  assert begin(params, Finetune(source=str(first), fresh='^(table|out)/'), other)
+    initial_params(params, Finetune(source=str(first)), other)
+  assert initial_params(
+    params, Finetune(source=str(first), fresh='^(token_embed|output_proj)/'), other
+  )
   with pytest.raises(ConfigError, match='holds no published weights'):
-    begin(params, Finetune(source=str(tmp_path)))
+    initial_params(params, Finetune(source=str(tmp_path)))
   with pytest.raises(Exception, match='no checkpoint 9'):
-    begin(params, Finetune(source=str(first), step='9'))
-  assert begin(params, Finetune()) is params
+    initial_params(params, Finetune(source=str(first), step='9'))
+  assert initial_params(params, Finetune()) is params
 
 
 def test_published_weights_are_a_source(tmp_path, monkeypatch, plain):
   _, params = plain
   published = weights.Published('gpt2', {}, False, 9, params)
   monkeypatch.setattr(finetuning.weights, 'read', lambda folder: published)
-  begun = begin(jax.tree.map(jnp.zeros_like, params), Finetune(source=str(tmp_path)))
-  jax.tree.map(np.testing.assert_array_equal, begun, params)
+  started = initial_params(jax.tree.map(jnp.zeros_like, params), Finetune(source=str(tmp_path)))
+  jax.tree.map(np.testing.assert_array_equal, started, params)
 
 
 @pytest.mark.parametrize(
   ('finetune', 'message'),
   [
-    (dict(lora_rank=-1), 'finetune.lora_rank=-1 must be 0'),
-    (dict(lora_alpha=0.0), 'finetune.lora_alpha=0.0 above 0'),
+    (dict(lora_rank=-1), 'finetune.lora_rank must be at least 0 .*, got -1'),
+    (dict(lora_alpha=0.0), 'finetune.lora_alpha must be above 0, got 0.0'),
     (dict(rank=2), 'unknown setting finetune.rank'),
     (dict(lora_rank=2), r"set optimizer.frozen='\^base/'"),
   ],
 )
-def test_settings_that_cannot_be_are_refused(finetune, message):
+def test_invalid_settings_are_refused(finetune, message):
   with pytest.raises(ConfigError, match=message) as error:
     build_finetune({'finetune': finetune, 'optimizer': {'frozen': ''}})
   assert '\n' not in str(error.value)

@@ -1,4 +1,4 @@
-"""Frames of several voices: what sees what, what is given, what is drawn."""
+"""Frames of several voices: causality, given frames, likelihood and samples."""
 
 import functools
 
@@ -93,7 +93,7 @@ def test_likelihood_is_of_all_frames_but_the_first(voices):
 
 
 @pytest.mark.parametrize('voices', CHOICES)
-def test_a_beginning_is_completed_and_cached_equals_uncached(voices):
+def test_a_given_beginning_is_completed_and_cached_equals_uncached(voices):
   ordering, model, made, params = written(voices)
   past = np.asarray(pieces(2, frames=3, seed=1))
   samples = made.sample(params, jax.random.key(0), Request(2, past=past))
@@ -109,7 +109,7 @@ def test_a_beginning_is_completed_and_cached_equals_uncached(voices):
 
 
 def test_a_longer_piece_slides_by_whole_frames():
-  """Half of six frames are three; each place in a window holds the voice it held in training."""
+  """Half of six frames are three; a place in a window holds the same voice as in training."""
   ordering, model, made, params = written('apart')
   past, frames = np.asarray(pieces(2, frames=2, seed=1)), 14
   options = {'length': frames, 'slide': True}
@@ -135,7 +135,7 @@ def test_the_first_frame_must_be_given_whole():
   mask = np.zeros((FRAMES, VOICES), bool)
   mask[0, :2] = True
   request = Request(2, past=np.asarray(pieces(2)), mask=mask)
-  with pytest.raises(ConfigError, match='needs a past of 3 or more; sample 0 has 2') as error:
+  with pytest.raises(ConfigError, match='needs a past of at least 3; sample 0 has 2') as error:
     made.sample(params, jax.random.key(0), request)
   assert '\n' not in str(error.value)
   mask[0] = mask[1, 0] = True  # and one voice of the second
@@ -147,8 +147,12 @@ def test_the_first_frame_must_be_given_whole():
   'settings, spec, message',
   [
     (dict(voices='mixed'), MUSIC, "ordering.voices='mixed'; known: 'apart', 'together'"),
-    ({}, DIGITS, "ordering 'frames' is of music; 'digits' is not"),
-    (dict(name='patches'), MUSIC, "ordering 'patches' is of images; 'tune' is not"),
+    ({}, DIGITS, "ordering 'frames' is for data of domain 'music'; 'digits' is of 'image'"),
+    (
+      dict(name='patches'),
+      MUSIC,
+      "ordering 'patches' is for data of domain 'image'; 'tune' is of 'music'",
+    ),
   ],
 )
 def test_refuses(settings, spec, message):

@@ -1,4 +1,4 @@
-"""The family behind the `Method` protocol."""
+"""The family behind the `Method` interface."""
 
 import math
 
@@ -16,11 +16,11 @@ from tests.autoregressive.common import DIGITS, images, perturbed, small_config
 
 
 def built(spec=DIGITS, num=8, **overrides):
-  """(method, a batch, parameters); the likelihood is jitted."""
+  """(method, a batch, parameters)."""
   made = build(small_config(**overrides), spec)
   batch = images(num, spec)
   params, _ = jax.jit(made.init)(jax.random.key(0), batch)
-  return made._replace(nll=jax.jit(made.nll)), batch, params
+  return made, batch, params
 
 
 def loss_of(made, params, batch, key=1, start=0, training=True):
@@ -47,7 +47,7 @@ def test_loss_at_the_start_is_that_of_a_uniform_guess():
 def test_likelihood_is_the_mean_loss_of_the_example(size):
   made, batch, params = built(ordering__size=size)
   params = perturbed(params)
-  likelihood = made.nll(params, batch, jax.random.key(0))
+  likelihood = jax.jit(made.nll)(params, batch, jax.random.key(0))
   loss, aux = loss_of(made, params, batch, training=False)
   assert float(likelihood.nats.mean()) / 64 == pytest.approx(float(loss), rel=1e-5)
   assert float(aux.count) == 8 * 64
@@ -74,7 +74,9 @@ def test_likelihood_is_the_sum_of_conditionals_with_the_cache(size):
   for i in range(ordering.length):
     log_prob, cache, inputs = step(inputs, cache, emissions[:, i])
     total += log_prob
-  np.testing.assert_allclose(made.nll(params, batch, jax.random.key(0)).nats, -total, rtol=1e-5)
+  np.testing.assert_allclose(
+    jax.jit(made.nll)(params, batch, jax.random.key(0)).nats, -total, rtol=1e-5
+  )
 
 
 def test_probabilities_of_all_data_sum_to_one():
@@ -82,13 +84,13 @@ def test_probabilities_of_all_data_sum_to_one():
   made, _, params = built(spec, num=2)
   every = jnp.stack(jnp.meshgrid(*[jnp.arange(3)] * 4), -1).reshape(-1, 2, 2, 1)
   batch = {'x': every.astype(jnp.uint8), 'label': jnp.ones(81, jnp.int32)}
-  nats = made.nll(perturbed(params), batch, jax.random.key(0)).nats
+  nats = jax.jit(made.nll)(perturbed(params), batch, jax.random.key(0)).nats
   assert float(jnp.exp(-nats).sum()) == pytest.approx(1, rel=1e-5)
 
 
 @pytest.mark.parametrize('size', [1, 2])
 def test_loss_is_causal_by_gradient(size):
-  """The loss of emission t depends on the embeddings of what comes before t, and on no other."""
+  """The loss of emission t depends on the embeddings of the emissions before t, and on no other."""
   config = small_config(ordering__size=size)
   ordering, net = method.build_model(config, DIGITS)
   batch = images(2)
@@ -135,7 +137,7 @@ def test_classes_are_dropped_by_example_however_the_batch_is_split():
   assert abs(loss(0, 8) - evaluated) > 1e-4
 
 
-def test_dropout_is_in_training_alone():
+def test_dropout_acts_only_in_training():
   made, batch, params = built(network__dropout=0.3)
   params = perturbed(params)
 
@@ -182,8 +184,8 @@ def test_samples():
     (dict(beams=2, length_penalty=0.0), dict(beams=2, length_penalty=2.0)),
   ],
 )
-def test_numbers_of_the_options_do_not_recompile(one, other, caplog):
-  """Nothing at all is compiled for other numbers, another key, another beginning."""
+def test_values_of_the_settings_do_not_recompile(one, other, caplog):
+  """Nothing is compiled for other values, another key or another prompt."""
   spec = DataSpec('small', 'image', (4, 4, 1), 17, 10)
   made, batch, params = built(spec, num=4, model__class_dropout=0.1)
   mask = np.zeros((4, 4, 1), bool)
@@ -236,7 +238,7 @@ def test_sampling_refuses(options, message):
   'overrides, message',
   [
     (dict(ordering__size=3), 'ordering.size=3 does not divide images of 8 x 8'),
-    (dict(model__class_dropout=1.0), 'model.class_dropout=1.0'),
+    (dict(model__class_dropout=1.0), r'model.class_dropout must be in \[0, 1\), got 1.0'),
     (dict(model__start='token'), "model.start='token' carries no class"),
     (dict(model__start='first'), "unknown model.start 'first'"),
     (dict(network__name='transfomer'), "did you mean 'transformer'"),

@@ -1,4 +1,4 @@
-"""Training aids against their formulas, on windows of text."""
+"""Additions to the loss against their formulas, on windows of text."""
 
 import dataclasses
 
@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from autoregressive.heads.categorical import Categorical
+from autoregressive.heads.numbers import Gaussian
 from autoregressive.method import build, build_model
 from autoregressive.objectives import Objective, build_objective, document_numbers
 from common.config import ConfigError
@@ -51,21 +52,21 @@ def test_z_loss_and_label_smoothing_by_their_formulas(params, outputs):
   smoothed = 0.9 * one_hot + 0.1 / 9
   plain = -(one_hot * log_p).sum(-1).mean()
   expected = -(smoothed * log_p).sum(-1).mean() + 0.01 * (log_z**2).mean()
-  aids = dict(objective__z_loss=0.01, objective__label_smoothing=0.1)
-  loss, aux = loss_of(params, **aids)
+  regularizers = dict(objective__z_loss=0.01, objective__label_smoothing=0.1)
+  loss, aux = loss_of(params, **regularizers)
   assert float(loss) == pytest.approx(expected, rel=1e-5)
   assert float(aux.metrics['loss']) == pytest.approx(plain, rel=1e-5)
   assert abs(expected - plain) > 0.01
-  evaluated, _ = loss_of(params, training=False, **aids)
+  evaluated, _ = loss_of(params, training=False, **regularizers)
   assert float(evaluated) == pytest.approx(plain, rel=1e-5)
 
 
 def test_a_single_position_of_each_example_counts_and_all_are_equally_likely(params, outputs):
   head, out, targets = outputs
   nats = -np.asarray(head.log_prob(out, targets))
-  chosen = Objective(positions='one').chosen
+  position_weights = Objective(positions='one').position_weights
   keys = jax.random.split(jax.random.key(0), 6000)
-  picked = np.asarray(chosen(keys, jnp.zeros((6000, 12))))
+  picked = np.asarray(position_weights(keys, jnp.zeros((6000, 12))))
   assert (picked.sum(1) == 1).all()
   assert abs(picked.mean(0) - 1 / 12).max() < 5 * np.sqrt(1 / 12 / 6000)
   loss, aux = loss_of(params, objective__positions='one')
@@ -80,7 +81,7 @@ def test_a_single_position_of_each_example_counts_and_all_are_equally_likely(par
 
 @pytest.mark.parametrize('positions', ['learned', 'rotary'])
 def test_packed_documents_are_as_separate_ones(positions):
-  """[a SEP b SEP c]: each token has the probability that it has in a window of its own."""
+  """[a SEP b SEP c]: each token is as probable as if its document had a window of its own."""
   config = text_config(network__positions=positions, objective__documents=True)
   ordering, model = build_model(config, WINDOWS)
   packed = jnp.array([[1, 2, 3, 4, 0, 5, 6, 7, 0, 8, 1, 2, 3]])
@@ -116,8 +117,8 @@ def test_a_start_token_belongs_to_the_first_document():
 @pytest.mark.parametrize(
   ('settings', 'spec', 'message'),
   [
-    (dict(z_loss=-1.0), WINDOWS, 'objective.z_loss=-1.0 must be 0'),
-    (dict(label_smoothing=1.0), WINDOWS, r'objective.label_smoothing=1.0 must be in \[0, 1\)'),
+    (dict(z_loss=-1.0), WINDOWS, 'objective.z_loss must be at least 0 .*, got -1.0'),
+    (dict(label_smoothing=1.0), WINDOWS, r'objective.label_smoothing must be in \[0, 1\), got 1.0'),
     (dict(positions='two'), WINDOWS, "unknown objective.positions 'two'; known: all, one"),
     (dict(zloss=0.1), WINDOWS, 'unknown setting objective.zloss'),
     (dict(documents=True), DIGITS, 'digits has no token that separates documents'),
@@ -128,13 +129,12 @@ def test_a_start_token_belongs_to_the_first_document():
     ),
   ],
 )
-def test_settings_that_cannot_be_are_refused(settings, spec, message):
+def test_invalid_settings_are_refused(settings, spec, message):
   with pytest.raises(ConfigError, match=message) as error:
     build_objective(settings, Categorical(1, 9), spec)
   assert '\n' not in str(error.value)
 
 
-def test_aids_need_logits():
-  numbers = type('Numbers', (), {'discrete': False})
+def test_regularizers_need_logits():
   with pytest.raises(ConfigError, match='need a head with logits'):
-    build_objective(dict(z_loss=0.1), numbers, WINDOWS)
+    build_objective(dict(z_loss=0.1), Gaussian(1), WINDOWS)

@@ -1,12 +1,25 @@
+"""Orderings: round trips, the order of emissions, and refusals."""
+
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from autoregressive.orderings import build_ordering
+from autoregressive.orderings import ORDERINGS, Ordering, build_ordering
 from common.config import ConfigError
 from common.data.spec import DataSpec
 from tests.autoregressive.common import images
 
 COLOUR = DataSpec('colour', 'image', (4, 6, 3), 256)
+
+
+def test_every_ordering_has_the_members_of_the_base_class():
+  assert all(issubclass(kind, Ordering) for kind in ORDERINGS.values())
+  domains = {name: kind.domain for name, kind in ORDERINGS.items()}
+  assert domains == dict(patches='image', tokens='text', frames='music', windows='series')
+  tokens = build_ordering({'name': 'tokens'}, DataSpec('text', 'text', (5,), 7))
+  assert tokens.covariates(jnp.zeros((1, 5), jnp.int32)) is None and tokens.grid is None
+  assert (tokens.features, tokens.given, tokens.period) == (0, 0, 1)
+  assert not tokens.counts and not tokens.needs_past
 
 
 @pytest.mark.parametrize('size', [1, 2])

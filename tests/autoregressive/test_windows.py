@@ -1,4 +1,4 @@
-"""Forecasts of time series: causality, the cache, scales, and what is learned from a wave."""
+"""Forecasts of time series: causality, the cache, scales, and learning a wave."""
 
 import dataclasses
 
@@ -9,7 +9,9 @@ import optax
 import pytest
 from scipy import stats
 
-from autoregressive.decoding.generate import Runner, generate
+from autoregressive.decoding.generate import generate
+from autoregressive.decoding.prompts import Limits, Prompt
+from autoregressive.decoding.runner import Runner
 from autoregressive.method import build
 from autoregressive.orderings import build_ordering
 from common.config import ConfigError
@@ -34,21 +36,21 @@ LENGTH = CONTEXT + HORIZON
 
 
 def settings_of(network):
-  """Of a small transformer, or of another small network."""
+  """Settings of a small transformer, or of another small network."""
   return {} if network == 'transformer' else dict(network=dict(name=network, width=16, layers=1))
 
 
 def test_round_trip_and_the_scale_of_the_context():
   ordering = build_ordering({'name': 'windows', 'scale_offset': 1.0}, SPEC)
   x = windows(5)['x']
-  known = ordering.known(x)
-  np.testing.assert_array_equal(ordering.decode(ordering.encode(x), known), x)
-  np.testing.assert_allclose(known.scale, 1 + np.abs(x[:, :CONTEXT, 0]).mean(1), rtol=1e-6)
+  covariates = ordering.covariates(x)
+  np.testing.assert_array_equal(ordering.decode(ordering.encode(x), covariates), x)
+  np.testing.assert_allclose(covariates.scale, 1 + np.abs(x[:, :CONTEXT, 0]).mean(1), rtol=1e-6)
   assert (ordering.length, ordering.given, ordering.features, ordering.counts) == (12, 8, 2, True)
-  shorter = ordering.known(x.at[:, 3:, 0].set(np.nan), jnp.array([3, 2, 1, 0, 3]))
+  shorter = ordering.covariates(x.at[:, 3:, 0].set(np.nan), jnp.array([3, 2, 1, 0, 3]))
   expected = [1 + np.abs(x[i, :n, 0]).sum() / max(n, 1) for i, n in enumerate([3, 2, 1, 0, 3])]
   np.testing.assert_allclose(shorter.scale, expected, rtol=1e-6)
-  still = build_ordering({'name': 'windows', 'scale_offset': 0.0}, SPEC).known(0 * x)
+  still = build_ordering({'name': 'windows', 'scale_offset': 0.0}, SPEC).covariates(0 * x)
   np.testing.assert_array_equal(still.scale, 1)
 
 
@@ -57,13 +59,15 @@ def test_forecasts_are_causal_by_gradient(network):
   """A value at j moves no output <= j, a covariate at j none < j; earlier ones move all."""
   ordering, model, params = series_model(**settings_of(network))
   x = windows(1)['x']
-  known = ordering.known(x)
+  covariates = ordering.covariates(x)
 
   def outputs(values, features):
-    beside = known._replace(features=features)
-    return model.apply({'params': params}, values, known=beside)[0].sum(-1)
+    moved = covariates._replace(features=features)
+    return model.apply({'params': params}, values, covariates=moved)[0].sum(-1)
 
-  by_value, by_feature = jax.jit(jax.jacrev(outputs, (0, 1)))(ordering.encode(x), known.features)
+  by_value, by_feature = jax.jit(jax.jacrev(outputs, (0, 1)))(
+    ordering.encode(x), covariates.features
+  )
   seen = np.tril(np.ones((LENGTH, LENGTH), bool))
   by_value, by_feature = np.abs(by_value[:, 0]).sum(-1), np.abs(by_feature[:, 0]).sum(-1)
   assert (by_feature[~seen] == 0).all() and (by_feature[seen] > 0).all()
@@ -71,15 +75,15 @@ def test_forecasts_are_causal_by_gradient(network):
   assert (by_value[~before] == 0).all() and (by_value[before] > 0).all()
 
 
-def test_nothing_of_the_forecast_reaches_what_is_predicted_of_it():
-  """The scale is of the context alone: by the gradient of whole log-probabilities."""
+def test_the_true_future_does_not_reach_its_own_prediction():
+  """The scale is of the context only: by the gradient of whole log-probabilities."""
   ordering, model, params = series_model()
 
   def nats(x):
-    emissions, known = ordering.encode(x), ordering.known(x)
-    outputs = model.apply({'params': params}, emissions, known=known)
+    emissions, covariates = ordering.encode(x), ordering.covariates(x)
+    outputs = model.apply({'params': params}, emissions, covariates=covariates)
     fixed = jax.lax.stop_gradient(emissions)  # the point at which densities are taken
-    return model.head.log_prob(outputs, fixed, known.scale[:, None])[0]
+    return model.head.log_prob(outputs, fixed, covariates.scale[:, None])[0]
 
   influence = np.abs(jax.jit(jax.jacrev(nats))(windows(1)['x'])[:, 0, :, 0])
   later = np.triu(np.ones((LENGTH, LENGTH), bool))
@@ -92,34 +96,33 @@ def test_decoding_step_by_step_is_one_pass(network):
   """Outputs with the cache, covariates and scale equal those without, teacher-forced."""
   ordering, model, params = series_model(**settings_of(network))
   x = windows(3)['x']
-  emissions, known, label = ordering.encode(x), ordering.known(x), jnp.arange(3)
-  whole = jax.jit(model.apply)({'params': params}, emissions, label, known=known)
-  runner = Runner(model, params, known)
-  inputs, cache = runner.begin(emissions[:, :CONTEXT], CONTEXT, label, LENGTH)
+  emissions, covariates, label = ordering.encode(x), ordering.covariates(x), jnp.arange(3)
+  whole = jax.jit(model.apply)({'params': params}, emissions, label, covariates=covariates)
+  runner = Runner(model, params)
+  prompt = Prompt(emissions[:, :CONTEXT], jnp.full(3, CONTEXT), label, covariates)
+  inputs, cache = runner.prefill_prompt(prompt, CONTEXT, LENGTH)
   step = jax.jit(runner.extend)
   for i in range(CONTEXT, LENGTH):
     outputs, cache = step(inputs, cache)
     np.testing.assert_allclose(outputs[:, 0], whole[:, i], rtol=2e-4, atol=2e-5)
-    inputs = runner.embed(emissions[:, i : i + 1], jnp.int32(i))
+    inputs = runner.embed_at(emissions[:, i : i + 1], jnp.int32(i), covariates)
 
 
 @pytest.mark.parametrize('head', ['student_t', 'negative_binomial'])
 def test_log_probabilities_of_draws_are_those_of_one_pass(head):
   ordering, model, params = series_model(head=head)
   x, label = windows(3)['x'], jnp.arange(3)
-  emissions, known = ordering.encode(x), ordering.known(x)
+  emissions, covariates = ordering.encode(x), ordering.covariates(x)
   keys = jax.random.split(jax.random.key(0), 3)
 
   def run(prefix, chunk=0):
-    lengths = jnp.full(3, CONTEXT)
-    settings = dict(numbers={}, prefix=prefix, chunk=chunk, beside=known)
-    return jax.jit(lambda p: generate(model, p, keys, emissions, lengths, label, **settings))(
-      params
-    )
+    prompt = Prompt(emissions, jnp.full(3, CONTEXT), label, covariates)
+    limits = Limits(prefix, chunk)
+    return jax.jit(generate)(Runner(model, params), keys, prompt, {}, limits=limits)
 
   made = run(CONTEXT)
-  outputs = jax.jit(model.apply)({'params': params}, made.emissions, label, known=known)
-  expected = model.head.log_prob(outputs, made.emissions, known.scale[:, None])
+  outputs = jax.jit(model.apply)({'params': params}, made.emissions, label, covariates=covariates)
+  expected = model.head.log_prob(outputs, made.emissions, covariates.scale[:, None])
   np.testing.assert_allclose(
     made.log_prob[:, CONTEXT:], expected[:, CONTEXT:], rtol=1e-3, atol=1e-3
   )
@@ -129,7 +132,7 @@ def test_log_probabilities_of_draws_are_those_of_one_pass(head):
   np.testing.assert_allclose(stepwise.emissions, made.emissions, rtol=1e-3, atol=1e-3)
 
 
-def test_what_is_to_be_forecast_is_not_looked_at():
+def test_forecasts_do_not_depend_on_the_true_future():
   made, batch, params = series_method()
   hidden = batch['x'].at[:, CONTEXT:, 0].set(np.nan)
   ask = lambda x: made.sample(
@@ -142,7 +145,7 @@ def test_what_is_to_be_forecast_is_not_looked_at():
 
 
 @pytest.mark.parametrize('head', ['gaussian', 'student_t', 'quantiles'])
-def test_a_series_that_is_four_times_as_large_has_forecasts_that_are(head):
+def test_forecasts_are_proportional_to_the_series(head):
   made, batch, params = series_method(head=head, offset=0.0)
   large = batch['x'].at[..., 0].multiply(4)
   ask = lambda x: made.sample(
@@ -153,8 +156,8 @@ def test_a_series_that_is_four_times_as_large_has_forecasts_that_are(head):
 
 
 @pytest.mark.parametrize('head', ['gaussian', 'student_t', 'negative_binomial'])
-def test_the_likelihood_is_of_the_horizon_alone_and_follows_the_scale(head):
-  """Nats of the forecast by scipy, from outputs that do not hang on the input."""
+def test_the_likelihood_is_of_the_horizon_only_and_follows_the_scale(head):
+  """Nats of the forecast by scipy, from outputs that do not depend on the input."""
   made, batch, params = series_method(head=head)
   params = jax.tree.map(jnp.zeros_like, params)  # every output is 0
   nats, error, dims, *_ = jax.jit(made.nll)(params, batch, jax.random.key(0))
@@ -205,7 +208,7 @@ def wave(num, seed):
   return {'x': jnp.asarray(x, jnp.float32), 'label': jnp.zeros(num, jnp.int32)}
 
 
-def test_forecasts_of_a_wave_come_near_it():
+def test_forecasts_of_a_wave_are_close_to_it():
   made, _, params = series_method(offset=0.0)
   params = perturbed(jax.tree.map(jnp.zeros_like, params), 0.1)
   optimizer = optax.adam(optax.cosine_decay_schedule(2e-2, 500))
@@ -242,12 +245,12 @@ def test_forecasts_of_a_wave_come_near_it():
     (dict(mask=None), 'a forecast needs a mask'),
     (dict(mask=np.arange(LENGTH)[:, None] < CONTEXT), 'needs its covariates'),
     (dict(mask=MASK[::-1]), 'must be a beginning of the sequence'),
-    (dict(options={'top_p': 0.5}), "it takes 'greedy' alone"),
-    (dict(options={'length': 20}), 'these data have a fixed length'),
+    (dict(options={'top_p': 0.5}), "it takes only 'greedy'"),
+    (dict(options={'length': 20}), 'this data has a fixed length'),
     (dict(options={'beams': 2}), 'beam search needs emissions'),
   ],
 )
-def test_requests_that_are_no_forecasts_are_refused(change, message):
+def test_requests_that_are_not_forecasts_are_refused(change, message):
   made, batch, params = series_method()
   request = Request(6, batch['label'], past=batch['x'], mask=MASK)._replace(**change)
   with pytest.raises(ConfigError, match=message) as error:
@@ -258,13 +261,13 @@ def test_requests_that_are_no_forecasts_are_refused(change, message):
 @pytest.mark.parametrize(
   'spec, settings, message',
   [
-    (DIGITS, {}, "ordering 'windows' is of time series; 'digits' is not"),
-    (SPEC, dict(offset=-1.0), 'ordering.scale_offset=-1.0'),
+    (DIGITS, {}, "ordering 'windows' is for data of domain 'series'; 'digits' is of 'image'"),
+    (SPEC, dict(offset=-1.0), 'ordering.scale_offset must be at least 0, got -1.0'),
     (SPEC, dict(head='categorical'), "'categorical' does not suit emissions that are numbers"),
     (
       dataclasses.replace(SPEC, series=dataclasses.replace(SPEC.series, counts=False)),
       dict(head='negative_binomial'),
-      'is over whole numbers from 0; the data have others',
+      'is over whole numbers from 0; the data has others',
     ),
     (SPEC, dict(model__start='none'), 'carries no class'),
   ],

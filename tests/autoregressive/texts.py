@@ -1,4 +1,4 @@
-"""What the tests on text share: a tiny vocabulary, models over windows of it."""
+"""Shared by the tests on text: a tiny vocabulary, models over windows of it."""
 
 import jax
 import jax.numpy as jnp

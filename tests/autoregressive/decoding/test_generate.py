@@ -1,4 +1,4 @@
-"""What is decoded: its distribution, its log-probabilities, prompts and stops."""
+"""Decoding draw by draw: distribution, log-probabilities, prompts and stops."""
 
 import functools
 import itertools
@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 from autoregressive.decoding.generate import generate
-from autoregressive.decoding.transforms import Options, transform
+from autoregressive.decoding.prompts import Limits, Prompt
+from autoregressive.decoding.runner import Runner
+from autoregressive.decoding.settings import DecodingSettings
+from autoregressive.decoding.transforms import transform
 from common.data.spec import DataSpec
 from common.method import example_keys
 from tests.autoregressive.common import chi_square, outputs_of, small_model
@@ -38,18 +41,18 @@ def exact(logits, outcomes):
   return made / made.sum()
 
 
-def frequencies(batch, draws, options, label):
+def frequencies(batch, draws, settings, label):
   """Counts of outcomes in `draws` calls with `batch` samples each."""
   model, params, _, _ = tiny()
   labels = jnp.full(batch, label)
-  given, lengths = jnp.zeros((batch, 2, 1), jnp.int32), jnp.zeros(batch, jnp.int32)
-  guidance = jnp.float32(options.guidance) if options.guidance != 1 else None
+  emissions, lengths = jnp.zeros((batch, 2, 1), jnp.int32), jnp.zeros(batch, jnp.int32)
+  guidance = jnp.float32(settings.guidance) if settings.guidance != 1 else None
+  runner, prompt = Runner(model, params), Prompt(emissions, lengths, labels)
+  transforms = settings.active_transforms()
 
   def call(key):
     keys = example_keys(key, jnp.arange(batch))
-    made = generate(
-      model, params, keys, given, lengths, labels, options.transforms(), guidance, options.greedy
-    )
+    made = generate(runner, keys, prompt, transforms, guidance, settings.greedy)
     return made.emissions[..., 0]
 
   made = np.asarray(jax.jit(jax.vmap(call))(jax.random.split(jax.random.key(7), draws)))
@@ -73,21 +76,21 @@ def frequencies(batch, draws, options, label):
 def test_sampled_frequencies(settings, batch, draws):
   """A chi-square test of all outcomes against the products of transformed conditionals."""
   _, _, outcomes, logits = tiny()
-  options = Options(**settings)
-  guided = logits[2] + options.guidance * (logits[1] - logits[2])
-  expected = exact(transform(guided, options.transforms()), outcomes) * batch * draws
-  counts = frequencies(batch, draws, options, 1)
+  chosen = DecodingSettings(**settings)
+  guided = logits[2] + chosen.guidance * (logits[1] - logits[2])
+  expected = exact(transform(guided, chosen.active_transforms()), outcomes) * batch * draws
+  counts = frequencies(batch, draws, chosen, 1)
   possible = expected > 0
   assert counts[~possible].sum() == 0
   assert chi_square(counts[possible], expected[possible]) > 1e-3
-  if settings:  # and the test can tell: the plain distribution does not fit
+  if settings:  # the plain distribution must not fit, or the test would show nothing
     plain = exact(logits[1], outcomes) * batch * draws
     assert chi_square(counts, plain) < 1e-6
 
 
-def test_greedy_takes_the_greatest():
+def test_greedy_takes_the_most_probable_value():
   *_, logits = tiny()
-  counts = frequencies(4, 1, Options(greedy=True), 0)
+  counts = frequencies(4, 1, DecodingSettings(greedy=True), 0)
   first = int(logits[0][0, 0].argmax())
   second = int(logits[0][first * 3, 1].argmax())
   assert counts[first * 3 + second] == 4
@@ -106,9 +109,12 @@ DECODERS = {
 SMALL = DataSpec('small', 'image', (4, 4, 1), 5, 3)
 
 
-def draw(model, params, keys, given, lengths, label, prefix=0):
-  decode = jax.jit(functools.partial(generate, model), static_argnames=('greedy', 'prefix'))
-  return decode(params, keys, given, lengths, label, {}, prefix=prefix)
+RUN = jax.jit(generate, static_argnames=('greedy',))
+
+
+def draw(model, params, keys, emissions, lengths, label, **limits):
+  prompt = Prompt(emissions, lengths, label)
+  return RUN(Runner(model, params), keys, prompt, {}, limits=Limits(**limits))
 
 
 @pytest.mark.parametrize('variant', DECODERS)
@@ -124,14 +130,14 @@ def test_log_probabilities_are_those_of_a_full_pass(variant):
 
 
 @pytest.mark.parametrize('prefix', [0, 1, 3])
-def test_ragged_beginnings_are_kept_and_gone_on_from(prefix):
-  """However much is taken in at once, the same keys go on in the same way."""
+def test_ragged_prompts_are_kept_and_continued(prefix):
+  """The same keys continue in the same way, whatever the size of the prefix."""
   _, model, params = small_model(SMALL)
   keys = example_keys(jax.random.key(0), jnp.arange(3))
   label = jnp.arange(3)
   given = jax.random.randint(jax.random.key(4), (3, 16, 1), 0, 5)
   lengths = jnp.array([3, 9, 16])
-  made = draw(model, params, keys, given, lengths, label, prefix)
+  made = draw(model, params, keys, given, lengths, label, prefix=prefix)
   held = np.arange(16)[None] < np.asarray(lengths)[:, None]
   np.testing.assert_array_equal(np.asarray(made.emissions)[held], np.asarray(given)[held])
   np.testing.assert_array_equal(np.asarray(made.log_prob)[held], 0)
@@ -142,7 +148,7 @@ def test_ragged_beginnings_are_kept_and_gone_on_from(prefix):
     np.testing.assert_allclose(made.log_prob[row], alone.log_prob[0], atol=1e-5)
 
 
-def test_what_a_sample_draws_does_not_depend_on_its_batch():
+def test_a_sample_does_not_depend_on_its_batch():
   _, model, params = small_model(SMALL)
   keys = example_keys(jax.random.key(0), jnp.arange(6))
   given, lengths = jnp.zeros((6, 16, 1), jnp.int32), jnp.zeros(6, jnp.int32)
@@ -156,43 +162,41 @@ def test_what_a_sample_draws_does_not_depend_on_its_batch():
   assert len({tuple(row) for row in np.asarray(together)[..., 0].tolist()}) == 6
 
 
-def test_repetition_counts_what_was_given_and_drawn():
-  """A penalty beyond measure forbids any value a second time; four follow the one given."""
+def test_repetition_counts_the_prompt_and_what_was_drawn():
+  """A huge penalty forbids any value a second time, so the four others follow the one given."""
   _, model, params = small_model(DataSpec('five', 'image', (1, 5, 1), 5))
   given = jnp.full((2, 5, 1), 3)
-  decode = jax.jit(functools.partial(generate, model), static_argnames=('prefix',))
   keys = example_keys(jax.random.key(0), jnp.arange(2))
+  transforms = DecodingSettings(frequency_penalty=1e6).active_transforms()
+  runner, prompt = Runner(model, params), Prompt(given, jnp.ones(2, jnp.int32))
   for prefix in (0, 1):
-    numbers = Options(frequency_penalty=1e6).transforms()
-    made = decode(params, keys, given, jnp.ones(2, jnp.int32), None, numbers, prefix=prefix)
+    made = RUN(runner, keys, prompt, transforms, limits=Limits(prefix=prefix))
     for row in np.asarray(made.emissions)[..., 0]:
       assert row[0] == 3
       assert sorted(row.tolist()) == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize('chunk', [1, 4, 5, 100])
-def test_prefill_in_chunks_is_prefill(chunk):
+def test_prefill_in_chunks_equals_prefill_at_once(chunk):
   _, model, params = small_model(SMALL, network__positions='rotary')
   given = jax.random.randint(jax.random.key(4), (2, 16, 1), 0, 5)
   lengths, label = jnp.full(2, 14), jnp.arange(2)
   keys = example_keys(jax.random.key(0), jnp.arange(2))
-  decode = jax.jit(functools.partial(generate, model), static_argnames=('prefix', 'chunk'))
-  whole = decode(params, keys, given, lengths, label, {}, prefix=14)
-  parts = decode(params, keys, given, lengths, label, {}, prefix=14, chunk=chunk)
+  whole = draw(model, params, keys, given, lengths, label, prefix=14)
+  parts = draw(model, params, keys, given, lengths, label, prefix=14, chunk=chunk)
   np.testing.assert_array_equal(whole.emissions, parts.emissions)
   np.testing.assert_allclose(whole.log_prob, parts.log_prob, atol=1e-5)
 
 
 def test_stops_end_a_sample_where_they_are_drawn():
-  """Stops only cut: up to its stop a sample is what it is without one."""
+  """Stops only cut: up to its stop, a sample is the same as without one."""
   _, model, params = small_model(SMALL)
   keys = example_keys(jax.random.key(0), jnp.arange(32))
   given, lengths = jnp.full((32, 16, 1), 2), jnp.full(32, 2)
   label = jnp.arange(32) % 3
-  decode = jax.jit(functools.partial(generate, model))
-  free = decode(params, keys, given, lengths, label, {})
-  options = Options(stop=((2,), (1, 4)))
-  cut = decode(params, keys, given, lengths, label, {}, stop=options.stops())
+  free = draw(model, params, keys, given, lengths, label)
+  stop = DecodingSettings(stop=((2,), (1, 4))).stop_rows()
+  cut = draw(model, params, keys, given, lengths, label, stop=stop)
   ends = set()
   for row in range(32):
     tokens = np.asarray(free.emissions)[row, :, 0].tolist()
@@ -209,11 +213,10 @@ def test_stops_end_a_sample_where_they_are_drawn():
 
 
 def test_stops_end_the_loop():
-  """A stop that every sample draws at once: the steps after it are not run."""
+  """Every sample draws a stop at once, and the steps after it are not run."""
   _, model, params = small_model(SMALL)
   keys = example_keys(jax.random.key(0), jnp.arange(3))
   given = jnp.zeros((3, 16, 1), jnp.int32)
-  stop = Options(stop=tuple((token,) for token in range(5))).stops()
-  decode = jax.jit(functools.partial(generate, model))
-  made = decode(params, keys, given, jnp.zeros(3, jnp.int32), jnp.arange(3), {}, stop=stop)
+  stop = DecodingSettings(stop=tuple((token,) for token in range(5))).stop_rows()
+  made = draw(model, params, keys, given, jnp.zeros(3, jnp.int32), jnp.arange(3), stop=stop)
   assert made.lengths.tolist() == [1, 1, 1]

@@ -1,7 +1,7 @@
-"""Decoding compiles few programs, and rounding what they take changes no sample.
+"""Decoding compiles few programs, and rounding array shapes changes no sample.
 
-Programs are counted by traces of the functions under `jit`, and samples held against full passes
-of the model: what a position draws is the greatest of its transformed logits plus its own noise.
+Programs are counted by traces of the functions under `jit`, and samples are compared with full
+passes of the model: a position draws the largest of its transformed logits plus its own noise.
 """
 
 import functools
@@ -11,10 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from autoregressive.decoding import requests
-from autoregressive.decoding.generate import part_sizes, prefill_calls, prefix_of, room_for
+from autoregressive.decoding import decoder
+from autoregressive.decoding.prompts import Limits, Prompt
+from autoregressive.decoding.runner import (
+  Runner,
+  bucketed_length,
+  bucketed_prefix,
+  part_sizes,
+  prefill_calls,
+)
 from autoregressive.decoding.search import beam_search
-from autoregressive.decoding.transforms import Options, transform
+from autoregressive.decoding.settings import DecodingSettings
+from autoregressive.decoding.transforms import transform
 from autoregressive.method import build, build_draft, build_model
 from common.data.spec import DataSpec
 from common.method import Request, example_keys
@@ -38,17 +46,19 @@ def written(network='transformer', width=16):
 
 @pytest.fixture
 def programs(monkeypatch):
-  """How often each kind of decoding was traced: {name: traces}."""
+  """Number of traces of each kind of decoding, from empty program caches: {name: traces}."""
   counts = {}
+  for program in decoder.PROGRAMS:
+    program.clear_cache()
 
   def counted(name):
-    real = getattr(requests, name)
+    real = vars(decoder)[name]
 
     def traced(*args, **settings):
       counts[name] = counts.get(name, 0) + 1
       return real(*args, **settings)
 
-    monkeypatch.setattr(requests, name, traced)
+    monkeypatch.setattr(decoder, name, traced)
 
   for name in ('generate', 'beam_search', 'speculate'):
     counted(name)
@@ -66,7 +76,7 @@ def sample(made, params, size, length, **options):
 
 @jax.jit
 def noise():
-  """Of each sample at each position, [samples, positions, 1, values]."""
+  """The noise of each sample at each position, [samples, positions, 1, values]."""
   _, key = jax.random.split(jax.random.key(3))
   each = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
   keys = each(example_keys(key, jnp.arange(NUM)), jnp.arange(64))
@@ -74,8 +84,8 @@ def noise():
 
 
 def check(model, params, samples, size, length, **settings):
-  """What was drawn is what a full pass and the noise of each position say, and how probable."""
-  options = Options(**settings)
+  """Draws and log-probabilities agree with a full pass and the noise of each position."""
+  options = DecodingSettings(**settings)
   x = np.asarray(samples.x)
   assert x.shape == samples.log_prob.shape == (NUM, length)
   np.testing.assert_array_equal(x[:, :size], prompts(size))
@@ -87,14 +97,14 @@ def check(model, params, samples, size, length, **settings):
     logits = free + options.guidance * (logits - free)
   seen = np.cumsum(np.eye(7, dtype=np.int32)[np.asarray(padded)], 1)
   before = jnp.asarray(np.pad(seen, ((0, 0), (1, 0), (0, 0), (0, 0)))[:, :-1])
-  drawn = (transform(logits, options.transforms(), before) + noise()).argmax(-1)
+  drawn = (transform(logits, options.active_transforms(), before) + noise()).argmax(-1)
   np.testing.assert_array_equal(x[:, size:], drawn[:, size:length, 0])
   each = model.head.log_prob(outputs, padded)
   np.testing.assert_allclose(samples.log_prob[:, size:], each[:, size:length], atol=1e-4)
   assert not np.asarray(samples.log_prob)[:, :size].any()
 
 
-def test_a_program_serves_prompts_lengths_and_numbers(programs):
+def test_one_program_serves_prompts_lengths_and_values(programs):
   config, model, params = written()
   made = build(config, TEXT)
   steps = [  # one program each
@@ -120,7 +130,15 @@ def test_a_program_serves_prompts_lengths_and_numbers(programs):
     assert programs == {'generate': number}
 
 
-def test_the_number_of_stops_makes_no_other_program(programs):
+def test_methods_of_the_same_config_share_programs(programs):
+  config, _, params = written()
+  one, other = build(config, TEXT), build(config, TEXT)
+  x = [sample(made, params, 5, 20).x for made in (one, other)]
+  np.testing.assert_array_equal(*x)
+  assert programs == {'generate': 1}
+
+
+def test_the_number_of_stops_compiles_no_other_program(programs):
   config, _, params = written()
   made = build(config, TEXT)
   free = np.asarray(sample(made, params, 5, 32).x)
@@ -133,7 +151,7 @@ def test_the_number_of_stops_makes_no_other_program(programs):
 
 
 @pytest.mark.parametrize('network', ['lstm', 'tcn'])
-def test_prompts_of_any_length_are_one_program_without_winding_back(network, programs):
+def test_prompts_of_any_length_are_one_program_without_rewinding(network, programs):
   config, model, params = written(network)
   made = build(config, TEXT)
   for size, length in ((5, 40), (33, 41), (35, 64)):
@@ -147,8 +165,9 @@ def test_beams_are_one_program(programs):
   found = {size: sample(made, params, size, 20 + size, beams=3) for size in (5, 7, 11)}
   assert programs == {'beam_search': 1}
   given = jnp.pad(jnp.asarray(prompts(7)), ((0, 0), (0, 20)))[..., None]
-  exact = jax.jit(functools.partial(beam_search, model, beams=3, prefix=7))
-  best = exact(params, given, jnp.full(NUM, 7), jnp.arange(2))
+  prompt = Prompt(given, jnp.full(NUM, 7), jnp.arange(2))
+  exact = jax.jit(beam_search, static_argnames=('beams',))
+  best = exact(Runner(model, params), prompt, beams=3, limits=Limits(prefix=7))
   np.testing.assert_array_equal(found[7].x, best.emissions[:, 0])
   np.testing.assert_allclose(found[7].log_prob, best.log_prob[:, 0], atol=1e-5)
 
@@ -166,17 +185,17 @@ def test_drafting_is_one_program(programs):
   assert programs == {'generate': 1, 'speculate': 1}
 
 
-def test_what_is_rounded_is_at_most_doubled():
+def test_rounding_doubles_lengths_at_most():
   network = written()[1].network
   for length in range(1, 300):
-    room = room_for(length, 65)
+    room = bucketed_length(length, 65)
     assert length <= room <= max(2 * length, 31)
-  assert len({room_for(length, 65) for length in range(1, 66)}) == 3
-  assert room_for(65, 65) == 65
-  for least in range(1, 65):
-    assert least <= prefix_of(network, least, 64) <= max(2 * least, 16)
-  assert prefix_of(network, 0, 64) == 0
-  assert prefix_of(network, 40, 50) == 50
+  assert len({bucketed_length(length, 65) for length in range(1, 66)}) == 3
+  assert bucketed_length(65, 65) == 65
+  for shortest in range(1, 65):
+    assert shortest <= bucketed_prefix(network, shortest, 64) <= max(2 * shortest, 16)
+  assert bucketed_prefix(network, 0, 64) == 0
+  assert bucketed_prefix(network, 40, 50) == 50
 
 
 def test_calls_of_prefill():

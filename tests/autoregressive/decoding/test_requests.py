@@ -1,4 +1,4 @@
-"""From a request to samples: prompts, stops, contexts, beams and drafts behind `Method.sample`."""
+"""Requests through `Method.sample`: prompts, stops, contexts, beams and drafts."""
 
 import dataclasses
 import functools
@@ -48,7 +48,7 @@ def ragged(*prompts):
 
 
 def sample(made, params, *prompts, key=0, num=1, **options):
-  """Samples that go on from prompts, or from nothing."""
+  """Samples that continue prompts, or start from nothing."""
   past, mask = ragged(*prompts) if prompts else (None, None)
   request = Request(len(prompts) or num, past=past, mask=mask, options=options)
   return made.sample(params, jax.random.key(key), request)
@@ -58,7 +58,7 @@ SHORT, LONG = (1, 4, 2), (3, 0, 0, 2, 4, 1, 1, 3, 2, 0, 4)
 
 
 def begins(i):
-  """Where the window begins that position i is drawn in: half of the context is 4."""
+  """Beginning of the window that position i is drawn in; half of the context is 4."""
   return max(0, 4 * -(-(i - 7) // 4))
 
 
@@ -79,7 +79,7 @@ def test_sliding_draws_from_windows_of_the_last_half():
     assert not np.asarray(samples.log_prob)[row, : len(prompt)].any()
 
 
-def test_sliding_by_the_greedy_choice_is_that_of_each_row_alone():
+def test_greedy_sliding_of_a_batch_equals_that_of_each_row_alone():
   _, made, params = written()
   together = sample(made, params, SHORT, LONG, length=19, slide=True, greedy=True)
   for row, prompt in enumerate((SHORT, LONG)):
@@ -90,7 +90,7 @@ def test_sliding_by_the_greedy_choice_is_that_of_each_row_alone():
 
 
 def test_sliding_stops_across_windows():
-  """A stop whose parts lie in two windows is seen: position 8 is the first of the second."""
+  """A stop is found if its tokens lie in two windows: position 8 is the first of the second."""
   _, made, params = written()
   free = np.asarray(sample(made, params, SHORT, length=19, slide=True).x)[0].tolist()
   stop = tuple(free[7:9])
@@ -126,16 +126,17 @@ def test_evaluations_end_with_the_last_sample():
 
 def test_beams_by_the_method():
   _, made, params = written()
-  greedy = sample(made, params, SHORT, LONG[:5], greedy=True)
-  beams = sample(made, params, SHORT, LONG[:5], beams=25)
-  assert beams.evaluations == 25 * (8 - 3 + 1)
+  prompts = ((0,), (1, 4))  # from the first of them, greedy decoding misses the best sequence
+  greedy = sample(made, params, *prompts, greedy=True)
+  beams = sample(made, params, *prompts, beams=25)
+  assert beams.evaluations == 25 * (8 - 1 + 1)
   assert (beams.log_prob.sum(1) >= greedy.log_prob.sum(1) - 1e-5).all()
   assert (beams.log_prob.sum(1) > greedy.log_prob.sum(1) + 1e-3).any()
 
 
 @pytest.mark.slow
 def test_a_draft_by_the_method():
-  """Greedy speculation is greedy decoding, ragged prompts and stops included; fewer passes."""
+  """Greedy speculation is greedy decoding, with ragged prompts and stops, in fewer passes."""
   config, made, params = written('none')
   small = written('none', width=16)
   fast = build(config, TEXT, build_draft(small[0], TEXT, small[2]))
@@ -157,10 +158,10 @@ SIX = DataSpec('six', 'text', (8,), 6)
   'network, spec, options, message',
   [
     ('transformer', SIX, {}, 'the draft has a vocabulary of 6, the model one of 5'),
-    ('lstm', TEXT, {}, 'networks whose cache can be wound back'),
-    ('transformer', TEXT, dict(beams=2), 'neither beams nor guidance'),
-    ('transformer', TEXT, dict(slide=True), 'neither beams nor a draft'),
-    ('transformer', TEXT, dict(frequency_penalty=1.0), 'no repetition or frequency penalty'),
+    ('lstm', TEXT, {}, 'networks whose cache can be rewound'),
+    ('transformer', TEXT, dict(beams=2), 'allows neither beams nor guidance'),
+    ('transformer', TEXT, dict(slide=True), 'allows neither beams nor a draft'),
+    ('transformer', TEXT, dict(frequency_penalty=1.0), 'allows no repetition or frequency penalty'),
   ],
 )
 def test_drafts_refuse(network, spec, options, message):
@@ -176,15 +177,19 @@ def test_drafts_refuse(network, spec, options, message):
   'prompts, options, message',
   [
     ([LONG], {}, 'a past of 11 emissions does not fit a length of 8; .*sampling.slide=True'),
-    ([LONG], dict(length=12), r'length=12 is beyond the 8 positions.* sampling.slide=True goes on'),
+    (
+      [LONG],
+      dict(length=12),
+      r'length=12 is beyond the 8 positions.* sampling.slide=True continues',
+    ),
     ([(1, 5)], {}, r'values outside \[0, 5\): 1 to 5'),
     ([(1, -1)], {}, r'values outside \[0, 5\): -1 to 1'),
     ([()], {}, 'the past is empty'),
-    ([SHORT], dict(beams=0), 'sampling.beams=0 must be 1'),
-    ([SHORT], dict(top_p=1.1), r'sampling.top_p=1.1 must be in \(0, 1\]'),
-    ([SHORT], dict(stop='the'), "sampling.stop='the' is a text; text has no tokenizer"),
-    ([SHORT], dict(stop=7), r'sampling.stop has 7, outside \[0, 5\)'),
-    ([SHORT], dict(slide=True, beams=3), 'sampling.slide goes with neither beams'),
+    ([SHORT], dict(beams=0), 'sampling.beams must be at least 1 .*, got 0'),
+    ([SHORT], dict(top_p=1.1), r'sampling.top_p must be in \(0, 1\].*, got 1.1'),
+    ([SHORT], dict(stop='the'), "sampling.stop='the' is a text, but text has no tokenizer"),
+    ([SHORT], dict(stop=7), r'sampling.stop must hold tokens in \[0, 5\), got 7'),
+    ([SHORT], dict(slide=True, beams=3), 'sampling.slide allows neither beams'),
   ],
 )
 def test_requests_refused(prompts, options, message):
@@ -196,7 +201,7 @@ def test_requests_refused(prompts, options, message):
 
 def test_a_model_without_a_start_needs_every_prompt():
   _, made, params = written('none')
-  with pytest.raises(ConfigError, match='each sample needs a past of one or more; sample 1 has'):
+  with pytest.raises(ConfigError, match='each sample needs a past of at least one; sample 1 has'):
     sample(made, params, SHORT, ())
   assert sample(made, params, SHORT, length=8).x.shape == (1, 8)
 

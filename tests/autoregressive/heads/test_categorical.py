@@ -1,3 +1,5 @@
+"""The categorical head: a softmax per value, padding, precision."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np

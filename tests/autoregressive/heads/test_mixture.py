@@ -74,7 +74,7 @@ def test_edges_are_open():
     np.testing.assert_allclose(made, [first, last], rtol=1e-5)
 
 
-def test_far_from_the_mean_it_nears_the_density():
+def test_far_from_the_mean_it_approaches_the_density():
   """Where a bin's mass is far below 1e-5 it is density times width: log pdf - log 127.5."""
   head = LogisticMixture(1, 256, components=1)
   made = head.log_prob(jnp.array([0.0, -0.9, -3.0]), jnp.array([230]))
@@ -98,7 +98,7 @@ def test_colours_sum_to_one():
 
 
 def test_channels_follow_one_another():
-  """Blue's coefficients do not move the law of red and green, nor green's that of red."""
+  """Blue's coefficients do not change the distribution of red and green, nor green's red."""
   base = np.array(outputs_of(TINY, 1.0)).reshape(-1, 10, 2)
 
   def law(rows, channels):
@@ -140,15 +140,15 @@ def test_mode_is_the_most_probable_level_channel_by_channel():
 def test_sizes_and_inputs():
   assert LogisticMixture(3, 256).size == 100
   assert LogisticMixture(1, 256).size == 30
-  np.testing.assert_allclose(GREY.numbers(jnp.array([[0], [255]])), [[-1.0], [1.0]])
+  np.testing.assert_allclose(GREY.network_inputs(jnp.array([[0], [255]])), [[-1.0], [1.0]])
 
 
 @pytest.mark.parametrize(
   'settings, message',
   [
-    (dict(values=2, vocabulary=256), '1 or 3 channels, not 2 values'),
-    (dict(values=1, vocabulary=1), '2 levels or more'),
-    (dict(values=1, vocabulary=8, components=0), 'head.components=0'),
+    (dict(values=2, vocabulary=256), '1 or 3 channels, got 2 values'),
+    (dict(values=1, vocabulary=1), 'at least 2 levels, got 1'),
+    (dict(values=1, vocabulary=8, components=0), 'head.components must be at least 1, got 0'),
   ],
 )
 def test_refuses(settings, message):

@@ -1,4 +1,4 @@
-"""Heads over numbers against scipy, their moments, samples and scales; the choice of a head."""
+"""Heads over numbers against scipy, their moments, samples and scales; building a head."""
 
 import jax
 import jax.numpy as jnp
@@ -97,7 +97,7 @@ def test_negative_binomial_moments(raw, scale):
   assert int(head.mode(outputs, scale)[0]) == mass.argmax()
 
 
-def test_negative_binomial_nears_poisson():
+def test_negative_binomial_approaches_poisson():
   """As α goes to 0; float32 keeps four digits there."""
   head = NegativeBinomial(1)
   outputs, counts = jnp.array([2.0, -12.0]), np.arange(15)
@@ -136,7 +136,7 @@ def test_quantile_loss_integrates_to_the_crps():
 
 
 def test_quantile_loss_is_least_at_the_quantiles():
-  """The gradient over many draws is nil at the true quantiles, and points back from elsewhere."""
+  """The gradient over many draws is zero at the true quantiles, and points back elsewhere."""
   head = Quantiles(1, (0.1, 0.5, 0.8))
   draws = jnp.array(stats.expon.ppf((np.arange(4000) + 0.5) / 4000))[:, None]
   loss = jax.jit(jax.grad(lambda o: -head.log_prob(o, draws).mean()))
@@ -166,7 +166,7 @@ def test_scales_differ_by_example(name):
   for i in range(3):
     alone = head.log_prob(outputs[i], emission[i], scales[i])
     assert float(together[i]) == pytest.approx(float(alone), rel=1e-5)
-  np.testing.assert_allclose(head.numbers(emission, scales), emission / scales[:, None])
+  np.testing.assert_allclose(head.network_inputs(emission, scales), emission / scales[:, None])
 
 
 def test_bernoulli():
@@ -186,12 +186,16 @@ def test_bernoulli():
 @pytest.mark.parametrize(
   'levels, settings, message',
   [
-    (17, dict(name='bernoulli'), 'the data have 17 values'),
+    (17, dict(name='bernoulli'), 'the data has 17 levels'),
     (17, dict(name='gaussian'), r"'gaussian' does not suit emissions that are values in \[0, 17\)"),
     (17, dict(name='gausian'), "did you mean 'gaussian'"),
     (17, dict(name='categorical', scale=1), 'unknown setting head.scale'),
     (0, dict(name='categorical'), "'categorical' does not suit emissions that are numbers"),
-    (0, dict(name='quantiles', levels=[0.5, 0.2]), r'head.levels=\(0.5, 0.2\) must rise'),
+    (
+      0,
+      dict(name='quantiles', levels=[0.5, 0.2]),
+      r'head.levels must rise strictly within \(0, 1\), got \(0.5, 0.2\)',
+    ),
     (0, dict(name='quantiles', levels=[]), 'must rise'),
   ],
 )

@@ -11,8 +11,10 @@ import pytest
 import safetensors.numpy
 
 from autoregressive.decoding.generate import generate
+from autoregressive.decoding.prompts import Limits, Prompt
+from autoregressive.decoding.runner import Runner
 from autoregressive.decoding.search import beam_search
-from autoregressive.decoding.transforms import Options
+from autoregressive.decoding.settings import DecodingSettings
 from autoregressive.interop import weights
 from autoregressive.interop.weights import Published, read_weights, write_weights
 from autoregressive.method import build_model
@@ -54,14 +56,14 @@ def published(name):
 
 
 def logits(made, tokens=TOKENS):
-  """Of the token after each position."""
+  """Logits of the token after each position."""
   padded = np.pad(tokens, ((0, 0), (0, 1)))[..., None]
   return outputs_of(made.model(), made.params, padded)
 
 
 @pytest.mark.parametrize('name', KINDS)
 @pytest.mark.parametrize('shard_bytes', [10**9, 20_000])
-def test_what_is_written_is_read(name, shard_bytes, tmp_path):
+def test_weights_survive_a_round_trip(name, shard_bytes, tmp_path):
   made = published(name)
   weights.write(made, tmp_path, shard_bytes)
   files = list(tmp_path.glob('*.safetensors'))
@@ -117,7 +119,7 @@ def test_parameters_of_the_small_published_setting():
 
 @pytest.mark.parametrize('name', ['gpt2', 'llama3'])
 def test_weights_are_sections_of_a_config_and_back(name, tmp_path):
-  """Into a model of a shorter context, with the same outputs; and written again, the same."""
+  """A model of a shorter context has the same outputs; written again, the weights are the same."""
   made = published(name)
   weights.write(made, tmp_path / 'one')
   sections, params = read_weights(tmp_path / 'one', 11)
@@ -154,18 +156,19 @@ def test_a_padded_model_without_biases_is_gpt2_with_zeros(tmp_path):
 @pytest.mark.parametrize(
   'overrides, message',
   [
-    (dict(model__logit_cap=30.0), 'model.logit_cap=0, not 30.0'),
-    (dict(head=dict(name='bernoulli')), "head.name='categorical', not 'bernoulli'"),
-    (dict(network=dict(name='lstm')), "network.name='transformer', not 'lstm'"),
-    (dict(model__start='learned'), 'no start of their own'),
-    (dict(network__positions='alibi'), "gpt2 has network.positions='learned', not 'alibi'"),
+    (dict(model__logit_cap=30.0), 'model.logit_cap=0, got 30.0'),
+    (dict(head=dict(name='bernoulli')), "head.name='categorical', got 'bernoulli'"),
+    (dict(network=dict(name='lstm')), "network.name='transformer', got 'lstm'"),
+    (dict(model__start='learned'), 'have no start embedding'),
+    (dict(network__positions='alibi'), "gpt2 needs network.positions='learned', got 'alibi'"),
   ],
 )
-def test_models_that_are_neither_are_refused(overrides, message, tmp_path):
+def test_models_of_neither_kind_are_refused(overrides, message, tmp_path):
   config = small_config(**overrides)
-  params = {'network': {}, 'table': {'embedding': np.zeros((4, 4))}, 'out': {'kernel': np.eye(4)}}
+  params = {'network': {}, 'token_embed': {'embedding': np.zeros((4, 4))}}
+  params['output_proj'] = {'kernel': np.eye(4)}
   if config['model']['start'] == 'learned' and 'start' in message:
-    params['begin'] = {}
+    params['start_embed'] = {}
   with pytest.raises(ConfigError, match=message) as error:
     write_weights(tmp_path, config, params, 4, 8)
   assert '\n' not in str(error.value)
@@ -173,7 +176,7 @@ def test_models_that_are_neither_are_refused(overrides, message, tmp_path):
 
 def test_a_context_beyond_the_positions_is_refused(tmp_path):
   weights.write(published('gpt2'), tmp_path)
-  with pytest.raises(ConfigError, match='has learned 24 positions, not 25'):
+  with pytest.raises(ConfigError, match='has learned 24 positions, too few for a context of 25'):
     read_weights(tmp_path, 25)
 
 
@@ -195,12 +198,12 @@ def transposed(tensors):
   [
     (
       transposed,
-      r"'model.layers.1.mlp.down_proj.weight' has shape \(80, 32\); config.json means \(32, 80\)",
+      r"'model.layers.1.mlp.down_proj.weight' has shape \(80, 32\); config.json implies \(32, 80\)",
     ),
     (lambda t: t.pop('model.norm.weight'), "has no tensor 'model.norm.weight'"),
     (
       lambda t: t.update({'model.layers.2.mlp.down_proj.weight': np.zeros((32, 80))}),
-      "a tensor 'model.layers.2.mlp.down_proj.weight' that config.json leaves no place for",
+      "a tensor 'model.layers.2.mlp.down_proj.weight' that no part of the model uses",
     ),
   ],
 )
@@ -211,13 +214,13 @@ def test_tensors_that_disagree_are_named(change, message, tmp_path):
   assert '\n' not in str(error.value)
 
 
-def test_folders_without_whole_weights_are_refused(tmp_path):
+def test_folders_without_complete_weights_are_refused(tmp_path):
   with pytest.raises(ConfigError, match=r'has no config\.json'):
     weights.read(tmp_path)
   weights.write(published('gpt2'), tmp_path, 20_000)
   shard = sorted(tmp_path.glob('*.safetensors'))[1]
   shard.write_bytes(shard.read_bytes()[:100])
-  with pytest.raises(ConfigError, match='is no whole safetensors file'):
+  with pytest.raises(ConfigError, match='is not a complete safetensors file'):
     weights.read(tmp_path)
   shard.unlink()
   with pytest.raises(ConfigError, match=f'has no {shard.name}'):
@@ -230,14 +233,14 @@ def test_folders_without_whole_weights_are_refused(tmp_path):
 @pytest.mark.parametrize(
   'kind, change, message',
   [
-    ('gpt2', dict(positions='rotary'), "gpt2 has network.positions='learned', not 'rotary'"),
-    ('llama', dict(qk_norm=True), 'llama has network.qk_norm=False, not True'),
-    ('gpt2', dict(base_width=8), 'gpt2 has network.base_width=0, not 8'),
-    ('llama', dict(rotary_scaling=('ntk', 2.0)), "rotary scaling 'ntk' has no public name"),
+    ('gpt2', dict(positions='rotary'), "gpt2 needs network.positions='learned', got 'rotary'"),
+    ('llama', dict(qk_norm=True), 'llama needs network.qk_norm=False, got True'),
+    ('gpt2', dict(base_width=8), 'gpt2 needs network.base_width=0, got 8'),
+    ('llama', dict(rotary_scaling=('ntk', 2.0)), "network.rotary_scaling 'ntk' has no public name"),
     ('gpt3', {}, "unknown kind of published weights 'gpt3'"),
   ],
 )
-def test_networks_that_are_not_of_the_kind_are_refused(kind, change, message, tmp_path):
+def test_networks_of_another_kind_are_refused(kind, change, message, tmp_path):
   network = (LLAMA if kind == 'llama' else GPT2) | change
   with pytest.raises(ConfigError, match=message):
     weights.write(Published(kind, network, True, 61, {}), tmp_path)
@@ -306,11 +309,17 @@ def test_greedy_decoding_is_that_of_transformers(name, penalty, tmp_path):
     repetition_penalty=penalty,
   )
   made = published(name)
-  decode = jax.jit(functools.partial(generate, made.model(), greedy=True, prefix=5))
   given = jnp.pad(jnp.asarray(prompt), ((0, 0), (0, 15)))[..., None]
   keys = example_keys(jax.random.key(0), jnp.arange(2))
-  numbers = Options(greedy=True, repetition_penalty=penalty).transforms()
-  ours = decode(made.params, keys, given, jnp.full(2, 5), None, numbers)
+  settings = DecodingSettings(greedy=True, repetition_penalty=penalty)
+  ours = jax.jit(generate, static_argnames=('greedy',))(
+    Runner(made.model(), made.params),
+    keys,
+    Prompt(given, jnp.full(2, 5)),
+    settings.active_transforms(),
+    greedy=True,
+    limits=Limits(prefix=5),
+  )
   np.testing.assert_array_equal(ours.emissions[..., 0], theirs.numpy())
 
 
@@ -334,10 +343,11 @@ def test_beam_search_is_that_of_transformers(name, stop, tmp_path):
     return_dict_in_generate=True,
   )
   made = published(name)
-  run = jax.jit(functools.partial(beam_search, made.model(), beams=4, prefix=5))
+  run = jax.jit(beam_search, static_argnames=('beams',))
   given = jnp.pad(jnp.asarray(prompt), ((0, 0), (0, 11)))[..., None]
   stops = None if stop is None else jnp.array([[stop]])
-  ours = run(made.params, given, jnp.full(2, 5), None, stop=stops)
+  runner, prompt = Runner(made.model(), made.params), Prompt(given, jnp.full(2, 5))
+  ours = run(runner, prompt, beams=4, limits=Limits(prefix=5, stop=stops))
   width = theirs.sequences.shape[1]
   np.testing.assert_array_equal(ours.emissions[:, 0, :width], theirs.sequences.numpy())
   np.testing.assert_allclose(ours.scores[:, 0], theirs.sequences_scores.numpy(), atol=1e-4)

@@ -1,0 +1,245 @@
+"""The compiled programs of decoding, and the choice among them.
+
+There is one program per way of decoding, at the top level of this module. The model and the few
+settings that shape a program are static; temperatures and other values, prompt lengths and sequence
+lengths are arguments (rounded by `runner.bucketed_length` and `bucketed_prefix`), so that a sweep
+over them compiles nothing. Models are compared by their settings: two methods of the same config
+share their programs.
+"""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key, Num
+
+from autoregressive.decoding.generate import generate
+from autoregressive.decoding.prompts import Limits, Prompt
+from autoregressive.decoding.runner import (
+  Runner,
+  bucketed_length,
+  bucketed_prefix,
+  prefill_calls,
+)
+from autoregressive.decoding.search import beam_search
+from autoregressive.decoding.settings import DecodingSettings
+from autoregressive.decoding.sliding import slide
+from autoregressive.decoding.speculative import Speculated, speculate
+from autoregressive.decoding.stops import Generated
+from autoregressive.decoding.transforms import LogitTransforms
+from autoregressive.model import Model
+from autoregressive.orderings import Ordering
+from common.data.spec import DataSpec
+from common.method import PyTree
+
+
+class Draft(NamedTuple):
+  """A smaller model that drafts for the large one.
+
+  Attributes:
+    ordering, model: as built from its config.
+    params: its parameters.
+    spec: of the data it was trained on.
+  """
+
+  ordering: Ordering
+  model: Model
+  params: PyTree
+  spec: DataSpec
+
+
+# Greedy decoding is another program: without noise, and without transforms that keep the mode.
+@functools.partial(jax.jit, static_argnames=('greedy',))
+def draw_program(
+  runner: Runner,
+  keys: Key[Array, 'batch'],
+  prompt: Prompt,
+  transforms: LogitTransforms,
+  guidance: Float[Array, ''] | None,
+  greedy: bool,
+  limits: Limits,
+) -> Generated:
+  """One draw after the other."""
+  return generate(runner.unrolled(), keys, prompt, transforms, guidance, greedy, limits)
+
+
+@functools.partial(jax.jit, static_argnames=('beams',))
+def search_program(
+  runner: Runner, prompt: Prompt, beams: int, length_penalty: Float[Array, ''], limits: Limits
+) -> Generated:
+  """The best sequence that beam search finds."""
+  # Beams are sorted: only the best one of each sample leaves the device.
+  found = beam_search(runner.unrolled(), prompt, beams, length_penalty, limits)
+  return Generated(found.emissions[:, 0, :, None], found.log_prob[:, 0], found.lengths[:, 0])
+
+
+@functools.partial(jax.jit, static_argnames=('greedy', 'ahead'))
+def speculate_program(
+  large: Runner,
+  small: Runner,
+  keys: Key[Array, 'batch'],
+  prompt: Prompt,
+  transforms: LogitTransforms,
+  greedy: bool,
+  ahead: int,
+  limits: Limits,
+) -> Speculated:
+  """Draws that a draft has prepared."""
+  large, small = large.unrolled(), small.unrolled()
+  return speculate(large, small, keys, prompt, transforms, greedy, ahead, limits)
+
+
+# All programs, for tests that count compilations.
+PROGRAMS = (draw_program, search_program, speculate_program)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Decoder:
+  """Decodes as the settings ask: speculatively, with beams, in windows, or one draw at a time.
+
+  Attributes:
+    model: as built from the config.
+    ordering: its length is the context that the model was trained on.
+    draft: a smaller model, for speculative decoding.
+  """
+
+  model: Model
+  ordering: Ordering
+  draft: Draft | None = None
+
+  def decode(
+    self, params: PyTree, keys: Key[Array, 'batch'], prompt: Prompt, settings: DecodingSettings
+  ) -> tuple[Generated, int]:
+    """The decoded sequences, and the number of sequential network evaluations.
+
+    Args:
+      params: of the model.
+      keys: one per sample.
+      prompt: of each sample; emissions and lengths are NumPy arrays.
+      settings: their stops are tokens, their length is in emissions.
+    """
+    length = prompt.emissions.shape[1]
+    # A draft excludes beams, guidance and sliding: `requests` has checked that.
+    if self.draft is not None:
+      decode = self._speculate
+    elif settings.slide and length > self.ordering.length:
+      decode = self._slide
+    else:
+      decode = self._search if settings.beams > 1 else self._draw
+    made, calls = decode(Runner(self.model, params), keys, prompt, settings)
+    # Without the padding of the arrays.
+    made = Generated(made.emissions[:, :length], made.log_prob[:, :length], made.lengths)
+    return made, calls
+
+  def _draw(
+    self, runner: Runner, keys: Key[Array, 'batch'], prompt: Prompt, settings: DecodingSettings
+  ) -> tuple[Generated, int]:
+    """One draw after the other, within the context."""
+    padded, limits = self._bucketed(prompt, settings)
+    made = self._run_draws(runner, keys, padded, settings, limits)
+    calls = self._prefill_calls(int(prompt.lengths.min()), settings)
+    return made, calls + _steps(made, prompt, settings)
+
+  def _search(
+    self, runner: Runner, keys: Key[Array, 'batch'], prompt: Prompt, settings: DecodingSettings
+  ) -> tuple[Generated, int]:
+    """Beam search, which draws nothing."""
+    del keys
+    padded, limits = self._bucketed(prompt, settings)
+    penalty = jnp.float32(settings.length_penalty)
+    made = search_program(runner, padded, settings.beams, penalty, limits)
+    calls = self._prefill_calls(int(prompt.lengths.min()), settings)
+    return made, calls + _steps(made, prompt, settings)
+
+  def _speculate(
+    self, runner: Runner, keys: Key[Array, 'batch'], prompt: Prompt, settings: DecodingSettings
+  ) -> tuple[Generated, int]:
+    """Draws that the draft prepares; its own evaluations are not counted."""
+    padded, limits = self._bucketed(prompt, settings)
+    made, rounds = speculate_program(
+      runner,
+      Runner(self.draft.model, self.draft.params),
+      keys,
+      padded,
+      settings.program_transforms(),
+      settings.greedy,
+      settings.draft_ahead,
+      limits,
+    )
+    # A round is one pass of the large model.
+    return made, self._prefill_calls(int(prompt.lengths.min()), settings) + int(rounds)
+
+  def _slide(
+    self, runner: Runner, keys: Key[Array, 'batch'], prompt: Prompt, settings: DecodingSettings
+  ) -> tuple[Generated, int]:
+    """One draw after the other, beyond the context."""
+    made, begun = slide(
+      functools.partial(self._draw_window, runner, keys, prompt, settings),
+      np.asarray(prompt.emissions),
+      prompt.lengths,
+      self.ordering.length,
+      settings.stop_rows(),
+      self.ordering.period,
+    )
+    # Each window takes in anew what it was given.
+    calls = sum(self._prefill_calls(shortest, settings) for shortest in begun)
+    return made, calls + _steps(made, prompt, settings)
+
+  def _draw_window(
+    self,
+    runner: Runner,
+    keys: Key[Array, 'batch'],
+    prompt: Prompt,
+    settings: DecodingSettings,
+    emissions: Num[np.ndarray, 'batch context values'],
+    lengths: Int[np.ndarray, 'batch'],
+    offset: Int[Array, ''],
+  ) -> Generated:
+    """One window of longer sequences, which begins at the offset."""
+    prefix = bucketed_prefix(self.model.network, int(lengths.min()), self.ordering.length)
+    # Windows have no stop: `slide` looks for stops across them.
+    limits = Limits(prefix, settings.prefill_chunk, offset=offset)
+    window = prompt._replace(emissions=emissions, lengths=lengths)
+    return self._run_draws(runner, keys, window, settings, limits)
+
+  def _run_draws(
+    self,
+    runner: Runner,
+    keys: Key[Array, 'batch'],
+    prompt: Prompt,
+    settings: DecodingSettings,
+    limits: Limits,
+  ) -> Generated:
+    # Guidance doubles the batch, so a weight of 1 is a program without it.
+    guidance = jnp.float32(settings.guidance) if settings.guidance != 1 else None
+    transforms = settings.program_transforms()
+    return draw_program(runner, keys, prompt, transforms, guidance, settings.greedy, limits)
+
+  def _bucketed(self, prompt: Prompt, settings: DecodingSettings) -> tuple[Prompt, Limits]:
+    """The prompt in arrays of a rounded length, and limits with the true one.
+
+    Shapes are rounded and the true numbers are arguments, so most lengths share a program.
+    """
+    length = prompt.emissions.shape[1]
+    room = bucketed_length(length, self.ordering.length)
+    prefix = bucketed_prefix(self.model.network, int(prompt.lengths.min()), room)
+    padded = np.pad(prompt.emissions, ((0, 0), (0, room - length), (0, 0)))
+    stop, end = settings.stop_rows(), jnp.int32(length)
+    limits = Limits(prefix, settings.prefill_chunk, stop, end=end)
+    return prompt._replace(emissions=padded), limits
+
+  def _prefill_calls(self, shortest: int, settings: DecodingSettings) -> int:
+    """Network evaluations for the beginning that all prompts have."""
+    # The last input is left for the first step; without a start that is the last emission.
+    inputs = max(shortest - (self.model.start == 'none'), 0)
+    return prefill_calls(self.model.network, inputs, settings.prefill_chunk)
+
+
+def _steps(made: Generated, prompt: Prompt, settings: DecodingSettings) -> int:
+  """Number of steps of the loop: to the end, or with stops to the end of the longest sample."""
+  length = prompt.emissions.shape[1]
+  longest = int(made.lengths.max()) if settings.stop else length
+  return longest - int(prompt.lengths.min())

@@ -1,0 +1,75 @@
+"""Stop sequences: where a decoded sequence ends."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Num
+
+
+class Generated(NamedTuple):
+  """Decoded sequences.
+
+  Attributes:
+    emissions: the prompt and what was drawn; 0 after a stop.
+    log_prob: of each emission drawn, under the model itself (no transforms, no guidance), in
+      nats; 0 for the prompt, and after a stop.
+    lengths: emissions of each sample, the stop sequence included.
+  """
+
+  emissions: Num[Array, 'batch length values']
+  log_prob: Float[Array, 'batch length']
+  lengths: Int[Array, 'batch']
+
+
+def stops_at(
+  tokens: Int[Array, '*batch length'],
+  i: Int[Array, ''],
+  lengths: Int[Array, '*batch'],
+  stop: Int[Array, 'stops longest'],
+) -> Bool[Array, '*batch']:
+  """Whether a stop sequence ends with token i. Tokens of the prompt never belong to a stop.
+
+  Args:
+    tokens: sequences.
+    i: a position in them.
+    lengths: number of tokens of each prompt.
+    stop: see `DecodingSettings.stop_rows`.
+  """
+  at = i - jnp.arange(stop.shape[1])[::-1]
+  # -2 equals no token and no padding (-1), so that neither the prompt nor a place before the
+  # sequence (a negative index, which wraps around) can match.
+  recent = jnp.where(at >= lengths[..., None], tokens[..., at], -2)
+  return ((recent[..., None, :] == stop) | (stop < 0)).all(-1).any(-1)
+
+
+def first_stop(
+  tokens: Int[Array, 'batch length'],
+  lengths: Int[Array, 'batch'],
+  stop: Int[Array, 'stops longest'],
+) -> Int[Array, 'batch']:
+  """Number of tokens up to the first stop, the stop included; all tokens if there is none."""
+  length = tokens.shape[1]
+  # [batch, length]: whether a stop ends at each token.
+  ends = jax.vmap(lambda i: stops_at(tokens, i, lengths, stop), out_axes=1)(jnp.arange(length))
+  return jnp.where(ends.any(1), ends.argmax(1) + 1, length)
+
+
+def cut_at_stop(
+  made: Generated,
+  lengths: Int[Array, 'batch'],
+  stop: Int[Array, 'stops longest'],
+  end: Int[Array, ''] | int,
+) -> Generated:
+  """Cuts each sequence at its first stop, or at `end`.
+
+  Args:
+    made: whole sequences; their values beyond `end` are ignored.
+    lengths: number of tokens of each prompt.
+    stop: see `DecodingSettings.stop_rows`.
+    end: number of tokens that were decoded, the prompt included.
+  """
+  ends = jnp.minimum(first_stop(made.emissions[..., 0], lengths, stop), end)
+  kept = jnp.arange(made.log_prob.shape[1]) < ends[:, None]
+  emissions = jnp.where(kept[..., None], made.emissions, 0)
+  return Generated(emissions, jnp.where(kept, made.log_prob, 0.0), ends)

@@ -1,0 +1,41 @@
+"""Settings of decoding: their ranges, and the config that has them."""
+
+import dataclasses
+
+import pytest
+
+from autoregressive.decoding.settings import DecodingSettings
+from common.config import ConfigError
+from experiments import families
+
+
+@pytest.mark.parametrize(
+  'settings, message',
+  [
+    (dict(top_p=0.0), r'sampling.top_p must be in \(0, 1\]; 1 is off, got 0.0'),
+    (dict(top_p=1.5), r'sampling.top_p must be in \(0, 1\].*, got 1.5'),
+    (dict(temperature=-1.0), 'sampling.temperature must be at least 0, got -1.0'),
+    (dict(temperature=float('nan')), 'sampling.temperature must be at least 0, got nan'),
+    (dict(top_k=-1), 'sampling.top_k must be at least 0 .*, got -1'),
+    (dict(min_p=1.1), r'sampling.min_p must be in \[0, 1\].*, got 1.1'),
+    (dict(repetition_penalty=0.0), 'sampling.repetition_penalty must be above 0.*, got 0.0'),
+    (dict(beams=0), 'sampling.beams must be at least 1 .*, got 0'),
+    (
+      dict(beams=2, temperature=0.5),
+      'sampling.beams=2 ranks by the log-probability',
+    ),
+    (dict(stop=(3.5,)), 'sampling.stop must hold texts or tuples of at least one token'),
+    (dict(stop=('',)), 'sampling.stop must hold texts or tuples of at least one token'),
+    (dict(draft_ahead=0), 'sampling.draft_ahead must be at least 1, got 0'),
+    (dict(stop=((),)), 'sampling.stop must hold texts or tuples of at least one token'),
+  ],
+)
+def test_settings_out_of_range_are_refused(settings, message):
+  with pytest.raises(ConfigError, match=message) as error:
+    DecodingSettings(**settings)
+  assert '\n' not in str(error.value)
+
+
+def test_settings_agree_with_the_config():
+  defaults = {field.name: field.default for field in dataclasses.fields(DecodingSettings)}
+  assert families.defaults('autoregressive')['sampling'] == defaults
