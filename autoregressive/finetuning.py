@@ -26,7 +26,7 @@ from autoregressive.interop import weights
 from common.checkpoints.checkpoints import Checkpoints
 from common.config import ConfigError, component
 from common.method import Functions, Method, PyTree
-from common.training.optimizers import path_name
+from common.trees import path_name
 
 
 @dataclasses.dataclass(frozen=True)

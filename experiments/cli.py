@@ -18,7 +18,7 @@ import jax
 from absl import app, flags, logging
 
 from common.checkpoints.checkpoints import CheckpointError
-from common.training.loop import TrainingError
+from common.training.meters import TrainingError
 
 PACKAGES = ('autoregressive', 'common', 'configs', 'diffusion', 'experiments')
 STOPPED = 75

@@ -23,7 +23,7 @@ import numpy as np
 from common.checkpoints import digests
 from common.files import atomic_write
 from common.method import PyTree
-from common.training.optimizers import path_name
+from common.trees import path_name
 
 RECORD = pathlib.Path('record', 'data.json')
 MANIFEST = pathlib.Path('files.json')

@@ -8,6 +8,7 @@ import jax
 
 from common.training import loop as training_loop
 from common.training.parallel import make_mesh
+from common.training.program import build_program
 from experiments import families, runs
 from experiments.benchmarks import autoregressive
 from experiments.benchmarks.race import OURS, Race, Sizes, bare_step, random_data, square
@@ -33,12 +34,10 @@ def loop(sizes: Sizes, peers: bool) -> list[Race]:
 
   def whole() -> float:
     method = families.build(config, spec)
-    setup = training_loop.set_up(
-      config, method, spec, make_mesh(config['parallel'], jax.devices()[:1])
-    )
+    program = build_program(config, method, spec, make_mesh(config['parallel'], jax.devices()[:1]))
     with tempfile.TemporaryDirectory() as folder:
       workdir = pathlib.Path(folder)
-      training_loop.train(config, method, random_data(spec), setup, workdir)
+      training_loop.train(config, method, random_data(spec), program, workdir)
       return runs.training_seconds(workdir)
 
   def alone() -> float:

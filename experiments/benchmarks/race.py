@@ -14,8 +14,8 @@ from common.data import pipeline
 from common.data.sources import Source
 from common.data.spec import DataSpec
 from common.method import Method, PyTree, Request
-from common.training import loop
 from common.training.parallel import make_mesh
+from common.training.program import build_program
 from experiments import families
 
 OURS = 'twofold'
@@ -134,18 +134,18 @@ def bare_step(config: dict, spec: DataSpec, steps: int = 1, devices: int = 1) ->
   """A call that takes `steps` optimiser steps on one batch that stays where it is."""
   method = families.build(config, spec)
   mesh = make_mesh(config['parallel'], jax.devices()[:devices])
-  setup = loop.set_up(config, method, spec, mesh)
-  holder = [setup.place.put_state(setup.initial)]
+  program = build_program(config, method, spec, mesh)
+  holder = [program.step.create_state(program.init)]
   number = sum(leaf.size for leaf in jax.tree.leaves(holder[0].params))
   batch = next(
     pipeline.train_batches(
       random_data(spec), seed=0, batch_size=config['data']['batch_size'], chunks=[(0, steps)]
     )
   )
-  placed = setup.place.put_batch(batch)
+  placed = program.step.put_batches(batch)
 
   def call():
-    holder[0], metrics = setup.place.run(holder[0], placed)
+    holder[0], metrics = program.step.run(holder[0], placed)
     jax.block_until_ready((holder[0].step, metrics))
 
   return Bare(call, number, batch)

@@ -19,8 +19,8 @@ from common import config_files
 from common.data import pipeline
 from common.files import atomic_write
 from common.reporting import writers
-from common.training import loop
 from common.training.parallel import make_mesh
+from common.training.program import build_program
 from experiments import cli, families, runs
 
 CONFIG = flags.DEFINE_string(
@@ -60,15 +60,15 @@ def train_peer(config: dict, marks: list[int]) -> tuple[list[tuple[int, float]],
 
   data = pipeline.load(config['data'])
   method = families.build(config, data.spec)
-  setup = loop.set_up(config, method, data.spec, make_mesh(config['parallel']))
-  params = jax.device_get(jax.jit(setup.initial)().params)
+  program = build_program(config, method, data.spec, make_mesh(config['parallel']))
+  params = jax.device_get(jax.jit(program.init)().params)
   model = peers.CharacterGPT(params, config['network']['heads'])
   step = peers.train_language_model(model, config['optimizer'])
   size, curve, seconds = config['data']['batch_size'], [], 0.0
-  for n in range(setup.plan.total):
+  for n in range(program.schedule.total):
     batch = pipeline.train_batch(data, config['seed'], n, size)
     start = time.perf_counter()
-    step(batch['x'], float(setup.schedule(n)))
+    step(batch['x'], float(program.lr_schedule(n)))
     seconds += time.perf_counter() - start
     if n + 1 in marks:
       split = data.splits['validation']

@@ -11,8 +11,8 @@ import pytest
 from common.checkpoints.checkpoints import Checkpoints
 from common.data import pipeline
 from common.reporting import writers
-from common.training import loop
 from common.training.parallel import make_mesh
+from common.training.program import build_program
 from configs.base import get_base
 from experiments import families, runs
 from tests.experiments.commands import TINY, TINY_DIFFUSION, refused, run, start
@@ -24,9 +24,9 @@ def final_state(workdir):
   data = pipeline.load(config['data'])
   config['parallel'] = get_base().parallel.to_dict()
   mesh = make_mesh(config['parallel'], jax.devices()[:1])
-  setup = loop.set_up(config, families.build(config, data.spec), data.spec, mesh)
+  program = build_program(config, families.build(config, data.spec), data.spec, mesh)
   with Checkpoints(workdir / 'checkpoints', read_only=True) as checkpoints:
-    restored = checkpoints.restore(setup.place.abstract)
+    restored = checkpoints.restore(program.step.abstract_state)
   return restored.step, jax.device_get(restored.state)
 
 
@@ -205,18 +205,18 @@ def test_too_many_bad_steps_stop_the_run_with_the_last_good_checkpoint_intact(tm
   assert 'the gradient was not finite in' in line and 'train.max_bad_steps=6' in line
 
 
-def test_the_set_up_needs_neither_data_nor_this_machine_s_devices():
+def test_the_program_needs_neither_data_nor_this_machine_s_devices():
   """What is compiled for a machine that is not there: shapes alone."""
   from configs.autoregressive import images
 
   config = images.get_config('digits_4x4').to_dict()
   spec = pipeline.load(config['data']).spec
-  setup = loop.set_up(config, families.build(config, spec), spec, make_mesh(config['parallel']))
+  program = build_program(config, families.build(config, spec), spec, make_mesh(config['parallel']))
   batch = {
     k: jax.ShapeDtypeStruct((2, *v.shape), v.dtype, sharding=None)
     for k, v in spec.batch_struct(config['data']['batch_size']).items()
   }
-  text = setup.place.run.lower(setup.place.abstract, batch).as_text()
+  text = program.step.compiled.lower(program.step.abstract_state, batch).as_text()
   assert 'stablehlo.while' in text  # the scan over steps
 
 

@@ -137,7 +137,8 @@ def test_tensorboard_gets_scalars_and_images(tmp_path):
 
 def test_importing_it_imports_neither_tensorboard_nor_tqdm():
   code = (
-    'import sys, common.reporting.writers; print([m for m in ("tensorboardX", "tqdm") if m in sys.modules])'
+    'import sys, common.reporting.writers\n'
+    'print([m for m in ("tensorboardX", "tqdm") if m in sys.modules])'
   )
   done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
   assert done.stdout.strip() == '[]'

@@ -16,7 +16,7 @@ def settings(**changes):
 
 
 def schedule(**changes):
-  return optimizers.make_schedule(settings(learning_rate=2.0, **changes), total=100, epoch=10)
+  return optimizers.make_lr_schedule(settings(learning_rate=2.0, **changes), total=100, epoch=10)
 
 
 def test_warm_up_rises_linearly_to_the_peak_and_its_first_step_moves():
@@ -106,8 +106,8 @@ TWO = {'base': {'kernel': jnp.ones((2, 2))}, 'head': {'kernel': jnp.ones((2, 2))
 def moved(steps=1, gradient=3.0, total=10, **changes):
   """Parameters after some steps of constant gradients."""
   s = settings(learning_rate=0.1, schedule='constant', warmup='0', eps=0.0) | changes
-  schedules = optimizers.make_schedules(s, total, epoch=5)
-  chain = optimizers.make_optimizer(s, optimizers.make_schedule(s, total, 5), schedules)
+  schedules = optimizers.make_group_lr_schedules(s, total, epoch=5)
+  chain = optimizers.make_optimizer(s, optimizers.make_lr_schedule(s, total, 5), schedules)
   params, state = TWO, chain.init(TWO)
   for _ in range(steps):
     updates, state = chain.update(jax.tree.map(lambda p: gradient * p, TWO), state, params)
