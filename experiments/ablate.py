@@ -33,7 +33,7 @@ def main() -> int:
   workdir = pathlib.Path(WORKDIR.value)
   study = config_files.call(STUDY.value, 'get_study')
   known = (*METRICS, TRAINING_SECONDS)
-  jobs = studies.plan(study, config_files.load_config, workdir, known, free=runs.CHANGEABLE)
+  jobs = studies.plan(study, config_files.load_config, workdir, known, changeable=runs.CHANGEABLE)
   with cli.stop_on_signals() as stop:
 
     def train(config, folder):
@@ -79,7 +79,7 @@ def write(results: studies.Results, workdir: pathlib.Path) -> None:
   study = results.study
   subtitle = ' · '.join(filter(None, (study.paper, study.scale and f'{study.scale} scale')))
   page = workdir / 'report.html'
-  report.report(page, study.title, tables.sections(results, facts, records), subtitle)
+  report.write_report(page, study.title, tables.sections(results, facts, records), subtitle)
   print(f'\n{text}\nreport: {page}')
 
 

@@ -33,7 +33,7 @@ PROBING = {}
 
 
 def packages(not_yet=()):
-  """Parameters for each package; a check that fails in one of `not_yet` must go on failing there."""
+  """The packages as parameters; in those of `not_yet` the check is known to fail."""
   mark = pytest.mark.xfail(strict=True, reason='not yet: remove the mark once this passes')
   return [pytest.param(name, marks=mark) if name in not_yet else name for name in PACKAGES]
 

@@ -178,7 +178,7 @@ def test_keeps_the_newest_and_the_best(tmp_path, mode, kept):
     assert checkpoints.steps == kept and checkpoints.latest == 6
     assert checkpoints.best == kept[0] == checkpoints.restore(state, 'best').step
     assert checkpoints.restore(state, 5).step == 5
-    with pytest.raises(CheckpointError, match=rf'no checkpoint 4 .*there: {kept[0]}, 5, 6'):
+    with pytest.raises(CheckpointError, match=rf'no checkpoint 4 .*steps: {kept[0]}, 5, 6'):
       checkpoints.restore(state, 4)
 
 
@@ -195,7 +195,7 @@ def test_a_finished_step_is_never_overwritten(copied):
   before = {p: p.read_bytes() for p in copied.rglob('*') if p.is_file()}
   with Checkpoints(copied) as checkpoints:
     assert not save(checkpoints, 2, make_state(2))  # the same state: nothing to do
-    with pytest.raises(CheckpointError, match=r'holds another state of step 2'):
+    with pytest.raises(CheckpointError, match=r'already holds a different state of step 2'):
       save(checkpoints, 2, make_state(5))
   assert {p: p.read_bytes() for p in copied.rglob('*') if p.is_file()} == before
 
@@ -446,7 +446,7 @@ def test_a_save_that_runs_out_of_space(tmp_path, limit):
   lines = output.splitlines()
   assert child.returncode == 0 and len(lines) == 3, output + errors
   assert lines[0].startswith(f'checkpoint {tmp_path}/2 could not be saved: ')
-  assert 'File too large' in lines[0] and lines[0].endswith('steps there: 1')
+  assert 'File too large' in lines[0] and lines[0].endswith('finished steps: 1')
   assert lines[1:] == ["['1'] 1", "['1', '3']"]
   assert 'Traceback' not in errors
 
@@ -481,7 +481,7 @@ def test_a_full_and_a_read_only_file_system(small_disk):
     Checkpoints(small_disk / 'run')
   with Checkpoints(small_disk / 'run', read_only=True) as checkpoints:
     assert as_bytes(checkpoints.restore(state).state) == as_bytes(state)
-    with pytest.raises(CheckpointError, match=r'opened for reading'):
+    with pytest.raises(CheckpointError, match=r'opened read-only'):
       save(checkpoints, 2, state)
 
 
@@ -495,14 +495,14 @@ def test_bad_input_is_refused_in_one_line(tmp_path, copied):
   with pytest.raises(CheckpointError, match=r'mount it'):
     Checkpoints('gs://bucket/run')
   with Checkpoints(copied, read_only=False) as checkpoints:
-    with pytest.raises(CheckpointError, match=r'name of the state is no array of numbers'):
+    with pytest.raises(CheckpointError, match=r'name of the state must be an array of numbers'):
       save(checkpoints, 3, {'name': 'x'})
     with pytest.raises(CheckpointError, match=r'two leaves of the state have the same path'):
       save(checkpoints, 3, {'a': {'b': 1}, 'a/b': 2})
     with pytest.raises(CheckpointError, match=r'3 could not be saved: .*not JSON serializable'):
       checkpoints.save(3, {'x': 1}, config={}, position={'at': object()})
     step = jax.ShapeDtypeStruct((3,), 'int32', sharding=NamedSharding(mesh_of(2), P('data')))
-    with pytest.raises(CheckpointError, match=r'step cannot be sharded as asked'):
+    with pytest.raises(CheckpointError, match=r'step cannot be sharded as requested'):
       checkpoints.restore({'step': step}, partial=True)
     assert checkpoints.steps == [1, 2]
   assert sorted(p.name for p in copied.iterdir()) == ['1', '2']

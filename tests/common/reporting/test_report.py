@@ -82,7 +82,7 @@ def page(tmp_path):
     report.Facts(report.environment()),
   ]
   path = tmp_path / 'report.html'
-  report.report(path, 'A & B', [report.Section('All', blocks)], 'below')
+  report.write_report(path, 'A & B', [report.Section('All', blocks)], 'below')
   return path.read_text(encoding='utf-8'), picture
 
 

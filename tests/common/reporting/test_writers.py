@@ -86,7 +86,7 @@ def test_a_garbled_line_is_named(tmp_path):
 def test_names_that_a_line_has_already_are_refused(tmp_path):
   with (
     Writer(tmp_path) as writer,
-    pytest.raises(ValueError, match="no metric can be called 'step'"),
+    pytest.raises(ValueError, match="a metric cannot be called 'step'"),
   ):
     writer.scalars(1, {'step': 3.0})
   assert read(tmp_path) == []

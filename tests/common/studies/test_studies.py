@@ -85,7 +85,7 @@ def study_of(base, **changes):
 
 def run(study, folder, toy, **changes):
   """Plans and runs a study quietly."""
-  jobs = studies.plan(study, load_config, folder, METRICS, free=('parallel.',))
+  jobs = studies.plan(study, load_config, folder, METRICS, changeable=('parallel.',))
   settings = dict(train=toy.train, evaluate=toy.evaluate, say=lambda _: None)
   return studies.run(jobs, study, folder, of_model=('parameters',), **(settings | changes))
 
@@ -183,7 +183,10 @@ def test_seeds_give_a_mean_and_an_interval(base, tmp_path):
   [
     (dict(rows=()), 'no rows'),
     (dict(rows=(Row('narrow'), Row('narrow', {'width': 2})), claims=(), published={}), 'twice'),
-    (dict(rows=(Row('a'), Row('b')), claims=(), published={}), "'a' and 'b' are the same"),
+    (
+      dict(rows=(Row('a'), Row('b')), claims=(), published={}),
+      "'a' and 'b' have the same settings",
+    ),
     (dict(metrics=('quality', 'stepps')), "metric 'stepps'; did you mean 'steps'"),
     (dict(config={'widht': 2}), "no setting 'widht'; did you mean 'width'"),
     (dict(config={'network.depht': 2}), "did you mean 'network.depth'"),
