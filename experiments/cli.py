@@ -1,7 +1,7 @@
-"""What every command shares: clear errors, exit codes, signals, the compilation cache.
+"""Shared by all commands: clear errors, exit codes, signals, the compilation cache.
 
-Exit codes: 0 done; 1 failed, with one line that says why; 75 stopped by a signal after saving: the
-same command goes on.
+Exit codes: 0 done; 1 failed, with one line that says why; 75 stopped by a signal after saving, and
+the same command resumes.
 """
 
 import contextlib
@@ -22,16 +22,12 @@ from common.training.meters import TrainingError
 
 PACKAGES = ('autoregressive', 'common', 'configs', 'diffusion', 'experiments')
 STOPPED = 75
-EXPECTED = (
-  ValueError,
-  OSError,
-  CheckpointError,
-  TrainingError,
-)  # said in one line, not a traceback
+# Errors of the user or the machine: reported in one line, without a traceback.
+EXPECTED = (ValueError, OSError, CheckpointError, TrainingError)
 
-flags.DEFINE_bool('debug', False, 'Show the whole traceback of an error.')
+flags.DEFINE_bool('debug', False, 'Show the full traceback of an error.')
 flags.DEFINE_string(
-  'compilation_cache', '', "JAX's persistent compilation cache; empty: the user's cache folder."
+  'compilation_cache', '', "Folder of JAX's compilation cache; empty: in the user's cache folder."
 )
 
 
@@ -43,7 +39,7 @@ def run(main: Callable[[], int | None]) -> None:
     logging.get_absl_handler().addFilter(_ours_or_serious)
     try:
       if len(argv) > 1:
-        raise ValueError(f'unexpected argument {argv[1]!r}; every setting is a flag, see --help')
+        raise ValueError(f'unexpected argument {argv[1]!r}; settings are flags, see --help')
       _use_compilation_cache(flags.FLAGS.compilation_cache)
       sys.exit(main() or 0)
     except EXPECTED as error:
@@ -51,13 +47,14 @@ def run(main: Callable[[], int | None]) -> None:
         raise
       fail(error)
 
-  # config_flags wants a config before its settings in sys.argv; here they may stand anywhere.
+  # config_flags needs --config before its overrides; users may write them in any order. The sort is
+  # stable, so all other flags keep theirs.
   sys.argv[1:] = sorted(sys.argv[1:], key=lambda arg: not arg.startswith(('--config=', '-config=')))
   app.run(guarded, flags_parser=_parse)
 
 
 def _ours_or_serious(record) -> bool:
-  """Whether a log record is shown: libraries speak only when something is wrong."""
+  """Whether to show a log record: all of ours, and only warnings and errors of libraries."""
   ours = pathlib.Path(__file__).parents[1]
   path = pathlib.Path(record.pathname)
   inside = path.is_relative_to(ours) and path.relative_to(ours).parts[0] in PACKAGES
@@ -65,7 +62,7 @@ def _ours_or_serious(record) -> bool:
 
 
 def _parse(argv: list[str]) -> list[str]:
-  """absl's parser; a config that cannot be built or overridden is one line too."""
+  """absl's parser; an error in a config or an override is also reported in one line."""
   try:
     return flags.FLAGS(argv)
   except flags.Error as error:
@@ -77,14 +74,14 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _culprit(argv: list[str], error: Exception) -> str:
-  """The flag that an error of the config parser is about: it names only the last part of a key."""
+  """The flag that an error of the config parser is about; it names only the last part of a key."""
   keys = [arg.partition('=')[0] for arg in argv if arg.startswith(('--config.', '-config.'))]
   named = [key for key in keys if f"'{key.rpartition('.')[2]}'" in _plain(error)]
   return (named or keys or ['--config'])[0]
 
 
 def _plain(error: Exception) -> str:
-  """The text of an error; that of a KeyError in an AttributeError without its layers of quotes."""
+  """The text of an error, without the quotes of a KeyError inside an AttributeError."""
   if not isinstance(error, AttributeError):
     return str(error)
   text = str(error).replace('\\n', ' ').replace("\\'", "'").strip('\'"')
@@ -92,9 +89,9 @@ def _plain(error: Exception) -> str:
 
 
 def fail(error: Exception) -> None:
-  """Says what went wrong in one line, and exits with 1."""
+  """Prints the error in one line, and exits with 1."""
   text = str(error)
-  if 'Traceback (most recent call last)' in text:  # config_flags passes a whole one on
+  if 'Traceback (most recent call last)' in text:  # config_flags puts a whole one in its message
     head, _, trace = text.partition('Traceback (most recent call last)')
     text = f'{head.strip()} {trace.strip().splitlines()[-1]}'
   text = ' '.join(text.split()) or type(error).__name__
@@ -103,9 +100,9 @@ def fail(error: Exception) -> None:
 
 
 def _use_compilation_cache(folder: str) -> None:
-  """A cache per processor: what XLA compiles for one need not run on another."""
+  """Sets a cache per type of processor: XLA's code for one may not run on another."""
   if jax.config.jax_compilation_cache_dir:
-    return  # set by the environment
+    return  # the environment has set it
   home = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
   with contextlib.suppress(OSError):
     flags_of_cpu = pathlib.Path('/proc/cpuinfo').read_text().partition('\n\n')[0]
@@ -119,12 +116,13 @@ def _use_compilation_cache(folder: str) -> None:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[Callable[[], bool]]:
-  """Gives a function that tells whether SIGTERM or SIGINT came; a second one ends at once."""
+  """Yields a function that says whether SIGTERM or SIGINT came; a second one ends the process."""
   came: list[int] = []
 
   def note(number: int, frame) -> None:
     del frame
     came.append(number)
+    # A handler only notes the signal: the loop saves between two steps, when the state is complete.
     signal.signal(number, before[number])
     logging.info('%s: saving, then stopping', signal.Signals(number).name)
 

@@ -1,10 +1,10 @@
-"""Trains the reference of text modelling here and in PyTorch: same batches, same initial weights.
+"""Trains a text model here and in PyTorch, with the same batches and the same initial weights.
 
 python -m experiments.benchmarks.reference --workdir=runs/reference --out=docs/shakespeare.png
 
 Needs the extra `peers` and the prepared dataset (experiments.prepare_data --dataset=shakespeare).
-WORKDIR/ours is the run of the config; reference.json has both curves. Prints the two final losses
-on the validation split; `--steps` cuts the run short.
+WORKDIR/ours is our run; WORKDIR/reference.json has both curves. Prints the two final losses on the
+validation split. `--steps` shortens the run.
 """
 
 import json
@@ -24,12 +24,12 @@ from common.training.program import build_program
 from experiments import cli, families, runs
 
 CONFIG = flags.DEFINE_string(
-  'config', 'configs/autoregressive/text.py:shakespeare_char', 'FILE.py:variant, of text.'
+  'config', 'configs/autoregressive/text.py:shakespeare_char', 'FILE.py:variant of a text model.'
 )
-WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run and the curves go.', required=True)
-DATA_DIR = flags.DEFINE_string('data_dir', '', 'Where the dataset is prepared.')
-STEPS = flags.DEFINE_string('steps', '', "Instead of the config's train.steps.")
-OUT = flags.DEFINE_string('out', '', 'A .png of the curves.')
+WORKDIR = flags.DEFINE_string('workdir', None, 'Folder for the run and the curves.', required=True)
+DATA_DIR = flags.DEFINE_string('data_dir', '', 'Folder of the prepared dataset.')
+STEPS = flags.DEFINE_string('steps', '', "Replaces the config's train.steps.")
+OUT = flags.DEFINE_string('out', '', 'PNG file for a plot of the curves.')
 
 
 def main() -> int:
@@ -54,8 +54,8 @@ def main() -> int:
   return 0
 
 
-def train_peer(config: dict, marks: list[int]) -> tuple[list[tuple[int, float]], float]:
-  """Trains the PyTorch model; returns (step, validation loss) at the marks, and seconds."""
+def train_peer(config: dict, evaluated: list[int]) -> tuple[list[tuple[int, float]], float]:
+  """Trains the PyTorch model; returns (step, validation loss) at the given steps, and seconds."""
   from experiments.benchmarks import peers_text as peers
 
   data = pipeline.load(config['data'])
@@ -70,7 +70,7 @@ def train_peer(config: dict, marks: list[int]) -> tuple[list[tuple[int, float]],
     start = time.perf_counter()
     step(batch['x'], float(program.lr_schedule(n)))
     seconds += time.perf_counter() - start
-    if n + 1 in marks:
+    if n + 1 in evaluated:
       split = data.splits['validation']
       loss = peers.language_model_loss(model, split.gather(np.arange(len(split)))['x'])
       curve.append((n + 1, loss))
