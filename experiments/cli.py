@@ -47,8 +47,7 @@ def run(main: Callable[[], int | None]) -> None:
         raise
       fail(error)
 
-  # config_flags needs --config before its overrides; users may write them in any order. The sort is
-  # stable, so all other flags keep theirs.
+  # config_flags wants a config before its settings in sys.argv; here they may stand anywhere.
   sys.argv[1:] = sorted(sys.argv[1:], key=lambda arg: not arg.startswith(('--config=', '-config=')))
   app.run(guarded, flags_parser=_parse)
 
@@ -62,7 +61,7 @@ def _ours_or_serious(record) -> bool:
 
 
 def _parse(argv: list[str]) -> list[str]:
-  """absl's parser; an error in a config or an override is also reported in one line."""
+  """absl's parser; a config that cannot be built or overridden is one line too."""
   try:
     return flags.FLAGS(argv)
   except flags.Error as error:
@@ -74,14 +73,14 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _culprit(argv: list[str], error: Exception) -> str:
-  """The flag that an error of the config parser is about; it names only the last part of a key."""
+  """The flag that an error of the config parser is about: it names only the last part of a key."""
   keys = [arg.partition('=')[0] for arg in argv if arg.startswith(('--config.', '-config.'))]
   named = [key for key in keys if f"'{key.rpartition('.')[2]}'" in _plain(error)]
   return (named or keys or ['--config'])[0]
 
 
 def _plain(error: Exception) -> str:
-  """The text of an error, without the quotes of a KeyError inside an AttributeError."""
+  """The text of an error; that of a KeyError in an AttributeError without its layers of quotes."""
   if not isinstance(error, AttributeError):
     return str(error)
   text = str(error).replace('\\n', ' ').replace("\\'", "'").strip('\'"')
@@ -89,9 +88,9 @@ def _plain(error: Exception) -> str:
 
 
 def fail(error: Exception) -> None:
-  """Prints the error in one line, and exits with 1."""
+  """Says what went wrong in one line, and exits with 1."""
   text = str(error)
-  if 'Traceback (most recent call last)' in text:  # config_flags puts a whole one in its message
+  if 'Traceback (most recent call last)' in text:  # config_flags passes a whole one on
     head, _, trace = text.partition('Traceback (most recent call last)')
     text = f'{head.strip()} {trace.strip().splitlines()[-1]}'
   text = ' '.join(text.split()) or type(error).__name__

@@ -194,7 +194,7 @@ def _read_config(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _completed(config: Mapping) -> tuple[dict[str, Any], list[str]]:
-  """A config with its family's default for every missing setting, and the names of those."""
+  """A config with what it lacks of its family's settings, and their names."""
   return completed(config, families.base(config).to_dict(), flat=get_base().keys())
 
 
