@@ -35,7 +35,7 @@ def main() -> int:
   known = (*METRICS, TRAINING_SECONDS)
   jobs = studies.plan(study, config_files.load_config, workdir, known, changeable=runs.CHANGEABLE)
   with cli.stop_on_signals() as stop:
-
+    # `SystemExit` passes through `studies.run`, which takes other exceptions for a failed row.
     def train(config, folder):
       if not runs.train(config, folder, stop=stop):
         sys.exit(cli.STOPPED)

@@ -74,6 +74,7 @@ def run(race: Race, repeats: int) -> Seconds:
         raise
       logging.warning('%s: %s left out: %s', race.name, name, str(error).splitlines()[0])
       del alive[name]
+  # In turns, so that a slow minute of the machine slows all contenders alike.
   for _ in range(repeats):
     for name, call in alive.items():
       start = time.perf_counter()

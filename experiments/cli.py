@@ -104,6 +104,7 @@ def _use_compilation_cache(folder: str) -> None:
     return  # the environment has set it
   home = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
   with contextlib.suppress(OSError):
+    # Compiled code may use instructions of this processor: its name and features make the folder.
     flags_of_cpu = pathlib.Path('/proc/cpuinfo').read_text().partition('\n\n')[0]
     features = [line for line in flags_of_cpu.splitlines() if line.startswith(('flags', 'model'))]
     machine = f'{platform.machine()}-{zlib.crc32("".join(features).encode()):08x}'
@@ -129,5 +130,6 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
   try:
     yield lambda: bool(came)
   finally:
+    # A handler that stayed would swallow signals after the command has finished.
     for number, handler in before.items():
       signal.signal(number, handler)

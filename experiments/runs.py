@@ -71,6 +71,7 @@ def train(
     ConfigError: the config cannot be run, or the folder holds a run of another one.
   """
   workdir, config = pathlib.Path(workdir), freeze(config)
+  # Everything that can refuse the config comes before the first write.
   data = pipeline.load(config['data'])
   method = families.build(config, data.spec)
   program = build_program(config, method, data.spec, make_mesh(config['parallel']))
@@ -136,6 +137,7 @@ def lock_workdir(workdir: pathlib.Path, config: Mapping, data: pipeline.Data, fr
     _move_aside(workdir)
   if path.exists():
     _check_same_config(workdir, config)
+    # A run from before fingerprints were written has none: it takes that of the data now.
     before = _read_json(data_path) if data_path.exists() else identity
     if before != identity:
       raise ConfigError(
@@ -143,6 +145,7 @@ def lock_workdir(workdir: pathlib.Path, config: Mapping, data: pipeline.Data, fr
         f'training examples then, {identity["train"]} now): restore it, choose another --workdir, '
         'or add --fresh to move that run aside and start a new one'
       )
+  # Written on every start: settings that may change have their newest values.
   atomic_write(path, to_json(config))
   atomic_write(data_path, json.dumps(identity))
 
@@ -318,6 +321,7 @@ def on(run: Run, name: str) -> Run:
   Raises:
     ConfigError: for a dataset whose examples are of another kind.
   """
+  # `source` belongs to the run's own dataset.
   data = pipeline.load(run.config['data'] | {'name': name, 'source': ''})
   if _kind(data.spec) != _kind(run.data.spec):
     raise ConfigError(

@@ -45,6 +45,7 @@ def named_leaves(tree: PyTree) -> dict[str, Any]:
   Raises:
     CheckpointError: two leaves have the same name.
   """
+  # By name, not by position, so that an error can say which leaf differs.
   paths = jax.tree_util.tree_leaves_with_path(tree)
   named = {path_name(path): leaf for path, leaf in paths}
   if len(named) < len(paths):
@@ -55,6 +56,8 @@ def named_leaves(tree: PyTree) -> dict[str, Any]:
 def storable(name: str, x: Any) -> jax.Array | np.ndarray:
   """The leaf as an array; as a host array where every process holds its own copy."""
   if isinstance(x, jax.Array):
+    # With several processes Orbax saves global arrays. One that this process holds completely is
+    # the same on all of them, and goes in as a host array.
     alone = jax.process_count() > 1 and x.is_fully_addressable
     return np.asarray(x) if alone else x
   x = np.asarray(x)
@@ -70,6 +73,7 @@ def placed(name: str, x: Any) -> jax.ShapeDtypeStruct:
   sharding = None if isinstance(x, np.ndarray) else x.sharding
   if sharding is None:
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  # Before anything is read: an uneven sharding would otherwise fail deep inside Orbax.
   try:
     sharding.shard_shape(x.shape)
   except ValueError as e:
@@ -135,6 +139,7 @@ def verify_files(path: pathlib.Path, share: int = 0, of: int = 1) -> None:
     return
   manifest = read_sealed(path, MANIFEST)
   for name in sorted(manifest)[share::of]:
+    # The size first, since it names the most common damage, a truncated file, most clearly.
     try:
       found = _size_and_crc(path / name)
     except OSError as e:
@@ -147,6 +152,7 @@ def verify_files(path: pathlib.Path, share: int = 0, of: int = 1) -> None:
 
 def seal(content: Any) -> dict[str, str]:
   """A JSON text with its checksum, for `read_sealed`."""
+  # The checksum is that of the text, so reading needs no canonical form of JSON.
   text = json.dumps(content)
   return {'json': text, 'sha256': hashlib.sha256(text.encode()).hexdigest()}
 

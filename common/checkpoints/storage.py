@@ -33,6 +33,7 @@ def start_to_write(path: pathlib.Path, leaves: Mapping, record: Mapping) -> Call
   Returns:
     A function that waits for the end of the save, and raises the error of one that failed.
   """
+  # Only JSON needs a handler here: Orbax knows how to save arrays.
   registry = ocp.handlers.local_registry()
   registry.add(ocp.handlers.JsonHandler, checkpointable_name=records.RECORD.parent.name)
   context = ocp.Context(
@@ -64,6 +65,8 @@ def read(path: pathlib.Path, asked: Mapping) -> dict[str, jax.Array]:
   Raises:
     DamagedCheckpoint: they cannot be read.
   """
+  # Each process is its own primary host, with a barrier of its own: a process that fails to read
+  # must not leave the others waiting. They agree on the outcome afterwards (`checkpoints._agreed`).
   me = jax.process_index()
   options = ocp.options
   context = ocp.Context(

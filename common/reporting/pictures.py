@@ -56,6 +56,7 @@ def to_rgb(
   images: UInt8[np.ndarray, 'n height width channels'], levels: int = 256
 ) -> UInt8[np.ndarray, 'n height width 3']:
   """Images of `levels` values and 1, 3 or 4 channels as RGB of 256 values, on white."""
+  # [0, levels) to [0, 256): the largest value becomes 255.
   if levels != 256:
     images = np.round(images * (255.0 / (levels - 1))).clip(0, 255).astype(np.uint8)
   if images.shape[-1] == 4:
@@ -82,6 +83,7 @@ def captioned_rows(
   font = ImageFont.load_default(text_size)
   margin, line = text_size // 2, 2 * text_size
   grids = [image_grid(images, len(images), scale, background=255) for _, images in rows]
+  # Images start to the right of the longest caption; a row is as high as its images or its text.
   left = 2 * margin + int(max(font.getlength(caption) for caption, _ in rows))
   width = max(left + max(grid.shape[1] for grid in grids), int(font.getlength(title)) + margin)
   heights = [max(len(grid), line) for grid in grids]

@@ -50,7 +50,7 @@ def curve(
 ) -> Series:
   """One metric of one split over `axis`, thinned to at most PLOT_POINTS points."""
   chosen = [r for r in records if r.get('split') == split and metric in r and axis in r]
-  stride = -(-len(chosen) // PLOT_POINTS) or 1
+  stride = -(-len(chosen) // PLOT_POINTS) or 1  # rounded up; 1 for an empty curve
   kept = chosen[::-1][::stride][::-1]  # from the end, so that the last point is always kept
   return Series([r[axis] for r in kept], [r[metric] for r in kept])
 
@@ -141,6 +141,7 @@ def panels(
 
   columns = min(columns, len(several))
   rows = -(-len(several) // columns)
+  # A figure and a canvas of our own: pyplot keeps its figures in global state.
   figure = figures.Figure((4.6 * columns, 2.2 * rows + 0.7), dpi=100, layout='constrained')
   canvas = FigureCanvasAgg(figure)
   grid = figure.subplots(rows, columns, squeeze=False)

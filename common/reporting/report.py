@@ -146,6 +146,7 @@ def write_report(path: Path, title: str, sections: Sequence[Section], subtitle: 
     sections: the content. All text is escaped.
     subtitle: a line below the title.
   """
+  # `StrictUndefined`: a block that lacks what the template draws is an error, not an empty space.
   engine = jinja2.Environment(
     autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
   )

@@ -46,6 +46,7 @@ class Writer:
     workdir = pathlib.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     if step is not None:
+      # Before the file is opened for appending.
       _remove_lines_after(workdir / FILE, step)
     self._file = (workdir / FILE).open('a', encoding='utf-8')
     if tensorboard:
@@ -215,6 +216,7 @@ class Progress:
 
   def rate(self) -> float | None:
     """Steps per second over the recent reports; None before there are two."""
+    # Over the whole window, not the last pair: single reports jitter.
     if len(self._seen) < 2:
       return None
     (first, start), (last, now) = self._seen[0], self._seen[-1]
@@ -222,6 +224,7 @@ class Progress:
 
   def pause(self) -> None:
     """Excludes the time since the last report (evaluation, sampling) from the rate."""
+    # The clock of `_now` stands still from the last report until now.
     if self._seen:
       self._paused += self._now() - self._seen[-1][1]
 

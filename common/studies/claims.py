@@ -148,6 +148,7 @@ def _compare(
   claim: Claim, one: Estimate | None, name: str, other: Estimate | None
 ) -> tuple[str, str]:
   """(verdict, detail) of one cell against one other."""
+  # Without a value or an error there is no interval, and nothing to decide.
   if one is None or other is None:
     return 'undecided', 'not measured' if one is None else f'{name}: not measured'
   factor = f'{claim.times:g} × ' if claim.times != 1 else ''
@@ -158,6 +159,7 @@ def _compare(
   gap = one.value - claim.times * other.value
   half = _half_width(one, other, float(claim.times))
   low, high = gap - half, gap + half
+  # "near" holds inside ± within · |other|, and fails where the interval lies entirely outside.
   if claim.relation == 'near':
     room = claim.within * abs(claim.times * other.value)
     return _verdict(low >= -room and high <= room, low > room or high < -room), detail
@@ -205,5 +207,6 @@ def value_and_half(found: Estimate) -> tuple[str, str]:
     return (f'{found.value:,.0f}' if whole else f'{found.value:.4g}'), ''
   if abs(found.value) < 1e-3:
     return f'{found.value:.3g}', f'{found.half:.2g}'
+  # Two significant digits of the half-width: 1 − ⌊log₁₀ half⌋ decimals.
   decimals = max(1 - math.floor(math.log10(found.half)), 0)
   return f'{found.value:,.{decimals}f}', f'{found.half:,.{decimals}f}'

@@ -158,6 +158,7 @@ def plan(
     for seed in study.seeds:
       config = freeze(load(row.base or study.base, {**overrides, 'seed': seed}))
       job = _job(row, seed, config, workdir, changeable)
+      # The key of its samples covers everything that a row depends on.
       twin = same.setdefault(job.keys[1], job)
       if twin is not job:
         raise ConfigError(
@@ -214,6 +215,7 @@ def run(
       results.failures[name] = _one_line(error)
       say(f'{label}: failed: {results.failures[name]}')
       continue
+    # Cells from the files, also those that were just measured: a resumed study reads the same.
     _add(results, job, found, store)
     say(f'{label}: ' + ', '.join(f'{m} {_short(found[m])}' for m in study.metrics))
   return results
@@ -277,6 +279,7 @@ class CellStore:
       pictures.save_png(self.picture, display.picture(scale))
     if display.text:
       atomic_write(self.texts, display.text)
+    # The picture before the cells: once a cell is there, its row is never drawn again.
     for path, of_model in ((self.model, True), (self.samples, False)):
       kept = {k: v._asdict() for k, v in found.items() if (k in self.of_model) == of_model}
       atomic_write(path, json.dumps(kept, indent=2))
@@ -285,6 +288,8 @@ class CellStore:
 def _job(
   row: Row, seed: int, config: Config, workdir: pathlib.Path, changeable: Collection[str]
 ) -> Job:
+  # What each result depends on: a model on what training reads, its metrics also on evaluation
+  # settings, and metrics of samples on sampler options too.
   flat = flatten(config)
   sampled = {k: v for k, v in flat.items() if k.startswith(SAMPLING)}
   measured = {k: v for k, v in flat.items() if k.startswith(MEASURING)}
@@ -312,6 +317,7 @@ def _check(study: Study, known_metrics: set[str]) -> None:
         raise ConfigError(f'study {study.name!r} has the {what} {name!r} twice; remove one')
   for metric in study.metrics:
     pick(dict.fromkeys(known_metrics), metric, 'metric')
+  # Everything that names a cell: claims, published values, plots.
   cells = [(f'claim {claim.text!r}', *cell) for claim in study.claims for cell in claim.cells()]
   cells += [('a published cell', *cell) for cell in study.published]
   cells += [('a plot', rows[0], metric) for plot in study.plots for metric in plot]

@@ -131,6 +131,7 @@ def as_csv(results: Results) -> str:
     line = [row.name]
     for metric in results.study.metrics:
       found = estimates.get((row.name, metric))
+      # An exact value has an empty interval, a missing value two empty cells.
       line += ['', ''] if found is None else [found.value, '' if found.half is None else found.half]
       if metric in published:
         line.append(results.study.published.get((row.name, metric), ''))
@@ -190,6 +191,7 @@ def sections(
   found.append(Section('Table', [*about, _table(results)]))
   if results.pictures:
     found.append(Section('Samples', [Gallery(_pictures(results))]))
+  # Curves of the runs' own logs, after the table's plots.
   drawn = [_scatter(results, x, y) for x, y in study.plots]
   drawn += [
     plots.compare(records, 'loss', 'train', log_y=True, caption=LOSSES),
@@ -271,6 +273,7 @@ def _scatter(results: Results, x: str, y: str) -> plots.Plot | None:
   points = {}
   for row in results.study.rows:
     along, up = (estimates.get((row.name, metric)) for metric in (x, y))
+    # The horizontal axis is logarithmic: it has no place for 0.
     if along is not None and up is not None and along.value > 0:
       points[row.name] = plots.Series([along.value], [up.value], [up.half or 0.0])
   if not points:

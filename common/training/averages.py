@@ -98,6 +98,7 @@ def make_averaging(section: Mapping[str, Any], epoch: int, total: int) -> Averag
 
 def width_of(gamma: float) -> float:
   """Relative standard deviation σ_rel of the profile of γ (EDM2, eq. 123)."""
+  # The standard deviation of the Beta(γ + 1, 1) distribution.
   return math.sqrt((gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3)))
 
 
@@ -136,6 +137,7 @@ def inner_products(
   (γ+1)·(γ'+1) · min(t, t')^(γ+γ'+1) / ((γ+γ'+1) · t^(γ+1) · t'^(γ'+1)), in logarithms: the powers
   alone overflow.
   """
+  # Rows are (t, γ), columns (t', γ').
   t, g = times[:, None], gammas[:, None]
   u, h = other_times[None], other_gammas[None]
   both = g + h + 1
@@ -165,6 +167,7 @@ def weights(
   among = inner_products(times * scale, gammas, times * scale, gammas)
   # The normal equations, with a Lagrange multiplier for the constraint that the weights sum to 1.
   system = np.block([[among, np.ones((len(times), 1))], [np.ones(len(times)), 0.0]])
+  # The right-hand side: inner products of the stored profiles with the wanted one.
   wanted = inner_products(times * scale, gammas, goal[0] * scale, goal[1])[:, 0]
   # `lstsq`, because averages that are nearly alike make the system singular.
   return np.linalg.lstsq(system, np.append(wanted, 1.0), rcond=None)[0][:-1]

@@ -49,9 +49,10 @@ class StepMetrics:
     if self._pending is None:
       return
     (step, metrics), self._pending = self._pending, None
-    metrics = jax.device_get(metrics)
+    metrics = jax.device_get(metrics)  # waits for the call that computes them
     self._clock.add(metrics)
     self._progress.report(step, float(metrics['loss'][-1]))
+    # Checked at every fetch, not only when something is logged: a diverged run ends soon.
     bad = int(metrics['bad_in_a_row'].max())
     if bad >= self._max_bad_steps:
       raise TrainingError(
@@ -120,9 +121,10 @@ class Profile:
 
   def before(self, step: int) -> None:
     """Starts or ends the trace; called when `step` is about to run."""
+    # `>=`, since a compiled call may jump over either end.
     if self._running and step >= self._last:
       jax.profiler.stop_trace()
-      self._running, self._first = False, -1
+      self._running, self._first = False, -1  # never again in this run
       logging.info('profile written to %s', self._folder)
     elif not self._running and 0 <= self._first <= step:
       jax.profiler.start_trace(str(self._folder))

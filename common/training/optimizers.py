@@ -90,6 +90,7 @@ def _group_settings(settings: Mapping, name: str) -> dict:
   Raises:
     ConfigError: for a group without paths, or with a setting that groups do not have.
   """
+  # One norm is clipped for all groups, and `frozen` is one pattern: neither can be set for a group.
   group = dict(settings['groups'][name])
   known = (set(settings) | {'paths'}) - {'clip', 'frozen', 'groups'}
   for key in group:
@@ -152,6 +153,7 @@ def make_optimizer(
 
 def _labels(patterns: Mapping[str, str], params: PyTree) -> PyTree:
   """For each parameter the first name whose pattern its path matches, else REST."""
+  # Optax calls this while `init` is traced, so a pattern without a match is found before training.
   labels = jax.tree_util.tree_map_with_path(
     lambda path, _: _first_match(patterns, path_name(path)), params
   )

@@ -63,10 +63,11 @@ def build_program(config: Mapping, method: Method, spec: DataSpec, mesh: Mesh) -
 
   seed, mode = config['seed'], config['parallel']['mode']
   init = functools.partial(_initial_state, method, optimizer, spec, seed, len(averaging.widths))
-  shapes = jax.eval_shape(init)
+  shapes = jax.eval_shape(init)  # traces the initialisation without running it
   pure_step = TrainStep(method, optimizer, seed, averaging, settings['micro_batches'])
   step = parallel.place_step(mode, pure_step, shapes, mesh)
   on_cpu = mesh.devices.flat[0].platform == 'cpu'
+  # See `JitStep.unrolled`.
   if on_cpu and mode == 'jit' and has_convolutions(method, shapes, spec.batch_struct(1)):
     step = parallel.JitStep(pure_step, mesh, shapes, unrolled=True)
   return TrainProgram(schedule, step, init, lr_schedule)

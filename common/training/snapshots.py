@@ -70,6 +70,7 @@ class Snapshots:
     shares = iter(wanted)  # step by step, and within a step width by width, as they are read
     # Summed in float64: the weights are large and of both signs, and their sum is only 1.
     total = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float64), abstract)
+    # One step in memory at a time.
     for s in steps:
       restored = self._store.restore({'averages': (abstract,) * len(widths)}, s)
       for average in restored.state['averages']:

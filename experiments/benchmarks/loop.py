@@ -50,6 +50,7 @@ def loop(sizes: Sizes, peers: bool) -> list[Race]:
 
 def _run(config: dict, spec: DataSpec) -> float:
   """Seconds in the training steps of a whole run."""
+  # Built anew for every call: a run compiles its own step, which its clock leaves out.
   method = families.build(config, spec)
   mesh = make_mesh(config['parallel'], jax.devices()[:1])
   program = build_program(config, method, spec, mesh)

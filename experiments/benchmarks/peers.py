@@ -86,6 +86,7 @@ def _step(model, loss, compiled: bool) -> Callable[[], None]:
   def step() -> None:
     optimizer.zero_grad(set_to_none=True)
     loss(network).backward()
+    # Our own step clips too.
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
 

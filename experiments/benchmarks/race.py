@@ -157,6 +157,7 @@ def training_steps(config: dict, spec: DataSpec) -> tuple[BareStep, dict[str, Ca
   """A training step on one device; and the contenders: that step, and one on all devices."""
   ours = BareStep(config, spec)
   contenders = {OURS: ours}
+  # The largest number of devices that divides the batch.
   devices = math.gcd(config['data']['batch_size'], jax.device_count())
   if devices > 1:
     contenders[SHARED] = BareStep(config, spec, devices=devices)

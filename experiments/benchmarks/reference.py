@@ -67,6 +67,7 @@ def train_peer(config: dict, evaluated: list[int]) -> tuple[list[tuple[int, floa
   size, curve, seconds = config['data']['batch_size'], [], 0.0
   for n in range(program.schedule.total):
     batch = pipeline.train_batch(data, config['seed'], n, size)
+    # Batch n of our own run, at its learning rate; only the step is timed.
     start = time.perf_counter()
     step(batch['x'], float(program.lr_schedule(n)))
     seconds += time.perf_counter() - start
