@@ -25,10 +25,12 @@ FLOORS = (
   {'studies'},
 )
 MAX_MODULES, MAX_LINES, MAX_ARGUMENTS = 11, 400, 8
-# Per 1,000 lines of Python outside tests/; before the methods, steps and samplers became frozen
-# dataclasses they were 9.7 and 8.8.
-MAX_LAMBDAS, MAX_NESTED = 4.9, 4.4
-# Calls of getattr and hasattr that ask no interface for a member, each with its reason.
+# Lambdas, and functions inside functions, per 1,000 lines of the packages above (all lines, as
+# `per_thousand_lines` counts them). Before methods, steps and samplers became frozen dataclasses
+# they were 9.7 and 8.8.
+MAX_LAMBDAS, MAX_NESTED = 4.0, 3.0
+# Modules that may call getattr or hasattr, each with its reason. An interface has a base class with
+# neutral defaults instead.
 PROBING = {}
 
 

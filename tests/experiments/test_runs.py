@@ -1,4 +1,4 @@
-"""What a run's folder remembers: a config of any age, and which data it was trained on."""
+"""The folder of a run: its config, of any age, and the identity of its data."""
 
 import json
 
@@ -34,12 +34,12 @@ def data(change=None, num=20):
   return Data(spec, {split: Held(x) for split in ('train', 'validation', 'test')})
 
 
-def test_a_fingerprint_is_of_what_is_there():
+def test_a_fingerprint_depends_on_the_examples():
   assert fingerprint(data()) == fingerprint(data())
   assert len({fingerprint(d) for d in (data(), data(change=7), data(num=19))}) == 3
 
 
-def test_a_run_goes_on_with_the_data_it_began_with(tmp_path):
+def test_a_run_resumes_only_with_the_data_it_began_with(tmp_path):
   config, workdir = images.get_config('digits').to_dict(), tmp_path / 'run'
   runs.lock_workdir(workdir, config, data(), fresh=False)
   runs.lock_workdir(workdir, config, data(), fresh=False)
@@ -65,7 +65,7 @@ def test_a_config_from_before_some_settings_still_works(tmp_path):
 
 
 def test_a_component_named_by_a_flag_is_the_same_when_read_back(tmp_path):
-  """It has a name alone, and what is read back has all its settings."""
+  """The flag gives only its name; the config that is read back has all its settings."""
   config = images.get_config('digits').to_dict() | {'process': {'name': 'cosine'}}
   runs.lock_workdir(tmp_path / 'run', config, data(), fresh=False)
   runs.lock_workdir(tmp_path / 'run', config, data(), fresh=False)
@@ -83,7 +83,7 @@ def test_a_component_named_by_a_flag_is_the_same_when_read_back(tmp_path):
     ('{"family": "gan"}', "unknown family 'gan'"),
   ],
 )
-def test_what_is_no_config_is_said_in_one_line(tmp_path, text, message):
+def test_a_file_without_a_config_is_refused_in_one_line(tmp_path, text, message):
   (tmp_path / 'config.json').write_text(text)
   with pytest.raises(ConfigError, match=message):
     runs.config_of(tmp_path)

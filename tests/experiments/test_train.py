@@ -1,4 +1,4 @@
-"""The training command: bit-exact resume, signals, and what it says of bad input."""
+"""The training command: bit-exact resume, signals, and errors for bad input."""
 
 import json
 import signal
@@ -31,7 +31,7 @@ def final_state(workdir):
 
 
 def losses(workdir):
-  """(step, loss) of every line: the same only where the batches were."""
+  """(step, loss, norm) of every line: equal only if the batches were."""
   rows = writers.read(workdir, 'train')
   return [(row['step'], row['loss'], row['gradient_norm']) for row in rows]
 
@@ -73,7 +73,7 @@ def test_killed_and_restarted_is_the_same_run_bit_for_bit(whole, tmp_path, momen
 
 
 @pytest.mark.parametrize('name', ['SIGTERM', pytest.param('SIGINT', marks=pytest.mark.slow)])
-def test_a_signal_saves_and_exits_with_75_and_the_same_command_goes_on(whole, tmp_path, name):
+def test_a_signal_saves_and_exits_with_75_and_the_same_command_resumes(whole, tmp_path, name):
   workdir = tmp_path / 'run'
   process = start('train', *TINY, f'--workdir={workdir}')
   metrics = workdir / writers.FILE
@@ -206,7 +206,7 @@ def test_too_many_bad_steps_stop_the_run_with_the_last_good_checkpoint_intact(tm
 
 
 def test_the_program_needs_neither_data_nor_this_machine_s_devices():
-  """What is compiled for a machine that is not there: shapes alone."""
+  """Lowers the step from shapes alone, as for a machine that is not there."""
   from configs.autoregressive import images
 
   config = images.get_config('digits_4x4').to_dict()

@@ -55,13 +55,13 @@ def test_published_gammas():
 
 
 def test_published_weights():
-  """Of 0.05 and 0.10 for 0.075 as EDM2's code has them: fitted freely, divided by their sum."""
+  """Weights of 0.05 and 0.10 for 0.075 in EDM2's code: an unconstrained fit, divided by its sum."""
   ones, gammas = np.ones(2), np.array([averages.gamma_of(w) for w in (0.05, 0.10)])
   goal = np.ones(1), np.array([averages.gamma_of(0.075)])
   among = averages.inner_products(ones, gammas, ones, gammas)
   free = np.linalg.solve(among, averages.inner_products(ones, gammas, *goal))[:, 0]
   np.testing.assert_allclose(free / free.sum(), [0.3422694236, 0.6577305764], rtol=1e-8)
-  # Ours are as near to the profile, in the mean square, as any that sum to 1.
+  # Ours are the best in the mean square among weights that sum to 1.
   own = averages.weights([(1, 0.05), (1, 0.10)], 1, 0.075)
   away = lambda share: (share - free) @ among @ (share - free)
   assert away(own) < min(away(own + d) for d in ([0.01, -0.01], [-0.01, 0.01]))
@@ -91,7 +91,7 @@ def test_inner_products_are_the_integrals():
 
 
 def test_any_width_is_reconstructed_from_stored_ones():
-  """Noisy parameters that drift: an unseen width, to a small part of how far widths differ."""
+  """Parameters that drift with noise: the error is small next to the differences between widths."""
   rng = np.random.default_rng(1)
   steps = np.linspace(0, 1, 4000)[:, None]
   values = np.sin(3 * steps * np.arange(1, 6)) + 0.3 * rng.normal(size=(4000, 5))
@@ -110,7 +110,7 @@ def test_any_width_is_reconstructed_from_stored_ones():
       errors.append(np.linalg.norm(share @ points - directly) / apart)
     assert (np.diff(errors) < 0).all() and errors[2] < 0.04 and errors[3] < 0.01, (width, errors)
   stored = [(step, width) for step in range(500, 4001, 500) for width in widths]
-  # A stored one is itself, whatever else is stored; so is one that ends before the last.
+  # A stored average is reproduced exactly, also one that ends before the last step.
   np.testing.assert_allclose(averages.weights(stored, 4000, 0.1), np.eye(16)[-1], atol=1e-6)
   np.testing.assert_allclose(averages.weights(stored[:8], 2000, 0.05), np.eye(8)[-2], atol=1e-6)
 

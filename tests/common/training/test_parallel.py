@@ -95,7 +95,7 @@ def test_losses_depend_on_the_data_so_that_the_comparison_means_something():
   assert np.abs(one['loss'] - other['loss']).max() > 1e-3
 
 
-def test_fsdp_and_tensor_really_share_out_the_kernels():
+def test_fsdp_and_tensor_split_the_kernels():
   _, _, step = run(devices=8, data=2, fsdp=2, tensor=2)
   params, moments = step.abstract_state.params, step.abstract_state.opt_state[0].mu
   assert params['up']['kernel'].sharding.spec == P(None, 'tensor')  # too small for fsdp
@@ -151,12 +151,12 @@ def test_a_mesh_that_does_not_fit_the_devices_is_refused(axes):
     parallel.make_mesh(dict(data=-1, fsdp=1, tensor=1) | axes)
 
 
-def test_a_batch_that_the_devices_do_not_divide_is_refused_with_the_nearest_that_they_do():
+def test_a_batch_that_the_devices_do_not_divide_is_refused_with_the_nearest_valid_size():
   with pytest.raises(ConfigError, match=r'data.batch_size=100 .* the nearest that can: 96'):
     parallel.check_batch_size(100, 8, 2)
 
 
-def test_metrics_are_means_over_what_was_counted():
+def test_metrics_are_means_over_the_counted_examples():
   """Micro-batches of unequal count, against the mean over all examples at once."""
   method = toy.build()
 
