@@ -46,6 +46,7 @@ def main() -> None:
   for number, (name, suite) in enumerate(suites.items(), 1):
     for race in suite(sizes, peers):
       logging.info('[%d/%d] %s: %s', number, len(suites), name, race.name)
+      # The table is written after every race, so an interrupted benchmark keeps what it has.
       results.append((race, run(race, REPEATS.value)))
       write(results, peers)
   print(table(results, peers))
@@ -99,6 +100,7 @@ def table(results: list[tuple[Race, Seconds]], peers: bool) -> str:
     first = statistics.median(next(iter(seconds.values())))
     what = f'{race.name} ({race.unit})'
     for number, (name, times) in enumerate(seconds.items()):
+      # The longest time is the lowest rate.
       middle, slow, fast = (race.amount / f(times) for f in (statistics.median, max, min))
       ratio = f'{statistics.median(times) / first:.2f}' if number else ''
       shown = '' if number else what

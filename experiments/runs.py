@@ -311,6 +311,7 @@ def with_draft(run: Run, draft: Run) -> Run:
     raise ConfigError(
       f'a {other} model cannot draft for one of the family {name}; both must be of one of: {able}'
     )
+  # Only sampling changes: parameters, likelihood and data stay those of the run.
   small = family.draft(draft.config, draft.data.spec, draft.params)
   return run._replace(method=family.build(run.config, run.data.spec, draft=small))
 

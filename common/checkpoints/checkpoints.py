@@ -86,6 +86,7 @@ class Checkpoints:
     for step in self.steps:
       with contextlib.suppress(DamagedCheckpoint):  # `restore` reports the damage
         self._records[step] = records.read_sealed(self._path(step), records.RECORD)
+    # Entered last, so that an error above leaves nothing to undo.
     self._quiet = contextlib.nullcontext() if verbose else storage.quietly()
     self._quiet.__enter__()
 
@@ -152,6 +153,7 @@ class Checkpoints:
       raise CheckpointError(f'{self.directory} was opened read-only: step {step} is not saved')
     self.wait()
     leaves = {name: records.storable(name, x) for name, x in records.named_leaves(state).items()}
+    # Digests are computed here, on the devices, before the caller may donate the buffers.
     record = {
       'step': int(step),
       'config': json.loads(to_json(config)),

@@ -76,6 +76,7 @@ class Writer:
     """
     if self._file is None:
       return
+    # `float` waits for values that are still on a device.
     values = {name: float(value) for name, value in values.items()}
     if reserved := values.keys() & {'step', 'split', 'time'}:
       raise ValueError(f'a metric cannot be called {sorted(reserved)[0]!r}; rename it')
@@ -236,6 +237,7 @@ class Progress:
     self._seen.append((step, self._now()))
     if self._silent:
       return
+    # tqdm redraws once, in `update`; setting the text must not draw as well.
     if self._bar is not None:
       self._bar.set_description_str(self.text(step, loss), refresh=False)
       self._bar.update(step - self._bar.n)

@@ -104,6 +104,7 @@ def estimate(measures: Sequence[Measure]) -> Estimate | None:
   known = [measure for measure in measures if measure.value is not None]
   if not known:
     return None
+  # A single seed says nothing about the spread of training: its error is the measurement's alone.
   if len(known) == 1:
     return Estimate(float(known[0].value), known[0].standard_error)
   values = np.array([measure.value for measure in known])

@@ -184,7 +184,7 @@ def sections(
     records: lines of `metrics.jsonl` of the trained models, by name.
   """
   study = results.study
-  found = []
+  found = []  # the answer first, then the numbers, then how they came about
   if study.claims:
     found.append(Section('Claims', [Verdicts(results.verdicts())]))
   about = [Text(study.about)] if study.about else []
@@ -231,6 +231,7 @@ def _pictures(results: Results) -> list[Picture | Quote]:
     if path := results.pictures.get(row.name):
       found = estimates.get((row.name, first))
       told = f': {title(first)} {shown(found)}' if found else ''
+      # Texts are shown as text; everything else was saved as a picture.
       if path.suffix == '.txt':
         pictures.append(Quote(path.read_text('utf-8'), row.name + told))
         continue

@@ -207,6 +207,7 @@ class JitStep(PlacedStep):
   def run(self, state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:
     if not self.unrolled:
       return self.compiled(state, batches)
+    # Slices keep their axis of steps, of length 1: `TrainStep` then runs no loop at all.
     parts = []
     for i in range(batches['x'].shape[0]):
       state, metrics = self.compiled(state, {k: v[i : i + 1] for k, v in batches.items()})

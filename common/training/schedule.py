@@ -59,6 +59,7 @@ def make_schedule(settings: Mapping, epoch: int, snapshot_every: str | int = 0) 
     ConfigError: for a malformed length, or a run without steps.
   """
   total = length(settings['steps'], 'train.steps', epoch)
+  # A run shorter than one call compiles only the steps that it has.
   per_call = min(settings['steps_per_call'], total)
   if total < 1 or per_call < 1:
     raise ConfigError(

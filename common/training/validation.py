@@ -35,6 +35,7 @@ def validation_loss(
   weights = 0.0
   for n, batch in enumerate(evaluation_batches(data.splits['validation'], batch_size)):
     batch = {k: jax.device_put(v, sharding) for k, v in batch.items()}
+    # A key per batch, as no two batches may share their noise.
     metrics, count = evaluation_step(
       method, state.ema, state.memory, batch, jax.random.fold_in(key, n), state.step
     )

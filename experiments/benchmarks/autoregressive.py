@@ -130,6 +130,7 @@ def _full_passes(config: dict, spec, params, batch: int):
   @jax.jit
   def draw(params, key):
     def body(i, emissions):
+      # No cache: everything is computed again, and only position i is used.
       outputs = model.apply({'params': params}, emissions)
       keys = jax.random.split(jax.random.fold_in(key, i), batch)
       new = jax.vmap(model.head.sample)(outputs[:, i], keys)

@@ -73,6 +73,7 @@ def train(sizes: Sizes, peers: bool) -> list[Race]:
   if peers:
     from experiments.benchmarks import peers as torch_peers
 
+    # PyTorch wants channels first, and the same range [-1, 1] as our own step.
     pixels = ours.batch['x'][0].transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
     for compiled, name in ((False, 'PyTorch, eager'), (True, 'PyTorch, compiled')):
       unet = _torch_unet(sizes)
@@ -140,7 +141,7 @@ def likelihood(sizes: Sizes, peers: bool) -> list[Race]:
   model, params = build_model(config, spec), perturbed_params(families.build(config, spec), spec)
   process = model.process
   z, probe = jax.random.normal(jax.random.key(1), (2, batch, *spec.shape))
-  probe = jnp.sign(probe)
+  probe = jnp.sign(probe)  # Rademacher: ±1 with equal probability
   denoise = lambda x, t: model.denoiser(params)(x, t, None)
 
   @jax.jit
@@ -166,11 +167,13 @@ def _on_the_host(process, denoise, z, probe):
   def drift(x, t):
     return velocity(process, denoise(x, jnp.full(len(x), t)), t)
 
+  # Hutchinson's estimate probeᵀ · J · probe of the trace, from one vector-Jacobian product.
   divergence = jax.jit(
     lambda x, t: (jax.grad(lambda x: (drift(x, t) * probe).sum())(x) * probe).sum((1, 2, 3))
   )
 
   def field(t, state):
+    # The solver's state is a flat float64 vector: all pixels, then one log-density per image.
     x = jnp.asarray(state[: z.size].reshape(z.shape), jnp.float32)
     t = jnp.float32(t)
     return np.concatenate([np.asarray(drift(x, t)).ravel(), np.asarray(divergence(x, t))])

@@ -59,6 +59,7 @@ def train_gpt2(model, tokens, compiled: bool) -> Callable[[], None]:
 
   def loss(network):
     logits = network(tokens, use_cache=False).logits
+    # Position i predicts token i + 1.
     return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
 
   return _step(model, loss, compiled)

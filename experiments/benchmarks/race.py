@@ -173,6 +173,7 @@ def perturbed_params(method: Method, spec: DataSpec) -> PyTree:
 def _perturbed(method: Method, batch: Batch, key: Key[Array, '']) -> PyTree:
   params, _ = method.init(key, batch)
   leaves, tree = jax.tree.flatten(params)
+  # A key for each leaf, or leaves of the same shape would get the same noise.
   keys = jax.random.split(key, len(leaves))
   noise = [0.02 * jax.random.normal(k, v.shape) for k, v in zip(keys, leaves, strict=True)]
   return jax.tree.unflatten(tree, [v + n for v, n in zip(leaves, noise, strict=True)])

@@ -37,6 +37,7 @@ def main() -> int:
   overrides |= {'train.steps': STEPS.value} if STEPS.value else {}
   config = config_files.load_config(CONFIG.value, overrides).to_dict()
   workdir = pathlib.Path(WORKDIR.value)
+  # Our own run first: it decides at which steps the peer is evaluated.
   with cli.stop_on_signals() as stop:
     if not runs.train(config, workdir / 'ours', stop=stop):
       return cli.STOPPED
@@ -62,6 +63,7 @@ def train_peer(config: dict, evaluated: list[int]) -> tuple[list[tuple[int, floa
   method = families.build(config, data.spec)
   program = build_program(config, method, data.spec, make_mesh(config['parallel']))
   params = jax.device_get(jax.jit(program.init)().params)
+  # The same initial weights as our own run: they depend on the config's seed alone.
   model = peers.CharacterGPT(params, config['network']['heads'])
   step = peers.train_language_model(model, config['optimizer'])
   size, curve, seconds = config['data']['batch_size'], [], 0.0
