@@ -129,7 +129,7 @@ def test_modules_are_short(package):
   assert not {f: number for f, number in lines.items() if number > MAX_LINES}
 
 
-@pytest.mark.parametrize('package', packages(not_yet=('diffusion', 'autoregressive')))
+@pytest.mark.parametrize('package', packages(not_yet=('autoregressive',)))
 def test_functions_have_few_arguments(package):
   many = {}
   for path in modules(package):
@@ -191,13 +191,11 @@ def per_thousand_lines(count):
   return 1000 * sum(count(ast.parse(text)) for text in texts) / lines
 
 
-@pytest.mark.xfail(strict=True, reason='not yet: remove the mark once this passes')
 def test_lambdas_are_few():
   count = lambda tree: sum(isinstance(node, ast.Lambda) for node in ast.walk(tree))
   assert per_thousand_lines(count) <= MAX_LAMBDAS
 
 
-@pytest.mark.xfail(strict=True, reason='not yet: remove the mark once this passes')
 def test_functions_inside_functions_are_few():
   assert per_thousand_lines(nested_functions) <= MAX_NESTED
 
