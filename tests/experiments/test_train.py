@@ -244,14 +244,14 @@ def test_evaluate_and_sample_read_the_run_back(whole, tmp_path):
 @pytest.mark.parametrize(
   ('command', 'flags', 'message'),
   [
-    ('sample', ['--label=eleven'], 'no class of digits; known: 0, 1'),
-    ('sample', ['--out=x.jpg'], 'ends in .png or .npy'),
+    ('sample', ['--label=eleven'], 'is not a class of digits; known: 0, 1'),
+    ('sample', ['--out=x.jpg'], 'must end in .png or .npy'),
     ('sample', ['--options=stepz=3'], "'stepz'"),
     ('sample', ['--step=7'], 'no checkpoint 7'),
     ('sample', ['--task=inpaint'], "unknown autoregressive task 'inpaint'; known: complete"),
     ('evaluate', ['--metrics=fid'], "unknown metric 'fid'"),
     ('evaluate', ['--ema=wide'], '--ema=wide: write widths, such as 0.05,0.1'),
-    ('evaluate', ['--likelihood=trace=exact'], 'begin with its name, such as flow'),
+    ('evaluate', ['--likelihood=trace=exact'], 'write the name first, such as flow'),
     ('evaluate', ['--likelihood=flow'], 'that of the autoregressive family is exact'),
     ('evaluate', ['--step=late'], "write 'last', 'best' or a number"),
   ],
