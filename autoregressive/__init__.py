@@ -1,6 +1,32 @@
 """Causal autoregression. `build` turns a config and a description of the data into a `Method`."""
 
-from autoregressive.finetuning import begin, build_finetune
+from autoregressive.decoding.transforms import Options
+from autoregressive.finetuning import Finetune, begin, build_finetune
+from autoregressive.heads import HEADS
 from autoregressive.method import build, build_draft
+from autoregressive.model import Model
+from autoregressive.networks import NETWORKS
+from autoregressive.objectives import Objective
+from autoregressive.orderings import ORDERINGS
 
-__all__ = ['begin', 'build', 'build_draft', 'build_finetune']
+# The constructors whose names and settings a config may choose, by the path of its section.
+COMPONENTS = {'ordering': ORDERINGS, 'network': NETWORKS, 'head': HEADS}
+# Sections without a name: their settings are the arguments of one constructor.
+SECTIONS = {'model': Model, 'objective': Objective, 'finetune': Finetune, 'sampling': Options}
+# Their arguments that come from the data or from another component, and are no settings.
+GIVEN = {
+  'ordering': ('spec',),
+  'network': ('length', 'grid'),
+  'head': ('values', 'vocabulary'),
+  'model': ('network', 'head', 'values', 'rows', 'num_classes', 'features'),
+}
+
+__all__ = [
+  'COMPONENTS',
+  'GIVEN',
+  'SECTIONS',
+  'begin',
+  'build',
+  'build_draft',
+  'build_finetune',
+]

@@ -1,26 +1,27 @@
 """Python files that hold data: configs and studies."""
 
+import contextlib
 import importlib.util
 import pathlib
 import types
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
-
-from common.config import ConfigError, as_tuple, flatten, suggestion
+from common.config import Config, ConfigError, as_tuple, check_type, freeze, nearby_settings
 
 
 def module(file: str) -> types.ModuleType:
-  """Runs a file. Raises ConfigError where there is none."""
+  """Runs a file. Raises ConfigError if it does not exist, or does not run."""
   path = pathlib.Path(file)
   if not path.is_file():
     raise ConfigError(f'there is no file {file}')
+  # Two files of one name are two modules.
   name = f'_{path.stem}_{zlib.crc32(str(path.resolve()).encode()):08x}'
   source = importlib.util.spec_from_file_location(name, path)
   found = importlib.util.module_from_spec(source)
-  source.loader.exec_module(found)
+  with _one_line(file):
+    source.loader.exec_module(found)
   return found
 
 
@@ -28,48 +29,60 @@ def call(spec: str, function: str) -> Any:
   """Runs a file and calls one of its functions: 'FILE.py' or 'FILE.py:argument'.
 
   Raises:
-    ConfigError: where there is no such file, or no such function in it.
+    ConfigError: the file does not exist, has no function of that name, or raises an error.
   """
   file, _, argument = spec.partition(':')
-  found = module(file)
-  if not hasattr(found, function):
+  found = vars(module(file)).get(function)
+  if not callable(found):
     raise ConfigError(f'{file} has no function {function}()')
-  return getattr(found, function)(*([argument] if argument else []))
+  with _one_line(f'{function}() of {file}'):
+    return found(*([argument] if argument else []))
 
 
-def load_config(spec: str, overrides: Mapping[str, Any]) -> ConfigDict:
-  """The config of a file, with settings replaced.
+@contextlib.contextmanager
+def _one_line(what: str) -> Iterator[None]:
+  """Turns whatever a file's own code raises into a ConfigError that names the file."""
+  try:
+    yield
+  except ConfigError:
+    raise
+  except Exception as error:
+    raise ConfigError(f'{what} failed: {type(error).__name__}: {error}') from error
+
+
+def load_config(
+  spec: str,
+  overrides: Mapping[str, Any],
+  complete: Callable[[Config], dict[str, Any]] = freeze,
+) -> dict[str, Any]:
+  """The complete config of a file, with settings replaced.
 
   Args:
     spec: 'FILE.py' or 'FILE.py:variant'.
-    overrides: values by dotted key. A dict replaces a whole component, its name and all settings.
+    overrides: values by dotted key. A dict replaces a whole component: it gives the name of the new
+      one, and the settings that differ from that one's defaults.
+    complete: fills in what a config leaves out (`experiments.families.complete`).
 
   Raises:
     ConfigError: for an unknown key, or a value of another type.
   """
-  config = call(spec, 'get_config')
+  config = complete(call(spec, 'get_config'))
   for key, value in overrides.items():
     _replace(config, key, value, spec)
-  return config.lock()
+  return complete(config)
 
 
-def _replace(config: ConfigDict, key: str, value: Any, spec: str) -> None:
+def _replace(config: dict[str, Any], key: str, value: Any, spec: str) -> None:
   *parents, last = key.split('.')
   node = config
   for parent in parents:
-    node = node.get(parent) if isinstance(node, ConfigDict) else None
-  if not isinstance(node, ConfigDict) or last not in node:
-    raise ConfigError(f'{spec} has no setting {key!r};{suggestion(key, flatten(config))}')
+    node = node.get(parent) if isinstance(node, dict) else None
+  if not isinstance(node, dict) or last not in node:
+    raise ConfigError(f'{spec} has no setting {key!r}{nearby_settings(key, config)}')
   old = node[last]
-  if isinstance(old, ConfigDict) != isinstance(value, Mapping):
-    kind = 'a component: give a dict' if isinstance(old, ConfigDict) else 'no component'
+  if isinstance(old, dict) != isinstance(value, Mapping):
+    kind = 'a component: give a dict' if isinstance(old, dict) else 'not a component'
     raise ConfigError(f'{key}={value!r}: {key} of {spec} is {kind}')
-  try:
-    if isinstance(value, Mapping):
-      with node.ignore_type():
-        node[last] = ConfigDict(dict(value))
-    else:
-      node[last] = as_tuple(value)
-  except (TypeError, ValueError) as error:
-    expected = type(old).__name__
-    raise ConfigError(f'{key}={value!r}: {spec} has {old!r}, of type {expected}') from error
+  if not isinstance(old, dict):
+    check_type(key, value, old)
+  node[last] = as_tuple(freeze(value) if isinstance(value, Mapping) else value)

@@ -16,11 +16,11 @@ def get_base() -> ConfigDict:
         name='digits',  # a key of common/data/builders/__init__.py
         dir='',  # where datasets are prepared; empty: TFDS's own default
         source='',  # folder or file of custom data (image_folder, npz, text, series) or raw files
-        image_size=0,  # image_folder: centre-cropped and resized to this; 0: as they are
-        broken='refuse',  # image_folder, text: 'refuse' a file that is none, or 'skip' it
-        palette=0,  # images: their pixels as indices of so many colours (k-means); 0: as they are
-        context=64,  # text, music: tokens or frames predicted in a window; series: values given
-        horizon=12,  # series: values that are forecast
+        image_size=0,  # image_folder: side after cropping and resizing; 0: as they are
+        broken='refuse',  # image_folder, text: 'refuse' an unreadable file, or 'skip' it
+        palette=0,  # images: number of colours (k-means) that pixels are reduced to; 0: off
+        context=64,  # text, music: tokens or frames in a window; series: values before a forecast
+        horizon=12,  # series: values to forecast
         stride=1,  # series: steps from one training window to the next
         tokenizer='characters',  # text: bytes, characters, gpt2 (from files), bpe (trained)
         vocabulary=1024,  # text, bpe: tokens to train
@@ -39,19 +39,19 @@ def get_base() -> ConfigDict:
         eps=1e-8,
         momentum=0.9,  # sgd and muon
         weight_decay=0.0,
-        no_decay='(bias|scale|embedding)$',  # paths of parameters that do not decay
+        no_decay='(bias|scale|embedding)$',  # a pattern: paths of parameters that do not decay
         clip=1.0,  # global norm of the gradient; 0: off
-        frozen='',  # paths of parameters that do not move
-        groups=dict(),  # by name: paths, and settings that replace those above for them
+        frozen='',  # a pattern: paths of parameters that stay as they are
+        groups=dict(),  # by name: a pattern of paths, and settings that replace those above
       ),
       ema=dict(
         decay=0.999,  # of the average that is evaluated and sampled from
         warmup=True,  # at most (1 + n)/(10 + n) at step n
-        half_life='0',  # in place of these two, if not 0: the length after which weights halve,
-        ramp_up=0.05,  # at most this share of the steps taken; 0: no ramp
-        widths=(),  # of power-function averages to store, shares of the run, such as (0.05, 0.1)
-        snapshot_every='12.5%',  # how often they are stored
-        keep=16,  # how many of the newest are
+        half_life='0',  # replaces these two unless 0: the length after which weights halve,
+        ramp_up=0.05,  # at most this share of the steps so far; 0: no ramp
+        widths=(),  # of power-function averages to store, as shares of the run: (0.05, 0.1)
+        snapshot_every='12.5%',  # how often these are stored
+        keep=16,  # number of them to keep, newest first
       ),
       train=dict(
         steps='2000',
@@ -61,17 +61,17 @@ def get_base() -> ConfigDict:
         evaluate_every='25%',
         sample_every='50%',
         checkpoint_every='25%',
-        keep=2,  # newest checkpoints to keep, beside the best
+        keep=2,  # newest checkpoints to keep, besides the best
         best_metric='loss',  # of the evaluation on the validation split
         best_mode='min',
-        max_bad_steps=20,  # stop after so many steps in a row with a gradient that is not finite
+        max_bad_steps=20,  # stop after this number of steps in a row with a non-finite gradient
         profile='',  # 'first:last' steps to profile into WORKDIR/profile
       ),
       parallel=dict(
         mode='jit',  # 'jit' over a mesh, or 'pmap'
-        data=-1,  # devices that share out the batch; -1: those that are left
-        fsdp=1,  # devices that share out parameters, optimiser state and batch
-        tensor=1,  # devices that share out the width of the network
+        data=-1,  # devices over which the batch is split; -1: all that remain
+        fsdp=1,  # devices over which parameters, optimiser state and batch are split
+        tensor=1,  # devices over which the width of the network is split
       ),
       evaluation=dict(
         split='test',

@@ -1,5 +1,25 @@
 """Score-based diffusion. `build` turns a config and a description of the data into a `Method`."""
 
+from diffusion.likelihood import LIKELIHOODS
 from diffusion.method import build
+from diffusion.networks import NETWORKS
+from diffusion.objectives import TIME_DISTRIBUTIONS, WEIGHTINGS
+from diffusion.processes import PROCESSES
+from diffusion.sampling.driver import SAMPLERS
+from diffusion.sampling.grids import GRIDS
 
-__all__ = ['build']
+# The constructors whose names and settings a config may choose, by the path of its section.
+COMPONENTS = {
+  'process': PROCESSES,
+  'network': NETWORKS,
+  'classifier.network': NETWORKS,
+  'objective.weighting': WEIGHTINGS,
+  'objective.times': TIME_DISTRIBUTIONS,
+  'sampling.sampler': SAMPLERS,
+  'sampling.grid': GRIDS,
+  'likelihood': LIKELIHOODS,
+}
+# Their arguments that come from the data, and are no settings.
+GIVEN = dict.fromkeys(('network', 'classifier.network'), ('out_channels', 'num_classes'))
+
+__all__ = ['COMPONENTS', 'GIVEN', 'build']

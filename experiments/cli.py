@@ -47,8 +47,6 @@ def run(main: Callable[[], int | None]) -> None:
         raise
       fail(error)
 
-  # config_flags wants a config before its settings in sys.argv; here they may stand anywhere.
-  sys.argv[1:] = sorted(sys.argv[1:], key=lambda arg: not arg.startswith(('--config=', '-config=')))
   app.run(guarded, flags_parser=_parse)
 
 
@@ -61,39 +59,16 @@ def _ours_or_serious(record) -> bool:
 
 
 def _parse(argv: list[str]) -> list[str]:
-  """absl's parser; a config that cannot be built or overridden is one line too."""
+  """absl's parser; a wrong flag is an error of one line."""
   try:
     return flags.FLAGS(argv)
   except flags.Error as error:
     fail(error)
-  except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-    if '--debug' in argv:
-      raise
-    fail(ValueError(f'{_culprit(argv, error)}: {_plain(error)}'))
-
-
-def _culprit(argv: list[str], error: Exception) -> str:
-  """The flag that an error of the config parser is about: it names only the last part of a key."""
-  keys = [arg.partition('=')[0] for arg in argv if arg.startswith(('--config.', '-config.'))]
-  named = [key for key in keys if f"'{key.rpartition('.')[2]}'" in _plain(error)]
-  return (named or keys or ['--config'])[0]
-
-
-def _plain(error: Exception) -> str:
-  """The text of an error; that of a KeyError in an AttributeError without its layers of quotes."""
-  if not isinstance(error, AttributeError):
-    return str(error)
-  text = str(error).replace('\\n', ' ').replace("\\'", "'").strip('\'"')
-  return f"there is no such setting: '{text}"
 
 
 def fail(error: Exception) -> None:
   """Says what went wrong in one line, and exits with 1."""
-  text = str(error)
-  if 'Traceback (most recent call last)' in text:  # config_flags passes a whole one on
-    head, _, trace = text.partition('Traceback (most recent call last)')
-    text = f'{head.strip()} {trace.strip().splitlines()[-1]}'
-  text = ' '.join(text.split()) or type(error).__name__
+  text = ' '.join(str(error).split()) or type(error).__name__
   print(f'error: {text}', file=sys.stderr)
   sys.exit(1)
 

@@ -1,12 +1,12 @@
-"""Makes a run of published weights, GPT-2's or Llama's, and published weights of a run.
+"""Makes a run from published weights (GPT-2 or Llama), and published weights from a run.
 
 python -m experiments.convert --read=gpt2/ --workdir=runs/gpt2 --config=configs/... (its data)
 python -m experiments.convert --write=published/ --workdir=runs/gpt2 --shard_mb=2000
 
 A folder of weights is what `transformers` calls a pretrained model: config.json and safetensors.
---read makes a run that has taken no step, to sample from and to evaluate. Its ordering, network,
-head and model are those of the weights, the rest is the config's. The data must have as many tokens
-as the weights, and sequences no longer than the positions that were learned. --write merges the
+--read makes a run at step 0, to sample from and to evaluate. Its network, head and model are
+those of the weights; the config gives the rest. The data must have as many tokens as the
+weights, and no sequence longer than the positions that the weights have learned. --write merges the
 low-rank updates of a run that was fine-tuned with LoRA.
 """
 
@@ -15,18 +15,17 @@ import pathlib
 
 import jax
 from absl import flags
-from ml_collections import config_flags
 
 from autoregressive import finetuning
 from autoregressive.interop import weights
 from common.checkpoints.checkpoints import Checkpoints
 from common.config import Config, ConfigError, freeze
 from common.data import pipeline
-from experiments import cli, families, options, runs
+from experiments import cli, config_flag, families, options, runs
 
-CONFIG = config_flags.DEFINE_config_file('config', None, 'For --read: FILE.py[:variant].')
-READ = flags.DEFINE_string('read', None, 'Folder of published weights to make a run of.')
-WRITE = flags.DEFINE_string('write', None, 'Folder to put the weights of a run into.')
+CONFIG = config_flag.define('For --read: FILE.py[:variant].')
+READ = flags.DEFINE_string('read', None, 'Folder of published weights to make a run from.')
+WRITE = flags.DEFINE_string('write', None, 'Folder to write the weights of a run into.')
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
 STEP = flags.DEFINE_string('step', 'last', "For --write: checkpoint 'last', 'best' or a number.")
 SHARD_MB = flags.DEFINE_float(
@@ -97,9 +96,9 @@ def main() -> None:
     write(run, WRITE.value, int(SHARD_MB.value * 10**6))
     print(f'step {run.step} of {WORKDIR.value} in {WRITE.value}')
     return
-  if CONFIG.value is None:
+  if not CONFIG.given:
     raise ValueError('--read needs --config, a file such as configs/autoregressive/images.py')
-  size = read(READ.value, CONFIG.value, WORKDIR.value, FRESH.value)
+  size = read(READ.value, CONFIG.load(), WORKDIR.value, FRESH.value)
   print(f'{size:,} parameters of {READ.value} in {WORKDIR.value}')
 
 

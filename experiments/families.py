@@ -1,5 +1,6 @@
 """The families of methods, by the name that a config gives in `family`."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -7,7 +8,9 @@ from ml_collections import ConfigDict
 
 import autoregressive
 import diffusion
-from common.config import pick
+from common import config as configs_lib
+from common import config_files
+from common.config import Config, Tables, pick
 from common.data import tokenizers
 from common.data.spec import DataSpec
 from common.domains.base import Edit
@@ -18,18 +21,21 @@ from diffusion.sampling.tasks import TASKS
 
 
 class Family(NamedTuple):
-  """How a family builds a method, the defaults of its configs, and what it can do but sample.
+  """How a family builds a method, the defaults of its configs, and its tasks besides sampling.
 
   Attributes:
-    build: (config, spec) -> Method; where there are drafts, `draft=` one is taken too.
-    base: the defaults of its configs.
-    edits: what it can do with given images, by name of the task.
-    draft: (config, spec, params) -> a trained model that drafts for another; None: no such thing.
+    build: (config, spec) -> Method; a family that has drafts also takes one as `draft=`.
+    base: the sections of its configs.
+    tables: the constructors whose settings those sections leave out.
+    edits: its tasks on given images, by name.
+    draft: (config, spec, params) -> a trained model that drafts for another; None: the family has
+      no drafts.
     begin: (config, spec, params) -> the parameters that training begins with.
   """
 
   build: Callable[..., Method]
   base: Callable[[], ConfigDict]
+  tables: Tables
   edits: Mapping[str, Edit]
   draft: Callable[[Mapping, DataSpec, PyTree], Any] | None = None
   begin: Callable[[Mapping, DataSpec, PyTree], PyTree] = lambda config, spec, params: params
@@ -44,6 +50,7 @@ FAMILIES = {
   'diffusion': Family(
     diffusion.build,
     diffusion_base.get_base,
+    Tables(diffusion.COMPONENTS, given=diffusion.GIVEN),
     {
       name: Edit(task.needs, {'task': name}, random=not task.reversible)
       for name, task in TASKS.items()
@@ -53,6 +60,7 @@ FAMILIES = {
   'autoregressive': Family(
     autoregressive.build,
     autoregressive_base.get_base,
+    Tables(autoregressive.COMPONENTS, autoregressive.SECTIONS, autoregressive.GIVEN),
     {'complete': Edit(('past', 'mask'), {}, mask='bottom')},
     autoregressive.build_draft,
     _autoregressive_begin,
@@ -65,6 +73,30 @@ def build(config: Mapping, spec: DataSpec) -> Method:
   return pick(FAMILIES, config['family'], 'family').build(config, spec)
 
 
-def base(config: Mapping) -> ConfigDict:
-  """The defaults of a config's family."""
-  return pick(FAMILIES, config['family'], 'family').base()
+def complete(config: Config, strict: bool = False) -> dict[str, Any]:
+  """The config with a value for every setting that it leaves out; see `common.config.complete`.
+
+  Args:
+    config: what differs from the defaults.
+    strict: whether to refuse settings that no section has.
+
+  Raises:
+    ConfigError: for an unknown family, component or setting of one.
+  """
+  family = pick(FAMILIES, config.get('family', ''), 'family')
+  return configs_lib.complete(config, family.base(), family.tables, strict)
+
+
+def defaults(family: str) -> dict[str, Any]:
+  """Every setting of a family's configs, with its default."""
+  return complete(pick(FAMILIES, family, 'family').base())
+
+
+def load_config(spec: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+  """The complete config of a file, with settings replaced; see `common.config_files`."""
+  return config_files.load_config(spec, overrides, functools.partial(complete, strict=True))
+
+
+def components(config: Config) -> tuple[str, ...]:
+  """The paths in a config at which a `name` chooses a component."""
+  return tuple(pick(FAMILIES, config['family'], 'family').tables.components)

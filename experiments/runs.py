@@ -11,7 +11,7 @@ import jax
 from absl import logging
 
 from common.checkpoints.checkpoints import Checkpoints, Restored
-from common.config import Config, ConfigError, completed, differences, freeze, pick, to_json
+from common.config import Config, ConfigError, differences, flatten, freeze, pick, to_json
 from common.data import pipeline, tokenizers
 from common.data.spec import DataSpec
 from common.evaluation.evaluate import Evaluation, evaluate
@@ -24,7 +24,6 @@ from common.training.program import TrainProgram, build_program
 from common.training.snapshots import Snapshots
 from common.training.state import EVALUATION_STREAM, TrainState, stream_key
 from common.training.validation import validation_loss
-from configs.base import get_base
 from experiments import families
 
 # Settings that may change when a run resumes: where and how fast it runs, not what it computes.
@@ -197,8 +196,9 @@ def _read_config(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _completed(config: Mapping) -> tuple[dict[str, Any], list[str]]:
-  """A config with what it lacks of its family's settings, and their names."""
-  return completed(config, families.base(config).to_dict(), flat=get_base().keys())
+  """A config with a value for every setting, and the names of those that it lacked."""
+  whole = families.complete(config)
+  return whole, sorted(flatten(whole).keys() - flatten(config).keys())
 
 
 def config_of(workdir: pathlib.Path) -> dict[str, Any]:

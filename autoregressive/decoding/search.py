@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, Num
 
 from autoregressive.decoding.generate import Runner, stops_at
 from autoregressive.model import Model
-from autoregressive.networks.dot_product import MASKED
+from common.attention import MASKED
 from common.config import ConfigError
 
 

@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from autoregressive.networks.dot_product import MASKED
+from common.attention import MASKED
 from common.config import ConfigError
 
 Numbers = Mapping[str, Array]  # a number for each transform that is on

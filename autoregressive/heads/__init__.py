@@ -42,7 +42,7 @@ def build_head(settings: Mapping, ordering):
   if name in HEADS and ('vocabulary' in settings_of(HEADS[name])) != bool(ordering.vocabulary):
     kind = f'values in [0, {ordering.vocabulary})' if ordering.vocabulary else 'numbers'
     raise ConfigError(f'head {name!r} does not suit emissions that are {kind}')
-  head = component(HEADS, settings, 'head', offer=given)
+  head = component(HEADS, settings, 'head', **given)
   if getattr(head, 'counts', False) and not getattr(ordering, 'counts', True):
     raise ConfigError(f'head {name!r} is over whole numbers from 0; the data have others')
   return head

@@ -156,11 +156,11 @@ GPT2 = Kind(
   from_config=_gpt2_from_config,
   to_config=_gpt2_to_config,
   outer=lambda flat: {
-    'transformer.wpe.weight': flat['position']['embedding'],
+    'transformer.wpe.weight': flat['position_embed']['embedding'],
     **_gpt2_norm('transformer.ln_f', flat['final_norm']),
   },
   inner=lambda tensors: {
-    'position': {'embedding': tensors['transformer.wpe.weight']},
+    'position_embed': {'embedding': tensors['transformer.wpe.weight']},
     'final_norm': {
       'scale': tensors['transformer.ln_f.weight'],
       'bias': tensors['transformer.ln_f.bias'],

@@ -79,8 +79,8 @@ def read_weights(
   if network.max_length is not None:
     if context > network.max_length:
       raise ConfigError(f'{folder} has learned {network.max_length} positions, not {context}')
-    table = params['network']['position']['embedding'][:context]
-    params = params | {'network': params['network'] | {'position': {'embedding': table}}}
+    table = params['network']['position_embed']['embedding'][:context]
+    params = params | {'network': params['network'] | {'position_embed': {'embedding': table}}}
   settings = {name: getattr(network, name) for name in settings_of(Transformer) - {'length'}}
   config = dict(
     ordering={'name': 'tokens'},

@@ -27,4 +27,4 @@ NETWORKS: Mapping[str, Callable[..., CausalNetwork]] = {
 def build_network(settings: Mapping, ordering, length: int) -> CausalNetwork:
   """The network that a config's `network` section names, for `length` inputs of an ordering."""
   given = {'length': length, 'grid': getattr(ordering, 'grid', None)}
-  return component(NETWORKS, settings, 'network', offer=given)
+  return component(NETWORKS, settings, 'network', **given)

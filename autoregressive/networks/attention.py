@@ -6,13 +6,15 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
 from autoregressive.networks import positions as pos
-from autoregressive.networks.dot_product import Options, Sight, choose, whole
+from common.attention import AttentionInputs, AttentionSettings, attend
+
+Rotation = tuple[Array, Array]  # cosines and sines for `positions.rotate`
 
 
-class Cache(NamedTuple):
+class KVCache(NamedTuple):
   """Keys and values of the positions seen so far, of one layer.
 
   A cache has room for a fixed number of positions; those not yet seen hold zeros and are masked.
@@ -21,30 +23,13 @@ class Cache(NamedTuple):
   key: Float[Array, '*layers batch kv_heads room dim']
   value: Float[Array, '*layers batch kv_heads room dim']
 
-
-class Surroundings(NamedTuple):
-  """What every layer's attention shares: computed once per call of the network.
-
-  Attributes:
-    index: where in the cache the queries begin, or None without a cache.
-    sight: what each query sees.
-    rotation: cosines and sines for `rotate`, or None.
-  """
-
-  index: Int[Array, ''] | None
-  sight: Sight
-  rotation: tuple[Array, Array] | None
-
-
-def causal_mask(
-  queries: Int[Array, 'queries'], keys: Int[Array, 'keys'], window: int = 0
-) -> Bool[Array, '1 queries keys']:
-  """Which keys each query may see: those not after it, and with a window the last `window`."""
-  distance = queries[:, None] - keys[None, :]
-  mask = distance >= 0
-  if window:
-    mask &= distance < window
-  return mask[None]
+  def write(self, key: Array, value: Array, offset: Array) -> 'KVCache':
+    """The cache with keys and values [batch, kv_heads, new, dim] from position `offset` on."""
+    start = (0, 0, offset, 0)
+    return KVCache(
+      jax.lax.dynamic_update_slice(self.key, key, start),
+      jax.lax.dynamic_update_slice(self.value, value, start),
+    )
 
 
 class Attention(nn.Module):
@@ -56,16 +41,16 @@ class Attention(nn.Module):
 
   Attributes:
     heads: query heads.
-    kv_heads: key and value heads; divides heads. As many as heads: multi-head; 1: multi-query.
+    kv_heads: key and value heads, a divisor of `heads`. Equal to `heads`: multi-head; 1:
+      multi-query (Shazeer 2019); between: grouped (Ainslie et al. 2023).
     dim: dimensions of a head.
     dense: constructor of projections.
     qk_norm: constructor of the norms of queries and keys (Dehghani et al. 2023), or None.
     dropout: rate on the attention weights.
-    window, cap: see `dot_product.Options`.
-    kind: how attention is computed without a cache: a key of `dot_product.ATTENTIONS`, or 'auto'.
-    out_init: standard deviation of the last projection at the start.
-    train: whether to drop.
-    scale: of the scores, beside 1/√dim.
+    settings: window, soft cap and implementation (common/attention.py).
+    out_init: initial standard deviation of the output projection.
+    train: whether dropout is on.
+    scale: factor of the scores, in addition to 1/√dim.
   """
 
   heads: int
@@ -74,45 +59,54 @@ class Attention(nn.Module):
   dense: Callable[..., nn.Module]
   qk_norm: Callable[..., nn.Module] | None
   dropout: float
-  window: int
-  cap: float
-  kind: str
+  settings: AttentionSettings
   out_init: float
   train: bool
   scale: float = 1.0
 
   @nn.compact
   def __call__(
-    self, h: Float[Array, 'batch length width'], cache: Cache | None, around: Surroundings
-  ) -> tuple[Float[Array, 'batch length width'], Cache | None]:
+    self,
+    h: Float[Array, 'batch length width'],
+    cache: KVCache | None,
+    inputs: AttentionInputs,
+    rotation: Rotation | None,
+  ) -> tuple[Float[Array, 'batch length width'], KVCache | None]:
+    """Mixes positions.
+
+    Args:
+      h: hidden states.
+      cache: of this layer, or None.
+      inputs: what each query sees, and where in the cache the queries begin.
+      rotation: cosines and sines of the positions of h, for rotary positions.
+
+    Returns:
+      The mixed hidden states, and the cache with the keys and values of h.
+    """
     batch, length, width = h.shape
-    groups = self.heads // self.kv_heads
+    groups = self.heads // self.kv_heads  # query heads that share a key head
     qkv = self.dense(self.kv_heads * (groups + 2) * self.dim, name='qkv')(h)
+    # [batch, length, kv_heads, groups + 2, dim] to [batch, kv_heads, groups + 2, length, dim]
     qkv = qkv.reshape(batch, length, self.kv_heads, groups + 2, self.dim).transpose(0, 2, 3, 1, 4)
     query, key, value = qkv[:, :, :groups], qkv[:, :, groups : groups + 1], qkv[:, :, groups + 1]
+    # The norm comes before the rotation: it scales single dimensions, the rotation mixes pairs.
     if self.qk_norm is not None:
       query, key = self.qk_norm(name='query_norm')(query), self.qk_norm(name='key_norm')(key)
-    if around.rotation is not None:
-      query, key = (pos.rotate(x.astype(jnp.float32), *around.rotation) for x in (query, key))
+    if rotation is not None:  # in float32: bfloat16 cannot tell neighbouring angles apart
+      query, key = (pos.rotate(x.astype(jnp.float32), *rotation) for x in (query, key))
+    # A factor of the queries is a factor of the scores: it comes on top of 1/√dim in `attend`.
     if self.scale != 1:
       query = query * self.scale
     key = key[:, :, 0].astype(value.dtype)
-    if cache is not None:
-      cache = Cache(
-        *(
-          jax.lax.dynamic_update_slice(old, new, (0, 0, around.index, 0))
-          for old, new in zip(cache, (key, value), strict=True)
-        )
-      )
+    if cache is not None:  # keys enter the cache rotated: their positions never change
+      cache = cache.write(key, value, inputs.offset)
       key, value = cache
+    # Without a rate there is no module either, and no random key is used up.
     drop = None
     if self.dropout and self.train:
       drop = nn.Dropout(self.dropout, deterministic=False)
-    options = Options(self.window, self.cap, drop)
-    attend = whole
-    if cache is None:
-      attend = choose(self.kind, length, around.sight.bias is not None, options)
-    mixed = attend(query, key, value, around.sight, options)
+    mixed = attend(query, key, value, inputs, self.settings, drop)
+    # [batch, kv_heads, groups, length, dim] to heads in a row for each position
     mixed = mixed.transpose(0, 3, 1, 2, 4).reshape(batch, length, self.heads * self.dim)
     init = nn.initializers.normal(self.out_init)
     return self.dense(width, kernel_init=init, name='out')(mixed), cache

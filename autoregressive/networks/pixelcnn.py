@@ -1,7 +1,7 @@
 """PixelCNN (van den Oord et al. 2016a) and the gated PixelCNN (van den Oord et al. 2016b).
 
-With an ordering whose channels are apart, the features of a pixel are divided among its channels:
-green sees red, blue sees both. The start token carries the class.
+If the ordering separates channels, the features of a pixel are divided among its channels: green
+sees red, blue sees both. The start token carries the class.
 """
 
 import functools
@@ -11,26 +11,32 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from autoregressive.networks.raster import Conv, Place, Raster, keep, recall
+from autoregressive.networks.raster import (
+  Conv,
+  RasterNetwork,
+  RasterPosition,
+  load_features,
+  store_features,
+)
 from common.config import ConfigError
 
 
 def _check_kernels(*kernels: int) -> None:
   for kernel in kernels:
     if kernel < 3 or kernel % 2 == 0:
-      raise ConfigError(f'network: a kernel of {kernel} must be odd, and 3 or more')
+      raise ConfigError(f'network: kernels must be odd, and 3 or more, got {kernel}')
 
 
-class PixelCNN(Raster):
-  """One stream of masked convolutions. Its field has a blind spot, above and to the right.
+class PixelCNN(RasterNetwork):
+  """One stream of masked convolutions. Its receptive field has a blind spot above right.
 
   Van den Oord et al. 2016a, table 1 and figure 5: a first convolution with mask A, then residual
-  blocks of 1 × 1, kernel × kernel and 1 × 1 with mask B, then 1 × 1 convolutions, of which the
-  last is the model's projection. The start token is added to the first features.
+  blocks of 1 × 1, kernel × kernel and 1 × 1 with mask B, then 1 × 1 convolutions, the last of
+  which is the model's projection. The start token is added to the first features.
 
   Attributes:
     length, grid: of the ordering.
-    width: features of an emission, an even number; half as many within the blocks.
+    width: features of an emission, an even number; the blocks have half that number inside.
     layers: residual blocks.
     kernel, first_kernel: sides of the windows, odd.
     dtype: of the products.
@@ -49,7 +55,7 @@ class PixelCNN(Raster):
     super().__post_init__()
     _check_kernels(self.kernel, self.first_kernel)
     if self.width % 2:
-      raise ConfigError(f'network.width={self.width} must be even')
+      raise ConfigError(f'network.width must be even, got {self.width}')
 
   @property
   def margin(self) -> int:
@@ -63,32 +69,34 @@ class PixelCNN(Raster):
       near = kernel // 2
       return conv(features, rows=(near, 0), columns=(near, near), **more)
 
-    self.first = square(features, self.first_kernel, centre='A', first=True)
-    self.condition = nn.Dense(features, use_bias=False)
-    self.shrink = [conv(features // 2, centre='B') for _ in range(self.layers)]
+    # Mask A leaves the pixel itself out, once; from there on mask B may take it in.
+    self.first_conv = square(features, self.first_kernel, centre='A', first=True)
+    self.start_proj = nn.Dense(features, use_bias=False)
+    # Figure 5 (left): 2h features to h, masked convolution, h to 2h.
+    self.reduce = [conv(features // 2, centre='B') for _ in range(self.layers)]
     self.mix = [square(features // 2, self.kernel, centre='B') for _ in range(self.layers)]
-    self.grow = [conv(features, centre='B') for _ in range(self.layers)]
-    self.last = conv(features, centre='B')
+    self.expand = [conv(features, centre='B') for _ in range(self.layers)]
+    self.output_conv = conv(features, centre='B')
 
-  def rows(self, image, start, at: Place | None, train: bool) -> None:
-    """There is no vertical stream."""
+  def rows(self, image, start, at: RasterPosition | None, train: bool) -> None:
+    """This network has no vertical stream."""
 
   def pixels(
     self,
     image: Float[Array, 'batch rows columns channels'],
     features: None,
     start: Float[Array, 'batch width'],
-    at: Place | None,
+    at: RasterPosition | None,
     train: bool,
   ) -> Float[Array, 'batch out_rows out_columns channels']:
-    x = self.first(image, at) + self.condition(start)[:, None, None]
-    for shrink, mix, grow in zip(self.shrink, self.mix, self.grow, strict=True):
-      x += grow(nn.relu(mix(nn.relu(shrink(nn.relu(x), at)), at)), at)
-    return nn.relu(self.last(nn.relu(x), at))
+    x = self.first_conv(image, at) + self.start_proj(start)[:, None, None]
+    for reduce, mix, expand in zip(self.reduce, self.mix, self.expand, strict=True):
+      x += expand(nn.relu(mix(nn.relu(reduce(nn.relu(x), at)), at)), at)
+    return nn.relu(self.output_conv(nn.relu(x), at))
 
 
-class GatedPixelCNN(Raster):
-  """A vertical stream that sees all rows above, and a horizontal one along the row: no blind spot.
+class GatedPixelCNN(RasterNetwork):
+  """A vertical stream over all rows above and a horizontal one along the row: no blind spot.
 
   Van den Oord et al. 2016b, figure 2: both are gated by tanh(·)·σ(·), the vertical stream feeds
   the horizontal one through 1 × 1 convolutions, and the start token shifts both in every layer
@@ -125,51 +133,57 @@ class GatedPixelCNN(Raster):
     vertical, horizontal = [], []
     for i in range(self.layers):
       near = (self.kernel if i else self.first_kernel) // 2
-      above = (near, 0) if i else (near, 1)  # of the image, the rows above; then of the stream
+      # The first layer sees the image, so it must stop at the row above. Later ones see features
+      # that have stopped there already, and may take in their own row.
+      above = (near, 0) if i else (near, 1)
       vertical.append(conv(2 * features, rows=above, columns=(near, near), first=i == 0))
       horizontal.append(
         conv(2 * features, columns=(near, 0), centre='B' if i else 'A', first=i == 0)
       )
     self.vertical, self.horizontal = vertical, horizontal
-    self.link = [conv(2 * features) for _ in range(self.layers)]
+    # One way only: the vertical stream must not learn of pixels left of its own (section 2.2).
+    self.vertical_to_horizontal = [conv(2 * features) for _ in range(self.layers)]
     self.mix = [conv(features, centre='B') for _ in range(self.layers)]
+    # Equation 4: a linear map of the start token, the same at every pixel, before the gates.
     shift = functools.partial(nn.Dense, 2 * features, use_bias=False)
-    self.vertical_shift = [shift() for _ in range(self.layers)]
-    self.horizontal_shift = [shift() for _ in range(self.layers)]
-    self.last = conv(features, centre='B')
+    self.vertical_start_proj = [shift() for _ in range(self.layers)]
+    self.horizontal_start_proj = [shift() for _ in range(self.layers)]
+    self.output_conv = conv(features, centre='B')
 
   def rows(
     self,
     image: Float[Array, 'batch rows columns channels'],
     start: Float[Array, 'batch width'],
-    at: Place | None,
+    at: RasterPosition | None,
     train: bool,
   ) -> Any:
-    """The vertical stream of every layer, before its gate."""
+    """The vertical stream of every layer, before its gate, as the horizontal one takes it."""
+    # Whole rows at a time: a pixel's vertical features depend on no pixel of its own row.
     x, made = image, []
-    for convolve, shift in zip(self.vertical, self.vertical_shift, strict=True):
+    for convolve, shift in zip(self.vertical, self.vertical_start_proj, strict=True):
       made.append(convolve(x, at) + shift(start)[:, None, None])
       x = self._gate(made[-1])
-    return keep(self, tuple(made), at)
+    return store_features(self, tuple(made), at)
 
   def pixels(
     self,
     image: Float[Array, 'batch rows columns channels'],
     features: Any,
     start: Float[Array, 'batch width'],
-    at: Place | None,
+    at: RasterPosition | None,
     train: bool,
   ) -> Float[Array, 'batch out_rows out_columns channels']:
     x = image
-    for i, above in enumerate(recall(self, features, at)):
-      mixed = self.horizontal[i](x, at) + self.link[i](above, at)
-      mixed = self._gate(mixed + self.horizontal_shift[i](start)[:, None, None])
+    for i, above in enumerate(load_features(self, features, at)):
+      mixed = self.horizontal[i](x, at) + self.vertical_to_horizontal[i](above, at)
+      mixed = self._gate(mixed + self.horizontal_start_proj[i](start)[:, None, None])
       made = self.mix[i](mixed, at)
-      x = x + made if i else made
-    return nn.relu(self.last(nn.relu(x), at))
+      x = x + made if i else made  # the first layer has no residual: its input is the image
+    return nn.relu(self.output_conv(nn.relu(x), at))
 
   def _gate(self, x: Array) -> Array:
-    """tanh of the first half of each emission's features times the sigmoid of the second."""
+    """Equation 2: tanh of half of each emission's features times the sigmoid of the other."""
+    # Halves within each emission's features, so that a gate never mixes groups.
     pairs = x.reshape(*x.shape[:-1], self.groups, 2, self.width)
     gated = jnp.tanh(pairs[..., 0, :]) * nn.sigmoid(pairs[..., 1, :])
     return gated.reshape(*x.shape[:-1], self.groups * self.width)

@@ -1,8 +1,8 @@
 """PixelCNN++ (Salimans et al. 2017): two streams through a causal U-Net.
 
 The 'down' stream v sees all rows above a pixel, by windows of 2 × 3; the 'down-right' stream h sees
-those and the row left of it, by windows of 2 × 2, and takes v in at every block. The channels of a
-pixel follow one another within its head (`logistic_mixture`), not here.
+those and the row left of it, by windows of 2 × 2, and has v as an input of every block. The head
+(`logistic_mixture`) makes the channels of a pixel depend on one another; this network does not.
 """
 
 import functools
@@ -13,20 +13,27 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from autoregressive.networks.raster import Conv, Place, Raster, keep, recall
+from autoregressive.networks.raster import (
+  Conv,
+  RasterNetwork,
+  RasterPosition,
+  load_features,
+  store_features,
+)
 from common.config import ConfigError
 
+# Windows, both causal: a row up; columns left and right of the pixel, or left only.
 DOWN = dict(rows=(1, 0), columns=(1, 1))
 DOWN_RIGHT = dict(rows=(1, 0), columns=(1, 0))
 
 
 def concat_elu(x: Float[Array, '*batch channels']) -> Float[Array, '*batch twice']:
-  """elu of x and of -x, side by side (Shang et al. 2016, with elu)."""
+  """[elu(x), elu(-x)] (Shang et al. 2016, with elu in place of relu)."""
   return nn.elu(jnp.concatenate([x, -x], -1))
 
 
 class Block(nn.Module):
-  """A gated residual block; x + a·σ(b), (a, b) from two convolutions, a skip input and the start.
+  """A gated residual block: x + a·σ(b), (a, b) from two convolutions, a skip input, the start.
 
   Attributes:
     features: channels.
@@ -48,26 +55,27 @@ class Block(nn.Module):
     x: Float[Array, 'batch rows columns channels'],
     skip: Float[Array, 'batch rows columns more'] | None,
     start: Float[Array, 'batch width'],
-    at: Place | None,
+    at: RasterPosition | None,
     train: bool,
   ) -> Float[Array, 'batch rows columns channels']:
     made = self.conv(self.features, **self.window)(concat_elu(x), at)
     if skip is not None:
       made += self.conv(self.features, name='skip')(concat_elu(skip), at)
     made = nn.Dropout(self.dropout, deterministic=not train)(concat_elu(made))
+    # Small at first (the authors' code), so that every block begins close to the identity.
     made = self.conv(2 * self.features, **self.window, scale=0.1)(made, at)
     if self.conditional:
-      made += nn.Dense(2 * self.features, use_bias=False, name='shift')(start)[:, None, None]
-    value, gate = jnp.split(made, 2, -1)
+      made += nn.Dense(2 * self.features, use_bias=False, name='start_proj')(start)[:, None, None]
+    value, gate = jnp.split(made, 2, -1)  # the gate of van den Oord et al. 2016b
     return x + value * nn.sigmoid(gate)
 
 
-class Grow(nn.Module):
-  """A transposed convolution that doubles the grid: pixel (i, j) makes those from (2i, 2j) on.
+class TransposedConv(nn.Module):
+  """A transposed convolution that doubles the grid: pixel (i, j) makes pixels from (2i, 2j) on.
 
   Attributes:
     features: channels.
-    wide: with a window of 2 × 3, columns 2j - 1 ... 2j + 1 for the stream of rows; else 2 × 2.
+    wide: a window of 2 × 3, columns 2j - 1 ... 2j + 1, for the stream v; otherwise 2 × 2.
     weight_norm, dtype: as of `Conv`.
   """
 
@@ -78,15 +86,17 @@ class Grow(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, 'batch rows columns channels'], at: Place | None
+    self, x: Float[Array, 'batch rows columns channels'], at: RasterPosition | None
   ) -> Float[Array, 'batch out_rows out_columns channels']:
     shape = (2, 3 if self.wide else 2, x.shape[-1], self.features)
     kernel = self.param('kernel', nn.initializers.lecun_normal(), shape)
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    # Salimans & Kingma 2016: length times direction, for each output channel.
     if self.weight_norm:
       length = self.param('length', nn.initializers.ones, (self.features,))
       kernel *= length / jnp.sqrt(jnp.square(kernel).sum((0, 1, 2)) + 1e-12)
     x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+    # Row i of the small grid makes rows 2i and 2i + 1 of the large one, each by its own kernel.
     if at is None:
       both = jnp.stack([self._row(x, kernel[i]) for i in range(2)], 2)
       return both.reshape(x.shape[0], -1, *both.shape[3:]) + bias
@@ -96,12 +106,14 @@ class Grow(nn.Module):
     return x @ kernel[at.column % 2] + bias
 
   def _row(self, x, kernel):
-    """Twice as many columns of every row."""
+    """Every row with twice its columns."""
     if not self.wide:
       pair = [x @ kernel[0], x @ kernel[1]]
     else:  # taps at columns 2j - 1, 2j, 2j + 1
       right = jnp.pad(x[:, :, 1:], ((0, 0), (0, 0), (0, 1), (0, 0)))
+      # Column 2j has one tap, of pixel j. Column 2j + 1 has two: of j and of its neighbour j + 1.
       pair = [x @ kernel[1], x @ kernel[2] + right @ kernel[0]]
+    # [batch, rows, columns, 2, features]: even and odd columns interleave.
     made = jnp.stack(pair, 3)
     return made.reshape(*x.shape[:2], -1, self.features)
 
@@ -109,11 +121,11 @@ class Grow(nn.Module):
 class Level(nn.Module):
   """A resolution: blocks on the way in, the level below at half of it, blocks on the way out.
 
-  Each block on the way out has a skip input from one on the way in, the last first.
+  Each block on the way out has a skip input from one on the way in, in reverse order.
 
   Attributes:
     features: channels.
-    blocks: on the way in; on the way out one more, but for the lowest level.
+    blocks: blocks on the way in; one more on the way out, except in the lowest level.
     below: levels below this one.
     conv, conditional, dropout: of the blocks.
   """
@@ -133,48 +145,51 @@ class Level(nn.Module):
       conditional=self.conditional,
       dropout=self.dropout,
     )
+    # Above the lowest level one block more on the way out meets the output of the first layer.
     out = self.blocks + (self.below > 0)
     self.v_in = [block(DOWN) for _ in range(self.blocks)]
     self.h_in = [block(DOWN_RIGHT) for _ in range(self.blocks)]
     self.v_out = [block(DOWN) for _ in range(out)]
     self.h_out = [block(DOWN_RIGHT) for _ in range(out)]
     if self.below:
-      self.v_shrink = self.conv(self.features, **DOWN, stride=2)
-      self.h_shrink = self.conv(self.features, **DOWN_RIGHT, stride=2)
-      grow = functools.partial(Grow, self.features, **self.conv.keywords)
-      self.v_grow, self.h_grow = grow(wide=True), grow(wide=False)
+      self.v_down = self.conv(self.features, **DOWN, stride=2)
+      self.h_down = self.conv(self.features, **DOWN_RIGHT, stride=2)
+      up = functools.partial(TransposedConv, self.features, **self.conv.keywords)
+      self.v_up, self.h_up = up(wide=True), up(wide=False)
       self.lower = Level(
         self.features, self.blocks, self.below - 1, self.conv, self.conditional, self.dropout
       )
 
-  def rows(self, x, start, at: Place | None, train: bool):
-    """The stream v: (its output, the features that h takes in, here and below)."""
+  def rows(self, x, start, at: RasterPosition | None, train: bool):
+    """The stream v: (its output, its features for the stream h, here and below)."""
     seen, made, lower = [x], [], None
     for block in self.v_in:
       x = block(x, None, start, at, train)
       seen.append(x)
       made.append(x)
+    # Features of the level below are spread over this level's grid by the transposed convolution.
     if self.below:
-      x, lower = self._lower_rows(self.v_shrink(x, at), start, at, train)
-      x = self.v_grow(x, at)
+      x, lower = self._lower_rows(self.v_down(x, at), start, at, train)
+      x = self.v_up(x, at)
     else:
-      x = seen.pop()
+      x = seen.pop()  # the lowest level turns around: its last output is the first on the way out
     for block in self.v_out:
       x = block(x, seen.pop(), start, at, train)
       made.append(x)
-    return x, (keep(self, tuple(made), at), lower)
+    return x, (store_features(self, tuple(made), at), lower)
 
-  def pixels(self, x, features, start, at: Place | None, train: bool):
+  def pixels(self, x, features, start, at: RasterPosition | None, train: bool):
     """The stream h, given the features of v."""
+    # Features of v in the order of its blocks; h takes one at each of its own.
     here, lower = (None, None) if features is None else features
-    above = list(recall(self, here, at))
+    above = list(load_features(self, here, at))
     seen = [x]
     for block in self.h_in:
       x = block(x, above.pop(0), start, at, train)
       seen.append(x)
     if self.below:
-      x = self._lower_pixels(self.h_shrink(x, at), lower, start, at, train)
-      x = self.h_grow(x, at)
+      x = self._lower_pixels(self.h_down(x, at), lower, start, at, train)
+      x = self.h_up(x, at)
     else:
       x = seen.pop()
     for block in self.h_out:
@@ -182,7 +197,8 @@ class Level(nn.Module):
     return x
 
   def _lower_rows(self, x, start, at, train):
-    """The level below; with a cache it runs in every second row, and its last row is kept."""
+    """The level below; with a cache it runs in every second row, and its last row is stored."""
+    # Row 2i of this level completes row i below; row 2i + 1 reads it again.
     if at is None:
       return self.lower.rows(x, start, None, train)
 
@@ -191,7 +207,7 @@ class Level(nn.Module):
       level.put_variable('cache', 'lower_row', row)
       return row
 
-    return self._now_and_then(run, 'lower_row', x, at.row % 2 == 0), None
+    return self._run_or_recall(run, 'lower_row', x, at.row % 2 == 0), None
 
   def _lower_pixels(self, x, features, start, at, train):
     """The level below; with a cache it runs at every second pixel of every second row."""
@@ -207,43 +223,45 @@ class Level(nn.Module):
       level.put_variable('cache', 'lower_pixels', row)
       return row
 
+    # Only such a pixel completes one of the level below; the others read it from the cache.
     even = (at.row % 2 == 0) & (at.column % 2 == 0)
-    row = self._now_and_then(run, 'lower_pixels', x, even)
+    row = self._run_or_recall(run, 'lower_pixels', x, even)
     return jax.lax.dynamic_slice_in_dim(row, half.column, 1, axis=2)
 
-  def _now_and_then(self, run, name, x, now):
-    """run(self, x) if `now`, else what it left under `name` the last time."""
+  def _run_or_recall(self, run, name, x, now):
+    """run(self, x) if `now`, else its result of the last time, stored under `name`."""
+    # While the cache is being created, both branches of `cond` need its variables to exist.
     if not self.has_variable('cache', name):
       return run(self, x)
     return nn.cond(now, run, lambda level, x: level.get_variable('cache', name), self, x)
 
 
-def _half(at: Place) -> Place:
+def _half(at: RasterPosition) -> RasterPosition:
   """The same place on the grid of half the size."""
   column = None if at.column is None else at.column // 2
-  return Place(at.row // 2, column, at.width // 2)
+  return RasterPosition(at.row // 2, column, at.width // 2)
 
 
-class PixelCNNPlusPlus(Raster):
+class PixelCNNPlusPlus(RasterNetwork):
   """Salimans et al. 2017, section 2.3 to 2.5 and figure 2, for emissions that are pixels.
 
   The published CIFAR-10 network has 192 features (160 in the authors' code), 5 blocks, 3 levels
-  and dropout 0.5. Weights are normalised as there, but start without a data-dependent scale, and
-  pixels enter through the model's linear map, whose bias takes the place of a channel of ones.
+  and dropout 0.5. Weights are normalised as in the paper, but start without a data-dependent scale,
+  and pixels enter through the model's linear map, whose bias replaces a channel of ones.
 
   Attributes:
-    length, grid: of the ordering, an emission to a pixel.
+    length, grid: of the ordering, with one emission to a pixel.
     width: features.
-    blocks: to a level, on the way in.
+    blocks: blocks of a level on the way in.
     levels: resolutions, each half of the one above.
     dropout: rate within the blocks.
-    conditional: whether the start token, which carries the class, reaches every block; without,
+    conditional: whether the start token, which carries the class, reaches every block; otherwise
       it reaches none.
     weight_norm: whether kernels are split into direction and length (Salimans & Kingma 2016).
     dtype: of the products.
 
   Raises:
-    ConfigError: for a grid that cannot be halved so often, or channels that are apart.
+    ConfigError: for a grid that `levels` do not divide, or separate channels.
   """
 
   width: int = 160
@@ -258,19 +276,21 @@ class PixelCNNPlusPlus(Raster):
 
   def __post_init__(self):
     super().__post_init__()
-    for name in ('levels', 'blocks'):
-      if getattr(self, name) < 1:
-        raise ConfigError(f'network.{name}={getattr(self, name)} must be 1 or more')
+    for name, value in (('levels', self.levels), ('blocks', self.blocks)):
+      if value < 1:
+        raise ConfigError(f'network.{name} must be 1 or more, got {value}')
     rows, columns = self.grid
     if rows % 2 ** (self.levels - 1) or columns % 2 ** (self.levels - 1):
       raise ConfigError(
-        f'network.levels={self.levels}: a grid of {rows} x {columns} is not halved so often'
+        f'network.levels={self.levels} needs a grid whose sides are multiples of '
+        f'{2 ** (self.levels - 1)}, got {rows} x {columns}; use fewer levels'
       )
     if self.groups > 1:
       raise ConfigError("network 'pixelcnn_pp' needs ordering.channels='together'")
 
   def setup(self):
     conv = functools.partial(Conv, weight_norm=self.weight_norm, dtype=self.dtype)
+    # The image itself: v sees the rows above, h those and the pixels left of its own.
     first = functools.partial(conv, self.width, first=True)
     self.first_v = first(rows=(2, 1), columns=(1, 1))
     self.first_above = first(rows=(1, 1), columns=(1, 1))
@@ -281,7 +301,7 @@ class PixelCNNPlusPlus(Raster):
     self,
     image: Float[Array, 'batch rows columns channels'],
     start: Float[Array, 'batch width'],
-    at: Place | None,
+    at: RasterPosition | None,
     train: bool,
   ) -> Any:
     """The features of the stream v, level by level."""
@@ -292,8 +312,9 @@ class PixelCNNPlusPlus(Raster):
     image: Float[Array, 'batch rows columns channels'],
     features: Any,
     start: Float[Array, 'batch width'],
-    at: Place | None,
+    at: RasterPosition | None,
     train: bool,
   ) -> Float[Array, 'batch out_rows out_columns channels']:
+    # Two windows make up the L-shape of the past: rows above, and the same row to the left.
     x = self.first_above(image, at) + self.first_left(image, at)
     return nn.elu(self.top.pixels(x, features, start, at, train))

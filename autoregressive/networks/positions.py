@@ -1,7 +1,7 @@
-"""Positions: what tells an attention layer where it is.
+"""Positions of a transformer: how an attention layer learns where a token stands.
 
-'learned' and 'sinusoidal' are added to the input, 'rotary' turns queries and keys, 'alibi' is
-added to the scores, 'none' leaves the causal mask alone to tell.
+'learned' and 'sinusoidal' embeddings are added to the input, 'rotary' ones rotate queries and keys,
+'alibi' adds a bias to the scores. With 'none', only the causal mask tells positions apart.
 """
 
 import math
@@ -21,23 +21,30 @@ def sinusoidal(
 ) -> Float[Array, '*batch length width']:
   """Sines, then cosines, of wavelengths 2π to 10000·2π (Vaswani et al. 2017, section 3.5)."""
   half = width // 2
+  # In NumPy, so that the table's frequencies are constants of the program, rounded once.
   frequencies = np.exp(-math.log(10_000.0) * np.arange(half) / half).astype(np.float32)
   angles = positions[..., None].astype(jnp.float32) * frequencies
   table = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)
+  # An odd width has one channel more than sines and cosines fill: zero.
   return jnp.pad(table, [(0, 0)] * (table.ndim - 1) + [(0, width - 2 * half)])
 
 
 def _linear(frequencies, base, dim, factor, **_):
+  """Positions divided by the factor (Chen et al. 2023)."""
   return frequencies / factor
 
 
 def _ntk(frequencies, base, dim, factor, **_):
+  """A larger base: the fastest frequency stays, the slowest is divided by the factor."""
+  # The exponent makes base^(-(dim - 2)/dim), the slowest frequency, exactly 1/factor as fast.
   base = base * factor ** (dim / (dim - 2))
   return base ** (-np.arange(0, dim, 2) / dim)
 
 
 def _llama3(frequencies, base, dim, factor, original_length, low=1.0, high=4.0):
-  turns = original_length * frequencies / (2 * math.pi)  # over the length trained on
+  """Fast frequencies stay, slow ones are divided by the factor (Grattafiori et al. 2024)."""
+  turns = original_length * frequencies / (2 * math.pi)  # in the length of the training
+  # At `high` turns and more a frequency stays, at `low` and fewer it is divided; linear between.
   keep = np.clip((turns - low) / (high - low), 0.0, 1.0)
   return keep * frequencies + (1 - keep) * frequencies / factor
 
@@ -51,7 +58,7 @@ def rotary_frequencies(dim: int, base: float = 10_000.0, scaling: tuple = ()) ->
   Args:
     dim: dimensions of a head, an even number.
     base: the longest wavelength is about 2π·base.
-    scaling: () or (name, factor, ...) to reach beyond the length trained on: 'linear' (Chen et
+    scaling: () or (name, factor, ...) for sequences longer than in training: 'linear' (Chen et
       al. 2023), 'ntk' (a larger base), 'llama3' with the original length after the factor
       (Grattafiori et al. 2024; low and high turns may follow).
 
@@ -59,14 +66,16 @@ def rotary_frequencies(dim: int, base: float = 10_000.0, scaling: tuple = ()) ->
     ConfigError: for an odd dim or an unknown scaling.
   """
   if dim % 2:
-    raise ConfigError(f'rotary positions need heads of an even dimension, not {dim}')
+    raise ConfigError(f'rotary positions need heads of an even dimension, got {dim}')
   frequencies = base ** (-np.arange(0, dim, 2) / dim)
   if not scaling:
     return frequencies
   name, factor, *more = scaling
   scale = pick(SCALINGS, name, 'rotary scaling')
   if name == 'llama3' and not more:
-    raise ConfigError("rotary scaling 'llama3' is ('llama3', factor, original length)")
+    raise ConfigError(
+      f"rotary scaling 'llama3' must be ('llama3', factor, original length), got {tuple(scaling)}"
+    )
   names = ('original_length', 'low', 'high')
   return scale(frequencies, base, dim, factor, **dict(zip(names, more, strict=False)))
 
@@ -74,7 +83,8 @@ def rotary_frequencies(dim: int, base: float = 10_000.0, scaling: tuple = ()) ->
 def rotation(
   positions: Int[Array, '*batch length'], frequencies: np.ndarray
 ) -> tuple[Float[Array, '*batch length half'], Float[Array, '*batch length half']]:
-  """Cosines and sines that `rotate` takes."""
+  """Cosines and sines of position · frequency, as `rotate` takes them."""
+  # In float32 from here on: bfloat16 has 8 bits, too few to tell position 1000 from 1001.
   angles = positions[..., None].astype(jnp.float32) * frequencies.astype(np.float32)
   return jnp.cos(angles), jnp.sin(angles)
 
@@ -84,8 +94,12 @@ def rotate(
   cos: Float[Array, '*#heads length half'],
   sin: Float[Array, '*#heads length half'],
 ) -> Float[Array, '*heads length dim']:
-  """Turns each pair (x[i], x[i + dim/2]) by its position's angle; the product of a turned query
-  and a turned key depends on the difference of their positions alone."""
+  """Rotates each pair (x[i], x[i + dim/2]) by its position's angle (Su et al. 2021, equation 13).
+
+  The product of a rotated query and a rotated key depends only on the difference of their
+  positions.
+  """
+  # Halves, as in Llama; the paper pairs neighbours, which only permutes the dimensions.
   first, second = jnp.split(x, 2, axis=-1)
   cos, sin = cos.astype(x.dtype), sin.astype(x.dtype)
   return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1)
@@ -94,9 +108,10 @@ def rotate(
 def alibi_slopes(heads: int) -> np.ndarray:
   """Slope of each head's linear bias (Press et al. 2022): 2^-1 ... 2^-8 for eight heads.
 
-  A number of heads that is no power of two takes every second slope of the next power of two for
-  those that are left over, as the authors' code does.
+  If the number of heads is not a power of two, the heads beyond the last power of two take every
+  second slope of the next one, as in the authors' code.
   """
+  # A geometric sequence from 2^(-8/n) on, with that ratio, for n heads (section 3).
   power = 2 ** math.floor(math.log2(heads))
   slopes = 2.0 ** (-8.0 / power * np.arange(1, power + 1))
   more = 2.0 ** (-4.0 / power * np.arange(1, 2 * power + 1, 2))

@@ -1,19 +1,19 @@
 """Networks that see a sequence as an image, pixel by pixel in raster order.
 
-A causal network gets the start token and then each emission one place late. `Raster` puts the
-emissions back where they stand in the image, [batch, rows, columns, groups · width], with `groups`
-emissions to a pixel (its channels, where the ordering has them apart), and reads hidden states
-off the same places. What it runs is convolutions whose windows hold only what came before.
+A causal network gets the start token and then each emission one position late. `RasterNetwork` puts
+the emissions back to their pixels in the image, [batch, rows, columns, groups · width], with
+`groups` emissions to a pixel (its channels, if the ordering separates them), and reads the hidden
+states from the same pixels. Its layers are convolutions whose windows hold only earlier pixels.
 
-The same layers run in three ways, told by the argument `at`:
+The same layers run in three ways, selected by the argument `at`:
 
   whole image   at = None; in training and for likelihoods
-  a row         Place(row, None): a layer of the vertical stream, which sees only rows above the
-                pixel, makes a whole row at once, when the image above is complete
-  a pixel       Place(row, column): a layer makes one pixel from those it has kept
+  a row         RasterPosition(row, None): a layer of the vertical stream, which sees only rows
+                above the pixel, computes a whole row at once, when the image above is complete
+  a pixel       RasterPosition(row, column): a layer computes one pixel from those in its cache
 
-With a cache each feature is so computed once per image, where a full pass per pixel would compute
-all of them for each (Ramachandran et al. 2017). What layers keep is flax's collection 'cache'.
+So with a cache each feature is computed once per image, instead of once for each pixel that is
+sampled (Ramachandran et al. 2017). Layers keep their features in flax's collection 'cache'.
 """
 
 from typing import Any, NamedTuple
@@ -30,16 +30,16 @@ from common.config import ConfigError
 CENTRES = {'': None, 'A': np.less, 'B': np.less_equal}
 
 
-class Place(NamedTuple):
-  """Where a layer is: a pixel, or with column None a row; of a grid so many columns wide."""
+class RasterPosition(NamedTuple):
+  """The pixel that a layer computes, or with column None the row; `width` columns to a row."""
 
   row: Int[Array, '']
   column: Int[Array, ''] | None
   width: int
 
 
-class State(NamedTuple):
-  """The cache: emissions seen, the start token, the image so far, what each layer keeps."""
+class RasterCache(NamedTuple):
+  """The cache: emissions seen, the start token, the image so far, each layer's features."""
 
   index: Int[Array, '']
   start: Float[Array, 'batch width']
@@ -48,7 +48,7 @@ class State(NamedTuple):
 
 
 class Conv(nn.Module):
-  """A convolution over a window of rows and columns about each pixel (r, c).
+  """A convolution over a window of rows and columns around each pixel (r, c).
 
   Attributes:
     features: output channels.
@@ -58,10 +58,10 @@ class Conv(nn.Module):
     centre: 'A' or 'B' for the masks of van den Oord et al. 2016: nothing in row r right of c, and
       at c itself a group of outputs sees the groups of inputs before it (A), or its own too (B).
       '': no mask.
-    groups: emissions to a pixel, which the features are divided among, one after the other.
-    first: whether the input is the image: with a cache it has a margin, and nothing is kept.
+    groups: emissions to a pixel; each takes an equal share of the features, in order.
+    first: whether the input is the image: with a cache it has a margin, and is not stored again.
     weight_norm: whether kernels are split into direction and length (Salimans & Kingma 2016).
-    scale: of the outputs at the start.
+    scale: initial standard deviation of the outputs.
     dtype: of the products; outputs are float32.
   """
 
@@ -83,7 +83,7 @@ class Conv(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, 'batch rows columns channels'], at: Place | None
+    self, x: Float[Array, 'batch rows columns channels'], at: RasterPosition | None
   ) -> Float[Array, 'batch out_rows out_columns features']:
     kernel = self._kernel(x.shape[-1]).astype(self.dtype)
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
@@ -100,9 +100,11 @@ class Conv(nn.Module):
 
   def _kernel(self, channels: int) -> Float[Array, 'rows columns channels features']:
     shape = (*self.size, channels, self.features)
+    # A variance; with weight norm the length carries the scale.
     scale = 1.0 if self.weight_norm else self.scale**2
     init = nn.initializers.variance_scaling(scale, 'fan_in', 'truncated_normal')
     kernel = self.param('kernel', init, shape)
+    # The mask comes before the norm, so that the length is that of the weights that count.
     if self.centre:
       kernel *= self._mask(channels)
     if self.weight_norm:
@@ -112,41 +114,45 @@ class Conv(nn.Module):
 
   def _mask(self, channels: int) -> np.ndarray:
     mask = np.ones((*self.size, channels, self.features), np.float32)
+    # The window's last row is the pixel's own: everything right of the pixel comes later.
     mask[-1, self.columns[0] + 1 :] = 0
+    # Within the pixel, a channel's group is its emission: index · groups / channels.
     before, after = (np.arange(n) * self.groups // n for n in (channels, self.features))
     mask[-1, self.columns[0]] = CENTRES[self.centre](before[:, None], after[None])
     return mask
 
-  def _slide(self, x, kernel, rows, down):
-    if self.size == (1, 1):
+  def _slide(self, x, kernel, rows, row_stride):
+    """The convolution at every pixel, with `rows` of padding above and below."""
+    if self.size == (1, 1):  # a matrix product, faster than a convolution
       return jnp.matmul(x, kernel[0, 0], preferred_element_type=jnp.float32)
     return jax.lax.conv_general_dilated(
       x,
       kernel,
-      (down, self.stride),
+      (row_stride, self.stride),
       (rows, self.columns),
       dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
       preferred_element_type=jnp.float32,
     )
 
   def _row_window(self, x, at):
-    """The rows of the window, of which the last is new."""
+    """The rows of the window, the last of which is new."""
     if self.first:
       margin = (x.shape[2] - at.width) // 2
       window = jax.lax.dynamic_slice_in_dim(x, at.row + margin - self.rows[0], self.size[0], 1)
       return window[:, :, margin : margin + at.width]
     if not self.rows[0]:
       return x
+    # Rows before the first are zeros, like the padding of the whole image.
     empty = jnp.zeros((x.shape[0], self.rows[0], *x.shape[2:]), x.dtype)
     window = jnp.concatenate([self.get_variable('cache', 'above', empty), x], 1)
     self.put_variable('cache', 'above', window[:, 1:])
     return window
 
   def _pixel_window(self, x, at):
-    """The window about a pixel: of the image, or of what was kept with this pixel added.
+    """The window around a pixel: of the image, or of the stored features with this pixel added.
 
-    Row r is kept in slot r mod the number of rows. What its slot still holds right of the pixel
-    is of an older row, and masked.
+    Row r is stored in slot r mod the number of rows. Right of the pixel its slot still holds an
+    older row, which the mask hides.
     """
     left, right = self.columns
     if self.first:
@@ -161,76 +167,81 @@ class Conv(nn.Module):
     ring = jax.lax.dynamic_update_slice(ring, x, (0, at.row % slots, at.column + left, 0))
     self.put_variable('cache', 'ring', ring)
     near = jax.lax.dynamic_slice_in_dim(ring, at.column, self.size[1], axis=2)
+    # Slots in the order of their rows: the slot behind this row's holds the oldest.
     return jnp.take(near, (at.row + 1 + jnp.arange(slots)) % slots, axis=1)
 
 
-class Raster(CausalNetwork):
-  """What networks over images share: the way from a sequence to an image and back.
+class RasterNetwork(CausalNetwork):
+  """Base of networks over images: from a sequence to an image and back.
 
   A subclass has the settings `width`, `length` and `grid`, and as flax methods
     rows(image, start, at, train) -> features of the vertical stream, if it has one
     pixels(image, features, start, at, train) -> hidden [batch, rows, columns, groups · width]
-  where with a cache `rows` has run for the row before `pixels` runs, and leaves the features with
-  `keep`, to be read by `recall`.
+  With a cache, `rows` runs for a row before `pixels` does, and hands its features over by
+  `store_features` and `load_features`.
 
   Raises:
-    ConfigError: for an ordering that is not of images.
+    ConfigError: for an ordering without a grid: of other data than images.
   """
 
   length: int
   grid: tuple[int, int] | None
   sequential = True
-  margin = 1  # about the image: as far as the windows of the first layers reach
+  margin = 1  # zeros around the image, as far as the windows of the first layers reach
 
   def __post_init__(self):
     super().__post_init__()
     if self.grid is None:
-      raise ConfigError(f'network {type(self).__name__} needs an ordering of images')
+      raise ConfigError(f'network {type(self).__name__} needs an ordering of images, with a grid')
 
   @property
   def groups(self) -> int:
     """Emissions to a pixel."""
     return self.length // (self.grid[0] * self.grid[1])
 
-  def init_cache(self, batch: int, length: int) -> State:
-    """An empty cache; always of room for an image."""
+  def init_cache(self, batch: int, length: int) -> RasterCache:
+    """An empty cache; it always has room for a whole image."""
     del length
     (rows, columns), m = self.grid, self.margin
     start = jnp.zeros((batch, self.width))
+    # The margin spares every window a test of whether it reaches beyond the image.
     image = jnp.zeros((batch, rows + m, columns + 2 * m, self.groups * self.width))
     index = jnp.zeros((), jnp.int32)
     module = self.clone(parent=None)
+    # Shapes of the caches come from tracing one row and one pixel; nothing is computed.
     kept = jax.eval_shape(
-      lambda key: module.init(key, image, start, self._place(index), method='touch'),
+      lambda key: module.init(key, image, start, self._position(index), method='create_cache'),
       jax.random.key(0),
     ).get('cache', {})
     layers = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), kept)
-    return State(index, start, image, layers)
+    return RasterCache(index, start, image, layers)
 
-  def touch(self, image, start, at):
-    """A row and a pixel of it, so that all that is kept comes to be."""
+  def create_cache(self, image, start, at):
+    """Runs one row and one pixel to create the cache variables."""
     self.rows(image, start, at._replace(column=None), False)
     self.pixels(image, None, start, at, False)
 
-  def _place(self, index: Int[Array, '']) -> Place:
+  def _position(self, index: Int[Array, '']) -> RasterPosition:
     """The pixel that an emission belongs to."""
     columns = self.grid[1]
+    # Emissions of a pixel follow one another, so division by their number gives the pixel.
     pixel = index // self.groups
-    return Place(pixel // columns, pixel % columns, columns)
+    return RasterPosition(pixel // columns, pixel % columns, columns)
 
   def __call__(
     self,
     h: Float[Array, 'batch length width'],
-    cache: State | None = None,
+    cache: RasterCache | None = None,
     train: bool = False,
     segments: Int[Array, 'batch length'] | None = None,
-  ) -> tuple[Float[Array, 'batch length width'], State | None]:
+  ) -> tuple[Float[Array, 'batch length width'], RasterCache | None]:
     """Runs the network on the start token and a beginning of the image, or on the next part.
 
     Args:
       h: the start token, then embedded emissions: all but the last for a whole image.
-      cache: what came before, from `init_cache` or an earlier call; None: nothing did.
-      train: whether to drop; needs the random stream 'dropout'.
+      cache: state after the previous parts, from `init_cache` or an earlier call; None: h is a
+        whole sequence.
+      train: whether dropout is on; it needs the random stream 'dropout'.
       segments: must be None: images are not packed.
 
     Returns:
@@ -241,8 +252,10 @@ class Raster(CausalNetwork):
     if cache is not None:
       return self._extend(h, cache)
     batch, length, width = h.shape
-    late = jnp.pad(h[:, 1:], ((0, 0), (0, self.length - length + 1), (0, 0)))
-    image = late.reshape(batch, *self.grid, self.groups * width)
+    # Inputs are one position late: h[:, 1:] are the emissions of pixels 0, 1, ... The rest of the
+    # image, and its last emission, are zeros that no window of an earlier pixel reaches.
+    emissions = jnp.pad(h[:, 1:], ((0, 0), (0, self.length - length + 1), (0, 0)))
+    image = emissions.reshape(batch, *self.grid, self.groups * width)
     features = self.rows(image, h[:, 0], None, train)
     hidden = self.pixels(image, features, h[:, 0], None, train)
     return hidden.reshape(batch, self.length, width)[:, :length], None
@@ -257,21 +270,25 @@ class Raster(CausalNetwork):
 
     def step(cache, x):
       index, m = cache.index, self.margin
-      at, last = self._place(index), self._place(jnp.maximum(index - 1, 0))
+      # This call computes the pixel of emission `index`, and writes the one before it, its input.
+      at, last = self._position(index), self._position(jnp.maximum(index - 1, 0))
       start = jnp.where(index == 0, x, cache.start)
       corner = (0, last.row + m, last.column + m, (index - 1) % self.groups * self.width)
-      late = jnp.where(index == 0, 0, x)[:, None, None]
-      image = jax.lax.dynamic_update_slice(cache.image, late, corner)
+      emission = jnp.where(index == 0, 0, x)[:, None, None]
+      image = jax.lax.dynamic_update_slice(cache.image, emission, corner)
+      # At the first emission of a row the rows above are complete: time for the vertical stream.
       layers = jax.lax.cond(
         index % (self.groups * at.width) == 0,
         lambda layers: run(layers, 'rows', image, start, at._replace(column=None))[1]['cache'],
         lambda layers: layers,
         cache.layers,
       )
+      # Every emission runs the horizontal stream, whose pixel now holds one emission more.
       hidden, kept = run(layers, 'pixels', image, None, start, at)
+      # The pixel's layers ran for all of its emissions; this step's is one of them.
       hidden = hidden.reshape(-1, self.groups, self.width)
       hidden = jax.lax.dynamic_index_in_dim(hidden, index % self.groups, 1, keepdims=False)
-      return State(index + 1, start, image, kept['cache']), hidden
+      return RasterCache(index + 1, start, image, kept['cache']), hidden
 
     if h.shape[1] == 1:
       cache, hidden = step(cache, h[:, 0])
@@ -280,16 +297,16 @@ class Raster(CausalNetwork):
     return hidden.swapaxes(0, 1), cache
 
 
-def keep(module: nn.Module, features: Any, at: Place | None) -> Any:
-  """Features of the vertical stream, kept for the pixels of the row where there is a cache."""
+def store_features(module: nn.Module, features: Any, at: RasterPosition | None) -> Any:
+  """Features of the vertical stream; with a cache, stored for the pixels of the row."""
   if at is not None:
     module.put_variable('cache', 'features', features)
   return features
 
 
-def recall(module: nn.Module, features: Any, at: Place | None) -> Any:
-  """The same where they are needed: of the whole image, or those kept at one pixel."""
+def load_features(module: nn.Module, features: Any, at: RasterPosition | None) -> Any:
+  """Features of the vertical stream: of the whole image, or the stored ones of one pixel."""
   if at is None:
     return features
-  kept = module.get_variable('cache', 'features')
-  return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, at.column, 1, axis=2), kept)
+  stored = module.get_variable('cache', 'features')
+  return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, at.column, 1, axis=2), stored)

@@ -1,6 +1,6 @@
 """Recurrent networks: LSTM (Hochreiter & Schmidhuber 1997) and GRU (Cho et al. 2014).
 
-The cache is what the cells carry from one position to the next; it does not grow.
+The cache holds the carries of the cells from one position to the next; it does not grow.
 """
 
 from collections.abc import Callable
@@ -18,12 +18,12 @@ class Recurrent(CausalNetwork):
   """A stack of recurrent layers.
 
   Attributes:
-    width: of inputs, carries and outputs.
-    layers: recurrent layers, one on the other.
+    width: width of inputs, carries and outputs.
+    layers: number of stacked recurrent layers.
     dropout: rate at the input and after each layer (Zaremba et al. 2014).
     dtype: of the matrix products; parameters stay float32.
 
-  Subclasses say what a layer is made of: `cell` constructs a flax recurrent cell.
+  A subclass names its flax recurrent cell by `cell`.
   """
 
   width: int = 256
@@ -35,9 +35,10 @@ class Recurrent(CausalNetwork):
   sequential = True
 
   def init_cache(self, batch: int, length: int) -> tuple[Any, ...]:
-    """What each layer carries before the first position; the length makes no difference."""
+    """The carry of each layer before the first position; it does not depend on the length."""
     del length
     cell = self.cell(self.width, dtype=self.dtype, parent=None)
+    # Carries start at zero whatever the key.
     carry = cell.initialize_carry(jax.random.key(0), (batch, self.width))
     return (carry,) * self.layers
 
@@ -53,24 +54,29 @@ class Recurrent(CausalNetwork):
 
     Args:
       h: embedded inputs.
-      cache: what came before, from `init_cache` or an earlier call; None: nothing did.
-      train: whether to drop; needs the random stream 'dropout'.
-      segments: number of the document each position belongs to; carries start afresh with each.
+      cache: state after the previous parts, from `init_cache` or an earlier call; None: h is a
+        whole sequence.
+      train: whether dropout is on; it needs the random stream 'dropout'.
+      segments: number of the document that each position belongs to; carries start from zero with
+        each document.
 
     Returns:
       Hidden states in float32, and the cache after this part (None without).
     """
     drop = nn.Dropout(self.dropout, deterministic=not train)
-    begins = jnp.zeros(h.shape[:2], bool)
+    # The first position needs no reset: a fresh carry is zero, and one from a cache goes on.
+    starts = jnp.zeros(h.shape[:2], bool)
     if segments is not None:
-      begins = begins.at[:, 1:].set(segments[:, 1:] != segments[:, :-1])
+      starts = starts.at[:, 1:].set(segments[:, 1:] != segments[:, :-1])
+    # Over positions, axis 1 of inputs and outputs, with the same parameters at each.
     layer = nn.scan(
       _Step, variable_broadcast='params', split_rngs={'params': False}, in_axes=1, out_axes=1
     )
+    # Each layer runs over the whole part before the next one starts.
     carries = self.init_cache(h.shape[0], h.shape[1]) if cache is None else cache
     ends, h = [], drop(h)
     for i, carry in enumerate(carries):
-      end, h = layer(self.width, self.cell, self.dtype, name=f'layer_{i}')(carry, h, begins)
+      end, h = layer(self.width, self.cell, self.dtype, name=f'layer_{i}')(carry, h, starts)
       ends.append(end)
       h = drop(h)
     return h.astype(jnp.float32), None if cache is None else tuple(ends)
@@ -89,14 +95,15 @@ class GRU(Recurrent):
 
 
 class _Step(nn.Module):
-  """One position of a layer, which forgets everything where a document begins."""
+  """One position of a layer, whose carry is reset at the start of a document."""
 
   width: int
   cell: Callable[..., nn.RNNCellBase]
   dtype: str
 
   @nn.compact
-  def __call__(self, carry: Any, h: Float[Array, 'batch width'], begins: Bool[Array, 'batch']):
-    carry = jax.tree.map(lambda x: jnp.where(begins[:, None], 0, x), carry)
+  def __call__(self, carry: Any, h: Float[Array, 'batch width'], starts: Bool[Array, 'batch']):
+    carry = jax.tree.map(lambda x: jnp.where(starts[:, None], 0, x), carry)
     carry, h = self.cell(self.width, dtype=self.dtype, name='cell')(carry, h)
+    # Carries stay float32: rounding to bfloat16 would add up over the sequence.
     return jax.tree.map(lambda x: x.astype(jnp.float32), carry), h

@@ -10,11 +10,11 @@ from autoregressive.networks.base import CausalNetwork
 from common.config import ConfigError
 
 
-class State(NamedTuple):
+class TCNCache(NamedTuple):
   """The cache of a TCN: positions seen, and the last inputs of each convolution.
 
-  Each ring holds as many positions as its convolution reaches back; position t stands in slot
-  t mod size. Zeros stand for what came before the first.
+  Each ring holds as many positions as its convolution reaches back; position t is in slot
+  t mod size. Before the first position, inputs are zero.
   """
 
   index: Int[Array, '']
@@ -29,7 +29,7 @@ class TCN(CausalNetwork):
   1 + 2·(kernel - 1)·Σ growth^i inputs.
 
   Attributes:
-    width: channels everywhere.
+    width: channels of every layer.
     layers: residual blocks.
     kernel: taps of a convolution, 2 or more.
     growth: factor from one block's dilation to the next.
@@ -52,43 +52,46 @@ class TCN(CausalNetwork):
   def __post_init__(self):
     super().__post_init__()
     if self.kernel < 2:
-      raise ConfigError(f'network.kernel={self.kernel} must be 2 or more')
+      raise ConfigError(f'network.kernel must be 2 or more, got {self.kernel}')
     if self.growth < 1:
-      raise ConfigError(f'network.growth={self.growth} must be 1 or more')
+      raise ConfigError(f'network.growth must be 1 or more, got {self.growth}')
 
   @property
   def dilations(self) -> tuple[int, ...]:
-    """Of each convolution, two to a block."""
+    """The dilation of each convolution, two to a block."""
     return tuple(self.growth ** (i // 2) for i in range(2 * self.layers))
 
-  def init_cache(self, batch: int, length: int) -> State:
-    """An empty cache; its size is that of the receptive field, whatever the length."""
+  def init_cache(self, batch: int, length: int) -> TCNCache:
+    """An empty cache; its size depends on the receptive field, not on the length."""
     del length
+    # A kernel of k taps, `dilation` apart, reaches (k - 1)·dilation positions back.
     sizes = [(self.kernel - 1) * dilation for dilation in self.dilations]
     rings = tuple(jnp.zeros((batch, size, self.width), self.dtype) for size in sizes)
-    return State(jnp.zeros((), jnp.int32), rings)
+    return TCNCache(jnp.zeros((), jnp.int32), rings)
 
   @nn.compact
   def __call__(
     self,
     h: Float[Array, 'batch length width'],
-    cache: State | None = None,
+    cache: TCNCache | None = None,
     train: bool = False,
     segments: Int[Array, 'batch length'] | None = None,
-  ) -> tuple[Float[Array, 'batch length width'], State | None]:
+  ) -> tuple[Float[Array, 'batch length width'], TCNCache | None]:
     """Runs the network on a whole sequence, or on the next part of one.
 
     Args:
       h: embedded inputs.
-      cache: what came before, from `init_cache` or an earlier call; None: nothing did.
-      train: whether to drop; needs the random stream 'dropout'.
-      segments: number of the document each position belongs to; no tap reaches into another.
-        Not with a cache.
+      cache: state after the previous parts, from `init_cache` or an earlier call; None: h is a
+        whole sequence.
+      train: whether dropout is on; it needs the random stream 'dropout'.
+      segments: number of the document that each position belongs to; no tap reaches into another
+        document. Not with a cache.
 
     Returns:
       Hidden states in float32, and the cache with this part added (None without).
     """
     drop = nn.Dropout(self.dropout, broadcast_dims=(1,), deterministic=not train)
+    # Dropout of whole channels: one mask for all positions (broadcast over the length).
     rings, residual = [], h
     for i, dilation in enumerate(self.dilations):
       if cache is None:
@@ -99,20 +102,21 @@ class TCN(CausalNetwork):
       dense = nn.Dense(self.width, dtype=self.dtype, kernel_init=nn.initializers.he_normal())
       convolve = nn.WeightNorm(dense) if self.weight_norm else dense
       h = drop(nn.relu(convolve(taps).astype(jnp.float32)))
-      if i % 2:
+      if i % 2:  # the second convolution of a block ends it
         h = residual = nn.relu(h + residual)
-    return h, None if cache is None else State(cache.index + h.shape[1], tuple(rings))
+    return h, None if cache is None else TCNCache(cache.index + h.shape[1], tuple(rings))
 
 
 def _taps(h, kernel, dilation, segments):
-  """The inputs of each position's taps side by side, oldest first: [batch, length, kernel·width].
+  """The inputs of each position's taps in a row, oldest first: [batch, length, kernel·width].
 
-  A convolution is one matrix product with these.
+  The convolution is then one matrix product with them.
   """
   length, taps = h.shape[1], []
   for back in (j * dilation for j in range(kernel - 1, -1, -1)):
+    # Padding on the left alone keeps the convolution causal: tap[:, t] is h[:, t - back].
     tap = jnp.pad(h, ((0, 0), (back, 0), (0, 0)))[:, :length]
-    if segments is not None:
+    if segments is not None:  # a tap in another document is as if before the first position
       behind = jnp.pad(segments, ((0, 0), (back, 0)), constant_values=-1)[:, :length]
       tap = jnp.where((behind == segments)[..., None], tap, 0)
     taps.append(tap)
@@ -124,12 +128,15 @@ def _cached_taps(h, kernel, dilation, ring, index):
   batch, length, _ = h.shape
   size = ring.shape[1]
   steps, backs = index + jnp.arange(length), dilation * jnp.arange(kernel - 1, 0, -1)
-  wanted = steps[:, None] - backs
+  wanted = steps[:, None] - backs  # [length, kernel - 1]: the positions of the taps
   source, where = ring, wanted % size
-  if length > dilation:  # some taps fall into this part itself
+  if length > dilation:  # some taps fall into this part itself, which stands behind the ring
     source = jnp.concatenate([ring, h.astype(ring.dtype)], 1)
+    # From position `index` on, inputs are those of this part, in order.
     where = jnp.where(wanted >= index, size + wanted - index, where)
+  # The newest tap is the input itself, and comes last, as in `_taps`.
   taps = jnp.take(source, where, axis=1).reshape(batch, length, -1)
+  # Of a part longer than the ring, earlier inputs would only be overwritten by later ones.
   last = min(length, size)
   ring = ring.at[:, steps[-last:] % size].set(h[:, -last:].astype(ring.dtype))
   return jnp.concatenate([taps, h.astype(ring.dtype)], -1), ring

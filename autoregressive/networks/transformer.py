@@ -1,4 +1,4 @@
-"""A causal transformer: GPT-2, Llama and what lies between are settings of this one network.
+"""A causal transformer: GPT-2, Llama and everything between are settings of this one network.
 
 GPT-2 (Radford et al. 2019): positions 'learned', norm 'layer', activation 'gelu_tanh', bias.
 Llama (Touvron et al. 2023): positions 'rotary', norm 'rms', activation 'swiglu', no bias,
@@ -15,30 +15,36 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from autoregressive.networks import positions as pos
-from autoregressive.networks.attention import Attention, Cache, Surroundings, causal_mask
+from autoregressive.networks.attention import Attention, KVCache, Rotation
 from autoregressive.networks.base import CausalNetwork
-from autoregressive.networks.dot_product import ATTENTIONS, Sight
+from common.attention import IMPLEMENTATIONS, AttentionInputs, AttentionSettings
 from common.config import ConfigError, pick
 
 NORMS = {'layer': nn.LayerNorm, 'rms': nn.RMSNorm}
 
+
+def relu_squared(x: Float[Array, '*any']) -> Float[Array, '*any']:
+  """max(x, 0)² (So et al. 2021)."""
+  return jnp.square(nn.relu(x))
+
+
 ACTIVATIONS = {
-  'gelu': lambda x: nn.gelu(x, approximate=False),
+  'gelu': functools.partial(nn.gelu, approximate=False),
   'gelu_tanh': nn.gelu,
   'relu': nn.relu,
-  'relu2': lambda x: jnp.square(nn.relu(x)),  # So et al. 2021
-  'swiglu': nn.silu,  # Shazeer 2020: gated
+  'relu2': relu_squared,
+  'swiglu': nn.silu,  # gated (Shazeer 2020)
   'geglu': nn.gelu,
 }
 GATED = ('swiglu', 'geglu')
 
-REMAT = {  # what is kept of the forward pass of a block; '' keeps all
+REMAT = {  # the activations of a block that the forward pass keeps; '' keeps all
   'nothing': jax.checkpoint_policies.nothing_saveable,
   'products': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 
 
-class State(NamedTuple):
+class TransformerCache(NamedTuple):
   """The cache of a transformer: positions seen, and each layer's keys and values."""
 
   index: Int[Array, '']
@@ -46,11 +52,11 @@ class State(NamedTuple):
 
 
 class MupDense(nn.Module):
-  """A dense layer whose weights, as they act, are the kernel over `ratio`.
+  """A dense layer of muP (Yang et al. 2022, table 8): its weights are the kernel over `ratio`.
 
-  The kernel begins √ratio times as large as `kernel_init` says. So the weights begin with a
-  variance that falls with the width, and an update of Adam, which moves the kernel as far at any
-  width, moves them by 1/ratio as far: the learning rates of muP, with no group of the optimiser.
+  The kernel starts √ratio times as large as `kernel_init` says, so the variance of the weights
+  starts at 1/ratio of the usual one. Adam moves the kernel equally far at every width, and so the
+  weights by 1/ratio as far: the learning rates of muP, without groups in the optimiser.
 
   Attributes:
     features, use_bias, dtype, kernel_init: as those of nn.Dense.
@@ -65,12 +71,15 @@ class MupDense(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, '*batch inputs']) -> Float[Array, '*batch features']:
-    begin = lambda *args: self.ratio**0.5 * self.kernel_init(*args)
-    kernel = self.param('kernel', begin, (x.shape[-1], self.features), jnp.float32)
+    # In float32 up to the division: small updates would vanish in bfloat16.
+    kernel = self.param('kernel', self._init, (x.shape[-1], self.features), jnp.float32)
     y = x.astype(self.dtype) @ (kernel / self.ratio).astype(self.dtype)
     if self.use_bias:
       y += self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32).astype(y.dtype)
     return y
+
+  def _init(self, *args) -> Array:
+    return self.ratio**0.5 * self.kernel_init(*args)
 
 
 class Block(nn.Module):
@@ -80,10 +89,10 @@ class Block(nn.Module):
     attention, norm, dense: constructors of the parts.
     hidden: units of the feed-forward network.
     activation: a key of ACTIVATIONS.
-    post: whether norms stand after the residual connections.
+    post: whether norms come after the residual connections.
     dropout: rate on both branches.
-    out_init: standard deviation of the last projection at the start.
-    train: whether to drop.
+    out_init: initial standard deviation of the feed-forward network's last projection.
+    train: whether dropout is on.
   """
 
   attention: Callable[..., nn.Module]
@@ -98,16 +107,21 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(
-    self, h: Float[Array, 'batch length width'], cache: Cache | None, around: Surroundings
-  ) -> tuple[Float[Array, 'batch length width'], Cache | None]:
+    self,
+    h: Float[Array, 'batch length width'],
+    cache: KVCache | None,
+    inputs: AttentionInputs,
+    rotation: Rotation | None,
+  ) -> tuple[Float[Array, 'batch length width'], KVCache | None]:
     drop = nn.Dropout(self.dropout, deterministic=not self.train)
     attention_norm, mlp_norm = self.norm(name='attention_norm'), self.norm(name='mlp_norm')
     attend = self.attention(name='attention', train=self.train)
-    if self.post:
-      mixed, cache = attend(h, cache, around)
+    if self.post:  # Vaswani et al. 2017, section 3.1: norm(x + branch(x))
+      mixed, cache = attend(h, cache, inputs, rotation)
       h = attention_norm(h + drop(mixed))
       return mlp_norm(h + drop(self.feed_forward(h))), cache
-    mixed, cache = attend(attention_norm(h), cache, around)
+    # Norms inside the branches leave the residual stream itself untouched (Xiong et al. 2020).
+    mixed, cache = attend(attention_norm(h), cache, inputs, rotation)
     h = h + drop(mixed)
     return h + drop(self.feed_forward(mlp_norm(h))), cache
 
@@ -116,7 +130,7 @@ class Block(nn.Module):
   ) -> Float[Array, 'batch length width']:
     activate, gated = ACTIVATIONS[self.activation], self.activation in GATED
     up = self.dense(self.hidden * (2 if gated else 1), name='up')(h)
-    if gated:
+    if gated:  # one product for the gate and the units it gates
       gate, up = jnp.split(up, 2, -1)
       up = activate(gate) * up
     else:
@@ -129,12 +143,12 @@ class Transformer(CausalNetwork):
   """A stack of blocks: embedded sequence in, hidden states out; position i sees inputs <= i.
 
   Attributes:
-    length: the longest sequence, which learned positions have a table for.
-    width, layers, heads: the usual.
-    kv_heads: key and value heads; 0: as many as heads, 1: multi-query.
+    length: the longest sequence: the size of the table of learned positions.
+    width: of the residual stream; layers: number of blocks; heads: query heads of a layer.
+    kv_heads: key and value heads; 0: equal to heads, 1: multi-query.
     head_dim: dimensions of a head; 0: width / heads.
     mlp_width: hidden units of the feed-forward network; 0: 4·width.
-    activation: a key of ACTIVATIONS; 'swiglu' and 'geglu' gate with as many units again.
+    activation: a key of ACTIVATIONS; 'swiglu' and 'geglu' need the same number of units for gates.
     norm: 'layer' or 'rms'; norm_position: 'pre' or 'post'; norm_eps: their epsilon.
     positions: a name of positions.POSITIONS; rotary_base and rotary_scaling: see
       positions.rotary_frequencies.
@@ -142,14 +156,15 @@ class Transformer(CausalNetwork):
     qk_norm: RMSNorm of queries and keys.
     dropout: rate at the input, on attention weights and on residual branches.
     attention_cap: soft cap of the attention scores; 0: none.
-    window: a position sees only so many last positions, itself included; 0: all.
-    attention: how it is computed without a cache, a key of dot_product.ATTENTIONS, or 'auto'.
-    base_width: 0: the standard parametrisation; else muP for Adam (Yang et al. 2022, table 8):
-      what is learned at this width, learning rates above all, holds at any. Matrices of layers
-      are MupDense, scores fall with the dimension of a head and not its root, and `output_scale`
-      is for the last projection. At `base_width` itself both are one.
-    scan: whether layers are one `scan` over stacked parameters: compiles in the time of one
-      layer, and runs somewhat slower on CPU.
+    window: a position sees only the last `window` positions, itself included; 0: all.
+    attention: how to compute it without a cache: a key of attention.IMPLEMENTATIONS, or 'auto'.
+    base_width: 0: the standard parametrisation; otherwise muP for Adam (Yang et al. 2022, table
+      8): hyperparameters tuned at this width, above all learning rates, stay right at any other.
+      The matrices of the layers are MupDense, scores are divided by the dimension of a head in
+      place of its root, and `output_scale` scales the last projection. At `base_width` itself
+      both parametrisations are the same.
+    scan: whether layers are one `scan` over stacked parameters, which compiles in the time of one
+      layer and runs somewhat slower on CPUs.
     remat: a key of REMAT: recompute activations in the backward pass; '': keep them.
     dtype: of the matrix products; parameters, norms, softmax and residuals stay float32.
 
@@ -190,7 +205,7 @@ class Transformer(CausalNetwork):
     pick(ACTIVATIONS, self.activation, 'network.activation')
     pick(dict.fromkeys(pos.POSITIONS), self.positions, 'network.positions')
     pick(dict.fromkeys(('pre', 'post')), self.norm_position, 'network.norm_position')
-    pick(ATTENTIONS | {'auto': None}, self.attention, 'network.attention')
+    pick(IMPLEMENTATIONS | {'auto': None}, self.attention, 'network.attention')
     pick(REMAT | {'': None}, self.remat, 'network.remat')
     if not self.head_dim and self.width % self.heads:
       raise ConfigError(f'network.heads={self.heads} does not divide network.width={self.width}')
@@ -210,26 +225,30 @@ class Transformer(CausalNetwork):
 
   @property
   def ratio(self) -> float:
-    """How many times wider than the base of muP; 1 without it."""
+    """Width over the base width of muP; 1 without muP."""
     return self.width / self.base_width if self.base_width else 1.0
 
   @property
   def output_scale(self) -> float:
-    """What outputs made from the hidden states are multiplied by."""
-    return 1 / self.ratio
+    """Factor of the projection from hidden states to outputs (muP)."""
+    return 1 / self.ratio  # table 8: the multiplier of the output weights
 
-  def init_cache(self, batch: int, length: int) -> State:
+  def init_cache(self, batch: int, length: int) -> TransformerCache:
     """An empty cache with room for `length` positions."""
+    # Key heads only: grouped queries divide the cache by the size of the groups.
     shape = (batch, self.key_heads, length, self.dim)
 
-    def layer(*stack: int) -> Cache:
-      return Cache(*(jnp.zeros((*stack, *shape), self.dtype) for _ in range(2)))
+    def layer(*stack: int) -> KVCache:
+      return KVCache(*(jnp.zeros((*stack, *shape), self.dtype) for _ in range(2)))
 
     layers = layer(self.layers) if self.scan else tuple(layer() for _ in range(self.layers))
-    return State(jnp.zeros((), jnp.int32), layers)
+    return TransformerCache(jnp.zeros((), jnp.int32), layers)
 
-  def rewind(self, cache: State, back: Int[Array, '']) -> State:
-    """The cache without the last `back` positions, which the next call will overwrite."""
+  def rewind(self, cache: TransformerCache, back: Int[Array, '']) -> TransformerCache:
+    """The cache without its last `back` positions, which the next call overwrites.
+
+    Their keys stay where they are: the causal mask hides all beyond the index.
+    """
     return cache._replace(index=cache.index - back)
 
   @property
@@ -251,67 +270,77 @@ class Transformer(CausalNetwork):
   def __call__(
     self,
     h: Float[Array, 'batch length width'],
-    cache: State | None = None,
+    cache: TransformerCache | None = None,
     train: bool = False,
     segments: Int[Array, 'batch length'] | None = None,
-  ) -> tuple[Float[Array, 'batch length width'], State | None]:
+  ) -> tuple[Float[Array, 'batch length width'], TransformerCache | None]:
     """Runs the network on a whole sequence, or on the next part of one.
 
     Args:
       h: embedded inputs.
-      cache: what came before, from `init_cache` or an earlier call; None: nothing did.
-      train: whether to drop; needs the random stream 'dropout'.
-      segments: number of the document each position belongs to, where several are packed into
-        a sequence; positions see and count their own document alone. Not with a cache.
+      cache: state after the previous parts, from `init_cache` or an earlier call; None: h is a
+        whole sequence.
+      train: whether dropout is on; it needs the random stream 'dropout'.
+      segments: number of the document that each position belongs to, if several are packed into
+        a sequence; a position sees only its own document, and is counted from its start. Not
+        with a cache.
 
     Returns:
       Hidden states, and the cache with this part added (None without).
     """
+    # Places in the sequence, which caches and masks count, and positions in the document, which
+    # embeddings count; they differ only in packed sequences.
     index = jnp.zeros((), jnp.int32) if cache is None else cache.index
     steps = index + jnp.arange(h.shape[1])
-    places = steps[None] if segments is None else _places(segments)
+    positions = steps[None] if segments is None else _positions_in_documents(segments)
     if self.positions == 'learned':
-      table = nn.Embed(
-        self.length, self.width, embedding_init=nn.initializers.normal(0.02), name='position'
-      )
-      h = h + table(jnp.minimum(places, self.length - 1))  # beyond lie what masks hide: no NaN
+      init = nn.initializers.normal(0.02)
+      embed = nn.Embed(self.length, self.width, embedding_init=init, name='position_embed')
+      # Padding may reach beyond the table; masks hide it, and the last row keeps it free of NaN.
+      h = h + embed(jnp.minimum(positions, self.length - 1))
     elif self.positions == 'sinusoidal':
-      h = h + pos.sinusoidal(places, self.width)
+      h = h + pos.sinusoidal(positions, self.width)
     h = nn.Dropout(self.dropout, deterministic=not train)(h)
-    around = self._surroundings(steps, places, cache, segments)
-    h, layers = self._stack(h, None if cache is None else cache.layers, around, train)
-    if self.norm_position == 'pre':
+    inputs = self._attention_inputs(steps, cache, segments)
+    layers = None if cache is None else cache.layers
+    h, layers = self._stack(h, layers, inputs, self._rotation(positions), train)
+    if self.norm_position == 'pre':  # otherwise the last block has ended in a norm already
       h = self._norm()(name='final_norm')(h)
-    return h, None if cache is None else State(index + steps.shape[0], layers)
+    return h, None if cache is None else TransformerCache(index + steps.shape[0], layers)
 
-  def _surroundings(self, steps, places, cache, segments) -> Surroundings:
-    """Masks and positions, the same for every layer."""
-    index, keys = None, steps
+  def _attention_inputs(self, steps, cache, segments) -> AttentionInputs:
+    """What each query sees, the same for every layer."""
+    offset, keys = None, steps
     if cache is not None:
-      index, keys = cache.index, jnp.arange(jax.tree.leaves(cache.layers)[0].shape[-2])
-    mask = causal_mask(steps, keys, self.window)
-    if segments is not None:
-      mask &= segments[:, :, None] == segments[:, None, :]
-    bias = rotation = None
+      offset, keys = cache.index, jnp.arange(jax.tree.leaves(cache.layers)[0].shape[-2])
+    bias = None
     if self.positions == 'alibi':
+      # Press et al. 2022: minus slope times distance; keys after the query are masked anyway.
       slopes = pos.alibi_slopes(self.heads)[:, None, None]
       bias = slopes * (keys[None, :] - steps[:, None]).astype(jnp.float32)
-    if self.positions == 'rotary':
-      frequencies = pos.rotary_frequencies(self.dim, self.rotary_base, self.rotary_scaling)
-      rotation = tuple(x[:, None, None] for x in pos.rotation(places, frequencies))
-    return Surroundings(index, Sight(mask, bias, segments), rotation)
+    return AttentionInputs(offset, bias, segments, segments)
+
+  def _rotation(self, positions: Int[Array, 'rows length']) -> Rotation | None:
+    """Cosines and sines of rotary positions, with an axis each for key heads and their queries."""
+    if self.positions != 'rotary':
+      return None
+    frequencies = pos.rotary_frequencies(self.dim, self.rotary_base, self.rotary_scaling)
+    cos, sin = pos.rotation(positions, frequencies)
+    return cos[:, None, None], sin[:, None, None]
 
   def _norm(self):
-    """Constructor of norms, which compute in float32."""
+    """The constructor of norms, which compute in float32 whatever the type of the products."""
     extra = {'use_bias': self.bias} if self.norm == 'layer' else {}
     return functools.partial(NORMS[self.norm], epsilon=self.norm_eps, dtype=jnp.float32, **extra)
 
   def _parts(self) -> dict[str, Any]:
-    """What a block is made of."""
+    """The settings of a block."""
     init = nn.initializers.normal
-    out_init = 0.02 * (2 * self.layers) ** -0.5  # Radford et al. 2019, section 2.3
-    kind = functools.partial(MupDense, ratio=self.ratio) if self.base_width else nn.Dense
-    dense = functools.partial(kind, use_bias=self.bias, dtype=self.dtype, kernel_init=init(0.02))
+    # Radford et al. 2019, section 2.3: 2·layers branches add up in the residual stream, and with
+    # these weights their variances add up to that of one.
+    out_init = 0.02 * (2 * self.layers) ** -0.5
+    layer = functools.partial(MupDense, ratio=self.ratio) if self.base_width else nn.Dense
+    dense = functools.partial(layer, use_bias=self.bias, dtype=self.dtype, kernel_init=init(0.02))
     attend = functools.partial(
       Attention,
       heads=self.heads,
@@ -320,11 +349,10 @@ class Transformer(CausalNetwork):
       dense=dense,
       qk_norm=functools.partial(nn.RMSNorm, self.norm_eps, jnp.float32) if self.qk_norm else None,
       dropout=self.dropout,
-      window=self.window,
-      cap=self.attention_cap,
-      kind=self.attention,
+      settings=AttentionSettings(self.attention, True, self.window, self.attention_cap),
       out_init=out_init,
-      scale=1.0 if self.head_dim else self.ratio**-0.5,  # the heads grow with the width
+      # muP: scores over dim in place of √dim. A fixed head_dim does not grow with the width.
+      scale=1.0 if self.head_dim else self.ratio**-0.5,
     )
     return dict(
       attention=attend,
@@ -337,30 +365,32 @@ class Transformer(CausalNetwork):
       out_init=out_init,
     )
 
-  def _stack(self, h, caches, around, train):
+  def _stack(self, h, caches, inputs, rotation, train):
     """All blocks, one after the other."""
     block = Block
     if self.remat:
       block = nn.remat(Block, policy=REMAT[self.remat], prevent_cse=not self.scan)
     parts = self._parts() | {'train': train}
     if self.scan:
+      # Caches are stacked along axis 0 like the parameters; masks and rotations are shared.
       scanned = nn.scan(
         block,
         variable_axes={'params': 0},
         split_rngs={'params': True, 'dropout': True},
-        in_axes=(0, nn.broadcast),
+        in_axes=(0, nn.broadcast, nn.broadcast),
         length=self.layers,
       )
-      return scanned(**parts, name='blocks')(h, caches, around)
+      return scanned(**parts, name='blocks')(h, caches, inputs, rotation)
     layers = []
     for i in range(self.layers):
-      h, layer = block(**parts, name=f'block_{i}')(h, caches and caches[i], around)
+      h, layer = block(**parts, name=f'block_{i}')(h, caches and caches[i], inputs, rotation)
       layers.append(layer)
     return h, tuple(layers)
 
 
-def _places(segments: Int[Array, 'batch length']) -> Int[Array, 'batch length']:
-  """Position within the document, for each position of packed sequences."""
+def _positions_in_documents(segments: Int[Array, 'batch length']) -> Int[Array, 'batch length']:
+  """Position of each token within its document, in packed sequences."""
   steps = jnp.arange(segments.shape[1])[None]
   first = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)))
+  # The running maximum of the starts is where the token's own document starts.
   return steps - jax.lax.cummax(jnp.where(first, steps, 0), axis=1)

@@ -137,7 +137,7 @@ def plan(
 
   Args:
     study: the table.
-    load: (base, overrides) -> config; `config_files.load_config`.
+    load: (base, overrides) -> config; a config file, completed.
     workdir: the folder for trained models and cells.
     known_metrics: names that `evaluate` knows.
     changeable: prefixes of settings that may differ between two runs of one model.

@@ -1,33 +1,36 @@
 """Solvers of one diffusion model: Fréchet distance by sampler and number of network evaluations.
 
-  python -m experiments.ablate --study=configs/ablations/solvers.py:mnist --workdir=runs/solvers
+python -m experiments.ablate --study=configs/ablations/solvers.py:mnist --workdir=runs/solvers
 
 Scales: mnist (one model of configs/diffusion/images.py:mnist, half as long as there, then 38
-evaluations of it; docs/solvers.md has the result), digits (the same in minutes), smoke (seconds;
-nothing is learned).
+evaluations of it), digits (the same in minutes), smoke (seconds; nothing is learned).
+
+Reproduces: nothing published; our own table. Its rows with η are of the kind of DDIM's (Song et al.
+2021, table 1).
+
+To expect of mnist: docs/solvers.md, with all numbers and which claims hold.
 """
 
 from common.config import pick
 from common.studies.claims import Claim
 from common.studies.studies import Row, Study
 
-SCALES = {
-  'mnist': ('mnist', {'train.steps': '6000'}),
-  'digits': ('digits', {}),
-  'smoke': (
-    'digits',
-    {
-      'train.steps': '4',
-      'train.steps_per_call': 2,
-      'evaluation.num_samples': 20,
-      'evaluation.batch_size': 20,
-    },
-  ),
+BASES = {'mnist': 'mnist', 'digits': 'digits', 'smoke': 'digits'}  # variants, by scale
+SCALES = {  # by scale, what differs from the variant
+  'mnist': {'train.steps': '6000'},
+  'digits': {},
+  'smoke': {
+    'train.steps': '4',
+    'train.steps_per_call': 2,
+    'evaluation.num_samples': 20,
+    'evaluation.batch_size': 20,
+  },
 }
 
-# (in a table, sampler, {network evaluations: steps})
+# {network evaluations: steps}
 ONE = {n: n for n in (5, 10, 20, 40)}
-TWO = {5: 3, 11: 6, 21: 11, 41: 21}  # two evaluations of a step, one of the last
+TWO = {5: 3, 11: 6, 21: 11, 41: 21}  # two evaluations for each step but the last, which takes one
+# (name in the table, sampler, budgets)
 DETERMINISTIC = (
   ('Euler', {'name': 'euler'}, ONE),
   ('DDIM', {'name': 'ddim', 'eta': 0.0}, ONE),
@@ -48,7 +51,7 @@ STOCHASTIC = (
 
 def get_study(scale: str = 'mnist') -> Study:
   """The study at a scale, a key of SCALES."""
-  variant, config = pick(SCALES, scale, 'scale')
+  config = pick(SCALES, scale, 'scale')
   rows = tuple(
     Row(f'{name}, {evaluations}', sampling={'sampler': sampler, 'steps': steps})
     for name, sampler, budget in (*DETERMINISTIC, *STOCHASTIC)
@@ -59,10 +62,10 @@ def get_study(scale: str = 'mnist') -> Study:
     title='Solvers and their evaluations',
     about=(
       'One trained model, sampled by each solver with a budget of network evaluations. '
-      'Deterministic solvers follow the same flow, so that they differ by their error alone; '
+      'Deterministic solvers follow the same flow, so they differ only in their error; '
       'η is the share of noise that DDIM puts back (Song et al. 2021, table 1).'
     ),
-    base=f'configs/diffusion/images.py:{variant}',
+    base=f'configs/diffusion/images.py:{BASES[scale]}',
     scale=scale,
     config=config | {'train.sample_every': '0'},
     rows=rows,

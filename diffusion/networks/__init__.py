@@ -5,8 +5,8 @@ All share one signature:
   network.apply({'params': params}, x, noise, label, train=..., rngs={'dropout': key}) -> y
 
 x is [batch, height, width, channels]; noise is [batch] on DDPM's scale, 0 (clean) to 1000; label
-is [batch] classes, where `num_classes` itself is the null class of classifier-free guidance, or
-None for the null class throughout. y is [batch, height, width, out_channels] in float32.
+is [batch] classes, with `num_classes` as the null class of classifier-free guidance, or None for
+the null class of every example. y is [batch, height, width, out_channels] in float32.
 """
 
 from diffusion.networks.dit import DiT

@@ -1,4 +1,4 @@
-"""What a network is told beside its input: noise level, class, augmentation."""
+"""The conditions of a network besides its input: noise level, class, augmentation."""
 
 import math
 
@@ -14,13 +14,14 @@ DTYPES = {'float32': jnp.dtype('float32'), 'bfloat16': jnp.dtype('bfloat16')}
 
 
 def compute_dtype(name: str) -> np.dtype:
-  """The type of matrix products and convolutions. Raises ConfigError for an unknown name."""
+  """The type of matrix products and convolutions; ConfigError for an unknown name."""
   return pick(DTYPES, name, 'dtype')
 
 
 def sinusoid_ddpm(noise: Float[Array, 'batch'], dim: int) -> Float[Array, 'batch dim']:
-  """[sin, cos], frequencies 1 to 1/10000 inclusive (Ho et al. 2020, code; 'Attention is all')."""
+  """[sin, cos], frequencies 1 to 1/10000 inclusive (Ho et al. 2020, the authors' code)."""
   half = dim // 2
+  # The divisor half - 1 makes the last frequency exactly 1/10000; ADM divides by half.
   angles = noise[:, None] * jnp.exp(-math.log(10_000) * jnp.arange(half) / (half - 1))
   return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
@@ -35,10 +36,11 @@ def sinusoid_adm(noise: Float[Array, 'batch'], dim: int) -> Float[Array, 'batch 
 def random_fourier(noise: Float[Array, 'batch'], dim: int) -> Float[Array, 'batch dim']:
   """[sin, cos] of noise/1000 at fixed random frequencies of scale 16 (Song et al. 2021, NCSN++).
 
-  The frequencies are a constant drawn from a fixed key: like the paper's they are not trained, and
-  so they are no parameters.
+  The frequencies are constants from a fixed key, not parameters: the paper does not train them
+  either.
   """
   frequencies = 16.0 * jax.random.normal(jax.random.key(0), (dim // 2,))
+  # The scale of 0 to 1000 becomes that of the paper, 0 to 1.
   angles = noise[:, None] * (2 * math.pi / 1000) * frequencies
   return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
@@ -47,16 +49,16 @@ EMBEDDINGS = {'ddpm': sinusoid_ddpm, 'adm': sinusoid_adm, 'fourier': random_four
 
 
 def check_embedding(name: str, dim: int):
-  """Refuses an unknown noise embedding, or a width it cannot fill. Raises ConfigError."""
+  """Raises ConfigError for an unknown noise embedding, or a width that it cannot fill."""
   pick(EMBEDDINGS, name, 'embedding')
   if dim < 4 or dim % 2:
-    raise ConfigError(f'a noise embedding of {dim} channels is impossible: it takes an even >= 4')
+    raise ConfigError(f'the channels of a noise embedding must be even and 4 or more, got {dim}')
 
 
 def check_dropout(probability: float):
-  """Raises ConfigError for a number outside [0, 1)."""
+  """Raises ConfigError for a probability outside [0, 1)."""
   if not 0 <= probability < 1:
-    raise ConfigError(f'dropout={probability} is no probability: it takes 0 <= dropout < 1')
+    raise ConfigError(f'dropout must be in [0, 1), got {probability}')
 
 
 class Conditioning(nn.Module):
@@ -66,7 +68,7 @@ class Conditioning(nn.Module):
     width: size of the vector.
     embedding: a key of `EMBEDDINGS`.
     embedding_width: size of the noise embedding.
-    num_classes: classes; 0 where the data has none. Index `num_classes` is the null class.
+    num_classes: number of classes, or 0. Index `num_classes` is the null class.
     augment_dim: numbers that describe an example's augmentation; zeros mean none (Karras et al.
       2022, appendix F.2).
     kernel_init, label_init: initialisers.
@@ -88,21 +90,26 @@ class Conditioning(nn.Module):
     augment: Float[Array, 'batch numbers'] | None = None,
   ) -> Float[Array, 'batch width']:
     h = pick(EMBEDDINGS, self.embedding, 'embedding')(noise, self.embedding_width)
+    # Without a bias, an example without augmentation (all zeros) adds exactly nothing.
     if self.augment_dim:
       if augment is None:
         augment = jnp.zeros((noise.shape[0], self.augment_dim))
-      project = nn.Dense(h.shape[-1], use_bias=False, kernel_init=self.kernel_init, name='augment')
+      project = nn.Dense(
+        h.shape[-1], use_bias=False, kernel_init=self.kernel_init, name='augment_proj'
+      )
       h = h + project(augment)
     elif augment is not None:
-      raise ConfigError('augmentation labels given to a network with augment_dim=0')
+      raise ConfigError('a network with augment_dim=0 takes no augmentation labels')
+    # Two layers with a SiLU between, as in the authors' code of DDPM, ADM and DiT.
     h = nn.Dense(self.width, kernel_init=self.kernel_init, name='first')(h)
     h = nn.Dense(self.width, kernel_init=self.kernel_init, name='second')(nn.silu(h))
     if self.num_classes:
-      table = nn.Embed(
-        self.num_classes + 1, self.width, embedding_init=self.label_init, name='label'
+      # One row more than classes: the null class, for training without the label.
+      embed = nn.Embed(
+        self.num_classes + 1, self.width, embedding_init=self.label_init, name='label_embed'
       )
       null = jnp.full(noise.shape, self.num_classes, jnp.int32)
-      h = h + table(null if label is None else label)
+      h = h + embed(null if label is None else label)
     elif label is not None:
-      raise ConfigError('labels given to a network with num_classes=0')
+      raise ConfigError('a network with num_classes=0 takes no labels')
     return h

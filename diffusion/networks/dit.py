@@ -1,4 +1,4 @@
-"""DiT: a transformer over patches, told its condition by adaptive norms (Peebles & Xie 2022).
+"""DiT: a transformer over patches, conditioned by adaptive norms (Peebles & Xie 2022).
 
 Shapes: B batch, N patches, D width, H heads.
 """
@@ -9,8 +9,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from common.attention import attend_positions_first
 from common.config import ConfigError
-from diffusion.networks.attention import attend
 from diffusion.networks.conditioning import (
   Conditioning,
   check_dropout,
@@ -23,7 +23,8 @@ _zeros = nn.initializers.zeros
 
 
 def sincos_positions(rows: int, columns: int, dim: int) -> Float[np.ndarray, 'patches dim']:
-  """Fixed positions of a grid, row by row: half the channels say the column, half the row."""
+  """Fixed positions of a grid, row by row: half of the channels for the column, half the row."""
+  # A quarter each for sine and cosine of column and row, as in the authors' code.
   frequencies = 10_000.0 ** -(np.arange(dim // 4) / (dim // 4))
   row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing='ij')
   parts = [np.reshape(axis, (-1, 1)) * frequencies for axis in (column, row)]
@@ -37,6 +38,7 @@ def modulate(
   scale: Float[Array, 'batch dim'],
 ) -> Float[Array, 'batch patches dim']:
   """Layer norm whose scale and shift come from the condition, in float32."""
+  # No scale and shift of its own: the condition brings them, with 1 + scale so that zero is none.
   x = x - x.mean(axis=-1, keepdims=True)
   x = x * lax.rsqrt(jnp.square(x).mean(axis=-1, keepdims=True) + 1e-6)
   return x * (1 + scale[:, None]) + shift[:, None]
@@ -48,6 +50,7 @@ def patchify(
   """Cuts images into patches, row by row; a patch's numbers are (row, column, channel)."""
   batch, height, width, channels = x.shape
   rows, columns = height // patch, width // patch
+  # [batch, rows, columns, patch row, patch column, channels]
   x = x.reshape(batch, rows, patch, columns, patch, channels).swapaxes(2, 3)
   return x.reshape(batch, rows * columns, patch * patch * channels)
 
@@ -57,12 +60,13 @@ def unpatchify(
 ) -> Float[Array, 'batch height width channels']:
   """The inverse of `patchify`, for images of `shape` (height, width, channels)."""
   height, width, channels = shape
+  # [batch, rows, columns, patch row, patch column, channels]
   x = tokens.reshape(-1, height // patch, width // patch, patch, patch, channels)
   return x.swapaxes(2, 3).reshape(-1, height, width, channels)
 
 
 class Block(nn.Module):
-  """Attention and a two-layer perceptron, each modulated and gated: adaLN-Zero."""
+  """Attention and a two-layer perceptron, each modulated and gated: adaLN-Zero (section 3.2)."""
 
   heads: int
   mlp_ratio: float
@@ -72,9 +76,10 @@ class Block(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, 'B N D'], condition: Float[Array, 'B D']):
-    """Returns (x, None): a carry and no output, as `nn.scan` wants it."""
+    """Returns (x, None): a carry and no output, as `nn.scan` expects it."""
     width, dtype = x.shape[-1], compute_dtype(self.dtype)
     drop = nn.Dropout(self.dropout, deterministic=not self.train)
+    # Zero at initialisation, gates included: every block starts as the identity.
     modulation = nn.Dense(6 * width, kernel_init=_zeros, name='modulation')(condition)
     shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(modulation, 6, axis=-1)
 
@@ -82,14 +87,17 @@ class Block(nn.Module):
     qkv = nn.DenseGeneral(
       (3, self.heads, width // self.heads), kernel_init=_xavier, dtype=dtype, name='qkv'
     )(h)
-    h = attend(*jnp.moveaxis(qkv, 2, 0))
-    h = nn.DenseGeneral(width, (-2, -1), kernel_init=_xavier, dtype=dtype, name='project')(h)
+    # [batch, patches, 3, heads, dim] to three arrays [batch, patches, heads, dim]
+    h = attend_positions_first(*jnp.moveaxis(qkv, 2, 0))
+    h = nn.DenseGeneral(width, (-2, -1), kernel_init=_xavier, dtype=dtype, name='out')(h)
+    # The residual stream x stays float32 whatever the type of the products.
     x = x + gate1[:, None] * drop(h)
 
+    # The same for the perceptron: modulate, branch, gate, residual.
     h = modulate(x, shift2, scale2)
     hidden = int(self.mlp_ratio * width)
-    h = nn.gelu(nn.Dense(hidden, kernel_init=_xavier, dtype=dtype, name='expand')(h))
-    h = nn.Dense(width, kernel_init=_xavier, dtype=dtype, name='contract')(drop(h))
+    h = nn.gelu(nn.Dense(hidden, kernel_init=_xavier, dtype=dtype, name='up')(h))
+    h = nn.Dense(width, kernel_init=_xavier, dtype=dtype, name='down')(drop(h))
     return x + gate2[:, None] * drop(h), None
 
 
@@ -100,7 +108,7 @@ class DiT(nn.Module):
 
   Attributes:
     out_channels: channels of the output.
-    num_classes: classes, or 0.
+    num_classes: number of classes, or 0.
     patch: side of a patch in pixels.
     width: channels of a token; the paper's sizes are in `configs/diffusion/networks.py`.
     depth: blocks.
@@ -110,8 +118,8 @@ class DiT(nn.Module):
     embedding: noise embedding, a key of `conditioning.EMBEDDINGS`.
     augment_dim: numbers in an augmentation label, or 0.
     dtype: of matrix products, 'float32' or 'bfloat16'; norms and softmax stay in float32.
-    scan: one compiled block, looped over; parameters of the blocks are stacked.
-    remat: recompute a block's activations in the backward pass rather than keep them.
+    scan: compile one block and loop over it; the parameters of the blocks are stacked.
+    remat: recompute a block's activations in the backward pass in place of keeping them.
   """
 
   out_channels: int
@@ -134,10 +142,10 @@ class DiT(nn.Module):
     check_embedding(self.embedding, self.width)
     if self.width % 4 or self.width % self.heads:
       raise ConfigError(
-        f'dit.width={self.width} must be a multiple of 4 and of dit.heads={self.heads}'
+        f'dit.width must be a multiple of 4 and of dit.heads={self.heads}, got {self.width}'
       )
     if self.depth < 1:
-      raise ConfigError(f'dit.depth={self.depth}: at least one block')
+      raise ConfigError(f'dit.depth must be 1 or more, got {self.depth}')
     super().__post_init__()
 
   @nn.compact
@@ -154,21 +162,29 @@ class DiT(nn.Module):
       raise ConfigError(f'dit.patch={self.patch} does not divide images of {height}x{width}')
     rows, columns = height // self.patch, width // self.patch
     condition = nn.silu(
-      Conditioning(self.width, self.embedding, 256, self.num_classes, self.augment_dim)(
-        noise, label, augment
-      )
+      Conditioning(
+        self.width,
+        self.embedding,
+        256,  # channels of the noise embedding for every width, as in the authors' code
+        self.num_classes,
+        self.augment_dim,
+        name='conditioning',
+      )(noise, label, augment)
     )
     dtype = compute_dtype(self.dtype)
-    h = nn.Dense(self.width, kernel_init=_xavier, dtype=dtype, name='embed')(
+    h = nn.Dense(self.width, kernel_init=_xavier, dtype=dtype, name='patch_embed')(
       patchify(x, self.patch)
     )
+    # Positions are added in float32, and the residual stream stays in it.
     h = h.astype(jnp.float32) + sincos_positions(rows, columns, self.width)
     h = self._blocks(h, condition, train)
+    # The last norm is modulated too, but has no gate: there is no residual to protect.
     shift, scale = jnp.split(
       nn.Dense(2 * self.width, kernel_init=_zeros, name='modulation')(condition), 2, axis=-1
     )
+    # Zero at initialisation as well, and in float32: this is the network's estimate itself.
     numbers = self.patch**2 * self.out_channels
-    h = nn.Dense(numbers, kernel_init=_zeros, name='unembed')(modulate(h, shift, scale))
+    h = nn.Dense(numbers, kernel_init=_zeros, name='output_proj')(modulate(h, shift, scale))
     return unpatchify(h, self.patch, (height, width, self.out_channels))
 
   def _blocks(self, h, condition, train):

@@ -11,11 +11,11 @@ from diffusion.networks.conditioning import Conditioning, check_dropout, check_e
 
 
 class MLP(nn.Module):
-  """Residual blocks on the flattened input, each told the condition by addition.
+  """Residual blocks on the flattened input; the condition is added inside each.
 
   Attributes:
     out_channels: channels of the output; its other axes are those of the input.
-    num_classes: classes, or 0.
+    num_classes: number of classes, or 0.
     width: hidden units.
     depth: residual blocks.
     dropout: probability.
@@ -33,7 +33,7 @@ class MLP(nn.Module):
     check_dropout(self.dropout)
     check_embedding(self.embedding, self.width)
     if self.depth < 1:
-      raise ConfigError(f'mlp.depth={self.depth}: at least one block')
+      raise ConfigError(f'mlp.depth must be 1 or more, got {self.depth}')
     super().__post_init__()
 
   @nn.compact
@@ -44,13 +44,18 @@ class MLP(nn.Module):
     label: Int[Array, 'batch'] | None = None,
     train: bool = False,
   ) -> Float[Array, 'batch *axes out_channels']:
-    condition = Conditioning(self.width, self.embedding, self.width, self.num_classes)(noise, label)
+    condition = Conditioning(
+      self.width, self.embedding, self.width, self.num_classes, name='conditioning'
+    )(noise, label)
+    # All axes of the data are one: there is no neighbourhood to exploit in few dimensions.
     h = nn.Dense(self.width)(x.reshape(x.shape[0], -1))
     for _ in range(self.depth):
+      # The norm is of the branch alone, so the residual stream passes through unchanged.
       inner = nn.LayerNorm()(h) + nn.Dense(self.width)(nn.silu(condition))
       inner = nn.silu(nn.Dense(self.width)(nn.silu(inner)))
       inner = nn.Dropout(self.dropout, deterministic=not train)(inner)
       h = h + nn.Dense(self.width)(inner)
+    # Zero at initialisation, like the other networks' output: the estimate starts from nothing.
     shape = (*x.shape[:-1], self.out_channels)
     y = nn.Dense(math.prod(shape[1:]), kernel_init=nn.initializers.zeros)(nn.LayerNorm()(h))
     return y.reshape(shape).astype(jnp.float32)

@@ -1,18 +1,19 @@
-"""One U-Net, of which DDPM, DDPM++, NCSN++ and ADM are settings.
+"""One U-Net: DDPM, DDPM++, NCSN++ and ADM are settings of it.
 
 Sources: Ho et al. 2020 (DDPM), Song et al. 2021 (DDPM++, NCSN++), Dhariwal & Nichol 2021 (ADM).
 The papers' settings are in `configs/diffusion/networks.py`.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from common.attention import attend_positions_first
 from common.config import ConfigError
-from diffusion.networks.attention import attend
 from diffusion.networks.conditioning import (
   Conditioning,
   check_dropout,
@@ -27,33 +28,34 @@ Images = Float[Array, 'batch _ _ _']  # batch, height, width, channels
 
 
 def num_groups(channels: int) -> int:
-  """Groups of a group norm: 32, or fewer so that they divide and hold 4 channels or more."""
+  """Groups of a group norm: 32, or the most that divide the channels into 4 or more each."""
   return next(g for g in range(min(32, max(1, channels // 4)), 0, -1) if channels % g == 0)
 
 
 def group_norm(channels: int, name: str) -> nn.GroupNorm:
-  """Group norm in float32."""
+  """Group norm in float32 whatever the type of the convolutions."""
   return nn.GroupNorm(num_groups(channels), epsilon=1e-6, dtype=jnp.float32, name=name)
 
 
 def conv(
   channels: int, dtype: str, name: str, size: int = 3, strides: int = 1, init: Callable = _init
 ) -> nn.Conv:
-  """A convolution that keeps the size of the image, but for its strides."""
+  """A convolution that keeps the size of the image, apart from its strides."""
   return nn.Conv(
     channels, (size, size), strides, kernel_init=init, dtype=compute_dtype(dtype), name=name
   )
 
 
 def add(x: Images, h: Images, rescale: bool) -> Images:
-  """A residual connection; rescaled, two parts of variance 1 have a sum of variance 1."""
+  """A residual connection; if rescaled, two parts of variance 1 have a sum of variance 1."""
+  # In float32: sums over many blocks in bfloat16 would lose the small contributions.
   total = x.astype(jnp.float32) + h
   return total * 0.5**0.5 if rescale else total
 
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-  """The settings of a `UNet` that its layers share."""
+  """The settings of a `UNet` that all its layers share; see there."""
 
   dropout: float
   scale_shift: bool
@@ -65,7 +67,7 @@ class Style:
 
 
 class ResBlock(nn.Module):
-  """Two convolutions, the second told the condition; optionally changes the resolution."""
+  """Two convolutions, the second one conditioned; optionally changes the resolution."""
 
   style: Style
   channels: int
@@ -73,22 +75,27 @@ class ResBlock(nn.Module):
   resample: Callable | None = None
 
   @nn.compact
-  def __call__(self, x: Images, condition: Float[Array, 'batch told']) -> Images:
+  def __call__(self, x: Images, condition: Float[Array, 'batch dim']) -> Images:
     style = self.style
     h = nn.silu(group_norm(x.shape[-1], 'norm1')(x))
     if self.resample is not None:
+      # Between norm and convolution, on both branches, so that they meet at one resolution.
       x, h = self.resample(x, style.fir), self.resample(h, style.fir)
     h = conv(self.channels, style.dtype, 'conv1')(h)
+    # Twice the channels for a scale and a shift.
     sizes = self.channels * (2 if style.scale_shift else 1)
-    told = nn.Dense(sizes, kernel_init=_init, name='condition')(condition)[:, None, None]
+    condition = nn.Dense(sizes, kernel_init=_init, name='condition_proj')(condition)
+    condition = condition[:, None, None]
     norm = group_norm(self.channels, 'norm2')
-    if style.scale_shift:
-      scale, shift = jnp.split(told, 2, axis=-1)
+    if style.scale_shift:  # adaptive group norm (Dhariwal & Nichol 2021, section 4.2)
+      scale, shift = jnp.split(condition, 2, axis=-1)
       h = norm(h) * (1 + scale) + shift
     else:
-      h = norm(h + told)
+      h = norm(h + condition)
     h = nn.Dropout(style.dropout, deterministic=not self.train)(nn.silu(h))
+    # Zero at initialisation: every block starts as its skip connection.
     h = conv(self.channels, style.dtype, 'conv2', init=_zeros)(h)
+    # A 1x1 convolution where the skip connection changes its channels (or always: NCSN++).
     resampled = self.resample is not None and style.resample_projection
     if x.shape[-1] != self.channels or resampled:
       x = conv(self.channels, style.dtype, 'skip', size=1)(x)
@@ -109,10 +116,12 @@ class Attention(nn.Module):
       raise ConfigError(f'unet.head_width={head_width} does not divide {channels} channels')
     dtype = compute_dtype(style.dtype)
     h = group_norm(channels, 'norm')(x).reshape(batch, height * width, channels)
+    # Query, key and value from one product; DDPM has one head of all channels.
     sizes = (3, channels // head_width, head_width)
     qkv = nn.DenseGeneral(sizes, kernel_init=_init, dtype=dtype, name='qkv')(h)
-    h = attend(*jnp.moveaxis(qkv, 2, 0))
-    h = nn.DenseGeneral(channels, (-2, -1), kernel_init=_zeros, dtype=dtype, name='project')(h)
+    # [batch, pixels, 3, heads, dim] to three arrays [batch, pixels, heads, dim]
+    h = attend_positions_first(*jnp.moveaxis(qkv, 2, 0))
+    h = nn.DenseGeneral(channels, (-2, -1), kernel_init=_zeros, dtype=dtype, name='out')(h)
     return add(x, h.reshape(x.shape), style.skip_rescale)
 
 
@@ -123,7 +132,7 @@ class UNet(nn.Module):
 
   Attributes:
     out_channels: channels of the output.
-    num_classes: classes, or 0.
+    num_classes: number of classes, or 0.
     width: channels of the first level.
     multipliers: channels of each level over `width`; each level halves the resolution.
     blocks: residual blocks of a level (one more on the way up).
@@ -134,15 +143,15 @@ class UNet(nn.Module):
     embedding: noise embedding, a key of `conditioning.EMBEDDINGS`.
     embedding_width: its size; 0: `width`.
     augment_dim: numbers in an augmentation label, or 0.
-    scale_shift: the condition scales and shifts the second norm, rather than is added before it.
-    resample_in_block: resolution changes inside a residual block (BigGAN), rather than by a
+    scale_shift: the condition scales and shifts the second norm; otherwise it is added before it.
+    resample_in_block: resolution changes inside a residual block (BigGAN); otherwise by a
       convolution of its own.
-    resample_projection: such a block has a 1x1 convolution on its skip in every case.
-    fir: resample with the filter [1, 3, 3, 1] rather than with means and copies (StyleGAN 2).
+    resample_projection: such a block always has a 1x1 convolution on its skip connection.
+    fir: resample with the filter [1, 3, 3, 1] (StyleGAN 2); otherwise with means and copies.
     skip_rescale: residual connections are divided by sqrt(2).
     progressive_input: shrunken copies of the input enter every level (NCSN++, 'residual').
     dtype: of convolutions and matrix products, 'float32' or 'bfloat16'; norms are in float32.
-    remat: recompute a block's activations in the backward pass rather than keep them.
+    remat: recompute a block's activations in the backward pass in place of keeping them.
   """
 
   out_channels: int
@@ -171,9 +180,12 @@ class UNet(nn.Module):
     check_dropout(self.dropout)
     check_embedding(self.embedding, self.embedding_width or self.width)
     if not self.multipliers or self.blocks < 1:
-      raise ConfigError(f'unet.multipliers={self.multipliers}, unet.blocks={self.blocks}: need one')
+      raise ConfigError(
+        'unet.multipliers must name a level or more, and unet.blocks be 1 or more, got '
+        f'{self.multipliers} and {self.blocks}'
+      )
     if self.up_attention not in ('every', 'last'):
-      raise ConfigError(f"unet.up_attention={self.up_attention!r}: known: 'every', 'last'")
+      raise ConfigError(f"unet.up_attention must be 'every' or 'last', got {self.up_attention!r}")
     super().__post_init__()
 
   @nn.compact
@@ -194,72 +206,91 @@ class UNet(nn.Module):
         self.num_classes,
         self.augment_dim,
         kernel_init=_init,
+        name='conditioning',
       )(noise, label, augment)
     )
-    res, attend_, change = self._layers(condition, train)
+    res = functools.partial(self._res, condition=condition, train=train)
+    change = functools.partial(self._change, condition=condition, train=train)
 
+    # On the way down every output is a skip input of the way up, taken last first.
     pyramid = x
     h = conv(self.width, self.dtype, 'input')(x)
     skips = [h]
     for i, multiplier in enumerate(self.multipliers):
       for j in range(self.blocks):
         h = res(h, multiplier, f'down_{i}_{j}')
+        # A level has attention by its height in pixels, as the papers name it.
         if h.shape[1] in self.attention:
-          h = attend_(h, f'down_{i}_{j}_attention')
+          h = self._attend(h, f'down_{i}_{j}_attention')
         skips.append(h)
       if i < len(self.multipliers) - 1:
         h = change(h, multiplier, downsample, f'down_{i}_resample')
+        # NCSN++ (Song et al. 2021, appendix H): the input itself, shrunken, joins every level.
         if self.progressive_input:
           pyramid = conv(h.shape[-1], self.dtype, f'down_{i}_input')(downsample(pyramid, self.fir))
           pyramid = h = add(h, pyramid, self.skip_rescale)
         skips.append(h)
 
+    # The coarsest level has attention whatever `attention` says, as in all four papers.
     h = res(h, self.multipliers[-1], 'middle_0')
-    h = attend_(h, 'middle_attention')
+    h = self._attend(h, 'middle_attention')
     h = res(h, self.multipliers[-1], 'middle_1')
 
+    # One block more than on the way down: the skip input of the first convolution or resampling.
     for i, multiplier in reversed(list(enumerate(self.multipliers))):
       for j in range(self.blocks + 1):
         h = res(jnp.concatenate([h, skips.pop()], axis=-1), multiplier, f'up_{i}_{j}')
         chosen = self.up_attention == 'every' or j == self.blocks
         if h.shape[1] in self.attention and chosen:
-          h = attend_(h, f'up_{i}_{j}_attention')
+          h = self._attend(h, f'up_{i}_{j}_attention')
       if i:
         h = change(h, multiplier, upsample, f'up_{i}_resample')
+    # The last convolution is in float32 and zero at initialisation: it makes the estimate.
     h = nn.silu(group_norm(h.shape[-1], 'norm')(h))
     return nn.Conv(self.out_channels, (3, 3), kernel_init=_zeros, name='output')(h)
 
-  def _layers(self, condition, train):
-    """The kinds of layer, as functions of (h, channels over width, ..., name)."""
-    style = Style(**{f.name: getattr(self, f.name) for f in dataclasses.fields(Style)})
-    block, attention = ResBlock, Attention
-    if self.remat:
-      block, attention = nn.remat(ResBlock), nn.remat(Attention)
+  @property
+  def _style(self) -> Style:
+    return Style(
+      dropout=self.dropout,
+      scale_shift=self.scale_shift,
+      skip_rescale=self.skip_rescale,
+      resample_projection=self.resample_projection,
+      fir=self.fir,
+      head_width=self.head_width,
+      dtype=self.dtype,
+    )
 
-    def res(h, multiplier, name, resample=None):
-      return block(style, multiplier * self.width, train, resample, name=name)(h, condition)
+  def _res(self, h, multiplier, name, resample=None, *, condition, train):
+    """A residual block with `multiplier` times `width` channels."""
+    block = nn.remat(ResBlock) if self.remat else ResBlock
+    channels = multiplier * self.width
+    return block(self._style, channels, train, resample, name=name)(h, condition)
 
-    def attend_(h, name):
-      return attention(style, name=name)(h)
+  def _attend(self, h, name):
+    """Self-attention over all pixels."""
+    attention = nn.remat(Attention) if self.remat else Attention
+    return attention(self._style, name=name)(h)
 
-    def change(h, multiplier, resample, name):
-      if self.resample_in_block:
-        return res(h, multiplier, name, resample)
-      if resample is downsample and not self.fir:
-        return conv(h.shape[-1], self.dtype, name, strides=2)(h)
-      return conv(h.shape[-1], self.dtype, name)(resample(h, self.fir))
-
-    return res, attend_, change
+  def _change(self, h, multiplier, resample, name, *, condition, train):
+    """The step from one level to the next, by `downsample` or `upsample`."""
+    if self.resample_in_block:
+      return self._res(h, multiplier, name, resample, condition=condition, train=train)
+    # DDPM shrinks by the convolution's own stride; otherwise resampling and convolving separate.
+    if resample is downsample and not self.fir:
+      return conv(h.shape[-1], self.dtype, name, strides=2)(h)
+    return conv(h.shape[-1], self.dtype, name)(resample(h, self.fir))
 
   def _check_size(self, height: int, width: int):
-    """Refuses images that the levels do not divide, and attention that would never happen."""
+    """Raises ConfigError for images that the levels do not divide, or attention at no level."""
+    # Each level but the first halves the sides.
     factor = 2 ** (len(self.multipliers) - 1)
     if height % factor or width % factor:
       raise ConfigError(
         f'unet.multipliers={self.multipliers} need images whose sides are multiples of {factor}, '
-        f'not {height}x{width}: use fewer levels'
+        f'got {height}x{width}; use fewer levels'
       )
     levels = tuple(height // 2**i for i in range(len(self.multipliers)))
     for resolution in self.attention:
       if resolution not in levels:
-        raise ConfigError(f'unet.attention={resolution} is no level; the levels are {levels}')
+        raise ConfigError(f'unet.attention must name levels out of {levels}, got {resolution}')

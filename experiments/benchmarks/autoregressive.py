@@ -28,7 +28,7 @@ def config_of(sizes: TransformerSizes) -> dict:
   config.network.update(width=sizes.width, layers=sizes.layers, heads=sizes.heads)
   config.model.update(tied=True, start='token')
   config.data.batch_size = sizes.batch
-  return config.to_dict()
+  return families.complete(config)
 
 
 def train(sizes: Sizes, peers: bool) -> list[Race]:
@@ -107,9 +107,9 @@ def pixelcnn(sizes: Sizes, peers: bool) -> list[Race]:
   del peers
   spec = square_images(sizes.pixels**2)
   config = base.get_base()
-  config.network = base.NETWORKS['pixelcnn_pp'] | dict(width=24, blocks=1, levels=2)
-  config.head = base.HEADS['logistic_mixture']
-  config = config.to_dict()
+  config.network = dict(name='pixelcnn_pp', width=24, blocks=1, levels=2)
+  config.head = dict(name='logistic_mixture')
+  config = families.complete(config)
   method = families.build(config, spec)
   params = perturbed_params(method, spec)
   request = Request(sizes.decode_batches[-1])

@@ -38,23 +38,23 @@ def spec_of(image: int) -> DataSpec:
 def unet_config(sizes: Sizes) -> dict:
   """DDPM's U-Net with two resolutions, attention at the lower one, predicting the noise."""
   config = base.get_base()
-  config.network = base.NETWORKS['unet'] | dict(
-    width=sizes.unet_width, multipliers=(1, 2), blocks=sizes.unet_blocks,
+  config.network = dict(
+    name='unet', width=sizes.unet_width, multipliers=(1, 2), blocks=sizes.unet_blocks,
     attention=(sizes.image // 2,), dropout=0.0,
   )  # fmt: skip
-  config.process = base.PROCESSES['ddpm']
+  config.process = dict(name='ddpm')
   config.prediction.update(target='eps', noise='time')
   config.data.batch_size = sizes.unet_batch
-  return config.to_dict()
+  return families.complete(config)
 
 
 def dit_config(width: int, steps: int = 1) -> dict:
   """A small DiT and a process that every sampler supports, sampled in `steps` steps."""
   config = base.get_base()
-  config.process = base.PROCESSES['vp_linear']
+  config.process = dict(name='vp_linear')
   config.network.update(patch=2, width=width, depth=4, heads=4, scan=False)
   config.sampling.steps = steps
-  return config.to_dict()
+  return families.complete(config)
 
 
 def _torch_unet(sizes: Sizes):

@@ -19,7 +19,10 @@ class CharacterGPT(torch.nn.Module):
     self.heads = heads
     network = params['network']
     self.layers = sum(name.startswith('block_') for name in network)
-    flat = {'table': params['table']['embedding'], 'position': network['position']['embedding']}
+    flat = {
+      'table': params['table']['embedding'],
+      'position': network['position_embed']['embedding'],
+    }
     flat['final_norm'] = network['final_norm']['scale']
     for i in range(self.layers):
       block = network[f'block_{i}']

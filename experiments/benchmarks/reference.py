@@ -15,7 +15,6 @@ import jax
 import numpy as np
 from absl import flags, logging
 
-from common import config_files
 from common.data import pipeline
 from common.files import atomic_write
 from common.reporting import writers
@@ -35,7 +34,7 @@ OUT = flags.DEFINE_string('out', '', 'PNG file for a plot of the curves.')
 def main() -> int:
   overrides = {'data.dir': DATA_DIR.value} if DATA_DIR.value else {}
   overrides |= {'train.steps': STEPS.value} if STEPS.value else {}
-  config = config_files.load_config(CONFIG.value, overrides).to_dict()
+  config = families.load_config(CONFIG.value, overrides)
   workdir = pathlib.Path(WORKDIR.value)
   # Our own run first: it decides at which steps the peer is evaluated.
   with cli.stop_on_signals() as stop:

@@ -3,11 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 from scipy import stats
 
 from autoregressive.method import build_model
 from common.data.spec import DataSpec
-from configs.autoregressive.base import get_base
+from experiments.families import defaults
 
 DIGITS = DataSpec('digits', 'image', (8, 8, 1), 17, 10)
 
@@ -15,7 +16,7 @@ DIGITS = DataSpec('digits', 'image', (8, 8, 1), 17, 10)
 def small_config(**overrides):
   """The base config at a size for tests; double underscores stand for dots, a dict replaces all
   of a section."""
-  config = get_base()
+  config = ConfigDict(defaults('autoregressive'))
   config.network.update(width=32, layers=2, heads=4)
   sections = {k: v for k, v in overrides.items() if isinstance(v, dict)}
   settings = {k.replace('__', '.'): v for k, v in overrides.items() if k not in sections}

@@ -7,7 +7,6 @@ import numpy as np
 from autoregressive.method import build, build_model
 from common.data.spec import DataSpec, SeriesSpec
 from common.method import Context
-from configs.autoregressive.base import HEADS, ORDERINGS
 from tests.autoregressive.common import perturbed, small_config
 
 CONTEXT, HORIZON, COVARIATES = 8, 4, 2
@@ -22,8 +21,8 @@ MASK[CONTEXT:, 0] = False
 def series_config(head='gaussian', offset=1.0, **overrides):
   """The base config for windows of time series, at a size for tests."""
   return small_config(
-    ordering=ORDERINGS['windows'] | {'scale_offset': offset},
-    head=HEADS[head],
+    ordering=dict(name='windows', scale_offset=offset),
+    head=dict(name=head),
     **{'network__width': 16, 'network__layers': 1, 'network__heads': 2} | overrides,
   )
 

@@ -1,6 +1,5 @@
 """The family behind the `Method` protocol."""
 
-import inspect
 import math
 
 import jax
@@ -8,12 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from autoregressive import heads, method, model, networks, orderings
+from autoregressive import method
 from autoregressive.method import build
 from common.config import ConfigError
 from common.data.spec import DataSpec
 from common.method import Context, Request
-from configs.autoregressive.base import get_base
 from tests.autoregressive.common import DIGITS, images, perturbed, small_config
 
 
@@ -262,26 +260,3 @@ def test_without_classes_and_without_a_start():
   mask[0] = True
   samples = made.sample(params, jax.random.key(0), Request(2, past=batch['x'], mask=mask))
   np.testing.assert_array_equal(samples.x[:, 0], batch['x'][:, 0])
-
-
-def defaults(constructor):
-  """Keyword settings with defaults, as the config has them."""
-  parameters = inspect.signature(constructor).parameters.values()
-  empty = inspect.Parameter.empty
-  hidden = {'parent', 'name'}
-  return {p.name: p.default for p in parameters if p.default is not empty and p.name not in hidden}
-
-
-def test_base_config_agrees_with_the_constructors():
-  config = get_base()
-  tables = {
-    'ordering': orderings.ORDERINGS,
-    'network': networks.NETWORKS,
-    'head': heads.HEADS,
-  }
-  for section, table in tables.items():
-    settings = config[section].to_dict()
-    assert defaults(table[settings.pop('name')]) == settings, section
-  settings = config.model.to_dict()
-  assert settings.pop('class_dropout') == 0
-  assert defaults(model.Model) == settings | {'num_classes': 0, 'features': 0}

@@ -29,7 +29,7 @@ def test_length(text, steps):
 @pytest.mark.parametrize(
   'text', ['', 'x', '-5', '1.5', '1.5 steps', '3 weeks', 'nan', 'inf', '5%%']
 )
-def test_a_length_that_is_none_names_its_place(text):
+def test_an_error_about_a_length_names_its_setting(text):
   with pytest.raises(config.ConfigError, match=r'train\.steps'):
     config.length(text, 'train.steps', epoch=11, total=2000)
 
@@ -50,6 +50,12 @@ def test_component_builds_by_name_and_makes_lists_hashable():
   assert config.component(table(), {'name': 'two', 'shape': [1, [2]]}, 'thing') == (1, (2,))
 
 
+def test_a_constructor_gets_the_given_arguments_that_it_takes():
+  assert config.component(table(), {'name': 'one', 'b': 5}, 'thing', a=3, shape=()) == (3, 5)
+  with pytest.raises(config.ConfigError, match=r"unknown setting thing.a of 'one'; known: b"):
+    config.component(table(), {'name': 'one', 'a': 5}, 'thing', a=3)
+
+
 @pytest.mark.parametrize(
   ('settings', 'message'),
   [
@@ -60,7 +66,7 @@ def test_component_builds_by_name_and_makes_lists_hashable():
     ({'name': 'one', 'b': True}, 'thing.b=True must be a whole number'),
   ],
 )
-def test_component_refuses_with_what_is_known(settings, message):
+def test_component_refuses_and_lists_the_known_names(settings, message):
   with pytest.raises(config.ConfigError, match=message):
     config.component(table(), settings, 'thing')
 
@@ -72,38 +78,106 @@ def test_differences_see_through_nesting_types_and_missing_keys():
   assert config.differences(one, one) == {}
 
 
-def test_an_older_config_is_completed_but_its_components_are_not_mixed():
-  base = {
-    'data': {'name': 'digits', 'broken': 'refuse'},
-    'process': {'name': 'cosine', 's': 0.008},
-    'ema': {'decay': 0.9, 'widths': ()},
-    'sampling': {'steps': 5, 'task': {'name': 'generate'}, 'sampler': {'name': 'ddim', 'eta': 0}},
-  }
+BASE = {
+  'data': {'name': 'digits', 'broken': 'refuse'},
+  'thing': {'name': 'one', 'b': 7},
+  'ema': {'decay': 0.9, 'widths': ()},
+  'sampling': {'steps': 5, 'task': {'name': 'generate'}, 'grid': {'name': 'one', 'end': 'clean'}},
+  'extra': {'own': 0},
+}
+
+
+def extra(size, own=1, other=2):
+  """A constructor of a section; `size` comes from the data."""
+
+
+TABLES = config.Tables(
+  {'thing': table(), 'sampling.grid': table()}, {'extra': extra}, {'thing': ('a',)}
+)
+
+
+def test_a_config_from_before_some_settings_is_completed():
   old = {
     'data': {'name': 'npz'},
-    'process': {'name': 'edm'},
-    'sampling': {'steps': 7, 'sampler': {'name': 'ddim'}},
+    'sampling': {'steps': 7, 'grid': {'name': 'one', 'b': 0}},
+    'ema': {'decay': 0.5},
     'gone': 1,
   }
-  found, added = config.completed(old, base, flat=('data', 'ema'))
+  found = config.complete(old, BASE, TABLES)
   assert found == {
     'data': {'name': 'npz', 'broken': 'refuse'},
-    'process': {'name': 'edm'},
-    'ema': base['ema'],
-    'sampling': base['sampling'] | {'steps': 7},
+    'thing': {'name': 'one', 'b': 7},
+    'ema': {'decay': 0.5, 'widths': ()},
+    'sampling': {
+      'steps': 7,
+      'task': {'name': 'generate'},
+      'grid': {'name': 'one', 'a': 1, 'b': 0, 'end': 'clean'},
+    },
+    'extra': {'own': 0, 'other': 2},
     'gone': 1,
   }
-  assert added == ['data.broken', 'ema', 'sampling.task', 'sampling.sampler.eta']
-  assert config.completed(base, base) == (base, [])
+  assert config.complete(found, BASE, TABLES) == found
 
 
-def test_another_name_takes_none_of_the_old_component_s_settings():
-  before = {
-    'process': {'name': 'edm', 'sigma_min': 0.1, 'sigma_max': 80.0},
-    'a': {'b': {'name': 'c'}},
+def test_a_new_config_may_have_known_settings_only():
+  with pytest.raises(config.ConfigError, match=r"ema.decy: there .* did you mean 'decay'\? known"):
+    config.complete({'ema': {'decy': 0.5}}, BASE, TABLES, strict=True)
+  groups = {'ema': {'groups': {}}}
+  found = config.complete({'ema': {'groups': {'any': {'x': 1}}}}, groups, TABLES, strict=True)
+  assert found['ema']['groups'] == {'any': {'x': 1}}
+
+
+def test_a_component_takes_the_defaults_of_its_constructor_alone():
+  """Not those of the base, even if that has a component of the same name."""
+  found = config.complete({'thing': {'name': 'one'}}, BASE, TABLES)
+  assert found['thing'] == {'name': 'one', 'b': 2}  # `a` is given
+  other = config.complete({'sampling': {'grid': {'name': 'two'}}}, BASE, TABLES)
+  assert other['sampling']['grid'] == {'name': 'two', 'end': 'clean'}
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'thing': {'name': 'too'}}, "unknown thing 'too'; did you mean 'two'"),
+    ({'thing': {'name': 'one', 'end': 1}}, "unknown setting thing.end of 'one'; known: b"),
+    ({'thing': {'name': 'one', 'a': 1}}, "unknown setting thing.a of 'one'; known: b"),
+    ({'thing': {'name': 'one', 'b': 'x'}}, "thing.b='x' must be a whole number"),
+    ({'thing': 'one'}, "thing='one' must be a section"),
+    ({'thing': {'b': 1}}, 'thing has no name'),
+    ({'sampling': {'grid': {'name': 'no'}}}, "unknown sampling.grid 'no'"),
+  ],
+)
+def test_complete_refuses(changes, message):
+  with pytest.raises(config.ConfigError, match=message):
+    config.complete(changes, BASE, TABLES)
+
+
+def test_merge_changes_sections_and_replaces_components():
+  found = config.merge(
+    BASE,
+    {'data': {'name': 'npz'}, 'ema': {'decay': 0.5}, 'thing': {'b': 8}},
+    {'sampling': {'grid': {'name': 'two', 'shape': 3}, 'task': {'name': 'inpaint'}}},
+    {'thing': {'name': 'one'}, 'new': {'a': 1}},
+  )
+  assert found == {
+    'data': {'name': 'npz', 'broken': 'refuse'},  # no component: its name is one setting of many
+    'thing': {'name': 'one', 'b': 8},
+    'ema': {'decay': 0.5, 'widths': ()},
+    'sampling': {'steps': 5, 'task': {'name': 'inpaint'}, 'grid': {'name': 'two', 'shape': 3}},
+    'extra': {'own': 0},
+    'new': {'a': 1},
   }
-  changed = {**before, 'process': {'name': 've', 'sigma_min': 0.1, 'sigma_max': 50.0}}
-  found = config.switched(changed, before)
-  assert found == {'process': {'name': 've', 'sigma_max': 50.0}, 'a': {'b': {'name': 'c'}}}
-  assert config.switched(before, before) == before
-  assert config.switched(changed, before, flat=('process',)) == changed
+  assert BASE['ema'] == {'decay': 0.9, 'widths': ()}
+
+
+@pytest.mark.parametrize(
+  ('key', 'message'),
+  [
+    ('ema.decy', "; did you mean 'ema.decay'? known: ema.decay, ema.widths"),
+    ('thing.c', " of 'one'; did you mean 'thing.b'? known: thing.b, thing.name"),
+    ('decay', "; did you mean 'ema.decay'? known: ema.decay"),
+    ('what.ever', '; known: data, ema, extra, sampling, thing'),
+  ],
+)
+def test_an_unknown_setting_is_answered_with_its_neighbours(key, message):
+  assert message in config.nearby_settings(key, BASE)

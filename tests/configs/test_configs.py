@@ -45,6 +45,11 @@ FILES = sorted(
   for f in (ROOT / 'configs' / family).glob('*.py')
   if 'def get_config' in f.read_text()
 )
+STUDIES = sorted(
+  str(f.relative_to(ROOT))
+  for f in (ROOT / 'configs' / 'ablations').glob('*.py')
+  if 'def get_study' in f.read_text()
+)
 VARIANTS = [
   f'{file}:{variant}'
   for file in FILES
@@ -54,7 +59,7 @@ VARIANTS = [
 
 @pytest.mark.parametrize('variant', VARIANTS)
 def test_a_variant_builds_and_its_step_can_be_lowered(variant):
-  config = config_files.load_config(variant, {}).to_dict()
+  config = families.load_config(variant, {})
   spec = SPECS[config['data']['name']]
   method = families.build(config, spec)
   mesh = make_mesh(config['parallel'], jax.devices()[:1])
@@ -69,7 +74,7 @@ def test_a_variant_builds_and_its_step_can_be_lowered(variant):
 
 @pytest.mark.parametrize('variant', [v for v in VARIANTS if ':digits' in v])
 def test_a_small_variant_has_a_finite_loss(variant):
-  config = config_files.load_config(variant, {}).to_dict()
+  config = families.load_config(variant, {})
   spec = SPECS[config['data']['name']]
   method = families.build(config, spec)
   batch = {
@@ -92,4 +97,11 @@ def test_a_config_opens_with_its_command_and_refuses_an_unknown_variant(file):
   text = (ROOT / file).read_text()
   assert f'python -m experiments.train --config={file}' in text.split('"""')[1]
   with pytest.raises(ValueError, match='unknown variant'):
-    config_files.load_config(f'{file}:nothing', {})
+    families.load_config(f'{file}:nothing', {})
+
+
+@pytest.mark.parametrize('file', [*FILES, *STUDIES])
+def test_a_file_says_what_it_reproduces_and_what_to_expect(file):
+  opening = (ROOT / file).read_text().split('"""')[1]
+  assert 'python -m experiments.' in opening and f'={file}' in opening
+  assert '\nReproduces: ' in opening and '\nTo expect' in opening

@@ -15,7 +15,7 @@ from common.data.spec import DataSpec
 from common.method import Context, Request
 from common.training.averages import Averaging
 from common.training.state import TrainStep, init_state
-from configs.diffusion import base
+from experiments import families
 
 SPEC = DataSpec('toy', 'image', (4, 4, 1), 5, 3)
 KEY = jax.random.key(0)
@@ -29,8 +29,8 @@ def batch(seed=0, num=NUM):
 
 def configured(**changes):
   """The base config with a tiny network; 'a__b' stands for the setting a.b."""
-  config = base.get_base().to_dict()
-  config['network'] = dict(base.NETWORKS['mlp'], width=16, depth=1)
+  config = families.defaults('diffusion')
+  config['network'] = dict(name='mlp', width=16, depth=1)
   for path, value in changes.items():
     *sections, leaf = path.split('__')
     functools.reduce(lambda node, name: node[name], sections, config)[leaf] = value
@@ -58,23 +58,23 @@ def scrambled(method, seed=5):
 @functools.cache
 def ready():
   """One method with its parameters, shared by the tests that only sample."""
-  method = build(process=base.PROCESSES['edm'], sampling__grid=base.GRIDS['karras'])
+  method = build(process=dict(name='edm'), sampling__grid=dict(name='karras', end='clean'))
   return method, scrambled(method)[0]
 
 
 CASES = {
   'low_discrepancy': {},
-  'uniform': {'objective__times': base.TIMES['uniform']},
+  'uniform': {'objective__times': dict(name='uniform')},
   'edm': {
-    'process': base.PROCESSES['edm'],
+    'process': dict(name='edm'),
     'prediction__target': 'edm',
     'prediction__noise': 'edm',
-    'objective__weighting': base.WEIGHTINGS['edm'],
-    'objective__times': base.TIMES['log_normal'],
+    'objective__weighting': dict(name='edm'),
+    'objective__times': dict(name='log_normal'),
     'objective__uncertainty': True,
   },
   'ddpm': {
-    'process': base.PROCESSES['ddpm'],
+    'process': dict(name='ddpm'),
     'prediction__target': 'eps',
     'prediction__variance': 'learned',
   },
@@ -146,9 +146,9 @@ def test_unconditional_and_labels_hidden_only_in_training():
 def test_terminal_times_are_a_regression_from_noise():
   """Target x0 at t_max alone: the loss is the squared error of an image predicted from noise."""
   method = build(
-    process=base.PROCESSES['rectified_flow'],
+    process=dict(name='rectified_flow'),
     prediction__target='x0',
-    objective__times=base.TIMES['terminal'],
+    objective__times=dict(name='terminal'),
     sampling__steps=1,
   )
   params, memory = method.init(KEY, batch())  # predicts zero
@@ -162,7 +162,7 @@ def test_terminal_times_are_a_regression_from_noise():
 
 
 def test_loss_second_moment_returns_its_memory():
-  method = build(objective__times=base.TIMES['loss_second_moment'])
+  method = build(objective__times=dict(name='loss_second_moment'))
   params, memory = scrambled(method)
   _, aux = method.loss(params, memory, batch(), KEY, context(params))
   assert float(aux.memory.counts.sum()) == NUM
@@ -171,9 +171,7 @@ def test_loss_second_moment_returns_its_memory():
 
 @pytest.mark.slow
 def test_learned_process_trains_ends_by_the_bound_and_shape_by_its_variance():
-  method = build(
-    process=dict(base.PROCESSES['learned'], width=8), objective__weighting=base.WEIGHTINGS['vlb']
-  )
+  method = build(process=dict(name='learned', width=8), objective__weighting=dict(name='vlb'))
   params, memory = scrambled(method)
   keys = jax.random.split(KEY, 3)
   value = lambda process, key: method.loss(
@@ -198,9 +196,7 @@ def test_learned_process_trains_ends_by_the_bound_and_shape_by_its_variance():
 @pytest.mark.parametrize('name', ['vlb', 'flow'])
 def test_nll_uses_the_labels_and_is_reproducible(name):
   few = {'terms': 4} if name == 'vlb' else {'rtol': 1e-2, 'atol': 1e-2}
-  method = build(
-    process=base.PROCESSES['vp_linear'], likelihood=dict(base.LIKELIHOODS[name], **few)
-  )
+  method = build(process=dict(name='vp_linear'), likelihood=dict(name=name, **few))
   params = scrambled(method)[0]
   nll = jax.jit(method.nll)
   data = batch(num=4)
@@ -215,7 +211,7 @@ def test_nll_uses_the_labels_and_is_reproducible(name):
 
 def test_initial_bound_is_that_of_a_known_model():
   """A network that outputs 0 with target x0 is the model x̂0 = 0, with a known bound."""
-  process = dict(base.PROCESSES['edm'], sigma_min=0.05)
+  process = dict(name='edm', sigma_min=0.05)
   method = build(process=process, prediction__target='x0', likelihood=dict(name='vlb', terms=2000))
   params, _ = method.init(KEY, batch())
   data = batch(num=4)
@@ -260,7 +256,7 @@ def test_autoguidance_by_a_weaker_model():
 
 
 def test_classifier_is_trained_next_to_the_model_and_guides_it():
-  changes = {'conditional': False, 'process': base.PROCESSES['edm']}
+  changes = {'conditional': False, 'process': dict(name='edm')}
   plain = build(**changes)
   method = build(classifier__weight=0.5, **changes)
   params, memory = method.init(KEY, batch())
@@ -398,26 +394,26 @@ def test_guidance_without_a_conditional_model():
   [
     ({'network__name': 'unett'}, "did you mean 'unet'"),
     ({'network__widht': 3}, "did you mean 'width'"),
-    ({'process': base.PROCESSES['rectified_flow'], 'prediction__target': 'eps'}, 'singular at t'),
+    ({'process': dict(name='rectified_flow'), 'prediction__target': 'eps'}, 'singular at t'),
     ({'prediction__target': 'noise'}, 'known: .*eps'),
     ({'prediction__noise': 'sigma'}, 'edm, log_snr, time'),
     ({'prediction__variance': 'learned'}, 'needs a discrete process'),
     ({'prediction__variance': 'small'}, 'fixed_small'),
     ({'prediction__sigma_data': 0.0}, 'must be positive'),
     ({'label_dropout': 1.0}, r'label_dropout must be in \[0, 1\), got 1.0'),
-    ({'process': base.PROCESSES['learned']}, "weighting 'vlb', not 'simple'"),
+    ({'process': dict(name='learned')}, "weighting 'vlb', not 'simple'"),
     ({'augmentation__probability': 1.5}, 'must be in'),
     ({'augmentation__probability': 0.1}, 'augment_dim'),
     (
       {
-        'process': base.PROCESSES['ddpm'],
-        'objective__weighting': base.WEIGHTINGS['vlb'],
-        'objective__times': base.TIMES['log_normal'],
+        'process': dict(name='ddpm'),
+        'objective__weighting': dict(name='vlb'),
+        'objective__times': dict(name='log_normal'),
       },
       "not with times 'log_normal'",
     ),
     (
-      {'objective__weighting': base.WEIGHTINGS['vlb'], 'objective__times': base.TIMES['terminal']},
+      {'objective__weighting': dict(name='vlb'), 'objective__times': dict(name='terminal')},
       'has no meaning',
     ),
     ({'likelihood__name': 'exact'}, 'flow, vlb'),

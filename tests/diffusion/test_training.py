@@ -13,41 +13,41 @@ from common.data.spec import DataSpec
 from common.method import Request
 from common.training.averages import Averaging
 from common.training.state import TrainStep, init_state
-from configs.diffusion import base
+from experiments import families
 
 SPEC = DataSpec('flat', 'image', (2, 2, 1), 5, 0)  # every pixel of an image is the same level
 ENTROPY = np.log(5)  # nats; pixels taken to be independent cost 4 times as much
 
 RECIPES = {
   'learned': {
-    'process': dict(base.PROCESSES['learned'], width=32),
+    'process': dict(name='learned', width=32),
     'prediction.target': 'eps',
-    'objective.weighting': base.WEIGHTINGS['vlb'],
+    'objective.weighting': dict(name='vlb'),
   },
   'rectified_flow': {
-    'process': dict(base.PROCESSES['rectified_flow'], t_min=0.05),
+    'process': dict(name='rectified_flow', t_min=0.05),
     'prediction.target': 'velocity',
   },
   'edm': {
-    'process': dict(base.PROCESSES['edm'], sigma_min=0.05),
+    'process': dict(name='edm', sigma_min=0.05),
     'prediction.target': 'edm',
-    'objective.weighting': base.WEIGHTINGS['edm'],
-    'objective.times': base.TIMES['log_normal'],
+    'objective.weighting': dict(name='edm'),
+    'objective.times': dict(name='log_normal'),
     'objective.uncertainty': True,
   },
   'improved ddpm': {
-    'process': dict(base.PROCESSES['ddpm'], schedule='cosine', steps=100),
+    'process': dict(name='ddpm', schedule='cosine', steps=100),
     'prediction.target': 'eps',
     'prediction.variance': 'learned',
-    'objective.times': base.TIMES['loss_second_moment'],
+    'objective.times': dict(name='loss_second_moment'),
     'likelihood': dict(name='vlb', terms=99),
   },
 }
 
 
 def build(recipe):
-  config = base.get_base().to_dict()
-  config['network'] = dict(base.NETWORKS['mlp'], width=64)
+  config = families.defaults('diffusion')
+  config['network'] = dict(name='mlp', width=64)
   config['likelihood'] = dict(name='vlb', terms=64)
   for path, value in RECIPES[recipe].items():
     *sections, leaf = path.split('.')

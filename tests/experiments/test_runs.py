@@ -10,7 +10,7 @@ from common.data.pipeline import Data, fingerprint
 from common.data.sources import Source
 from common.data.spec import DataSpec
 from configs.diffusion import images
-from experiments import runs
+from experiments import families, runs
 
 
 class Held(Source):
@@ -40,7 +40,7 @@ def test_a_fingerprint_depends_on_the_examples():
 
 
 def test_a_run_resumes_only_with_the_data_it_began_with(tmp_path):
-  config, workdir = images.get_config('digits').to_dict(), tmp_path / 'run'
+  config, workdir = families.complete(images.get_config('digits')), tmp_path / 'run'
   runs.lock_workdir(workdir, config, data(), fresh=False)
   runs.lock_workdir(workdir, config, data(), fresh=False)
   with pytest.raises(ConfigError, match=r'has changed since it began .20 .* then, 20 now.*--fresh'):
@@ -53,7 +53,7 @@ def test_a_run_resumes_only_with_the_data_it_began_with(tmp_path):
 
 
 def test_a_config_from_before_some_settings_still_works(tmp_path):
-  config, workdir = images.get_config('digits').to_dict(), tmp_path / 'run'
+  config, workdir = families.complete(images.get_config('digits')), tmp_path / 'run'
   older = json.loads(json.dumps(config))
   del older['augmentation'], older['classifier'], older['sampling']['task'], older['ema']['widths']
   workdir.mkdir()
@@ -66,7 +66,7 @@ def test_a_config_from_before_some_settings_still_works(tmp_path):
 
 def test_a_component_named_by_a_flag_is_the_same_when_read_back(tmp_path):
   """The flag gives only its name; the config that is read back has all its settings."""
-  config = images.get_config('digits').to_dict() | {'process': {'name': 'cosine'}}
+  config = families.complete(images.get_config('digits')) | {'process': {'name': 'cosine'}}
   runs.lock_workdir(tmp_path / 'run', config, data(), fresh=False)
   runs.lock_workdir(tmp_path / 'run', config, data(), fresh=False)
   with pytest.raises(ConfigError, match=r'process.t_max: there 0.999, now 0.5'):

@@ -160,7 +160,7 @@ def test_damaged_checkpoints_are_reported_and_the_one_before_is_used(whole, tmp_
     (['--config.train.keep=many'], '--config.train.keep=many'),
     (['--config.network.name=transfromer'], "unknown network 'transfromer'; did you mean"),
     (['--config.optimizer.name=adma'], "unknown optimizer.name 'adma'; did you mean 'adam'"),
-    (['--config.train.steps=soon'], "train.steps='soon' is no length"),
+    (['--config.train.steps=soon'], "train.steps='soon' is not a length"),
     (['--config.data.name=digit'], "'digit'"),
     (['--config.parallel.data=3'], 'does not multiply to the 1 devices'),
     (['--config.train.micro_batches=3'], 'data.batch_size=16 cannot be shared out'),
@@ -209,7 +209,7 @@ def test_the_program_needs_neither_data_nor_this_machine_s_devices():
   """Lowers the step from shapes alone, as for a machine that is not there."""
   from configs.autoregressive import images
 
-  config = images.get_config('digits_4x4').to_dict()
+  config = families.complete(images.get_config('digits_4x4'))
   spec = pipeline.load(config['data']).spec
   program = build_program(config, families.build(config, spec), spec, make_mesh(config['parallel']))
   batch = {

@@ -12,7 +12,6 @@ from autoregressive.decoding.generate import generate
 from autoregressive.decoding.transforms import Options, transform
 from common.data.spec import DataSpec
 from common.method import example_keys
-from configs.autoregressive.base import NETWORKS
 from tests.autoregressive.common import chi_square, outputs_of, small_model
 
 TINY = DataSpec('tiny', 'image', (1, 2, 1), 3, 2)  # two emissions of three values: nine outcomes
@@ -100,9 +99,9 @@ DECODERS = {
   'alibi_window': dict(network__positions='alibi', network__window=3),
   'patches': dict(ordering__size=2),
   'tied': dict(model__tied=True),
-  'lstm': dict(network=NETWORKS['lstm'] | dict(width=16)),
-  'tcn': dict(network=NETWORKS['tcn'] | dict(width=16, layers=2)),
-  'pixelcnn': dict(network=NETWORKS['pixelcnn'] | dict(width=16, layers=1)),
+  'lstm': dict(network=dict(name='lstm', width=16)),
+  'tcn': dict(network=dict(name='tcn', width=16, layers=2)),
+  'pixelcnn': dict(network=dict(name='pixelcnn', width=16, layers=1)),
 }
 SMALL = DataSpec('small', 'image', (4, 4, 1), 5, 3)
 

@@ -18,7 +18,6 @@ from autoregressive.decoding.transforms import Options, transform
 from autoregressive.method import build, build_draft, build_model
 from common.data.spec import DataSpec
 from common.method import Request, example_keys
-from configs.autoregressive.base import NETWORKS
 from tests.autoregressive.common import outputs_of, perturbed, small_config
 
 TEXT = DataSpec('text', 'text', (64,), 7, 2)
@@ -30,7 +29,7 @@ def written(network='transformer', width=16):
   """(config, model, parameters) over sequences of 64 tokens of 7, of two classes."""
   settings = dict(network__width=width, network__layers=1, network__heads=2)
   if network != 'transformer':
-    settings = dict(network=NETWORKS[network] | dict(width=width, layers=1))
+    settings = dict(network=dict(name=network, width=width, layers=1))
   config = small_config(ordering=dict(name='tokens'), model__class_dropout=0.5, **settings)
   _, model = build_model(config, TEXT)
   params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 64, 1), jnp.int32))['params']

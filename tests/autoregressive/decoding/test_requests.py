@@ -13,7 +13,6 @@ from common.config import ConfigError
 from common.data.palettes import Palette
 from common.data.spec import DataSpec
 from common.method import Request
-from configs.autoregressive.base import NETWORKS
 from tests.autoregressive.common import outputs_of, perturbed, small_config
 
 TEXT = DataSpec('text', 'text', (8,), 5)
@@ -29,7 +28,7 @@ class Letters:
 @functools.cache
 def written(start='learned', network='transformer', width=32):
   """(config, its method, parameters) of a model of texts, eight tokens long."""
-  settings = {} if network == 'transformer' else dict(network=NETWORKS[network] | dict(width=width))
+  settings = {} if network == 'transformer' else dict(network=dict(name=network, width=width))
   if network == 'transformer':
     settings = dict(network__width=width)
   config = small_config(ordering=dict(name='tokens'), model__start=start, **settings)

@@ -18,7 +18,7 @@ from autoregressive.decoding.transforms import (
   transform,
 )
 from common.config import ConfigError
-from configs.autoregressive.base import get_base
+from experiments import families
 
 LOGITS = jnp.log(jnp.array([0.1, 0.4, 0.05, 0.25, 0.2]))
 
@@ -115,4 +115,4 @@ def test_options_refuse(settings, message):
 
 def test_options_agree_with_the_config():
   defaults = {field.name: field.default for field in dataclasses.fields(Options)}
-  assert get_base().sampling.to_dict() == defaults
+  assert families.defaults('autoregressive')['sampling'] == defaults

@@ -1,4 +1,4 @@
-"""muP: the coordinate check (Yang et al. 2022, appendix D.1), and that its base is the standard."""
+"""muP: the coordinate check (Yang et al. 2022, appendix D.1), and equality at the base width."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ BATCH = windows(8)
 
 
 def trained(width, base_width, steps=4, rate=0.01):
-  """How far outputs moved in a few steps of Adam, and how large the last hidden states are."""
+  """How far the outputs moved in a few steps of Adam."""
   config = text_config(network__base_width=base_width, network__layers=1)
   config['network'] |= dict(width=width, heads=2)
   ordering, model = build_model(config, WINDOWS)
@@ -48,10 +48,10 @@ def slope(base_width):
 
 
 @pytest.mark.slow
-def test_what_a_step_moves_does_not_depend_on_the_width_under_mup_alone():
+def test_only_under_mup_does_a_step_move_outputs_equally_at_every_width():
   assert abs(slope(base_width=32)) < 0.2
   assert slope(base_width=0) > 0.4
 
 
-def test_at_the_base_width_both_are_one():
+def test_at_the_base_width_mup_is_the_standard_parametrisation():
   assert trained(32, 32) == pytest.approx(trained(32, 0), rel=1e-4)

@@ -16,6 +16,7 @@ from common.config import ConfigError
 from common.data.spec import DataSpec
 from common.method import Request
 from configs.autoregressive import base, pixelcnn
+from experiments import families
 from tests.autoregressive.common import images, perturbed
 
 WIDTH = 6
@@ -96,20 +97,20 @@ def test_field_of_pixelcnn_has_its_blind_spot(place):
 
 
 def test_gated_has_no_blind_spot():
-  """All that lies within reach is seen: two columns to each side and two rows up."""
+  """Everything within reach is seen: two columns to each side and two rows up."""
   expected = np.zeros((5, 5), bool)
   expected[2:4], expected[4, :2] = True, True
   np.testing.assert_array_equal(field('gated', 4, 2), expected)
 
 
-def test_field_of_pixelcnn_pp_is_all_that_comes_before():
+def test_field_of_pixelcnn_pp_is_everything_before():
   table = influence_of('pp')
   assert (table[np.tril_indices_from(table)] > 0).all()
 
 
 @pytest.mark.parametrize('name', NETWORKS)
 def test_cached_equals_uncached(name):
-  """In parts that cut the image, and a pixel, anywhere."""
+  """The parts cut the image, and even a pixel, at arbitrary points."""
   network, params, h = network_of(name)
   whole, _ = jax.jit(lambda h: network.apply({'params': params}, h))(h)
   extend = jax.jit(lambda h, cache: network.apply({'params': params}, h, cache))
@@ -126,7 +127,7 @@ def test_a_beginning_is_enough():
 
 
 def test_caches_hold_rows_rather_than_images():
-  """But for the image itself: PixelCNN++ keeps two rows of each convolution's input."""
+  """Apart from the image itself, PixelCNN++ keeps two rows of each convolution's input."""
   small, tall = (PixelCNNPlusPlus(8 * n, (n, 8), WIDTH, blocks=1, levels=2) for n in (8, 64))
   size = lambda network: sum(x.size for x in jax.tree.leaves(network.init_cache(1, 0).layers))
   assert size(small) == size(tall)
@@ -134,9 +135,9 @@ def test_caches_hold_rows_rather_than_images():
 
 def config_of(network, head='categorical', **settings):
   config = base.get_base()
-  config.network = base.NETWORKS[network] | dict(width=8) | settings
-  config.head = base.HEADS[head]
-  return config.to_dict()
+  config.network = dict(name=network, width=8) | settings
+  config.head = dict(name=head)
+  return families.complete(config)
 
 
 PP = dict(blocks=1, levels=2, dropout=0.0)
@@ -159,8 +160,8 @@ def method_of(name):
 
 @pytest.mark.parametrize('name', ['plain', 'pp'])
 def test_likelihood_is_the_sum_of_conditionals_when_sampled(name):
-  """Draws pixel after pixel with the cache, adds up what each draw's probability was, and takes
-  the likelihood of the images that came of it."""
+  """Draws pixel after pixel with the cache, adds up the log-probability of each draw, and compares
+  the sum with the likelihood of the resulting images."""
   made, params, (ordering, model) = method_of(name)
   run = lambda method, *args: model.apply({'params': params}, *args, method=method)
   label = jnp.arange(4) % 3
@@ -254,14 +255,15 @@ def test_parameters_of_gated_pixelcnn():
   f = 16
   first = (3 * 7 * f * 2 * f + 2 * f) + (4 * f * 2 * f + 2 * f)  # rows above; the row to the left
   layer = (2 * 3 * f * 2 * f + 2 * f) + (2 * f * 2 * f + 2 * f)
-  every = (2 * f * 2 * f + 2 * f) + (f * f + f) + 2 * f * 2 * f  # link, 1 × 1, two shifts
+  # Vertical to horizontal, 1 × 1, and two maps of the start.
+  every = (2 * f * 2 * f + 2 * f) + (f * f + f) + 2 * f * 2 * f
   expected = first + 3 * layer + 4 * every + f * f + f
   assert count(GatedPixelCNN(64, (8, 8), f, layers=4)) == expected
 
 
 def parameters_of_pp(f, inputs, blocks=5, levels=3):
-  """Of Salimans et al. 2017, unconditional, without the last projection; a weight-normalised
-  convolution has a direction, a length and a bias."""
+  """Parameters in Salimans et al. 2017, unconditional, without the last projection; a
+  weight-normalised convolution has a direction, a length and a bias."""
   conv = lambda area, i, o: area * i * o + 2 * o
   block = lambda area, skip: conv(area, 2 * f, f) + conv(area, 2 * f, 2 * f) + (
     conv(1, 2 * skip, f) if skip else 0
@@ -275,7 +277,7 @@ def parameters_of_pp(f, inputs, blocks=5, levels=3):
 
 
 def test_parameters_of_pixelcnn_pp():
-  """As in the paper, but the first convolutions take features, not three channels and a one."""
+  """As in the paper, except that the first convolutions take features, not channels and a one."""
   assert count(PixelCNNPlusPlus(64, (8, 8), 16, conditional=False)) == parameters_of_pp(16, 16)
   published = parameters_of_pp(160, 4)  # the authors' default, for 32 × 32 × 3
   ours = count(PixelCNNPlusPlus(1024, (32, 32), 160, conditional=False))
@@ -288,7 +290,9 @@ def test_configs_build(variant):
   shape, levels = {'digits': ((8, 8, 1), 17), 'mnist': ((28, 28, 1), 256)}.get(
     config.data.name, ((32, 32, 3), 256)
   )
-  _, model = build_model(config.to_dict(), DataSpec(config.data.name, 'image', shape, levels, 10))
+  _, model = build_model(
+    families.complete(config), DataSpec(config.data.name, 'image', shape, levels, 10)
+  )
   assert model.network.grid == shape[:2]
   with pytest.raises(ValueError, match="unknown variant 'imagenet'"):
     pixelcnn.get_config('imagenet')
@@ -298,12 +302,12 @@ def test_configs_build(variant):
   'make, message',
   [
     (lambda: PixelCNN(8, None), 'needs an ordering of images'),
-    (lambda: PixelCNN(16, (4, 4), 5), 'network.width=5 must be even'),
-    (lambda: PixelCNN(16, (4, 4), first_kernel=4), 'a kernel of 4 must be odd'),
-    (lambda: GatedPixelCNN(16, (4, 4), kernel=1), 'a kernel of 1 must be odd'),
-    (lambda: PixelCNNPlusPlus(36, (6, 6)), 'a grid of 6 x 6 is not halved so often'),
+    (lambda: PixelCNN(16, (4, 4), 5), 'network.width must be even, got 5'),
+    (lambda: PixelCNN(16, (4, 4), first_kernel=4), 'kernels must be odd, and 3 or more, got 4'),
+    (lambda: GatedPixelCNN(16, (4, 4), kernel=1), 'kernels must be odd, and 3 or more, got 1'),
+    (lambda: PixelCNNPlusPlus(36, (6, 6)), 'sides are multiples of 4, got 6 x 6'),
     (lambda: PixelCNNPlusPlus(48, (4, 4)), "ordering.channels='together'"),
-    (lambda: PixelCNNPlusPlus(16, (4, 4), blocks=0), 'network.blocks=0 must be 1 or more'),
+    (lambda: PixelCNNPlusPlus(16, (4, 4), blocks=0), 'network.blocks must be 1 or more, got 0'),
     (lambda: build(METHODS['pp'][1] | {'model': dict(base.get_base().model, start='none')},
                    DataSpec('plain', 'image', (2, 2, 3), 4)), 'needs a start'),
   ],

@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractDevice, AbstractMesh
 
 from autoregressive.heads.categorical import Categorical
 from autoregressive.model import Model
 from autoregressive.networks import positions as pos
 from autoregressive.networks.transformer import Transformer
 from common.config import ConfigError
+from common.training.parallel import AXES
 from tests.autoregressive.common import perturbed
 
 LENGTH, WIDTH = 12, 32
@@ -48,7 +50,7 @@ def hidden_of(variant):
 
 @functools.partial(jax.jit, static_argnums=0)
 def run(network, params, h, segments=None):
-  """Hidden states of a whole sequence: without a cache."""
+  """Hidden states of a whole sequence, without a cache."""
   hidden, cache = network.apply({'params': params}, h, segments=segments)
   assert cache is None
   return hidden
@@ -96,7 +98,7 @@ def test_layers_scanned_and_unrolled_agree():
 
 
 @pytest.mark.parametrize('scan', [False, True])
-def test_remat_computes_again_what_it_does_not_keep(scan):
+def test_remat_recomputes_the_products_that_it_does_not_keep(scan):
   plain = Transformer(LENGTH, WIDTH, layers=2, scan=scan)
   h = jax.random.normal(jax.random.key(0), (2, LENGTH, WIDTH))
   params = perturbed(jax.jit(plain.init)(jax.random.key(1), h)['params'], 0.1)
@@ -113,6 +115,26 @@ def test_remat_computes_again_what_it_does_not_keep(scan):
       gradients[''],
       gradients[remat],
     )
+
+
+@pytest.mark.parametrize('scan', [False, True])
+def test_a_network_built_for_a_tpu_mesh_gets_its_kernel(scan):
+  """Its gradient is lowered on a machine without TPUs, under a mesh of them and one of CPUs."""
+  network = Transformer(128, WIDTH, layers=1, scan=scan)
+  h = jax.ShapeDtypeStruct((2, 128, WIDTH), jnp.float32)
+  params = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros(h.shape))['params']
+
+  def loss(params, h):
+    return network.apply({'params': params}, h)[0].sum()
+
+  def lowered(platform):
+    device = AbstractDevice(device_kind='some device', num_cores=1, platform=platform)
+    mesh = AbstractMesh((1, 1, 1), AXES, abstract_device=device)
+    with jax.sharding.use_abstract_mesh(mesh):
+      return jax.jit(jax.grad(loss)).trace(params, h).lower(lowering_platforms=(platform,))
+
+  assert 'tpu_custom_call' in lowered('tpu').as_text()
+  assert 'custom_call' not in lowered('cpu').as_text()
 
 
 @pytest.mark.parametrize('variant', ['gpt2', 'llama', 'alibi_window', 'scan_remat'])

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.config_files import load_config
 from common.data import pipeline
 from common.data.spec import DataSpec
 from common.domains import edits
@@ -20,7 +19,7 @@ SPEC = DataSpec('toy', 'image', (4, 6, 3), 256)
 def untrained(spec, changes):
   """A tiny model with its initial parameters."""
   small = {'network.width': 16, 'network.heads': 2}
-  config = load_config(spec, small | changes).to_dict()
+  config = families.load_config(spec, small | changes)
   data = pipeline.load(config['data'])
   method = families.build(config, data.spec)
   batch = {k: jnp.zeros(v.shape, v.dtype) for k, v in data.spec.batch_struct(1).items()}

@@ -193,7 +193,7 @@ def test_seeds_give_a_mean_and_an_interval(base, tmp_path):
     (dict(config={'width.depth': 2}), "no setting 'width.depth'"),
     (dict(config={'width': 'two'}), "width='two'"),
     (dict(config={'network': 'mlp'}), 'is a component'),
-    (dict(config={'width': {'name': 'mlp'}}), 'is no component'),
+    (dict(config={'width': {'name': 'mlp'}}), 'is not a component'),
     (dict(rows=(Row('narrow', {'sampling.steps': 3}),)), 'put sampler options into'),
     (dict(claims=(Claim('c', ('wyde', 'quality'), above=1),)), "'wyde'; did you mean 'wide'"),
     (dict(claims=(Claim('c', ('wide', 'qualty'), above=1),)), "metric 'qualty'"),
@@ -213,8 +213,8 @@ def test_a_bad_study_is_refused_before_anything_trains(base, tmp_path, changes, 
 
 def test_a_dict_replaces_a_component(base):
   config = load_config(base, {'network': {'name': 'cnn', 'maps': 3}})
-  assert config.network.to_dict() == {'name': 'cnn', 'maps': 3}
-  assert load_config(f'{base}:large', {}).width == 5
+  assert config['network'] == {'name': 'cnn', 'maps': 3}
+  assert load_config(f'{base}:large', {})['width'] == 5
 
 
 def test_files_without_a_study_are_refused(base, tmp_path):

@@ -53,7 +53,7 @@ def test_scanned_blocks_equal_a_loop_over_blocks():
 
 def test_layers_of_a_scan_start_differently():
   params = quick_jit(build('dit').init)(jax.random.key(0), *batch())['params']
-  kernel = params['blocks']['expand']['kernel']
+  kernel = params['blocks']['up']['kernel']
   assert np.abs(kernel[0] - kernel[1]).max() > 0.01
 
 

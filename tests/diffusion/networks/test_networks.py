@@ -87,7 +87,7 @@ def test_remat_computes_the_same(name):
       return jnp.mean(network.apply({'params': params}, *batch(), train=True, rngs=key) ** 2)
 
     jaxprs.append(str(jax.make_jaxpr(jax.grad(loss))(params)))
-    if name == 'dit':  # the U-Net's compiles slowly, and is made of the same remat
+    if name == 'dit':  # the U-Net compiles slowly, and uses the same remat
       values.append(quick_jit(jax.grad(loss))(params))
   if values:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), *values)
@@ -114,7 +114,7 @@ def test_augmentation_labels():
   assert np.abs(apply(jnp.ones((4, 3))) - apply(None)).max() > 1e-3
   for name in ('dit', 'ddpm'):
     struct = jax.eval_shape(build(name, augment_dim=3).init, jax.random.key(0), x, noise, label)
-    assert 'augment' in struct['params']['Conditioning_0']
+    assert 'augment_proj' in struct['params']['conditioning']
     init = functools.partial(build(name).init, augment=jnp.ones((4, 3)))
     with pytest.raises(ConfigError, match='augment_dim=0'):
       jax.eval_shape(init, jax.random.key(0), x, noise, label)
@@ -130,17 +130,17 @@ def test_labels_for_an_unconditional_network_are_refused(name):
   ('name', 'settings', 'message'),
   [
     ('dit', dict(widht=8), r"unknown setting network\.widht of 'dit'; did you mean 'width'"),
-    ('dit', dict(heads=5), 'width=32 must be a multiple of 4 and of dit.heads=5'),
-    ('dit', dict(depth=0), 'at least one block'),
+    ('dit', dict(heads=5), 'dit.width must be a multiple of 4 and of dit.heads=5, got 32'),
+    ('dit', dict(depth=0), 'dit.depth must be 1 or more, got 0'),
     ('dit', dict(dtype='float8'), "unknown dtype 'float8'"),
     ('dit', dict(embedding='rope'), "unknown embedding 'rope'; known: adm, ddpm, fourier"),
-    ('mlp', dict(width=7), 'noise embedding of 7 channels is impossible'),
-    ('mlp', dict(depth=0), 'at least one block'),
-    ('ddpm', dict(multipliers=()), 'need one'),
-    ('ddpm', dict(up_attention='first'), "known: 'every', 'last'"),
-    ('dit', dict(dropout=1.5), r'dropout=1.5 is no probability'),
-    ('ddpm', dict(dropout=-0.1), r'dropout=-0.1 is no probability'),
-    ('mlp', dict(dropout=2.0), r'dropout=2.0 is no probability'),
+    ('mlp', dict(width=7), 'noise embedding must be even and 4 or more, got 7'),
+    ('mlp', dict(depth=0), 'mlp.depth must be 1 or more, got 0'),
+    ('ddpm', dict(multipliers=()), 'must name a level or more'),
+    ('ddpm', dict(up_attention='first'), "must be 'every' or 'last', got 'first'"),
+    ('dit', dict(dropout=1.5), r'dropout must be in \[0, 1\), got 1.5'),
+    ('ddpm', dict(dropout=-0.1), r'dropout must be in \[0, 1\), got -0.1'),
+    ('mlp', dict(dropout=2.0), r'dropout must be in \[0, 1\), got 2.0'),
   ],
 )
 def test_bad_settings_are_refused_in_one_line(name, settings, message):
@@ -153,8 +153,13 @@ def test_bad_settings_are_refused_in_one_line(name, settings, message):
   ('name', 'settings', 'side', 'message'),
   [
     ('dit', dict(patch=3), 8, 'patch=3 does not divide images of 8x8'),
-    ('ddpm', dict(multipliers=(1, 1, 1, 1)), 28, 'multiples of 8, not 28x28: use fewer levels'),
-    ('ddpm', dict(attention=(16,)), 28, r'attention=16 is no level; the levels are \(28, 14\)'),
+    ('ddpm', dict(multipliers=(1, 1, 1, 1)), 28, 'multiples of 8, got 28x28; use fewer levels'),
+    (
+      'ddpm',
+      dict(attention=(16,)),
+      28,
+      r'must name levels out of \(28, 14\), got 16',
+    ),
     ('ddpm', dict(head_width=24), 8, 'head_width=24 does not divide 32 channels'),
   ],
 )
@@ -165,7 +170,7 @@ def test_images_that_do_not_fit_are_refused_in_one_line(name, settings, side, me
   assert '\n' not in str(error.value)
 
 
-def test_every_setting_has_a_default_but_the_given_ones():
+def test_every_setting_has_a_default_except_the_given_ones():
   from diffusion.networks import NETWORKS
 
   for constructor in NETWORKS.values():
