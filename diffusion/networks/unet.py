@@ -198,17 +198,7 @@ class UNet(nn.Module):
     augment: Float[Array, 'batch numbers'] | None = None,
   ) -> Float[Array, 'batch height width out_channels']:
     self._check_size(*x.shape[1:3])
-    condition = nn.silu(
-      Conditioning(
-        4 * self.width,
-        self.embedding,
-        self.embedding_width or self.width,
-        self.num_classes,
-        self.augment_dim,
-        kernel_init=_init,
-        name='conditioning',
-      )(noise, label, augment)
-    )
+    condition = nn.silu(self._conditioning()(noise, label, augment))
     res = functools.partial(self._res, condition=condition, train=train)
     change = functools.partial(self._change, condition=condition, train=train)
 
@@ -248,6 +238,17 @@ class UNet(nn.Module):
     # The last convolution is in float32 and zero at initialisation: it makes the estimate.
     h = nn.silu(group_norm(h.shape[-1], 'norm')(h))
     return nn.Conv(self.out_channels, (3, 3), kernel_init=_zeros, name='output')(h)
+
+  def _conditioning(self) -> Conditioning:
+    return Conditioning(
+      4 * self.width,
+      self.embedding,
+      self.embedding_width or self.width,
+      self.num_classes,
+      self.augment_dim,
+      kernel_init=_init,
+      name='conditioning',
+    )
 
   @property
   def _style(self) -> Style:
