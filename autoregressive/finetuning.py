@@ -36,7 +36,7 @@ from common.method import (
   Request,
   Samples,
 )
-from common.training.optimizers import path_name
+from common.trees import path_name
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Files that are either complete or absent."""
 
 import os
 import pathlib
@@ -6,26 +6,28 @@ import threading
 
 
 def atomic_write(path: str | os.PathLike, content: bytes | str) -> None:
-  """Writes a file under its final name only once all of it is on the disk.
+  """Writes a file so that its final name never refers to a part of it.
 
-  The content goes to a temporary file in the same folder, which then takes the final name. Whoever
-  reads `path` sees the old file or the new one, never a part; after a failure the old one stands.
+  The content goes to a temporary file in the same folder, which is then renamed. A reader of `path`
+  sees the old file or the new one, and after a failure the old one is unchanged.
 
   Args:
-    path: the file. Its folder is made if it is missing.
-    content: bytes, or text to be written as UTF-8.
+    path: the file. Its folder is created if it is missing.
+    content: bytes, or text to write as UTF-8.
 
   Raises:
     OSError: the disk is full, the folder cannot be written, and the like.
   """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
+  # In the same folder, since a rename is atomic only within a file system; named by process and
+  # thread, so that two writers do not share it.
   temporary = path.with_name(f'.{path.name}.{os.getpid()}-{threading.get_ident()}.tmp')
   try:
     with temporary.open('wb') as file:
       file.write(content.encode('utf-8') if isinstance(content, str) else content)
       file.flush()
-      os.fsync(file.fileno())
+      os.fsync(file.fileno())  # before the rename: a power cut must not keep the name alone
     os.replace(temporary, path)
   except BaseException:
     temporary.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""The one interface that both families implement, and all that the shared code knows of them.
+"""The one interface that both families implement; the shared code knows nothing else about them.
 
-A generative model, with the way it is trained and sampled, is four pure functions. Training,
-checkpointing, evaluation, sampling and studies are written once, against `Method`.
+A generative model is four pure functions: how to initialise, train, sample and evaluate it.
+Training, checkpointing, evaluation, sampling and studies are written once, against `Method`.
 """
 
 import dataclasses
@@ -16,14 +16,14 @@ Batch = Mapping[str, Any]  # arrays 'x': data; 'label': class; 'weight': 0 where
 
 
 class Context(NamedTuple):
-  """What a loss may know beside parameters and data.
+  """What a loss may use besides parameters and data.
 
   Attributes:
     step: the optimiser step, a scalar array.
     ema: exponential moving average of the parameters, a pytree like them.
     training: True in training, False in evaluation (no dropout). A Python value.
-    index: [batch] position of each example in the global batch. Randomness that belongs to an
-      example is derived from it, so it is the same however the batch is split.
+    index: [batch] position of each example in the global batch. An example's randomness is derived
+      from it, and is therefore the same however the batch is split.
     batch_size: the size of the global batch. A Python value.
   """
 
@@ -35,13 +35,13 @@ class Context(NamedTuple):
 
 
 class Aux(NamedTuple):
-  """What a loss returns beside its value.
+  """What a loss returns besides its value.
 
   Attributes:
-    metrics: scalars, each a mean over what was counted.
-    memory: what the method remembers until the next step, of the structure that `init` gave.
-    count: over how much the loss is a mean (examples or emissions): the weight of this
-      micro-batch, or of this device's part, when gradients are combined.
+    metrics: scalars, each a mean over the same `count` as the loss.
+    memory: what the method remembers until the next step, with the structure that `init` returned.
+    count: the number of examples or emissions that the loss is a mean over. It weights this
+      micro-batch, or this device's part, when gradients are combined.
   """
 
   metrics: Mapping[str, Float[Array, '']]
@@ -53,12 +53,12 @@ class Request(NamedTuple):
   """What to sample.
 
   Attributes:
-    num: how many samples.
+    num: the number of samples.
     label: [num] class of each, or None.
     past: the given part of each sample (a prompt, an image to edit), or None.
     mask: where `past` holds, or None.
-    options: sampler settings that replace those of the config; `Method.sample` refuses names it
-      does not know.
+    options: sampler settings that replace those of the config; `Method.sample` raises an error for
+      unknown names.
   """
 
   num: int
@@ -69,15 +69,15 @@ class Request(NamedTuple):
 
 
 class Samples(NamedTuple):
-  """What was sampled.
+  """The result of sampling.
 
   Attributes:
     x: samples in data space, [num, *DataSpec.shape].
-    evaluations: sequential calls of the network on behalf of a sample; two branches of guidance
-      that run side by side count as two.
-    log_prob: [num, parts] log-probability in nats of each part drawn, under the model itself; 0
-      where it was given. None where the method draws no parts.
-    lengths: [num] parts of each sample, where it may have stopped before its end; None: all.
+    evaluations: network evaluations per sample; the two branches of guidance count as two, although
+      they run side by side.
+    log_prob: [num, parts] log-probability in nats of each part drawn, under the model itself; 0 for
+      parts that were given. None if the method does not draw parts.
+    lengths: [num] number of parts of each sample, if it may have stopped early; None: all.
   """
 
   x: Array
@@ -89,10 +89,12 @@ class Samples(NamedTuple):
 class Likelihood(NamedTuple):
   """Negative log-likelihood, or an upper bound of it, in nats per example.
 
-  `standard_error` is that of the estimate for this example: zero where the value is exact. `dims`
-  says how many of its dimensions are modelled, where that is not all: the first token of a window
-  of text is only given. `parts` are what `nats` is the sum of, by name, each the sum of its terms;
-  empty where there is nothing to tell apart.
+  Attributes:
+    nats: the value.
+    standard_error: of the estimate for this example; zero if the value is exact.
+    dims: the number of modelled dimensions, if that is not all of them: the first token of a window
+      of text is only given.
+    parts: the terms whose sum is `nats`, by name; empty if there is only one.
   """
 
   nats: Float[Array, 'batch']
@@ -102,15 +104,14 @@ class Likelihood(NamedTuple):
 
 
 class Method:
-  """A generative model: four pure functions, and what can be asked of it.
+  """A generative model: four pure functions, and what it supports.
 
-  Each family has one frozen dataclass that implements it, so that tracebacks and profiles name the
-  family and the function they are in. A method is compared and hashed by identity: a compiled
-  program may be kept for it.
+  Each family implements it with one frozen dataclass, so that tracebacks and profiles name the
+  family and the function. A method is compared and hashed by identity, so it can be a static
+  argument of a compiled program.
 
   Attributes:
-    labelled: whether samples can be requested by class, where the data has classes; otherwise a
-      request has no labels.
+    labelled: whether samples of data with classes can be requested by class.
     has_likelihood: whether `nll` can be called.
   """
 
@@ -128,7 +129,7 @@ class Method:
     raise NotImplementedError
 
   def sample(self, params: PyTree, key: Key[Array, ''], request: Request) -> Samples:
-    """Draws samples. Called from the host; inside is one compiled program per number of samples."""
+    """Draws samples. Called from the host; compiles one program per number of samples."""
     raise NotImplementedError
 
   def nll(self, params: PyTree, batch: Batch, key: Key[Array, '']) -> Likelihood:
@@ -153,11 +154,13 @@ class Functions(Method):
 
 def example_keys(key: Key[Array, ''], index: Int[Array, 'batch']) -> Key[Array, 'batch']:
   """One key per example, the same however the batch is split over devices or micro-batches."""
+  # `fold_in` of the index, not `split`: the key of an example must not depend on how many others
+  # this device holds.
   return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
 
 
 def example_weights(batch: Batch) -> Float[Array, 'batch']:
-  """Weight of each example: 1, or what the batch says (0 for the padding of a last batch)."""
+  """Weight of each example: 1, or that of the batch (0 for the padding of a last batch)."""
   if 'weight' in batch:
     return batch['weight']
   return jax.numpy.ones(batch['x'].shape[0], jax.numpy.float32)

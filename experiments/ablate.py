@@ -1,11 +1,11 @@
-"""Runs a study: trains what its table needs, measures every cell, says which claims hold.
+"""Runs a study: trains the models of its table, measures every cell, judges its claims.
 
 python -m experiments.ablate --study=configs/ablations/why_diffusion.py:demo --workdir=runs/why
 
 The workdir receives table.md, table.csv, table.json, report.html, samples.png and a folder per
-trained model.
-The same command goes on where it was stopped; what is finished is not done again. After a change of
-the code, delete WORKDIR/cells to measure anew, and WORKDIR/models to train anew.
+trained model. The same command resumes a study that was stopped, and repeats nothing that is
+finished. After a change of the code, delete WORKDIR/cells to measure again, and WORKDIR/models to
+train again.
 """
 
 import pathlib
@@ -21,9 +21,9 @@ from common.reporting import report, writers
 from common.studies import studies, tables
 from experiments import cli, families, runs
 
-STUDY = flags.DEFINE_string('study', None, 'FILE.py[:scale]; its get_study() gives the table.')
+STUDY = flags.DEFINE_string('study', None, 'FILE.py[:scale]; its get_study() returns the table.')
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the study.')
-TRAINING_SECONDS = 'training_seconds'  # known to the run, not to the model
+TRAINING_SECONDS = 'training_seconds'  # a metric of the run, which no evaluation measures
 
 
 flags.mark_flags_as_required(['study', 'workdir'])
@@ -33,9 +33,9 @@ def main() -> int:
   workdir = pathlib.Path(WORKDIR.value)
   study = config_files.call(STUDY.value, 'get_study')
   known = (*METRICS, TRAINING_SECONDS)
-  jobs = studies.plan(study, families.load_config, workdir, known, free=runs.FREE)
+  jobs = studies.plan(study, families.load_config, workdir, known, changeable=runs.CHANGEABLE)
   with cli.stop_on_signals() as stop:
-
+    # `SystemExit` passes through `studies.run`, which takes other exceptions for a failed row.
     def train(config, folder):
       if not runs.train(config, folder, stop=stop):
         sys.exit(cli.STOPPED)
@@ -58,7 +58,7 @@ def measure(config: dict, folder: pathlib.Path, metrics: list[str], options: dic
   asked = [metric for metric in metrics if metric != TRAINING_SECONDS]
   result = runs.evaluate_run(run, asked, options)
   if TRAINING_SECONDS in metrics:
-    # Without its first call, which compiles: a run of one call has no time to be told.
+    # The first call compiles and does not count: a run of one call has no time to report.
     seconds = runs.training_seconds(folder) or None
     note = 'in training steps, compilation left out'
     result.measures[TRAINING_SECONDS] = Measure(seconds, 0.0, note)
@@ -66,9 +66,10 @@ def measure(config: dict, folder: pathlib.Path, metrics: list[str], options: dic
 
 
 def write(results: studies.Results, workdir: pathlib.Path) -> None:
-  """Leaves the tables and the report in the workdir, and prints the table."""
+  """Writes the tables and the report into the workdir, and prints the table."""
   facts = report.environment()
   text = tables.markdown(results, facts)
+  # Rows that share a model share a curve, under the name of the first of them.
   first_rows = {folder: row for row, folder in reversed(results.folders.items())}
   records = {row: writers.read(folder) for folder, row in reversed(first_rows.items())}
   atomic_write(workdir / 'table.md', text)
@@ -79,7 +80,7 @@ def write(results: studies.Results, workdir: pathlib.Path) -> None:
   study = results.study
   subtitle = ' · '.join(filter(None, (study.paper, study.scale and f'{study.scale} scale')))
   page = workdir / 'report.html'
-  report.report(page, study.title, tables.sections(results, facts, records), subtitle)
+  report.write_report(page, study.title, tables.sections(results, facts, records), subtitle)
   print(f'\n{text}\nreport: {page}')
 
 

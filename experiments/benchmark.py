@@ -1,10 +1,10 @@
-"""Measures speed against peers on this machine, in turn and in one run, and prints ratios.
+"""Measures speed against peers on this machine, in turns within one process, and prints ratios.
 
   python -m experiments.benchmark --suite=train,sample,decode,loop --out=benchmarks.md
 
-An absolute time means little on a shared machine: contenders take turns A B C A B C …, and the
-ratio of medians is what to read. Peers come with the `peers` extra; without it ours run alone.
-The suites are in experiments/races/.
+Absolute times mean little on a shared machine, so contenders take turns A B C A B C …: read the
+ratio of medians. The extra `peers` installs the peers; without it only our own contenders run. The
+suites are in experiments/benchmarks/.
 """
 
 import importlib.util
@@ -23,17 +23,19 @@ from experiments import cli
 from experiments.benchmarks import SUITES
 from experiments.benchmarks.race import SIZES, Race, matmul_peak
 
-SUITE = flags.DEFINE_list('suite', list(SUITES), f'What to measure, of {", ".join(SUITES)}.')
-SCALE = flags.DEFINE_enum('scale', 'default', list(SIZES), 'smoke: seconds, for tests.')
+SUITE = flags.DEFINE_list('suite', list(SUITES), f'Suites to run: {", ".join(SUITES)}.')
+SCALE = flags.DEFINE_enum(
+  'scale', 'default', list(SIZES), 'Sizes of the models; smoke is for tests.'
+)
 REPEATS = flags.DEFINE_integer('repeats', 5, 'Timed calls of each contender.', lower_bound=1)
-OUT = flags.DEFINE_string('out', '', 'Markdown file for the table; the numbers go to FILE.json.')
-PEERS = flags.DEFINE_bool('peers', True, 'Measure peers too, where they are installed.')
+OUT = flags.DEFINE_string('out', '', 'Markdown file for the table; FILE.json gets the numbers.')
+PEERS = flags.DEFINE_bool('peers', True, 'Also measure peers, if they are installed.')
 
 Seconds = dict[str, list[float]]  # of each contender's calls
 
 
 def main() -> None:
-  # Before the first use of a device; other flags of the user's are left alone.
+  # Before the first use of a device. XLA_FLAGS that the user set are left as they are.
   os.environ.setdefault('XLA_FLAGS', f'--xla_force_host_platform_device_count={os.cpu_count()}')
   sizes = SIZES[SCALE.value]
   peers = PEERS.value and all(
@@ -44,13 +46,14 @@ def main() -> None:
   for number, (name, suite) in enumerate(suites.items(), 1):
     for race in suite(sizes, peers):
       logging.info('[%d/%d] %s: %s', number, len(suites), name, race.name)
+      # The table is written after every race, so an interrupted benchmark keeps what it has.
       results.append((race, run(race, REPEATS.value)))
       write(results, peers)
   print(table(results, peers))
 
 
 def write(results: list[tuple[Race, Seconds]], peers: bool) -> None:
-  """What is measured so far, to the files asked for."""
+  """Writes the results so far to the files of --out."""
   if not OUT.value:
     return
   atomic_write(OUT.value, table(results, peers))
@@ -62,7 +65,7 @@ def write(results: list[tuple[Race, Seconds]], peers: bool) -> None:
 
 
 def run(race: Race, repeats: int) -> Seconds:
-  """Seconds of each contender's calls, taken in turn after one call that is not counted."""
+  """Seconds of each contender's calls, in turns, after a first call that does not count."""
   alive, seconds = dict(race.contenders), {}
   for name, call in race.contenders.items():
     try:
@@ -72,10 +75,11 @@ def run(race: Race, repeats: int) -> Seconds:
         raise
       logging.warning('%s: %s left out: %s', race.name, name, str(error).splitlines()[0])
       del alive[name]
+  # In turns, so that a slow minute of the machine slows all contenders alike.
   for _ in range(repeats):
     for name, call in alive.items():
       start = time.perf_counter()
-      own = call()  # seconds by the contender's own clock, or None
+      own = call()  # seconds by the contender's own clock, if it has one
       seconds.setdefault(name, []).append(own or time.perf_counter() - start)
   return seconds
 
@@ -85,9 +89,9 @@ def table(results: list[tuple[Race, Seconds]], peers: bool) -> str:
   lines = [
     '# Benchmarks',
     '',
-    'Contenders take turns in one process; a rate is that of the median call, its range that of',
-    'the slowest and the fastest. The ratio is the time of a contender over that of the first of',
-    'its race: above 1, the first is the faster.',
+    'Contenders take turns in one process. The rate is that of the median call, the range that of',
+    'the slowest and the fastest call. The ratio is the time of a contender over that of the first',
+    'one in its race: above 1, the first one is faster.',
     '',
     '| what | contender | rate | range | ratio |',
     '| --- | --- | ---: | ---: | ---: |',
@@ -96,6 +100,7 @@ def table(results: list[tuple[Race, Seconds]], peers: bool) -> str:
     first = statistics.median(next(iter(seconds.values())))
     what = f'{race.name} ({race.unit})'
     for number, (name, times) in enumerate(seconds.items()):
+      # The longest time is the lowest rate.
       middle, slow, fast = (race.amount / f(times) for f in (statistics.median, max, min))
       ratio = f'{statistics.median(times) / first:.2f}' if number else ''
       shown = '' if number else what
@@ -111,7 +116,7 @@ def table(results: list[tuple[Race, Seconds]], peers: bool) -> str:
 
 
 def utilisation(results: list[tuple[Race, Seconds]]) -> list[str]:
-  """Model FLOPs utilisation (PaLM's convention), over a matrix product measured here and now."""
+  """Model FLOPs utilisation (PaLM's convention), relative to a matrix product measured now."""
   peak = matmul_peak()
   lines = [
     '',

@@ -1,7 +1,7 @@
-"""What every command shares: clear errors, exit codes, signals, the compilation cache.
+"""Shared by all commands: clear errors, exit codes, signals, the compilation cache.
 
-Exit codes: 0 done; 1 failed, with one line that says why; 75 stopped by a signal after saving: the
-same command goes on.
+Exit codes: 0 done; 1 failed, with one line that says why; 75 stopped by a signal after saving, and
+the same command resumes.
 """
 
 import contextlib
@@ -18,20 +18,16 @@ import jax
 from absl import app, flags, logging
 
 from common.checkpoints.checkpoints import CheckpointError
-from common.training.loop import TrainingError
+from common.training.meters import TrainingError
 
 PACKAGES = ('autoregressive', 'common', 'configs', 'diffusion', 'experiments')
 STOPPED = 75
-EXPECTED = (
-  ValueError,
-  OSError,
-  CheckpointError,
-  TrainingError,
-)  # said in one line, not a traceback
+# Errors of the user or the machine: reported in one line, without a traceback.
+EXPECTED = (ValueError, OSError, CheckpointError, TrainingError)
 
-flags.DEFINE_bool('debug', False, 'Show the whole traceback of an error.')
+flags.DEFINE_bool('debug', False, 'Show the full traceback of an error.')
 flags.DEFINE_string(
-  'compilation_cache', '', "JAX's persistent compilation cache; empty: the user's cache folder."
+  'compilation_cache', '', "Folder of JAX's compilation cache; empty: in the user's cache folder."
 )
 
 
@@ -43,7 +39,7 @@ def run(main: Callable[[], int | None]) -> None:
     logging.get_absl_handler().addFilter(_ours_or_serious)
     try:
       if len(argv) > 1:
-        raise ValueError(f'unexpected argument {argv[1]!r}; every setting is a flag, see --help')
+        raise ValueError(f'unexpected argument {argv[1]!r}; settings are flags, see --help')
       _use_compilation_cache(flags.FLAGS.compilation_cache)
       sys.exit(main() or 0)
     except EXPECTED as error:
@@ -55,7 +51,7 @@ def run(main: Callable[[], int | None]) -> None:
 
 
 def _ours_or_serious(record) -> bool:
-  """Whether a log record is shown: libraries speak only when something is wrong."""
+  """Whether to show a log record: all of ours, and only warnings and errors of libraries."""
   ours = pathlib.Path(__file__).parents[1]
   path = pathlib.Path(record.pathname)
   inside = path.is_relative_to(ours) and path.relative_to(ours).parts[0] in PACKAGES
@@ -78,11 +74,12 @@ def fail(error: Exception) -> None:
 
 
 def _use_compilation_cache(folder: str) -> None:
-  """A cache per processor: what XLA compiles for one need not run on another."""
+  """Sets a cache per type of processor: XLA's code for one may not run on another."""
   if jax.config.jax_compilation_cache_dir:
-    return  # set by the environment
+    return  # the environment has set it
   home = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
   with contextlib.suppress(OSError):
+    # Compiled code may use instructions of this processor: its name and features make the folder.
     flags_of_cpu = pathlib.Path('/proc/cpuinfo').read_text().partition('\n\n')[0]
     features = [line for line in flags_of_cpu.splitlines() if line.startswith(('flags', 'model'))]
     machine = f'{platform.machine()}-{zlib.crc32("".join(features).encode()):08x}'
@@ -94,12 +91,13 @@ def _use_compilation_cache(folder: str) -> None:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[Callable[[], bool]]:
-  """Gives a function that tells whether SIGTERM or SIGINT came; a second one ends at once."""
+  """Yields a function that says whether SIGTERM or SIGINT came; a second one ends the process."""
   came: list[int] = []
 
   def note(number: int, frame) -> None:
     del frame
     came.append(number)
+    # A handler only notes the signal: the loop saves between two steps, when the state is complete.
     signal.signal(number, before[number])
     logging.info('%s: saving, then stopping', signal.Signals(number).name)
 
@@ -107,5 +105,6 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
   try:
     yield lambda: bool(came)
   finally:
+    # A handler that stayed would swallow signals after the command has finished.
     for number, handler in before.items():
       signal.signal(number, handler)

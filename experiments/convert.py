@@ -62,7 +62,7 @@ def read(folder: str, config: Config, workdir: str | pathlib.Path, fresh: bool =
   if jax.tree.map(lambda x: x.shape, expected) != jax.tree.map(lambda x: x.shape, params):
     raise ConfigError(f'{folder} does not suit {data.spec.name}: it is no sequence of tokens')
   workdir = pathlib.Path(workdir)
-  runs.claim(workdir, config, data, fresh)
+  runs.lock_workdir(workdir, config, data, fresh)
   with Checkpoints(workdir / 'checkpoints') as checkpoints:
     checkpoints.save(0, {'ema': params}, config=config, position={'step': 0, 'examples': 0})
   return sum(x.size for x in jax.tree.leaves(params))

@@ -1,4 +1,4 @@
-"""A small denoising method: noise hangs on the example, counts differ between examples."""
+"""A small denoising method: its noise depends on the example, its counts on the weights."""
 
 import flax.linen as nn
 import jax
@@ -11,7 +11,7 @@ SPEC = DataSpec('toy', 'image', (4, 4, 1), 17, 10, tuple('0123456789'), num_trai
 
 
 class Net(nn.Module):
-  """Two layers, wide enough for its kernels to be shared out."""
+  """Two layers, wide enough for its kernels to be split."""
 
   width: int = 64
 

@@ -1,11 +1,11 @@
-"""Checkpoints: the whole of a run in one folder per step, verified when it is read.
+"""Checkpoints: the complete state of a run in one folder per step, verified when it is read.
 
-`<directory>/<step>/` holds `state`, every leaf of the state under its path (`common.storage`), and
-what is said of it: config, data position, metrics, digests (`common.records`). A step has its final
-name only once all of it is written. Other names in the directory:
+`<directory>/<step>/` holds `state`, with every leaf of the state under its path (`storage.py`), and
+a record of it: config, data position, metrics, digests (`records.py`). A step gets its final name
+only after all of it has been written. Other names in the directory:
 
-  <step>.orbax-checkpoint-tmp...   a save or a removal that was cut off; removed at the next opening
-  damaged-<step>                   a step that failed verification, moved aside and never read again
+  <step>.orbax-checkpoint-tmp...   a save or removal that was interrupted; removed at the next start
+  damaged-<step>                   a step that failed verification: moved aside, never read again
 """
 
 import concurrent.futures
@@ -23,16 +23,16 @@ from absl import logging
 from jax.experimental import multihost_utils
 
 from common.checkpoints import records, storage
-from common.checkpoints.records import CheckpointError, Damaged, one_line
+from common.checkpoints.records import CheckpointError, DamagedCheckpoint, one_line
 from common.config import pick, to_json
 from common.method import PyTree
 
-BEST = {'min': 1, 'max': -1}  # the sign with which the best value is the lowest
-UNFINISHED = '.orbax-checkpoint-tmp'  # Orbax's own mark
+SIGNS = {'min': 1, 'max': -1}  # times this sign, the best value of the metric is the lowest
+UNFINISHED = '.orbax-checkpoint-tmp'  # in the names that Orbax gives to unfinished folders
 
 
 class Restored(NamedTuple):
-  """What a checkpoint holds."""
+  """The contents of a checkpoint."""
 
   step: int
   state: PyTree
@@ -44,18 +44,18 @@ class Restored(NamedTuple):
 class Checkpoints:
   """The checkpoints of one run. A context manager; closing waits for the last save.
 
-  Under several processes every method is called by all of them alike, and all see the same folder.
+  With several processes, all of them call every method, in the same order and on the same folder.
 
   Args:
-    directory: where the steps are, on a mounted file system; made if it is missing.
-    keep: how many of the newest steps are kept. The best one is kept beside them.
+    directory: the folder of the steps, on a mounted file system; created if it is missing.
+    keep: the number of newest steps to keep. The best step is kept in addition.
     best_metric: the metric that decides which step is best.
     best_mode: 'min' or 'max'.
-    read_only: look, but change nothing: no saving, nothing removed or moved aside.
-    verbose: let Orbax's own log messages through.
+    read_only: save, remove and move nothing.
+    verbose: show Orbax's own log messages.
 
   Raises:
-    CheckpointError: the directory cannot be written, or the settings make no sense.
+    CheckpointError: the directory cannot be written, or a setting is invalid.
   """
 
   def __init__(
@@ -69,12 +69,14 @@ class Checkpoints:
     verbose: bool = False,
   ):
     if keep < 1:
-      raise CheckpointError(f'checkpoints: keep={keep}; at least 1 step must be kept')
+      raise CheckpointError(f'checkpoints: keep must be at least 1, got {keep}')
     if '://' in str(directory):
-      raise CheckpointError(f'{directory}: mount it as a file system and give its path')
+      raise CheckpointError(
+        f'a checkpoint folder must be a path, got {directory}; mount it and give its path'
+      )
     self.directory = pathlib.Path(directory).absolute()
     self._keep, self._metric = keep, best_metric
-    self._sign = pick(BEST, best_mode, 'best_mode')
+    self._sign = pick(SIGNS, best_mode, 'best_mode')
     self._read_only = read_only
     self._pending: tuple[int, concurrent.futures.Future] | None = None
     self._background = concurrent.futures.ThreadPoolExecutor(1, 'checkpoints')
@@ -82,8 +84,9 @@ class Checkpoints:
       self._clean_up()
     self._records = {}
     for step in self.steps:
-      with contextlib.suppress(Damaged):  # reported when somebody wants to restore it
+      with contextlib.suppress(DamagedCheckpoint):  # `restore` reports the damage
         self._records[step] = records.read_sealed(self._path(step), records.RECORD)
+    # Entered last, so that an error above leaves nothing to undo.
     self._quiet = contextlib.nullcontext() if verbose else storage.quietly()
     self._quiet.__enter__()
 
@@ -104,7 +107,7 @@ class Checkpoints:
 
   @property
   def steps(self) -> list[int]:
-    """The finished steps, oldest first. Finished says nothing of damage: `restore` verifies."""
+    """The finished steps, oldest first. They may be damaged: only `restore` verifies them."""
     if not self.directory.is_dir():
       return []
     return sorted(int(p.name) for p in self.directory.iterdir() if p.name.isdecimal())
@@ -116,7 +119,7 @@ class Checkpoints:
 
   @property
   def best(self) -> int | None:
-    """The finished step with the best metric, or None where no step has that metric."""
+    """The finished step with the best metric, or None if no step has that metric."""
     return next(iter(self._by_metric()), None)
 
   def save(
@@ -130,26 +133,27 @@ class Checkpoints:
   ) -> bool:
     """Starts to save `state`; returns once its values are copied, so its buffers may be donated.
 
-    Waits for the save before this one, and removes steps that are no longer to be kept.
+    Waits for the previous save, then removes the steps that need no longer be kept.
 
     Args:
       step: the number of the step.
-      state: a pytree of arrays, typed keys included.
+      state: a pytree of arrays, which may be typed keys.
       config: the frozen config of the run.
-      position: the position in the data, or anything else that is JSON.
-      metrics: scalars; the one named `best_metric` decides what is best.
+      position: the position in the data, or any other JSON object.
+      metrics: scalars; the one named `best_metric` decides which step is best.
 
     Returns:
-      False if this very state is there already under this number, and nothing was to do.
+      False if this step already holds the same state; nothing is saved then.
 
     Raises:
-      CheckpointError: this save cannot be started or the one before it failed; a finished step is
-        never overwritten by a different state.
+      CheckpointError: this save cannot start, the previous one failed, or the step is finished and
+        holds a different state: it is never overwritten.
     """
     if self._read_only:
-      raise CheckpointError(f'{self.directory} was opened for reading: step {step} not saved')
+      raise CheckpointError(f'{self.directory} was opened read-only: step {step} is not saved')
     self.wait()
     leaves = {name: records.storable(name, x) for name, x in records.named_leaves(state).items()}
+    # Digests are computed here, on the devices, before the caller may donate the buffers.
     record = {
       'step': int(step),
       'config': json.loads(to_json(config)),
@@ -159,7 +163,7 @@ class Checkpoints:
     }
     if step in self.steps:
       return self._refuse_to_overwrite(step, record)
-    _sync('save')  # nobody may write before all have looked
+    _sync('save')  # no process may write before all have checked that the step is not there
     with self._saving(step):
       finish = storage.start_to_write(self._path(step), leaves, record)
       self._pending = step, self._background.submit(finish)
@@ -167,13 +171,13 @@ class Checkpoints:
     return True
 
   def wait(self) -> None:
-    """Waits until the last save is finished. Raises CheckpointError if it failed."""
+    """Waits until the last save has finished. Raises CheckpointError if it failed."""
     if self._pending is None:
       return
     (step, written), self._pending = self._pending, None
     with self._saving(step):
       written.result()
-      self._prune()
+      self._prune()  # only now: until the new step is complete, the old ones are still needed
 
   def shapes(self, step: int | str = 'last') -> dict[str, jax.ShapeDtypeStruct]:
     """Shape and type of every leaf of a step, by path.
@@ -182,7 +186,7 @@ class Checkpoints:
       step: 'last', 'best' or a number.
 
     Raises:
-      CheckpointError: there is no such step that can be read.
+      CheckpointError: there is no such step, or it cannot be read.
     """
     for candidate in self._candidates(step):
       if candidate in self._records:
@@ -195,19 +199,20 @@ class Checkpoints:
   ) -> Restored:
     """Reads a step and verifies every leaf that was asked for.
 
-    A damaged step is reported in one warning, and for 'last' and 'best' the next in line is used:
-    the step before it, or the next best. Unless opened for reading only, the damaged one is then
-    moved aside to `damaged-<step>`.
+    A damaged step is reported in one warning. For 'last' and 'best' the next candidate is then
+    used: the step before it, or the next best. Unless opened read-only, the damaged step is moved
+    aside to `damaged-<step>`.
 
     Args:
-      abstract_state: the state as `jax.ShapeDtypeStruct`s (or arrays), each with the sharding it is
-        to have; without a sharding it goes to the first device.
+      abstract_state: the state as `jax.ShapeDtypeStruct`s (or arrays), each with the sharding to
+        restore it to; a leaf without a sharding goes to the first device.
       step: 'last', 'best' or a number.
-      partial: the state may lack leaves that the checkpoint has: {'params': ...} alone, say.
+      partial: allow a state without some of the checkpoint's leaves, such as {'params': ...} alone.
 
     Raises:
-      CheckpointError: no such step; every candidate is damaged; or the checkpoint is of another
-        model, in which case the first leaf that differs is named and no older step is tried.
+      CheckpointError: there is no such step; every candidate is damaged; or the checkpoint is of
+        another model: the message then names the first leaf that differs, and no older step is
+        tried.
     """
     self.wait()
     asked = records.named_leaves(abstract_state)
@@ -216,11 +221,11 @@ class Checkpoints:
     for candidate in self._candidates(step):
       try:
         record, leaves = self._load(candidate, asked, partial)
-      except Damaged as e:
+      except DamagedCheckpoint as e:
         damage[candidate] = str(e)
         logging.warning('checkpoint %s is damaged: %s', self._path(candidate), e)
         continue
-      self._move_aside(damage)
+      self._move_aside(damage)  # only now: if every step is damaged, all stay for a person to see
       state = jax.tree.unflatten(jax.tree.structure(abstract_state), leaves)
       return Restored(candidate, state, record['config'], record['position'], record['metrics'])
     reasons = '; '.join(f'step {s}: {reason}' for s, reason in damage.items())
@@ -232,10 +237,10 @@ class Checkpoints:
     return self.directory / str(step)
 
   def _by_metric(self) -> list[int]:
-    """The finished steps that have the metric, best first, of equals the newest first."""
+    """The finished steps that have the metric, best first; among equals the newest first."""
     metrics = {s: self._records[s]['metrics'] for s in self.steps if s in self._records}
     values = {s: m[self._metric] for s, m in metrics.items() if self._metric in m}
-    known = [s for s in values if math.isfinite(values[s])]
+    known = [s for s in values if math.isfinite(values[s])]  # NaN has no place in an order
     return sorted(known, key=lambda s: (self._sign * values[s], -s))
 
   def _candidates(self, step: int | str) -> list[int]:
@@ -249,13 +254,14 @@ class Checkpoints:
     if not chosen:
       there = ', '.join(map(str, steps)) or 'none'
       what = f'with a metric {self._metric!r} ' if step == 'best' else ''
-      raise CheckpointError(f'no checkpoint {step!r} {what}in {self.directory}; there: {there}')
+      raise CheckpointError(f'no checkpoint {step!r} {what}in {self.directory}; steps: {there}')
     return chosen
 
   # Writing.
 
   @contextlib.contextmanager
   def _saving(self, step: int):
+    """Turns any failure of a save into a CheckpointError, and removes its leftovers."""
     try:
       yield
     except Exception as e:
@@ -264,7 +270,7 @@ class Checkpoints:
         self._remove_leftovers()
       steps = ', '.join(map(str, self.steps)) or 'none'
       raise CheckpointError(
-        f'checkpoint {self._path(step)} could not be saved: {one_line(e)}; steps there: {steps}'
+        f'checkpoint {self._path(step)} could not be saved: {one_line(e)}; finished steps: {steps}'
       ) from e
 
   def _refuse_to_overwrite(self, step: int, record: dict) -> bool:
@@ -272,12 +278,12 @@ class Checkpoints:
     if there is not None and there['leaves'] == record['leaves']:
       return False
     raise CheckpointError(
-      f'{self._path(step)} holds another state of step {step}, and a finished step is not '
-      'overwritten; use another workdir or remove the step'
+      f'{self._path(step)} already holds a different state of step {step}, and a finished step is '
+      'never overwritten; choose another workdir or remove the step'
     )
 
   def _clean_up(self) -> None:
-    """Makes the directory, tries that it can be written, removes what was cut off."""
+    """Creates the directory, checks that it can be written, removes interrupted saves."""
     try:
       if jax.process_index() == 0:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -285,11 +291,12 @@ class Checkpoints:
         probe.write_bytes(b'')
         probe.unlink()
       for name in self._remove_leftovers():
-        logging.warning('%s: removed %s, which was cut off', self.directory, name)
+        logging.warning('%s: removed %s, an interrupted save', self.directory, name)
     except OSError as e:
       raise CheckpointError(f'{self.directory} cannot hold checkpoints: {one_line(e)}') from e
 
   def _remove_leftovers(self) -> list[str]:
+    # All list the folder between the first two barriers, before process 0 removes anything.
     _sync('leftovers')
     left = [p for p in self.directory.iterdir() if UNFINISHED in p.name]
     _sync('leftovers seen')
@@ -300,12 +307,13 @@ class Checkpoints:
     return [p.name for p in left]
 
   def _prune(self) -> None:
-    """Removes all but the newest steps and the best; under another name first, in one move."""
+    """Removes all steps except the newest ones and the best."""
     steps = self.steps
-    doomed = sorted(set(steps) - set(steps[-self._keep :]) - {self.best})
+    surplus = sorted(set(steps) - set(steps[-self._keep :]) - {self.best})
     _sync('prune')
-    for step in doomed:
+    for step in surplus:
       if jax.process_index() == 0:
+        # Renamed first, in one operation: a removal that is interrupted leaves no half a step.
         path = self.directory / f'{step}{UNFINISHED}-removed'
         shutil.rmtree(self._path(step).rename(path))
       self._records.pop(step, None)
@@ -325,8 +333,14 @@ class Checkpoints:
   # Reading.
 
   def _load(self, step: int, asked: Mapping, partial: bool) -> tuple[dict, list[jax.Array]]:
-    """The record and the verified leaves of a step. Raises Damaged, on all processes or none."""
+    """The record and the verified leaves of a step.
+
+    Raises:
+      DamagedCheckpoint: on all processes, or on none.
+    """
     path = self._path(step)
+    # From cheap to dear: the record, its leaves against the state's, CRCs of files, and only then
+    # the arrays and their digests.
     with _agreed():
       record = records.read_sealed(path, records.RECORD)
     records.compare(path, record['leaves'], asked, partial)
@@ -341,20 +355,21 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _agreed():
-  """Raises Damaged on all processes where it is raised on one: else they would part ways."""
+  """Raises DamagedCheckpoint on all processes if one raises it: otherwise they would diverge."""
   problem = None
   try:
     yield
-  except Damaged as e:
+  except DamagedCheckpoint as e:
     problem = e
   if jax.process_count() > 1:
     anywhere = multihost_utils.process_allgather(np.array(problem is not None)).any()
     if anywhere and problem is None:
-      problem = Damaged('another process could not read its part')
+      problem = DamagedCheckpoint('another process could not read its part')
   if problem is not None:
     raise problem
 
 
 def _sync(name: str) -> None:
+  """A barrier: returns once all processes are here."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(f'checkpoints: {name}')

@@ -1,10 +1,11 @@
 """Checksums of arrays, computed where the arrays are.
 
-A digest is a sum of 32-bit words, each times an odd number that depends on its position, modulo
-2³². Sums of integers do not depend on their order, so the digest is the same for every sharding,
-number of devices and number of processes, and no array travels to the host. An odd number is
-invertible modulo 2³²: a change of a single element changes the sum for certain. Changes of several
-elements escape one sum with probability 2⁻³²; there are two, with unrelated multipliers.
+A digest is a sum modulo 2³² of the 32-bit words of an array, each multiplied by an odd number that
+depends on its position. Sums of integers do not depend on their order, so the digest is the same
+for every sharding, number of devices and number of processes, and no array travels to the host. An
+odd number is invertible modulo 2³²: a change of one element always changes the sum. Changes of
+several elements go unnoticed by one sum with probability 2⁻³²; there are two sums, with unrelated
+multipliers.
 """
 
 from collections.abc import Mapping
@@ -31,9 +32,9 @@ def digests(leaves: Mapping[str, Array | np.ndarray]) -> dict[str, str]:
     leaves: arrays of any type (typed keys too) and sharding. Under several processes all of them
       must call this with the same names.
   """
-  # Leaf by leaf: the many that are alike (parameters, average, moments) share one program. And one
-  # after the other: XLA's collectives on CPUs wait for each other for good when several independent
-  # programs with them are under way, as the sums over shards are.
+  # Leaf by leaf: leaves of the same shape (parameters, average, moments) share one program. And one
+  # after the other: the sums over shards are collectives, and XLA's collectives on CPUs deadlock
+  # when several independent programs run at once.
   sums = {name: jax.device_get(digest(x)) for name, x in leaves.items()}
   return {name: ''.join(f'{word:08x}' for word in s.ravel()) for name, s in sums.items()}
 
@@ -43,11 +44,15 @@ def digest(x: Array | np.ndarray) -> UInt32[Array, 'words sums']:
   """The digest of one array: for each 32-bit word of an element, two sums over the elements."""
   words = as_words(x)
   index = jnp.zeros(words.shape[:-1], jnp.uint32)
-  for axis, size in enumerate(index.shape):  # no reshape: it would gather a sharded array
+  # The position in row-major order, modulo 2³². Built axis by axis, because a reshape would gather
+  # a sharded array.
+  for axis, size in enumerate(index.shape):
     index = index * np.uint32(size % 2**32) + jax.lax.broadcasted_iota(
       jnp.uint32, index.shape, axis
     )
   axes = tuple(range(index.ndim))
+  # `| 1` makes the multipliers odd; the second ones mix the complement of the position, times the
+  # golden ratio's 32 bits, so that they are unrelated to the first.
   sums = [
     jnp.sum(words * multipliers[..., None], axes, dtype=jnp.uint32)
     for multipliers in (mix(index) | 1, mix(~index * np.uint32(0x9E3779B1)) | 1)
@@ -62,7 +67,7 @@ def as_words(x: Array | np.ndarray) -> UInt32[Array, '... words']:
     x = jax.random.key_data(x)
   if jnp.issubdtype(x.dtype, jnp.complexfloating):
     x = jnp.stack([x.real, x.imag], axis=-1)
-  if x.dtype == jnp.bool_:
+  if x.dtype == jnp.bool_:  # its bits cannot be cast
     x = x.astype(jnp.uint8)
   bits = jax.dtypes.itemsize_bits(x.dtype)
   words = jax.lax.bitcast_convert_type(x, WORDS[bits])
@@ -70,10 +75,10 @@ def as_words(x: Array | np.ndarray) -> UInt32[Array, '... words']:
 
 
 def mix(x: UInt32[Array, '...']) -> UInt32[Array, '...']:
-  """A bijection of 32-bit words whose output bits each depend on all input bits.
+  """A bijection of 32-bit words in which each output bit depends on all input bits.
 
-  Two rounds of xor-shift and multiplication, with the constants that C. Wellons found by search to
-  have the least bias ("Prospecting for Hash Functions", 2018: lowbias32).
+  Two rounds of xor-shift and multiplication, with the constants of least bias that C. Wellons found
+  by search ("Prospecting for Hash Functions", 2018: lowbias32).
   """
   x = (x ^ (x >> 16)) * np.uint32(0x7FEB352D)
   x = (x ^ (x >> 15)) * np.uint32(0x846CA68B)

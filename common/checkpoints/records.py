@@ -1,13 +1,13 @@
-"""What a checkpoint says of itself, and whether that is still so.
+"""The record of a checkpoint, and its verification.
 
-Beside the arrays, a step holds two JSON files, each with a checksum of its own:
+Besides the arrays, a step holds two JSON files, each with its own checksum:
 
   record/data.json   config, data position, metrics; shape, type and digest of each leaf
-  files.json         size and CRC-32 of every file, written when all of them are there
+  files.json         size and CRC-32 of every file, written after all of them are complete
 
-The CRCs find a damaged file cheaply and by name before anything is read from it. The digests say
-that the arrays on the devices are those that were saved, whatever happened on the way; they hold
-even if the run was killed before `files.json` was written.
+The CRCs find a damaged file cheaply and by name before anything is read from it. The digests prove
+that the arrays on the devices are the saved ones, whatever happened in between; they work even if
+the run was killed before it wrote `files.json`.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ import numpy as np
 from common.checkpoints import digests
 from common.files import atomic_write
 from common.method import PyTree
-from common.training.optimizers import path_name
+from common.trees import path_name
 
 RECORD = pathlib.Path('record', 'data.json')
 MANIFEST = pathlib.Path('files.json')
@@ -33,18 +33,19 @@ class CheckpointError(RuntimeError):
   """A checkpoint that cannot be written or read: what is wrong and where, in one line."""
 
 
-class Damaged(Exception):
-  """A step that cannot be trusted; the message says what is wrong with which leaf or file."""
+class DamagedCheckpoint(Exception):
+  """A step that failed verification; the message names the leaf or file and the problem."""
 
 
 def named_leaves(tree: PyTree) -> dict[str, Any]:
   """{'params/dense/kernel': leaf} for every leaf of a pytree, in the order of its leaves.
 
-  A named tuple and a dict with the same names are alike.
+  A named tuple and a dict with the same names give the same paths.
 
   Raises:
     CheckpointError: two leaves have the same name.
   """
+  # By name, not by position, so that an error can say which leaf differs.
   paths = jax.tree_util.tree_leaves_with_path(tree)
   named = {path_name(path): leaf for path, leaf in paths}
   if len(named) < len(paths):
@@ -53,44 +54,47 @@ def named_leaves(tree: PyTree) -> dict[str, Any]:
 
 
 def storable(name: str, x: Any) -> jax.Array | np.ndarray:
-  """The leaf as an array; one that every process holds for itself as a host array."""
+  """The leaf as an array; as a host array where every process holds its own copy."""
   if isinstance(x, jax.Array):
+    # With several processes Orbax saves global arrays. One that this process holds completely is
+    # the same on all of them, and goes in as a host array.
     alone = jax.process_count() > 1 and x.is_fully_addressable
     return np.asarray(x) if alone else x
   x = np.asarray(x)
   if x.dtype.kind in 'OSUM':
-    raise CheckpointError(f'{name} of the state is no array of numbers but {x.dtype}')
+    raise CheckpointError(f'{name} of the state must be an array of numbers, got {x.dtype}')
   return x.astype(jax.dtypes.canonicalize_dtype(x.dtype))
 
 
 def placed(name: str, x: Any) -> jax.ShapeDtypeStruct:
-  """Shape, type and sharding that a leaf is restored to; the first device if it says nothing."""
+  """Shape, type and sharding to restore a leaf to; by default it goes to the first device."""
   if not isinstance(x, jax.ShapeDtypeStruct):
     x = storable(name, x)
-  sharding = getattr(x, 'sharding', None)
+  sharding = None if isinstance(x, np.ndarray) else x.sharding
   if sharding is None:
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  # Before anything is read: an uneven sharding would otherwise fail deep inside Orbax.
   try:
     sharding.shard_shape(x.shape)
   except ValueError as e:
-    raise CheckpointError(f'{name} cannot be sharded as asked: {one_line(e)}') from e
+    raise CheckpointError(f'{name} cannot be sharded as requested: {one_line(e)}') from e
   return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
 
 def describe(leaves: Mapping[str, Any]) -> dict[str, list]:
-  """{name: [shape, type, digest]}, as the record holds it."""
+  """{name: [shape, type, digest]} for the record."""
   sums = digests.digests(leaves)
   return {name: [list(x.shape), str(x.dtype), sums[name]] for name, x in leaves.items()}
 
 
 def compare(path: pathlib.Path, there: Mapping[str, list], asked: Mapping, partial: bool) -> None:
-  """Raises CheckpointError that names the first leaf in which checkpoint and state differ.
+  """Raises CheckpointError naming the first leaf in which checkpoint and state differ.
 
   Args:
-    path: the step, for the message.
+    path: the folder of the step, for the message.
     there: the leaves as the record describes them.
-    asked: the leaves of the state to be restored.
-    partial: `there` may have leaves that were not asked for.
+    asked: the leaves of the state to restore.
+    partial: `there` may have more leaves than `asked`.
   """
   for name, x in asked.items():
     want = _shown(x.shape, x.dtype)
@@ -105,11 +109,12 @@ def compare(path: pathlib.Path, there: Mapping[str, list], asked: Mapping, parti
 
 
 def verify_leaves(there: Mapping[str, list], leaves: Mapping[str, jax.Array]) -> None:
-  """Raises Damaged unless each leaf is what the record says."""
+  """Raises DamagedCheckpoint unless each leaf matches the record."""
   found = describe(leaves)
   wrong = [name for name in leaves if found[name] != there[name]]
   if wrong:
-    raise Damaged(f'{wrong[0]} differs from what was saved ({len(wrong)} of {len(leaves)} leaves)')
+    names = f'{len(wrong)} of {len(leaves)} leaves'
+    raise DamagedCheckpoint(f'{wrong[0]} differs from what was saved ({names})')
 
 
 def write_manifest(path: pathlib.Path) -> None:
@@ -120,45 +125,52 @@ def write_manifest(path: pathlib.Path) -> None:
 
 
 def verify_files(path: pathlib.Path, share: int = 0, of: int = 1) -> None:
-  """Raises Damaged that names the first file which is not as it was written.
+  """Raises DamagedCheckpoint naming the first file that has changed since it was written.
 
-  A step without `files.json` passes: it is older than this check, or the run was killed just then.
+  A step without `files.json` passes: the run was killed before it was written, and the digests
+  still protect the arrays.
 
   Args:
-    path: the step.
-    share: which part of the files to check.
+    path: the folder of the step.
+    share: which part of the files to check; with several processes each checks one.
     of: the number of parts.
   """
   if not (path / MANIFEST).exists():
     return
   manifest = read_sealed(path, MANIFEST)
   for name in sorted(manifest)[share::of]:
+    # The size first, since it names the most common damage, a truncated file, most clearly.
     try:
       found = _size_and_crc(path / name)
     except OSError as e:
-      raise Damaged(f'{name}: {one_line(e)}') from e
+      raise DamagedCheckpoint(f'{name}: {one_line(e)}') from e
     if found[0] != manifest[name][0]:
-      raise Damaged(f'{name} has {found[0]} bytes instead of {manifest[name][0]}')
+      raise DamagedCheckpoint(f'{name} has {found[0]} bytes instead of {manifest[name][0]}')
     if found != manifest[name]:
-      raise Damaged(f'{name} has changed since it was written')
+      raise DamagedCheckpoint(f'{name} has changed since it was written')
 
 
 def seal(content: Any) -> dict[str, str]:
-  """JSON with a checksum, as `read_sealed` wants it."""
+  """A JSON text with its checksum, for `read_sealed`."""
+  # The checksum is that of the text, so reading needs no canonical form of JSON.
   text = json.dumps(content)
   return {'json': text, 'sha256': hashlib.sha256(text.encode()).hexdigest()}
 
 
 def read_sealed(path: pathlib.Path, name: pathlib.Path) -> dict:
-  """The sealed JSON file `name` of a step. Raises Damaged."""
+  """The content of the sealed JSON file `name` of a step.
+
+  Raises:
+    DamagedCheckpoint: it is missing, malformed, or does not match its checksum.
+  """
   try:
     sealed = json.loads((path / name).read_text(encoding='utf-8'))
     text = sealed['json']
-    whole = hashlib.sha256(text.encode()).hexdigest() == sealed['sha256']
+    intact = hashlib.sha256(text.encode()).hexdigest() == sealed['sha256']
   except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-    raise Damaged(f'{name}: {one_line(e)}') from e
-  if not whole:
-    raise Damaged(f'{name} does not match its checksum')
+    raise DamagedCheckpoint(f'{name}: {one_line(e)}') from e
+  if not intact:
+    raise DamagedCheckpoint(f'{name} does not match its checksum')
   return json.loads(text)
 
 
@@ -175,7 +187,7 @@ def _files(path: pathlib.Path) -> list[str]:
 def _size_and_crc(path: pathlib.Path) -> list[int]:
   size = crc = 0
   with path.open('rb') as file:
-    while block := file.read(2**20):
+    while block := file.read(2**20):  # by the megabyte: files may be larger than the memory
       size, crc = size + len(block), zlib.crc32(block, crc)
   return [size, crc]
 

@@ -25,24 +25,26 @@ def image_grid(
 
   Args:
     images: integers in [0, levels), with 1 (grey), 3 (RGB) or 4 (RGBA, on white) channels.
-    columns: images in a row; the places that are left in the last row stay empty.
-    scale: each pixel becomes a square of so many.
+    columns: images in a row; unused places of the last row stay empty.
+    scale: each pixel becomes a square of `scale` × `scale`.
     levels: 17 for scikit-learn's digits; the values are stretched to 0..255.
     gap: pixels (before scaling) between images and around them.
     background: grey value of the gaps.
 
   Raises:
-    ValueError: for no images, another number of channels, or fewer than one column or scale.
+    ValueError: for no images, another number of channels, or `columns` or `scale` below 1.
   """
   num, height, width, channels = images.shape
   if not num or channels not in (1, 3, 4):
-    raise ValueError(f'images of shape {images.shape}: give at least one, of 1, 3 or 4 channels')
+    raise ValueError(
+      f'a grid needs at least one image, of 1, 3 or 4 channels, got images of shape {images.shape}'
+    )
   if columns < 1 or scale < 1:
-    raise ValueError(f'columns={columns}, scale={scale}: both must be at least 1')
+    raise ValueError(f'columns and scale must be at least 1, got {columns} and {scale}')
   images = to_rgb(images, levels)
   columns = min(columns, num)
   rows = -(-num // columns)
-  tall, wide = height + gap, width + gap
+  tall, wide = height + gap, width + gap  # each image with the gap above and to the left of it
   grid = np.full((rows * tall + gap, columns * wide + gap, 3), background, np.uint8)
   for index, image in enumerate(images):
     top, left = gap + index // columns * tall, gap + index % columns * wide
@@ -53,10 +55,12 @@ def image_grid(
 def to_rgb(
   images: UInt8[np.ndarray, 'n height width channels'], levels: int = 256
 ) -> UInt8[np.ndarray, 'n height width 3']:
-  """Images of `levels` values and 1, 3 or 4 channels as RGB of 256 values, transparency white."""
+  """Images of `levels` values and 1, 3 or 4 channels as RGB of 256 values, on white."""
+  # [0, levels) to [0, 256): the largest value becomes 255.
   if levels != 256:
     images = np.round(images * (255.0 / (levels - 1))).clip(0, 255).astype(np.uint8)
   if images.shape[-1] == 4:
+    # Composited over white: alpha · colour + (1 − alpha) · 255.
     alpha = images[..., 3:] / 255.0
     images = np.round(images[..., :3] * alpha + 255.0 * (1.0 - alpha)).astype(np.uint8)
   return np.broadcast_to(images, (*images.shape[:-1], 3))
@@ -71,14 +75,15 @@ def captioned_rows(
   """Rows of images below a title, each with its caption on the left.
 
   Args:
-    title: a line above; the picture is as wide as it needs.
+    title: a line above; it can widen the picture.
     rows: caption and images of each row.
-    scale: each pixel of an image becomes a square of so many.
+    scale: each pixel of an image becomes a square of `scale` × `scale`.
     text_size: height of the letters, in pixels.
   """
   font = ImageFont.load_default(text_size)
   margin, line = text_size // 2, 2 * text_size
   grids = [image_grid(images, len(images), scale, background=255) for _, images in rows]
+  # Images start to the right of the longest caption; a row is as high as its images or its text.
   left = 2 * margin + int(max(font.getlength(caption) for caption, _ in rows))
   width = max(left + max(grid.shape[1] for grid in grids), int(font.getlength(title)) + margin)
   heights = [max(len(grid), line) for grid in grids]
@@ -101,12 +106,12 @@ def png_bytes(picture: UInt8[np.ndarray, 'height width 3']) -> bytes:
 
 
 def save_png(path: Path, picture: UInt8[np.ndarray, 'height width 3']) -> None:
-  """Writes a picture; under its name stands the whole of it or nothing."""
+  """Writes a picture as PNG, atomically."""
   atomic_write(path, png_bytes(picture))
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
-  """Writes an array as .npy; under its name stands the whole of it or nothing."""
+  """Writes an array as .npy, atomically."""
   buffer = io.BytesIO()
   np.save(buffer, array, allow_pickle=False)
   atomic_write(path, buffer.getvalue())

@@ -1,22 +1,21 @@
 """Plots of metrics, as SVG for light and for dark pages; small plots side by side, as pixels.
 
-Matplotlib is imported when one is drawn.
-
-Curves come from `metrics.jsonl` (`common.writers.read`): records with 'step', 'split' and scalars.
-Runs of either family share an axis, since both log the same names.
+Curves come from `metrics.jsonl` (`writers.read`): records with 'step', 'split' and scalars. Runs of
+both families can share an axis, since they log the same names. Matplotlib is imported only when a
+plot is drawn.
 """
 
 import contextlib
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
-# A plot of thousands of points says no more than one of hundreds, and weighs ten times as much.
+# A plot of thousands of points shows no more than one of hundreds, in ten times as many bytes.
 PLOT_POINTS = 400
-# Told apart on light and dark pages and by most colour-blind readers (after Okabe & Ito 2008).
+# Distinct on light and dark pages, and for most colour-blind readers (after Okabe & Ito 2008).
 COLOURS = ('#0084d1', '#d55e00', '#009e73', '#cc79a7', '#c99700', '#56b4e9', '#8c8c8c', '#8b5cf6')
 MARKERS = 'osD^vP*X'
 INK = {'light': '#30343b', 'dark': '#d5d9e0'}
@@ -27,8 +26,8 @@ class Plot(NamedTuple):
 
   Attributes:
     light, dark: SVG with a transparent background.
-    alt: what it shows, for those who do not see it.
-    caption: what stands below it.
+    alt: a description for readers who cannot see it.
+    caption: the text below it.
   """
 
   light: bytes
@@ -39,7 +38,7 @@ class Plot(NamedTuple):
 
 
 class Series(NamedTuple):
-  """Points of a curve or of a scatter plot; `error` is half the height of a bar, or None."""
+  """Points of a curve or of a scatter plot; `error` is half the height of each bar, or None."""
 
   x: Sequence[float]
   y: Sequence[float]
@@ -49,10 +48,10 @@ class Series(NamedTuple):
 def curve(
   records: Iterable[Mapping[str, Any]], metric: str, split: str = 'train', axis: str = 'step'
 ) -> Series:
-  """One metric of one split over `axis`, thinned to what a plot can show."""
+  """One metric of one split over `axis`, thinned to at most PLOT_POINTS points."""
   chosen = [r for r in records if r.get('split') == split and metric in r and axis in r]
-  stride = -(-len(chosen) // PLOT_POINTS) or 1
-  kept = chosen[::-1][::stride][::-1]  # the last point is always among them
+  stride = -(-len(chosen) // PLOT_POINTS) or 1  # rounded up; 1 for an empty curve
+  kept = chosen[::-1][::stride][::-1]  # from the end, so that the last point is always kept
   return Series([r[axis] for r in kept], [r[metric] for r in kept])
 
 
@@ -63,13 +62,13 @@ def compare(
   axis: str = 'step',
   **settings: Any,
 ) -> Plot | None:
-  """One metric of several runs on one axis; None where no run has it.
+  """One metric of several runs on one axis; None if no run has it.
 
   Args:
     runs: records by name of run.
     metric: the scalar to show.
-    split: of which split.
-    axis: what to show it over: 'step', or another scalar that is in the records.
+    split: the split to show.
+    axis: the horizontal axis: 'step', or another scalar of the records.
     **settings: of `line_plot`.
   """
   curves = {name: curve(records, metric, split, axis) for name, records in runs.items()}
@@ -88,19 +87,16 @@ def line_plot(
   caption: str = '',
 ) -> Plot:
   """Curves over a common axis, with a band of `error` around those that have one."""
+  return _plot(_draw_line, series, Axes(x_title, y_title, log_x, log_y), caption)
 
-  def draw(axes):
-    for index, (name, points) in enumerate(series.items()):
-      colour = COLOURS[index % len(COLOURS)]
-      single = 'o' if len(points.x) == 1 else None
-      axes.plot(points.x, points.y, color=colour, label=name, linewidth=1.6, marker=single)
-      if points.error is not None:
-        band = [
-          [y + sign * e for y, e in zip(points.y, points.error, strict=True)] for sign in (-1, 1)
-        ]
-        axes.fill_between(points.x, *band, color=colour, alpha=0.2, linewidth=0)
 
-  return _plot(draw, series, x_title, y_title, log_x, log_y, caption)
+def _draw_line(axes, index: int, name: str, points: Series) -> None:
+  colour = COLOURS[index % len(COLOURS)]
+  single = 'o' if len(points.x) == 1 else None  # a line of one point would be invisible
+  axes.plot(points.x, points.y, color=colour, label=name, linewidth=1.6, marker=single)
+  if points.error is not None:
+    band = [[y + sign * e for y, e in zip(points.y, points.error, strict=True)] for sign in (-1, 1)]
+    axes.fill_between(points.x, *band, color=colour, alpha=0.2, linewidth=0)
 
 
 def scatter_plot(
@@ -111,25 +107,24 @@ def scatter_plot(
   log_y: bool = False,
   caption: str = '',
 ) -> Plot:
-  """Points with error bars, told apart by colour and shape."""
+  """Points with error bars, distinguished by colour and shape."""
+  return _plot(_draw_points, series, Axes(x_title, y_title, log_x, log_y), caption)
 
-  def draw(axes):
-    for index, (name, points) in enumerate(series.items()):
-      style = dict(
-        color=COLOURS[index % len(COLOURS)], marker=MARKERS[index % len(MARKERS)], linestyle='none'
-      )
-      axes.errorbar(points.x, points.y, points.error, label=name, capsize=3, **style)
 
-  return _plot(draw, series, x_title, y_title, log_x, log_y, caption)
+def _draw_points(axes, index: int, name: str, points: Series) -> None:
+  style = dict(
+    color=COLOURS[index % len(COLOURS)], marker=MARKERS[index % len(MARKERS)], linestyle='none'
+  )
+  axes.errorbar(points.x, points.y, points.error, label=name, capsize=3, **style)
 
 
 class Panel(NamedTuple):
   """One of several small plots that share a legend.
 
   Attributes:
-    title: above it.
+    title: the text above it.
     lines: by name.
-    bands: by name: x, lower and upper end.
+    bands: by name: x, lower end and upper end.
   """
 
   title: str
@@ -140,16 +135,18 @@ class Panel(NamedTuple):
 def panels(
   several: Sequence[Panel], columns: int, x_title: str
 ) -> UInt8[np.ndarray, 'tall wide 3']:
-  """Panels side by side, as pixels on white. Lines and bands take colours by their order."""
+  """Panels side by side, as pixels on white. Lines and bands take their colours in order."""
   from matplotlib import figure as figures
   from matplotlib.backends.backend_agg import FigureCanvasAgg
 
   columns = min(columns, len(several))
   rows = -(-len(several) // columns)
+  # A figure and a canvas of our own: pyplot keeps its figures in global state.
   figure = figures.Figure((4.6 * columns, 2.2 * rows + 0.7), dpi=100, layout='constrained')
   canvas = FigureCanvasAgg(figure)
   grid = figure.subplots(rows, columns, squeeze=False)
   for axes, panel in zip(grid.flat, several, strict=False):
+    # Bands before lines, so that the lines stay visible on top.
     for index, (name, (x, low, high)) in enumerate(panel.bands.items()):
       shade = dict(color=COLOURS[len(panel.lines) - 1], alpha=0.2 + 0.15 * index, linewidth=0)
       axes.fill_between(x, low, high, label=name, **shade)
@@ -168,29 +165,43 @@ def panels(
   return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _plot(draw, series, x_title, y_title, log_x, log_y, caption) -> Plot:
+class Axes(NamedTuple):
+  """Titles and scales of the two axes of a plot."""
+
+  x_title: str
+  y_title: str
+  log_x: bool
+  log_y: bool
+
+
+def _plot(
+  draw: Callable[..., None], series: Mapping[str, Series], titles: Axes, caption: str
+) -> Plot:
+  """Draws each series by `draw(axes, index, name, points)`, once for light and once for dark."""
   images = {}
-  columns = 2 if max(map(len, series)) <= 20 else 1
+  columns = 2 if max(map(len, series)) <= 20 else 1  # of the legend, by its longest name
   for theme, ink in INK.items():
     with _figure(ink, legend_rows=-(-len(series) // columns)) as (figure, axes):
-      draw(axes)
-      axes.set(xlabel=x_title, ylabel=y_title)
-      if log_x:
+      for index, (name, points) in enumerate(series.items()):
+        draw(axes, index, name, points)
+      axes.set(xlabel=titles.x_title, ylabel=titles.y_title)
+      if titles.log_x:
         axes.set_xscale('log')
         _plain_ticks(axes.xaxis)
-      if log_y:
+      if titles.log_y:
         axes.set_yscale('log')
         _plain_ticks(axes.yaxis)
       figure.legend(loc='outside lower center', ncols=columns, frameon=False, labelcolor=ink)
       buffer = io.BytesIO()
+      # Without a date: the same numbers give the same bytes.
       figure.savefig(buffer, format='svg', transparent=True, metadata={'Date': None})
       images[theme] = buffer.getvalue()
-  alt = f'{y_title} over {x_title} for {", ".join(series)}'
+  alt = f'{titles.y_title} over {titles.x_title} for {", ".join(series)}'
   return Plot(images['light'], images['dark'], alt, caption)
 
 
 def _plain_ticks(axis) -> None:
-  """Ticks of a logarithmic axis that say 0.2 and 50, not 2·10⁻¹ and 5·10¹."""
+  """Labels the ticks of a logarithmic axis as 0.2 and 50, not as 2·10⁻¹ and 5·10¹."""
   from matplotlib import ticker
 
   axis.set_major_locator(ticker.LogLocator(10, (1.0, 2.0, 5.0)))
@@ -200,12 +211,12 @@ def _plain_ticks(axis) -> None:
 
 @contextlib.contextmanager
 def _figure(ink: str, legend_rows: int):
-  """A figure of a size whose letters a phone still shows legibly; no window, no global state."""
+  """A figure whose letters are legible on a phone; opens no window, changes no global state."""
   import matplotlib
   from matplotlib import figure as figures
 
   style = {
-    'svg.hashsalt': 'twofold',  # the same picture for the same numbers
+    'svg.hashsalt': 'twofold',  # fixed, so that identifiers in the SVG are reproducible
     'font.size': 10,
     'axes.edgecolor': ink,
     'axes.labelcolor': ink,

@@ -1,7 +1,8 @@
 """A report for people: one self-contained HTML page.
 
-A report is data: sections of blocks (text, pictures, plots, tables, claims, facts). The page holds
-its images as data URIs and its style inline, so it opens anywhere, without a network.
+A report is data: sections of blocks (text, pictures, plots, tables, claims, facts). The page
+contains its images as data URIs and its style inline, so it opens anywhere, without a network. The
+template chooses how to draw a block by its `kind`.
 """
 
 import base64
@@ -36,8 +37,8 @@ class Picture(NamedTuple):
 
   Attributes:
     png: its bytes.
-    alt: what it shows, for those who do not see it.
-    caption: what stands below it.
+    alt: a description for readers who cannot see it.
+    caption: the text below it.
   """
 
   png: bytes
@@ -47,7 +48,7 @@ class Picture(NamedTuple):
 
 
 class Quote(NamedTuple):
-  """A text that is shown as it is, with its caption."""
+  """A text shown verbatim, with its caption."""
 
   text: str
   caption: str = ''
@@ -85,7 +86,7 @@ class Table(NamedTuple):
 
 
 class Verdict(NamedTuple):
-  """A claim and what the measurements say of it: 'holds', 'fails' or 'undecided'."""
+  """A claim, and whether it 'holds', 'fails' or is 'undecided' by the measurements."""
 
   text: str
   verdict: str
@@ -107,16 +108,17 @@ class Facts(NamedTuple):
 
 
 class Section(NamedTuple):
-  """A heading and what stands below it."""
+  """A heading and the blocks below it."""
 
   title: str
   blocks: Sequence[NamedTuple]
 
 
 def environment() -> dict[str, str]:
-  """What a number was measured with: command, machine, date, versions."""
+  """The conditions of a measurement: command, machine, date, versions."""
   devices = jax.devices()
-  cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+  # The cores that this process may use: a container often has fewer than the machine.
+  cores = len(os.sched_getaffinity(0)) if sys.platform == 'linux' else os.cpu_count()
   versions = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'scikit-learn')
   return {
     'command': command(),
@@ -129,25 +131,34 @@ def environment() -> dict[str, str]:
 
 
 def command() -> str:
-  """The command line that started this program, as one would type it."""
-  spec = getattr(sys.modules['__main__'], '__spec__', None)
+  """The command line that started this program, as a user would type it."""
+  spec = sys.modules['__main__'].__spec__  # None unless started by `python -m`
   program = ['python', '-m', spec.name] if spec else ['python', sys.argv[0]]
   return shlex.join([*program, *sys.argv[1:]])
 
 
-def report(path: Path, title: str, sections: Sequence[Section], subtitle: str = '') -> None:
+def write_report(path: Path, title: str, sections: Sequence[Section], subtitle: str = '') -> None:
   """Writes a report as one self-contained HTML file.
 
   Args:
-    path: where to.
+    path: the file to write.
     title: of the page.
-    sections: what it holds. All text is escaped.
+    sections: the content. All text is escaped.
     subtitle: a line below the title.
   """
+  # `StrictUndefined`: a block that lacks what the template draws is an error, not an empty space.
   engine = jinja2.Environment(
     autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
   )
-  engine.filters['base64'] = lambda data: base64.b64encode(data).decode()
-  engine.filters['cell'] = lambda cell: Cell(cell) if isinstance(cell, str) else cell
+  engine.filters['base64'] = _as_base64
+  engine.filters['cell'] = _as_cell
   template = engine.from_string(TEMPLATE.read_text(encoding='utf-8'))
   atomic_write(path, template.render(title=title, subtitle=subtitle, sections=sections))
+
+
+def _as_base64(data: bytes) -> str:
+  return base64.b64encode(data).decode()
+
+
+def _as_cell(cell: str | Cell) -> Cell:
+  return Cell(cell) if isinstance(cell, str) else cell

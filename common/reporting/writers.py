@@ -1,8 +1,10 @@
-"""What a run tells while it goes: metrics as JSON lines and TensorBoard events, progress."""
+"""What a run reports while it runs: metrics as JSON lines and TensorBoard events, and progress."""
 
 import collections
+import io
 import json
 import math
+import os
 import pathlib
 import sys
 import time
@@ -16,6 +18,7 @@ from jaxtyping import UInt8
 
 from common.files import atomic_write
 
+Path = str | os.PathLike
 FILE = 'metrics.jsonl'
 NOT_FINITE = {'NaN': math.nan, 'Infinity': math.inf, '-Infinity': -math.inf}
 
@@ -23,36 +26,38 @@ NOT_FINITE = {'NaN': math.nan, 'Infinity': math.inf, '-Infinity': -math.inf}
 class Writer:
   """Metrics of one run: `metrics.jsonl`, and TensorBoard events in `tensorboard/`.
 
-  A line is one JSON object: `step`, `split`, `time` (seconds since 1970) and the scalars. JSON has
-  no NaN and no infinity, so they are written as the strings 'NaN', 'Infinity' and '-Infinity';
-  `read` gives them back as floats. TensorBoard gets the finite values only.
+  Each line is a JSON object with `step`, `split`, `time` (seconds since 1970) and the scalars. JSON
+  has no NaN or infinity, so these are written as the strings 'NaN', 'Infinity' and '-Infinity';
+  `read` converts them back to floats. TensorBoard gets only the finite values.
 
   Only process 0 writes; on the others every method does nothing. A context manager.
 
   Args:
-    workdir: the folder of the run; made if it is missing.
-    step: where the run goes on from, 0 for a new one. Lines of later steps, and half a line at the
-      end of the file, are dropped: the run is about to write them again. None keeps all.
+    workdir: the folder of the run; created if it is missing.
+    step: the step that the run starts or resumes from. Lines of later steps, and an incomplete last
+      line, are removed: the run is about to write them again. None keeps all lines.
     tensorboard: also write TensorBoard events.
   """
 
-  def __init__(self, workdir, *, step: int | None = None, tensorboard: bool = True):
+  def __init__(self, workdir: Path, *, step: int | None = None, tensorboard: bool = True):
     self._file = self._events = None
     if jax.process_index() != 0:
       return
     workdir = pathlib.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     if step is not None:
-      _forget_after(workdir / FILE, step)
+      # Before the file is opened for appending.
+      _remove_lines_after(workdir / FILE, step)
     self._file = (workdir / FILE).open('a', encoding='utf-8')
     if tensorboard:
       from tensorboardX import SummaryWriter
 
-      # purge_step: TensorBoard ignores what the run wrote for later steps before it was stopped.
+      # purge_step: TensorBoard ignores the events that the interrupted run wrote for later steps.
       self._events = SummaryWriter(
         str(workdir / 'tensorboard'),
         purge_step=step + 1 if step else None,
-        filename_suffix=f'.{time.time_ns()}',  # by itself it is named by the second
+        # Its own file names count in seconds: two starts within one would share a file.
+        filename_suffix=f'.{time.time_ns()}',
       )
 
   def __enter__(self) -> 'Writer':
@@ -71,14 +76,15 @@ class Writer:
     """
     if self._file is None:
       return
+    # `float` waits for values that are still on a device.
     values = {name: float(value) for name, value in values.items()}
     if reserved := values.keys() & {'step', 'split', 'time'}:
-      raise ValueError(f'no metric can be called {sorted(reserved)[0]!r}')
+      raise ValueError(f'a metric cannot be called {sorted(reserved)[0]!r}; rename it')
     now = time.time()
     line = {'step': int(step), 'split': split, 'time': round(now, 3)}
     line |= {name: _to_json(value) for name, value in values.items()}
     self._file.write(json.dumps(line, allow_nan=False) + '\n')
-    self._file.flush()
+    self._file.flush()  # a killed run keeps its lines
     if self._events is not None:
       for name, value in values.items():
         if math.isfinite(value):
@@ -90,8 +96,9 @@ class Writer:
       self._events.add_image(name, grid, step, dataformats='HWC')
 
   def text(self, step: int, name: str, text: str) -> None:
-    """Shows a text under `name` in TensorBoard, its lines as they are."""
+    """Shows a text under `name` in TensorBoard, line by line."""
     if self._events is not None:
+      # TensorBoard renders Markdown; four spaces make it a block of code.
       self._events.add_text(name, '\n'.join(f'    {line}' for line in text.splitlines()), step)
 
   def flush(self) -> None:
@@ -108,17 +115,17 @@ class Writer:
     self._file = self._events = None
 
 
-def read(workdir, split: str | None = None) -> list[dict[str, Any]]:
-  """The lines of `metrics.jsonl` in the order they were written, numbers as floats.
+def read(workdir: Path, split: str | None = None) -> list[dict[str, Any]]:
+  """The lines of `metrics.jsonl`, in the order in which they were written.
 
-  A half-written last line is left out; no file gives an empty list.
+  An incomplete last line is left out. Without the file the list is empty.
 
   Args:
     workdir: the folder of the run.
-    split: only the lines of this split.
+    split: return only the lines of this split.
 
   Raises:
-    ValueError: a line before the last is no JSON object with a step.
+    ValueError: a complete line is not a JSON object with a step and a split.
   """
   lines = _complete_lines(pathlib.Path(workdir) / FILE)
   rows = [{k: _from_json(k, v) for k, v in row.items()} for _, row in lines]
@@ -126,24 +133,24 @@ def read(workdir, split: str | None = None) -> list[dict[str, Any]]:
 
 
 def _complete_lines(path: pathlib.Path) -> list[tuple[str, dict]]:
-  """(text, object) of each line; a last line that was cut off is left out."""
+  """(text, object) of each line, without an incomplete last line."""
   if not path.exists():
     return []
   texts = path.read_text(encoding='utf-8', errors='replace').split('\n')
-  texts.pop()  # '' after the last line break, or what was cut off before it
+  texts.pop()  # '' after the last line break, or the incomplete line without one
   lines = []
   for number, text in enumerate(texts, 1):
     try:
       row = json.loads(text)
-      row['step'], row['split']
+      row['step'], row['split']  # raises unless both are there
     except (ValueError, KeyError, TypeError):
       raise ValueError(f'{path}, line {number}: not a line of metrics: {text[:80]!r}') from None
     lines.append((text, row))
   return lines
 
 
-def _forget_after(path: pathlib.Path, step: int) -> None:
-  """Drops the lines of steps after `step`, and what was cut off, in one move."""
+def _remove_lines_after(path: pathlib.Path, step: int) -> None:
+  """Removes the lines of steps after `step`, and an incomplete last line, in one operation."""
   if path.exists():
     kept = ''.join(text + '\n' for text, row in _complete_lines(path) if row['step'] <= step)
     atomic_write(path, kept)
@@ -160,18 +167,18 @@ def _from_json(name: str, value: Any) -> Any:
 
 
 class Progress:
-  """How far a run is: a line that is redrawn on a terminal, a plain line of log elsewhere.
+  """The progress of a run: one line, redrawn, on a terminal; plain log lines elsewhere.
 
-  Rate and time left are measured over the last `window` reports, and the first report only starts
-  the clock: compilation happens before it.
+  Rate and time left are measured over the last `window` reports. The first report only starts the
+  clock, since compilation happens before it.
 
   Args:
     total: the last step.
-    step: the step that the run starts from.
+    step: the step that the run starts or resumes from.
     batch_size: examples in a step, over all processes.
-    log_every: where there is no terminal, at least so many steps lie between two lines.
-    window: reports that the rate is measured over.
-    stream: where the line goes; standard error by default.
+    log_every: the least number of steps between two log lines, where there is no terminal.
+    window: the number of reports over which the rate is measured.
+    stream: the stream to write to; standard error by default.
   """
 
   def __init__(
@@ -182,11 +189,11 @@ class Progress:
     batch_size: int = 1,
     log_every: int = 100,
     window: int = 20,
-    stream=None,
+    stream: io.TextIOBase | None = None,
   ):
     self._total, self._batch_size, self._log_every = total, batch_size, log_every
     self._seen = collections.deque(maxlen=window + 1)  # (step, time) of the last reports
-    self._paused = 0.0  # seconds that went into something else than training
+    self._paused = 0.0  # seconds in which the run did not train
     self._logged = step
     self._bar = None
     stream = stream or sys.stderr
@@ -210,13 +217,15 @@ class Progress:
 
   def rate(self) -> float | None:
     """Steps per second over the recent reports; None before there are two."""
+    # Over the whole window, not the last pair: single reports jitter.
     if len(self._seen) < 2:
       return None
     (first, start), (last, now) = self._seen[0], self._seen[-1]
     return (last - first) / max(now - start, 1e-9)
 
   def pause(self) -> None:
-    """Call after work that is no training (evaluation, sampling), to keep it out of the rate."""
+    """Excludes the time since the last report (evaluation, sampling) from the rate."""
+    # The clock of `_now` stands still from the last report until now.
     if self._seen:
       self._paused += self._now() - self._seen[-1][1]
 
@@ -224,10 +233,11 @@ class Progress:
     return time.monotonic() - self._paused
 
   def report(self, step: int, loss: float | None = None) -> None:
-    """Tells that `step` is done; `loss` is the latest known."""
+    """Reports that `step` is done; `loss` is the latest known loss."""
     self._seen.append((step, self._now()))
     if self._silent:
       return
+    # tqdm redraws once, in `update`; setting the text must not draw as well.
     if self._bar is not None:
       self._bar.set_description_str(self.text(step, loss), refresh=False)
       self._bar.update(step - self._bar.n)
@@ -236,7 +246,7 @@ class Progress:
       logging.info('%s', self.text(step, loss))
 
   def text(self, step: int, loss: float | None) -> str:
-    """'step 200/1000  loss 0.1234  5.1 steps/s  326 examples/s  2:37 left', what is known of it."""
+    """'step 200/1000  loss 0.1234  5.1 steps/s  326 examples/s  2:37 left', as far as known."""
     parts = [f'step {step}/{self._total}']
     if loss is not None:
       parts.append(f'loss {loss:.4g}')
@@ -246,7 +256,7 @@ class Progress:
     return '  '.join(parts)
 
   def close(self) -> None:
-    """Leaves the line as it is and goes to the next."""
+    """Ends the line."""
     if self._bar is not None:
       self._bar.close()
 

@@ -1,8 +1,8 @@
-"""Claims about the cells of a table, and what the measurements say of them.
+"""Claims about the cells of a table, and their verdicts by the measurements.
 
-A claim is data: a cell, a relation, another cell or a number. It *holds* where the 95 % interval of
-the difference lies wholly on the claimed side, *fails* where it lies wholly on the other, and is
-*undecided* in between.
+A claim is data: a cell, a relation, and another cell or a number. It *holds* if the 95 % interval
+of the difference lies entirely on the claimed side, *fails* if it lies entirely on the other side,
+and is *undecided* otherwise.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from common.evaluation.measures import Measure
 from common.reporting.report import Verdict
 
 CONFIDENCE = 0.95
-# From the worst to the best that can be said of a claim.
+# From worst to best.
 VERDICTS = ('fails', 'undecided', 'holds')
 
 Cells = tuple[str | tuple[str, ...], str]  # (row or rows, metric)
@@ -34,10 +34,11 @@ class Claim:
 
   Attributes:
     text: the claim, for a reader.
-    cell: (row, metric). With several rows, the claim is that one of them does it.
-    above, below, near: a number, or (row, metric); with several rows, it is claimed of each.
-    times: the claim is about so many times the other.
-    within: for `near`: how far apart they may be, as a fraction of the other.
+    cell: (row, metric). With several rows, it is claimed of at least one of them.
+    above, below, near: the other side: a number, or (row, metric). With several rows, the claim is
+      about each of them.
+    times: a factor of the other side.
+    within: for `near`: the largest difference allowed, as a fraction of the other side.
   """
 
   text: str
@@ -49,30 +50,40 @@ class Claim:
   within: Number = 0.0
 
   def __post_init__(self):
-    given = [name for name in ('above', 'below', 'near') if getattr(self, name) is not None]
+    given = list(self._sides())
     if len(given) != 1:
-      raise ConfigError(f'claim {self.text!r}: give one of above, below and near, not {given}')
+      raise ConfigError(
+        f'claim {self.text!r} needs exactly one of above, below and near, got {given}'
+      )
     if (given == ['near']) != (self.within > 0):
-      raise ConfigError(f'claim {self.text!r}: `within` goes with `near`, and is more than 0')
+      raise ConfigError(
+        f'claim {self.text!r}: near needs within > 0, and above and below take none, '
+        f'got {given[0]} and within={self.within}'
+      )
+
+  def _sides(self) -> dict[str, Cells | Number]:
+    """The relations that are given, with their other sides."""
+    sides = {'above': self.above, 'below': self.below, 'near': self.near}
+    return {relation: side for relation, side in sides.items() if side is not None}
 
   @property
   def relation(self) -> str:
     """'above', 'below' or 'near'."""
-    return next(name for name in ('above', 'below', 'near') if getattr(self, name) is not None)
+    return next(iter(self._sides()))
 
   @property
   def other(self) -> Cells | Number:
-    """What the cell is held against."""
-    return getattr(self, self.relation)
+    """The side that the cell is compared with."""
+    return self._sides()[self.relation]
 
   def cells(self) -> list[tuple[str, str]]:
-    """Every (row, metric) that the claim speaks of."""
+    """Every (row, metric) that the claim mentions."""
     sides = [self.cell] + ([] if isinstance(self.other, (int, float)) else [self.other])
     return [(row, metric) for rows, metric in sides for row in _each(rows)]
 
 
 class Estimate(NamedTuple):
-  """A mean, its standard error (None: unknown), and the degrees of freedom of the latter."""
+  """A mean, its standard error (None: unknown), and the degrees of freedom of that error."""
 
   value: float
   error: float | None
@@ -85,23 +96,25 @@ class Estimate(NamedTuple):
 
 
 def estimate(measures: Sequence[Measure]) -> Estimate | None:
-  """What measurements with several seeds say together; None where there is no value.
+  """The estimate from measurements with several seeds; None if there is no value.
 
-  Several values give their mean with the error of a mean, so a t-interval; one value gives its own
-  standard error.
+  Several values give their mean and the standard error of the mean, for a t-interval. A single
+  value gives its own standard error.
   """
   known = [measure for measure in measures if measure.value is not None]
   if not known:
     return None
+  # A single seed says nothing about the spread of training: its error is the measurement's alone.
   if len(known) == 1:
     return Estimate(float(known[0].value), known[0].standard_error)
   values = np.array([measure.value for measure in known])
+  # The spread of the seeds; the measurement's own error is part of it.
   error = values.std(ddof=1) / math.sqrt(len(values))
   return Estimate(float(values.mean()), float(error), len(values) - 1.0)
 
 
 def judge(claim: Claim, estimates: Mapping[tuple[str, str], Estimate | None]) -> Verdict:
-  """What the measurements say of a claim.
+  """The verdict on a claim.
 
   Args:
     claim: the claim.
@@ -109,6 +122,8 @@ def judge(claim: Claim, estimates: Mapping[tuple[str, str], Estimate | None]) ->
   """
   rows, metric = claim.cell
   best = None
+  # The best of the claim's rows, each by the worst of its comparisons: "one of these beats all of
+  # those".
   for row in _each(rows):
     worst = min(
       (
@@ -123,30 +138,35 @@ def judge(claim: Claim, estimates: Mapping[tuple[str, str], Estimate | None]) ->
 
 
 def _others(claim: Claim, estimates) -> list[tuple[str, Estimate | None]]:
-  """(name, estimate) of each thing that the cell is held against."""
+  """(name, estimate) of each side that the cell is compared with."""
   if isinstance(claim.other, (int, float)):
     return [('', Estimate(float(claim.other), 0.0))]
   rows, metric = claim.other
   return [(row, estimates.get((row, metric))) for row in _each(rows)]
 
 
-def _compare(claim: Claim, one: Estimate | None, name: str, other: Estimate | None):
+def _compare(
+  claim: Claim, one: Estimate | None, name: str, other: Estimate | None
+) -> tuple[str, str]:
   """(verdict, detail) of one cell against one other."""
+  # Without a value or an error there is no interval, and nothing to decide.
   if one is None or other is None:
     return 'undecided', 'not measured' if one is None else f'{name}: not measured'
   factor = f'{claim.times:g} × ' if claim.times != 1 else ''
   named = f' ({name})' if name else ''
   detail = f'{shown(one)} against {factor}{shown(other)}{named}'
   if one.error is None or other.error is None:
-    return 'undecided', f'{detail}; the error is not known'
+    return 'undecided', f'{detail}; the error is unknown'
   gap = one.value - claim.times * other.value
   half = _half_width(one, other, float(claim.times))
   low, high = gap - half, gap + half
+  # "near" holds inside ± within · |other|, and fails where the interval lies entirely outside.
   if claim.relation == 'near':
     room = claim.within * abs(claim.times * other.value)
     return _verdict(low >= -room and high <= room, low > room or high < -room), detail
   if claim.relation == 'below':
-    low, high = -high, -low
+    low, high = -high, -low  # "below" is "above" of the negated difference
+  # Two exact values that are equal: neither is above the other.
   return _verdict(low > 0, high < 0 or low == high == 0), detail
 
 
@@ -155,12 +175,13 @@ def _verdict(holds: bool, fails: bool) -> str:
 
 
 def _half_width(one: Estimate, other: Estimate, times: float) -> float:
-  """Of the interval of one - times · other (Welch 1947)."""
+  """Half the width of the interval of one − times · other (Welch 1947)."""
   parts = [(one.error**2, one.freedom), ((times * other.error) ** 2, other.freedom)]
   variance = sum(part for part, _ in parts)
   if variance == 0:
     return 0.0
   spread = sum(part**2 / freedom for part, freedom in parts)
+  # Welch–Satterthwaite: ν = (Σ sᵢ²)² / Σ (sᵢ⁴ / νᵢ); exact parts do not reduce it.
   freedom = variance**2 / spread if spread > 0 else math.inf
   return _quantile(freedom) * math.sqrt(variance)
 
@@ -176,16 +197,17 @@ def _each(rows: str | tuple[str, ...]) -> tuple[str, ...]:
 
 
 def shown(found: Estimate | None) -> str:
-  """'0.957 ± 0.013': two digits of half the 95 % interval, and as many decimals of the value."""
+  """'0.957 ± 0.013': two digits of half the 95 % interval, and the value to the same decimals."""
   return '' if found is None else ' ± '.join(part for part in value_and_half(found) if part)
 
 
 def value_and_half(found: Estimate) -> tuple[str, str]:
-  """The two numbers of `shown`, as text; the second is empty where the value is exact."""
+  """The two numbers of `shown` as text; the second is empty if the value is exact."""
   if not found.half or not math.isfinite(found.half):
     whole = found.value.is_integer() and abs(found.value) < 1e15
     return (f'{found.value:,.0f}' if whole else f'{found.value:.4g}'), ''
   if abs(found.value) < 1e-3:
     return f'{found.value:.3g}', f'{found.half:.2g}'
+  # Two significant digits of the half-width: 1 − ⌊log₁₀ half⌋ decimals.
   decimals = max(1 - math.floor(math.log10(found.half)), 0)
   return f'{found.value:,.{decimals}f}', f'{found.half:,.{decimals}f}'

@@ -1,8 +1,8 @@
-"""A study is a table as data: rows and columns, published cells, and the claims a paper makes.
+"""A study is a table as data: rows and columns, published cells, and the claims of a paper.
 
-`run` trains what a study needs, each model once, and measures every cell. What is finished is kept
-in the work folder under a hash of what it depends on, so that the same command goes on where it
-stopped, and a row that is added later costs only itself.
+`run` trains every model that a study needs, each once, and measures every cell. Results are kept in
+the work folder under a hash of everything they depend on. The same command therefore resumes a
+study that was interrupted, and a row that is added later costs only its own training.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from absl import logging
 
-from common.config import ConfigError, flatten, pick, suggestion
+from common.config import ConfigError, flatten, freeze, pick, suggestion
 from common.evaluation.measures import Evaluation, Measure
 from common.files import atomic_write
 from common.reporting import pictures, report
@@ -22,7 +22,7 @@ from common.studies.claims import Claim, Estimate, estimate, judge
 
 # Sections of a config that training does not depend on.
 SAMPLING, MEASURING = ('sampling.',), ('evaluation.', 'likelihood.')
-PICTURE_WIDTH = 700  # pixels of a picture of samples, at least
+PICTURE_WIDTH = 700  # the least width of a picture of samples, in pixels
 
 Config = dict[str, Any]
 
@@ -33,8 +33,8 @@ class Row:
 
   Attributes:
     name: of the row.
-    config: settings of the training config that differ from the study's, by dotted key. A dict as
-      a value replaces a whole component.
+    config: settings of the training config that differ from the study's, by dotted key. A value
+      that is a dict replaces a whole component.
     sampling: sampler options. Rows that differ only in these share one trained model.
     base: a config file ('FILE.py:variant') in place of the study's.
   """
@@ -47,7 +47,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-  """A table to be measured.
+  """A table to measure.
 
   Attributes:
     name: short, for files.
@@ -55,14 +55,14 @@ class Study:
     base: the config file that rows start from, 'FILE.py:variant'.
     rows: of the table.
     metrics: its columns, by name of metric.
-    paper: whose table it is, with its number: the source of the published cells.
+    paper: the paper and the number of its table: the source of the published cells.
     scale: the size at which it is run ('demo', 'cpu', 'paper').
-    about: a paragraph on what is compared with what.
+    about: a paragraph on what the study compares.
     config: settings for all rows, by dotted key.
-    published: by (row, metric), a number or what the paper writes ('diverges').
-    published_as: by metric, what the published column is, where it is not the same quantity.
-    claims: what the paper, or the study, asserts.
-    plots: (metric along x, metric along y) of the pictures in the report.
+    published: by (row, metric), a number or the paper's word ('diverges').
+    published_as: by metric, the title of the published column if it is a different quantity.
+    claims: the assertions of the paper, or of the study.
+    plots: (metric along x, metric along y) of each scatter plot in the report.
     seeds: one run per row and seed.
   """
 
@@ -86,10 +86,10 @@ class Job(NamedTuple):
   """One row with one seed.
 
   Attributes:
-    row, seed: which.
-    config: to train, with the seed in it.
-    folder: of the trained model.
-    keys: names of the files that hold its cells, for metrics of the model and of its samples.
+    row, seed: the row and the seed.
+    config: the config to train, with the seed.
+    folder: the folder of the trained model.
+    keys: names of the files of its cells: for metrics of the model, and of its samples.
   """
 
   row: Row
@@ -100,14 +100,14 @@ class Job(NamedTuple):
 
 
 class Results(NamedTuple):
-  """What a study found.
+  """The results of a study.
 
   Attributes:
-    study: what was asked.
+    study: the study.
     measures: by (row, metric), one per seed that was measured.
-    pictures: samples by row, as PNG files, or text files where the data is text.
+    pictures: samples by row, as PNG files, or as text files where the data is text.
     folders: of the trained models by row (first seed).
-    failures: by row, why it has no cells.
+    failures: by row, the reason why it has no cells.
   """
 
   study: Study
@@ -117,11 +117,11 @@ class Results(NamedTuple):
   failures: dict[str, str]
 
   def estimates(self) -> dict[tuple[str, str], Estimate | None]:
-    """What the seeds say together, by (row, metric)."""
+    """The estimate from all seeds, by (row, metric)."""
     return {cell: estimate(measures) for cell, measures in self.measures.items()}
 
   def verdicts(self) -> list[report.Verdict]:
-    """What the measurements say of each claim."""
+    """The verdict on each claim."""
     estimates = self.estimates()
     return [judge(claim, estimates) for claim in self.study.claims]
 
@@ -131,19 +131,19 @@ def plan(
   load: Callable[[str, Mapping[str, Any]], Mapping[str, Any]],
   workdir: pathlib.Path,
   known_metrics: Iterable[str],
-  free: Collection[str] = (),
+  changeable: Collection[str] = (),
 ) -> list[Job]:
-  """Checks a study, and lists what is to be done. Nothing is trained and nothing written.
+  """Checks a study, and lists its jobs. Trains nothing and writes nothing.
 
   Args:
     study: the table.
-    load: (base, overrides) -> config; `experiments.families.load_config`.
-    workdir: where trained models and cells are kept.
+    load: (base, overrides) -> config; a config file, completed.
+    workdir: the folder for trained models and cells.
     known_metrics: names that `evaluate` knows.
-    free: prefixes of settings that may differ between two runs of one model.
+    changeable: prefixes of settings that may differ between two runs of one model.
 
   Raises:
-    ConfigError: for anything in the study that names what is not there, or is there twice.
+    ConfigError: for unknown names, and for names or rows that occur twice.
   """
   _check(study, set(known_metrics))
   jobs, same = [], {}
@@ -151,17 +151,19 @@ def plan(
     for key in row.config:
       if key.startswith(('sampling.', 'evaluation.')):
         raise ConfigError(
-          f'row {row.name!r} sets {key}, which is no part of training: put sampler options into '
-          'its `sampling`, and evaluation settings into the `config` of the study'
+          f'row {row.name!r} sets {key}, which training does not depend on: put sampler options '
+          'into its `sampling`, and evaluation settings into the `config` of the study'
         )
     overrides = {**study.config, **row.config}
     for seed in study.seeds:
-      config = load(row.base or study.base, {**overrides, 'seed': seed})
-      config = config.to_dict() if hasattr(config, 'to_dict') else dict(config)
-      job = _job(row, seed, config, workdir, free)
+      config = freeze(load(row.base or study.base, {**overrides, 'seed': seed}))
+      job = _job(row, seed, config, workdir, changeable)
+      # The key of its samples covers everything that a row depends on.
       twin = same.setdefault(job.keys[1], job)
       if twin is not job:
-        raise ConfigError(f'rows {twin.row.name!r} and {row.name!r} are the same')
+        raise ConfigError(
+          f'rows {twin.row.name!r} and {row.name!r} have the same settings; remove one of them'
+        )
       jobs.append(job)
   return jobs
 
@@ -175,68 +177,78 @@ def run(
   of_model: Collection[str] = (),
   say: Callable[[str], None] = print,
 ) -> Results:
-  """Trains and measures whatever is not finished.
+  """Trains and measures everything that is not finished.
 
-  A row that fails is reported, and the others go on. Exceptions that are no errors (`SystemExit`,
-  `KeyboardInterrupt`) end the run; what is finished by then is kept.
+  A row that fails is reported, and the others continue. `SystemExit` and `KeyboardInterrupt` end
+  the run; everything finished by then is kept.
 
   Args:
     jobs: from `plan`.
     study: the same.
     workdir: the same.
-    train: (config, folder): trains, or goes on with what is there, and returns when it is finished.
+    train: (config, folder): trains or resumes the run there; returns once it is finished.
     evaluate: (config, folder, metrics, sampler options) -> what it measured.
     of_model: metrics that do not depend on sampler options: measured once per model.
-    say: told the progress.
+    say: called with lines of progress.
   """
-  measures, pictures, folders, failures = {}, {}, {}, {}
-  broken: dict[pathlib.Path, str] = {}  # models that failed: not tried again for the next row
+  results = Results(study, {}, {}, {}, {})
+  broken: dict[pathlib.Path, str] = {}  # models whose training failed: not tried for the next row
   for number, job in enumerate(jobs, 1):
     name = job.row.name
     label = f'[{number}/{len(jobs)}] {name}' + (f', seed {job.seed}' if job.seed else '')
-    store = _Store(workdir / 'cells', job.keys, of_model)
+    store = CellStore(workdir / 'cells', job.keys, of_model)
     missing = store.missing(study.metrics)
     try:
       if missing:
         if job.folder in broken:
           raise RuntimeError(broken[job.folder])
-        _train_once(job, train, broken, lambda text, label=label: say(f'{label}: {text}'))
+        if not _is_trained(job):
+          say(f'{label}: training in {job.folder}')
+          _train(job, train, broken)
         say(f'{label}: measuring {", ".join(missing)}')
-        store.keep(evaluate(job.config, job.folder, missing, dict(job.row.sampling)))
+        store.add(evaluate(job.config, job.folder, missing, dict(job.row.sampling)))
       found = store.read()
       if left := store.missing(study.metrics):
         raise RuntimeError(f'no value came back for {", ".join(left)}')
-    except Exception as error:  # whatever it is: one row is lost, the study is not
+    except Exception as error:  # of any kind: it costs one row, not the study
       logging.exception('%s', label)
-      failures[name] = _one_line(error)
-      say(f'{label}: failed: {failures[name]}')
+      results.failures[name] = _one_line(error)
+      say(f'{label}: failed: {results.failures[name]}')
       continue
-    for metric in study.metrics:
-      measures[name, metric] = (*measures.get((name, metric), ()), found[metric])
-    folders.setdefault(name, job.folder)
-    for shown in (store.picture, store.texts):
-      if shown.exists():
-        pictures.setdefault(name, shown)
+    # Cells from the files, also those that were just measured: a resumed study reads the same.
+    _add(results, job, found, store)
     say(f'{label}: ' + ', '.join(f'{m} {_short(found[m])}' for m in study.metrics))
-  return Results(study, measures, pictures, folders, failures)
+  return results
 
 
-def _train_once(job: Job, train, broken: dict, say: Callable[[str], None]) -> None:
-  """Trains the job's model unless that was finished before."""
-  done = job.folder / 'trained'
-  if done.exists():
-    return
-  say(f'training in {job.folder}')
+def _add(results: Results, job: Job, found: Mapping[str, Measure], store: 'CellStore') -> None:
+  """Adds the cells of a job; picture and folder of a row are those of its first seed."""
+  name = job.row.name
+  for metric in results.study.metrics:
+    earlier = results.measures.get((name, metric), ())
+    results.measures[name, metric] = (*earlier, found[metric])
+  results.folders.setdefault(name, job.folder)
+  for path in (store.picture, store.texts):
+    if path.exists():
+      results.pictures.setdefault(name, path)
+
+
+def _is_trained(job: Job) -> bool:
+  return (job.folder / 'trained').exists()
+
+
+def _train(job: Job, train: Callable, broken: dict[pathlib.Path, str]) -> None:
+  """Trains the job's model, and notes whether that was finished or failed."""
   try:
     train(job.config, job.folder)
   except Exception as error:
     broken[job.folder] = _one_line(error)
     raise
-  atomic_write(done, '')
+  atomic_write(job.folder / 'trained', '')
 
 
-class _Store:
-  """The cells of one job: a file for metrics of the model, one for those of its samples."""
+class CellStore:
+  """The cells of one job: a file for metrics of the model, and one for metrics of its samples."""
 
   def __init__(self, folder: pathlib.Path, keys: tuple[str, str], of_model: Collection[str]):
     self.model, self.samples = (folder / f'{key}.json' for key in keys)
@@ -244,7 +256,7 @@ class _Store:
     self.of_model = of_model
 
   def read(self) -> dict[str, Measure]:
-    """Every measure that is kept. A damaged file counts as none."""
+    """Every stored measure. A damaged file counts as missing, so its cells are measured again."""
     found = {}
     for path in (self.model, self.samples):
       try:
@@ -254,12 +266,12 @@ class _Store:
     return found
 
   def missing(self, metrics: Iterable[str]) -> list[str]:
-    """Those of `metrics` that are not kept."""
+    """Those of `metrics` that are not stored."""
     found = self.read()
     return [metric for metric in metrics if metric not in found]
 
-  def keep(self, evaluation: Evaluation) -> None:
-    """Adds what was measured, and the picture of the samples."""
+  def add(self, evaluation: Evaluation) -> None:
+    """Adds measures, and the picture or texts of the samples."""
     found = self.read() | evaluation.measures
     display = evaluation.display
     if len(display.images):
@@ -267,18 +279,23 @@ class _Store:
       pictures.save_png(self.picture, display.picture(scale))
     if display.text:
       atomic_write(self.texts, display.text)
+    # The picture before the cells: once a cell is there, its row is never drawn again.
     for path, of_model in ((self.model, True), (self.samples, False)):
       kept = {k: v._asdict() for k, v in found.items() if (k in self.of_model) == of_model}
       atomic_write(path, json.dumps(kept, indent=2))
 
 
-def _job(row: Row, seed: int, config: Config, workdir: pathlib.Path, free) -> Job:
+def _job(
+  row: Row, seed: int, config: Config, workdir: pathlib.Path, changeable: Collection[str]
+) -> Job:
+  # What each result depends on: a model on what training reads, its metrics also on evaluation
+  # settings, and metrics of samples on sampler options too.
   flat = flatten(config)
   sampled = {k: v for k, v in flat.items() if k.startswith(SAMPLING)}
   measured = {k: v for k, v in flat.items() if k.startswith(MEASURING)}
-  others = (*SAMPLING, *MEASURING, *free)
+  others = (*SAMPLING, *MEASURING, *changeable)
   trained = {k: v for k, v in flat.items() if not k.startswith(others)}
-  # Names hang on content alone: neither a new name of a row nor a new row moves what is finished.
+  # Names depend on content alone: renaming, adding or moving a row keeps everything finished.
   folder = workdir / 'models' / f'{config.get("family") or "model"}-{_hash(trained)}'
   model = _hash([trained, measured])
   samples = _hash([trained, measured, sampled, dict(row.sampling)])
@@ -290,16 +307,17 @@ def _hash(value: Any) -> str:
 
 
 def _check(study: Study, known_metrics: set[str]) -> None:
-  """Everything that can be wrong in a study without a look at its configs."""
+  """Checks everything in a study that does not need its configs."""
   rows = [row.name for row in study.rows]
   for what, names in (('row', rows), ('metric', study.metrics), ('seed', study.seeds)):
     if not names:
       raise ConfigError(f'study {study.name!r} has no {what}s')
     for name in names:
       if list(names).count(name) > 1:
-        raise ConfigError(f'study {study.name!r} has the {what} {name!r} twice')
+        raise ConfigError(f'study {study.name!r} has the {what} {name!r} twice; remove one')
   for metric in study.metrics:
     pick(dict.fromkeys(known_metrics), metric, 'metric')
+  # Everything that names a cell: claims, published values, plots.
   cells = [(f'claim {claim.text!r}', *cell) for claim in study.claims for cell in claim.cells()]
   cells += [('a published cell', *cell) for cell in study.published]
   cells += [('a plot', rows[0], metric) for plot in study.plots for metric in plot]

@@ -1,6 +1,6 @@
 """A study's results as Markdown, CSV, JSON and as sections of a report.
 
-Measured and published cells stand side by side; a cell that nobody has published stays empty.
+Measured and published cells stand side by side; an unpublished cell stays empty.
 """
 
 import csv
@@ -26,23 +26,24 @@ from common.reporting.report import (
   Text,
   Verdicts,
 )
-from common.studies.claims import shown, value_and_half
+from common.studies.claims import Estimate, shown, value_and_half
 from common.studies.studies import Results
 
+Estimates = Mapping[tuple[str, str], Estimate | None]  # by (row, metric)
 TITLES = {name: metric.title for name, metric in METRICS.items()} | {
   'training_seconds': 'seconds of training'
 }
 
-LOSSES = 'Losses of different objectives are different quantities: compare curves of one kind.'
+LOSSES = 'Losses of different objectives are different quantities: compare only curves of one kind.'
 
 
 def title(metric: str) -> str:
-  """What a reader calls a metric."""
+  """A metric's name for readers."""
   return TITLES.get(metric, metric.replace('_', ' '))
 
 
 def columns(results: Results) -> list[tuple[str, bool]]:
-  """(metric, whether published) of each column: a published one only where there are such cells."""
+  """(metric, whether published) of each column; published ones only for metrics that have them."""
   published = {metric for _, metric in results.study.published}
   return [
     (metric, side)
@@ -52,7 +53,7 @@ def columns(results: Results) -> list[tuple[str, bool]]:
 
 
 def header(results: Results) -> list[str]:
-  """Titles of the columns, that of the rows first."""
+  """The title of each column, starting with the column of row names."""
   as_what = results.study.published_as
   return [
     'row',
@@ -64,7 +65,7 @@ def header(results: Results) -> list[str]:
 
 
 def notes(results: Results) -> list[str]:
-  """What a reader needs to know of the numbers: each metric's notes, seeds, sources, failures."""
+  """What a reader needs to know about the numbers: notes on metrics, seeds, sources, failures."""
   study = results.study
   lines = []
   for metric in study.metrics:
@@ -88,7 +89,7 @@ def _published(results: Results, row: str, metric: str) -> str:
 
 
 def markdown(results: Results, facts: Mapping[str, str]) -> str:
-  """The table, the claims and what the numbers were measured with, as Markdown."""
+  """The table, the claims and the conditions of measurement, as Markdown."""
   study, estimates = results.study, results.estimates()
   lines = [f'# {study.title}', '']
   lines += [line for part in (study.about, study.paper) if part for line in (part, '')]
@@ -117,7 +118,7 @@ def _bar(cells: Iterable[str]) -> str:
 
 
 def as_csv(results: Results) -> str:
-  """One line per row: for each metric its value, half the 95 % interval, and what is published."""
+  """One line per row: for each metric the value, half the 95 % interval, the published value."""
   published = {metric for _, metric in results.study.published}
   names = ['row']
   for metric in results.study.metrics:
@@ -130,6 +131,7 @@ def as_csv(results: Results) -> str:
     line = [row.name]
     for metric in results.study.metrics:
       found = estimates.get((row.name, metric))
+      # An exact value has an empty interval, a missing value two empty cells.
       line += ['', ''] if found is None else [found.value, '' if found.half is None else found.half]
       if metric in published:
         line.append(results.study.published.get((row.name, metric), ''))
@@ -138,18 +140,8 @@ def as_csv(results: Results) -> str:
 
 
 def as_json(results: Results, facts: Mapping[str, str]) -> str:
-  """Everything: each measurement of each seed, estimates, published cells, claims, environment."""
+  """All results: measurements of each seed, estimates, published cells, claims, environment."""
   study, estimates = results.study, results.estimates()
-
-  def cell(row: str, metric: str) -> dict[str, Any]:
-    found = estimates.get((row, metric))
-    return {
-      'value': found and found.value,
-      'interval': found and found.half,
-      'published': study.published.get((row, metric)),
-      'seeds': [measure._asdict() for measure in results.measures.get((row, metric), ())],
-    }
-
   record = {
     'study': study.name,
     'title': study.title,
@@ -160,7 +152,7 @@ def as_json(results: Results, facts: Mapping[str, str]) -> str:
         'name': row.name,
         'config': dict(row.config),
         'sampling': dict(row.sampling),
-        'cells': {metric: cell(row.name, metric) for metric in study.metrics},
+        'cells': {m: _cell_record(results, estimates, row.name, m) for m in study.metrics},
         'failed': results.failures.get(row.name),
       }
       for row in study.rows
@@ -171,24 +163,35 @@ def as_json(results: Results, facts: Mapping[str, str]) -> str:
   return json.dumps(record, indent=2)
 
 
+def _cell_record(results: Results, estimates: Estimates, row: str, metric: str) -> dict[str, Any]:
+  found = estimates.get((row, metric))
+  return {
+    'value': found and found.value,
+    'interval': found and found.half,
+    'published': results.study.published.get((row, metric)),
+    'seeds': [measure._asdict() for measure in results.measures.get((row, metric), ())],
+  }
+
+
 def sections(
   results: Results, facts: Mapping[str, str], records: Mapping[str, list[dict]]
 ) -> list[Section]:
   """The report of a study.
 
   Args:
-    results: of the study.
-    facts: what the numbers were measured with.
+    results: the results.
+    facts: the conditions of measurement.
     records: lines of `metrics.jsonl` of the trained models, by name.
   """
   study = results.study
-  found = []
+  found = []  # the answer first, then the numbers, then how they came about
   if study.claims:
     found.append(Section('Claims', [Verdicts(results.verdicts())]))
   about = [Text(study.about)] if study.about else []
   found.append(Section('Table', [*about, _table(results)]))
   if results.pictures:
     found.append(Section('Samples', [Gallery(_pictures(results))]))
+  # Curves of the runs' own logs, after the table's plots.
   drawn = [_scatter(results, x, y) for x, y in study.plots]
   drawn += [
     plots.compare(records, 'loss', 'train', log_y=True, caption=LOSSES),
@@ -211,6 +214,7 @@ def _table(results: Results) -> Table:
         continue
       estimate = estimates.get((row.name, metric))
       if estimate is None:
+        # A failed row says so once, in its first column.
         failed = row.name in results.failures and len(cells) == 1
         cells.append(Cell('failed' if failed else '', style='failed' if failed else ''))
         continue
@@ -227,6 +231,7 @@ def _pictures(results: Results) -> list[Picture | Quote]:
     if path := results.pictures.get(row.name):
       found = estimates.get((row.name, first))
       told = f': {title(first)} {shown(found)}' if found else ''
+      # Texts are shown as text; everything else was saved as a picture.
       if path.suffix == '.txt':
         pictures.append(Quote(path.read_text('utf-8'), row.name + told))
         continue
@@ -236,10 +241,10 @@ def _pictures(results: Results) -> list[Picture | Quote]:
 
 
 def overview(results: Results, height: float = 0.42) -> bytes | None:
-  """A picture for a page of text: a strip of samples for each row, as PNG; None without images.
+  """A strip of samples for each row, in one picture as PNG; None if no row has images.
 
   Args:
-    results: of the study.
+    results: the results.
     height: of a strip, in inches.
   """
   strips = {}
@@ -247,7 +252,7 @@ def overview(results: Results, height: float = 0.42) -> bytes | None:
     path = results.pictures.get(row.name)
     if path and path.suffix == '.png':
       picture = np.asarray(PillowImage.open(path))
-      strips[row.name] = picture[: len(picture) // PICTURE_ROWS]
+      strips[row.name] = picture[: len(picture) // PICTURE_ROWS]  # its first row of samples
   if not strips:
     return None
   import matplotlib.figure
@@ -269,6 +274,7 @@ def _scatter(results: Results, x: str, y: str) -> plots.Plot | None:
   points = {}
   for row in results.study.rows:
     along, up = (estimates.get((row.name, metric)) for metric in (x, y))
+    # The horizontal axis is logarithmic: it has no place for 0.
     if along is not None and up is not None and along.value > 0:
       points[row.name] = plots.Series([along.value], [up.value], [up.half or 0.0])
   if not points:

@@ -1,127 +1,162 @@
-"""Optax chains from the `optimizer` section of a config."""
+"""Optax chains and learning rates from the `optimizer` section of a config."""
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 
 import jax
 import optax
+from jaxtyping import Array, Float, Int
 
 from common.config import ConfigError, length, pick, suggestion
 from common.method import PyTree
+from common.trees import path_name
 
 
-def make_schedule(settings: Mapping, total: int, epoch: int) -> optax.Schedule:
+def make_lr_schedule(settings: Mapping, total: int, epoch: int) -> optax.Schedule:
   """Learning rate by step: a linear warm-up, then the schedule that `settings` names.
 
   Args:
     settings: the `optimizer` section of a config.
     total: steps in the run.
     epoch: steps in an epoch.
+
+  Raises:
+    ConfigError: for an unknown schedule, or a warm-up that leaves no step to train.
   """
   warmup = length(settings['warmup'], 'optimizer.warmup', epoch, total)
   if warmup >= total:
     raise ConfigError(f'optimizer.warmup is {warmup} of {total} steps: no step is left to train')
-  peak, final = settings['learning_rate'], settings['learning_rate'] * settings['final']
   cooldown = length(settings['cooldown'], 'optimizer.cooldown', epoch, total)
-  schedules = {
-    'constant': lambda: optax.constant_schedule(peak),
-    'cosine': lambda: optax.cosine_decay_schedule(peak, total - warmup, settings['final']),
-    'rsqrt': lambda: lambda n: peak * ((n + max(warmup, 1)) / max(warmup, 1)) ** -0.5,
-    'trapezoid': lambda: optax.join_schedules(
-      [optax.constant_schedule(peak), optax.linear_schedule(peak, final, cooldown)],
-      [max(total - warmup - cooldown, 0)],
-    ),
-  }
-  after = pick(schedules, settings['schedule'], 'optimizer.schedule')()
+  make = pick(LR_SCHEDULES, settings['schedule'], 'optimizer.schedule')
+  after_warmup = make(settings, total - warmup, warmup, cooldown)
   if warmup == 0:
-    return after
-  # From peak/warmup, not from 0, so that the first step moves.
+    return after_warmup
+  # From peak/warmup, not from 0, so that the first step moves the parameters.
+  peak = settings['learning_rate']
   rise = optax.linear_schedule(peak / warmup, peak, max(warmup - 1, 1))
-  return optax.join_schedules([rise, after], [warmup])
+  return optax.join_schedules([rise, after_warmup], [warmup])
 
 
-def make_schedules(settings: Mapping, total: int, epoch: int) -> dict[str, optax.Schedule]:
-  """The schedule of each of `settings.groups`, by name; see `make_schedule`."""
+# Schedules for the `steps` that follow the warm-up; optax counts from its end.
+
+
+def _constant(settings: Mapping, steps: int, warmup: int, cooldown: int) -> optax.Schedule:
+  del steps, warmup, cooldown
+  return optax.constant_schedule(settings['learning_rate'])
+
+
+def _cosine(settings: Mapping, steps: int, warmup: int, cooldown: int) -> optax.Schedule:
+  del warmup, cooldown
+  return optax.cosine_decay_schedule(settings['learning_rate'], steps, settings['final'])
+
+
+def _rsqrt(settings: Mapping, steps: int, warmup: int, cooldown: int) -> optax.Schedule:
+  del steps, cooldown
+  return functools.partial(_inverse_square_root, settings['learning_rate'], max(warmup, 1))
+
+
+def _inverse_square_root(
+  peak: float, timescale: int, n: int | Int[Array, '']
+) -> float | Float[Array, '']:
+  """peak · sqrt(timescale / (timescale + n)): at n = 0 the peak, where the warm-up ends."""
+  return peak * ((n + timescale) / timescale) ** -0.5
+
+
+def _trapezoid(settings: Mapping, steps: int, warmup: int, cooldown: int) -> optax.Schedule:
+  del warmup
+  peak = settings['learning_rate']
+  fall = optax.linear_schedule(peak, peak * settings['final'], cooldown)
+  return optax.join_schedules([optax.constant_schedule(peak), fall], [max(steps - cooldown, 0)])
+
+
+LR_SCHEDULES = {
+  'constant': _constant,
+  'cosine': _cosine,
+  'rsqrt': _rsqrt,
+  'trapezoid': _trapezoid,
+}
+
+
+def make_group_lr_schedules(settings: Mapping, total: int, epoch: int) -> dict[str, optax.Schedule]:
+  """The learning rate of each of `settings.groups`, by name; see `make_lr_schedule`."""
   groups = settings.get('groups') or {}
-  return {name: make_schedule(_of_group(settings, name), total, epoch) for name in groups}
+  return {name: make_lr_schedule(_group_settings(settings, name), total, epoch) for name in groups}
 
 
-def _of_group(settings: Mapping, name: str) -> dict:
-  """The settings of a group: those of the optimiser, with what the group replaces.
+def _group_settings(settings: Mapping, name: str) -> dict:
+  """The settings of a group: the optimiser's, except those that the group replaces.
 
   Raises:
     ConfigError: for a group without paths, or with a setting that groups do not have.
   """
+  # One norm is clipped for all groups, and `frozen` is one pattern: neither can be set for a group.
   group = dict(settings['groups'][name])
   known = (set(settings) | {'paths'}) - {'clip', 'frozen', 'groups'}
   for key in group:
     if key not in known:
       raise ConfigError(f'unknown setting optimizer.groups.{name}.{key};{suggestion(key, known)}')
   if not group.get('paths'):
-    raise ConfigError(f'optimizer.groups.{name} needs paths, a pattern of parameters')
+    raise ConfigError(f'optimizer.groups.{name} needs paths, a pattern of parameter names')
   return dict(settings) | group
 
 
 def decay_mask(pattern: str) -> Callable[[PyTree], PyTree]:
   """A function of parameters: True where weight decay applies, False where `pattern` matches."""
-
-  def mask(params: PyTree) -> PyTree:
-    return jax.tree_util.tree_map_with_path(
-      lambda path, _: not (pattern and re.search(pattern, path_name(path))), params
-    )
-
-  return mask
+  return functools.partial(_unmatched, pattern)
 
 
-def path_name(path) -> str:
-  """'a/b/kernel' for a path as `tree_map_with_path` gives it."""
-  return jax.tree_util.keystr(path, simple=True, separator='/')
+def _unmatched(pattern: str, params: PyTree) -> PyTree:
+  return jax.tree_util.tree_map_with_path(
+    lambda path, _: not (pattern and re.search(pattern, path_name(path))), params
+  )
 
 
-FROZEN, REST = 'frozen', ''  # names that no group has
+FROZEN, REST = 'frozen', ''  # labels that no group can have as its name
 
 
 def make_optimizer(
   settings: Mapping,
-  schedule: optax.Schedule,
-  schedules: Mapping[str, optax.Schedule] | None = None,
+  lr_schedule: optax.Schedule,
+  group_lr_schedules: Mapping[str, optax.Schedule] | None = None,
 ) -> optax.GradientTransformation:
   """The chain: clip by global norm, then the optimiser, with decoupled weight decay.
 
-  Parameters whose path `settings.frozen` matches do not move, do not count for the norm and have
-  no state. Of `settings.groups` the first whose `paths` match a parameter replaces settings for it.
+  Parameters whose path matches `settings.frozen` stay fixed, do not count for the norm and have no
+  optimiser state. For each parameter, the first of `settings.groups` whose `paths` match it
+  replaces settings.
 
   Args:
     settings: the `optimizer` section of a config.
-    schedule: the learning rate by step.
-    schedules: that of each group (`make_schedules`).
+    lr_schedule: the learning rate by step.
+    group_lr_schedules: that of each group (`make_group_lr_schedules`).
 
   Raises:
-    ConfigError: unknown optimiser or setting of a group; weight decay where the optimiser has none;
-      when the chain meets the parameters: paths that match none of them.
+    ConfigError: for an unknown optimiser or group setting; for weight decay where the optimiser has
+      none; and, when the chain first sees the parameters, for paths that match none of them.
   """
   groups, frozen = settings.get('groups') or {}, settings.get('frozen') or ''
   clip = [optax.clip_by_global_norm(settings['clip'])] if settings['clip'] else []
   if not groups and not frozen:
-    return optax.chain(*clip, _make_rule(settings, schedule))
-  rules = {REST: _make_rule(settings, schedule), FROZEN: optax.set_to_zero()}
+    return optax.chain(*clip, _make_rule(settings, lr_schedule))
+  rules = {REST: _make_rule(settings, lr_schedule), FROZEN: optax.set_to_zero()}
   for name in groups:
-    rules[name] = _make_rule(_of_group(settings, name), (schedules or {})[name])
+    rules[name] = _make_rule(_group_settings(settings, name), (group_lr_schedules or {})[name])
+  # `frozen` comes first: a group cannot move what it holds.
   patterns = ({FROZEN: frozen} if frozen else {}) | {k: g['paths'] for k, g in groups.items()}
   if frozen:
-    still = lambda params: jax.tree.map(lambda name: name == FROZEN, _labels(params, patterns))
-    clip = [optax.masked(optax.set_to_zero(), still), *clip]
-  return optax.chain(*clip, optax.partition(rules, lambda params: _labels(params, patterns)))
+    # Before the clip: the gradients of frozen parameters would otherwise count for the norm.
+    is_frozen = functools.partial(_is_frozen, patterns)
+    clip = [optax.masked(optax.set_to_zero(), is_frozen), *clip]
+  return optax.chain(*clip, optax.partition(rules, functools.partial(_labels, patterns)))
 
 
-def _labels(params: PyTree, patterns: Mapping[str, str]) -> PyTree:
+def _labels(patterns: Mapping[str, str], params: PyTree) -> PyTree:
   """For each parameter the first name whose pattern its path matches, else REST."""
-
-  def label(path, _) -> str:
-    name = path_name(path)
-    return next((k for k, pattern in patterns.items() if re.search(pattern, name)), REST)
-
-  labels = jax.tree_util.tree_map_with_path(label, params)
+  # Optax calls this while `init` is traced, so a pattern without a match is found before training.
+  labels = jax.tree_util.tree_map_with_path(
+    lambda path, _: _first_match(patterns, path_name(path)), params
+  )
   for name, pattern in patterns.items():
     if name not in jax.tree.leaves(labels):
       where = 'frozen' if name == FROZEN else f'groups.{name}.paths'
@@ -129,28 +164,50 @@ def _labels(params: PyTree, patterns: Mapping[str, str]) -> PyTree:
   return labels
 
 
-def _make_rule(settings: Mapping, schedule: optax.Schedule) -> optax.GradientTransformation:
-  """The optimiser that settings name."""
+def _first_match(patterns: Mapping[str, str], path: str) -> str:
+  return next((name for name, pattern in patterns.items() if re.search(pattern, path)), REST)
+
+
+def _is_frozen(patterns: Mapping[str, str], params: PyTree) -> PyTree:
+  return jax.tree.map(lambda label: label == FROZEN, _labels(patterns, params))
+
+
+def _make_rule(settings: Mapping, lr_schedule: optax.Schedule) -> optax.GradientTransformation:
+  """The optimiser that the settings name, without clipping."""
+  return pick(OPTIMIZERS, settings['name'], 'optimizer.name')(settings, lr_schedule)
+
+
+def _adam(settings: Mapping, lr_schedule: optax.Schedule) -> optax.GradientTransformation:
   s = settings
-  mask = decay_mask(s['no_decay'])
-  adam = dict(b1=s['b1'], b2=s['b2'], eps=s['eps'])
-  decay = dict(weight_decay=s['weight_decay'], mask=mask)
-  optimizers = {
-    'adam': lambda: optax.adam(schedule, **adam),
-    'adamw': lambda: optax.adamw(schedule, **adam, **decay),
-    'sgd': lambda: optax.chain(
-      optax.add_decayed_weights(s['weight_decay'], mask), optax.sgd(schedule, s['momentum'])
-    ),
-    'muon': lambda: optax.contrib.muon(
-      schedule,
-      beta=s['momentum'],
-      weight_decay=s['weight_decay'],
-      weight_decay_mask=mask,
-      adam_b1=s['b1'],
-      adam_b2=s['b2'],
-    ),
-  }
-  make = pick(optimizers, s['name'], 'optimizer.name')
-  if s['name'] == 'adam' and s['weight_decay']:
+  if s['weight_decay']:
     raise ConfigError("optimizer.name='adam' has no weight decay; use 'adamw', or weight_decay=0")
-  return make()
+  return optax.adam(lr_schedule, b1=s['b1'], b2=s['b2'], eps=s['eps'])
+
+
+def _adamw(settings: Mapping, lr_schedule: optax.Schedule) -> optax.GradientTransformation:
+  s, mask = settings, decay_mask(settings['no_decay'])
+  adam = dict(b1=s['b1'], b2=s['b2'], eps=s['eps'])
+  return optax.adamw(lr_schedule, **adam, weight_decay=s['weight_decay'], mask=mask)
+
+
+def _sgd(settings: Mapping, lr_schedule: optax.Schedule) -> optax.GradientTransformation:
+  s, mask = settings, decay_mask(settings['no_decay'])
+  # The decay comes first, so it passes through the momentum like the gradient (L2 penalty).
+  decay = optax.add_decayed_weights(s['weight_decay'], mask)
+  return optax.chain(decay, optax.sgd(lr_schedule, s['momentum']))
+
+
+def _muon(settings: Mapping, lr_schedule: optax.Schedule) -> optax.GradientTransformation:
+  s = settings
+  # Matrices take Muon (Jordan et al. 2024), all other parameters AdamW with b1 and b2.
+  return optax.contrib.muon(
+    lr_schedule,
+    beta=s['momentum'],
+    weight_decay=s['weight_decay'],
+    weight_decay_mask=decay_mask(s['no_decay']),
+    adam_b1=s['b1'],
+    adam_b2=s['b2'],
+  )
+
+
+OPTIMIZERS = {'adam': _adam, 'adamw': _adamw, 'sgd': _sgd, 'muon': _muon}

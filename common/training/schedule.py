@@ -1,4 +1,4 @@
-"""When a run does what: every length of a config in steps, and the calls that cover them."""
+"""When a run does what: lengths of a config in steps, and the compiled calls that cover them."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -7,11 +7,17 @@ from typing import NamedTuple
 from common.config import ConfigError, length
 
 
-class Plan(NamedTuple):
-  """Lengths in optimiser steps; an interval of 0 means never. `profile`: first and last step.
+class Schedule(NamedTuple):
+  """When a run logs, evaluates, samples and saves; lengths in optimiser steps.
 
-  Every interval is a multiple of `per_call`, so that a run's compiled calls cut it at the same
-  steps however often it was interrupted.
+  Every interval is a multiple of `per_call`, so that a run's compiled calls end at the same steps
+  however often it was interrupted. An interval of 0 means never.
+
+  Attributes:
+    total: steps in the run.
+    per_call: steps in one compiled call.
+    log, evaluate, sample, checkpoint, snapshot: the interval of each.
+    profile: (first step, step after the last) to trace, or None.
   """
 
   total: int
@@ -26,43 +32,48 @@ class Plan(NamedTuple):
   def calls(self, start: int) -> Iterator[tuple[int, int]]:
     """(first step, number of steps) of each compiled call from `start` to the end."""
     while start < self.total:
+      # A run that resumes in the middle of a call first finishes that call.
       steps = min(self.per_call - start % self.per_call, self.total - start)
       yield start, steps
       start += steps
 
   def due(self, step: int, interval: int) -> bool:
-    """Whether something that happens every `interval` steps, and at the end, happens at `step`."""
+    """Whether `step` is a multiple of `interval`, or the end of the run; never if it is 0."""
     return interval > 0 and (step % interval == 0 or step == self.total)
 
-  def is_mark(self, step: int) -> bool:
-    """Whether anything is due at `step`."""
+  def anything_due(self, step: int) -> bool:
+    """Whether the run has to stop at `step` to log, evaluate, sample or save."""
     intervals = (self.log, self.evaluate, self.sample, self.checkpoint, self.snapshot)
     return step == self.total or any(self.due(step, interval) for interval in intervals)
 
 
-def make_plan(settings: Mapping, epoch: int, snapshot_every: str | int = 0) -> Plan:
-  """The plan of the `train` section of a config.
+def make_schedule(settings: Mapping, epoch: int, snapshot_every: str | int = 0) -> Schedule:
+  """The schedule of the `train` section of a config.
 
   Args:
     settings: the section.
     epoch: steps in an epoch.
-    snapshot_every: how often averages are stored.
+    snapshot_every: the length between two snapshots of the power-function averages.
 
   Raises:
-    ConfigError: for a length that is none, or a run without steps.
+    ConfigError: for a malformed length, or a run without steps.
   """
   total = length(settings['steps'], 'train.steps', epoch)
+  # A run shorter than one call compiles only the steps that it has.
   per_call = min(settings['steps_per_call'], total)
   if total < 1 or per_call < 1:
-    raise ConfigError(f'train.steps={total}, train.steps_per_call={per_call}: both are at least 1')
+    raise ConfigError(
+      f'train.steps and train.steps_per_call must be at least 1, got {total} and {per_call}'
+    )
 
   def interval(text: str | int, name: str) -> int:
+    # Rounded up: nothing is due in the middle of a compiled call.
     return math.ceil(length(text, name, epoch, total) / per_call) * per_call
 
   names = ('log_every', 'evaluate_every', 'sample_every', 'checkpoint_every')
   intervals = (interval(settings[name], f'train.{name}') for name in names)
   snapshot = interval(snapshot_every, 'ema.snapshot_every')
-  return Plan(total, per_call, *intervals, _steps_to_profile(settings['profile']), snapshot)
+  return Schedule(total, per_call, *intervals, _steps_to_profile(settings['profile']), snapshot)
 
 
 def _steps_to_profile(text: str) -> tuple[int, int] | None:

@@ -1,4 +1,4 @@
-"""The power-function averages that a run stores, and averages of any width made of them."""
+"""The power-function averages that a run stores, and averages of any width made from them."""
 
 import pathlib
 import shutil
@@ -22,8 +22,8 @@ class Snapshots:
 
   Args:
     workdir: of the run.
-    keep: how many of the newest to keep.
-    read_only: look, but change nothing.
+    keep: the number of newest snapshots to keep.
+    read_only: write and remove nothing.
   """
 
   def __init__(self, workdir: pathlib.Path, keep: int = 1, read_only: bool = False):
@@ -38,27 +38,27 @@ class Snapshots:
 
   @property
   def steps(self) -> list[int]:
-    """When averages were stored, the oldest first."""
+    """The steps at which averages were stored, oldest first."""
     return self._store.steps
 
   def save(self, step: int, averages: PyTree, config: Mapping[str, Any]) -> None:
-    """Stores the averages of a step, and removes the oldest that are too many."""
+    """Stores the averages of a step, and removes the oldest ones beyond `keep`."""
     self._store.save(step, {'averages': averages}, config=config, position={'step': step})
 
   def reconstruct(
     self, abstract: PyTree, widths: Sequence[float], step: int, width: float
   ) -> PyTree:
-    """The average of `width` at `step`, from those that are stored up to then.
+    """The average of `width` at `step`, from the averages stored up to that step.
 
     Args:
       abstract: shapes and types of the parameters.
       widths: of the stored averages.
-      step: when the average ends.
-      width: any, in (0, 1/√12).
+      step: the step at which the average ends.
+      width: any in (0, 1/√12).
 
     Raises:
-      CheckpointError: where nothing is stored, or it is damaged.
-      ConfigError: for another width.
+      CheckpointError: nothing is stored, or it is damaged.
+      ConfigError: for a width outside that range.
     """
     steps = [s for s in self.steps if s <= step]
     if not steps:
@@ -67,8 +67,10 @@ class Snapshots:
         " ema.widths, such as --config.ema.widths='(0.05,0.1)'"
       )
     wanted = weights([(s, w) for s in steps for w in widths], step, width)
-    shares = iter(wanted)
+    shares = iter(wanted)  # step by step, and within a step width by width, as they are read
+    # Summed in float64: the weights are large and of both signs, and their sum is only 1.
     total = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float64), abstract)
+    # One step in memory at a time.
     for s in steps:
       restored = self._store.restore({'averages': (abstract,) * len(widths)}, s)
       for average in restored.state['averages']:
@@ -78,7 +80,7 @@ class Snapshots:
 
 
 def forget_after(workdir: pathlib.Path, step: int) -> None:
-  """Removes averages of later steps than a run goes on from: it stores them anew."""
+  """Removes averages of steps after the one a run resumes from: the run stores them again."""
   folder = pathlib.Path(workdir) / FOLDER
   if jax.process_index() == 0 and folder.is_dir():
     for path in folder.iterdir():

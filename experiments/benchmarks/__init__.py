@@ -1,4 +1,4 @@
-"""Suites of races, by name: what `experiments.benchmark` can measure."""
+"""Suites of races by name, for `experiments.benchmark`."""
 
 from collections.abc import Callable, Mapping
 

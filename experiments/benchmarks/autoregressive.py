@@ -1,5 +1,7 @@
 """Races of the autoregressive family: training, decoding, PixelCNN++."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -10,17 +12,17 @@ from experiments.benchmarks.race import (
   OURS,
   Race,
   Sizes,
-  Transformer,
-  done,
-  initial,
+  TransformerSizes,
   per_unit,
+  perturbed_params,
   sampler,
-  square,
+  square_images,
   training_steps,
+  wait_for,
 )
 
 
-def config_of(sizes: Transformer) -> dict:
+def config_of(sizes: TransformerSizes) -> dict:
   """A GPT-2 over raster pixels of square images, as many as `length`."""
   config = base.get_base()
   config.network.update(width=sizes.width, layers=sizes.layers, heads=sizes.heads)
@@ -34,8 +36,8 @@ def train(sizes: Sizes, peers: bool) -> list[Race]:
   return [_train(name, one, peers) for name, one in sizes.transformers.items()]
 
 
-def _train(name: str, sizes: Transformer, peers: bool) -> Race:
-  ours, contenders = training_steps(config_of(sizes), square(sizes.length))
+def _train(name: str, sizes: TransformerSizes, peers: bool) -> Race:
+  ours, contenders = training_steps(config_of(sizes), square_images(sizes.length))
   note = (
     f'{sizes.layers} layers, {sizes.width} wide, {sizes.heads} heads, {sizes.length} tokens, batch '
     f'{sizes.batch}: {ours.parameters:,} parameters'
@@ -48,7 +50,8 @@ def _train(name: str, sizes: Transformer, peers: bool) -> Race:
       gpt2 = _torch_gpt2(sizes)
       contenders[peer] = torch_peers.train_gpt2(gpt2, tokens, compiled)
     note += f', of the peer {torch_peers.parameters(gpt2):,}'
-  # Chowdhery et al. 2022 (PaLM), appendix B.
+  # Per token: 6 for each parameter, forward and backward, and attention's two products over the
+  # whole sequence in each layer (Chowdhery et al. 2022, PaLM, appendix B).
   flops = 6 * ours.parameters + 12 * sizes.layers * sizes.width * sizes.length
   return Race(
     f'training step, transformer, {name}',
@@ -61,18 +64,18 @@ def _train(name: str, sizes: Transformer, peers: bool) -> Race:
   )
 
 
-def _torch_gpt2(sizes: Transformer, extra: int = 0):
+def _torch_gpt2(sizes: TransformerSizes, extra: int = 0):
   from experiments.benchmarks import peers as torch_peers
 
   return torch_peers.gpt2(256, sizes.length + extra, sizes.width, sizes.layers, sizes.heads)
 
 
 def decode(sizes: Sizes, peers: bool) -> list[Race]:
-  """Sampling tokens one by one with a cache."""
+  """Sampling tokens one at a time with a cache."""
   one = sizes.transformers['default']
-  spec = square(one.length)
+  spec = square_images(one.length)
   method = families.build(config_of(one), spec)
-  params = initial(method, spec)
+  params = perturbed_params(method, spec)
   races = []
   for batch in sizes.decode_batches:
     contenders = {OURS: sampler(method, params, Request(batch))}
@@ -87,28 +90,28 @@ def decode(sizes: Sizes, peers: bool) -> list[Race]:
 
 
 def context(sizes: Sizes) -> Race:
-  """What a decoded token costs as the context grows."""
+  """The cost of a decoded token as the context grows."""
   one = sizes.transformers['default']
   contenders = {}
   for length in sizes.contexts:
-    spec = square(length)
+    spec = square_images(length)
     method = families.build(config_of(one._replace(length=length)), spec)
-    draw = sampler(method, initial(method, spec), Request(1))
+    draw = sampler(method, perturbed_params(method, spec), Request(1))
     contenders[f'{length} tokens'] = per_unit(draw, length)
-  note = 'mean over all positions, batch 1; attention looks at the whole cache at every token'
+  note = 'mean over all positions, batch 1; attention reads the whole cache for every token'
   return Race('a decoded token, by length of the sequence', 'tokens/s', 1, contenders, note)
 
 
 def pixelcnn(sizes: Sizes, peers: bool) -> list[Race]:
   """PixelCNN++: a cache per pixel against a full pass per pixel."""
   del peers
-  spec = square(sizes.pixels**2)
+  spec = square_images(sizes.pixels**2)
   config = base.get_base()
   config.network = dict(name='pixelcnn_pp', width=24, blocks=1, levels=2)
   config.head = dict(name='logistic_mixture')
   config = families.complete(config)
   method = families.build(config, spec)
-  params = initial(method, spec)
+  params = perturbed_params(method, spec)
   request = Request(sizes.decode_batches[-1])
   contenders = {
     OURS: sampler(method, params, request),
@@ -119,7 +122,7 @@ def pixelcnn(sizes: Sizes, peers: bool) -> list[Race]:
 
 
 def _full_passes(config: dict, spec, params, batch: int):
-  """A call that samples by running the whole network for each pixel."""
+  """A call that runs the whole network again for each pixel."""
   from autoregressive.method import build_model
 
   ordering, model = build_model(config, spec)
@@ -127,6 +130,7 @@ def _full_passes(config: dict, spec, params, batch: int):
   @jax.jit
   def draw(params, key):
     def body(i, emissions):
+      # No cache: everything is computed again, and only position i is used.
       outputs = model.apply({'params': params}, emissions)
       keys = jax.random.split(jax.random.fold_in(key, i), batch)
       new = jax.vmap(model.head.sample)(outputs[:, i], keys)
@@ -135,4 +139,4 @@ def _full_passes(config: dict, spec, params, batch: int):
     empty = jnp.zeros((batch, ordering.length, ordering.values), jnp.int32)
     return jax.lax.fori_loop(0, ordering.length, body, empty)
 
-  return done(lambda: draw(params, jax.random.key(0)))
+  return functools.partial(wait_for, draw, params, jax.random.key(0))

@@ -1,8 +1,12 @@
-"""Races of the diffusion family: training, sampling, what a solver costs, likelihood."""
+"""Races of the diffusion family: training, sampling, the cost of each solver, likelihood."""
+
+import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from common.data.spec import DataSpec
 from common.method import Request
@@ -16,11 +20,11 @@ from experiments.benchmarks.race import (
   OURS,
   Race,
   Sizes,
-  done,
-  initial,
   per_unit,
+  perturbed_params,
   sampler,
   training_steps,
+  wait_for,
 )
 
 TOLERANCE = 1e-5
@@ -45,7 +49,7 @@ def unet_config(sizes: Sizes) -> dict:
 
 
 def dit_config(width: int, steps: int = 1) -> dict:
-  """A small DiT, under a process that every sampler can do, sampled in so many steps."""
+  """A small DiT and a process that every sampler supports, sampled in `steps` steps."""
   config = base.get_base()
   config.process = dict(name='vp_linear')
   config.network.update(patch=2, width=width, depth=4, heads=4, scan=False)
@@ -69,6 +73,7 @@ def train(sizes: Sizes, peers: bool) -> list[Race]:
   if peers:
     from experiments.benchmarks import peers as torch_peers
 
+    # PyTorch wants channels first, and the same range [-1, 1] as our own step.
     pixels = ours.batch['x'][0].transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
     for compiled, name in ((False, 'PyTorch, eager'), (True, 'PyTorch, compiled')):
       unet = _torch_unet(sizes)
@@ -84,7 +89,7 @@ def sample(sizes: Sizes, peers: bool) -> list[Race]:
   config = unet_config(sizes)
   config['sampling'] |= dict(sampler=dict(name='ddim', eta=0.0), steps=sizes.draw_steps)
   method = families.build(config, spec)
-  contenders = {OURS: sampler(method, initial(method, spec), Request(sizes.draws))}
+  contenders = {OURS: sampler(method, perturbed_params(method, spec), Request(sizes.draws))}
   if peers:
     from experiments.benchmarks import peers as torch_peers
 
@@ -96,20 +101,16 @@ def sample(sizes: Sizes, peers: bool) -> list[Race]:
 
 
 def solvers(sizes: Sizes, peers: bool) -> list[Race]:
-  """Each sampler's time per network evaluation, beside the bare network's."""
+  """Each sampler's time per network evaluation, next to that of the network alone."""
   del peers
   spec, batch = spec_of(sizes.image), sizes.solver_batch
   config = dit_config(2 * sizes.unet_width, sizes.solver_steps)
   method, model = families.build(config, spec), build_model(config, spec)
-  params = initial(method, spec)
+  params = perturbed_params(method, spec)
   x, t = jnp.zeros((batch, *spec.shape)), jnp.full(batch, 0.5)
   network = jax.jit(lambda x: model.denoiser(params)(x, t, None).x0)
 
-  def alone() -> None:
-    for _ in range(sizes.solver_steps):
-      result = network(x)
-    jax.block_until_ready(result)
-
+  alone = functools.partial(_repeat, network, x, sizes.solver_steps)
   contenders = {'the network alone': per_unit(alone, sizes.solver_steps)}
   for name in SAMPLERS:
     request = Request(batch, options={'sampler': name})
@@ -122,19 +123,25 @@ def solvers(sizes: Sizes, peers: bool) -> list[Race]:
   return [Race('network evaluations of a sampler', 'evaluations/s', 1, contenders, note)]
 
 
+def _repeat(network: Callable, x: Array, number: int) -> None:
+  for _ in range(number):
+    result = network(x)
+  jax.block_until_ready(result)  # of the last: a device runs its calls in order
+
+
 def likelihood(sizes: Sizes, peers: bool) -> list[Race]:
   """The probability flow's likelihood on the device, against a solver on the host.
 
-  The other has the form of score_sde's: the drift and its divergence are compiled functions of
-  their own, and SciPy's RK45 calls both at every stage.
+  The host's version works like score_sde's: the drift and its divergence are two compiled
+  functions, and SciPy's RK45 calls both at every stage.
   """
   del peers
   spec, batch = spec_of(sizes.likelihood_image), sizes.likelihood_batch
   config = dit_config(sizes.likelihood_width)
-  model, params = build_model(config, spec), initial(families.build(config, spec), spec)
+  model, params = build_model(config, spec), perturbed_params(families.build(config, spec), spec)
   process = model.process
   z, probe = jax.random.normal(jax.random.key(1), (2, batch, *spec.shape))
-  probe = jnp.sign(probe)
+  probe = jnp.sign(probe)  # Rademacher: ±1 with equal probability
   denoise = lambda x, t: model.denoiser(params)(x, t, None)
 
   @jax.jit
@@ -142,12 +149,12 @@ def likelihood(sizes: Sizes, peers: bool) -> list[Race]:
     return flow_log_density(process, denoise, z, probe[None], rtol=TOLERANCE, atol=TOLERANCE)
 
   contenders = {
-    OURS: done(lambda: log_density(z, probe)),
+    OURS: functools.partial(wait_for, log_density, z, probe),
     'drift and divergence apart, SciPy on the host': _on_the_host(process, denoise, z, probe),
   }
   note = (
     f'a DiT, width {sizes.likelihood_width}, {spec.shape[0]}×{spec.shape[1]}×3 pixels, one '
-    f'Hutchinson probe, Dormand–Prince, tolerances {TOLERANCE:g}; the other has the form of '
+    f'Hutchinson probe, Dormand–Prince, tolerances {TOLERANCE:g}; the other works like '
     "score_sde's"
   )
   return [Race(f'likelihood of {batch} images', 'images/s', batch, contenders, note)]
@@ -160,11 +167,13 @@ def _on_the_host(process, denoise, z, probe):
   def drift(x, t):
     return velocity(process, denoise(x, jnp.full(len(x), t)), t)
 
+  # Hutchinson's estimate probeᵀ · J · probe of the trace, from one vector-Jacobian product.
   divergence = jax.jit(
     lambda x, t: (jax.grad(lambda x: (drift(x, t) * probe).sum())(x) * probe).sum((1, 2, 3))
   )
 
   def field(t, state):
+    # The solver's state is a flat float64 vector: all pixels, then one log-density per image.
     x = jnp.asarray(state[: z.size].reshape(z.shape), jnp.float32)
     t = jnp.float32(t)
     return np.concatenate([np.asarray(drift(x, t)).ravel(), np.asarray(divergence(x, t))])

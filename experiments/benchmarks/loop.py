@@ -1,51 +1,68 @@
-"""What the training loop costs over its compiled step."""
+"""The cost of the training loop over its compiled step."""
 
+import functools
 import pathlib
 import tempfile
 import time
 
 import jax
 
+from common.data.spec import DataSpec
 from common.training import loop as training_loop
 from common.training.parallel import make_mesh
+from common.training.program import build_program
 from experiments import families, runs
 from experiments.benchmarks import autoregressive
-from experiments.benchmarks.race import OURS, Race, Sizes, bare_step, random_data, square
+from experiments.benchmarks.race import (
+  OURS,
+  BareStep,
+  Race,
+  Sizes,
+  random_data,
+  square_images,
+)
+
+PER_CALL = 10
 
 
 def loop(sizes: Sizes, peers: bool) -> list[Race]:
-  """A run with its data, metrics and logs, against its step alone."""
+  """A run with its data, metrics and logs, against its compiled step alone."""
   del peers
   one = sizes.transformers['default']
   config = autoregressive.config_of(one._replace(width=one.width // 2, batch=4))
-  steps, per_call = sizes.loop_steps, 10
   config['train'] |= dict(
-    steps=str(steps),
-    steps_per_call=per_call,
+    steps=str(sizes.loop_steps),
+    steps_per_call=PER_CALL,
     log_every='10%',
     evaluate_every='0',
     sample_every='0',
     checkpoint_every='0',
   )
-  spec = square(one.length)
-  bare = bare_step(config, spec, per_call)
-  timed = steps - per_call  # the run's own clock leaves its first call out
-
-  def whole() -> float:
-    method = families.build(config, spec)
-    setup = training_loop.set_up(
-      config, method, spec, make_mesh(config['parallel'], jax.devices()[:1])
-    )
-    with tempfile.TemporaryDirectory() as folder:
-      workdir = pathlib.Path(folder)
-      training_loop.train(config, method, random_data(spec), setup, workdir)
-      return runs.training_seconds(workdir)
-
-  def alone() -> float:
-    start = time.perf_counter()
-    for _ in range(timed // per_call):
-      bare.call()
-    return time.perf_counter() - start
-
+  spec = square_images(one.length)
+  timed = sizes.loop_steps - PER_CALL  # the run's own clock leaves out its first call
+  contenders = {
+    OURS: functools.partial(_run, config, spec),
+    'step alone': functools.partial(_repeat, BareStep(config, spec, PER_CALL), timed // PER_CALL),
+  }
   note = 'a run with data, metrics, logs and TensorBoard events, against its compiled call alone'
-  return [Race('the loop', 'steps/s', timed, {OURS: whole, 'step alone': alone}, note)]
+  return [Race('the loop', 'steps/s', timed, contenders, note)]
+
+
+def _run(config: dict, spec: DataSpec) -> float:
+  """Seconds in the training steps of a whole run."""
+  # Built anew for every call: a run compiles its own step, which its clock leaves out.
+  method = families.build(config, spec)
+  mesh = make_mesh(config['parallel'], jax.devices()[:1])
+  program = build_program(config, method, spec, mesh)
+  with tempfile.TemporaryDirectory() as folder:
+    workdir = pathlib.Path(folder)
+    training_loop.train(config, method, random_data(spec), program, workdir)
+    return runs.training_seconds(workdir)
+
+
+def _repeat(step: BareStep, calls: int) -> float:
+  """Seconds of a number of calls."""
+  start = time.perf_counter()
+  for _ in range(calls):
+    step()
+  return time.perf_counter() - start

@@ -1,6 +1,6 @@
 """The same models in PyTorch: GPT-2 of transformers, the U-Net of diffusers.
 
-Imported by `experiments.benchmark` alone, and only where the `peers` extra is installed.
+Only `experiments.benchmark` imports this module, and only if the `peers` extra is installed.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def gpt2(vocabulary: int, length: int, width: int, layers: int, heads: int) -> t
 
 
 def unet(size: int, width: int, blocks: int) -> torch.nn.Module:
-  """The U-Net of DDPM with two resolutions and attention at the lower one."""
+  """DDPM's U-Net with two resolutions and attention at the lower one."""
   return diffusers.UNet2DModel(
     sample_size=size,
     in_channels=3,
@@ -49,7 +49,7 @@ def unet(size: int, width: int, blocks: int) -> torch.nn.Module:
 
 
 def parameters(model: torch.nn.Module) -> int:
-  """Parameters, tied ones once."""
+  """The number of parameters; tied ones count once."""
   return sum(p.numel() for p in model.parameters())
 
 
@@ -59,6 +59,7 @@ def train_gpt2(model, tokens, compiled: bool) -> Callable[[], None]:
 
   def loss(network):
     logits = network(tokens, use_cache=False).logits
+    # Position i predicts token i + 1.
     return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
 
   return _step(model, loss, compiled)
@@ -86,6 +87,7 @@ def _step(model, loss, compiled: bool) -> Callable[[], None]:
   def step() -> None:
     optimizer.zero_grad(set_to_none=True)
     loss(network).backward()
+    # Our own step clips too.
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
 

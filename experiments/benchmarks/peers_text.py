@@ -7,11 +7,11 @@ import torch
 
 
 class CharacterGPT(torch.nn.Module):
-  """A GPT-2 without biases whose last projection is its table of embeddings, as nanoGPT's.
+  """A GPT-2 without biases whose output projection is its token embedding, as in nanoGPT.
 
   Args:
-    params: parameters of our own transformer with the same settings, to begin with.
-    heads: attention heads.
+    params: parameters of our own transformer with the same settings: the initial values.
+    heads: the number of attention heads.
   """
 
   def __init__(self, params, heads: int):
@@ -39,16 +39,20 @@ class CharacterGPT(torch.nn.Module):
   def forward(self, tokens: torch.Tensor) -> torch.Tensor:
     """Logits [batch, length, vocabulary] of what follows each token."""
     w, functional = self.weights, torch.nn.functional
-    norm = lambda h, scale: functional.layer_norm(h, scale.shape, scale)
     h = w['table'][tokens] + w['position'][: tokens.shape[1]]
     for i in range(self.layers):
-      qkv = norm(h, w[f'attention_norm_{i}']) @ w[f'qkv_{i}']
+      qkv = _norm(h, w[f'attention_norm_{i}']) @ w[f'qkv_{i}']
+      # [batch, length, heads · 3 · width] to query, key, value [batch, heads, length, width].
       qkv = qkv.unflatten(-1, (self.heads, 3, -1)).permute(3, 0, 2, 1, 4)
       mixed = functional.scaled_dot_product_attention(*qkv, is_causal=True)
       h = h + mixed.transpose(1, 2).flatten(2) @ w[f'out_{i}']
-      up = functional.gelu(norm(h, w[f'mlp_norm_{i}']) @ w[f'up_{i}'], approximate='tanh')
+      up = functional.gelu(_norm(h, w[f'mlp_norm_{i}']) @ w[f'up_{i}'], approximate='tanh')
       h = h + up @ w[f'down_{i}']
-    return norm(h, w['final_norm']) @ w['table'].T
+    return _norm(h, w['final_norm']) @ w['table'].T
+
+
+def _norm(h: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+  return torch.nn.functional.layer_norm(h, scale.shape, scale)
 
 
 def _next_token_loss(model, tokens: torch.Tensor) -> torch.Tensor:
@@ -61,7 +65,7 @@ def train_language_model(model, settings) -> Callable[..., None]:
 
   Args:
     model: a CharacterGPT.
-    settings: the `optimizer` section of a config; as there, only matrices of layers decay.
+    settings: the `optimizer` section of a config. As there, only the layers' matrices decay.
   """
   layers = ('qkv_', 'out_', 'up_', 'down_')
   named = dict(model.named_parameters())

@@ -1,6 +1,7 @@
-"""What every race is made of: its description, sizes, data in memory, and a bare training step."""
+"""The parts of every race: its description, sizes, data in memory, and a bare training step."""
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -9,20 +10,21 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Key
 
 from common.data import pipeline
 from common.data.sources import Source
 from common.data.spec import DataSpec
-from common.method import Method, PyTree, Request
-from common.training import loop
+from common.method import Batch, Method, PyTree, Request
 from common.training.parallel import make_mesh
+from common.training.program import build_program
 from experiments import families
 
 OURS = 'twofold'
-SHARED = 'twofold, a device per core'  # the batch shared out over virtual devices
+SHARED = 'twofold, a device per core'  # the batch split over virtual devices
 
 
-class Transformer(NamedTuple):
+class TransformerSizes(NamedTuple):
   """Sizes of a GPT-2 and of a batch of its sequences."""
 
   width: int
@@ -33,9 +35,9 @@ class Transformer(NamedTuple):
 
 
 class Sizes(NamedTuple):
-  """How large the models and batches of the races are."""
+  """Sizes of the models and batches of all races."""
 
-  transformers: Mapping[str, Transformer]  # 'default' and those of Shakespeare's text
+  transformers: Mapping[str, TransformerSizes]  # 'default', and those used for Shakespeare's text
   image: int = 16
   unet_width: int = 64
   unet_blocks: int = 1
@@ -56,13 +58,13 @@ class Sizes(NamedTuple):
 SIZES = {
   'default': Sizes(
     {
-      'default': Transformer(192, 4, 6, 256, 8),
-      'character-level, small': Transformer(128, 4, 4, 64, 12),
-      'character-level, 6 layers': Transformer(384, 6, 6, 256, 4),
+      'default': TransformerSizes(192, 4, 6, 256, 8),
+      'character-level, small': TransformerSizes(128, 4, 4, 64, 12),
+      'character-level, 6 layers': TransformerSizes(384, 6, 6, 256, 4),
     }
   ),
   'smoke': Sizes(
-    {'default': Transformer(32, 1, 2, 16, 2)},
+    {'default': TransformerSizes(32, 1, 2, 16, 2)},
     unet_width=16,
     unet_batch=2,
     draws=2,
@@ -83,14 +85,14 @@ class Race(NamedTuple):
   """Contenders that do the same work.
 
   Attributes:
-    name: what is measured.
+    name: the work that is measured.
     unit: of the rate.
-    amount: units in one call.
-    contenders: by name, calls that return once the work is done: None, or seconds by a clock of
-      their own. The others' ratios are over the first.
-    note: what a reader must know: sizes, parameters.
-    may_fail: contenders that are left out where they fail (torch.compile needs a compiler).
-    flops: of the model, in one unit, for model FLOPs utilisation; 0: not shown.
+    amount: units of work in one call.
+    contenders: calls by name. A call returns once its work is done, with None or with the seconds
+      by its own clock. Ratios compare with the first contender.
+    note: details for the reader: sizes, parameters.
+    may_fail: contenders that may fail and are then left out (torch.compile needs a compiler).
+    flops: of the model for one unit, for model FLOPs utilisation; 0: not shown.
   """
 
   name: str
@@ -104,7 +106,7 @@ class Race(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Arrays(Source):
-  """A source of images held in memory."""
+  """A source of images in memory."""
 
   x: np.ndarray
 
@@ -122,99 +124,100 @@ def random_data(spec: DataSpec) -> pipeline.Data:
   return pipeline.Data(spec, dict.fromkeys(('train', 'validation', 'test'), Arrays(x)))
 
 
-class Bare(NamedTuple):
-  """A compiled training step, its state held by the caller, and its number of parameters."""
+class BareStep:
+  """A compiled training step on one batch that stays on the devices; a call runs it once more.
 
-  call: Callable[[], Any]
-  parameters: int
-  batch: Mapping[str, np.ndarray]
+  Args:
+    config: a whole config.
+    spec: of the data, which is random.
+    steps: optimiser steps in one call.
+    devices: the number of devices.
+  """
 
-
-def bare_step(config: dict, spec: DataSpec, steps: int = 1, devices: int = 1) -> Bare:
-  """A call that takes `steps` optimiser steps on one batch that stays where it is."""
-  method = families.build(config, spec)
-  mesh = make_mesh(config['parallel'], jax.devices()[:devices])
-  setup = loop.set_up(config, method, spec, mesh)
-  holder = [setup.place.put_state(setup.initial)]
-  number = sum(leaf.size for leaf in jax.tree.leaves(holder[0].params))
-  batch = next(
-    pipeline.train_batches(
-      random_data(spec), seed=0, batch_size=config['data']['batch_size'], chunks=[(0, steps)]
+  def __init__(self, config: dict, spec: DataSpec, steps: int = 1, devices: int = 1):
+    method = families.build(config, spec)
+    mesh = make_mesh(config['parallel'], jax.devices()[:devices])
+    program = build_program(config, method, spec, mesh)
+    self._step, self._state = program.step, program.step.create_state(program.init)
+    self.parameters = sum(leaf.size for leaf in jax.tree.leaves(self._state.params))
+    size = config['data']['batch_size']
+    batches = pipeline.train_batches(
+      random_data(spec), seed=0, batch_size=size, chunks=[(0, steps)]
     )
-  )
-  placed = setup.place.put_batch(batch)
+    self.batch = next(batches)
+    self._on_devices = self._step.put_batches(self.batch)
 
-  def call():
-    holder[0], metrics = setup.place.run(holder[0], placed)
-    jax.block_until_ready((holder[0].step, metrics))
+  def __call__(self) -> None:
+    # The step donates its state, so every call goes on from the state that the last one returned.
+    self._state, metrics = self._step.run(self._state, self._on_devices)
+    jax.block_until_ready((self._state.step, metrics))
 
-  return Bare(call, number, batch)
 
-
-def training_steps(config: dict, spec: DataSpec) -> tuple[Bare, dict[str, Callable[[], Any]]]:
-  """A training step on one device, and the contenders: it, and the same on all that there are."""
-  ours = bare_step(config, spec)
-  contenders = {OURS: ours.call}
+def training_steps(config: dict, spec: DataSpec) -> tuple[BareStep, dict[str, Callable[[], Any]]]:
+  """A training step on one device; and the contenders: that step, and one on all devices."""
+  ours = BareStep(config, spec)
+  contenders = {OURS: ours}
+  # The largest number of devices that divides the batch.
   devices = math.gcd(config['data']['batch_size'], jax.device_count())
   if devices > 1:
-    contenders[SHARED] = bare_step(config, spec, devices=devices).call
+    contenders[SHARED] = BareStep(config, spec, devices=devices)
   return ours, contenders
 
 
-def initial(method: Method, spec: DataSpec) -> PyTree:
-  """Parameters of a method, a little away from their start, where networks of diffusion are 0."""
+def perturbed_params(method: Method, spec: DataSpec) -> PyTree:
+  """Initial parameters plus some noise: at their start, networks of diffusion output only zeros."""
   zeros = {k: jnp.zeros(v.shape, v.dtype) for k, v in spec.batch_struct(1).items()}
-
-  @jax.jit
-  def make(key):
-    params, _ = method.init(key, zeros)
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
-    noise = [0.02 * jax.random.normal(k, v.shape) for k, v in zip(keys, leaves, strict=True)]
-    return jax.tree.unflatten(tree, [v + n for v, n in zip(leaves, noise, strict=True)])
-
-  return make(jax.random.key(0))
+  return jax.jit(functools.partial(_perturbed, method, zeros))(jax.random.key(0))
 
 
-def done(call: Callable[[], PyTree]) -> Callable[[], None]:
-  """The call, over once its arrays are there."""
+def _perturbed(method: Method, batch: Batch, key: Key[Array, '']) -> PyTree:
+  params, _ = method.init(key, batch)
+  leaves, tree = jax.tree.flatten(params)
+  # A key for each leaf, or leaves of the same shape would get the same noise.
+  keys = jax.random.split(key, len(leaves))
+  noise = [0.02 * jax.random.normal(k, v.shape) for k, v in zip(keys, leaves, strict=True)]
+  return jax.tree.unflatten(tree, [v + n for v, n in zip(leaves, noise, strict=True)])
 
-  def wait() -> None:
-    jax.block_until_ready(call())
 
-  return wait
+def wait_for(function: Callable[..., PyTree], *args: Any) -> None:
+  """Calls a function, and returns only when its arrays are computed."""
+  jax.block_until_ready(function(*args))
 
 
 def sampler(method: Method, params: PyTree, request: Request) -> Callable[[], None]:
   """A call that draws samples."""
-  return done(lambda: method.sample(params, jax.random.key(0), request).x)
+  return functools.partial(wait_for, _draw, method, params, request)
+
+
+def _draw(method: Method, params: PyTree, request: Request) -> Array:
+  return method.sample(params, jax.random.key(0), request).x
 
 
 def per_unit(call: Callable[[], None], amount: int) -> Callable[[], float]:
-  """The call, by a clock of its own: seconds per unit."""
+  """A call that returns seconds per unit of the given call."""
+  return functools.partial(_seconds_per_unit, call, amount)
 
-  def timed() -> float:
-    start = time.perf_counter()
-    call()
-    return (time.perf_counter() - start) / amount
 
-  return timed
+def _seconds_per_unit(call: Callable[[], None], amount: int) -> float:
+  start = time.perf_counter()
+  call()
+  return (time.perf_counter() - start) / amount
 
 
 def matmul_peak(size: int = 2048, repeats: int = 5) -> float:
-  """FLOP/s of the fastest of some float32 matrix products on this machine."""
+  """FLOP/s of the fastest of several float32 matrix products on this machine."""
   product = jax.jit(jnp.matmul)
   x = jnp.ones((size, size))
-  product(x, x).block_until_ready()
+  product(x, x).block_until_ready()  # compiles
   seconds = []
   for _ in range(repeats):
     start = time.perf_counter()
     product(x, x).block_until_ready()
     seconds.append(time.perf_counter() - start)
-  return 2 * size**3 / min(seconds)
+  return 2 * size**3 / min(seconds)  # a multiplication and an addition for each of size³ terms
 
 
-def square(length: int) -> DataSpec:
+def square_images(length: int) -> DataSpec:
   """Square grey images of `length` pixels."""
   side = math.isqrt(length)
   return DataSpec('pixels', 'image', (side, side, 1), 256, num_train=1024)

@@ -1,10 +1,10 @@
-"""Trains the reference of text modelling here and in PyTorch: same batches, same initial weights.
+"""Trains a text model here and in PyTorch, with the same batches and the same initial weights.
 
 python -m experiments.benchmarks.reference --workdir=runs/reference --out=docs/shakespeare.png
 
 Needs the extra `peers` and the prepared dataset (experiments.prepare_data --dataset=shakespeare).
-WORKDIR/ours is the run of the config; reference.json has both curves. Prints the two final losses
-on the validation split; `--steps` cuts the run short.
+WORKDIR/ours is our run; WORKDIR/reference.json has both curves. Prints the two final losses on the
+validation split. `--steps` shortens the run.
 """
 
 import json
@@ -18,17 +18,17 @@ from absl import flags, logging
 from common.data import pipeline
 from common.files import atomic_write
 from common.reporting import writers
-from common.training import loop
 from common.training.parallel import make_mesh
+from common.training.program import build_program
 from experiments import cli, families, runs
 
 CONFIG = flags.DEFINE_string(
-  'config', 'configs/autoregressive/text.py:shakespeare_char', 'FILE.py:variant, of text.'
+  'config', 'configs/autoregressive/text.py:shakespeare_char', 'FILE.py:variant of a text model.'
 )
-WORKDIR = flags.DEFINE_string('workdir', None, 'Where the run and the curves go.', required=True)
-DATA_DIR = flags.DEFINE_string('data_dir', '', 'Where the dataset is prepared.')
-STEPS = flags.DEFINE_string('steps', '', "Instead of the config's train.steps.")
-OUT = flags.DEFINE_string('out', '', 'A .png of the curves.')
+WORKDIR = flags.DEFINE_string('workdir', None, 'Folder for the run and the curves.', required=True)
+DATA_DIR = flags.DEFINE_string('data_dir', '', 'Folder of the prepared dataset.')
+STEPS = flags.DEFINE_string('steps', '', "Replaces the config's train.steps.")
+OUT = flags.DEFINE_string('out', '', 'PNG file for a plot of the curves.')
 
 
 def main() -> int:
@@ -36,6 +36,7 @@ def main() -> int:
   overrides |= {'train.steps': STEPS.value} if STEPS.value else {}
   config = families.load_config(CONFIG.value, overrides)
   workdir = pathlib.Path(WORKDIR.value)
+  # Our own run first: it decides at which steps the peer is evaluated.
   with cli.stop_on_signals() as stop:
     if not runs.train(config, workdir / 'ours', stop=stop):
       return cli.STOPPED
@@ -53,23 +54,25 @@ def main() -> int:
   return 0
 
 
-def train_peer(config: dict, marks: list[int]) -> tuple[list[tuple[int, float]], float]:
-  """Trains the PyTorch model; returns (step, validation loss) at the marks, and seconds."""
+def train_peer(config: dict, evaluated: list[int]) -> tuple[list[tuple[int, float]], float]:
+  """Trains the PyTorch model; returns (step, validation loss) at the given steps, and seconds."""
   from experiments.benchmarks import peers_text as peers
 
   data = pipeline.load(config['data'])
   method = families.build(config, data.spec)
-  setup = loop.set_up(config, method, data.spec, make_mesh(config['parallel']))
-  params = jax.device_get(jax.jit(setup.initial)().params)
+  program = build_program(config, method, data.spec, make_mesh(config['parallel']))
+  params = jax.device_get(jax.jit(program.init)().params)
+  # The same initial weights as our own run: they depend on the config's seed alone.
   model = peers.CharacterGPT(params, config['network']['heads'])
   step = peers.train_language_model(model, config['optimizer'])
   size, curve, seconds = config['data']['batch_size'], [], 0.0
-  for n in range(setup.plan.total):
+  for n in range(program.schedule.total):
     batch = pipeline.train_batch(data, config['seed'], n, size)
+    # Batch n of our own run, at its learning rate; only the step is timed.
     start = time.perf_counter()
-    step(batch['x'], float(setup.schedule(n)))
+    step(batch['x'], float(program.lr_schedule(n)))
     seconds += time.perf_counter() - start
-    if n + 1 in marks:
+    if n + 1 in evaluated:
       split = data.splits['validation']
       loss = peers.language_model_loss(model, split.gather(np.arange(len(split)))['x'])
       curve.append((n + 1, loss))

@@ -24,7 +24,8 @@ from common.config import ConfigError
 from common.data import tokenizers
 from common.method import Context
 from common.training import optimizers
-from common.training.state import init_state, make_train_step
+from common.training.averages import Averaging
+from common.training.state import TrainStep, init_state
 from tests.autoregressive.common import perturbed
 from tests.autoregressive.texts import LETTERS, WINDOWS, text_config, windows
 
@@ -77,7 +78,7 @@ def test_training_changes_only_the_updates_even_with_weight_decay(lora):
   settings = config['optimizer'] | dict(weight_decay=0.5, learning_rate=0.1, warmup='0')
   optimizer = optimizers.make_optimizer(settings, optax.constant_schedule(0.1))
   state = init_state(made, optimizer, BATCH, 0)._replace(params=params)
-  step = make_train_step(made, optimizer, seed=0, ema=dict(decay=0.0, warmup=False))
+  step = TrainStep(made, optimizer, 0, Averaging(decay=0.0, warmup=False))
   stacked = jax.tree.map(lambda x: x[None], BATCH)
   after, metrics = jax.jit(step)(state, stacked)
   jax.tree.map(np.testing.assert_array_equal, after.params['base'], params['base'])

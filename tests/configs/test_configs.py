@@ -13,8 +13,8 @@ from common.data.palettes import Palette
 from common.data.spec import DataSpec, SeriesSpec
 from common.data.tokenizers import Bytes, Characters
 from common.method import Context
-from common.training.loop import set_up
 from common.training.parallel import make_mesh
+from common.training.program import build_program
 from experiments import families
 
 SPECS = {
@@ -62,12 +62,13 @@ def test_a_variant_builds_and_its_step_can_be_lowered(variant):
   config = families.load_config(variant, {})
   spec = SPECS[config['data']['name']]
   method = families.build(config, spec)
-  setup = set_up(config, method, spec, make_mesh(config['parallel'], jax.devices()[:1]))
+  mesh = make_mesh(config['parallel'], jax.devices()[:1])
+  step = build_program(config, method, spec, mesh).step
   batch = {
     k: jax.ShapeDtypeStruct((2, *v.shape), v.dtype)
     for k, v in spec.batch_struct(config['data']['batch_size']).items()
   }
-  _, metrics = jax.eval_shape(setup.place.run, setup.place.abstract, batch)
+  _, metrics = jax.eval_shape(step.run, step.abstract_state, batch)
   assert metrics['loss'].shape == (2,) and metrics['loss'].dtype == jnp.float32
 
 

@@ -13,7 +13,8 @@ import diffusion
 from common.config import ConfigError
 from common.data.spec import DataSpec
 from common.method import Context, Request
-from common.training.state import init_state, make_train_step
+from common.training.averages import Averaging
+from common.training.state import TrainStep, init_state
 from experiments import families
 
 SPEC = DataSpec('toy', 'image', (4, 4, 1), 5, 3)
@@ -98,8 +99,8 @@ def test_loss_is_the_same_however_the_batch_is_split(case):
 def test_training_step_is_the_same_in_micro_batches_and_under_pmap():
   method, optimizer = build(), optax.sgd(1e-2)
   stack = jax.tree.map(lambda v: v[None], batch())
-  average = {'decay': 0.9, 'warmup': True}
-  make = functools.partial(make_train_step, method, optimizer, seed=0, ema=average)
+  average = Averaging(decay=0.9, warmup=True)
+  make = functools.partial(TrainStep, method, optimizer, 0, average)
   start = init_state(method, optimizer, batch(), 0)
   start = start._replace(params=scrambled(method)[0])
   whole, metrics = jax.jit(make())(start, stack)

@@ -11,7 +11,8 @@ import pytest
 import diffusion
 from common.data.spec import DataSpec
 from common.method import Request
-from common.training.state import init_state, make_train_step
+from common.training.averages import Averaging
+from common.training.state import TrainStep, init_state
 from experiments import families
 
 SPEC = DataSpec('flat', 'image', (2, 2, 1), 5, 0)  # every pixel of an image is the same level
@@ -65,7 +66,7 @@ def test_bound_comes_down_to_the_entropy(recipe):
   method, optimizer = build(recipe), optax.adam(2e-3)
   data = images(jax.random.key(1), 400, 128)
   state = init_state(method, optimizer, jax.tree.map(lambda v: v[0], data), 0)
-  step = jax.jit(make_train_step(method, optimizer, seed=0, ema={'decay': 0.995, 'warmup': True}))
+  step = jax.jit(TrainStep(method, optimizer, 0, Averaging(decay=0.995, warmup=True)))
   held_out = images(jax.random.key(2), 256)
   nll = jax.jit(method.nll)
   before = nll(state.params, held_out, jax.random.key(3)).nats.mean()

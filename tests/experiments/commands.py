@@ -1,4 +1,4 @@
-"""Runs the commands as a user does: in a process of their own, with tiny configs."""
+"""Runs the commands as a user does: in their own processes, with tiny configs."""
 
 import os
 import pathlib
@@ -35,7 +35,7 @@ TINY_DIFFUSION = (
 
 
 def start(module: str, *flags: str, devices: int = 1, **env: str) -> subprocess.Popen:
-  """Starts `python -m experiments.<module>` on so many virtual devices."""
+  """Starts `python -m experiments.<module>` on a number of virtual devices."""
   environment = os.environ | {
     'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} {ONE_PIECE}',
     'PYTHONUNBUFFERED': '1',

@@ -1,4 +1,4 @@
-"""A study from the command line: tables and report, going on, failing rows, bad studies."""
+"""A study from the command line: tables and report, resuming, failing rows, bad studies."""
 
 import json
 
@@ -71,6 +71,6 @@ def test_the_same_command_trains_nothing_again_and_a_failing_row_fails_alone(fin
   assert '- broken failed: ' in (workdir / 'table.md').read_text()
 
 
-def test_a_scale_that_is_not_there_is_refused(study, tmp_path):
+def test_an_unknown_scale_is_refused(study, tmp_path):
   said = refused('ablate', f'--study={study}:smoek', f'--workdir={tmp_path}')
   assert said == "error: unknown scale 'smoek'; did you mean 'smoke'? known: broken, smoke"

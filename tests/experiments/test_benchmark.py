@@ -1,4 +1,4 @@
-"""The benchmark command, at a size that says nothing of speed."""
+"""The benchmark command, at a size too small to measure speed."""
 
 import importlib.util
 import json
@@ -23,7 +23,7 @@ def test_every_suite_without_peers(tmp_path):
 
 
 @pytest.mark.peers
-def test_peers_have_as_many_parameters(tmp_path):
+def test_peers_have_the_same_number_of_parameters(tmp_path):
   for name in ('torch', 'diffusers', 'transformers'):
     if importlib.util.find_spec(name) is None:
       pytest.skip(f'{name} is not installed')

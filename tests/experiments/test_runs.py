@@ -1,4 +1,4 @@
-"""What a run's folder remembers: a config of any age, and which data it was trained on."""
+"""The folder of a run: its config, of any age, and the identity of its data."""
 
 import json
 
@@ -34,22 +34,22 @@ def data(change=None, num=20):
   return Data(spec, {split: Held(x) for split in ('train', 'validation', 'test')})
 
 
-def test_a_fingerprint_is_of_what_is_there():
+def test_a_fingerprint_depends_on_the_examples():
   assert fingerprint(data()) == fingerprint(data())
   assert len({fingerprint(d) for d in (data(), data(change=7), data(num=19))}) == 3
 
 
-def test_a_run_goes_on_with_the_data_it_began_with(tmp_path):
+def test_a_run_resumes_only_with_the_data_it_began_with(tmp_path):
   config, workdir = families.complete(images.get_config('digits')), tmp_path / 'run'
-  runs.claim(workdir, config, data(), fresh=False)
-  runs.claim(workdir, config, data(), fresh=False)
+  runs.lock_workdir(workdir, config, data(), fresh=False)
+  runs.lock_workdir(workdir, config, data(), fresh=False)
   with pytest.raises(ConfigError, match=r'has changed since it began .20 .* then, 20 now.*--fresh'):
-    runs.claim(workdir, config, data(change=3), fresh=False)
-  runs.claim(workdir, config, data(change=3), fresh=True)
+    runs.lock_workdir(workdir, config, data(change=3), fresh=False)
+  runs.lock_workdir(workdir, config, data(change=3), fresh=True)
   assert (tmp_path / 'run.1' / 'config.json').exists()
-  runs.claim(workdir, config, data(change=3), fresh=False)
+  runs.lock_workdir(workdir, config, data(change=3), fresh=False)
   (workdir / 'data.json').unlink()  # as in a run that is older than it
-  runs.claim(workdir, config, data(), fresh=False)
+  runs.lock_workdir(workdir, config, data(), fresh=False)
 
 
 def test_a_config_from_before_some_settings_still_works(tmp_path):
@@ -61,29 +61,29 @@ def test_a_config_from_before_some_settings_still_works(tmp_path):
   found = runs.config_of(workdir)
   assert found['augmentation'] == config['augmentation']
   assert found['sampling'] == config['sampling'] and found['process'] == config['process']
-  runs.claim(workdir, config, data(), fresh=False)  # the same run: it goes on
+  runs.lock_workdir(workdir, config, data(), fresh=False)  # the same run: it resumes
 
 
 def test_a_component_named_by_a_flag_is_the_same_when_read_back(tmp_path):
-  """It has a name alone, and what is read back has all its settings."""
+  """The flag gives only its name; the config that is read back has all its settings."""
   config = families.complete(images.get_config('digits')) | {'process': {'name': 'cosine'}}
-  runs.claim(tmp_path / 'run', config, data(), fresh=False)
-  runs.claim(tmp_path / 'run', config, data(), fresh=False)
+  runs.lock_workdir(tmp_path / 'run', config, data(), fresh=False)
+  runs.lock_workdir(tmp_path / 'run', config, data(), fresh=False)
   with pytest.raises(ConfigError, match=r'process.t_max: there 0.999, now 0.5'):
     changed = config | {'process': {'name': 'cosine', 't_max': 0.5}}
-    runs.claim(tmp_path / 'run', changed, data(), fresh=False)
+    runs.lock_workdir(tmp_path / 'run', changed, data(), fresh=False)
 
 
 @pytest.mark.parametrize(
   ('text', 'message'),
   [
     ('{"family": "diffusion"', 'config.json cannot be read'),
-    ('[1]', 'config.json holds no JSON object'),
+    ('[1]', 'config.json must hold a JSON object'),
     ('{"seed": 1}', 'it names no family'),
     ('{"family": "gan"}', "unknown family 'gan'"),
   ],
 )
-def test_what_is_no_config_is_said_in_one_line(tmp_path, text, message):
+def test_a_file_without_a_config_is_refused_in_one_line(tmp_path, text, message):
   (tmp_path / 'config.json').write_text(text)
   with pytest.raises(ConfigError, match=message):
     runs.config_of(tmp_path)

@@ -1,4 +1,4 @@
-"""The training command: bit-exact resume, signals, and what it says of bad input."""
+"""The training command: bit-exact resume, signals, and errors for bad input."""
 
 import json
 import signal
@@ -11,8 +11,8 @@ import pytest
 from common.checkpoints.checkpoints import Checkpoints
 from common.data import pipeline
 from common.reporting import writers
-from common.training import loop
 from common.training.parallel import make_mesh
+from common.training.program import build_program
 from configs.base import get_base
 from experiments import families, runs
 from tests.experiments.commands import TINY, TINY_DIFFUSION, refused, run, start
@@ -24,14 +24,14 @@ def final_state(workdir):
   data = pipeline.load(config['data'])
   config['parallel'] = get_base().parallel.to_dict()
   mesh = make_mesh(config['parallel'], jax.devices()[:1])
-  setup = loop.set_up(config, families.build(config, data.spec), data.spec, mesh)
+  program = build_program(config, families.build(config, data.spec), data.spec, mesh)
   with Checkpoints(workdir / 'checkpoints', read_only=True) as checkpoints:
-    restored = checkpoints.restore(setup.place.abstract)
+    restored = checkpoints.restore(program.step.abstract_state)
   return restored.step, jax.device_get(restored.state)
 
 
 def losses(workdir):
-  """(step, loss) of every line: the same only where the batches were."""
+  """(step, loss, norm) of every line: equal only if the batches were."""
   rows = writers.read(workdir, 'train')
   return [(row['step'], row['loss'], row['gradient_norm']) for row in rows]
 
@@ -73,7 +73,7 @@ def test_killed_and_restarted_is_the_same_run_bit_for_bit(whole, tmp_path, momen
 
 
 @pytest.mark.parametrize('name', ['SIGTERM', pytest.param('SIGINT', marks=pytest.mark.slow)])
-def test_a_signal_saves_and_exits_with_75_and_the_same_command_goes_on(whole, tmp_path, name):
+def test_a_signal_saves_and_exits_with_75_and_the_same_command_resumes(whole, tmp_path, name):
   workdir = tmp_path / 'run'
   process = start('train', *TINY, f'--workdir={workdir}')
   metrics = workdir / writers.FILE
@@ -205,18 +205,18 @@ def test_too_many_bad_steps_stop_the_run_with_the_last_good_checkpoint_intact(tm
   assert 'the gradient was not finite in' in line and 'train.max_bad_steps=6' in line
 
 
-def test_the_set_up_needs_neither_data_nor_this_machine_s_devices():
-  """What is compiled for a machine that is not there: shapes alone."""
+def test_the_program_needs_neither_data_nor_this_machine_s_devices():
+  """Lowers the step from shapes alone, as for a machine that is not there."""
   from configs.autoregressive import images
 
   config = families.complete(images.get_config('digits_4x4'))
   spec = pipeline.load(config['data']).spec
-  setup = loop.set_up(config, families.build(config, spec), spec, make_mesh(config['parallel']))
+  program = build_program(config, families.build(config, spec), spec, make_mesh(config['parallel']))
   batch = {
     k: jax.ShapeDtypeStruct((2, *v.shape), v.dtype, sharding=None)
     for k, v in spec.batch_struct(config['data']['batch_size']).items()
   }
-  text = setup.place.run.lower(setup.place.abstract, batch).as_text()
+  text = program.step.compiled.lower(program.step.abstract_state, batch).as_text()
   assert 'stablehlo.while' in text  # the scan over steps
 
 
@@ -244,14 +244,14 @@ def test_evaluate_and_sample_read_the_run_back(whole, tmp_path):
 @pytest.mark.parametrize(
   ('command', 'flags', 'message'),
   [
-    ('sample', ['--label=eleven'], 'no class of digits; known: 0, 1'),
-    ('sample', ['--out=x.jpg'], 'ends in .png or .npy'),
+    ('sample', ['--label=eleven'], 'is not a class of digits; known: 0, 1'),
+    ('sample', ['--out=x.jpg'], 'must end in .png or .npy'),
     ('sample', ['--options=stepz=3'], "'stepz'"),
     ('sample', ['--step=7'], 'no checkpoint 7'),
     ('sample', ['--task=inpaint'], "unknown autoregressive task 'inpaint'; known: complete"),
     ('evaluate', ['--metrics=fid'], "unknown metric 'fid'"),
     ('evaluate', ['--ema=wide'], '--ema=wide: write widths, such as 0.05,0.1'),
-    ('evaluate', ['--likelihood=trace=exact'], 'begin with its name, such as flow'),
+    ('evaluate', ['--likelihood=trace=exact'], 'write the name first, such as flow'),
     ('evaluate', ['--likelihood=flow'], 'that of the autoregressive family is exact'),
     ('evaluate', ['--step=late'], "write 'last', 'best' or a number"),
   ],

@@ -1,4 +1,4 @@
-"""Checkpoints: what is read is what was saved, or one line says why it is not."""
+"""Checkpoints: reading returns exactly what was saved, or fails with one line that says why."""
 
 import json
 import logging
@@ -39,7 +39,7 @@ def mesh_of(count: int) -> Mesh:
 
 
 def place(tree, count: int):
-  """Onto `count` devices, the first dimension shared out where it can be."""
+  """Onto `count` devices, with the first dimension split if it divides evenly."""
   mesh = mesh_of(count)
 
   def sharding(x):
@@ -86,7 +86,7 @@ def save(checkpoints: Checkpoints, step: int, state=None, **metrics) -> bool:
 
 @pytest.fixture(scope='module')
 def two_steps(tmp_path_factory) -> pathlib.Path:
-  """A directory with sound steps 1 and 2, to be copied."""
+  """A directory with intact steps 1 and 2, for copying."""
   directory = tmp_path_factory.mktemp('two_steps') / 'checkpoints'
   with Checkpoints(directory) as checkpoints:
     save(checkpoints, 1, make_state(1, 2), loss=1.0)
@@ -137,7 +137,7 @@ def test_numbers_and_host_arrays_are_leaves_too(tmp_path):
   }  # fmt: skip
 
 
-def test_a_part_of_the_state_by_itself(two_steps):
+def test_a_part_of_the_state_can_be_restored_alone(two_steps):
   expected = make_state(2)
   with Checkpoints(two_steps, read_only=True) as checkpoints:
     found = checkpoints.restore({'ema': abstract(expected.ema)}, partial=True)
@@ -178,7 +178,7 @@ def test_keeps_the_newest_and_the_best(tmp_path, mode, kept):
     assert checkpoints.steps == kept and checkpoints.latest == 6
     assert checkpoints.best == kept[0] == checkpoints.restore(state, 'best').step
     assert checkpoints.restore(state, 5).step == 5
-    with pytest.raises(CheckpointError, match=rf'no checkpoint 4 .*there: {kept[0]}, 5, 6'):
+    with pytest.raises(CheckpointError, match=rf'no checkpoint 4 .*steps: {kept[0]}, 5, 6'):
       checkpoints.restore(state, 4)
 
 
@@ -195,7 +195,7 @@ def test_a_finished_step_is_never_overwritten(copied):
   before = {p: p.read_bytes() for p in copied.rglob('*') if p.is_file()}
   with Checkpoints(copied) as checkpoints:
     assert not save(checkpoints, 2, make_state(2))  # the same state: nothing to do
-    with pytest.raises(CheckpointError, match=r'holds another state of step 2'):
+    with pytest.raises(CheckpointError, match=r'already holds a different state of step 2'):
       save(checkpoints, 2, make_state(5))
   assert {p: p.read_bytes() for p in copied.rglob('*') if p.is_file()} == before
 
@@ -226,7 +226,7 @@ def test_another_model_is_refused_by_the_first_leaf_that_differs(copied, caplog,
 
 
 def damaged_versions(content: bytes, flips: int, seed: int):
-  """(what, content or None) for a file that is cut off, emptied, missing or has a bit flipped."""
+  """(damage, content or None) for a file that is truncated, empty, missing or has a flipped bit."""
   yield from (('missing', None), ('cut off', content[: len(content) // 2]))
   rng = random.Random(seed)
   for _ in range(flips if content else 0):
@@ -237,7 +237,7 @@ def damaged_versions(content: bytes, flips: int, seed: int):
 
 
 def damage_everything(directory: pathlib.Path, flips: int, caplog) -> dict[str, list[str]]:
-  """Damages each file of step 2 in turn. {file: the reasons given}; '' where it did no harm."""
+  """Damages each file of step 2 in turn. {file: the reasons given}; '' if it did no harm."""
   target, sound = (
     abstract(make_state(2, 1)),
     {1: as_bytes(make_state(1)), 2: as_bytes(make_state(2))},
@@ -267,7 +267,7 @@ def test_no_damaged_file_goes_unnoticed(copied, caplog, capfd):
   reasons = damage_everything(copied, 3, caplog)
   assert len(reasons) > 8
   harmless = [name for name, said in reasons.items() if '' in said]
-  # Without files.json the digests still hold; the cut-off half of an empty marker is the marker.
+  # Without files.json the digests still work; half of an empty marker file is the same file.
   assert set(harmless) == {str(MANIFEST), 'orbax.checkpoint'}
   for name, said in reasons.items():
     assert all(name in line for line in said if line)
@@ -276,7 +276,7 @@ def test_no_damaged_file_goes_unnoticed(copied, caplog, capfd):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings('ignore')  # what Orbax leaves behind when it gives up on an array
-def test_no_damaged_file_does_harm_where_the_run_was_killed_before_its_crcs(copied, caplog):
+def test_no_damaged_file_does_harm_if_the_run_was_killed_before_its_crcs(copied, caplog):
   (copied / '2' / MANIFEST).unlink()
   reasons = damage_everything(copied, 12, caplog)
   assert all(any(said) for name, said in reasons.items() if name.startswith('state/d/'))
@@ -315,7 +315,7 @@ def test_a_damaged_step_is_moved_aside_and_its_number_is_free_again(copied, capl
   assert len(warnings_of(caplog)) == 2
 
 
-def test_the_next_best_where_the_best_is_damaged(tmp_path, caplog):
+def test_the_next_best_is_used_if_the_best_is_damaged(tmp_path, caplog):
   state = {'x': jnp.zeros(3)}
   with Checkpoints(tmp_path, keep=3) as checkpoints:
     for step, loss in {1: 2.0, 2: 1.0, 3: 3.0}.items():
@@ -328,7 +328,7 @@ def test_the_next_best_where_the_best_is_damaged(tmp_path, caplog):
     assert checkpoints.steps == [1, 3] and checkpoints.best == 1
 
 
-def test_nothing_is_moved_where_nothing_is_left(copied):
+def test_nothing_is_moved_if_every_step_is_damaged(copied):
   for step in (1, 2):
     (copied / str(step) / RECORD).unlink()
   for _ in range(2):  # the same the second time: no run starts afresh over the ruins
@@ -339,7 +339,7 @@ def test_nothing_is_moved_where_nothing_is_left(copied):
       assert '\n' not in str(e.value)
 
 
-def test_what_a_cut_off_save_left_is_reported_and_removed(copied, caplog):
+def test_leftovers_of_an_interrupted_save_are_reported_and_removed(copied, caplog):
   half = copied / '3.orbax-checkpoint-tmp'
   shutil.copytree(copied / '2', half)
   with Checkpoints(copied, read_only=True) as checkpoints:
@@ -446,7 +446,7 @@ def test_a_save_that_runs_out_of_space(tmp_path, limit):
   lines = output.splitlines()
   assert child.returncode == 0 and len(lines) == 3, output + errors
   assert lines[0].startswith(f'checkpoint {tmp_path}/2 could not be saved: ')
-  assert 'File too large' in lines[0] and lines[0].endswith('steps there: 1')
+  assert 'File too large' in lines[0] and lines[0].endswith('finished steps: 1')
   assert lines[1:] == ["['1'] 1", "['1', '3']"]
   assert 'Traceback' not in errors
 
@@ -481,7 +481,7 @@ def test_a_full_and_a_read_only_file_system(small_disk):
     Checkpoints(small_disk / 'run')
   with Checkpoints(small_disk / 'run', read_only=True) as checkpoints:
     assert as_bytes(checkpoints.restore(state).state) == as_bytes(state)
-    with pytest.raises(CheckpointError, match=r'opened for reading'):
+    with pytest.raises(CheckpointError, match=r'opened read-only'):
       save(checkpoints, 2, state)
 
 
@@ -495,14 +495,14 @@ def test_bad_input_is_refused_in_one_line(tmp_path, copied):
   with pytest.raises(CheckpointError, match=r'mount it'):
     Checkpoints('gs://bucket/run')
   with Checkpoints(copied, read_only=False) as checkpoints:
-    with pytest.raises(CheckpointError, match=r'name of the state is no array of numbers'):
+    with pytest.raises(CheckpointError, match=r'name of the state must be an array of numbers'):
       save(checkpoints, 3, {'name': 'x'})
     with pytest.raises(CheckpointError, match=r'two leaves of the state have the same path'):
       save(checkpoints, 3, {'a': {'b': 1}, 'a/b': 2})
     with pytest.raises(CheckpointError, match=r'3 could not be saved: .*not JSON serializable'):
       checkpoints.save(3, {'x': 1}, config={}, position={'at': object()})
     step = jax.ShapeDtypeStruct((3,), 'int32', sharding=NamedSharding(mesh_of(2), P('data')))
-    with pytest.raises(CheckpointError, match=r'step cannot be sharded as asked'):
+    with pytest.raises(CheckpointError, match=r'step cannot be sharded as requested'):
       checkpoints.restore({'step': step}, partial=True)
     assert checkpoints.steps == [1, 2]
   assert sorted(p.name for p in copied.iterdir()) == ['1', '2']

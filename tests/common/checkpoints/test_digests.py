@@ -1,4 +1,4 @@
-"""Digests: what they are, that no sharding changes them, that no change escapes them."""
+"""Digests: their definition, independent of sharding, and sensitive to every change."""
 
 import jax
 import jax.numpy as jnp
@@ -37,12 +37,12 @@ def digest(x) -> str:
 
 
 def all_different_from_first(arrays) -> bool:
-  """Whether each of the two sums tells the first array from each of the others."""
+  """Whether each of the two sums distinguishes the first array from each of the others."""
   sums = np.asarray(jax.jit(jax.vmap(module.digest))(np.stack(arrays)))  # [array, word, sum]
   return bool((sums[1:] != sums[:1]).any(axis=1).all())
 
 
-def test_is_the_sum_that_the_docstring_says():
+def test_is_the_sum_in_the_docstring():
   x = np.asarray(example('float32'))
   assert digest(jnp.asarray(x)) == by_hand(x.view(np.uint32).ravel().tolist())
   b = np.asarray(example('bfloat16'))

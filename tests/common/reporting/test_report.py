@@ -41,7 +41,7 @@ def test_two_families_share_an_axis():
 
 
 class Page(html.parser.HTMLParser):
-  """What a browser would load, and the text it would show."""
+  """Collects the links a browser would load, and the text it would show."""
 
   def __init__(self, text):
     super().__init__()
@@ -82,11 +82,11 @@ def page(tmp_path):
     report.Facts(report.environment()),
   ]
   path = tmp_path / 'report.html'
-  report.report(path, 'A & B', [report.Section('All', blocks)], 'below')
+  report.write_report(path, 'A & B', [report.Section('All', blocks)], 'below')
   return path.read_text(encoding='utf-8'), picture
 
 
-def test_report_holds_all_it_needs(page):
+def test_report_is_self_contained(page):
   """Nothing is loaded: every link is data, the style names no address, and there is no script."""
   text, picture = page
   parsed = Page(text)
@@ -117,7 +117,7 @@ def test_report_is_made_for_phones_and_dark_pages(page):
   assert len(scrolling) == 1 and scrolling[0]['tabindex'] == '0'
 
 
-def test_environment_says_what_a_number_was_measured_with():
+def test_environment_lists_the_conditions_of_a_measurement():
   facts = report.environment()
   assert facts.keys() == {'command', 'machine', 'devices', 'date', 'versions'}
   assert re.match(r'\d+-core ', facts['machine']) and 'jax ' in facts['versions']

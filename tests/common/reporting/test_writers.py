@@ -1,4 +1,4 @@
-"""Writers: lines that survive interruptions, progress that tells the truth."""
+"""Writers: lines that survive interruptions, and progress with the right rate."""
 
 import io
 import json
@@ -22,7 +22,7 @@ def write(workdir, steps, **settings):
       writer.scalars(step, {'loss': 1 / step, 'rate': np.float32(step)})
 
 
-def test_what_is_written_is_read(tmp_path):
+def test_reading_returns_the_written_lines(tmp_path):
   with Writer(tmp_path) as writer:
     writer.scalars(10, {'loss': 0.1, 'bits': np.float32(2.5)})
     writer.scalars(20, {'loss': np.array(3)}, 'validation')
@@ -59,13 +59,13 @@ def test_a_resumed_run_writes_the_lines_it_would_have_written(tmp_path):
   assert strip(read(tmp_path / 'parts')) == strip(read(tmp_path / 'whole'))
 
 
-def test_without_a_step_nothing_is_dropped(tmp_path):
+def test_without_a_step_no_line_is_removed(tmp_path):
   write(tmp_path, (1, 2))
   write(tmp_path, (1, 3))
   assert [row['step'] for row in read(tmp_path)] == [1, 2, 1, 3]
 
 
-def test_lines_are_dropped_in_one_move_or_not_at_all(tmp_path, monkeypatch):
+def test_lines_are_removed_in_one_operation_or_not_at_all(tmp_path, monkeypatch):
   write(tmp_path, range(1, 6))
   before = (tmp_path / 'metrics.jsonl').read_bytes()
   monkeypatch.setattr(os, 'replace', lambda *_: (_ for _ in ()).throw(OSError('killed')))
@@ -83,10 +83,10 @@ def test_a_garbled_line_is_named(tmp_path):
     read(tmp_path)
 
 
-def test_names_that_a_line_has_already_are_refused(tmp_path):
+def test_reserved_names_are_refused(tmp_path):
   with (
     Writer(tmp_path) as writer,
-    pytest.raises(ValueError, match="no metric can be called 'step'"),
+    pytest.raises(ValueError, match="a metric cannot be called 'step'"),
   ):
     writer.scalars(1, {'step': 3.0})
   assert read(tmp_path) == []
@@ -102,7 +102,7 @@ def test_only_process_0_writes(tmp_path, monkeypatch):
 
 
 def events(workdir) -> list:
-  """What a reader of TensorBoard's files finds, whole records only."""
+  """The complete records in TensorBoard's files."""
   from tensorboardX.proto import event_pb2
 
   found = []
@@ -131,12 +131,15 @@ def test_tensorboard_gets_scalars_and_images(tmp_path):
   ]
   image = next(v.image for e in events(tmp_path) for v in e.summary.value if v.tag == 'samples')
   assert (image.height, image.width, image.colorspace) == (4, 4, 3)
-  # What was written after step 5 before the run was stopped is marked as void.
+  # Events that the interrupted run wrote after step 5 are marked as void.
   assert [e.step for e in events(tmp_path) if e.session_log.status] == [6]
 
 
 def test_importing_it_imports_neither_tensorboard_nor_tqdm():
-  code = 'import sys, common.reporting.writers; print([m for m in ("tensorboardX", "tqdm") if m in sys.modules])'
+  code = (
+    'import sys, common.reporting.writers\n'
+    'print([m for m in ("tensorboardX", "tqdm") if m in sys.modules])'
+  )
   done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
   assert done.stdout.strip() == '[]'
 
@@ -233,7 +236,7 @@ def test_a_file_is_the_old_or_the_new_one(tmp_path, monkeypatch):
   assert path.read_bytes() == b'two' and os.listdir(path.parent) == ['file.txt']
 
 
-def test_a_file_where_none_can_be(tmp_path):
+def test_a_file_that_cannot_be_written(tmp_path):
   atomic_write(tmp_path / 'file', 'x')
   with pytest.raises(OSError, match='file'):
     atomic_write(tmp_path / 'file' / 'below', 'x')

@@ -1,4 +1,4 @@
-"""What measurements say of a claim."""
+"""Verdicts on claims."""
 
 import math
 
@@ -40,7 +40,7 @@ def test_the_boundary_is_the_95_percent_interval_of_the_difference():
   assert verdict(claim, a=(-0.99, 0.3), b=(0.0, 0.4)) == 'fails'
 
 
-def test_a_verdict_is_wrong_no_more_often_than_it_says():
+def test_a_verdict_is_wrong_no_more_often_than_its_level():
   """Two equal rows with three seeds each: 'holds' and 'fails' come about 2.5 % of the time each."""
   rng = np.random.default_rng(0)
   claim = Claim('', ('a', 'm'), above=('b', 'm'))

@@ -1,4 +1,4 @@
-"""Studies with toy models: what is trained, what is kept, what is refused."""
+"""Studies with toy models: what they train, what they keep, what they refuse."""
 
 import dataclasses
 import json
@@ -27,7 +27,7 @@ METRICS = ('quality', 'steps', 'parameters')
 
 
 class Toy:
-  """Trains nothing and counts how often it is asked; quality = width + depth - 1/steps."""
+  """Records its calls and trains nothing; quality = width + depth - 1/steps."""
 
   def __init__(self):
     self.trained, self.measured, self.fail = [], [], ()
@@ -85,7 +85,7 @@ def study_of(base, **changes):
 
 def run(study, folder, toy, **changes):
   """Plans and runs a study quietly."""
-  jobs = studies.plan(study, load_config, folder, METRICS, free=('parallel.',))
+  jobs = studies.plan(study, load_config, folder, METRICS, changeable=('parallel.',))
   settings = dict(train=toy.train, evaluate=toy.evaluate, say=lambda _: None)
   return studies.run(jobs, study, folder, of_model=('parameters',), **(settings | changes))
 
@@ -105,7 +105,7 @@ def test_rows_that_differ_in_sampling_share_a_model(base, tmp_path):
   assert not results.failures
 
 
-def test_what_is_finished_is_not_done_again(base, tmp_path):
+def test_nothing_finished_is_repeated(base, tmp_path):
   toy, study = Toy(), study_of(base)
   first = run(study, tmp_path / 'work', toy)
   toy.trained.clear(), toy.measured.clear()
@@ -113,13 +113,13 @@ def test_what_is_finished_is_not_done_again(base, tmp_path):
   assert not toy.trained and not toy.measured
   assert again.measures == first.measures and again.pictures == first.pictures
 
-  # A new name, another place in the table, a device count: nothing of that is a new model.
+  # A new name, another place in the table or another device count needs no new model.
   renamed = dataclasses.replace(study.rows[0], name='thin')
   moved = study_of(base, rows=(study.rows[2], renamed), claims=(), published={})
   run(dataclasses.replace(moved, config={'parallel.data': 2}), tmp_path / 'work', toy)
   assert not toy.trained and not toy.measured
 
-  # A new row costs itself; other evaluation settings cost new cells, and no training.
+  # A new row costs only its own training; other evaluation settings cost cells, but no training.
   rows = (*study.rows, Row('new', {'network.depth': 7}))
   run(dataclasses.replace(study, rows=rows), tmp_path / 'work', toy)
   assert toy.trained == [(1, 7, 0)] and len(toy.measured) == 1
@@ -127,7 +127,7 @@ def test_what_is_finished_is_not_done_again(base, tmp_path):
   assert toy.trained == [(1, 7, 0)] and len(toy.measured) == 4
 
 
-def test_a_study_that_was_stopped_goes_on_where_it_was(base, tmp_path):
+def test_a_study_that_was_stopped_resumes(base, tmp_path):
   toy, study = Toy(), study_of(base)
 
   def stop_at_the_second(config, folder, metrics, options):
@@ -154,7 +154,7 @@ def test_a_damaged_cell_is_measured_again(base, tmp_path):
   assert not toy.trained and len(toy.measured) == 3
 
 
-def test_a_row_that_fails_is_reported_and_the_rest_goes_on(base, tmp_path):
+def test_a_row_that_fails_is_reported_and_the_others_continue(base, tmp_path):
   toy, told = Toy(), []
   toy.fail = (1,)
   results = run(study_of(base), tmp_path / 'work', toy, say=told.append)
@@ -183,7 +183,10 @@ def test_seeds_give_a_mean_and_an_interval(base, tmp_path):
   [
     (dict(rows=()), 'no rows'),
     (dict(rows=(Row('narrow'), Row('narrow', {'width': 2})), claims=(), published={}), 'twice'),
-    (dict(rows=(Row('a'), Row('b')), claims=(), published={}), "'a' and 'b' are the same"),
+    (
+      dict(rows=(Row('a'), Row('b')), claims=(), published={}),
+      "'a' and 'b' have the same settings",
+    ),
     (dict(metrics=('quality', 'stepps')), "metric 'stepps'; did you mean 'steps'"),
     (dict(config={'widht': 2}), "no setting 'widht'; did you mean 'width'"),
     (dict(config={'network.depht': 2}), "did you mean 'network.depth'"),
@@ -214,14 +217,14 @@ def test_a_dict_replaces_a_component(base):
   assert load_config(f'{base}:large', {})['width'] == 5
 
 
-def test_files_that_hold_no_study_are_refused(base, tmp_path):
+def test_files_without_a_study_are_refused(base, tmp_path):
   with pytest.raises(ConfigError, match='no file'):
     call(str(tmp_path / 'nothing.py:demo'), 'get_study')
   with pytest.raises(ConfigError, match=r'no function get_study\(\)'):
     call(base, 'get_study')
 
 
-def test_tables_put_published_cells_beside_measured_ones(base, tmp_path):
+def test_tables_put_published_cells_next_to_measured_ones(base, tmp_path):
   results = run(study_of(base), tmp_path / 'work', Toy())
   text = tables.markdown(results, {'command': 'python -m toy'})
   assert '| row | quality | published quality | steps | parameters |' in text

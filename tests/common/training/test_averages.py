@@ -27,9 +27,11 @@ def test_half_life_halves_and_ramps_up():
   assert decay(200, 0.05) == pytest.approx(0.5**0.1)  # a half-life of 5% of 200 steps
   assert decay(0, 0.05) == 0.0 and decay(0, 0.0) == pytest.approx(0.5**0.01)
   section = get_base().ema.to_dict()
-  at = lambda settings: float(averages.decay_at(jnp.asarray(200), settings))
-  assert at(averages.in_steps(section, 10, 1000)) == pytest.approx(201 / 210)
-  assert at(averages.in_steps(section | {'half_life': '10%'}, 10, 1000)) == pytest.approx(0.5**0.1)
+  at = lambda averaging: float(averaging.decay_at(jnp.asarray(200)))
+  assert at(averages.make_averaging(section, 10, 1000)) == pytest.approx(201 / 210)
+  assert at(averages.make_averaging(section | {'half_life': '10%'}, 10, 1000)) == pytest.approx(
+    0.5**0.1
+  )
 
 
 @pytest.mark.parametrize('width', [0.01, 0.05, 0.1, 0.2, 0.28])
@@ -53,13 +55,13 @@ def test_published_gammas():
 
 
 def test_published_weights():
-  """Of 0.05 and 0.10 for 0.075 as EDM2's code has them: fitted freely, divided by their sum."""
+  """Weights of 0.05 and 0.10 for 0.075 in EDM2's code: an unconstrained fit, divided by its sum."""
   ones, gammas = np.ones(2), np.array([averages.gamma_of(w) for w in (0.05, 0.10)])
   goal = np.ones(1), np.array([averages.gamma_of(0.075)])
   among = averages.inner_products(ones, gammas, ones, gammas)
   free = np.linalg.solve(among, averages.inner_products(ones, gammas, *goal))[:, 0]
   np.testing.assert_allclose(free / free.sum(), [0.3422694236, 0.6577305764], rtol=1e-8)
-  # Ours are as near to the profile, in the mean square, as any that sum to 1.
+  # Ours are the best in the mean square among weights that sum to 1.
   own = averages.weights([(1, 0.05), (1, 0.10)], 1, 0.075)
   away = lambda share: (share - free) @ among @ (share - free)
   assert away(own) < min(away(own + d) for d in ([0.01, -0.01], [-0.01, 0.01]))
@@ -89,7 +91,7 @@ def test_inner_products_are_the_integrals():
 
 
 def test_any_width_is_reconstructed_from_stored_ones():
-  """Noisy parameters that drift: an unseen width, to a small part of how far widths differ."""
+  """Parameters that drift with noise: the error is small next to the differences between widths."""
   rng = np.random.default_rng(1)
   steps = np.linspace(0, 1, 4000)[:, None]
   values = np.sin(3 * steps * np.arange(1, 6)) + 0.3 * rng.normal(size=(4000, 5))
@@ -108,7 +110,7 @@ def test_any_width_is_reconstructed_from_stored_ones():
       errors.append(np.linalg.norm(share @ points - directly) / apart)
     assert (np.diff(errors) < 0).all() and errors[2] < 0.04 and errors[3] < 0.01, (width, errors)
   stored = [(step, width) for step in range(500, 4001, 500) for width in widths]
-  # A stored one is itself, whatever else is stored; so is one that ends before the last.
+  # A stored average is reproduced exactly, also one that ends before the last step.
   np.testing.assert_allclose(averages.weights(stored, 4000, 0.1), np.eye(16)[-1], atol=1e-6)
   np.testing.assert_allclose(averages.weights(stored[:8], 2000, 0.05), np.eye(8)[-2], atol=1e-6)
 
@@ -116,13 +118,13 @@ def test_any_width_is_reconstructed_from_stored_ones():
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    ({'widths': (0.3,)}, r'width 0.3 of an average must be in \(0, 0.2887\)'),
-    ({'decay': 1.0}, r'ema.decay=1.0 must be in \[0, 1\)'),
-    ({'ramp_up': -1.0}, 'ema.ramp_up=-1.0'),
-    ({'keep': 0}, 'ema.keep=0'),
+    ({'widths': (0.3,)}, r'width of an average must be in \(0, 0.2887\), .* got 0.3'),
+    ({'decay': 1.0}, r'ema.decay must be in \[0, 1\), got 1.0'),
+    ({'ramp_up': -1.0}, 'ema.ramp_up must be .* got -1.0'),
+    ({'keep': 0}, 'ema.keep must be at least 1, got 0'),
     ({'half_life': 'long'}, "ema.half_life='long' is not a length"),
   ],
 )
 def test_bad_settings_are_one_line(changes, message):
   with pytest.raises(ConfigError, match=message):
-    averages.in_steps(get_base().ema.to_dict() | changes, 10, 100)
+    averages.make_averaging(get_base().ema.to_dict() | changes, 10, 100)

@@ -16,7 +16,7 @@ def settings(**changes):
 
 
 def schedule(**changes):
-  return optimizers.make_schedule(settings(learning_rate=2.0, **changes), total=100, epoch=10)
+  return optimizers.make_lr_schedule(settings(learning_rate=2.0, **changes), total=100, epoch=10)
 
 
 def test_warm_up_rises_linearly_to_the_peak_and_its_first_step_moves():
@@ -63,7 +63,7 @@ def step(params=PARAMS, gradient=0.0, **changes):
 
 
 @pytest.mark.parametrize('name', ['adamw', 'sgd', 'muon'])
-def test_weight_decay_reaches_kernels_alone(name):
+def test_weight_decay_affects_only_kernels(name):
   after = step(name=name, weight_decay=0.5, clip=0.0)
   np.testing.assert_allclose(after['dense']['kernel'], 1 - 0.1 * 0.5, rtol=1e-6)
   np.testing.assert_array_equal(after['dense']['bias'], 1.0)
@@ -106,8 +106,8 @@ TWO = {'base': {'kernel': jnp.ones((2, 2))}, 'head': {'kernel': jnp.ones((2, 2))
 def moved(steps=1, gradient=3.0, total=10, **changes):
   """Parameters after some steps of constant gradients."""
   s = settings(learning_rate=0.1, schedule='constant', warmup='0', eps=0.0) | changes
-  schedules = optimizers.make_schedules(s, total, epoch=5)
-  chain = optimizers.make_optimizer(s, optimizers.make_schedule(s, total, 5), schedules)
+  schedules = optimizers.make_group_lr_schedules(s, total, epoch=5)
+  chain = optimizers.make_optimizer(s, optimizers.make_lr_schedule(s, total, 5), schedules)
   params, state = TWO, chain.init(TWO)
   for _ in range(steps):
     updates, state = chain.update(jax.tree.map(lambda p: gradient * p, TWO), state, params)
@@ -127,7 +127,7 @@ def test_a_group_has_a_rate_a_decay_and_a_schedule_of_its_own():
   assert after == pytest.approx({'base': 0.9, 'head': 0.7}, rel=1e-5)
 
 
-def test_what_is_frozen_does_not_move_has_no_state_and_does_not_count_for_the_norm():
+def test_frozen_parameters_do_not_move_have_no_state_and_do_not_count_for_the_norm():
   after, state = moved(name='adamw', weight_decay=0.5, frozen='^base/')
   assert after['base'] == 1.0 and after['head'] < 0.9
   sizes = [x.size for x in jax.tree.leaves(state)]
@@ -146,7 +146,7 @@ def test_what_is_frozen_does_not_move_has_no_state_and_does_not_count_for_the_no
     (dict(groups={'a': dict(paths='head', clip=1.0)}), 'unknown setting optimizer.groups.a.clip'),
   ],
 )
-def test_groups_that_cannot_be_are_refused(changes, message):
+def test_invalid_groups_are_refused(changes, message):
   with pytest.raises(ConfigError, match=message) as error:
     moved(**changes)
   assert '\n' not in str(error.value)

@@ -13,10 +13,11 @@ from jax.sharding import PartitionSpec as P
 from common.config import ConfigError
 from common.method import Aux
 from common.training import parallel, state
+from common.training.averages import Averaging
 from tests import toy
 
 STEPS, SIZE = 6, 16
-EMA = dict(decay=0.9, warmup=True)
+EMA = Averaging(decay=0.9, warmup=True)
 
 
 def run(mode='jit', devices=1, micro_batches=1, weighted=False, batches=None, **axes):
@@ -25,13 +26,11 @@ def run(mode='jit', devices=1, micro_batches=1, weighted=False, batches=None, **
   mesh = parallel.make_mesh(settings, jax.devices()[:devices])
   example = toy.SPEC.batch_struct(SIZE)
   initial = lambda: state.init_state(method, optimizer, example, seed=0)
-  make = lambda axis: state.make_train_step(
-    method, optimizer, seed=0, ema=EMA, micro_batches=micro_batches, axis=axis
-  )
-  place = parallel.place(mode, make, jax.eval_shape(initial), mesh)
+  pure = state.TrainStep(method, optimizer, 0, EMA, micro_batches)
+  step = parallel.place_step(mode, pure, jax.eval_shape(initial), mesh)
   batches = toy.batches(STEPS, SIZE, weighted=weighted) if batches is None else batches
-  final, metrics = place.run(place.put_state(initial), place.put_batch(batches))
-  return jax.device_get(place.view(final)), jax.device_get(metrics), place
+  final, metrics = step.run(step.create_state(initial), step.put_batches(batches))
+  return jax.device_get(step.logical_state(final)), jax.device_get(metrics), step
 
 
 @functools.cache
@@ -64,12 +63,13 @@ def test_same_losses_and_parameters_as_one_device(how, weighted):
 
 
 def test_steps_one_by_one_are_those_of_the_compiled_loop():
-  together, losses, place = run_on_one_device(False)
-  batches = place.put_batch(toy.batches(STEPS, SIZE))
+  together, losses, step = run_on_one_device(False)
+  batches = step.put_batches(toy.batches(STEPS, SIZE))
   initial = lambda: state.init_state(
     toy.build(), optax.adam(1e-2), toy.SPEC.batch_struct(1), seed=0
   )
-  apart, metrics = state.one_by_one(place.run)(place.put_state(initial), batches)
+  unrolled = dataclasses.replace(step, unrolled=True)
+  apart, metrics = unrolled.run(step.create_state(initial), batches)
   assert int(apart.step) == int(together.step) == STEPS
   np.testing.assert_allclose(metrics['loss'], losses['loss'], rtol=1e-6)
   for a, b in zip(jax.tree.leaves(apart), jax.tree.leaves(together), strict=True):
@@ -95,9 +95,9 @@ def test_losses_depend_on_the_data_so_that_the_comparison_means_something():
   assert np.abs(one['loss'] - other['loss']).max() > 1e-3
 
 
-def test_fsdp_and_tensor_really_share_out_the_kernels():
-  _, _, place = run(devices=8, data=2, fsdp=2, tensor=2)
-  params, moments = place.abstract.params, place.abstract.opt_state[0].mu
+def test_fsdp_and_tensor_split_the_kernels():
+  _, _, step = run(devices=8, data=2, fsdp=2, tensor=2)
+  params, moments = step.abstract_state.params, step.abstract_state.opt_state[0].mu
   assert params['up']['kernel'].sharding.spec == P(None, 'tensor')  # too small for fsdp
   assert params['middle']['kernel'].sharding.spec == P(None, 'fsdp')
   assert moments['middle']['kernel'].sharding.spec == P(None, 'fsdp')
@@ -111,7 +111,7 @@ def test_a_step_with_a_gradient_that_is_not_finite_is_skipped_and_counted():
     value, aux = method.loss(params, memory, batch, key, context)
     return jnp.where(context.step == 2, jnp.nan, value), aux
 
-  step = state.make_train_step(dataclasses.replace(method, loss=loss), optimizer, seed=0, ema=EMA)
+  step = state.TrainStep(dataclasses.replace(method, loss=loss), optimizer, 0, EMA)
   start = state.init_state(method, optimizer, toy.SPEC.batch_struct(SIZE), seed=0)
   batches = toy.batches(4, SIZE)
   cut = lambda first, last: {k: v[first:last] for k, v in batches.items()}
@@ -134,8 +134,9 @@ def test_pmap_refuses_a_method_with_memory_and_a_sharded_mesh():
     method, init=lambda k, b: (method.init(k, b)[0], {'history': jnp.zeros(3)})
   )
   initial = lambda: state.init_state(remembering, optimizer, toy.SPEC.batch_struct(8), seed=0)
+  step = state.TrainStep(remembering, optimizer, 0, EMA)
   with pytest.raises(ConfigError, match='remembers'):
-    parallel.place('pmap', lambda axis: lambda s, b: (s, {}), jax.eval_shape(initial), mesh)
+    parallel.place_step('pmap', step, jax.eval_shape(initial), mesh)
   with pytest.raises(ConfigError, match=r'fsdp=1'):
     run('pmap', devices=8, fsdp=2)
   with pytest.raises(ConfigError, match=r"unknown parallel.mode 'pmapp'; did you mean 'pmap'"):
@@ -150,12 +151,12 @@ def test_a_mesh_that_does_not_fit_the_devices_is_refused(axes):
     parallel.make_mesh(dict(data=-1, fsdp=1, tensor=1) | axes)
 
 
-def test_a_batch_that_the_devices_do_not_divide_is_refused_with_the_nearest_that_they_do():
+def test_a_batch_that_the_devices_do_not_divide_is_refused_with_the_nearest_valid_size():
   with pytest.raises(ConfigError, match=r'data.batch_size=100 .* the nearest that can: 96'):
     parallel.check_batch_size(100, 8, 2)
 
 
-def test_metrics_are_means_over_what_was_counted():
+def test_metrics_are_means_over_the_counted_examples():
   """Micro-batches of unequal count, against the mean over all examples at once."""
   method = toy.build()
 
@@ -169,9 +170,7 @@ def test_metrics_are_means_over_what_was_counted():
   weight, label = batches['weight'][0], batches['label'][0]
   expected = (weight * label).sum() / weight.sum()
   for parts in (1, 2, 8):
-    step = state.make_train_step(
-      dataclasses.replace(method, loss=loss), optax.sgd(0.1), seed=0, ema=EMA, micro_batches=parts
-    )
+    step = state.TrainStep(dataclasses.replace(method, loss=loss), optax.sgd(0.1), 0, EMA, parts)
     start = state.init_state(method, optax.sgd(0.1), toy.SPEC.batch_struct(SIZE), seed=0)
     _, metrics = jax.jit(step)(start, batches)
     np.testing.assert_allclose(metrics['mean_label'][0], expected, rtol=1e-6)

@@ -1,4 +1,4 @@
-"""Stored averages: any width from them, and no more of them than was asked for."""
+"""Stored averages: any width is made from them, and only the newest are kept."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +8,7 @@ from common.training import averages
 from common.training.snapshots import Snapshots, forget_after
 
 
-def test_an_average_is_made_of_what_is_stored_up_to_its_step(tmp_path):
+def test_an_average_is_made_of_those_stored_up_to_its_step(tmp_path):
   paths = [np.random.default_rng(seed).normal(size=(3, 5)) for seed in (0, 1)]
   widths, steps = (0.05, 0.1), (20, 30, 40)
   with Snapshots(tmp_path, keep=3) as snapshots:

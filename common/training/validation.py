@@ -1,0 +1,63 @@
+"""The loss on the validation split, with the averaged parameters."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from common.data.pipeline import Data, evaluation_batches
+from common.method import Batch, Context, Method, PyTree
+from common.training.state import VALIDATION_STREAM, TrainState, stream_key
+
+
+def validation_loss(
+  method: Method,
+  state: TrainState,
+  data: Data,
+  batch_size: int,
+  sharding: jax.sharding.Sharding,
+  seed: int,
+) -> dict[str, float]:
+  """Means of the loss and its metrics over the validation split, with the averaged parameters.
+
+  Args:
+    method: the method.
+    state: a logical state (see `parallel.PlacedStep`).
+    data: the data.
+    batch_size: examples in a batch; the last batch is padded.
+    sharding: of a batch.
+    seed: of the config.
+  """
+  # The same keys at every call: checkpoints are compared on the same noise.
+  key = stream_key(seed, VALIDATION_STREAM)
+  totals: dict[str, float] = {}
+  weights = 0.0
+  for n, batch in enumerate(evaluation_batches(data.splits['validation'], batch_size)):
+    batch = {k: jax.device_put(v, sharding) for k, v in batch.items()}
+    # A key per batch, as no two batches may share their noise.
+    metrics, count = evaluation_step(
+      method, state.ema, state.memory, batch, jax.random.fold_in(key, n), state.step
+    )
+    # Each batch by its count: the last one has fewer examples than the others.
+    for name, value in jax.device_get(metrics).items():
+      totals[name] = totals.get(name, 0.0) + float(value * count)
+    weights += float(count)
+  return {name: total / weights for name, total in totals.items()}
+
+
+# Static in the method, which is hashed by identity: one program for each method.
+@functools.partial(jax.jit, static_argnums=0)
+def evaluation_step(
+  method: Method,
+  params: PyTree,
+  memory: PyTree,
+  batch: Batch,
+  key: Key[Array, ''],
+  step: Int[Array, ''],
+) -> tuple[dict[str, Float[Array, '']], Float[Array, '']]:
+  """(loss and metrics, count) of one batch, without dropout."""
+  size = batch['x'].shape[0]
+  context = Context(step, params, False, jnp.arange(size, dtype=jnp.int32), size)
+  loss, aux = method.loss(params, memory, batch, key, context)
+  return dict(aux.metrics, loss=loss), aux.count
