@@ -4,7 +4,6 @@ A generative model is four pure functions: how to initialise, train, sample and 
 Training, checkpointing, evaluation, sampling and studies are written once, against `Method`.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -135,21 +134,6 @@ class Method:
   def nll(self, params: PyTree, batch: Batch, key: Key[Array, '']) -> Likelihood:
     """Negative log-likelihood of each example. Pure: the caller compiles it."""
     raise NotImplementedError
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Functions(Method):
-  """A method made of four separate functions."""
-
-  init: Any
-  loss: Any
-  sample: Any
-  nll: Any = None
-  labelled: bool = True
-
-  @property
-  def has_likelihood(self) -> bool:
-    return self.nll is not None
 
 
 def example_keys(key: Key[Array, ''], index: Int[Array, 'batch']) -> Key[Array, 'batch']:

@@ -1,13 +1,31 @@
 """A small denoising method: its noise depends on the example, its counts on the weights."""
 
+import dataclasses
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from common.data.spec import DataSpec, to_unit
-from common.method import Aux, Functions, Likelihood, Samples, example_keys, example_weights
+from common.method import Aux, Likelihood, Method, Samples, example_keys, example_weights
 
 SPEC = DataSpec('toy', 'image', (4, 4, 1), 17, 10, tuple('0123456789'), num_train=256)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Functions(Method):
+  """A method made of four separate functions."""
+
+  init: Any
+  loss: Any
+  sample: Any
+  nll: Any = None
+  labelled: bool = True
+
+  @property
+  def has_likelihood(self) -> bool:
+    return self.nll is not None
 
 
 class Net(nn.Module):

@@ -10,7 +10,8 @@ from common.data.pipeline import Data
 from common.data.sources import Source
 from common.data.spec import DataSpec, SeriesSpec
 from common.evaluation import crps, evaluate
-from common.method import Functions, Likelihood, Samples
+from common.method import Likelihood, Samples
+from tests.toy import Functions
 
 SETTINGS = dict(split='test', batch_size=64, num_samples=200, extractor='mlp')
 SPEC = DataSpec('walks', 'series', (8, 2), 0, 3, ('a', 'b', 'c'), 9, series=SeriesSpec(3, season=4))

@@ -14,7 +14,8 @@ from common.data.sources import Source
 from common.data.spec import DataSpec
 from common.evaluation import agreement, classifiers, evaluate, features, likelihood
 from common.evaluation.measures import Measure
-from common.method import Functions, Likelihood, Samples
+from common.method import Likelihood, Samples
+from tests.toy import Functions
 
 SETTINGS = dict(split='test', batch_size=128, num_samples=300, extractor='mlp')
 KEY = jax.random.key(0)
