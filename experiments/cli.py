@@ -1,9 +1,10 @@
-"""Shared by all commands: clear errors, exit codes, signals, the compilation cache.
+"""Shared by all commands: errors, exit codes, signals, values of flags, the compilation cache.
 
 Exit codes: 0 done; 1 failed, with one line that says why; 75 stopped by a signal after saving, and
 the same command resumes.
 """
 
+import ast
 import contextlib
 import logging as std_logging
 import os
@@ -108,3 +109,81 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
     # A handler that stayed would swallow signals after the command has finished.
     for number, handler in before.items():
       signal.signal(number, handler)
+
+
+def define_options() -> flags.FlagHolder:
+  """The flag; its value is for `parse_options`."""
+  return flags.DEFINE_list(
+    'options', [], "Sampler settings that replace the config's: name=value, separated by commas."
+  )
+
+
+def parse_options(items: list[str]) -> dict:
+  """{'steps': 20} from ['steps=20']; a value that is not a Python literal stays text.
+
+  Raises:
+    ValueError: for an item without '='.
+  """
+  options = {}
+  for item in _join_brackets(items):
+    name, equals, text = item.partition('=')
+    if not equals or not name:
+      raise ValueError(f'--options={item!r}: write name=value, such as steps=20')
+    options[name.strip()] = _parse_value(text.strip())
+  return options
+
+
+def parse_component(items: list[str]) -> dict | None:
+  """{'name': 'flow', 'trace': 'exact'} from ['flow', 'trace=exact']; None from an empty list.
+
+  Raises:
+    ValueError: for settings without a name.
+  """
+  if not items:
+    return None
+  if '=' in items[0]:
+    raise ValueError(
+      f'--likelihood={",".join(items)}: write the name first, such as flow,trace=exact'
+    )
+  return {'name': items[0]} | parse_options(items[1:])
+
+
+def parse_widths(items: list[str]) -> list[float]:
+  """Widths of averages of the parameters.
+
+  Raises:
+    ValueError: for a width that is not a number.
+  """
+  try:
+    return [float(item) for item in items]
+  except ValueError:
+    raise ValueError(f'--ema={",".join(items)}: write widths, such as 0.05,0.1') from None
+
+
+def _join_brackets(items: list[str]) -> list[str]:
+  """Joins items that the flag parser split within brackets: 'times=(3.0', '1.0)'."""
+  whole: list[str] = []
+  for item in items:
+    if whole and whole[-1].count('(') > whole[-1].count(')'):
+      whole[-1] += f',{item}'
+    else:
+      whole.append(item)
+  return whole
+
+
+def _parse_value(text: str):
+  if text.lower() in ('true', 'false'):
+    return text.lower() == 'true'
+  try:
+    return ast.literal_eval(text)
+  except (ValueError, SyntaxError):
+    return text
+
+
+def parse_step(text: str) -> str | int:
+  """A checkpoint: 'last', 'best' or a number."""
+  if text in ('last', 'best'):
+    return text
+  if text.isdecimal():
+    return int(text)
+  raise ValueError(f"--step={text!r}: write 'last', 'best' or a number")

@@ -21,7 +21,7 @@ from autoregressive.interop import weights
 from common.checkpoints.checkpoints import Checkpoints
 from common.config import Config, ConfigError, freeze
 from common.data import pipeline
-from experiments import cli, config_flag, families, options, runs
+from experiments import cli, config_flag, families, runs
 
 CONFIG = config_flag.define('For --read: FILE.py[:variant].')
 READ = flags.DEFINE_string('read', None, 'Folder of published weights to make a run from.')
@@ -92,7 +92,7 @@ def main() -> None:
   if bool(READ.value) == bool(WRITE.value):
     raise ValueError('give either --read or --write')
   if WRITE.value:
-    run = runs.load(WORKDIR.value, options.step(STEP.value))
+    run = runs.load(WORKDIR.value, cli.parse_step(STEP.value))
     write(run, WRITE.value, int(SHARD_MB.value * 10**6))
     print(f'step {run.step} of {WORKDIR.value} in {WRITE.value}')
     return

@@ -20,7 +20,7 @@ from absl import flags
 from common.evaluation.evaluate import METRICS
 from common.evaluation.measures import Evaluation, Measure
 from common.files import atomic_write
-from experiments import cli, options, runs
+from experiments import cli, runs
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
 STEP = flags.DEFINE_string('step', 'last', "Checkpoint: 'last', 'best' or a number.")
@@ -42,7 +42,7 @@ EMA = flags.DEFINE_list(
   [],
   'Widths of averages of the parameters to evaluate instead, each in (0, 0.288); needs ema.widths.',
 )
-OPTIONS = options.define()
+OPTIONS = cli.define_options()
 
 
 def evaluate(run: runs.Run, settings: dict, variant: dict) -> Evaluation:
@@ -89,11 +89,11 @@ def format_part(name: str, terms: Sequence[float]) -> str:
 
 
 def main() -> None:
-  widths = options.widths(EMA.value)
-  run = runs.load(WORKDIR.value, options.step(STEP.value), options.component(LIKELIHOOD.value))
+  widths = cli.parse_widths(EMA.value)
+  run = runs.load(WORKDIR.value, cli.parse_step(STEP.value), cli.parse_component(LIKELIHOOD.value))
   if NUM.value is not None:
     run.config['evaluation']['num_samples'] = NUM.value
-  settings, variant = options.parse(OPTIONS.value), {}
+  settings, variant = cli.parse_options(OPTIONS.value), {}
   if ON.value is not None:
     run = runs.on(run, ON.value)
     variant['on'] = ON.value

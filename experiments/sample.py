@@ -26,7 +26,7 @@ from absl import flags
 
 from common.domains import DOMAINS, domain_of
 from common.domains.base import SampleFlags, SampleSettings, Trained
-from experiments import cli, families, options, runs
+from experiments import cli, families, runs
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
 STEP = flags.DEFINE_string('step', 'last', "Checkpoint: 'last', 'best' or a number.")
@@ -43,7 +43,7 @@ WEAK = flags.DEFINE_string(
   'weak', None, 'WORKDIR[@STEP] of a weaker model of the same network, for options guidance=W.'
 )
 EMA = flags.DEFINE_list('ema', [], 'Width of the average to sample from; needs ema.widths.')
-OPTIONS = options.define()
+OPTIONS = cli.define_options()
 
 
 def _help(name: str) -> str:
@@ -64,10 +64,10 @@ SAMPLE_FLAGS = (
 
 def load() -> runs.Run:
   """The run of the flags, with the average and the draft that they name."""
-  widths = options.widths(EMA.value)
+  widths = cli.parse_widths(EMA.value)
   if len(widths) > 1:
     raise ValueError('--ema takes one width here; experiments.evaluate compares several')
-  run = runs.load(WORKDIR.value, options.step(STEP.value))
+  run = runs.load(WORKDIR.value, cli.parse_step(STEP.value))
   for width in widths:
     run = runs.with_average(run, WORKDIR.value, width)
   return runs.with_draft(run, runs.load(DRAFT.value)) if DRAFT.value else run
@@ -75,7 +75,7 @@ def load() -> runs.Run:
 
 def main() -> None:
   run = load()
-  sampling = options.parse(OPTIONS.value)
+  sampling = cli.parse_options(OPTIONS.value)
   if WEAK.value is not None:
     sampling['weak'] = runs.load_weak(run, WEAK.value)
   domain, spec = domain_of(run.data.spec), run.data.spec

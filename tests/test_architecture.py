@@ -34,12 +34,6 @@ MAX_LAMBDAS, MAX_NESTED = 4.0, 3.0
 PROBING = {}
 
 
-def packages(not_yet=()):
-  """The packages as parameters; in those of `not_yet` the check is known to fail."""
-  mark = pytest.mark.xfail(strict=True, reason='not yet: remove the mark once this passes')
-  return [pytest.param(name, marks=mark) if name in not_yet else name for name in PACKAGES]
-
-
 def modules(package):
   return sorted((ROOT / package).rglob('*.py'))
 
@@ -114,7 +108,7 @@ def test_flags_are_defined_by_commands_alone(package):
   assert all(f.relative_to(ROOT).parts[0] == 'experiments' for f in defining)
 
 
-@pytest.mark.parametrize('package', packages(not_yet=('experiments',)))
+@pytest.mark.parametrize('package', PACKAGES)
 def test_a_folder_has_few_modules(package):
   folders = {}
   for path in modules(package):
@@ -129,7 +123,7 @@ def test_modules_are_short(package):
   assert not {f: number for f, number in lines.items() if number > MAX_LINES}
 
 
-@pytest.mark.parametrize('package', packages(not_yet=('autoregressive',)))
+@pytest.mark.parametrize('package', PACKAGES)
 def test_functions_have_few_arguments(package):
   many = {}
   for path in modules(package):
@@ -141,7 +135,7 @@ def test_functions_have_few_arguments(package):
   assert not many
 
 
-@pytest.mark.parametrize('package', packages(not_yet=('autoregressive',)))
+@pytest.mark.parametrize('package', PACKAGES)
 def test_members_of_interfaces_are_not_probed_for(package):
   found = {
     f'{name_of(path)}:{node.lineno}'
@@ -161,7 +155,7 @@ def is_domain(node):
   )
 
 
-@pytest.mark.parametrize('package', packages(not_yet=('autoregressive',)))
+@pytest.mark.parametrize('package', PACKAGES)
 def test_domains_are_compared_nowhere(package):
   """A kind of data is an object with methods (common/domains), never a case distinction."""
   found = set()

@@ -2,11 +2,11 @@
 
 import pytest
 
-from experiments import options
+from experiments import cli
 
 
 def test_settings_are_literals_or_text():
-  assert options.parse(['steps=20', 'sampler=ddim', 'final_denoise=true', 'eta=0.5']) == {
+  assert cli.parse_options(['steps=20', 'sampler=ddim', 'final_denoise=true', 'eta=0.5']) == {
     'steps': 20,
     'sampler': 'ddim',
     'final_denoise': True,
@@ -17,10 +17,10 @@ def test_settings_are_literals_or_text():
 def test_a_tuple_keeps_its_commas():
   """The flag parser splits at commas; `parse` restores those within brackets."""
   items = ['grid=given', 'times=(3.0', '1.0', '0.2)', 'steps=3']
-  assert options.parse(items) == {'grid': 'given', 'times': (3.0, 1.0, 0.2), 'steps': 3}
+  assert cli.parse_options(items) == {'grid': 'given', 'times': (3.0, 1.0, 0.2), 'steps': 3}
 
 
 @pytest.mark.parametrize('item', ['steps', '=3'])
 def test_an_item_without_name_and_value_is_refused(item):
   with pytest.raises(ValueError, match='write name=value'):
-    options.parse([item])
+    cli.parse_options([item])
