@@ -7,6 +7,7 @@ own defaults, then all others (--config.process.sigma_max=10). Values are parsed
 """
 
 import dataclasses
+import itertools
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -82,7 +83,7 @@ def _settings(argv: Sequence[str]) -> dict[str, bool]:
   --config.a value is a flag and its value, unless what follows is a flag.
   """
   found = {}
-  for arg, following in zip(argv, [*argv[1:], '-'], strict=True):
+  for arg, following in itertools.pairwise([*argv, '-']):
     if match := SETTING.match(arg):
       alone = match['value'] is None and (match['no'] or following.startswith('-'))
       found[match['key']] = found.get(match['key'], False) or bool(alone)

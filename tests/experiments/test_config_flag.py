@@ -80,3 +80,8 @@ def test_an_error_blames_its_own_flag(settings, message):
   with pytest.raises(ConfigError) as error:
     config_flag.load(DIGITS, {'train.steps': ['7']} | {k: [v] for k, v in settings.items()})
   assert message in str(error.value) and '\n' not in str(error.value)
+
+
+def test_a_command_line_may_be_empty():
+  flag = config_flag.define('A config.', flag_values=flags.FlagValues(), argv=[])
+  assert flag.settings == {}

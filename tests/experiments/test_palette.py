@@ -56,7 +56,10 @@ def test_grids_and_samples_have_the_palettes_colours(folder):
 @pytest.mark.parametrize(
   'more, message',
   [
-    (TINY_DIFFUSION, 'diffusion adds noise to pixel values; data.palette=3 makes them indices'),
+    (
+      TINY_DIFFUSION,
+      'diffusion adds noise to pixel values, but with data.palette=3 pixels are indices',
+    ),
     (
       (*TINY, '--config.ordering.size=1', '--config.head.name=logistic_mixture'),
       "head 'logistic_mixture' is over ordered values; a palette has no order",
