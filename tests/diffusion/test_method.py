@@ -1,7 +1,6 @@
-"""The diffusion method: its loss, however the batch is split; requests; the bound."""
+"""The diffusion method: its loss, however the batch is split; its bound; wrong configs."""
 
 import functools
-import logging
 
 import jax
 import jax.numpy as jnp
@@ -9,58 +8,11 @@ import numpy as np
 import optax
 import pytest
 
-import diffusion
 from common.config import ConfigError
-from common.data.spec import DataSpec
-from common.method import Context, Request
+from common.method import Request
 from common.training.averages import Averaging
 from common.training.state import TrainStep, init_state
-from experiments import families
-
-SPEC = DataSpec('toy', 'image', (4, 4, 1), 5, 3)
-KEY = jax.random.key(0)
-NUM = 16
-
-
-def batch(seed=0, num=NUM):
-  x = jax.random.randint(jax.random.key(seed), (num, *SPEC.shape), 0, SPEC.levels)
-  return {'x': x.astype(jnp.uint8), 'label': jnp.arange(num) % SPEC.num_classes}
-
-
-def configured(**changes):
-  """The base config with a tiny network; 'a__b' stands for the setting a.b."""
-  config = families.defaults('diffusion')
-  config['network'] = dict(name='mlp', width=16, depth=1)
-  for path, value in changes.items():
-    *sections, leaf = path.split('__')
-    functools.reduce(lambda node, name: node[name], sections, config)[leaf] = value
-  return config
-
-
-def build(**changes):
-  return diffusion.build(configured(**changes), SPEC)
-
-
-def context(params, index=None, training=True, size=NUM):
-  index = jnp.arange(size) if index is None else index
-  return Context(jnp.zeros((), jnp.int32), params, training, index, size)
-
-
-def scrambled(method, seed=5):
-  """Random parameters: with the initial ones, outputs are zero."""
-  params, memory = method.init(KEY, batch())
-  leaves, tree = jax.tree.flatten(params['network'])
-  keys = jax.random.split(jax.random.key(seed), len(leaves))
-  noisy = [v + 0.2 * jax.random.normal(k, v.shape) for v, k in zip(leaves, keys, strict=True)]
-  return params | {'network': jax.tree.unflatten(tree, noisy)}, memory
-
-
-@functools.cache
-def ready():
-  """One method with its parameters, shared by the tests that only sample."""
-  method = build(process=dict(name='edm'), sampling__grid=dict(name='karras', end='clean'))
-  return method, scrambled(method)[0]
-
+from tests.diffusion.small import KEY, NUM, batch, build, context, random_init
 
 CASES = {
   'low_discrepancy': {},
@@ -84,7 +36,7 @@ CASES = {
 @pytest.mark.parametrize('case', CASES)
 def test_loss_is_the_same_however_the_batch_is_split(case):
   method = build(**CASES[case])
-  params, memory = scrambled(method)
+  params, memory = random_init(method)
   loss = jax.jit(lambda data, index: method.loss(params, memory, data, KEY, context(params, index)))
   data, index = batch(), jnp.arange(NUM)
   whole, aux = loss(data, index)
@@ -102,7 +54,7 @@ def test_training_step_is_the_same_in_micro_batches_and_under_pmap():
   average = Averaging(decay=0.9, warmup=True)
   make = functools.partial(TrainStep, method, optimizer, 0, average)
   start = init_state(method, optimizer, batch(), 0)
-  start = start._replace(params=scrambled(method)[0])
+  start = start._replace(params=random_init(method)[0])
   whole, metrics = jax.jit(make())(start, stack)
   cut, _ = jax.jit(make(micro_batches=4))(start, stack)
   devices = jax.devices()[:2]
@@ -118,7 +70,7 @@ def test_training_step_is_the_same_in_micro_batches_and_under_pmap():
 
 def test_padding_does_not_count():
   method = build()
-  params, memory = scrambled(method)
+  params, memory = random_init(method)
   data = batch() | {'weight': jnp.arange(NUM) % 4 != 0}
   data['weight'] = data['weight'].astype(jnp.float32)
   loss = jax.jit(lambda data: method.loss(params, memory, data, KEY, context(params)))
@@ -130,7 +82,7 @@ def test_padding_does_not_count():
 
 def test_unconditional_and_labels_hidden_only_in_training():
   free = build(conditional=False)
-  params, _ = scrambled(free)
+  params, _ = random_init(free)
   data = batch()
   other = data | {'label': (data['label'] + 1) % 3}
   value = lambda method, params, data, training: float(
@@ -138,7 +90,7 @@ def test_unconditional_and_labels_hidden_only_in_training():
   )
   assert value(free, params, data, True) == value(free, params, other, True)
   always = build(label_dropout=0.999)
-  params, _ = scrambled(always)
+  params, _ = random_init(always)
   assert value(always, params, data, True) == value(always, params, other, True)
   assert value(always, params, data, False) != value(always, params, other, False)
 
@@ -163,7 +115,7 @@ def test_terminal_times_are_a_regression_from_noise():
 
 def test_loss_second_moment_returns_its_memory():
   method = build(objective__times=dict(name='loss_second_moment'))
-  params, memory = scrambled(method)
+  params, memory = random_init(method)
   _, aux = method.loss(params, memory, batch(), KEY, context(params))
   assert float(aux.memory.counts.sum()) == NUM
   assert jax.tree.structure(aux.memory) == jax.tree.structure(memory)
@@ -172,7 +124,7 @@ def test_loss_second_moment_returns_its_memory():
 @pytest.mark.slow
 def test_learned_process_trains_ends_by_the_bound_and_shape_by_its_variance():
   method = build(process=dict(name='learned', width=8), objective__weighting=dict(name='vlb'))
-  params, memory = scrambled(method)
+  params, memory = random_init(method)
   keys = jax.random.split(KEY, 3)
   value = lambda process, key: method.loss(
     params | {'process': process}, memory, batch(), key, context(params)
@@ -184,7 +136,7 @@ def test_learned_process_trains_ends_by_the_bound_and_shape_by_its_variance():
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(grads[0][part]))
   # The ends' gradient is that of the loss itself; the shape's adds no value to it.
   for name in ('log_snr_max', 'log_snr_min'):
-    step = 0.02
+    step = 0.005  # at 0.02 the curvature is 5 % of the slope
     moved = [
       value(process | {'ends': process['ends'] | {name: process['ends'][name] + sign}}, keys[0])
       for sign in (step, -step)
@@ -197,7 +149,7 @@ def test_learned_process_trains_ends_by_the_bound_and_shape_by_its_variance():
 def test_nll_uses_the_labels_and_is_reproducible(name):
   few = {'terms': 4} if name == 'vlb' else {'rtol': 1e-2, 'atol': 1e-2}
   method = build(process=dict(name='vp_linear'), likelihood=dict(name=name, **few))
-  params = scrambled(method)[0]
+  params = random_init(method)[0]
   nll = jax.jit(method.nll)
   data = batch(num=4)
   first = nll(params, data, KEY)
@@ -223,38 +175,6 @@ def test_initial_bound_is_that_of_a_known_model():
   np.testing.assert_allclose(got.nats, expected, rtol=2e-2)
 
 
-def test_guidance_counts_and_steers():
-  method, params = ready()
-  request = Request(4, jnp.zeros(4, jnp.int32))
-  plain = method.sample(params, KEY, request)
-  guided = method.sample(params, KEY, request._replace(options={'guidance': 3.0}))
-  assert plain.evaluations == 50
-  assert guided.evaluations == 100
-  assert plain.x.dtype == np.uint8
-  assert plain.x.max() < SPEC.levels
-  assert (plain.x != guided.x).any()
-  half = method.sample(
-    params, KEY, request._replace(options={'guidance': 3.0, 'guidance.high': 1.0})
-  )
-  assert 50 < half.evaluations < 100
-
-
-def test_autoguidance_by_a_weaker_model():
-  method, params = ready()
-  weak = scrambled(method, seed=9)[0]
-  request = Request(4, jnp.zeros(4, jnp.int32), options={'guidance': 2.0, 'weak': weak, 'steps': 4})
-  drawn = method.sample(params, KEY, request)
-  assert drawn.evaluations == 8
-  alone = method.sample(params, KEY, request._replace(options={'steps': 4}))
-  by_itself = method.sample(
-    params, KEY, request._replace(options={'guidance': 2.0, 'weak': params, 'steps': 4})
-  )
-  np.testing.assert_array_equal(by_itself.x, alone.x)  # guiding a model by itself changes nothing
-  assert (drawn.x != alone.x).any()
-  with pytest.raises(ValueError, match='a weak model has no effect at guidance=1'):
-    method.sample(params, KEY, request._replace(options={'weak': weak}))
-
-
 def test_classifier_is_trained_next_to_the_model_and_guides_it():
   changes = {'conditional': False, 'process': dict(name='edm')}
   plain = build(**changes)
@@ -267,7 +187,7 @@ def test_classifier_is_trained_next_to_the_model_and_guides_it():
   leaves, tree = jax.tree.flatten(params['classifier'])
   keys = jax.random.split(KEY, len(leaves))
   noisy = [v + 0.3 * jax.random.normal(k, v.shape) for v, k in zip(leaves, keys, strict=True)]
-  params = scrambled(method)[0] | {'classifier': jax.tree.unflatten(tree, noisy)}
+  params = random_init(method)[0] | {'classifier': jax.tree.unflatten(tree, noisy)}
   request = Request(4, jnp.arange(4) % 3, options={'steps': 8, 'guidance.classifier': 3.0})
   one = method.sample(params, KEY, request)
   other = method.sample(params, KEY, request._replace(label=(jnp.arange(4) + 1) % 3))
@@ -282,113 +202,6 @@ def test_classifier_is_trained_next_to_the_model_and_guides_it():
     method.sample(params, KEY, request._replace(label=None))
 
 
-def test_steps_within_a_bucket_and_the_weight_do_not_recompile(caplog):
-  method, params = ready()
-  request = Request(3, jnp.arange(3))
-  draw = lambda **options: method.sample(params, KEY, request._replace(options=options))
-  assert draw(steps=10).evaluations == 10
-  draw(steps=10, guidance=2.0)
-  with jax.log_compiles(), caplog.at_level(logging.WARNING):
-    assert draw(steps=13).evaluations == 13
-    assert draw(steps=16, rho=3.0).evaluations == 16
-    assert draw(steps=7, guidance=4.0).evaluations == 14
-    compiled = [r.getMessage() for r in caplog.records if 'Compiling' in r.getMessage()]
-    assert not [text for text in compiled if 'run_sampler' in text]
-    draw(steps=40)
-    compiled = [r.getMessage() for r in caplog.records if 'Compiling' in r.getMessage()]
-    assert [text for text in compiled if 'run_sampler' in text]
-
-
-def test_options_name_a_sampler_a_grid_and_their_settings():
-  method, params = ready()
-  request = Request(2, jnp.arange(2))
-  draw = lambda **options: method.sample(
-    params, KEY, request._replace(options={k.replace('__', '.'): v for k, v in options.items()})
-  )
-  assert draw(sampler='heun', steps=6).evaluations == 11
-  same = draw(steps=6, sampler='ddim', grid='karras', rho=7.0, eta=0.0)
-  np.testing.assert_array_equal(same.x, draw(steps=6).x)
-  assert (draw(steps=6, eta=1.0).x != same.x).any()
-  assert (draw(steps=6, grid='uniform').x != same.x).any()
-  np.testing.assert_array_equal(draw(steps=6, grid__rho=7.0).x, same.x)
-  assert draw(steps=6, grid__end='t_min').evaluations == 6
-  assert draw(steps=6, grid__end='t_min', final_denoise=True).evaluations == 7
-
-
-def test_editing_tasks():
-  method, params = ready()
-  past = batch(num=2)['x']
-  mask = jnp.zeros((4, 4, 1)).at[:2].set(1)
-  draw = lambda past, mask, **options: method.sample(
-    params, KEY, Request(2, jnp.arange(2), past, mask, {'steps': 8} | options)
-  )
-  for options in ({}, {'task': 'inpaint'}, {'task': 'repaint', 'jump': 4, 'repeats': 2}):
-    drawn = draw(past, mask, **options)
-    np.testing.assert_array_equal(drawn.x[:, :2], past[:, :2])
-    assert (drawn.x[:, 2:] != past[:, 2:]).any()
-    assert drawn.evaluations == (16 if 'jump' in options else 8)
-  little = draw(past, None, task='sdedit', strength=0.25)
-  assert little.evaluations == 2
-  away = lambda drawn: np.abs(np.asarray(drawn.x, float) - np.asarray(past, float)).mean()
-  assert away(little) < away(draw(past, None, task='sdedit', strength=1.0))
-  # This network is untrained, but any flow can be run backwards and forwards again.
-  again = draw(past, None, task='reconstruct', steps=200, threshold='none', sampler='heun')
-  np.testing.assert_array_equal(again.x, past)
-
-
-@pytest.mark.parametrize(
-  ('request_', 'message'),
-  [
-    (Request(2, options={'stps': 5}), "unknown sampling option 'stps'.*did you mean 'steps'"),
-    (Request(2, options={'sampler': 'dimm'}), "did you mean 'ddim'"),
-    (Request(2, options={'rho': 3.0, 'grid': 'uniform'}), "unknown sampling option 'rho'"),
-    (Request(2, options={'steps': 0}), 'steps must be at least 1, got 0'),
-    (Request(2, options={'steps': 2.5}), 'steps=2.5 must be a whole number, such as 50'),
-    (Request(2, options={'eta': 2.0}), 'eta must be in .* got 2.0'),
-    (Request(2, options={'eta': 'high'}), "eta='high' must be a number, such as 0.0"),
-    (Request(2, options={'sampler': 'edm', 's_churn': True}), 's_churn=True must be a number'),
-    (Request(2, options={'guidance': 'strong'}), "guidance='strong' must be a number"),
-    (Request(2, options={'guidance': 2.0}), 'needs classes to guide to.*no labels'),
-    (Request(2, jnp.arange(3)), '2 samples need 2 labels'),
-    (Request(0), 'at least 1'),
-    (Request(2, options={'task': 'inpaint'}), 'takes past and mask; past is missing'),
-    (Request(2, past=jnp.zeros((2, 4, 4, 1), jnp.uint8)), 'past is given'),
-    (
-      Request(2, past=jnp.zeros((2, 5, 4, 1), jnp.uint8), options={'task': 'sdedit'}),
-      r'past must be of shape \(2, 4, 4, 1\)',
-    ),
-    (
-      Request(2, past=jnp.zeros((2, 4, 4, 1), jnp.uint8), mask=jnp.ones((3, 4, 1))),
-      'a mask of shape',
-    ),
-    (
-      Request(2, past=jnp.zeros((2, 4, 4, 1), jnp.uint8), mask=jnp.full((4, 4, 1), 0.5)),
-      'a mask must hold only 1',
-    ),
-    (Request(2, options={'task': 'paint'}), 'did you mean'),
-    (Request(2, options={'threshold': 'hard'}), 'dynamic, none, static'),
-  ],
-)
-def test_requests_that_cannot_be_met(request_, message):
-  method, params = ready()
-  with pytest.raises(ValueError, match=message):
-    method.sample(params, KEY, request_)
-
-
-def test_guidance_without_a_conditional_model():
-  method = build(conditional=False)
-  params, _ = method.init(KEY, batch())
-  with pytest.raises(ConfigError, match='unconditional'):
-    method.sample(params, KEY, Request(2, options={'guidance': 2.0}))
-  with pytest.raises(ConfigError, match='unconditional'):
-    method.sample(params, KEY, Request(2, jnp.arange(2)))
-  assert not method.labelled and build().labelled
-  method = build(label_dropout=0.0)
-  params, _ = method.init(KEY, batch())
-  with pytest.raises(ConfigError, match='label_dropout is 0'):
-    method.sample(params, KEY, Request(2, jnp.arange(2), options={'guidance': 2.0}))
-
-
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
@@ -401,7 +214,7 @@ def test_guidance_without_a_conditional_model():
     ({'prediction__variance': 'small'}, 'fixed_small'),
     ({'prediction__sigma_data': 0.0}, 'must be positive'),
     ({'label_dropout': 1.0}, r'label_dropout must be in \[0, 1\), got 1.0'),
-    ({'process': dict(name='learned')}, "weighting 'vlb', not 'simple'"),
+    ({'process': dict(name='learned')}, "weighting 'vlb' and.*got 'simple'"),
     ({'augmentation__probability': 1.5}, 'must be in'),
     ({'augmentation__probability': 0.1}, 'augment_dim'),
     (
@@ -410,7 +223,7 @@ def test_guidance_without_a_conditional_model():
         'objective__weighting': dict(name='vlb'),
         'objective__times': dict(name='log_normal'),
       },
-      "not with times 'log_normal'",
+      "uniform or corrected for.*got 'log_normal'",
     ),
     (
       {'objective__weighting': dict(name='vlb'), 'objective__times': dict(name='terminal')},

@@ -1,0 +1,151 @@
+"""Requests for samples of a diffusion method: options, guidance, editing tasks, wrong requests."""
+
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from common.config import ConfigError
+from common.method import Request
+from tests.diffusion.small import KEY, SPEC, batch, build, edm_method, random_init
+
+
+def test_guidance_counts_and_steers():
+  method, params = edm_method()
+  request = Request(4, jnp.zeros(4, jnp.int32))
+  plain = method.sample(params, KEY, request)
+  guided = method.sample(params, KEY, request._replace(options={'guidance': 3.0}))
+  assert plain.evaluations == 50
+  assert guided.evaluations == 100
+  assert plain.x.dtype == np.uint8
+  assert plain.x.max() < SPEC.levels
+  assert (plain.x != guided.x).any()
+  half = method.sample(
+    params, KEY, request._replace(options={'guidance': 3.0, 'guidance.high': 1.0})
+  )
+  assert 50 < half.evaluations < 100
+
+
+def test_autoguidance_by_a_weaker_model():
+  method, params = edm_method()
+  weak = random_init(method, seed=9)[0]
+  request = Request(4, jnp.zeros(4, jnp.int32), options={'guidance': 2.0, 'weak': weak, 'steps': 4})
+  drawn = method.sample(params, KEY, request)
+  assert drawn.evaluations == 8
+  alone = method.sample(params, KEY, request._replace(options={'steps': 4}))
+  by_itself = method.sample(
+    params, KEY, request._replace(options={'guidance': 2.0, 'weak': params, 'steps': 4})
+  )
+  np.testing.assert_array_equal(by_itself.x, alone.x)  # guiding a model by itself changes nothing
+  assert (drawn.x != alone.x).any()
+  with pytest.raises(ValueError, match='a weak model has no effect at guidance=1'):
+    method.sample(params, KEY, request._replace(options={'weak': weak}))
+
+
+def test_steps_within_a_bucket_and_the_weight_do_not_recompile(caplog):
+  method, params = edm_method()
+  request = Request(3, jnp.arange(3))
+  draw = lambda **options: method.sample(params, KEY, request._replace(options=options))
+  assert draw(steps=10).evaluations == 10
+  draw(steps=10, guidance=2.0)
+  with jax.log_compiles(), caplog.at_level(logging.WARNING):
+    assert draw(steps=13).evaluations == 13
+    assert draw(steps=16, rho=3.0).evaluations == 16
+    assert draw(steps=7, guidance=4.0).evaluations == 14
+    compiled = [r.getMessage() for r in caplog.records if 'Compiling' in r.getMessage()]
+    assert not [text for text in compiled if 'run_sampler' in text]
+    draw(steps=40)
+    compiled = [r.getMessage() for r in caplog.records if 'Compiling' in r.getMessage()]
+    assert [text for text in compiled if 'run_sampler' in text]
+
+
+def test_options_name_a_sampler_a_grid_and_their_settings():
+  method, params = edm_method()
+  request = Request(2, jnp.arange(2))
+  draw = lambda **options: method.sample(
+    params, KEY, request._replace(options={k.replace('__', '.'): v for k, v in options.items()})
+  )
+  assert draw(sampler='heun', steps=6).evaluations == 11
+  same = draw(steps=6, sampler='ddim', grid='karras', rho=7.0, eta=0.0)
+  np.testing.assert_array_equal(same.x, draw(steps=6).x)
+  assert (draw(steps=6, eta=1.0).x != same.x).any()
+  assert (draw(steps=6, grid='uniform').x != same.x).any()
+  np.testing.assert_array_equal(draw(steps=6, grid__rho=7.0).x, same.x)
+  assert draw(steps=6, grid__end='t_min').evaluations == 6
+  assert draw(steps=6, grid__end='t_min', final_denoise=True).evaluations == 7
+
+
+def test_editing_tasks():
+  method, params = edm_method()
+  past = batch(num=2)['x']
+  mask = jnp.zeros((4, 4, 1)).at[:2].set(1)
+  draw = lambda past, mask, **options: method.sample(
+    params, KEY, Request(2, jnp.arange(2), past, mask, {'steps': 8} | options)
+  )
+  for options in ({}, {'task': 'inpaint'}, {'task': 'repaint', 'jump': 4, 'repeats': 2}):
+    drawn = draw(past, mask, **options)
+    np.testing.assert_array_equal(drawn.x[:, :2], past[:, :2])
+    assert (drawn.x[:, 2:] != past[:, 2:]).any()
+    assert drawn.evaluations == (16 if 'jump' in options else 8)
+  little = draw(past, None, task='sdedit', strength=0.25)
+  assert little.evaluations == 2
+  away = lambda drawn: np.abs(np.asarray(drawn.x, float) - np.asarray(past, float)).mean()
+  assert away(little) < away(draw(past, None, task='sdedit', strength=1.0))
+  # This network is untrained, but any flow can be run backwards and forwards again.
+  again = draw(past, None, task='reconstruct', steps=200, threshold='none', sampler='heun')
+  np.testing.assert_array_equal(again.x, past)
+
+
+@pytest.mark.parametrize(
+  ('request_', 'message'),
+  [
+    (Request(2, options={'stps': 5}), "unknown sampling option 'stps'.*did you mean 'steps'"),
+    (Request(2, options={'sampler': 'dimm'}), "did you mean 'ddim'"),
+    (Request(2, options={'rho': 3.0, 'grid': 'uniform'}), "unknown sampling option 'rho'"),
+    (Request(2, options={'steps': 0}), 'steps must be at least 1, got 0'),
+    (Request(2, options={'steps': 2.5}), 'steps=2.5 must be a whole number, such as 50'),
+    (Request(2, options={'eta': 2.0}), 'eta must be in .* got 2.0'),
+    (Request(2, options={'eta': 'high'}), "eta='high' must be a number, such as 0.0"),
+    (Request(2, options={'sampler': 'edm', 's_churn': True}), 's_churn=True must be a number'),
+    (Request(2, options={'guidance': 'strong'}), "guidance='strong' must be a number"),
+    (Request(2, options={'guidance': 2.0}), 'needs classes to guide to.*no labels'),
+    (Request(2, jnp.arange(3)), '2 samples need 2 labels'),
+    (Request(0), 'at least 1'),
+    (Request(2, options={'task': 'inpaint'}), 'takes past and mask; past is missing'),
+    (Request(2, past=jnp.zeros((2, 4, 4, 1), jnp.uint8)), 'past is given'),
+    (
+      Request(2, past=jnp.zeros((2, 5, 4, 1), jnp.uint8), options={'task': 'sdedit'}),
+      r'past must be of shape \(2, 4, 4, 1\)',
+    ),
+    (
+      Request(2, past=jnp.zeros((2, 4, 4, 1), jnp.uint8), mask=jnp.ones((3, 4, 1))),
+      'a mask of shape',
+    ),
+    (
+      Request(2, past=jnp.zeros((2, 4, 4, 1), jnp.uint8), mask=jnp.full((4, 4, 1), 0.5)),
+      'a mask must hold only 1',
+    ),
+    (Request(2, options={'task': 'paint'}), 'did you mean'),
+    (Request(2, options={'threshold': 'hard'}), 'dynamic, none, static'),
+  ],
+)
+def test_requests_that_cannot_be_met(request_, message):
+  method, params = edm_method()
+  with pytest.raises(ValueError, match=message):
+    method.sample(params, KEY, request_)
+
+
+def test_guidance_without_a_conditional_model():
+  method = build(conditional=False)
+  params, _ = method.init(KEY, batch())
+  with pytest.raises(ConfigError, match='unconditional'):
+    method.sample(params, KEY, Request(2, options={'guidance': 2.0}))
+  with pytest.raises(ConfigError, match='unconditional'):
+    method.sample(params, KEY, Request(2, jnp.arange(2)))
+  assert not method.labelled and build().labelled
+  method = build(label_dropout=0.0)
+  params, _ = method.init(KEY, batch())
+  with pytest.raises(ConfigError, match='label_dropout is 0'):
+    method.sample(params, KEY, Request(2, jnp.arange(2), options={'guidance': 2.0}))
