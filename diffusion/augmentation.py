@@ -1,4 +1,4 @@
-"""Augmentation that does not leak into samples: the network is told what was done (EDM's labels).
+"""Augmentation that does not leak into samples: a label tells the network what was done (EDM).
 
 Karras et al. 2022, appendix F.2: each transformation is applied to an example with some
 probability, and the network is given its parameters next to the noise level. Zeros mean an
@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Key
 
 from common.config import ConfigError
 
-LABELS = 9  # how many numbers describe an augmentation
+LABEL_DIM = 9  # the numbers that describe one augmentation
 
 Image = Float[Array, 'height width channels']
 
@@ -25,16 +25,16 @@ def augment(
   """Transforms each image, and describes the transformation.
 
   Args:
-    keys: one per example.
+    keys: one key per example.
     x: images.
     settings: `probability` of each transformation; `x_flip` and `y_flip`, whether images are
-      flipped; the size of the other transformations, where 0 switches one off: `scale` and
-      `anisotropy` (standard deviations of log2), `rotate` (share of a half turn), `translate`
-      (standard deviation over the image's size).
+      flipped; the size of the other transformations, where 0 switches it off: `scale` and
+      `anisotropy` (standard deviations of log2), `rotate` (largest angle, as a share of a half
+      turn), `translate` (standard deviation, as a share of the image's size).
 
   Returns:
-    The images, and [x flip, y flip, scale, cos − 1 and sin of the rotation, two numbers for the
-    anisotropy, two for the translation].
+    The new images, and their labels: [x flip, y flip, scale, cos − 1 and sin of the rotation, two
+    numbers for the anisotropy, two for the translation].
   """
   return jax.vmap(functools.partial(_augment_one, settings=settings))(keys, x)
 
@@ -52,7 +52,7 @@ def _augment_one(
   stretch = used(draws[8], jax.random.normal(draws[9])) * (settings['anisotropy'] > 0)
   axis = _angle(draws[10])
   shift = used(draws[11], jax.random.normal(draws[12], (2,))) * (settings['translate'] > 0)
-  # Every number is 0 for an image as it was; angles enter as cos − 1 and sin, so that a full turn
+  # Every number is 0 for an unchanged image; angles enter as cos − 1 and sin, so that a full turn
   # is the same as none.
   label = jnp.concatenate(
     [
@@ -64,7 +64,7 @@ def _augment_one(
   # Flips are exact, so they are not part of the resampled map.
   image = jnp.where(x_flip > 0, image[:, ::-1], image)
   image = jnp.where(y_flip > 0, image[::-1], image)
-  # Scale, stretch and turn are one matrix, so that the image is resampled once only.
+  # Scale, stretch and turn are one matrix, so that the image is resampled only once.
   size = jnp.exp2(settings['scale'] * scale)
   long = jnp.exp2(settings['anisotropy'] * stretch)
   matrix = _rotation(turn) @ _rotation(axis) @ jnp.diag(jnp.stack([long, 1 / long]))

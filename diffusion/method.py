@@ -1,4 +1,4 @@
-"""The diffusion method: its loss, its samples and its likelihood. `build` makes one of a config."""
+"""The diffusion method: its loss, samples and likelihood. `build` makes it from a config."""
 
 import dataclasses
 import functools
@@ -33,7 +33,7 @@ from diffusion.objectives.objective import Objective, build_objective
 from diffusion.objectives.times import TimeSample, uniforms
 from diffusion.objectives.uncertainty import uncertainty, uncertainty_init
 from diffusion.objectives.weightings import target_weight
-from diffusion.predictions import Pair, combine, expand, normal_like, target_pair
+from diffusion.predictions import Pair, add_noise, combine, expand, target_pair
 from diffusion.sampling.requests import RequestSampler
 
 # Uses of a step's key, apart from the examples' own keys.
@@ -74,9 +74,9 @@ class LossInputs(NamedTuple):
   context: Context
 
   def dropout_key(self, use: int) -> Key[Array, '']:
-    """A dropout mask is drawn for a whole array at once, not for each example.
+    """The key of a dropout mask, which is drawn for a whole array at once, not for each example.
 
-    The index of the first example tells the parts of a split batch apart.
+    The index of the first example distinguishes the parts of a split batch.
     """
     return jax.random.fold_in(jax.random.fold_in(self.key, use), self.context.index[0])
 
@@ -88,9 +88,9 @@ class Diffusion(Method):
   Attributes:
     model: the process, the network and what it predicts.
     objective: the parts of the loss.
-    estimator: of the likelihood.
+    estimator: estimates the likelihood.
     sampling: answers requests for samples.
-    spec: the data.
+    spec: describes the data.
   """
 
   model: Model
@@ -151,12 +151,12 @@ class Diffusion(Method):
     )
 
   def _diffuse(self, params: PyTree, inputs: LossInputs) -> NoisyBatch:
-    """Draws times, noise and hidden classes; those of an example from its own key."""
+    """Draws times, noise and hidden classes, for each example from its own keys."""
     batch, context = inputs.batch, inputs.context
     process, objective = self.model.process_at(params), self.objective
     x0 = to_unit(batch['x'], self.spec.levels)
     # [4, batch] keys: times, noise, hidden classes, augmentation. Always four, so that switching
-    # one of them off leaves the others' draws as they are.
+    # one of them off does not change the other draws.
     time_keys, noise_keys, label_keys, augment_keys = jax.vmap(_split_in_four, out_axes=1)(
       example_keys(inputs.key, context.index)
     )
@@ -167,9 +167,7 @@ class Diffusion(Method):
       time_keys, inputs.key, context.index, context.batch_size, objective.times.stratified
     )
     times = objective.times.sample(process, u, inputs.memory)
-    # x_t = α(t)·x0 + σ(t)·eps, a draw from q(x_t | x0).
-    eps = normal_like(noise_keys, x0)
-    x = expand(process.alpha(times.t), x0) * x0 + expand(process.sigma(times.t), x0) * eps
+    x, eps = add_noise(process, x0, times.t, noise_keys)
     label = batch['label'] if self.model.num_classes else None
     if label is not None and context.training:
       # The unconditional branch of classifier-free guidance (Ho & Salimans 2022, algorithm 1).
@@ -233,8 +231,8 @@ class Diffusion(Method):
     loss, mse, noisy = self._losses(
       params | {'process': {'ends': ends, 'shape': hold(shape)}}, inputs
     )
-    # The gradient of E[loss²] = Var + bound², where the gradient of the bound in the
-    # shape is 0: it is the gradient of the variance.
+    # E[loss²] = Var + bound², and the bound does not depend on the shape: the gradient of the
+    # square is the gradient of the variance.
     held = hold(params) | {'process': {'ends': hold(ends), 'shape': shape}}
     square = self._losses(held, inputs).loss ** 2
     # The prior and reconstruction terms, which move with the ends.
@@ -257,7 +255,7 @@ class Diffusion(Method):
 
 
 def weighted_mean(value: Float[Array, 'batch'], weight: Float[Array, 'batch']) -> Float[Array, '']:
-  """The mean of the examples that count; 0 where none does."""
+  """The weighted mean over examples; 0 if every weight is 0."""
   return jnp.sum(value * weight) / jnp.maximum(weight.sum(), 1e-12)
 
 

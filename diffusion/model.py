@@ -45,7 +45,7 @@ NOISE_CONDITIONINGS = {
 }
 
 
-@dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity: programs are kept for it
+@dataclasses.dataclass(frozen=True, eq=False)  # hashed by identity: a key of compiled programs
 class Model:
   """A process, a network, and what the network predicts.
 
@@ -54,11 +54,11 @@ class Model:
     network: see `diffusion.networks`.
     target: a key of `predictions.TARGETS`.
     sigma_data: standard deviation of the data, for EDM's preconditioning.
-    scale_input: whether the network sees c_in·x, of unit variance, in place of x.
-    noise_conditioning: (process, t) -> the noise level as the network is given it.
-    variance: of the discrete reverse step; 'learned' doubles the network's output channels.
+    scale_input: whether the network sees c_in·x, of unit variance, instead of x.
+    noise_conditioning: (process, t) -> the noise level that the network is given.
+    variance: variance of the discrete reverse step; 'learned' doubles the output channels.
     num_classes: number of classes the network knows, or 0; also the index of the null class.
-    classifier: a network that classifies noisy data, trained with the other; or None.
+    classifier: a network that classifies noisy data, trained with the model; or None.
   """
 
   process: Process
@@ -191,12 +191,14 @@ def build_model(config: Mapping, spec: DataSpec) -> Model:
   if not prediction['sigma_data'] > 0:
     raise ConfigError(f'prediction.sigma_data must be positive, got {prediction["sigma_data"]}')
   check_target(prediction['target'], process, prediction['sigma_data'])
-  # Index num_classes is the null class, so the network embeds num_classes + 1 of them.
+  # Index num_classes is the null class: the network embeds num_classes + 1 classes.
   num_classes = spec.num_classes if config['conditional'] else 0
   # A learned variance is predicted for each dimension, next to the target.
   channels = spec.shape[-1] * (2 if variance == 'learned' else 1)
   augmentation.check(config['augmentation'])
-  augmented = {'augment_dim': augmentation.LABELS} if config['augmentation']['probability'] else {}
+  augmented = (
+    {'augment_dim': augmentation.LABEL_DIM} if config['augmentation']['probability'] else {}
+  )
   network = component(
     NETWORKS,
     dict(config['network']) | augmented,

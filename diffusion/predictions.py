@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from common.config import ConfigError, pick
 from diffusion.processes.process import Process, rate
@@ -37,7 +37,7 @@ class Pair(NamedTuple):
     eps: coefficient of the noise, or its estimate.
     variance_fraction: v of a denoiser with learned variance (Nichol & Dhariwal 2021, eq. 15): the
       reverse step's log-variance lies v of the way from the smallest (0) to the largest (1)
-      choice. None for a denoiser without.
+      choice. None for a denoiser without a learned variance.
   """
 
   x0: Any
@@ -116,7 +116,7 @@ def target_pair(
   Raises:
     ConfigError: for an unknown target.
   """
-  return pick(TARGETS, target, 'target')(process, t, sigma_data)
+  return pick(TARGETS, target, 'prediction.target')(process, t, sigma_data)
 
 
 def determinant(pair: Pair, alpha: Array, sigma: Array) -> Array:
@@ -178,5 +178,21 @@ def velocity(process: Process, pair: Pair, t: Array) -> Array:
 def normal_like(
   keys: Key[Array, 'batch'], x: Float[Array, 'batch *dims']
 ) -> Float[Array, 'batch *dims']:
-  """Standard normal noise; that of example i is drawn from key i."""
+  """Standard normal noise, drawn for each example from its own key."""
   return jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)
+
+
+def fold_in_each(keys: Key[Array, 'batch'], number: int | Int[Array, '']) -> Key[Array, 'batch']:
+  """One key per example for one of several uses: a step, a stratum, a sample, ..."""
+  return jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+
+
+def add_noise(
+  process: Process,
+  x0: Float[Array, 'batch *dims'],
+  t: Float[Array, 'batch'],
+  keys: Key[Array, 'batch'],
+) -> tuple[Float[Array, 'batch *dims'], Float[Array, 'batch *dims']]:
+  """A draw of x = α(t)·x0 + σ(t)·eps from q(x_t | x0), and its eps."""
+  eps = normal_like(keys, x0)
+  return expand(process.alpha(t), x0) * x0 + expand(process.sigma(t), x0) * eps, eps

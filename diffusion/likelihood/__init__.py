@@ -1,4 +1,4 @@
-"""Likelihoods by name: the variational bound, and that of the probability flow."""
+"""Estimators of the likelihood, by name: the variational bound and the probability flow."""
 
 from diffusion.likelihood.bound import VLB
 from diffusion.likelihood.flow import FlowLikelihood

@@ -1,10 +1,10 @@
 """The variational bound on the likelihood, term by term, in nats per example.
 
-−log p(x) <= KL(q(z_T | x) ‖ p(z_T)) + Σ over times of the cost of each reverse step
+−log p(x) <= KL(q(z_T | x) ‖ p(z_T)) + Σ over reverse steps of the cost of a step
              + E[−log p(x | z at t_min)]
 
-In continuous time the middle term is ½·∫ E‖ε − ε̂‖² dλ over log-SNR (Kingma et al. 2021, eq. 15-18):
-it is the same for every process between the same ends, so its integral is taken over λ, stratified.
+In continuous time the middle term is ½·∫ E‖ε − ε̂‖² dλ over log-SNR (Kingma et al. 2021, eq. 15-18).
+It depends on the process only through the ends of λ, so the integral is taken over λ, in strata.
 In discrete time it is a sum of KLs between Gaussians (Ho et al. 2020, eq. 5).
 """
 
@@ -20,11 +20,11 @@ from jaxtyping import Array, Float, Key
 from common.config import ConfigError
 from common.method import Likelihood
 from diffusion.likelihood.terms import categorical_nats, prior_nats, step_nats, sum_dims
-from diffusion.predictions import Denoise, expand, normal_like
+from diffusion.predictions import Denoise, add_noise, fold_in_each, normal_like
 from diffusion.processes.process import Process
 
-# A process may end in log-SNR −∞. The bound then starts here, where for data in [-1, 1] the prior
-# term is below 2e-7 nats per dimension; whichever time it starts at, it remains a bound.
+# A process may end in log-SNR −∞. The bound then starts at this log-SNR: it is a bound from any
+# starting time, and here the prior term of data in [-1, 1] is below 2e-7 nats per dimension.
 MIN_LOG_SNR = -15.0
 
 RECONSTRUCTION_DRAWS = 4  # noises that the reconstruction term is averaged over
@@ -49,8 +49,8 @@ class Estimator:
       denoise: (x, t [batch]) -> Pair.
       x0: data, on the grid of `levels` values in [-1, 1].
       levels: number of values of each dimension.
-      keys: one per example.
-      variance: of the reverse step of a discrete process.
+      keys: one key per example.
+      variance: variance of the reverse step of a discrete process.
     """
     raise NotImplementedError
 
@@ -64,7 +64,7 @@ class BoundTerms(NamedTuple):
       a part is one of the steps L_1 .. L_(T−1), or a stratum of them; in continuous time it is a
       stratum of log-SNR.
     reconstruction: L_0, the cost of the data given its noisy version at the clean end.
-    standard_error: of the total.
+    standard_error: the standard error of the total.
   """
 
   prior: Float[Array, 'batch']
@@ -80,26 +80,26 @@ class BoundTerms(NamedTuple):
 Integrand = Callable[[Float[Array, 'batch'], Key[Array, 'batch']], Float[Array, 'batch']]
 
 
-def stratified(
+def stratified_mean(
   integrand: Integrand, keys: Key[Array, 'batch'], number: int
 ) -> tuple[Float[Array, 'batch strata'], Float[Array, 'batch']]:
   """Mean of integrand(u, keys) over u in [0, 1), with one draw in each of `number` equal strata.
 
   Args:
     integrand: called with u [batch] and one key per example.
-    keys: one per example.
+    keys: one key per example.
     number: number of strata, at least 2.
 
   Returns:
-    Each stratum's share of the mean, which is their sum; and the mean's standard error, from the
-    differences of neighbouring strata. It errs on the large side, by the change of the integrand
-    from one stratum to the next.
+    The contribution of each stratum, whose sum is the mean; and the standard error of the mean,
+    estimated from the differences of neighbouring strata. The estimate tends to be too large,
+    because the integrand also changes from one stratum to the next.
   """
   # One stratum after the other: each is a network evaluation of the whole batch.
   draw = functools.partial(_one_stratum, integrand, keys, number)
   values = jax.lax.map(draw, jnp.arange(number))
   even = number // 2 * 2  # an odd last stratum counts like the average pair
-  # The variance of a difference is that of two draws: half of its square for each of them.
+  # A difference of two draws has twice the variance of one: each draw counts half of its square.
   difference = values[0:even:2] - values[1:even:2]
   variance = jnp.sum(difference**2, axis=0) / (even * number)
   return values.T / number, jnp.sqrt(variance)
@@ -109,14 +109,14 @@ def _one_stratum(
   integrand: Integrand, keys: Key[Array, 'batch'], number: int, stratum: Array
 ) -> Float[Array, 'batch']:
   # One key for the place within the stratum, one for the integrand's own noise.
-  now = jax.vmap(jax.random.fold_in, (0, None))(keys, stratum)
+  now = fold_in_each(keys, stratum)
   place, noise = split_keys(now)
   u = (stratum + jax.vmap(jax.random.uniform)(place)) / number
   return integrand(u, noise)
 
 
 def split_keys(keys: Key[Array, 'batch']) -> tuple[Key[Array, 'batch'], Key[Array, 'batch']]:
-  """Two keys for each one."""
+  """Two independent keys for each key."""
   first, second = jax.vmap(jax.random.split, out_axes=1)(keys)
   return first, second
 
@@ -131,7 +131,7 @@ class Ends(NamedTuple):
 
 
 def ends_of(process: Process, dtype: Any) -> Ends:
-  """The ends of a process, cut off where it ends in log-SNR −∞."""
+  """The ends of a process; its log-SNR is cut off at MIN_LOG_SNR."""
   times = jnp.asarray([process.t_min, process.t_max], dtype)
   # λ falls with time: the first of the two is the larger.
   high, low = process.log_snr(times)
@@ -142,7 +142,7 @@ def ends_of(process: Process, dtype: Any) -> Ends:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ContinuousBound:
-  """The bound in continuous time, of given data and a given model."""
+  """The continuous-time bound for given data and a given model."""
 
   process: Process
   denoise: Denoise
@@ -156,7 +156,7 @@ class ContinuousBound:
     t = self.process.time_of(high + (low - high) * u.astype(self.x0.dtype))
     # time_of is not exact at the ends.
     t = jnp.clip(t, t_min, t_max)
-    x, eps = noised(self.process, self.x0, t, keys)
+    x, eps = add_noise(self.process, self.x0, t, keys)
     # Kingma et al. 2021, eq. 17 with the integral over λ: its density under u is 1/(high − low).
     return 0.5 * (high - low) * sum_dims((eps - self.denoise(x, t).eps) ** 2)
 
@@ -172,8 +172,8 @@ class ContinuousBound:
     """The bound, with `number` (at least 2) network evaluations per example."""
     # Separate keys for the two estimates, which makes their errors independent.
     first, second = split_keys(keys)
-    diffusion, error = stratified(self.diffusion, first, number)
-    reconstruction, error_last = stratified(self.reconstruction, second, RECONSTRUCTION_DRAWS)
+    diffusion, error = stratified_mean(self.diffusion, first, number)
+    reconstruction, error_last = stratified_mean(self.reconstruction, second, RECONSTRUCTION_DRAWS)
     prior = prior_nats(self.process, self.x0, self.ends.t_max)
     # Independent draws: the squares of the standard errors add up.
     error = jnp.hypot(error, error_last)
@@ -182,7 +182,7 @@ class ContinuousBound:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DiscreteBound:
-  """The bound of a discrete process, L_T + Σ L_{t−1} + L_0, of given data and a given model."""
+  """The bound of a discrete process, L_T + Σ L_{t−1} + L_0, for given data and a given model."""
 
   process: Process
   denoise: Denoise
@@ -192,12 +192,12 @@ class DiscreteBound:
 
   def _cost(self, t: Float[Array, 'batch'], keys: Key[Array, 'batch']) -> Float[Array, 'batch']:
     """L_{t−1} at one draw of the noise."""
-    x, _ = noised(self.process, self.x0, t, keys)
+    x, _ = add_noise(self.process, self.x0, t, keys)
     estimate = self.denoise(x, t)
     return step_nats(self.process, estimate, x, self.x0, t, self.levels, self.variance)
 
   def diffusion(self, u: Float[Array, 'batch'], keys: Key[Array, 'batch']) -> Float[Array, 'batch']:
-    """(T − 1)·L_{t−1} at step t, u of the way from 2 to T."""
+    """(T − 1)·L_{t−1} at the step t that lies the fraction u of the way from 2 to T."""
     number = self.process.steps - 1
     # Uniform over the T − 1 steps; the factor T − 1 turns the mean over steps into their sum. With
     # as many strata as steps, each stratum is one step, and the sum is exact.
@@ -218,22 +218,11 @@ class DiscreteBound:
     """
     first, second = split_keys(keys)
     strata = min(number, self.process.steps - 1)
-    diffusion, error = stratified(self.diffusion, first, strata)
-    reconstruction, error_last = stratified(self.reconstruction, second, RECONSTRUCTION_DRAWS)
+    diffusion, error = stratified_mean(self.diffusion, first, strata)
+    reconstruction, error_last = stratified_mean(self.reconstruction, second, RECONSTRUCTION_DRAWS)
     prior = prior_nats(self.process, self.x0, jnp.asarray(self.process.t_max, self.x0.dtype))
     error = jnp.hypot(error, error_last)
     return BoundTerms(prior, diffusion, reconstruction.sum(axis=1), error)
-
-
-def noised(
-  process: Process,
-  x0: Float[Array, 'batch *dims'],
-  t: Float[Array, 'batch'],
-  keys: Key[Array, 'batch'],
-) -> tuple[Float[Array, 'batch *dims'], Float[Array, 'batch *dims']]:
-  """x = α(t)·x0 + σ(t)·eps, and eps."""
-  eps = normal_like(keys, x0)
-  return expand(process.alpha(t), x0) * x0 + expand(process.sigma(t), x0) * eps, eps
 
 
 def variational_bound(
@@ -246,7 +235,7 @@ def variational_bound(
   *,
   terms: int,
 ) -> BoundTerms:
-  """The variational bound, term by term: exact steps of a discrete process, else continuous time.
+  """The variational bound, term by term: in exact steps if the process is discrete.
 
   Args:
     process, denoise, x0, levels, keys, variance: as in `Estimator.estimate`.

@@ -5,7 +5,8 @@ terms of α and σ, so that it is finite where α = 0). Its log-density changes 
 log p(z) = log N(z_T; 0, prior_std²) + ∫ div dt from t_min to t_max (eq. 39).
 
 Data is discrete, and the flow's density continuous. The model's probability of a value is the mass
-of its cell; Jensen's inequality bounds it with noise u within the cell, drawn from some q(u | x):
+of the value's cell. With noise u within the cell, drawn from some q(u | x), Jensen's inequality
+bounds it:
 −log P(x) <= E[log q(z | x) − log p(z)] with z = α(t_min)·(x + u). The more importance samples are
 averaged inside the logarithm, the tighter the bound (Burda et al. 2016).
 """
@@ -24,7 +25,7 @@ from common.config import ConfigError, pick
 from common.method import Likelihood
 from diffusion.likelihood.bound import Estimator
 from diffusion.likelihood.terms import sum_dims
-from diffusion.predictions import Denoise, normal_like, velocity
+from diffusion.predictions import Denoise, fold_in_each, normal_like, velocity
 from diffusion.processes.process import Process
 
 Images = Float[Array, 'batch *dims']
@@ -100,7 +101,7 @@ def hutchinson_divergence(
 
 
 def rademacher_like(keys: Key[Array, 'batch'], x: Images) -> Images:
-  """±1 with equal odds; that of example i is drawn from key i."""
+  """±1 with equal probability, drawn for each example from its own key."""
   return jax.vmap(lambda key: jax.random.rademacher(key, x.shape[1:], x.dtype))(keys)
 
 
@@ -119,10 +120,10 @@ def flow_log_density(
   atol: float = 1e-5,
   max_steps: int = 4096,
 ) -> LogDensity:
-  """Log-density of the flow's model at z, which is at time t_min.
+  """Log-density of the flow's model at points z at time t_min. The caller compiles this function.
 
-  The adaptive steps are common to the batch; the caller compiles it. The probes are given, and the
-  same along the whole path, so that the integrand is a function of x and t.
+  The batch shares its adaptive steps. The probes stay the same along the whole path, so that the
+  integrand is a function of x and t.
 
   Args:
     process: the diffusion process.
@@ -130,8 +131,8 @@ def flow_log_density(
     z: points at time t_min.
     probes: vectors of Hutchinson's estimator, or None for the exact trace.
     solver: one of `SOLVERS`.
-    rtol, atol: tolerances of a step.
-    max_steps: number of steps after which the answer is NaN.
+    rtol, atol: relative and absolute tolerance of a step.
+    max_steps: maximal number of steps; the answer is NaN if they do not suffice.
   """
   import diffrax  # imported here: loading it takes a second
 
@@ -199,12 +200,12 @@ class FlowLikelihood(Estimator):
   Attributes:
     trace: 'exact' or 'hutchinson'.
     probe: distribution of Hutchinson's probes.
-    probes: their number, drawn once per sample and averaged.
+    probes: number of probes, drawn once per sample; their estimates are averaged.
     dequantization: 'uniform' within a value's cell, or 'variational'.
     samples: number of dequantised samples per example, each an ODE solve; their spread gives the
       standard error, so at least 2.
-    importance: average the samples inside the logarithm, a tighter bound, in place of outside. This
-      needs the exact trace: the noise of Hutchinson's estimate would count as likelihood.
+    importance: average the samples inside the logarithm instead of outside: a tighter bound. Needs
+      the exact trace: inside, the noise of Hutchinson's estimate would raise the likelihood.
     solver, rtol, atol, max_steps: see `flow_log_density`.
   """
 
@@ -268,7 +269,7 @@ class FlowLikelihood(Estimator):
     number: Int[Array, ''],
   ) -> Float[Array, 'batch']:
     """log q(z | x) − log p(z) of the sample with this number."""
-    keys = jax.vmap(jax.random.fold_in, (0, None))(keys, number)
+    keys = fold_in_each(keys, number)
     # [1 + probes, batch]: one key for the dequantisation, the others for the probes.
     split = jax.vmap(lambda key: jax.random.split(key, 1 + self.probes), out_axes=1)(keys)
     dequantize, draw = DEQUANTIZATIONS[self.dequantization], PROBES[self.probe]
@@ -299,6 +300,6 @@ def importance_mean(nats: Float[Array, 'samples batch']) -> Likelihood:
   # The largest weight becomes 1, so that no exponential overflows.
   least = nats.min(axis=0)
   weight = jnp.exp(least - nats)
-  # Delta method: the standard error of log m is that of m, divided by m.
+  # Delta method: the standard error of log m is the standard error of m, divided by m.
   mean = weight.mean(axis=0)
   return Likelihood(least - jnp.log(mean), weight.std(axis=0, ddof=1) / mean / math.sqrt(number))

@@ -94,7 +94,8 @@ def discretized_normal_nats(
   # would be rounding error: there the mirrored cell is used, which has the same mass.
   flip = (lower > 0) & jnp.isfinite(lower)
   low, high = jnp.where(flip, -upper, lower), jnp.where(flip, -lower, upper)
-  # log(Φ(high) − Φ(low)) from the logarithms of both, finite in the far tails too.
+  # log(Φ(high) − Φ(low)) from the logarithms of both, finite in the far tails too; −1e-7 keeps
+  # log1p finite if rounding makes the two equal.
   log_cdf = jax.scipy.special.log_ndtr
   difference = jnp.minimum(log_cdf(low) - log_cdf(high), -1e-7)
   return -(log_cdf(high) + jnp.log1p(-jnp.exp(difference)))
@@ -128,7 +129,7 @@ def reverse_log_variance(
   Args:
     process: a discrete process.
     t: times k/T.
-    s: (k − 1)/T. Where that is 0, the smallest variance is that of the step before (iDDPM).
+    s: times (k − 1)/T. For k = 1 the small variance would be 0: that of k = 2 replaces it (iDDPM).
     variance: 'fixed_small', 'fixed_large' or 'learned'.
     fraction: for 'learned', the network's fraction in [0, 1]; else any array of x's shape.
   """

@@ -40,7 +40,7 @@ def random_fourier(noise: Float[Array, 'batch'], dim: int) -> Float[Array, 'batc
   either.
   """
   frequencies = 16.0 * jax.random.normal(jax.random.key(0), (dim // 2,))
-  # The scale of 0 to 1000 becomes that of the paper, 0 to 1.
+  # From DDPM's scale, 0 to 1000, to the paper's, 0 to 1.
   angles = noise[:, None] * (2 * math.pi / 1000) * frequencies
   return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
@@ -49,7 +49,7 @@ EMBEDDINGS = {'ddpm': sinusoid_ddpm, 'adm': sinusoid_adm, 'fourier': random_four
 
 
 def check_embedding(name: str, dim: int):
-  """Raises ConfigError for an unknown noise embedding, or a width that it cannot fill."""
+  """Raises ConfigError for an unknown noise embedding, or a width that is odd or too small."""
   pick(EMBEDDINGS, name, 'embedding')
   if dim < 4 or dim % 2:
     raise ConfigError(f'the channels of a noise embedding must be even and 4 or more, got {dim}')
@@ -90,7 +90,7 @@ class Conditioning(nn.Module):
     augment: Float[Array, 'batch numbers'] | None = None,
   ) -> Float[Array, 'batch width']:
     h = pick(EMBEDDINGS, self.embedding, 'embedding')(noise, self.embedding_width)
-    # Without a bias, an example without augmentation (all zeros) adds exactly nothing.
+    # No bias: for an example without augmentation (all zeros) the projection is exactly 0.
     if self.augment_dim:
       if augment is None:
         augment = jnp.zeros((noise.shape[0], self.augment_dim))
@@ -104,7 +104,7 @@ class Conditioning(nn.Module):
     h = nn.Dense(self.width, kernel_init=self.kernel_init, name='first')(h)
     h = nn.Dense(self.width, kernel_init=self.kernel_init, name='second')(nn.silu(h))
     if self.num_classes:
-      # One row more than classes: the null class, for training without the label.
+      # One more row than there are classes: the null class, for training without the label.
       embed = nn.Embed(
         self.num_classes + 1, self.width, embedding_init=self.label_init, name='label_embed'
       )

@@ -23,8 +23,10 @@ _zeros = nn.initializers.zeros
 
 
 def sincos_positions(rows: int, columns: int, dim: int) -> Float[np.ndarray, 'patches dim']:
-  """Fixed positions of a grid, row by row: half of the channels for the column, half the row."""
-  # A quarter each for sine and cosine of column and row, as in the authors' code.
+  """Fixed embedding of grid positions, row by row.
+
+  A quarter of the channels each for sine and cosine of column and row, as in the authors' code.
+  """
   frequencies = 10_000.0 ** -(np.arange(dim // 4) / (dim // 4))
   row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing='ij')
   parts = [np.reshape(axis, (-1, 1)) * frequencies for axis in (column, row)]
@@ -38,7 +40,7 @@ def modulate(
   scale: Float[Array, 'batch dim'],
 ) -> Float[Array, 'batch patches dim']:
   """Layer norm whose scale and shift come from the condition, in float32."""
-  # No scale and shift of its own: the condition brings them, with 1 + scale so that zero is none.
+  # The norm has no parameters; it multiplies by 1 + scale, so that zeros change nothing.
   x = x - x.mean(axis=-1, keepdims=True)
   x = x * lax.rsqrt(jnp.square(x).mean(axis=-1, keepdims=True) + 1e-6)
   return x * (1 + scale[:, None]) + shift[:, None]
@@ -117,9 +119,9 @@ class DiT(nn.Module):
     dropout: probability; the paper uses none.
     embedding: noise embedding, a key of `conditioning.EMBEDDINGS`.
     augment_dim: numbers in an augmentation label, or 0.
-    dtype: of matrix products, 'float32' or 'bfloat16'; norms and softmax stay in float32.
+    dtype: type of matrix products, 'float32' or 'bfloat16'; norms and softmax stay in float32.
     scan: compile one block and loop over it; the parameters of the blocks are stacked.
-    remat: recompute a block's activations in the backward pass in place of keeping them.
+    remat: recompute a block's activations in the backward pass instead of keeping them.
   """
 
   out_channels: int

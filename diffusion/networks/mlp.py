@@ -47,15 +47,15 @@ class MLP(nn.Module):
     condition = Conditioning(
       self.width, self.embedding, self.width, self.num_classes, name='conditioning'
     )(noise, label)
-    # All axes of the data are one: there is no neighbourhood to exploit in few dimensions.
+    # All axes are flattened into one: few dimensions have no neighbourhood to exploit.
     h = nn.Dense(self.width)(x.reshape(x.shape[0], -1))
     for _ in range(self.depth):
-      # The norm is of the branch alone, so the residual stream passes through unchanged.
+      # Only the branch is normalised, so the residual stream passes through unchanged.
       inner = nn.LayerNorm()(h) + nn.Dense(self.width)(nn.silu(condition))
       inner = nn.silu(nn.Dense(self.width)(nn.silu(inner)))
       inner = nn.Dropout(self.dropout, deterministic=not train)(inner)
       h = h + nn.Dense(self.width)(inner)
-    # Zero at initialisation, like the other networks' output: the estimate starts from nothing.
+    # Zero at initialisation, like the output of the other networks.
     shape = (*x.shape[:-1], self.out_channels)
     y = nn.Dense(math.prod(shape[1:]), kernel_init=nn.initializers.zeros)(nn.LayerNorm()(h))
     return y.reshape(shape).astype(jnp.float32)

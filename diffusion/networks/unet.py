@@ -55,7 +55,7 @@ def add(x: Images, h: Images, rescale: bool) -> Images:
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-  """The settings of a `UNet` that all its layers share; see there."""
+  """The settings that all layers of a `UNet` share; `UNet` describes them."""
 
   dropout: float
   scale_shift: bool
@@ -138,20 +138,21 @@ class UNet(nn.Module):
     blocks: residual blocks of a level (one more on the way up).
     attention: resolutions, in pixels of height, that have self-attention.
     up_attention: on the way up, after 'every' block of such a level or after its 'last' one.
-    head_width: channels of an attention head; 0: one head.
+    head_width: channels of an attention head; 0 for a single head.
     dropout: probability.
     embedding: noise embedding, a key of `conditioning.EMBEDDINGS`.
-    embedding_width: its size; 0: `width`.
+    embedding_width: size of the noise embedding; 0 for `width`.
     augment_dim: numbers in an augmentation label, or 0.
     scale_shift: the condition scales and shifts the second norm; otherwise it is added before it.
-    resample_in_block: resolution changes inside a residual block (BigGAN); otherwise by a
-      convolution of its own.
-    resample_projection: such a block always has a 1x1 convolution on its skip connection.
+    resample_in_block: a residual block changes the resolution (BigGAN); otherwise a separate
+      convolution does.
+    resample_projection: a residual block that changes the resolution always has a 1x1 convolution
+      on its skip connection.
     fir: resample with the filter [1, 3, 3, 1] (StyleGAN 2); otherwise with means and copies.
     skip_rescale: residual connections are divided by sqrt(2).
     progressive_input: shrunken copies of the input enter every level (NCSN++, 'residual').
-    dtype: of convolutions and matrix products, 'float32' or 'bfloat16'; norms are in float32.
-    remat: recompute a block's activations in the backward pass in place of keeping them.
+    dtype: type of convolutions and matrix products, 'float32' or 'bfloat16'; norms are in float32.
+    remat: recompute a block's activations in the backward pass instead of keeping them.
   """
 
   out_channels: int
@@ -181,8 +182,8 @@ class UNet(nn.Module):
     check_embedding(self.embedding, self.embedding_width or self.width)
     if not self.multipliers or self.blocks < 1:
       raise ConfigError(
-        'unet.multipliers must name a level or more, and unet.blocks be 1 or more, got '
-        f'{self.multipliers} and {self.blocks}'
+        'unet.multipliers must name 1 level or more and unet.blocks must be 1 or more, got'
+        f' multipliers={self.multipliers} and blocks={self.blocks}'
       )
     if self.up_attention not in ('every', 'last'):
       raise ConfigError(f"unet.up_attention must be 'every' or 'last', got {self.up_attention!r}")
@@ -200,9 +201,9 @@ class UNet(nn.Module):
     self._check_size(*x.shape[1:3])
     condition = nn.silu(self._conditioning()(noise, label, augment))
     res = functools.partial(self._res, condition=condition, train=train)
-    change = functools.partial(self._change, condition=condition, train=train)
+    change_resolution = functools.partial(self._change_resolution, condition=condition, train=train)
 
-    # On the way down every output is a skip input of the way up, taken last first.
+    # Every output on the way down is a skip input on the way up, last in, first out.
     pyramid = x
     h = conv(self.width, self.dtype, 'input')(x)
     skips = [h]
@@ -214,14 +215,14 @@ class UNet(nn.Module):
           h = self._attend(h, f'down_{i}_{j}_attention')
         skips.append(h)
       if i < len(self.multipliers) - 1:
-        h = change(h, multiplier, downsample, f'down_{i}_resample')
+        h = change_resolution(h, multiplier, downsample, f'down_{i}_resample')
         # NCSN++ (Song et al. 2021, appendix H): the input itself, shrunken, joins every level.
         if self.progressive_input:
           pyramid = conv(h.shape[-1], self.dtype, f'down_{i}_input')(downsample(pyramid, self.fir))
           pyramid = h = add(h, pyramid, self.skip_rescale)
         skips.append(h)
 
-    # The coarsest level has attention whatever `attention` says, as in all four papers.
+    # The coarsest level always has attention, as in all four papers.
     h = res(h, self.multipliers[-1], 'middle_0')
     h = self._attend(h, 'middle_attention')
     h = res(h, self.multipliers[-1], 'middle_1')
@@ -234,7 +235,7 @@ class UNet(nn.Module):
         if h.shape[1] in self.attention and chosen:
           h = self._attend(h, f'up_{i}_{j}_attention')
       if i:
-        h = change(h, multiplier, upsample, f'up_{i}_resample')
+        h = change_resolution(h, multiplier, upsample, f'up_{i}_resample')
     # The last convolution is in float32 and zero at initialisation: it makes the estimate.
     h = nn.silu(group_norm(h.shape[-1], 'norm')(h))
     return nn.Conv(self.out_channels, (3, 3), kernel_init=_zeros, name='output')(h)
@@ -273,11 +274,11 @@ class UNet(nn.Module):
     attention = nn.remat(Attention) if self.remat else Attention
     return attention(self._style, name=name)(h)
 
-  def _change(self, h, multiplier, resample, name, *, condition, train):
+  def _change_resolution(self, h, multiplier, resample, name, *, condition, train):
     """The step from one level to the next, by `downsample` or `upsample`."""
     if self.resample_in_block:
       return self._res(h, multiplier, name, resample, condition=condition, train=train)
-    # DDPM shrinks by the convolution's own stride; otherwise resampling and convolving separate.
+    # DDPM shrinks by the convolution's own stride; otherwise it resamples, then convolves.
     if resample is downsample and not self.fir:
       return conv(h.shape[-1], self.dtype, name, strides=2)(h)
     return conv(h.shape[-1], self.dtype, name)(resample(h, self.fir))

@@ -9,18 +9,18 @@ from diffusion.objectives import TIME_DISTRIBUTIONS, WEIGHTINGS
 from diffusion.objectives.times import TimeDistribution
 from diffusion.objectives.weightings import Weighting
 
-# Distributions that draw the entries of a discrete process's table unequally, uncorrected.
-UNEQUAL = ('log_normal', 'logit_normal', 'terminal')
+# Distributions that draw a discrete process's steps with unequal probabilities, uncorrected.
+NON_UNIFORM_TIMES = ('log_normal', 'logit_normal', 'terminal')
 
 
 class Objective(NamedTuple):
   """The parts of a loss.
 
   Attributes:
-    times: which times are trained on.
-    weighting: how much each counts; None for the exact steps of a discrete process's bound.
-    hybrid: weight of those steps next to the weighting (L_hybrid of Nichol & Dhariwal 2021), which
-      trains a learned variance.
+    times: the distribution of training times.
+    weighting: how much each time counts; None for the exact steps of a discrete process's bound.
+    hybrid: weight of these exact steps next to the weighting (L_hybrid of Nichol & Dhariwal 2021);
+      they train a learned variance.
     uncertainty: whether the loss is balanced by a learned uncertainty.
     label_dropout: share of the training examples whose class is hidden.
     augmentation: settings of `diffusion.augmentation`.
@@ -58,10 +58,10 @@ def build_objective(config: Mapping, model: Model) -> Objective:
 def _check(config: Mapping, model: Model, exact: bool) -> None:
   section, dropout = config['objective'], config['label_dropout']
   weighting, times = section['weighting']['name'], section['times']['name']
-  if exact and times in UNEQUAL:
+  if exact and times in NON_UNIFORM_TIMES:
     raise ConfigError(
-      "objective.weighting 'vlb' of a discrete process needs times that are uniform or corrected to"
-      f" be so ('uniform', 'low_discrepancy', 'loss_second_moment'), not with times {times!r}"
+      "objective.weighting 'vlb' of a discrete process needs objective.times that are uniform or"
+      f" corrected for ('uniform', 'low_discrepancy', 'loss_second_moment'), got {times!r}"
     )
   if weighting in ('vlb', 'likelihood') and times == 'terminal':
     raise ConfigError(
@@ -72,14 +72,14 @@ def _check(config: Mapping, model: Model, exact: bool) -> None:
   learned = model.process.learned
   if learned and (weighting != 'vlb' or section['uncertainty']):
     raise ConfigError(
-      "process 'learned' is trained by its bound: it needs objective.weighting 'vlb', not"
-      f' {weighting!r}, and objective.uncertainty=False'
+      "process 'learned' is trained by its bound: it needs objective.weighting 'vlb' and"
+      f' objective.uncertainty=False, got {weighting!r} and {section["uncertainty"]}'
     )
-  # The bound is one on the data itself, which an augmented image is not.
+  # The bound is on the likelihood of the data itself, and an augmented image is other data.
   bounded = exact or learned or model.variance == 'learned'
   if bounded and config['augmentation']['probability']:
     raise ConfigError(
-      'augmentation.probability must be 0 where the bound of discrete data is trained on (a learned'
-      " process or variance, or the weighting 'vlb' of a discrete process), got"
+      'augmentation.probability must be 0 when the loss contains the bound (a learned process or'
+      " variance, or the weighting 'vlb' of a discrete process), got"
       f' {config["augmentation"]["probability"]}'
     )

@@ -22,9 +22,9 @@ class TimeSample(NamedTuple):
 
   Attributes:
     t: the times.
-    density: their probability density; on a discrete process, that of t before it was rounded.
-    importance: weight of each example that makes the loss that of uniform times; 1 where the
-      distribution of times is meant as a weighting of its own.
+    density: probability density of each time; on a discrete process, of the time before rounding.
+    importance: weight of each example that corrects the loss to uniform times; 1 if the
+      distribution of times is itself meant as a weighting.
   """
 
   t: Float[Array, 'batch']
@@ -36,7 +36,7 @@ class TimeDistribution:
   """A distribution of training times. Each is a frozen dataclass.
 
   Attributes:
-    stratified: whether u is spread evenly over the batch in place of drawn independently.
+    stratified: whether u is spread evenly over the batch instead of drawn independently.
     covers_all_times: whether every time of the process can be drawn. A network that is trained at
       one time only has no likelihood: the bound would evaluate it at times it has never seen.
   """
@@ -75,14 +75,15 @@ def uniforms(
 
   Args:
     keys: one key per example.
-    key: the batch's.
+    key: the key of the batch.
     index: position of each example in the global batch.
-    batch_size: of the global batch.
-    stratified: use one common offset and equal distances (modulo 1) in place of independent draws
+    batch_size: size of the global batch.
+    stratified: use one common offset and equal distances (modulo 1) instead of independent draws
       (Kingma et al. 2021, appendix I.1).
   """
   if stratified:
-    # The offset is the batch's, and the place the example's: no part of the batch needs the others.
+    # The batch's key gives the offset and the example's index its place, so the parts of a split
+    # batch do not need each other.
     return jnp.mod(jax.random.uniform(key) + index / batch_size, 1.0).astype(jnp.float32)
   return jax.vmap(jax.random.uniform)(keys)
 
@@ -183,8 +184,8 @@ class LossHistory(NamedTuple):
   """Decayed sums by bucket of time.
 
   Attributes:
-    squares: of the squared losses.
-    counts: of the examples.
+    squares: sums of squared losses.
+    counts: numbers of losses.
   """
 
   squares: Float[Array, 'buckets']
@@ -211,7 +212,7 @@ class LossSecondMoment(TimeDistribution):
   def __post_init__(self):
     if self.buckets < 2 or not 0 < self.floor <= 1:
       raise ConfigError(
-        'objective.times of loss_second_moment: buckets must be at least 2 and floor in (0, 1], got'
+        'objective.times loss_second_moment: buckets must be at least 2 and floor in (0, 1], got'
         f' buckets={self.buckets} and floor={self.floor}'
       )
 
@@ -256,7 +257,7 @@ class LossSecondMoment(TimeDistribution):
     # Discrete times are the upper ends of their buckets; 1e-4 allows for k/T in float32.
     position = jnp.ceil(position - 1e-4) - 1 if process.steps else jnp.floor(position)
     bucket = jnp.clip(position, 0, size - 1).astype(jnp.int32)
-    # Each bucket sees weight.sum()/size losses on average, and forgets that number of `history`.
+    # Each bucket sees weight.sum()/size losses on average, and forgets this share of `history`.
     kept = 1 - jnp.minimum(weight.sum() / (size * self.history), 0.5)
     return LossHistory(
       _decayed_sum(memory.squares, kept, bucket, weight * loss**2),

@@ -38,9 +38,9 @@ class NoiseLevel(NamedTuple):
 
   Attributes:
     log_snr: λ.
-    target_factor: (Δ/σ)²; times it, a squared error in x0 is one in the target.
-    inverse_density: 1/p(λ) = −dλ/dt over the density of t (Kingma & Gao 2023, section 3.1); with
-      it as weight, the mean over times is an integral over λ.
+    target_factor: (Δ/σ)²; a squared error in x0 times this factor is the error in the target.
+    inverse_density: 1/p(λ) = −dλ/dt over the density of t (Kingma & Gao 2023, section 3.1). As a
+      weight, it turns the mean over times into an integral over λ.
   """
 
   log_snr: Float[Array, 'batch']
@@ -194,7 +194,7 @@ def target_weight(
     process: the diffusion process.
     pair: the target's coefficients at t.
     t: times.
-    density: of the distribution that t was drawn from.
+    density: density at t of the distribution of times.
   """
   alpha, sigma = process.alpha(t), process.sigma(t)
   # With x given, an error δ in x0 is −α/σ·δ in eps, and so (a − b·α/σ)·δ = −Δ/σ·δ in the target.

@@ -1,4 +1,4 @@
-"""Gaussian processes x_t = α(t)·x₀ + σ(t)·ε, from data (time 0) to noise (time t_max).
+"""Gaussian diffusion processes x_t = α(t)·x₀ + σ(t)·ε, from data (time 0) to noise (time t_max).
 
 A process is a few pure elementwise functions of time. Its log-SNR λ = log(α²/σ²) is the
 primitive: for a variance-preserving process α² = sigmoid(λ) and σ² = sigmoid(−λ), and every

@@ -104,12 +104,12 @@ class DDPM(VariancePreserving):
 
   def noisy_log_snr(self, t: Array) -> Array:
     position = t * self.steps
-    # k/T is not exact in floating point: a time that close to an entry is that entry.
+    # k/T is not exact in floating point: a time within the tolerance of an entry is that entry.
     entry = jnp.round(position)
     tolerance = 4 * self.steps * jnp.finfo(t.dtype).eps
-    off = jnp.where(jnp.abs(position - entry) < tolerance, position - entry, 0)
-    # Only the value is rounded: the derivative in t stays that of the cubic.
-    position = position - jax.lax.stop_gradient(off)
+    rounding = jnp.where(jnp.abs(position - entry) < tolerance, position - entry, 0)
+    # Only the value is rounded: the derivative in t is still the cubic's.
+    position = position - jax.lax.stop_gradient(rounding)
     low = jnp.clip(jnp.floor(position), 1, self.steps - 1)
     return self._between(low.astype(jnp.int32), position - low)
 

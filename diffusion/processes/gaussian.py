@@ -1,4 +1,4 @@
-"""Gaussian processes in closed form, each with the equation that defines it."""
+"""Gaussian diffusion processes in closed form, each with the equation that defines it."""
 
 import dataclasses
 import functools

@@ -14,8 +14,8 @@ from diffusion.processes.process import Process, VariancePreserving, bisect
 class Learned(VariancePreserving):
   """A monotone network for the log-SNR (Kingma et al. 2021, appendix H); its ends are learned too.
 
-  Without parameters λ falls linearly between the two bounds, close to where training starts; `at`
-  returns the process with given parameters. Time 1 is the noisiest. The parameters are `ends`,
+  Without parameters λ falls linearly between the two bounds, almost as at the start of training;
+  `at` returns the process with given parameters. Time 1 is the noisiest. The parameters are `ends`,
   which change the bound, and `shape`, which changes only the variance of its estimate.
   """
 
@@ -28,7 +28,7 @@ class Learned(VariancePreserving):
   t_min: float = 1e-5
 
   def init(self, key: Key[Array, '']) -> dict[str, Any]:
-    # Three keys, though `linear` starts at 1 and needs none: `hidden`, `bias` and `out`.
+    # One key each for `hidden`, `bias` and `out`; `linear` starts at 1.
     first, second, third = jax.random.split(key, 3)
     # float32 whatever the compute dtype: the bound is sensitive to the ends.
     ends = {
@@ -80,6 +80,6 @@ class LearnedAt(VariancePreserving):
 
 
 def monotone(shape: Any, t: Float[Array, '*shape']) -> Float[Array, '*shape']:
-  """A network of one hidden layer that rises with t: its weights are used as |w|."""
+  """A network of one hidden layer that rises with t, because its weights enter as |w|."""
   hidden = jax.nn.sigmoid(4 * (t[..., None] - 0.5) * jnp.abs(shape['hidden']) + shape['bias'])
   return jnp.abs(shape['linear']) * t + hidden @ jnp.abs(shape['out'])

@@ -1,4 +1,4 @@
-"""The interface of a Gaussian process, and the base class of those that preserve variance."""
+"""The interface of a Gaussian diffusion process, and the base class of variance-preserving ones."""
 
 import functools
 from collections.abc import Callable
@@ -21,9 +21,9 @@ def rate(function: Function, t: Float[Array, '*shape']) -> Float[Array, '*shape'
 class Process:
   """x_t = alpha(t)·x0 + sigma(t)·eps. All functions are elementwise, in float32 or float64.
 
-  Each process is a frozen dataclass whose fields are the settings that a config gives. The
-  attributes below are fields, properties or class attributes of it; each but `name`, `t_min` and
-  `t_max` has a neutral default.
+  Each process is a frozen dataclass whose fields are the settings that a config gives. Each
+  attribute below is a field, a property or a class attribute; all except `name`, `t_min` and
+  `t_max` have a neutral default.
 
   Attributes:
     name: its key in `PROCESSES`.
@@ -61,7 +61,7 @@ class Process:
     raise NotImplementedError
 
   def init(self, key: Key[Array, '']) -> Any:
-    """The parameters of a learned process; {} for every other."""
+    """The parameters of a learned process; {} for any other process."""
     return {}
 
   def at(self, params: Any) -> 'Process':
@@ -114,7 +114,7 @@ def where_noisy(t: Array, value: Array, clean: float) -> Array:
 
 
 def bisect(decreasing: Function, value: Array, low: float, high: float) -> Array:
-  """Where a decreasing function on [low, high] takes `value`, to the last bit of a float64."""
+  """The argument in [low, high] at which a decreasing function is `value`, to float64 precision."""
   bounds = jnp.full_like(value, low), jnp.full_like(value, high)
   halve = functools.partial(_halve, decreasing, value)
   left, right = jax.lax.fori_loop(0, BISECTIONS, halve, bounds)

@@ -4,8 +4,8 @@
   x, evaluations = sample(DDIM(), process, denoise, times, x, key)
 
 A sampler is a pure step (see `diffusion.sampling.solvers`); `SAMPLERS` names them. The noise of
-example i at step n is that of fold_in(fold_in(key, i), n), so a sample does not depend on the
-number of samples that are drawn with it.
+example i at step n comes from fold_in(fold_in(key, i), n), so a sample does not depend on the
+number of samples drawn with it.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from common.method import example_keys
-from diffusion.predictions import Denoise, Pair
+from diffusion.predictions import Denoise, Pair, fold_in_each
 from diffusion.processes.process import Process
 from diffusion.sampling import multistep, solvers
 from diffusion.sampling.guidance import Denoiser, as_denoiser
@@ -41,7 +41,7 @@ SAMPLERS = {
 }
 
 MIN_BUCKET = 16  # steps; grids are padded to powers of two from here on
-COST_TIMES = 32  # times at which the cost of an unknown time is looked up
+COST_TIMES = 32  # times within a step at which the cost of a call at an unknown time is looked up
 
 
 class CountingDenoiser:
@@ -74,24 +74,24 @@ class CountingDenoiser:
     return self._denoise(x, self._batch_times(t))
 
   def charge(self, calls: int | Array, t: Time) -> None:
-    """Counts that many calls at time t."""
+    """Adds the cost of `calls` calls at time t."""
     self.cost = self.cost + jnp.asarray(calls, jnp.int32) * self._denoise.cost(self._batch_times(t))
 
-  def choose(self, free: Array, one: Callable, other: Callable, x: Array) -> Any:
-    """`one(x)`, which calls no network, or `other(x)`, whose calls are counted."""
+  def choose(self, free: Array, without: Callable, calling: Callable, x: Array) -> Any:
+    """`without(x)`, which calls no network, if `free`; else `calling(x)`, whose calls count."""
     before = self.cost
 
     def counted(x):
       # The calls are traced inside the cond: its result carries the count out.
       self.cost = before
-      return other(x), self.cost
+      return calling(x), self.cost
 
-    result, self.cost = jax.lax.cond(free, lambda x: (one(x), before), counted, x)
+    result, self.cost = jax.lax.cond(free, lambda x: (without(x), before), counted, x)
     return result
 
   def charge_between(self, calls: Array, t: Time, s: Time) -> None:
-    """Counts that many calls at unknown times, at the cost of the most expensive in [s, t]."""
-    # One time after the other: a guidance's cost asks for one time of the whole batch.
+    """Adds the cost of `calls` calls, each at the cost of the most expensive time in [s, t]."""
+    # One time after the other: the cost of guidance is that of one time for the whole batch.
     costs = jax.lax.map(
       lambda t: self._denoise.cost(self._batch_times(t)), jnp.linspace(t, s, COST_TIMES)
     )
@@ -102,7 +102,7 @@ class CountingDenoiser:
 
 
 class ReverseChain(NamedTuple):
-  """The way from noise to data, as a sampler discretises it.
+  """The reverse process, from noise to data, as a sampler discretises it.
 
   Attributes:
     sampler: takes one step.
@@ -135,12 +135,11 @@ def sample(
     times: decreasing times [steps + 1], at least two, the last of them >= 0. Checked here unless
       traced; a jitted function's caller checks them, with `check_times` or `padded`.
     x: the start: at t_max, noise of the process's prior_std.
-    key: for all randomness; or one key per example.
-    num_steps: number of steps to take, where `times` is padded (see `padded`). May be traced:
-      another number of steps is then the same compiled program, and the steps left out call no
-      network.
-    final_denoise: return the clean estimate at the last time, for one more call. Has no effect on
-      a grid that ends at time 0.
+    key: the key of all random numbers, or one key per example.
+    num_steps: number of steps to take, if `times` is padded (see `padded`). If it is traced, all
+      numbers of steps share a compiled program; the steps left out call no network.
+    final_denoise: return the clean estimate at the last time, at the cost of one more call. Has no
+      effect on a grid that ends at time 0.
 
   Returns:
     x at the last time, and network evaluations per example: the cost of each call of `denoise`,
@@ -164,7 +163,7 @@ def trajectory(
   x: Float[Array, 'batch ...'],
   key: Key[Array, ''] | Key[Array, 'batch'],
 ) -> tuple[Float[Array, 'time batch ...'], Int[Array, '']]:
-  """As `sample`, but x at every time of the grid, the first included: steps + 1 times the memory.
+  """Like `sample`, but returns x at every time of the grid: steps + 1 times the memory.
 
   Raises:
     ValueError: as `sample`.
@@ -206,13 +205,13 @@ class _Loop:
     sampler, process, denoise = self.chain
     counting = CountingDenoiser(denoise, state.x.shape[0])
     # The step's index, not the carry, makes the key: the same with padding and without.
-    keys = jax.vmap(jax.random.fold_in, (0, None))(self.keys, index)
+    keys = fold_in_each(self.keys, index)
     t, s = self.times[index], self.times[index + 1]
     x, carry = sampler.step(process, state.x, t, s, counting, keys, state.carry)
     return _LoopState(x, carry, state.evaluations + counting.cost)
 
   def body(self, state: _LoopState, index: Int[Array, '']) -> tuple[_LoopState, Array | None]:
-    """As `lax.scan` calls it: padding leaves the state as it is, and calls no network."""
+    """The body as `lax.scan` calls it: padding changes nothing and calls no network."""
     if self.num_steps is None:
       state = self.advance(state, index)
     else:
@@ -234,7 +233,7 @@ def drive(
   final_denoise: bool = False,
   record: bool = False,
 ) -> tuple[Array, Array, Array | None]:
-  """The loop of `sample`, over any sequence of times, unchecked: they may also rise.
+  """The loop of `sample` over any sequence of times, unchecked; times may also rise.
 
   Returns:
     x at the end, network evaluations, and x after every step if `record`, else None.
@@ -253,7 +252,7 @@ def drive(
   start = _LoopState(x, sampler.init(x, steps), jnp.zeros((), jnp.int32))
   (x, _, count), path = jax.lax.scan(loop.body, start, jnp.arange(length))
   if final_denoise:
-    # At time 0 x is clean already: the call is neither made nor counted.
+    # At time 0, x is already clean: the call is neither made nor counted.
     counting, last = CountingDenoiser(chain.denoise, batch), times[steps]
     x = counting.when(process.sigma(last) > 0, x, last, Pair(x, x)).x0
     count = count + counting.cost
@@ -276,9 +275,7 @@ def check_times(times: Any, num_steps: int | Array | None = None) -> None:
   traced = isinstance(num_steps, jax.core.Tracer)
   if num_steps is not None and not traced:
     if not 1 <= num_steps < len(times):
-      raise ValueError(
-        f'num_steps must be in [1, {len(times) - 1}], the steps of the grid, got {num_steps}'
-      )
+      raise ValueError(f'num_steps must be in [1, {len(times) - 1}] for this grid, got {num_steps}')
     times = times[: int(num_steps) + 1]
   if not np.isfinite(times).all() or times.min() < 0:
     raise ValueError(f'times must be finite and at least 0, got {_shown(times)}')
@@ -293,7 +290,7 @@ def _shown(times: np.ndarray) -> str:
 
 
 def padded(times: Any) -> tuple[np.ndarray, int]:
-  """A grid padded to a power of two of steps, and its own number of steps, for `sample`.
+  """A grid padded to a power of two of steps, and its number of steps without padding.
 
   Grids padded to the same length share a compiled program.
 

@@ -18,17 +18,17 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from common.method import example_keys
-from diffusion.predictions import Denoise, normal_like
+from diffusion.predictions import Denoise, fold_in_each, normal_like
 from diffusion.processes.process import Process
 from diffusion.sampling.driver import ReverseChain, check_times, drive
-from diffusion.sampling.solvers import Sampler, split_keys
+from diffusion.sampling.solvers import Sampler
 
-KNOWN, UP = 101, 102  # uses of a step's keys, distinct from those of the samplers themselves
+KNOWN_NOISE, FORWARD_NOISE = 101, 102  # uses of a step's keys; the samplers use smaller numbers
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Wrapped(Sampler):
-  """A sampler made from another, whose carry and evaluations are that one's."""
+  """A sampler that wraps another, with the same carry and evaluations."""
 
   sampler: Sampler
 
@@ -49,28 +49,28 @@ class Inpaint(Wrapped):
 
   def step(self, process, x, t, s, denoise, key, carry):
     x, carry = self.sampler.step(process, x, t, s, denoise, key, carry)
-    # The known part as it would be at time s: drawn from q(x_s | x0).
-    noise = normal_like(split_keys(key, KNOWN), x)
-    wanted = process.alpha(s) * self.known + process.sigma(s) * noise
-    return _merge(self.mask, wanted, x, self.basis), carry
+    # The known part at the noise level of time s: a draw from q(x_s | x0).
+    noise = normal_like(fold_in_each(key, KNOWN_NOISE), x)
+    noisy = process.alpha(s) * self.known + process.sigma(s) * noise
+    return _merge(self.mask, noisy, x, self.basis), carry
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class BothWays(Wrapped):
-  """A sampler whose steps to a later time add the process's own noise, calling no network."""
+  """A sampler whose steps to a later time add the process's noise and call no network."""
 
   def step(self, process, x, t, s, denoise, key, carry):
-    up = functools.partial(self._up, process, t, s, key, carry)
-    down = functools.partial(self._down, process, t, s, denoise, key, carry)
-    return denoise.choose(s > t, up, down, x)
+    forward = functools.partial(self._forward, process, t, s, key, carry)
+    reverse = functools.partial(self._reverse, process, t, s, denoise, key, carry)
+    return denoise.choose(s > t, forward, reverse, x)
 
-  def _up(self, process, t, s, key, carry, x):
+  def _forward(self, process, t, s, key, carry, x):
     # The forward transition q(x_s | x_t) from t to the later s, of variance σ²(s|t).
     std = process.sigma(s) * jnp.sqrt(process.added_noise_share(s, t))
-    added = std * normal_like(split_keys(key, UP), x)
+    added = std * normal_like(fold_in_each(key, FORWARD_NOISE), x)
     return process.alpha(s) / process.alpha(t) * x + added, carry
 
-  def _down(self, process, t, s, denoise, key, carry, x):
+  def _reverse(self, process, t, s, denoise, key, carry, x):
     return self.sampler.step(process, x, t, s, denoise, key, carry)
 
   def evaluations(self, steps):
@@ -83,13 +83,13 @@ def inpaint(
   mask: Array | np.ndarray,
   basis: np.ndarray | None = None,
 ) -> Sampler:
-  """Replaces the known part, at its right noise level, after every step (Song et al. 2021, I.2).
+  """Replaces the known part, at the current noise level, after every step (Song et al. 2021, I.2).
 
-  At time 0 this is the known part itself, unchanged.
+  At time 0 the result contains the known part unchanged.
 
   Args:
-    sampler: best one without memory: a multistep one (DPM-Solver++ 2M, 3M, UniPC) extends
-      estimates made before the replacement, and loses its order.
+    sampler: preferably without memory: a multistep sampler (DPM-Solver++ 2M, 3M, UniPC)
+      extrapolates from estimates made before the replacement, and loses its order.
     known: clean data, [batch, *shape]; its values outside the mask have no effect.
     mask: of known's shape, or one that broadcasts to it ([height, width, 1]): true, or 1, where
       `known` holds.
@@ -103,7 +103,6 @@ def inpaint(
   mask = jnp.asarray(mask, bool)
   if basis is not None:
     _check_basis(basis, known.shape[-1])
-
   return Inpaint(sampler, known, mask, basis)
 
 
@@ -150,19 +149,19 @@ def resample(
   jump: int,
   repeats: int,
 ) -> tuple[Float[Array, 'batch ...'], Int[Array, '']]:
-  """Walks back and forth in time, so that the sampled part comes to agree with the known one.
+  """Walks back and forth in time, so that the sampled part agrees better with the known part.
 
-  RePaint (Lugmayr et al. 2022, section 4.2): after every `jump` steps, as many steps of forward
-  noise, and again, so that each stretch of the grid is denoised `repeats` times.
+  RePaint (Lugmayr et al. 2022, section 4.2): after every `jump` steps, the walk adds the noise of
+  these steps and denoises again, until each stretch of the grid has been denoised `repeats` times.
 
   Args:
     sampler: `inpaint` of a sampler without memory.
     process, denoise, times, x, key: as in `driver.sample`.
     jump: number of steps of a stretch.
-    repeats: how often each stretch is denoised; 1 is plain inpainting.
+    repeats: number of times that each stretch is denoised; 1 is plain inpainting.
 
   Returns:
-    x, and network evaluations; noising takes none.
+    x, and network evaluations; adding noise takes none.
 
   Raises:
     ValueError: for an invalid grid (see `sample`), or a jump or number of repeats below 1.
@@ -199,14 +198,14 @@ def perturb(
   strength: float,
   key: Key[Array, ''] | Key[Array, 'batch'],
 ) -> tuple[Float[Array, 'batch *shape'], np.ndarray]:
-  """The start of SDEdit (Meng et al. 2022, algorithm 1): `given` with noise, part of the way up.
+  """The start of SDEdit (Meng et al. 2022, algorithm 1): `given` with the noise of a middle time.
 
   Args:
     process: the diffusion process.
     given: the image to edit: a sketch, strokes, a photograph.
     times: the whole grid, from t_max.
-    strength: share of its steps to take, in (0, 1]: a small one stays close to `given`.
-    key: for the noise.
+    strength: share of the grid's steps to take, in (0, 1]: a small one stays close to `given`.
+    key: the key of the noise.
 
   Returns:
     x, and the rest of the grid, to be passed to `sample`.
@@ -232,10 +231,10 @@ def encode(
   """Runs the flow backwards, from data to the noise that `decode` turns into it again.
 
   Args:
-    sampler: a deterministic one (DDIM with eta 0, Heun, adaptive, ...).
+    sampler: a deterministic sampler (DDIM with eta 0, Heun, adaptive, ...).
     process, denoise: as in `driver.sample`.
-    times: the grid of `decode`, decreasing, its last time above 0: clean data has no noise that
-      the flow could follow upwards.
+    times: the grid of `decode`: decreasing, and above 0 at the end, because the flow cannot start
+      from data without any noise.
     x: data.
 
   Returns:
@@ -268,7 +267,10 @@ def decode(
 def _check_reversible(sampler: Sampler, times: Any) -> None:
   check_times(times)
   if not sampler.deterministic:
-    raise ValueError('encoding data needs a deterministic sampler, such as ddim with eta 0')
+    raise ValueError(
+      f'encoding data needs a deterministic sampler, got {type(sampler).__name__} with randomness;'
+      ' use, for example, ddim with eta=0'
+    )
   if times[-1] <= 0:
     raise ValueError(
       f"encoding data needs a grid that ends above time 0 (grid.end='t_min'), got {times[-1]}"
@@ -278,7 +280,7 @@ def _check_reversible(sampler: Sampler, times: Any) -> None:
 def slerp(
   a: Float[Array, 'batch *shape'], b: Float[Array, 'batch *shape'], weight: float | Array
 ) -> Float[Array, 'batch *shape']:
-  """Spherical interpolation of each pair (Shoemake 1985): 0 is a, 1 is b.
+  """Spherical interpolation of each pair (Shoemake 1985): weight 0 is a, weight 1 is b.
 
   The point halfway between two noises has the norm of noise; on a straight line its norm would be
   smaller. Pairs along one line are interpolated straight.
@@ -322,4 +324,6 @@ def check_mask(mask: Array | np.ndarray, shape: tuple[int, ...]) -> None:
 
 def _check_basis(basis: np.ndarray, channels: int) -> None:
   if basis.shape != (channels, channels) or not np.allclose(basis @ basis.T, np.eye(channels)):
-    raise ValueError(f'the basis must be an orthogonal matrix for {channels} channels')
+    raise ValueError(
+      f'the basis must be an orthogonal matrix for {channels} channels, got shape {basis.shape}'
+    )

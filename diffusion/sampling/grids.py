@@ -21,7 +21,7 @@ from diffusion.sampling.driver import check_times
 
 TimeArray = Float[np.ndarray, 'times']
 
-MIN_LOG_SNR = -20.0  # grids in log-SNR start here if a process ends in log-SNR −∞
+MIN_LOG_SNR = -20.0  # grids in log-SNR start at this value if a process ends below it
 
 
 class Grid:
@@ -43,18 +43,18 @@ def _fractions(number: int) -> np.ndarray:
   return np.linspace(0.0, 1.0, number) if number > 1 else np.zeros(1)
 
 
-def _snapped(process: Process, times: np.ndarray) -> np.ndarray:
-  """The nearest entries of a discrete process's table; continuous times as they are."""
+def _round_to_table(process: Process, times: np.ndarray) -> np.ndarray:
+  """Rounds to the nearest entries of a discrete process's table; continuous times do not change."""
   return np.round(times * process.steps) / process.steps if process.steps else times
 
 
 def _between(process: Process, share: np.ndarray) -> TimeArray:
   """Times at these shares of the way from t_min (0) to t_max (1)."""
-  return _snapped(process, process.t_min + (process.t_max - process.t_min) * share)
+  return _round_to_table(process, process.t_min + (process.t_max - process.t_min) * share)
 
 
 def _log_snr_ends(process: Process) -> tuple[float, float]:
-  """λ at t_max, or the least of a grid, and at t_min."""
+  """λ at t_max, but at least MIN_LOG_SNR, and λ at t_min."""
   first, last = _evaluate(process.log_snr, np.array([process.t_max, process.t_min]))
   return max(first, MIN_LOG_SNR), last
 
@@ -62,7 +62,7 @@ def _log_snr_ends(process: Process) -> tuple[float, float]:
 def _times_at(process: Process, log_snr: np.ndarray) -> TimeArray:
   """Times at these log-SNRs, with the ends exactly t_max and t_min."""
   times = _evaluate(process.time_of, log_snr)
-  # The inverse is not exact, and where λ was cut off it is not t_max at all.
+  # The inverse is not exact, and where λ was cut off it is far from t_max.
   times[0] = process.t_max
   if len(times) > 1:
     times[-1] = process.t_min
@@ -79,7 +79,7 @@ class Uniform(Grid):
 
 @dataclasses.dataclass(frozen=True)
 class Quadratic(Grid):
-  """Times that grow as a square (Song et al. 2020, DDIM, appendix D.2)."""
+  """Times that grow quadratically (Song et al. 2020, DDIM, appendix D.2)."""
 
   def discretise(self, process: Process, number: int) -> TimeArray:
     # As DDIM's τ_i = c·i², between t_min and t_max.
@@ -119,7 +119,7 @@ class Karras(Grid):
 
 
 def adm_timesteps(total: int, sections: tuple[int, ...]) -> list[int]:
-  """The kept ones of timesteps 0..total−1: equal sections, each with its own number of steps.
+  """Keeps the given number of timesteps in each of several equal sections of 0..total−1.
 
   Dhariwal & Nichol 2021 (`space_timesteps` in their code).
   """
@@ -128,7 +128,7 @@ def adm_timesteps(total: int, sections: tuple[int, ...]) -> list[int]:
     size = total // len(sections) + (i < total % len(sections))
     if number > size or number < 1:
       raise ConfigError(
-        f'grid.sections: of the {size} steps of section {i}, 1 to {size} can be kept, got {number}'
+        f'grid.sections: section {i} of {size} steps can keep 1 to {size} of them, got {number}'
       )
     # Both ends of a section are kept, and the rest is spread between them.
     stride = (size - 1) / (number - 1) if number > 1 else 1
@@ -175,7 +175,7 @@ class Respaced(Grid):
       raise ConfigError(f"grid 'respaced' needs a discrete process (ddpm), got {process.name!r}")
     if number > process.steps:
       raise ConfigError(
-        f"grid 'respaced': {number} steps are too many for a process of {process.steps}"
+        f"grid 'respaced' can keep at most the {process.steps} steps of the process, got {number}"
       )
     if self.sections and sum(self.sections) != number:
       raise ConfigError(
@@ -213,7 +213,7 @@ GRIDS = {
   'given': Given,
 }
 
-# Of a sampler's steps + 1 times the grid gives `steps` plus this many; 'clean' appends time 0.
+# A sampler needs steps + 1 times: the grid gives `steps` plus this number, and 'clean' appends 0.
 ENDS = {'clean': 0, 't_min': 1}
 
 

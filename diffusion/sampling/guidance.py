@@ -4,10 +4,9 @@ A denoiser is a function (x [batch, *shape], t [batch]) -> Pair(x0, eps). A plai
 network evaluation per call; a transform is a `Denoiser`, which says how many it takes.
 
 The weight convention, everywhere in this repository: guided = other + weight·(model − other), so
-that weight 1 is the model as it is and 0 is the other one (unconditional, or weaker). With Ho &
-Salimans 2022's w that is weight = 1 + w; with the `guidance_scale` of most libraries, with
-Dhariwal & Nichol 2021's s for classifier-free guidance and with Karras et al. 2024's w it is
-weight itself.
+that weight 1 is the model and 0 is the other model (unconditional, or weaker). With the w of
+Ho & Salimans 2022, weight = 1 + w. The `guidance_scale` of most libraries, the s of GLIDE (Nichol
+et al. 2021) and the w of Karras et al. 2024 are the weight itself.
 """
 
 import dataclasses
@@ -26,14 +25,16 @@ Weight = float | Float[Array, '']
 
 
 class Denoiser:
-  """A denoiser that knows the plain one it was made from, and the cost of a call of either."""
+  """A denoiser that also gives the model's estimate before guidance, and the cost of both."""
 
-  def both(self, x: Float[Array, 'batch ...'], t: Float[Array, 'batch']) -> tuple[Pair, Pair]:
-    """The guided estimate, and that of the model before guidance."""
+  def guided_and_plain(
+    self, x: Float[Array, 'batch ...'], t: Float[Array, 'batch']
+  ) -> tuple[Pair, Pair]:
+    """The guided estimate, and the model's estimate before guidance."""
     raise NotImplementedError
 
   def plain(self, x: Float[Array, 'batch ...'], t: Float[Array, 'batch']) -> Pair:
-    """The estimate of the model before guidance."""
+    """The model's estimate before guidance."""
     raise NotImplementedError
 
   def cost(self, t: Float[Array, 'batch']) -> Int[Array, '']:
@@ -41,11 +42,11 @@ class Denoiser:
     raise NotImplementedError
 
   def plain_cost(self, t: Float[Array, 'batch']) -> Int[Array, '']:
-    """Network evaluations of a call of `plain`."""
+    """Network evaluations of a call of `plain` at these times."""
     raise NotImplementedError
 
   def __call__(self, x: Float[Array, 'batch ...'], t: Float[Array, 'batch']) -> Pair:
-    return self.both(x, t)[0]
+    return self.guided_and_plain(x, t)[0]
 
 
 def _evaluations(number: int) -> Int[Array, '']:
@@ -58,7 +59,7 @@ class Unguided(Denoiser):
 
   denoise: Denoise
 
-  def both(self, x, t):
+  def guided_and_plain(self, x, t):
     pair = self.denoise(x, t)
     return pair, pair
 
@@ -84,7 +85,7 @@ class ClassifierFree(Denoiser):
   Attributes:
     denoise: (x, t, condition) -> Pair, of a model whose condition was sometimes hidden in training.
     condition: arrays [batch, ...] (a pytree): the classes to sample.
-    null: the same for the unconditional model.
+    null: the condition that stands for the unconditional model, of the same structure.
     weight: 1 is the conditional model, 0 the unconditional one, above 1 is guidance. May be traced.
     doubled: run both branches as one batch of twice the size.
 
@@ -106,7 +107,7 @@ class ClassifierFree(Denoiser):
   def plain(self, x, t):
     return self.denoise(x, t, self.condition)
 
-  def both(self, x, t):
+  def guided_and_plain(self, x, t):
     if not self.doubled:
       conditional, unconditional = self.plain(x, t), self.denoise(x, t, self.null)
     else:
@@ -124,26 +125,26 @@ class ClassifierFree(Denoiser):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Transform(Denoiser):
-  """A denoiser that changes the guided estimate of another: the plain one and the costs stay.
+  """A denoiser that changes the guided estimate of another; plain estimate and costs do not change.
 
   Attributes:
-    denoise: the other one, a plain function or a `Denoiser`.
+    denoise: the other denoiser, a plain function or a `Denoiser`.
   """
 
   denoise: Denoise
 
   @property
-  def main(self) -> Denoiser:
+  def inner(self) -> Denoiser:
     return as_denoiser(self.denoise)
 
   def plain(self, x, t):
-    return self.main.plain(x, t)
+    return self.inner.plain(x, t)
 
   def cost(self, t):
-    return self.main.cost(t)
+    return self.inner.cost(t)
 
   def plain_cost(self, t):
-    return self.main.plain_cost(t)
+    return self.inner.plain_cost(t)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -152,8 +153,8 @@ class Autoguidance(Transform):
 
   Attributes:
     denoise: the model.
-    weak: a smaller or less trained one, given the same condition.
-    weight: 1 is the model, 0 the weak one.
+    weak: a smaller or less trained model, given the same condition.
+    weight: 1 is the model, 0 the weak model.
 
   Raises:
     ValueError: without a weak model.
@@ -164,22 +165,22 @@ class Autoguidance(Transform):
 
   def __post_init__(self):
     if self.weak is None:
-      raise ValueError('autoguidance needs a second, weaker model; there is none')
+      raise ValueError('autoguidance needs a second, weaker model, got none')
 
   def plain(self, x, t):
-    return self.main(x, t)
+    return self.inner(x, t)
 
-  def both(self, x, t):
+  def guided_and_plain(self, x, t):
     # The strong model may be guided itself: its guided estimate is this guidance's plain one.
-    strong = self.main(x, t)
+    strong = self.inner(x, t)
     return _extrapolate(as_denoiser(self.weak)(x, t), strong, self.weight), strong
 
   def cost(self, t):
     # The networks run one after the other, or side by side: both count.
-    return self.main.cost(t) + as_denoiser(self.weak).cost(t)
+    return self.inner.cost(t) + as_denoiser(self.weak).cost(t)
 
   def plain_cost(self, t):
-    return self.main.cost(t)
+    return self.inner.cost(t)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -206,10 +207,10 @@ class ClassifierGuidance(Transform):
 
   def __post_init__(self):
     if self.log_prob is None:
-      raise ValueError('classifier guidance needs a classifier of noisy data; there is none')
+      raise ValueError('classifier guidance needs a classifier of noisy data, got none')
 
-  def both(self, x, t):
-    guided, plain = self.main.both(x, t)
+  def guided_and_plain(self, x, t):
+    guided, plain = self.inner.guided_and_plain(x, t)
     # The gradient of the sum is that of each example: no example's term depends on another.
     gradient = jax.grad(lambda x: self.log_prob(x, t).sum())(x)
     alpha, sigma = expand(self.process.alpha(t), x), expand(self.process.sigma(t), x)
@@ -249,26 +250,26 @@ class Interval(Transform):
     return (self.low * alpha < sigma) & (math.isinf(self.high) | (sigma <= self.high * alpha))
 
   def _unguided(self, x, t):
-    pair = self.main.plain(x, t)
+    pair = self.inner.plain(x, t)
     return pair, pair
 
-  def both(self, x, t):
+  def guided_and_plain(self, x, t):
     chosen = self.inside(t)
-    # Without any example inside, the second branch does not run; else it runs for the whole batch.
-    guided, plain = jax.lax.cond(chosen.any(), self.main.both, self._unguided, x, t)
+    # If no example is inside, the guidance does not run; otherwise it runs for the whole batch.
+    guided, plain = jax.lax.cond(chosen.any(), self.inner.guided_and_plain, self._unguided, x, t)
     where = expand(chosen.astype(x.dtype), x) > 0
     return jax.tree.map(lambda a, b: jnp.where(where, a, b), guided, plain), plain
 
   def cost(self, t):
-    return jnp.where(self.inside(t).any(), self.main.cost(t), self.main.plain_cost(t))
+    return jnp.where(self.inside(t).any(), self.inner.cost(t), self.inner.plain_cost(t))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Rescaled(Transform):
-  """Brings a guided clean image back to the plain one's contrast (Lin et al. 2023, section 3.4).
+  """Restores the contrast of the plain estimate (Lin et al. 2023, section 3.4).
 
-  The guided estimate is multiplied by the ratio of the standard deviations over each example, and
-  mixed with the estimate as it was.
+  Each guided clean image is scaled by the ratio of the standard deviations, plain over guided, and
+  then mixed with the unscaled one.
 
   Attributes:
     denoise: a guided denoiser.
@@ -279,8 +280,8 @@ class Rescaled(Transform):
   process: Process
   share: Weight = 0.7
 
-  def both(self, x, t):
-    guided, plain = self.main.both(x, t)
+  def guided_and_plain(self, x, t):
+    guided, plain = self.inner.guided_and_plain(x, t)
     # Lin et al. 2023, eq. 15-16: guided x0 times std(plain x0)/std(guided x0), then the mixture.
     factor = _std(plain.x0) / jnp.maximum(_std(guided.x0), 1e-8)
     clean = guided.x0 * (self.share * factor + 1 - self.share)
@@ -294,8 +295,8 @@ class StaticThreshold(Transform):
   process: Process
   bound: float = 1.0
 
-  def both(self, x, t):
-    guided, plain = self.main.both(x, t)
+  def guided_and_plain(self, x, t):
+    guided, plain = self.inner.guided_and_plain(x, t)
     clean = jnp.clip(guided.x0, -self.bound, self.bound)
     return with_clean(guided, clean, self.process, x, t), plain
 
@@ -320,11 +321,11 @@ class DynamicThreshold(Transform):
         f'the percentile of a dynamic threshold must be in (0, 1], got {self.percentile}'
       )
 
-  def both(self, x, t):
-    guided, plain = self.main.both(x, t)
+  def guided_and_plain(self, x, t):
+    guided, plain = self.inner.guided_and_plain(x, t)
     axes = tuple(range(1, x.ndim))
     size = jnp.quantile(jnp.abs(guided.x0), self.percentile, axis=axes, keepdims=True)
-    # Estimates within the bound stay as they are: they are never scaled up.
+    # Estimates within the bound do not change: they are never scaled up.
     size = jnp.maximum(size, self.bound)
     clean = jnp.clip(guided.x0, -size, size) * (self.bound / size)
     return with_clean(guided, clean, self.process, x, t), plain
@@ -338,7 +339,7 @@ def with_clean(pair: Pair, clean: Array, process: Process, x: Array, t: Array) -
 
 
 def _extrapolate(other: Pair, model: Pair, weight: Weight) -> Pair:
-  """other + weight·(model − other); the model's variance stays."""
+  """other + weight·(model − other); the variance fraction is the model's."""
   return model._replace(
     x0=other.x0 + weight * (model.x0 - other.x0), eps=other.eps + weight * (model.eps - other.eps)
   )

@@ -3,8 +3,8 @@
 With λ as time the probability flow is semi-linear, and its exact solution from t to s is
 x_s = σ_s/σ_t·x_t + α_s·∫ e^(λ−λ_s) x0(λ) dλ (Lu et al. 2022b, proposition 4.1). The solvers differ
 in how they extend the clean estimate x0 over the step. A past estimate that is missing has λ = −∞;
-then, as on a step from pure noise (λ_t = −∞) or to clean data (λ_s = ∞), the order falls to the one
-that the remaining estimates allow.
+then, as on a step from pure noise (λ_t = −∞) or to clean data (λ_s = ∞), the order falls to what
+the remaining estimates allow.
 """
 
 import dataclasses
@@ -96,7 +96,7 @@ class DPMpp2S(Sampler):
     half = jnp.where(finite, 0.5 * h, 1)
     middle = jnp.where(finite, process.time_of(2 * (jnp.where(finite, lam, 0) + half)), t)
     inner = _first_order(process, x, t, middle, half, first.x0)
-    # The estimate in the middle stands for the whole step (r = 1/2: its weight is 1).
+    # Only the estimate in the middle counts: for r = 1/2 its weight is 1.
     second = denoise.when(finite, inner, middle, first)
     return _first_order(process, x, t, s, h, second.x0), carry
 
@@ -191,11 +191,11 @@ class UniPC(Sampler):
   from the corrected one: one evaluation, and an order above the predictor's.
 
   Attributes:
-    order: of the predictor, 1 to 3.
+    order: order of the predictor, 1 to 3.
     variant: the paper's B₁(h) = h or B₂(h) = e^h − 1.
 
   Raises:
-    ValueError: for another order or variant.
+    ValueError: for an unknown order or variant.
   """
 
   order: int = 2
@@ -213,19 +213,19 @@ class UniPC(Sampler):
   def step(self, process, x, t, s, denoise, key, carry):
     clean = denoise(x, t).x0
     lam, known = half_log_snr(process, t), jnp.isfinite(carry.past.lambdas[0])
-    # Before the first step there is nothing to correct; the values below then go unused.
+    # Before the first step there is nothing to correct, and the values below are not used.
     from_t = jnp.where(known, carry.t, t)
-    corrected = _unified(self.variant, process, carry.x, from_t, t, carry.past, clean)
+    corrected = _unipc_step(self.variant, process, carry.x, from_t, t, carry.past, clean)
     x = jnp.where(known, corrected, x)
-    # The estimate stays the one at the predicted x: no second evaluation (section 3.2).
+    # The estimate at the predicted x is kept: no evaluation at the corrected one (section 3.2).
     past = _remember(carry.past, clean, lam)
-    return _unified(self.variant, process, x, t, s, past, None), _UniPCState(past, x, t)
+    return _unipc_step(self.variant, process, x, t, s, past, None), _UniPCState(past, x, t)
 
 
-def _unified(
+def _unipc_step(
   variant: str, process: Process, x: Array, t: Time, s: Time, past: Past, newest: Array | None
 ) -> Array:
-  """UniP from t to s, or UniC if `newest`, the estimate at s, is known. past[0] is that at t."""
+  """UniP from t to s, or UniC if `newest`, the estimate at s, is known. past.clean[0] is at t."""
   h = half_log_snr(process, s) - past.lambdas[0]
   base = _first_order(process, x, t, s, h, past.clean[0])
   finite = jnp.isfinite(h)
@@ -234,13 +234,13 @@ def _unified(
   valid = [jnp.isfinite(lam) for lam in past.lambdas[1:]]
   available = sum((v.astype(jnp.int32) for v in valid), jnp.zeros((), jnp.int32))
   orders = [
-    functools.partial(_unified_terms, variant, order) for order in range(1, len(past.clean) + 1)
+    functools.partial(_unipc_terms, variant, order) for order in range(1, len(past.clean) + 1)
   ]
   terms = jax.lax.switch(available, orders, span, past, newest)
   return base - process.alpha(s) * jnp.where(finite, terms, 0)
 
 
-def _unified_terms(variant: str, order: int, h: Array, past: Past, newest: Array | None) -> Array:
+def _unipc_terms(variant: str, order: int, h: Array, past: Past, newest: Array | None) -> Array:
   """B(h)·Σ ρ_m·D_m/r_m over the differences of clean estimates (Zhao et al. 2023)."""
   lam = past.lambdas[0]
   ratios = [(past.lambdas[m] - lam) / h for m in range(1, order)]
@@ -253,15 +253,15 @@ def _unified_terms(variant: str, order: int, h: Array, past: Past, newest: Array
     return jnp.zeros_like(past.clean[0])
   # In data prediction the paper's h is negative: B₁ = −h, B₂ = e^−h − 1.
   size = -h if variant == 'bh1' else jnp.expm1(-h)
-  weights = _unified_weights(h, ratios, size)
+  weights = _unipc_coefficients(h, ratios, size)
   return size * sum(w * d for w, d in zip(weights, differences, strict=True))
 
 
-def _unified_weights(h: Array, ratios: list, size: Array) -> Float[Array, 'terms']:
-  """ρ with Σ_m ρ_m·r_m^(n−1) = n!·φ_(n+1)(−h)/B(h): order conditions (theorem 3.1)."""
+def _unipc_coefficients(h: Array, ratios: list, size: Array) -> Float[Array, 'terms']:
+  """ρ with Σ_m ρ_m·r_m^(n−1) = n!·z·φ_(n+1)(z)/B(h), z = −h: order conditions (theorem 3.1)."""
   if len(ratios) == 1:
     return jnp.full((1,), 0.5, h.dtype)  # the paper's choice, equal to its order of accuracy
-  # φ₂(−h) first, then φ_(n+1)(−h) = (φ_n(−h) − 1/n!)/−h.
+  # `phi` is z·φ_(n+1)(z) = φ_n(z) − 1/n!, starting from φ₁(z) = (e^z − 1)/z.
   phi, factorial, right = jnp.expm1(-h) / -h - 1, 1, []
   for n in range(1, len(ratios) + 1):
     right.append(phi * factorial / size)
@@ -281,7 +281,7 @@ class Adaptive(Sampler):
 
   Attributes:
     rtol, atol: relative and absolute tolerance, of the root mean square over the batch.
-    max_steps: of the solver, between two times of the grid.
+    max_steps: maximal number of the solver's steps between two times of the grid.
 
   Raises:
     ValueError: for a tolerance that is not positive.

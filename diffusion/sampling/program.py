@@ -26,12 +26,12 @@ class ProgramInputs(NamedTuple):
 
   Attributes:
     params: the model's parameters.
-    weak: those of a weaker model to guide with, or None.
-    key: for all randomness.
+    weak: the parameters of a weaker model to guide with, or None.
+    key: the key of all random numbers.
     label: [num] classes, or None.
     times: the padded grid; None for a task whose grid is one of the settings.
-    num_steps: number of its steps; None likewise.
-    weight: of the guidance.
+    num_steps: number of steps of the grid without padding; None if `times` is None.
+    weight: weight of the guidance.
     past: the given data, or None.
     mask: where it holds, or None.
   """
@@ -59,8 +59,8 @@ def run_sampler(
   """
   process = model.process_at(inputs.params)
   denoise = guided_denoiser(model, process, settings, inputs)
-  # One key for where samples start and one for the sampler, so that another sampler starts from
-  # the same noise.
+  # One key for the initial noise and one for the sampler, so that another sampler starts from the
+  # same noise.
   start, sampler = jax.random.split(inputs.key)
   padded = settings.grid is None
   task_inputs = TaskInputs(
@@ -87,7 +87,7 @@ def guided_denoiser(
   classifier; rescaling; the interval of noise levels; thresholding.
   """
   part, label = settings.guidance, inputs.label
-  # A network without classes takes no label; a classifier may still guide to it.
+  # A network without classes takes no label, but a classifier may still guide to the label.
   condition = label if model.num_classes else None
   result = guidance.as_denoiser(functools.partial(model.estimate, inputs.params, label=condition))
   if part.weighted and inputs.weak is not None:

@@ -24,7 +24,7 @@ class RequestSampler:
 
   Attributes:
     model: the model.
-    spec: the data.
+    spec: describes the data.
     defaults: the sampling section of the config.
     label_dropout: share of the training examples whose class was hidden.
   """
@@ -44,7 +44,7 @@ class RequestSampler:
     options = dict(request.options)
     weak = options.pop('weak', None)
     section = override(self.defaults, options)
-    self._check_task(section, request)
+    self._complete_task(section, request)
     label, weight = self._condition(section['guidance'], request, weak)
     # Computed on the host in float64; a learned process's grid depends on its parameters.
     times = make_times(section['grid'], self.model.process_at(params), section['steps'])
@@ -64,14 +64,14 @@ class RequestSampler:
       past=request.past,
       mask=request.mask,
     )
-    # Reading the count waits for the samples.
     x, evaluations = run_sampler(self.model, settings, inputs)
+    # int() waits for the samples.
     return Samples(x, int(evaluations))
 
-  def _check_task(self, section: dict, request: Request) -> None:
-    """Checks the inputs of the task, and completes the section.
+  def _complete_task(self, section: dict, request: Request) -> None:
+    """Completes the section for the request's task, and checks the inputs of the task.
 
-    A mask alone asks for inpainting; a reversible task needs a grid that ends at t_min.
+    A mask without a task asks for inpainting; a reversible task needs a grid that ends at t_min.
     """
     if section['task']['name'] == 'generate' and request.mask is not None:
       section['task']['name'] = 'inpaint'
@@ -94,7 +94,10 @@ class RequestSampler:
         ' with labels'
       )
     if label is not None and not model.num_classes and model.classifier is None:
-      raise ConfigError('the request has labels, but the model is unconditional')
+      raise ConfigError(
+        'the request has labels, but the model is unconditional: leave the labels out, or train a'
+        ' model with conditional=True'
+      )
     if label is not None and label.shape != (request.num,):
       raise ConfigError(
         f'{request.num} samples need {request.num} labels, got an array of shape {label.shape}'
@@ -111,9 +114,11 @@ class RequestSampler:
     if label is None or not self.model.num_classes:
       classes = self.model.num_classes
       why = 'the request has no labels' if classes else 'the model is unconditional'
-      raise ConfigError(f'guidance of weight {weight:g} needs classes to guide to, but {why}')
+      raise ConfigError(
+        f'guidance of weight {weight:g} needs classes to guide to, but {why}; set guidance=1'
+      )
     if not self.label_dropout:
       raise ConfigError(
-        f'guidance of weight {weight:g} needs a model that was trained with its label hidden at'
-        ' times, but label_dropout is 0'
+        f'guidance of weight {weight:g} needs a model that sometimes saw no label in training, but'
+        ' label_dropout is 0; set guidance=1, or train with label_dropout=0.1'
       )

@@ -11,8 +11,8 @@ from diffusion.sampling.solvers import Sampler
 from diffusion.sampling.tasks import Task, build_task
 
 COMPONENTS = {'sampler': SAMPLERS, 'grid': GRIDS}
-# The setting of a section that an option with the section's name and a bare value replaces.
-MAIN = {'guidance': 'weight', 'threshold': 'name', 'task': 'name'}
+# The setting that an option replaces if it names only the section, as in guidance=2.0.
+MAIN_SETTINGS = {'guidance': 'weight', 'threshold': 'name', 'task': 'name'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +20,7 @@ class GuidanceSettings:
   """How samples are guided; its weight is an input of the program.
 
   Attributes:
-    weighted: whether there is guidance of a weight, by the null class or by a weaker model.
+    weighted: whether the null class or a weaker model guides, with a weight other than 1.
     low, high: guide only where low < σ/α <= high; high 0 stands for infinity.
     rescale: share of the contrast that is restored.
     classifier: scale of the guidance by a classifier, or 0.
@@ -47,10 +47,10 @@ class SamplerSettings:
   """Everything that a compiled sampling program depends on, besides the model.
 
   Hashable, and compared by value: equal settings share a program. The weight of the guidance and
-  the number of steps within a bucket are inputs of the program, and are not here.
+  the number of steps within a bucket are not settings but inputs of the program.
 
   Attributes:
-    shape: of the samples, [num, *DataSpec.shape].
+    shape: shape of the samples, [num, *DataSpec.shape].
     levels: number of values of each dimension of the data.
     task: new images, or a kind of edit.
     sampler: takes one step.
@@ -81,9 +81,9 @@ def build_settings(
 
   Args:
     section: the sampling section of a config, with a request's options in their places.
-    shape: of the samples, [num, *DataSpec.shape].
+    shape: shape of the samples, [num, *DataSpec.shape].
     levels: number of values of each dimension of the data.
-    weighted: whether there is guidance of a weight.
+    weighted: see `GuidanceSettings`.
     times: the grid.
 
   Raises:
@@ -114,8 +114,8 @@ def override(sampling: Mapping, options: Mapping[str, Any]) -> dict[str, Any]:
   another sampler or grid also resets its settings to that one's defaults.
 
   Raises:
-    ConfigError: for an unknown option, with those that are known; for a value of another type than
-      the one it replaces.
+    ConfigError: for an unknown option, with the known ones; for a value of another type than the
+      value it replaces.
   """
   result = {k: dict(v) if isinstance(v, Mapping) else v for k, v in sampling.items()}
   # Parts first: a setting of theirs ('rho') belongs to the part that the options name.
@@ -126,8 +126,8 @@ def override(sampling: Mapping, options: Mapping[str, Any]) -> dict[str, Any]:
       result[name] = dict(value) if name in COMPONENTS else result[name] | value
     elif name in COMPONENTS:
       result[name] = {'name': value} | ({'end': result[name]['end']} if name == 'grid' else {})
-    elif name in MAIN:
-      _replace(result[name], MAIN[name], name, value)
+    elif name in MAIN_SETTINGS:
+      _replace(result[name], MAIN_SETTINGS[name], name, value)
     else:
       _replace(result, name, name, value)
   for name in options.keys() - set(parts):

@@ -1,4 +1,4 @@
-"""One-step samplers: from x at time t to x at time s, knowing nothing but the denoiser.
+"""One-step samplers: from x at time t to x at time s, given only the denoiser.
 
 A sampler's step is pure. `t` and `s` are scalars. `denoise(x, t)` gives a `Pair` and counts its own
 cost; `denoise.when(...)` is the same behind a condition. `key` holds one key per example. A sampler
@@ -11,11 +11,10 @@ Steps that end at time 0, where σ = 0, end on the estimate of clean data.
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from diffusion.predictions import Pair, normal_like, velocity
+from diffusion.predictions import Pair, fold_in_each, normal_like, velocity
 from diffusion.processes.process import Process
 
 Time = Float[Array, '']
@@ -56,11 +55,6 @@ class Sampler:
     return steps
 
 
-def split_keys(keys: Key[Array, 'batch'], use: int) -> Key[Array, 'batch']:
-  """Keys for one of several uses within a step."""
-  return jax.vmap(jax.random.fold_in, (0, None))(keys, use)
-
-
 def refuse_outside(what: str, value: float, low: float, high: float) -> None:
   """Raises ValueError unless low <= value <= high."""
   if not low <= value <= high:
@@ -75,7 +69,10 @@ def refuse_unknown(what: str, value: str, known: tuple[str, ...]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class DDIM(Sampler):
-  """DDIM (Song et al. 2020, eq. 12 and 16). eta 0 is deterministic, 1 is ancestral (small).
+  """DDIM (Song et al. 2020, eq. 12 and 16).
+
+  Attributes:
+    eta: 0 is deterministic, 1 is ancestral sampling with the small variance.
 
   Raises:
     ValueError: if eta is outside [0, 1].
@@ -109,12 +106,12 @@ class Ancestral(Sampler):
   """Draws from q(x_s | x_t, x0) at the estimated x0 (Ho et al. 2020, algorithm 2, eq. 6-7).
 
   Attributes:
-    variance: of the reverse step. 'fixed_small' is that of q(x_s | x_t, x0), DDPM's β̃;
-      'fixed_large' that of q(x_t | x_s), DDPM's β; 'learned' lies between them, on a log scale,
-      at the `variance_fraction` that the denoiser gives (Nichol & Dhariwal 2021, eq. 15).
+    variance: variance of the reverse step. 'fixed_small': the variance of q(x_s | x_t, x0), DDPM's
+      β̃; 'fixed_large': the variance of q(x_t | x_s), DDPM's β; 'learned': between the two on a log
+      scale, by the denoiser's `variance_fraction` (Nichol & Dhariwal 2021, eq. 15).
 
   Raises:
-    ValueError: for another variance, or a 'learned' one of a denoiser that has none.
+    ValueError: for an unknown variance, or 'learned' with a denoiser that learns none.
   """
 
   variance: str = 'fixed_small'
@@ -208,7 +205,7 @@ class Heun(Sampler):
       flow, cosine). For EDM, where σ = t and α = 1, they are the same.
 
   Raises:
-    ValueError: for another space.
+    ValueError: for an unknown space.
   """
 
   space: str = 'time'
@@ -230,8 +227,8 @@ class EDMSampler(Sampler):
 
   Attributes:
     s_churn: how much noise is added over all steps; 0 is deterministic.
-    s_tmin, s_tmax: noise levels σ/α between which it is added.
-    s_noise: standard deviation of that noise, relative to its theoretical value.
+    s_tmin, s_tmax: noise levels σ/α between which noise is added.
+    s_noise: standard deviation of the added noise, relative to its theoretical value.
 
   Raises:
     ValueError: for a negative setting or an empty range.
@@ -246,7 +243,8 @@ class EDMSampler(Sampler):
     if min(self.s_churn, self.s_tmin, self.s_noise) < 0 or self.s_tmax < self.s_tmin:
       raise ValueError(
         'edm: needs s_churn, s_tmin, s_noise >= 0 and s_tmax >= s_tmin, got'
-        f' {self.s_churn}, {self.s_tmin}, {self.s_noise} and {self.s_tmax}'
+        f' s_churn={self.s_churn}, s_tmin={self.s_tmin}, s_noise={self.s_noise} and'
+        f' s_tmax={self.s_tmax}'
       )
 
   @property
@@ -265,7 +263,7 @@ class EDMSampler(Sampler):
     level = process.sigma(t) / alpha
     gamma = jnp.where(noisy & (level >= self.s_tmin) & (level <= self.s_tmax), carry, 0)
     raised = level * (1 + gamma)  # σ̂ = σ + γ·σ (line 5)
-    # The inverse of the log-SNR is not exact, so a time that stays is kept as it is.
+    # The inverse of the log-SNR is not exact: without added noise the time itself is kept.
     later = jnp.where(gamma > 0, process.time_of(-2 * jnp.log(raised)), t)
     # √(σ̂² − σ²) = σ·√(γ·(2 + γ)) (line 6), without cancellation.
     added = self.s_noise * level * jnp.sqrt(gamma * (2 + gamma)) * normal_like(key, x)
@@ -280,8 +278,8 @@ class EDMSampler(Sampler):
 class EulerMaruyama(Sampler):
   """Euler-Maruyama on the reverse SDE, dx = (f·x − g²·score) dt + g dw (Song et al. 2021, eq. 6).
 
-  Where g² is infinite (at the pure noise of rectified flow) x carries no information: that step
-  draws x_s only from the clean estimate.
+  Where g² is infinite (at the pure noise of rectified flow), x carries no information: that step
+  draws x_s from the clean estimate only.
   """
 
   def step(self, process, x, t, s, denoise, key, carry):
@@ -291,7 +289,7 @@ class EulerMaruyama(Sampler):
     # f·x − g²·score, with score = −eps/σ, is the probability flow's velocity + ½·g²/σ·eps.
     drift = velocity(process, pair, t) + 0.5 * g2 / process.sigma(t) * pair.eps
     moved = x + (s - t) * drift + jnp.sqrt(g2 * (t - s)) * z  # time runs backwards: s < t
-    # x_s of q(x_s | x0), which needs no x_t.
+    # A draw from q(x_s | x0), which needs no x_t.
     fresh = process.alpha(s) * pair.x0 + process.sigma(s) * z
     return _unless_clean(process, s, jnp.where(finite, moved, fresh), pair), carry
 
@@ -323,13 +321,16 @@ NORMS = ('expected', 'measured')
 class PredictorCorrector(Sampler):
   """Langevin corrections, then a reverse-diffusion step (Song et al. 2021, algorithms 2-5).
 
+  The corrections come before the prediction at each time, as in the authors' code; the algorithms
+  put them after it.
+
   Attributes:
     snr: the step's signal-to-noise ratio r: step = 2·a·(r·‖z‖/‖score‖)², where a is the squared
       scale of the forward transition (1 for VE, 1 − β for VP).
     corrections: number of Langevin steps at each time.
     predict: False leaves only the corrections: x goes from time to time unchanged.
     norm: ‖z‖/‖score‖ is 'expected' (σ: √d over √d/σ) or 'measured' for each example. The paper
-      averages measured norms over the batch; then a sample depends on the others in its batch.
+      averages measured norms over the batch, which makes a sample depend on the rest of its batch.
 
   Raises:
     ValueError: for a step or number that is not positive, or an unknown norm.
@@ -361,9 +362,9 @@ class PredictorCorrector(Sampler):
   def step(self, process, x, t, s, denoise, key, carry):
     # Each use of the step's key has a number: 0 for the predictor, 1, 2, ... for the corrections.
     for number in range(self.corrections):
-      x = self._correct(process, x, t, s, denoise, split_keys(key, number + 1))
+      x = self._correct(process, x, t, s, denoise, fold_in_each(key, number + 1))
     if self.predict:
-      return reverse_diffusion_step(process, x, t, s, denoise(x, t), split_keys(key, 0)), carry
+      return reverse_diffusion_step(process, x, t, s, denoise(x, t), fold_in_each(key, 0)), carry
     # Without a predictor, only the step to clean data needs another estimate.
     pair = denoise.when(process.sigma(s) <= 0, x, t, Pair(x, x))
     return _unless_clean(process, s, x, pair), carry

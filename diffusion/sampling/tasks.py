@@ -18,7 +18,7 @@ from diffusion.sampling import editing
 from diffusion.sampling.driver import ReverseChain, sample, trajectory
 from diffusion.sampling.solvers import Sampler
 
-# Samples, and network evaluations of each.
+# Samples, and network evaluations per sample.
 Result = tuple[Float[Array, 'batch *shape'], Int[Array, '']]
 
 
@@ -31,10 +31,10 @@ class TaskInputs(NamedTuple):
     num_steps: number of steps of a padded grid, else None.
     final_denoise: see `driver.sample`.
     like: zeros of the shape of the samples.
-    keys: one per sample, for its initial noise.
-    key: for the sampler.
+    keys: one key per sample, for its initial noise.
+    key: the key of the sampler.
     past: the given data in [-1, 1], or None.
-    mask: where `past` holds, or None.
+    mask: 1 where `past` is to be kept, or None.
   """
 
   chain: ReverseChain
@@ -52,7 +52,7 @@ class TaskInputs(NamedTuple):
     return self.chain.process.prior_std * normal_like(self.keys, self.like)
 
   def sample(self, sampler: Sampler, x: Array, times: Any = None) -> Result:
-    """From x along the grid, or along other times."""
+    """Samples from x along the grid, or along other times."""
     return sample(
       sampler,
       self.chain.process,
@@ -79,7 +79,7 @@ class Task:
   reversible: ClassVar[bool] = False
 
   def run(self, inputs: TaskInputs) -> Result:
-    """Samples, and the network evaluations of each."""
+    """Returns samples, and network evaluations per sample."""
     raise NotImplementedError
 
 
@@ -110,7 +110,7 @@ class Repaint(Task):
 
   Attributes:
     jump: number of steps of a stretch.
-    repeats: how often each stretch is denoised.
+    repeats: number of times that each stretch is denoised.
   """
 
   jump: int = 5
@@ -134,10 +134,10 @@ class Repaint(Task):
 
 @dataclasses.dataclass(frozen=True)
 class Colourise(Task):
-  """Colours for the given images, whose own colours have no effect."""
+  """New colours for the given images, whose own colours have no effect."""
 
   def run(self, inputs: TaskInputs) -> Result:
-    # Only the mean over the channels is kept; the network knows nothing of the given colours.
+    # Only the mean over the channels is kept: the given colours do not reach the network.
     grey = inputs.past.mean(axis=-1, keepdims=True)
     sampler = editing.colourise(inputs.chain.sampler, grey, inputs.past.shape[-1])
     return inputs.sample(sampler, inputs.start())
@@ -177,7 +177,7 @@ class Reconstruct(Task):
 
 @dataclasses.dataclass(frozen=True)
 class Interpolate(Task):
-  """From the first given image to the last, through one code for each sample."""
+  """Images between the first given one and the last, each decoded from an interpolated code."""
 
   fixed_grid: ClassVar[bool] = True
   reversible: ClassVar[bool] = True
@@ -187,7 +187,7 @@ class Interpolate(Task):
     codes, up = editing.encode(*inputs.chain, inputs.times, past)
     number = past.shape[0]
     first, last = (jnp.broadcast_to(codes[i], codes.shape) for i in (0, number - 1))
-    # Codes are noise: interpolated on a sphere, each is again as likely as noise.
+    # Codes are noise: spherical interpolation keeps the norm of noise.
     weight = jnp.linspace(0, 1, number).reshape((number,) + (1,) * (past.ndim - 1))
     x, down = editing.decode(*inputs.chain, inputs.times, editing.slerp(first, last, weight))
     return x, up + down
@@ -197,7 +197,7 @@ class Interpolate(Task):
 class Trajectory(Task):
   """One sample on its way from noise to data, at as many times as there are samples to return.
 
-  Where noise is larger than data can be (VE, EDM), a state is shown at the size of unit noise.
+  States larger than unit noise (VE, EDM) are scaled down to it, so that they can be shown.
   """
 
   needs: ClassVar[tuple[str, ...]] = ()
@@ -246,11 +246,11 @@ def check_given(
   """Refuses inputs that a task cannot use.
 
   Args:
-    name: of the task.
+    name: the name of the task.
     task: the task.
-    shape: of the samples, [num, *DataSpec.shape].
+    shape: the shape of the samples, [num, *DataSpec.shape].
     past: the given data.
-    mask: where it holds; of the shape of `past`, or one that broadcasts to it.
+    mask: 1 where the data is to be kept; of the shape of `past`, or one that broadcasts to it.
 
   Raises:
     ValueError: if something is missing, unused or of the wrong shape.

@@ -136,7 +136,7 @@ def test_labels_for_an_unconditional_network_are_refused(name):
     ('dit', dict(embedding='rope'), "unknown embedding 'rope'; known: adm, ddpm, fourier"),
     ('mlp', dict(width=7), 'noise embedding must be even and 4 or more, got 7'),
     ('mlp', dict(depth=0), 'mlp.depth must be 1 or more, got 0'),
-    ('ddpm', dict(multipliers=()), 'must name a level or more'),
+    ('ddpm', dict(multipliers=()), 'must name 1 level or more'),
     ('ddpm', dict(up_attention='first'), "must be 'every' or 'last', got 'first'"),
     ('dit', dict(dropout=1.5), r'dropout must be in \[0, 1\), got 1.5'),
     ('ddpm', dict(dropout=-0.1), r'dropout must be in \[0, 1\), got -0.1'),

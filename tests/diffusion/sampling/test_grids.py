@@ -95,7 +95,7 @@ def test_whole_table():
     ({'name': 'uniform', 'end': 'zero'}, EDM, 5, 'clean, t_min'),
     ({'name': 'uniform'}, DDPM, 1001, 'decrease'),
     ({'name': 'respaced'}, EDM, 5, 'needs a discrete process'),
-    ({'name': 'respaced'}, DDPM, 2000, 'too many'),
+    ({'name': 'respaced'}, DDPM, 2000, 'at most the 1000 steps of the process, got 2000'),
     ({'name': 'respaced', 'sections': (3, 4)}, DDPM, 8, 'sum to 7'),
     ({'name': 'given', 'times': (3.0, 2.0)}, EDM, 3, 'lists 2 times, but 3'),
     ({'name': 'given', 'times': (2.0, 3.0)}, EDM, 2, 'decrease'),
