@@ -8,7 +8,7 @@ from diffusion.processes import PROCESSES
 from diffusion.sampling.driver import SAMPLERS
 from diffusion.sampling.grids import GRIDS
 
-# The constructors whose names and settings a config may choose, by the path of its section.
+# The constructors that a config can choose, by the path of its section.
 COMPONENTS = {
   'process': PROCESSES,
   'network': NETWORKS,
@@ -19,7 +19,7 @@ COMPONENTS = {
   'sampling.grid': GRIDS,
   'likelihood': LIKELIHOODS,
 }
-# Their arguments that come from the data, and are no settings.
+# The constructors' arguments that come from the data and are not settings.
 GIVEN = dict.fromkeys(('network', 'classifier.network'), ('out_channels', 'num_classes'))
 
 __all__ = ['COMPONENTS', 'GIVEN', 'build']

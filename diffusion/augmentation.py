@@ -53,7 +53,7 @@ def _augment_one(
   axis = _angle(draws[10])
   shift = used(draws[11], jax.random.normal(draws[12], (2,))) * (settings['translate'] > 0)
   # Every number is 0 for an unchanged image; angles enter as cos − 1 and sin, so that a full turn
-  # is the same as none.
+  # has the label of no turn.
   label = jnp.concatenate(
     [
       jnp.stack([x_flip, y_flip, scale, jnp.cos(turn) - 1, jnp.sin(turn)]),

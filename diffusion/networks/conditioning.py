@@ -69,8 +69,8 @@ class Conditioning(nn.Module):
     embedding: a key of `EMBEDDINGS`.
     embedding_width: size of the noise embedding.
     num_classes: number of classes, or 0. Index `num_classes` is the null class.
-    augment_dim: numbers that describe an example's augmentation; zeros mean none (Karras et al.
-      2022, appendix F.2).
+    augment_dim: numbers that describe an example's augmentation; zeros mean an unchanged
+      image (Karras et al. 2022, appendix F.2).
     kernel_init, label_init: initialisers.
   """
 

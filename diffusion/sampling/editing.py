@@ -114,7 +114,7 @@ def colourise(sampler: Sampler, grey: Float[Array, 'batch ...'], channels: int =
   Args:
     sampler: as for `inpaint`.
     grey: [batch, height, width, 1].
-    channels: of the images.
+    channels: number of channels of the images.
 
   Raises:
     ValueError: if `grey` is not [batch, height, width, 1], or images have only one channel.

@@ -188,7 +188,7 @@ class ClassifierGuidance(Transform):
   """Shifts the score by the gradient of a classifier's (Dhariwal & Nichol 2021, algorithm 2).
 
   eps − scale·σ·∇log p(y | x, t); the clean part follows from x = α·x0 + σ·eps. Scale 0 is the
-  model as it is. The classifier's passes are not counted as network evaluations: it is another
+  model. The classifier's passes are not counted as network evaluations: it is another
   network, run forward and backward once per call.
 
   Attributes:
@@ -217,7 +217,7 @@ class ClassifierGuidance(Transform):
     # score + scale·∇log p(y | x), with score = −eps/σ: eps moves by −scale·σ·∇log p(y | x), and x0
     # by σ/α times as much the other way, so that α·x0 + σ·eps stays x.
     shift = self.scale * sigma * gradient
-    # With alpha = 0 the clean part does not appear in x, and is left as it is.
+    # With alpha = 0 the clean part does not appear in x, and does not change.
     ratio = jnp.where(alpha > 0, sigma / jnp.where(alpha > 0, alpha, 1), 0)
     return guided._replace(x0=guided.x0 + ratio * shift, eps=guided.eps - shift), plain
 

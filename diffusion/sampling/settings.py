@@ -110,8 +110,8 @@ def override(sampling: Mapping, options: Mapping[str, Any]) -> dict[str, Any]:
   """The sampling section of a config with options in their places.
 
   An option is 'steps'; a part of the section ('sampler=heun', 'grid=karras', 'guidance=2.0'); a
-  path ('grid.rho'); or a setting that only one part has ('eta', 'rho'). An option that names
-  another sampler or grid also resets its settings to that one's defaults.
+  path ('grid.rho'); or a setting that only one part has ('eta', 'rho'). An option that names a
+  sampler or grid also resets the settings of that part to the defaults of the new one.
 
   Raises:
     ConfigError: for an unknown option, with the known ones; for a value of another type than the
@@ -149,7 +149,7 @@ def _find_setting(sampling: Mapping, name: str) -> tuple[str, str]:
     if isinstance(part, Mapping)
     for leaf in set(part) - {'name'}
   }
-  # A component that an option has just named holds none of its settings yet.
+  # A component that an option has just named has no settings in the section yet.
   for section, table in COMPONENTS.items():
     constructor = pick(table, sampling[section]['name'], section)
     settings |= {f'{section}.{leaf}' for leaf in settings_of(constructor)}

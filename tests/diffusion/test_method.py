@@ -96,7 +96,7 @@ def test_unconditional_and_labels_hidden_only_in_training():
 
 
 def test_terminal_times_are_a_regression_from_noise():
-  """Target x0 at t_max alone: the loss is the squared error of an image predicted from noise."""
+  """Target x0 at t_max only: the loss is the squared error of an image predicted from noise."""
   method = build(
     process=dict(name='rectified_flow'),
     prediction__target='x0',
@@ -134,7 +134,7 @@ def test_learned_process_trains_ends_by_the_bound_and_shape_by_its_variance():
   grads = [slope(process, key) for key in keys]
   for part in ('ends', 'shape'):
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(grads[0][part]))
-  # The ends' gradient is that of the loss itself; the shape's adds no value to it.
+  # The gradient of the ends is the slope of the loss; the shape's part adds nothing to its value.
   for name in ('log_snr_max', 'log_snr_min'):
     step = 0.005  # at 0.02 the curvature is 5 % of the slope
     moved = [

@@ -26,7 +26,7 @@ def float64():
 
 @pytest.mark.parametrize('name', PROCESSES)
 def test_every_target_converts_to_every_other_and_back(name):
-  """1,000 random times, log-uniform in noise level where time is noise."""
+  """At 1,000 random times, uniform in log-SNR."""
   process = build({'name': name})
   u = jnp.asarray(np.random.default_rng(0).uniform(0.02, 0.98, 1000))
   high, low = process.log_snr(jnp.asarray([process.t_min, process.t_max]))
@@ -43,7 +43,7 @@ def test_every_target_converts_to_every_other_and_back(name):
       z = combine(second, through.x0, through.eps)
       back = combine(first, *split(z, x, second, alpha, sigma)[:2])
       scale = jnp.abs(first.x0) + jnp.abs(first.eps)
-      # A target may hold little of one part: what that part's estimate loses, y does not show.
+      # A target may contain little of one part: an error in that part barely shows in y.
       assert jnp.max(jnp.abs(back - y) / scale) < 1e-10
       wanted = combine(second, x0, eps)
       size = jnp.abs(second.x0) + jnp.abs(second.eps)
@@ -72,7 +72,7 @@ def test_edm_preconditioning():
   np.testing.assert_allclose(got.c_skip, skip, rtol=1e-9)
   np.testing.assert_allclose(got.c_out, out, rtol=1e-9)
   np.testing.assert_allclose(got.c_in, feed, rtol=1e-9)
-  # D = c_skip·x + c_out·F, whatever F.
+  # D = c_skip·x + c_out·F for any F.
   rng = np.random.default_rng(0)
   x, raw = (jnp.asarray(rng.normal(size=6)) for _ in range(2))
   estimate = split(raw, x, target_pair('edm', process, sigma), jnp.ones(6), sigma)

@@ -16,7 +16,7 @@ from common.training.state import TrainStep, init_state
 from experiments import families
 
 SPEC = DataSpec('flat', 'image', (2, 2, 1), 5, 0)  # every pixel of an image is the same level
-ENTROPY = np.log(5)  # nats; pixels taken to be independent cost 4 times as much
+ENTROPY = np.log(5)  # nats; a model of independent pixels pays 4 times as much
 
 RECIPES = {
   'learned': {

@@ -7,7 +7,7 @@ import pytest
 
 from common.config import ConfigError, component
 from diffusion.likelihood import LIKELIHOODS
-from diffusion.likelihood.bound import variational_bound as terms_of
+from diffusion.likelihood.bound import variational_bound
 from diffusion.predictions import Pair, expand
 from diffusion.processes import build
 
@@ -24,7 +24,7 @@ def float64():
 
 
 def perfect(process, shares=SHARES, variance=None):
-  """The posterior mean for data of independent dimensions, each a level with these odds."""
+  """The posterior mean for data of independent dimensions, each a level with these shares."""
 
   def denoise(x, t):
     alpha, sigma = expand(process.alpha(t), x)[..., None], expand(process.sigma(t), x)[..., None]
@@ -44,7 +44,9 @@ def data(number, dims=6, seed=0):
 
 def nats(process, denoise, x0, terms, variance='fixed_small'):
   keys = jax.random.split(KEY, len(x0))
-  run = jax.jit(lambda x0: terms_of(process, denoise, x0, LEVELS, keys, variance, terms=terms))
+  run = jax.jit(
+    lambda x0: variational_bound(process, denoise, x0, LEVELS, keys, variance, terms=terms)
+  )
   return run(x0)
 
 
@@ -74,9 +76,9 @@ def test_bound_is_tight_for_the_perfect_model_of_any_process(settings):
 
   def bound_of(shares):
     model = perfect(process, shares)
-    return terms_of(process, model, x0, LEVELS, keys, 'fixed_small', terms=512)
+    return variational_bound(process, model, x0, LEVELS, keys, 'fixed_small', terms=512)
 
-  # Compiled once for both models, and optimised: here most of the time is in running.
+  # Compiled once for both models, and optimised: running takes longer than compiling.
   bound_of = jax.jit(bound_of, compiler_options={'xla_backend_optimization_level': 1})
   parts = bound_of(SHARES)
   gap = np.asarray(parts.total) - entropy(x0)
@@ -117,7 +119,7 @@ def test_a_sample_of_the_terms_estimates_their_sum():
   some = nats(process, perfect(process), x0, 10)
   error = np.hypot(np.asarray(some.total).std(), np.asarray(whole.total).std()) / np.sqrt(600)
   assert abs(float(some.total.mean() - whole.total.mean())) < 4 * error
-  # One example, many times: the stated error is the true spread, or above.
+  # One example, repeated: the stated error is about the true spread, or larger.
   for parts in (whole, some):
     stated = np.sqrt(np.mean(np.asarray(parts.standard_error) ** 2))
     spread = np.asarray(parts.total).std()
@@ -129,7 +131,7 @@ def test_likelihood_by_name():
   keys = jax.random.split(KEY, 50)
   estimator = component(LIKELIHOODS, {'name': 'vlb', 'terms': 8}, 'likelihood')
   got = estimator.estimate(process, perfect(process), x0, LEVELS, keys, 'fixed_small')
-  parts = terms_of(process, perfect(process), x0, LEVELS, keys, 'fixed_small', terms=8)
+  parts = variational_bound(process, perfect(process), x0, LEVELS, keys, 'fixed_small', terms=8)
   np.testing.assert_allclose(got.nats, parts.total)
   assert list(got.parts) == ['prior', 'diffusion', 'reconstruction']
   assert got.parts['diffusion'].shape == (50, 8)

@@ -41,21 +41,21 @@ def test_exact_trace_gives_the_marginal_at_t_min(name):
   covariance = alpha**2 * data.covariance + sigma**2 * np.eye(2)
   truth = scipy.stats.multivariate_normal(np.zeros(2), covariance).logpdf(z)
   got = log_density(process, data, z)
-  # What the prior leaves out is of the order of the terminal SNR: 1/2500 for ve.
+  # The error of the prior is of the order of the terminal SNR: 1/2500 for ve.
   np.testing.assert_allclose(got.values[0], truth, atol=1e-3 if name in ('ve', 'edm') else 1e-4)
   assert 5 < int(got.steps) < 500
 
 
 @pytest.mark.parametrize('name', ['vp_linear', 'edm'])
 def test_bits_per_dimension_of_a_standard_normal(name):
-  """The mean of −log₂ p over N(0, I), taken by the moments of x: the entropy, to 1e-4."""
+  """The mean of −log₂ p over N(0, I), from the moments of x: the entropy, to 1e-4."""
   process, data = build({'name': name}), exact.isotropic(1.0, DIM)
   # Points ±√DIM along each axis have the mean square of N(0, I), and log p is quadratic.
   z = np.sqrt(DIM) * jnp.concatenate([jnp.eye(DIM), -jnp.eye(DIM)])
   bits = -log_density(process, data, z).values[0].mean() / DIM / np.log(2)
   assert float(bits) == pytest.approx(ENTROPY, abs=1e-4)
   at_zero = -log_density(process, data, jnp.zeros((1, DIM))).values[0, 0] / DIM / np.log(2)
-  # The prior is N(0, 80²), the marginal's variance 1 + 80²: half a log of that in nats.
+  # The prior N(0, 80²) is narrower than the marginal, of variance 1 + 80²: hence the tolerance.
   assert float(at_zero) == pytest.approx(1.325748065, abs=2e-4)
 
 

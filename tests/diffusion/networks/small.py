@@ -56,7 +56,7 @@ def batch(size: int = 4):
 
 
 def random_params(network, seed: int = 0):
-  """Parameters of which none is zero, scaled so that activations stay near one."""
+  """Parameters without zeros, scaled so that activations stay near one."""
   struct = jax.eval_shape(network.init, jax.random.key(0), *batch())['params']
   random = np.random.default_rng(seed)
 
@@ -72,7 +72,7 @@ def random_params(network, seed: int = 0):
 
 @functools.cache
 def compiled(name: str, train: bool = False, **settings):
-  """(params, x, noise, label) -> y, compiled once for all tests, fast rather than for speed."""
+  """(params, x, noise, label) -> y, compiled once for all tests: quickly, not to run quickly."""
   network = build(name, **settings)
 
   def apply(params, x, noise, label, seed=0):

@@ -1,4 +1,4 @@
-"""What every network promises, whatever its kind."""
+"""Properties that every network has."""
 
 import functools
 import inspect
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from common.config import ConfigError
+from diffusion.networks import NETWORKS
 from diffusion.networks.conditioning import Conditioning
 from tests.diffusion.networks.small import (
   NUM_CLASSES,
@@ -171,8 +172,6 @@ def test_images_that_do_not_fit_are_refused_in_one_line(name, settings, side, me
 
 
 def test_every_setting_has_a_default_except_the_given_ones():
-  from diffusion.networks import NETWORKS
-
   for constructor in NETWORKS.values():
     parameters = inspect.signature(constructor).parameters.values()
     required = {p.name for p in parameters if p.default is inspect.Parameter.empty}

@@ -40,7 +40,7 @@ def test_sizes_of_images(side, levels):
 
 @pytest.mark.slow
 def test_every_pixel_sees_every_pixel():
-  """Through the coarse level with its attention; a broken skip or resampling cuts some off."""
+  """Through the attention of the coarse level; a broken skip or resampling would cut pixels off."""
   x, noise, label = batch(1)
   for name in ('ddpm', 'ncsn++'):
     network = build(name)

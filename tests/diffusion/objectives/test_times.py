@@ -98,7 +98,7 @@ def test_loss_second_moment_learns_where_the_loss_is(process):
   late = np.asarray(drawn.t) > 0.8
   # p ∝ √E[loss²]: a fifth of the times carries 31 of 31 + 4 parts.
   assert late.mean() == pytest.approx(0.2 * 31 / (0.2 * 31 + 0.8), abs=0.01)
-  # Corrected, any mean is that of uniform times.
+  # With the correction, every mean equals the mean over uniform times.
   value = np.asarray(drawn.t) ** 2
   grid = np.arange(1, 201) / 200 if process.steps else np.linspace(1e-4, 0.999, 10_000)
   assert np.mean(value * np.asarray(drawn.importance)) == pytest.approx(np.mean(grid**2), rel=2e-3)

@@ -34,7 +34,7 @@ def respaced(steps, total=1000):
 
 
 def gaussian(variances, process):
-  """The denoiser of N(0, v) data, with a variance v for each of the batch."""
+  """The denoiser of N(0, v) data, with a variance v for each example."""
   v = np.asarray(variances)[:, None]
 
   def denoise(x, t):
@@ -68,7 +68,7 @@ def final_variances(sampler, process, denoise, times, batch):
 
 
 def factors(sampler, process, variances, grids):
-  """The factor that each grid's steps multiply x by, and the evaluations; one compiled program."""
+  """The factor by which each grid multiplies x, and the evaluations; one compiled program."""
   denoise, longest = gaussian(variances, process), max(map(len, grids))
   x = jnp.ones((len(variances), 1))
   run = jax.jit(

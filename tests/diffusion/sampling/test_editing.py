@@ -38,18 +38,20 @@ def test_inpainting_keeps_the_known_part_and_resampling_corrects_the_rest():
   denoise = DATA.denoiser(PROCESS)
   mean, variance = conditional_moments(value)
   sampler = editing.inpaint(solvers.Ancestral(), known, mask)
-  alone, count = jax.jit(lambda x: driver.sample(sampler, PROCESS, denoise, TIMES, x, KEY))(start())
-  np.testing.assert_array_equal(alone[:, 0], value)
+  replaced, count = jax.jit(lambda x: driver.sample(sampler, PROCESS, denoise, TIMES, x, KEY))(
+    start()
+  )
+  np.testing.assert_array_equal(replaced[:, 0], value)
   assert int(count) == 64
-  mended, count = jax.jit(
+  resampled, count = jax.jit(
     lambda x: editing.resample(sampler, PROCESS, denoise, TIMES, x, KEY, jump=8, repeats=8)
   )(start())
-  np.testing.assert_array_equal(mended[:, 0], value)
+  np.testing.assert_array_equal(resampled[:, 0], value)
   assert int(count) == 64 * 8
-  # Replacement alone has a known bias: it ignores some of the known part.
-  bias = [abs(float(x[:, 1].mean()) - mean) for x in (alone, mended)]
+  # Replacement without resampling has a known bias: it ignores some of the known part.
+  bias = [abs(float(x[:, 1].mean()) - mean) for x in (replaced, resampled)]
   assert bias[1] < 0.05 < bias[0]
-  assert float(mended[:, 1].var()) == pytest.approx(variance, rel=0.25)
+  assert float(resampled[:, 1].var()) == pytest.approx(variance, rel=0.25)
 
 
 def test_resampling_path_is_a_walk():
@@ -70,7 +72,7 @@ def test_forward_noise_of_resampling_has_the_right_marginal():
   )(start())
   data = exact.MIXTURE
   np.testing.assert_allclose(np.mean(x, 0), data.mean, atol=0.08)
-  # 64 ancestral steps take some 7 % off the variance; wrong noise on the way up, far more.
+  # 64 ancestral steps lose about 7 % of the variance; wrong noise on the way up would lose more.
   np.testing.assert_allclose(np.cov(np.asarray(x).T), data.covariance, atol=0.1)
 
 

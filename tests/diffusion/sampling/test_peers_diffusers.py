@@ -145,7 +145,7 @@ def test_heun():
   sigmas = np.append(np.unique(scheduler.sigmas.numpy())[:0:-1], 0)
   assert len(scheduler.timesteps) == 39 == solvers.Heun().evaluations(20)
   outputs, start = draws(39), draws(1, seed=1)[0] * sigmas[0]
-  # Its steps take one evaluation each; every second of them is one of ours.
+  # A step of this scheduler takes one evaluation, so two of its steps are one of ours.
   calls = theirs(scheduler, outputs, start)
   for sampler in (solvers.Heun(), solvers.Heun('ratio'), solvers.EDMSampler()):
     assert_paths(ours(sampler, processes.EDM(), sigmas, outputs, start), [*calls[1::2], calls[-1]])
