@@ -196,8 +196,8 @@ class LossHistory(NamedTuple):
 class LossSecondMoment(TimeDistribution):
   """Times in proportion to √E[loss²], learned in training (Nichol & Dhariwal 2021, section 3.3).
 
-  A discrete process has at most one bucket per step. Until every bucket has seen `history`
-  losses the times are uniform. Each bucket averages over about its last `history` losses.
+  A discrete process has at most one bucket per step. Each bucket averages over about its last
+  `history` losses. The times are uniform until the decayed count of every bucket is half of that.
 
   Attributes:
     buckets: number of equal intervals that times are divided into.
@@ -230,7 +230,7 @@ class LossSecondMoment(TimeDistribution):
     # bucket sampled, so that its average stays up to date.
     wanted = jnp.sqrt(memory.squares / jnp.maximum(memory.counts, 1e-6))
     wanted = wanted / jnp.maximum(wanted.sum(), 1e-20)
-    # The decayed count of a bucket that is hit evenly settles above half of `history`.
+    # The decayed count of a bucket that is hit evenly settles at `history`; half allows for chance.
     ready = jnp.all(memory.counts >= 0.5 * self.history)
     share = jnp.where(ready, (1 - self.floor) * wanted + self.floor / size, 1 / size)
     # Inverse distribution function: the bucket that u falls into, then linear within it.
