@@ -5,7 +5,6 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
@@ -14,6 +13,7 @@ from common.config import ConfigError, component, pick
 from common.data.spec import DataSpec
 from diffusion import augmentation, processes
 from diffusion.networks import NETWORKS
+from diffusion.networks.base import DiffusionNetwork
 from diffusion.predictions import Pair, check_target, expand, preconditioning, split, target_pair
 from diffusion.processes.process import Process
 from diffusion.sampling.solvers import VARIANCES
@@ -62,14 +62,14 @@ class Model:
   """
 
   process: Process
-  network: nn.Module
+  network: DiffusionNetwork
   target: str
   sigma_data: float
   scale_input: bool
   noise_conditioning: Callable[[Process, Array], Array]
   variance: str
   num_classes: int
-  classifier: nn.Module | None = None
+  classifier: DiffusionNetwork | None = None
 
   def process_at(self, params: Mapping[str, Any]) -> Process:
     """The process; if it is learned, with the parameters in `params`."""
@@ -219,7 +219,7 @@ def build_model(config: Mapping, spec: DataSpec) -> Model:
   )
 
 
-def _classifier(section: Mapping, spec: DataSpec) -> nn.Module | None:
+def _classifier(section: Mapping, spec: DataSpec) -> DiffusionNetwork | None:
   if not section['weight'] > 0:
     return None
   if not spec.num_classes:

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from common.attention import attend_positions_first
 from common.config import ConfigError
+from diffusion.networks.base import DiffusionNetwork
 from diffusion.networks.conditioning import (
   Conditioning,
   check_dropout,
@@ -103,7 +104,7 @@ class Block(nn.Module):
     return x + gate2[:, None] * drop(h), None
 
 
-class DiT(nn.Module):
+class DiT(DiffusionNetwork):
   """Diffusion transformer.
 
   The output is exactly zero at initialisation, and every block is the identity.

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from common.config import ConfigError
+from diffusion.networks.base import DiffusionNetwork
 from diffusion.networks.conditioning import Conditioning, check_dropout, check_embedding
 
 
-class MLP(nn.Module):
+class MLP(DiffusionNetwork):
   """Residual blocks on the flattened input; the condition is added inside each.
 
   Attributes:

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from common.attention import attend_positions_first
 from common.config import ConfigError
+from diffusion.networks.base import DiffusionNetwork
 from diffusion.networks.conditioning import (
   Conditioning,
   check_dropout,
@@ -125,7 +126,7 @@ class Attention(nn.Module):
     return add(x, h.reshape(x.shape), style.skip_rescale)
 
 
-class UNet(nn.Module):
+class UNet(DiffusionNetwork):
   """Residual blocks down to a coarse resolution and up again, with skips across.
 
   The output is exactly zero at initialisation.
