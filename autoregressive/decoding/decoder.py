@@ -17,7 +17,6 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, Num
 
 from autoregressive.decoding.generate import generate
-from autoregressive.decoding.prompts import Limits, Prompt
 from autoregressive.decoding.runner import (
   Runner,
   bucketed_length,
@@ -25,10 +24,10 @@ from autoregressive.decoding.runner import (
   prefill_calls,
 )
 from autoregressive.decoding.search import beam_search
+from autoregressive.decoding.sequences import Generated, Limits, Prompt
 from autoregressive.decoding.settings import DecodingSettings
 from autoregressive.decoding.sliding import slide
 from autoregressive.decoding.speculative import Speculated, speculate
-from autoregressive.decoding.stops import Generated
 from autoregressive.decoding.transforms import LogitTransforms
 from autoregressive.model import Model
 from autoregressive.orderings import Ordering

@@ -14,9 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Num
 
-from autoregressive.decoding.prompts import Limits, Prompt, common_prefix
 from autoregressive.decoding.runner import Runner, scale_of
-from autoregressive.decoding.stops import Generated, stops_at
+from autoregressive.decoding.sequences import Generated, Limits, Prompt, common_prefix, stops_at
 from autoregressive.decoding.transforms import LogitTransforms, needs_counts, transform
 from autoregressive.heads.base import Head
 

@@ -5,10 +5,10 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Int, Key, Num
 
 from autoregressive.decoding.decoder import Decoder, Draft
-from autoregressive.decoding.prompts import Prompt, prompt_emissions, stop_tokens
+from autoregressive.decoding.sequences import Prompt
 from autoregressive.decoding.settings import DecodingSettings, build_settings
 from autoregressive.orderings import Ordering
 from common.config import ConfigError
@@ -171,3 +171,98 @@ def _check_draft(draft: Draft, ordering: Ordering, spec: DataSpec) -> None:
   for name, (its_own, expected) in meanings.items():
     if its_own != expected:
       raise ConfigError(f'the draft has another {name} than the model')
+
+
+def stop_tokens(stops: tuple, ordering: Ordering, spec: DataSpec) -> tuple[tuple[int, ...], ...]:
+  """Stop sequences as tokens: texts among them are encoded by the tokenizer of the data.
+
+  Raises:
+    ConfigError: for a text if the data has no tokenizer, or for tokens outside the vocabulary.
+  """
+  made = []
+  for stop in stops:
+    if isinstance(stop, str):
+      if spec.tokenizer is None:
+        raise ConfigError(
+          f'sampling.stop={stop!r} is a text, but {spec.name} has no tokenizer: give tokens'
+        )
+      stop = tuple(int(token) for token in spec.tokenizer.encode(stop))
+    for token in stop:
+      if not 0 <= token < ordering.vocabulary:
+        raise ConfigError(
+          f'sampling.stop must hold tokens in [0, {ordering.vocabulary}), got {token}'
+        )
+    made.append(stop)
+  return tuple(made)
+
+
+def prompt_emissions(
+  ordering: Ordering, request: Request, length: int = 0
+) -> tuple[Num[np.ndarray, 'num length values'], Int[np.ndarray, 'num']]:
+  """The emissions that a request gives, and how many it gives of each sample.
+
+  Args:
+    ordering: of the model.
+    request: its `past` is in data space; `mask` says which values are given, all by default.
+    length: emissions to decode, for an open-ended ordering; 0: ordering.length.
+
+  Raises:
+    ConfigError: for an empty past; if the mask is not a beginning of the sequence in the model's
+      order; if the past is longer than the sequence, or has values outside the vocabulary; for a
+      forecast without covariates.
+  """
+  length = length or ordering.length
+  if ordering.needs_past:
+    _check_forecast(request)
+  if request.past is None:
+    kind = np.int32 if ordering.vocabulary else np.float32
+    # With no past the emissions are all to be drawn; their values are never read.
+    nothing = np.zeros((request.num, length, ordering.values), kind)
+    return nothing, np.zeros(request.num, np.int32)
+  emissions, given = _encoded_past(ordering, request)
+  if emissions.shape[1] > length:
+    raise ConfigError(
+      f'a past of {emissions.shape[1]} emissions does not fit a length of {length}; a text may be '
+      'longer: set sampling.length, and sampling.slide=True beyond the context of the model'
+    )
+  # An emission is given if all its values are: half a patch is not.
+  lengths = given.all(-1).sum(-1).astype(np.int32)
+  beginning = np.arange(given.shape[1])[None, :, None] < lengths[:, None, None]
+  if (given != beginning).any():
+    raise ConfigError(
+      'the given part must be a beginning of the sequence, in the order of the model; the mask has '
+      'given values after missing ones'
+    )
+  # A value outside the vocabulary would silently read another row of the embedding table.
+  values, limit = emissions[given], ordering.vocabulary
+  if limit and values.size and not 0 <= values.min() <= values.max() < limit:
+    raise ConfigError(f'the past has values outside [0, {limit}): {values.min()} to {values.max()}')
+  if not limit:
+    # Numbers to be forecast may be NaN. They enter the cache before they are overwritten, and
+    # NaN times the zero weight of a masked position is still NaN.
+    emissions = np.where(given, emissions, 0)
+  return np.pad(emissions, ((0, 0), (0, length - emissions.shape[1]), (0, 0))), lengths
+
+
+def _encoded_past(ordering: Ordering, request: Request) -> tuple[np.ndarray, np.ndarray]:
+  """The past as emissions, and which of their values are given."""
+  past = jnp.asarray(request.past)
+  if past.shape[0] != request.num:
+    raise ConfigError(f'the request is for {request.num} samples, its past has {past.shape[0]}')
+  if not past.size:
+    raise ConfigError('the past is empty: give at least one emission, or no past at all')
+  mask = jnp.ones(past.shape, jnp.uint8)
+  if request.mask is not None:
+    # The mask goes through the same ordering as the data, so it says which emissions are given.
+    mask = jnp.broadcast_to(jnp.asarray(request.mask), past.shape).astype(jnp.uint8)
+  return np.asarray(ordering.encode(past)), np.asarray(ordering.encode(mask)).astype(bool)
+
+
+def _check_forecast(request: Request) -> None:
+  """Raises ConfigError for a request that lacks the past or the covariates of a forecast."""
+  if request.past is None:
+    raise ConfigError('a forecast needs a past: earlier values, and covariates of all steps')
+  if request.mask is None:
+    raise ConfigError('a forecast needs a mask that is 0 for the values to be forecast')
+  if not np.broadcast_to(np.asarray(request.mask), np.shape(request.past))[..., 1:].all():
+    raise ConfigError('a forecast needs its covariates: the mask may hide values only')

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
-from autoregressive.decoding.prompts import Prompt
+from autoregressive.decoding.sequences import Prompt
 from autoregressive.model import Model
 from autoregressive.orderings import Covariates
 

@@ -14,9 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from autoregressive.decoding.prompts import Limits, Prompt, common_prefix
 from autoregressive.decoding.runner import Runner
-from autoregressive.decoding.stops import stops_at
+from autoregressive.decoding.sequences import Limits, Prompt, common_prefix, stops_at
 from common.attention import MASKED
 from common.config import ConfigError
 

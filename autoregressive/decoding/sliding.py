@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Num
 
-from autoregressive.decoding.stops import Generated, cut_at_stop, first_stop
+from autoregressive.decoding.sequences import Generated, cut_at_stop, first_stop
 
 # (emissions [batch, context, values], lengths [batch], offset) -> the window, drawn to its end
 DrawWindow = Callable[[np.ndarray, np.ndarray, Array], Generated]

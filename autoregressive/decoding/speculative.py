@@ -23,9 +23,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from autoregressive.decoding.prompts import Limits, Prompt, common_prefix
 from autoregressive.decoding.runner import Runner
-from autoregressive.decoding.stops import Generated, cut_at_stop, first_stop
+from autoregressive.decoding.sequences import (
+  Generated,
+  Limits,
+  Prompt,
+  common_prefix,
+  cut_at_stop,
+  first_stop,
+)
 from autoregressive.decoding.transforms import LogitTransforms, needs_counts, transform
 from autoregressive.heads.base import Head
 from autoregressive.model import Model

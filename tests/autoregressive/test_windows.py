@@ -10,8 +10,8 @@ import pytest
 from scipy import stats
 
 from autoregressive.decoding.generate import generate
-from autoregressive.decoding.prompts import Limits, Prompt
 from autoregressive.decoding.runner import Runner
+from autoregressive.decoding.sequences import Limits, Prompt
 from autoregressive.method import build
 from autoregressive.orderings import build_ordering
 from common.config import ConfigError

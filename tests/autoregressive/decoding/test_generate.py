@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from autoregressive.decoding.generate import generate
-from autoregressive.decoding.prompts import Limits, Prompt
 from autoregressive.decoding.runner import Runner
+from autoregressive.decoding.sequences import Limits, Prompt
 from autoregressive.decoding.settings import DecodingSettings
 from autoregressive.decoding.transforms import transform
 from common.data.spec import DataSpec

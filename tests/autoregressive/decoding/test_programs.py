@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from autoregressive.decoding import decoder
-from autoregressive.decoding.prompts import Limits, Prompt
 from autoregressive.decoding.runner import (
   Runner,
   bucketed_length,
@@ -21,6 +20,7 @@ from autoregressive.decoding.runner import (
   prefill_calls,
 )
 from autoregressive.decoding.search import beam_search
+from autoregressive.decoding.sequences import Limits, Prompt
 from autoregressive.decoding.settings import DecodingSettings
 from autoregressive.decoding.transforms import transform
 from autoregressive.method import build, build_draft, build_model

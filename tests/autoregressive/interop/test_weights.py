@@ -11,9 +11,9 @@ import pytest
 import safetensors.numpy
 
 from autoregressive.decoding.generate import generate
-from autoregressive.decoding.prompts import Limits, Prompt
 from autoregressive.decoding.runner import Runner
 from autoregressive.decoding.search import beam_search
+from autoregressive.decoding.sequences import Limits, Prompt
 from autoregressive.decoding.settings import DecodingSettings
 from autoregressive.interop import weights
 from autoregressive.interop.weights import Published, read_weights, write_weights

@@ -1,10 +1,57 @@
-"""Stop sequences: where a decoded sequence ends."""
+"""The sequences of decoding: the prompt of each sample, limits and stops, what was generated.
 
+Every way of decoding takes a `Prompt` and `Limits`, and returns `Generated` sequences.
+"""
+
+import dataclasses
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num
+
+from autoregressive.orderings import Covariates
+
+
+class Prompt(NamedTuple):
+  """What is given of each sample.
+
+  Attributes:
+    emissions: sequences of the full length; values beyond `lengths` are ignored.
+    lengths: number of emissions given of each.
+    label: class of each, or None.
+    covariates: of sequences of numbers, or None.
+  """
+
+  emissions: Num[Array, 'batch length values']
+  lengths: Int[Array, 'batch']
+  label: Int[Array, 'batch'] | None = None
+  covariates: Covariates | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Limits:
+  """How much of the prompt is taken in at once, and where decoding ends.
+
+  `prefix` and `chunk` determine array shapes: a jitted function is compiled for each of their
+  values. The others are arrays.
+
+  Attributes:
+    prefix: the most emissions of a prompt to take in at once (see `runner.bucketed_prefix`). Those
+      beyond the shortest prompt are taken in and rewound again, if the network can do that.
+    chunk: see `runner.part_sizes`.
+    stop: sequences that end a sample when drawn (`DecodingSettings.stop_rows`), or None.
+    offset: position of the first emission, if the prompt is a window of a longer sequence; keys
+      depend on the position.
+    end: number of emissions to decode, the prompt included; None: the length of the arrays.
+  """
+
+  prefix: int = dataclasses.field(default=0, metadata=dict(static=True))
+  chunk: int = dataclasses.field(default=0, metadata=dict(static=True))
+  stop: Int[Array, 'stops longest'] | None = None
+  offset: Int[Array, ''] | int = 0
+  end: Int[Array, ''] | int | None = None
 
 
 class Generated(NamedTuple):
@@ -20,6 +67,17 @@ class Generated(NamedTuple):
   emissions: Num[Array, 'batch length values']
   log_prob: Float[Array, 'batch length']
   lengths: Int[Array, 'batch']
+
+
+def common_prefix(prompt: Prompt, limits: Limits) -> tuple[Prompt, Int[Array, '']]:
+  """The prompt cut to the static prefix, and the number of its emissions that every sample has.
+
+  Prompts of different lengths need no masks: their common part is taken in at once, and the rest of
+  a longer prompt is fed step by step in place of drawn values.
+  """
+  # The number is an array: prompts of other lengths do not compile another program.
+  known = jnp.minimum(prompt.lengths.min(), limits.prefix)
+  return prompt._replace(emissions=prompt.emissions[:, : limits.prefix]), known
 
 
 def stops_at(
