@@ -14,13 +14,13 @@ from autoregressive.orderings import Covariates
 
 
 class Prompt(NamedTuple):
-  """What is given of each sample.
+  """The given beginning of each sample.
 
   Attributes:
     emissions: sequences of the full length; values beyond `lengths` are ignored.
-    lengths: number of emissions given of each.
-    label: class of each, or None.
-    covariates: of sequences of numbers, or None.
+    lengths: number of given emissions of each sample.
+    label: class of each sample, or None.
+    covariates: covariates and scales of sequences of numbers, or None.
   """
 
   emissions: Num[Array, 'batch length values']
@@ -38,8 +38,9 @@ class Limits:
   values. The others are arrays.
 
   Attributes:
-    prefix: the most emissions of a prompt to take in at once (see `runner.bucketed_prefix`). Those
-      beyond the shortest prompt are taken in and rewound again, if the network can do that.
+    prefix: the largest number of emissions of a prompt that the prefill takes in (see
+      `runner.bucketed_prefix`). If it is longer than the shortest prompt, a network that can rewind
+      takes in the rest as padding.
     chunk: see `runner.part_sizes`.
     stop: sequences that end a sample when drawn (`DecodingSettings.stop_rows`), or None.
     offset: position of the first emission, if the prompt is a window of a longer sequence; keys
@@ -58,10 +59,10 @@ class Generated(NamedTuple):
   """Decoded sequences.
 
   Attributes:
-    emissions: the prompt and what was drawn; 0 after a stop.
-    log_prob: of each emission drawn, under the model itself (no transforms, no guidance), in
-      nats; 0 for the prompt, and after a stop.
-    lengths: emissions of each sample, the stop sequence included.
+    emissions: the prompt and the drawn emissions; 0 after a stop.
+    log_prob: log-probability of each drawn emission under the model itself (no transforms, no
+      guidance), in nats; 0 for the prompt, and after a stop.
+    lengths: number of emissions of each sample, the stop sequence included.
   """
 
   emissions: Num[Array, 'batch length values']
@@ -70,12 +71,12 @@ class Generated(NamedTuple):
 
 
 def common_prefix(prompt: Prompt, limits: Limits) -> tuple[Prompt, Int[Array, '']]:
-  """The prompt cut to the static prefix, and the number of its emissions that every sample has.
+  """The prompt cut to the static prefix, and the number of emissions in it that all prompts have.
 
   Prompts of different lengths need no masks: their common part is taken in at once, and the rest of
-  a longer prompt is fed step by step in place of drawn values.
+  a longer prompt is fed step by step instead of drawn values.
   """
-  # The number is an array: prompts of other lengths do not compile another program.
+  # The number is an array, so prompts of other lengths do not compile another program.
   known = jnp.minimum(prompt.lengths.min(), limits.prefix)
   return prompt._replace(emissions=prompt.emissions[:, : limits.prefix]), known
 
@@ -95,8 +96,8 @@ def stops_at(
     stop: see `DecodingSettings.stop_rows`.
   """
   at = i - jnp.arange(stop.shape[1])[::-1]
-  # -2 equals no token and no padding (-1), so that neither the prompt nor a place before the
-  # sequence (a negative index, which wraps around) can match.
+  # -2 equals no token and no padding (-1). So nothing in the prompt matches, nor before the
+  # sequence, where a negative index wraps around.
   recent = jnp.where(at >= lengths[..., None], tokens[..., at], -2)
   return ((recent[..., None, :] == stop) | (stop < 0)).all(-1).any(-1)
 
@@ -125,7 +126,7 @@ def cut_at_stop(
     made: whole sequences; their values beyond `end` are ignored.
     lengths: number of tokens of each prompt.
     stop: see `DecodingSettings.stop_rows`.
-    end: number of tokens that were decoded, the prompt included.
+    end: number of decoded tokens, the prompt included.
   """
   ends = jnp.minimum(first_stop(made.emissions[..., 0], lengths, stop), end)
   kept = jnp.arange(made.log_prob.shape[1]) < ends[:, None]

@@ -193,7 +193,7 @@ def test_invalid_settings_are_refused(finetune, message):
 def test_paths_of_updates_are_of_matrices():
   base = {'bias': jnp.ones(3)}
   for paths, message in (
-    ('bias', r'bias, of shape \(3,\), is no matrix'),
+    ('bias', r'must match only matrices, but bias has shape \(3,\)'),
     ('up', 'matches no par'),
   ):
     with pytest.raises(ConfigError, match=message):

@@ -146,12 +146,12 @@ def test_the_first_frame_must_be_given_whole():
 @pytest.mark.parametrize(
   'settings, spec, message',
   [
-    (dict(voices='mixed'), MUSIC, "ordering.voices='mixed'; known: 'apart', 'together'"),
-    ({}, DIGITS, "ordering 'frames' is for data of domain 'music'; 'digits' is of 'image'"),
+    (dict(voices='mixed'), MUSIC, "unknown ordering.voices 'mixed'; known: apart, together"),
+    ({}, DIGITS, "'frames' is for data of domain 'music', but 'digits' has domain 'image'"),
     (
       dict(name='patches'),
       MUSIC,
-      "ordering 'patches' is for data of domain 'image'; 'tune' is of 'music'",
+      "ordering 'patches' is for data of domain 'image', but 'tune' has domain 'music'",
     ),
   ],
 )

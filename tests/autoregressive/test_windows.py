@@ -261,13 +261,13 @@ def test_requests_that_are_not_forecasts_are_refused(change, message):
 @pytest.mark.parametrize(
   'spec, settings, message',
   [
-    (DIGITS, {}, "ordering 'windows' is for data of domain 'series'; 'digits' is of 'image'"),
+    (DIGITS, {}, "'windows' is for data of domain 'series', but 'digits' has domain 'image'"),
     (SPEC, dict(offset=-1.0), 'ordering.scale_offset must be at least 0, got -1.0'),
     (SPEC, dict(head='categorical'), "'categorical' does not suit emissions that are numbers"),
     (
       dataclasses.replace(SPEC, series=dataclasses.replace(SPEC.series, counts=False)),
       dict(head='negative_binomial'),
-      'is over whole numbers from 0; the data has others',
+      'is over whole numbers from 0, but the data has other numbers',
     ),
     (SPEC, dict(model__start='none'), 'carries no class'),
   ],

@@ -236,7 +236,7 @@ def test_folders_without_complete_weights_are_refused(tmp_path):
     ('gpt2', dict(positions='rotary'), "gpt2 needs network.positions='learned', got 'rotary'"),
     ('llama', dict(qk_norm=True), 'llama needs network.qk_norm=False, got True'),
     ('gpt2', dict(base_width=8), 'gpt2 needs network.base_width=0, got 8'),
-    ('llama', dict(rotary_scaling=('ntk', 2.0)), "network.rotary_scaling 'ntk' has no public name"),
+    ('llama', dict(rotary_scaling=('ntk', 2.0)), "rotary_scaling 'ntk' has no equivalent in Llama"),
     ('gpt3', {}, "unknown kind of published weights 'gpt3'"),
   ],
 )
