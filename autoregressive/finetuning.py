@@ -7,7 +7,7 @@
   fresh    parameters whose path matches `finetune.fresh` (a new head, say) keep their random
            initial values
 
-`initial_params` fills the parameters of a new model with those of its source; `LoRA` makes a Method
+`initial_params` copies the parameters of a source into a new model; `LoRA` makes a Method
 with low-rank updates from any other, whose parameters are {'base': ..., 'lora': ...}; `merge` adds
 the updates to the base.
 """
@@ -146,7 +146,7 @@ class LoRA(Method):
 def init_lora(key: Key[Array, ''], base: PyTree, finetune: Finetune) -> dict[str, dict[str, Array]]:
   """{path of a matrix: {'a': [..., inputs, rank], 'b': [..., rank, outputs]}}, with A·B = 0.
 
-  Paths are written with '.' in place of '/'. Axes before the last two are the layers of a scan.
+  Paths are written with '.' instead of '/'. Axes before the last two are the layers of a scan.
 
   Raises:
     ConfigError: if no parameter has a path that matches, or one that does is not a matrix.
@@ -227,7 +227,7 @@ def adopt(params: PyTree, source: PyTree, fresh: str = '') -> PyTree:
 
 
 def initial_params(params: PyTree, finetune: Finetune, tokenizer: str | None = None) -> PyTree:
-  """The parameters that a run starts with: those of its source, if it has one.
+  """The parameters that a run starts with: its own, or those of its source.
 
   Args:
     params: as `Method.init` gave them.
@@ -259,7 +259,7 @@ def initial_params(params: PyTree, finetune: Finetune, tokenizer: str | None = N
 
 
 def read_run(workdir: pathlib.Path, step: str | int = 'last') -> PyTree:
-  """The averaged parameters of a run; those of a run with LoRA are merged.
+  """The averaged parameters of a run; with LoRA, the updates are merged.
 
   Raises:
     ConfigError: for a folder without a run.

@@ -117,7 +117,7 @@ class Decoder:
     Args:
       params: parameters of the model.
       keys: one per sample.
-      prompt: what is given of each sample; emissions and lengths are NumPy arrays.
+      prompt: the given beginning of each sample; emissions and lengths are NumPy arrays.
       settings: with stops as tokens and the length in emissions (`Sampler.requested`).
     """
     length = prompt.emissions.shape[1]

@@ -52,7 +52,7 @@ def generate(
   Args:
     runner: the model with its parameters, unrolled.
     keys: one per sample.
-    prompt: what is given of each sample. Emissions beyond the prefix are fed step by step.
+    prompt: the given beginning of each sample. Emissions beyond the prefix are fed step by step.
     transforms: the transforms that are on (`DecodingSettings.program_transforms`).
     guidance: weight of classifier-free guidance; None: no guidance, and half the batch. Models of
       numbers take no guidance.

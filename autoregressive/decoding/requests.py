@@ -62,7 +62,7 @@ class Sampler:
     return Samples(x, calls, made.log_prob, ends)
 
   def requested(self, request: Request) -> DecodingSettings:
-    """The settings with those of the request, stops as tokens and the length in emissions."""
+    """The settings after those of the request, with stops as tokens and length in emissions."""
     ordering = self.decoder.ordering
     settings = build_settings(dataclasses.asdict(self.settings), **request.options)
     settings = dataclasses.replace(
@@ -209,7 +209,7 @@ def prompt_emissions(
   """The given emissions of a request, and their number for each sample.
 
   Args:
-    ordering: of the model.
+    ordering: ordering of the model.
     request: its `past` is in data space; `mask` says which values are given, all by default.
     length: emissions to decode, for an open-ended ordering; 0: ordering.length.
 

@@ -186,9 +186,9 @@ def bucketed_prefix(network, shortest: int, length: int) -> int:
   lengths share a program.
 
   Args:
-    network: of the model.
+    network: network of the model.
     shortest: emissions of the shortest prompt.
-    length: of the sequences.
+    length: length of the sequences.
   """
   if not shortest or not network.can_rewind:
     return length if shortest else 0

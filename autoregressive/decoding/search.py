@@ -27,7 +27,7 @@ class Beams(NamedTuple):
 
   Attributes:
     emissions: the sequences; 0 beyond their ends.
-    log_prob: of each emission drawn, in nats; 0 for the prompt, and beyond the end.
+    log_prob: log-probability of each drawn emission, in nats; 0 for the prompt, and beyond the end.
     scores: log-probability of the drawn emissions, in nats; after the length penalty if finished.
     lengths: number of emissions, the stop included.
   """
@@ -59,7 +59,7 @@ def beam_search(
 
   Args:
     runner: a model whose emissions are single values, with its parameters, unrolled.
-    prompt: what is given of each sample.
+    prompt: the given beginning of each sample.
     beams: candidates kept per sample.
     length_penalty: exponent of the length, see the top of this module.
     limits: size of the prefix, and where sequences end; the offset is not used.

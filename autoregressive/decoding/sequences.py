@@ -1,6 +1,6 @@
-"""The sequences of decoding: the prompt of each sample, limits and stops, what was generated.
+"""The data that decoding works on: prompts, limits, stop sequences and generated sequences.
 
-Every way of decoding takes a `Prompt` and `Limits`, and returns `Generated` sequences.
+Every way of decoding takes a `Prompt` and `Limits`; `Decoder` returns `Generated` sequences.
 """
 
 import dataclasses

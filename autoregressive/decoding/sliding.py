@@ -44,8 +44,8 @@ def slide(
     lengths: number of emissions of each prompt.
     context: emissions that the model takes, at least 2 periods.
     stop: see `DecodingSettings.stop_rows`, or None.
-    period: windows begin at multiples of it, so that a place in a window (a voice of a frame) means
-      what it meant in training.
+    period: emissions in a token or frame; windows begin at multiples of it, so that a place in a
+      window holds the same voice of a frame as in training.
   """
   batch, length, _ = emissions.shape
   half, known = context // (2 * period) * period, int(lengths.min())

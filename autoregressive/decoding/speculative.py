@@ -167,7 +167,7 @@ def speculate(
     target: the model to draw from, unrolled.
     draft: a cheaper model of the same vocabulary, unrolled.
     keys: one per sample.
-    prompt: what is given of each sample.
+    prompt: the given beginning of each sample.
     transforms: those that are on; they act on the logits of both models.
     greedy: take the mode instead of a draw. A Python value.
     ahead: tokens drafted per round. A Python value.

@@ -56,7 +56,7 @@ def temperature(
 ) -> Float[Array, '*batch vocabulary']:
   """Divides by the temperature; at 0 only the largest logit stays."""
   del counts
-  # The limit is a case of its own: logits / 0 would be infinite, and their softmax NaN.
+  # The limit is a separate case: logits / 0 would be infinite, and their softmax NaN.
   greedy = jnp.where(logits == logits.max(-1, keepdims=True), 0.0, MASKED)
   return jnp.where(value > MIN_TEMPERATURE, logits / jnp.maximum(value, MIN_TEMPERATURE), greedy)
 

@@ -128,8 +128,7 @@ class LogisticMixture(Head):
   def _channel(self, channel, parameters, emission):
     """Centre and log-scale of a channel in each component, given the channels before it."""
     means, log_scales, coefficients = parameters
-    # Coefficients in the order a, b, c: red → green, red → blue, green → blue, so those of channel
-    # 1 start at index 0 and those of channel 2 at index 1.
+    # Coefficients in the order a, b, c: red → green (index 0); red → blue, green → blue (from 1).
     centre, first = means[..., channel, :], channel * (channel - 1) // 2
     before = to_unit(emission, self.vocabulary)
     for i in range(channel):

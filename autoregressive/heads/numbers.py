@@ -232,9 +232,9 @@ class Quantiles(NumberHead):
     emission: Num[Array, '*#batch values'],
     scale: Scale = 1.0,
   ) -> Float[Array, '...']:
-    """A score in place of a log-density: minus the quantile losses Σ ρ_τ(emission - q_τ)/ν, where
+    """A score instead of a log-density: minus the quantile losses Σ ρ_τ(emission - q_τ)/ν, where
     ρ_τ(u) = u·(τ - [u < 0]) (Koenker & Bassett 1978). It is in units of the scale, so that large
-    series do not outweigh the others."""
+    series do not outweigh small ones."""
     # u of each level, [..., values, levels].
     over = (emission[..., None] - self.quantiles(outputs, scale)) / _per_value(scale)[..., None]
     levels = jnp.array(self.levels)

@@ -267,7 +267,7 @@ def _save(
   """One file, or several with an index; returns their paths."""
   shards, size = [{}], 0
   for name, value in tensors.items():
-    # A tensor is never split: a larger one gets a file of its own.
+    # A tensor is never split: one above the limit gets a separate file.
     if size and size + value.nbytes > shard_bytes:
       shards.append({})
       size = 0

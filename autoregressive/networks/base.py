@@ -13,8 +13,8 @@ class CausalNetwork(nn.Module):
   h is the next part of a sequence, of any length. The batch is the leading axis of every array in
   a cache, except for scalars.
 
-  Every subclass has the flax field `width`, the width of its inputs. The members below are plain
-  class attributes or properties, not flax fields; their defaults here are neutral.
+  Every subclass has the flax field `width`, the width of its inputs and hidden states. The members
+  below are plain class attributes or properties, not flax fields; their defaults are neutral.
 
   Attributes:
     sequential: whether the network processes inputs one after the other even if it gets several at
@@ -31,18 +31,13 @@ class CausalNetwork(nn.Module):
   output_scale = 1.0
   grid = None
 
-  @property
-  def hidden_width(self) -> int:
-    """The width of the hidden states."""
-    return self.width
-
   def __call__(
     self,
     h: Float[Array, 'batch length width'],
     cache: Any = None,
     train: bool = False,
     segments: Int[Array, 'batch length'] | None = None,
-  ) -> tuple[Float[Array, 'batch length hidden_width'], Any]:
+  ) -> tuple[Float[Array, 'batch length width'], Any]:
     """Runs the network on a whole sequence, or on the next part of one.
 
     Args:

@@ -158,7 +158,7 @@ class GatedPixelCNN(RasterNetwork):
     train: bool,
   ) -> Any:
     """The vertical stream of every layer, before its gate, as the horizontal one takes it."""
-    # Whole rows at a time: a pixel's vertical features depend on no pixel of its own row.
+    # Vertical features of a pixel do not depend on its row, so a whole row is computed at once.
     x, made = image, []
     for convolve, shift in zip(self.vertical, self.vertical_start_proj, strict=True):
       made.append(convolve(x, at) + shift(start)[:, None, None])

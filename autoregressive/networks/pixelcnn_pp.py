@@ -180,7 +180,7 @@ class Level(nn.Module):
 
   def pixels(self, x, features, start, at: RasterPosition | None, train: bool):
     """The stream h, given the features of v."""
-    # Features of v in the order of its blocks; h takes one at each of its own.
+    # Features of v in the order of its blocks; each block of h takes the next one.
     here, lower = (None, None) if features is None else features
     above = list(load_features(self, here, at))
     seen = [x]
@@ -293,7 +293,7 @@ class PixelCNNPlusPlus(RasterNetwork):
 
   def setup(self):
     conv = functools.partial(Conv, weight_norm=self.weight_norm, dtype=self.dtype)
-    # The image itself: v sees the rows above, h those and the pixels left of its own.
+    # The image itself: v sees the rows above; h also sees the pixels to the left.
     first = functools.partial(conv, self.width, first=True)
     self.first_v = first(rows=(2, 1), columns=(1, 1))
     self.first_above = first(rows=(1, 1), columns=(1, 1))

@@ -161,8 +161,8 @@ class Transformer(CausalNetwork):
     attention: implementation used without a cache: a key of attention.IMPLEMENTATIONS, or 'auto'.
     base_width: 0: the standard parametrisation; otherwise muP for Adam (Yang et al. 2022, table
       8): hyperparameters tuned at this width, above all learning rates, suit every other width.
-      The matrices of the layers are MupDense, scores are divided by the dimension of a head in
-      place of its root, and `output_scale` scales the last projection. At `base_width` itself
+      The matrices of the layers are MupDense, scores are divided by the dimension of a head
+      instead of its root, and `output_scale` scales the last projection. At `base_width` itself
       both parametrisations are the same.
     scan: whether layers are one `scan` over stacked parameters, which compiles in the time of one
       layer and runs somewhat slower on CPUs.
@@ -258,7 +258,7 @@ class Transformer(CausalNetwork):
     return self.length if self.positions == 'learned' else None
 
   def unroll(self, params: Any) -> tuple[CausalNetwork, Any]:
-    """The same network with a parameter tree per layer in place of stacked ones."""
+    """The same network with one parameter tree per layer instead of stacked parameters."""
     if not self.scan:
       return self, params
     params = dict(params)
@@ -310,7 +310,7 @@ class Transformer(CausalNetwork):
     return h, None if cache is None else TransformerCache(index + steps.shape[0], layers)
 
   def _attention_inputs(self, steps, cache, segments) -> AttentionInputs:
-    """What each query sees, the same for every layer."""
+    """The masks and the bias of attention, which all layers share."""
     offset, keys = None, steps
     if cache is not None:
       offset, keys = cache.index, jnp.arange(jax.tree.leaves(cache.layers)[0].shape[-2])
@@ -352,7 +352,8 @@ class Transformer(CausalNetwork):
       dropout=self.dropout,
       settings=AttentionSettings(self.attention, True, self.window, self.attention_cap),
       out_init=out_init,
-      # muP: scores over dim in place of √dim. A fixed head_dim does not grow with the width.
+      # muP: scores are divided by dim, not √dim (equal at the base width). A fixed head_dim does
+      # not grow with the width.
       scale=1.0 if self.head_dim else self.ratio**-0.5,
     )
     return dict(

@@ -190,7 +190,7 @@ def test_invalid_settings_are_refused(finetune, message):
   assert '\n' not in str(error.value)
 
 
-def test_paths_of_updates_are_of_matrices():
+def test_lora_paths_must_match_matrices():
   base = {'bias': jnp.ones(3)}
   for paths, message in (
     ('bias', r'must match only matrices, but bias has shape \(3,\)'),
