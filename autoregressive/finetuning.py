@@ -1,12 +1,13 @@
 """Fine-tuning: a run that starts from the weights of another run, or from published ones.
 
   full     every parameter is trained
-  frozen   parameters whose path matches `optimizer.frozen` are not
+  frozen   parameters whose path matches `optimizer.frozen` are not trained
   lora     only low-rank updates of matrices are trained (Hu et al. 2021): W + (alpha / rank)·A·B,
-           with A random and B zero at first, so that training starts at the weights themselves
-  fresh    parameters whose path matches `finetune.fresh` are initialised anew: a new head, say
+           with A random and B zero at first, so training starts at the weights of the source
+  fresh    parameters whose path matches `finetune.fresh` (a new head, say) keep their random
+           initial values
 
-`initial_params` fills the parameters of a new model with those of its source; `LoRA` makes a Method
+`initial_params` copies the parameters of a source into a new model; `LoRA` makes a Method
 with low-rank updates from any other, whose parameters are {'base': ..., 'lora': ...}; `merge` adds
 the updates to the base.
 """
@@ -45,11 +46,12 @@ class Finetune:
 
   Attributes:
     source: WORKDIR of a run, or a folder of published weights; empty: random initial weights.
-    step: of the run: 'last', 'best' or a number.
-    fresh: paths of parameters that are initialised anew; empty: none.
+    step: checkpoint of that run: 'last', 'best' or a step number.
+    fresh: regular expression; parameters whose path matches are not copied from the source; empty:
+      copy all.
     lora_rank: rank of the updates; 0: no LoRA.
     lora_alpha: updates are scaled by alpha / rank.
-    lora_paths: paths of the matrices that are updated.
+    lora_paths: regular expression for the paths of the matrices that get updates.
 
   Raises:
     ConfigError: for a rank or a scale out of range.
@@ -84,10 +86,11 @@ def build_finetune(config: Mapping) -> Finetune:
   # `component` takes a named table; this section has one entry.
   settings = dict(config.get('finetune') or {}) | {'name': 'finetune'}
   finetune = component({'finetune': Finetune}, settings, 'finetune')
+  # '$.' matches nothing: without optimizer.frozen no parameter is frozen.
   if finetune.lora_rank and not re.search(config['optimizer'].get('frozen') or '$.', 'base/'):
     raise ConfigError(
-      f'finetune.lora_rank={finetune.lora_rank} trains only the updates: set '
-      "optimizer.frozen='^base/', so that the base stays as it is"
+      f'finetune.lora_rank={finetune.lora_rank} trains only the updates, so the base must be '
+      "frozen: set optimizer.frozen='^base/'"
     )
   return finetune
 
@@ -106,18 +109,18 @@ class LoRA(Method):
 
   @property
   def labelled(self) -> bool:
-    """As of the method below."""
+    """That of the wrapped method."""
     return self.method.labelled
 
   @property
   def has_likelihood(self) -> bool:
-    """As of the method below."""
+    """That of the wrapped method."""
     return self.method.has_likelihood
 
   def init(self, key: Key[Array, ''], batch: Batch) -> tuple[PyTree, PyTree]:
     """The parameters of the method as 'base', and its updates as 'lora'."""
     base, memory = self.method.init(key, batch)
-    # The base has the key itself, so that it starts as it would without LoRA.
+    # The base gets the key itself, so it starts with the same values as without LoRA.
     lora = init_lora(jax.random.fold_in(key, 1), base, self.finetune)
     return {'base': base, 'lora': lora}, memory
 
@@ -127,7 +130,7 @@ class LoRA(Method):
     """The method's loss at the merged parameters."""
     # Stopped before the merge: the gradient flows into A and B only.
     stopped = params | {'base': jax.lax.stop_gradient(params['base'])}
-    # The method below knows plain parameters only, in the average too.
+    # The wrapped method takes plain parameters, so the average is merged too.
     context = context._replace(ema=merge(context.ema, self.finetune))
     return self.method.loss(merge(stopped, self.finetune), memory, batch, key, context)
 
@@ -143,7 +146,7 @@ class LoRA(Method):
 def init_lora(key: Key[Array, ''], base: PyTree, finetune: Finetune) -> dict[str, dict[str, Array]]:
   """{path of a matrix: {'a': [..., inputs, rank], 'b': [..., rank, outputs]}}, with A·B = 0.
 
-  Paths are written with '.' in place of '/'. Axes before the last two are the layers of a scan.
+  Paths are written with '.' instead of '/'. Axes before the last two are the layers of a scan.
 
   Raises:
     ConfigError: if no parameter has a path that matches, or one that does is not a matrix.
@@ -155,14 +158,14 @@ def init_lora(key: Key[Array, ''], base: PyTree, finetune: Finetune) -> dict[str
       continue
     if x.ndim < 2:
       raise ConfigError(
-        f'finetune.lora_paths must match matrices only: {name}, of shape {x.shape}, is no matrix'
+        f'finetune.lora_paths must match only matrices, but {name} has shape {x.shape}'
       )
     *layers, inputs, outputs = x.shape
     rank = finetune.lora_rank
-    # One key per matrix, by its order in the tree (which is that of the names).
+    # One key per matrix, from its place in the tree, whose order is alphabetical.
     noise = jax.random.normal(jax.random.fold_in(key, len(found)), (*layers, inputs, rank))
     found[name.replace('/', '.')] = {
-      'a': noise * inputs**-0.5,  # keeps the variance of its inputs
+      'a': noise * inputs**-0.5,  # x·A then has the variance of x
       'b': jnp.zeros((*layers, rank, outputs)),  # the update starts at zero
     }
   if not found:
@@ -180,7 +183,7 @@ def merge(params: Mapping[str, PyTree], finetune: Finetune) -> PyTree:
 
 
 def _with_update(lora: Mapping[str, PyTree], scale: float, path, x: Float[Array, '...']):
-  # Names of updates have dots: a slash would be a level of its own in the path of a checkpoint.
+  # Names of updates have dots: in a checkpoint, a slash would start another level of the tree.
   update = lora.get(path_name(path).replace('/', '.'))
   return x if update is None else x + scale * (update['a'] @ update['b'])
 
@@ -192,9 +195,9 @@ def adopt(params: PyTree, source: PyTree, fresh: str = '') -> PyTree:
   """Parameters with the values of a source.
 
   Args:
-    params: as initialised; those whose path matches `fresh` stay.
-    source: nested dicts of arrays; its other parameters are ignored.
-    fresh: a regular expression; empty: none.
+    params: the initial parameters; those whose path matches `fresh` stay as they are.
+    source: nested dicts of arrays; parameters that are not in `params` are ignored.
+    fresh: a regular expression; empty: take all from the source.
 
   Raises:
     ConfigError: for the first parameter that the source lacks or has in another shape; if `fresh`
@@ -211,7 +214,7 @@ def adopt(params: PyTree, source: PyTree, fresh: str = '') -> PyTree:
     name = path_name(path)
     if fresh and re.search(fresh, name):
       return x
-    hint = 'add its path to finetune.fresh to initialise it anew'
+    hint = 'to start it from random values, add its path to finetune.fresh'
     if name not in available:
       raise ConfigError(f'the source has no {name}, here {tuple(x.shape)}; {hint}')
     if available[name].shape != x.shape:
@@ -224,12 +227,12 @@ def adopt(params: PyTree, source: PyTree, fresh: str = '') -> PyTree:
 
 
 def initial_params(params: PyTree, finetune: Finetune, tokenizer: str | None = None) -> PyTree:
-  """The parameters that a run starts with: those of its source, if it has one.
+  """The parameters that a run starts with: its own, or those of its source.
 
   Args:
     params: as `Method.init` gave them.
     finetune: the section.
-    tokenizer: of the data, as JSON; a run over another vocabulary is refused as a source.
+    tokenizer: the data's tokenizer, as JSON; a run with another vocabulary is not accepted.
 
   Raises:
     ConfigError: for a source that does not exist, or does not fit.
@@ -256,7 +259,7 @@ def initial_params(params: PyTree, finetune: Finetune, tokenizer: str | None = N
 
 
 def read_run(workdir: pathlib.Path, step: str | int = 'last') -> PyTree:
-  """The averaged parameters of a run; those of a run with LoRA are merged.
+  """The averaged parameters of a run; with LoRA, the updates are merged.
 
   Raises:
     ConfigError: for a folder without a run.
@@ -279,7 +282,7 @@ def read_run(workdir: pathlib.Path, step: str | int = 'last') -> PyTree:
 
 
 def plain(params: PyTree, config: Mapping) -> PyTree:
-  """The parameters of a run in the form of its model: with LoRA, the updates are merged."""
+  """The parameters of a run as its model takes them: with LoRA, the updates are merged."""
   finetune = build_finetune(config)
   return merge(params, finetune) if finetune.lora_rank else params
 

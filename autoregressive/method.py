@@ -1,4 +1,4 @@
-"""Causal autoregression as a `Method`: an ordering, a causal network and a head, put together."""
+"""Causal autoregression as a `Method`: an ordering, a causal network and a head."""
 
 import dataclasses
 import math
@@ -38,17 +38,17 @@ from common.method import (
 class Autoregression(Method):
   """p(x) = ∏ p(e_i | e_<i), trained by maximum likelihood.
 
-  Losses are nats per value of an emission; `Aux.count` is the number of values counted. If an
-  ordering has a given part, such as the context of a forecast, training counts every emission;
-  evaluation and likelihood count only those after it.
+  Losses are in nats per value; `Aux.count` is the number of values that the loss is a mean over. If
+  an ordering has a given part, such as the context of a forecast, training counts every emission,
+  but evaluation and likelihood count only the emissions after that part.
 
   Attributes:
     ordering: data as a sequence of emissions.
     model: the causal network with its embeddings and head.
     sampler: answers requests for samples.
     objective: additions to the log-likelihood in training.
-    spec: of the data.
-    class_dropout: how often training hides the class of an example.
+    spec: the description of the data.
+    class_dropout: probability that training hides the class of an example.
   """
 
   ordering: Ordering
@@ -60,7 +60,7 @@ class Autoregression(Method):
 
   @property
   def has_likelihood(self) -> bool:
-    """Whether the head has a likelihood, not only a score."""
+    """Whether the head has a likelihood and not only a score."""
     return self.model.head.likelihood
 
   def init(self, key: Key[Array, ''], batch: Batch) -> tuple[PyTree, PyTree]:
@@ -77,16 +77,16 @@ class Autoregression(Method):
     """Mean nats per value, plus the regularizers of the objective in training."""
     if context.training:
       outputs, nats = self._training_nats(params, batch, key, context)
-      # A stream of its own (fold 1), so that the choice of positions leaves dropout as it is.
+      # A separate key (fold 1), so that choosing positions does not change the dropout masks.
       position_keys = example_keys(jax.random.fold_in(key, 1), context.index)
       weights = example_weights(batch)[:, None] * jnp.ones_like(nats)
       weights *= self.objective.position_weights(position_keys, nats)
       added = self.objective.regularizers(self.model.head, outputs, nats)
     else:
-      # No dropout, no hidden classes, no regularizers: comparable between all settings of training.
+      # No dropout, no hidden classes, no regularizers: comparable across settings of training.
       nats = self._evaluated(self._nats(params, batch, self._label(batch))[1])
       weights, added = example_weights(batch)[:, None] * jnp.ones_like(nats), 0.0
-    # Per value, not per emission: so models with other patch sizes compare.
+    # Per value, not per emission, so that losses of different patch sizes are comparable.
     count = weights.sum() * self.ordering.values
     mean = (weights * nats).sum() / jnp.maximum(count, 1)
     total = (weights * (nats + added)).sum() / jnp.maximum(count, 1)
@@ -111,19 +111,19 @@ class Autoregression(Method):
     drop_key, class_key = jax.random.split(key)
     label = self._label(batch)
     if label is not None and self.class_dropout:
-      # By example, so that it does not matter how the batch is split over devices.
+      # One key per example, so that the split of the batch over devices does not matter.
       keys = example_keys(class_key, context.index)
       dropped = jax.vmap(lambda k: jax.random.bernoulli(k, self.class_dropout))(keys)
       label = jnp.where(dropped, self.spec.num_classes, label)
-    # Dropout masks are drawn for the whole (micro-)batch: the index of its first example makes
-    # them differ from one to the next.
+    # One dropout key per (micro-)batch. The index of its first example makes it differ between
+    # the micro-batches of a step.
     rngs = {'dropout': jax.random.fold_in(drop_key, context.index[0])}
     return self._nats(params, batch, label, train=True, rngs=rngs)
 
   def _nats(
     self, params: PyTree, batch: Batch, label: Int[Array, 'batch'] | None, **settings: Any
   ) -> tuple[Float[Array, 'batch modelled size'], Float[Array, 'batch modelled']]:
-    """Outputs and nats of each emission that is modelled."""
+    """The outputs for each modelled emission, and its nats."""
     emissions = self.ordering.encode(batch['x'])
     if self.objective.documents:
       separator = separator_of(self.spec)
@@ -133,14 +133,14 @@ class Autoregression(Method):
     outputs = self.model.apply(
       {'params': params}, emissions, label, covariates=covariates, **settings
     )
-    # Without a start, the first token or frame is only given. A frame may be several emissions, of
-    # which the model predicts all but the first: those outputs do not count.
+    # Without a start, the first token or frame is given, not modelled. A frame may be several
+    # emissions: the model has outputs for all but the first of them, which do not count.
     given = self.ordering.period if self.model.start == 'none' else 0
     outputs = outputs[:, given - emissions.shape[1] :]
     return outputs, -self.model.head.log_prob(outputs, emissions[:, given:], scale)
 
   def _evaluated(self, nats: Float[Array, 'batch modelled']) -> Float[Array, 'batch evaluated']:
-    """The nats that evaluation counts: those after the given part of the ordering."""
+    """The nats that evaluation counts: only emissions after the given part of the ordering."""
     return nats[:, -(self.ordering.length - self.ordering.given) :]
 
 
@@ -156,7 +156,7 @@ def build_model(config: Mapping, spec: DataSpec) -> tuple[Ordering, Model]:
   settings = dict(config['model'])
   # Without a start the inputs are all emissions except the last; a start adds one.
   inputs = ordering.length - (settings['start'] == 'none')
-  # A setting of training, not of the network.
+  # A setting of training, which `Model` does not take.
   settings.pop('class_dropout')
   model = component(
     {'model': Model},
@@ -173,7 +173,7 @@ def build_model(config: Mapping, spec: DataSpec) -> tuple[Ordering, Model]:
 
 
 def build_draft(config: Mapping, spec: DataSpec, params: PyTree) -> Draft:
-  """A trained model as the draft for another, which `build` takes."""
+  """A trained model as a draft: the argument `draft` of `build` for another model."""
   return Draft(*build_model(config, spec), params, spec)
 
 
@@ -192,7 +192,9 @@ def build(config: Mapping, spec: DataSpec, draft: Draft | None = None) -> Autore
   class_dropout = config['model']['class_dropout']
   if not 0 <= class_dropout < 1:
     raise ConfigError(f'model.class_dropout must be in [0, 1), got {class_dropout}')
-  sampler = Sampler(Decoder(model, ordering, draft), settings, spec, can_guide=class_dropout > 0)
+  # Guidance needs a model that was trained both with and without its class.
+  can_guide = class_dropout > 0 and spec.num_classes > 0
+  sampler = Sampler(Decoder(model, ordering, draft), settings, spec, can_guide)
   method = Autoregression(ordering, model, sampler, objective, spec, class_dropout)
   finetune = build_finetune(config)
   return LoRA(method, finetune) if finetune.lora_rank else method

@@ -22,18 +22,18 @@ class Model(nn.Module):
   Attributes:
     network: a causal network (autoregressive/networks/base.py).
     head: an output distribution (autoregressive/heads/base.py).
-    values: values in an emission.
+    values: number of values in an emission.
     rows: rows in the embedding table of each value: the vocabulary, or more; 0: no table, but a
       linear map of the values as numbers.
     num_classes: classes; the start embedding has a row for each, and one for 'no class'.
     tied: whether the output projection is the embedding table, transposed.
-    start: what comes before the first emission. 'learned': a token of its own, by class;
-      'token': the embedding of the value `start_token`; 'none': nothing, so that the first
-      emission is given, not modelled (as language models are trained on windows of a text).
+    start: the input before the first emission. 'learned': a learned embedding of the class;
+      'token': the embedding of the value `start_token`; 'none': no input, so the first emission
+      is given, not modelled (as when language models are trained on windows of a text).
     start_token: the value for start='token'.
     logit_cap: outputs are soft-capped to ±logit_cap by a tanh (Gemma Team 2024); 0: no cap.
-    features: number of covariates that are known of an emission in advance; a linear map of them
-      is added to the input that the emission is predicted from.
+    features: number of covariates of an emission, which are known in advance; a linear map of
+      them is added to the input that predicts the emission.
 
   Raises:
     ConfigError: for an unknown start, or one that cannot carry the class; for tied embeddings or
@@ -57,14 +57,16 @@ class Model(nn.Module):
       raise ConfigError(f'unknown model.start {self.start!r}; known: {", ".join(STARTS)}')
     if self.num_classes and self.start != 'learned':
       raise ConfigError(
-        f'model.start={self.start!r} carries no class, and the data has {self.num_classes}; use '
-        "'learned'"
+        f'model.start={self.start!r} carries no class, but the data has {self.num_classes} '
+        "classes; use model.start='learned'"
       )
     if self.start == 'none' and self.network.grid:
-      raise ConfigError("model.start='none': a network over images needs a start; use 'learned'")
+      raise ConfigError(
+        "model.start='none': a network over images needs a start; use model.start='learned'"
+      )
     if not self.rows and (self.tied or self.start == 'token'):
       raise ConfigError(
-        "model.tied and model.start='token' need an embedding table, which this head has not: use "
+        "model.tied and model.start='token' need an embedding table, but this head has none: use "
         "model.tied=False and model.start='learned'"
       )
 
@@ -79,7 +81,7 @@ class Model(nn.Module):
     if self.features:
       self.covariate_proj = nn.Dense(width, use_bias=False)
     if self.start == 'learned':
-      # The last row is 'no class': what guidance is trained with.
+      # The last row is 'no class', for the unconditional branch of guidance.
       self.start_embed = nn.Embed(self.num_classes + 1, width, embedding_init=init)
     if not self.tied:
       self.output_proj = nn.Dense(self.head.size, use_bias=False, kernel_init=init)
@@ -98,8 +100,8 @@ class Model(nn.Module):
       emissions: whole sequences.
       label: class of each; None, or num_classes: no class.
       train: whether to use dropout; needs the random stream 'dropout'.
-      segments: document numbers of packed sequences, see the networks.
-      covariates: of sequences of numbers.
+      segments: the document that each input belongs to (`objectives.document_numbers`).
+      covariates: covariates and scales, for sequences of numbers.
     """
     scale = None if covariates is None else covariates.scale
     # Shifted by one: input i is emission i - 1, so the last emission is never an input.
@@ -114,21 +116,21 @@ class Model(nn.Module):
   def embed(
     self, emissions: Num[Array, 'batch length values'], scale: Float[Array, 'batch'] | None = None
   ) -> Float[Array, 'batch length width']:
-    """Emissions as inputs. Each place in an emission has a table of its own, and the embeddings
-    are added; numbers, divided by the scale of their sequence, go through one linear map."""
+    """Emissions as inputs. Each place in an emission has its own embedding table, and the
+    embeddings are added; numbers are divided by the scale of their sequence and mapped linearly."""
     if not self.rows:
       # One scale per sequence, for all of its emissions.
       scale = 1.0 if scale is None else scale[:, None]
       return self.input_proj(self.head.network_inputs(emissions, scale))
     if self.values == 1:
       return self.token_embed(emissions[..., 0])
-    # The tables lie in one: place k has the rows from k · rows.
+    # One table holds them all: place k has the rows from k · rows on.
     return self.token_embed(emissions + self.rows * jnp.arange(self.values)).sum(-2)
 
   def embed_covariates(
     self, features: Float[Array, 'batch length features']
   ) -> Float[Array, 'batch length width']:
-    """Covariates of emissions, as a part of the inputs that these are predicted from."""
+    """The term that covariates of emissions add to the inputs that predict these emissions."""
     return self.covariate_proj(features)
 
   def embed_start(
@@ -136,7 +138,7 @@ class Model(nn.Module):
   ) -> Float[Array, 'batch 1 width']:
     """The input before the first emission."""
     if self.start == 'token':
-      # The same row as that of the token within a sequence.
+      # The same embedding as for this token within a sequence.
       return self.embed(jnp.full((batch, 1, self.values), self.start_token))
     if label is None:
       label = jnp.full((batch,), self.num_classes)

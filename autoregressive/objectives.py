@@ -2,12 +2,12 @@
 
   z_loss           adds z · (log Z)², Z the normaliser of each softmax, which keeps logits from
                    drifting (Chowdhery et al. 2022, section 5, with z = 1e-4)
-  label_smoothing  ε: the target is (1 − ε) of the data and ε of the uniform distribution (Szegedy
-                   et al. 2016, section 7)
-  documents        a position sees only its own document, where several are packed into a window
+  label_smoothing  ε: the target is (1 − ε)·data + ε·uniform distribution (Szegedy et al. 2016,
+                   section 7)
+  documents        if a window packs several documents, a position sees only its own document
   positions        'all': every position of a sequence counts, which makes causal training cheap;
                    'one': only one random position of each example counts, as if each example were
-                   a single prefix: the baseline for comparison
+                   a single prefix (a baseline for comparison)
 
 z_loss, label_smoothing and positions act only in training; the document mask is part of the model.
 """
@@ -28,7 +28,7 @@ POSITIONS = ('all', 'one')
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-  """The settings that the module's docstring describes.
+  """The settings described at the top of this module.
 
   Raises:
     ConfigError: for a value outside its range.
@@ -95,7 +95,8 @@ def build_objective(settings: Mapping, head: Head, spec: DataSpec) -> Objective:
     )
   if objective.documents and separator_of(spec) is None:
     raise ConfigError(
-      f'objective.documents: {spec.name} has no token that separates documents; set it to False'
+      f'objective.documents=True needs a separator, but {spec.name} has no token that separates '
+      'documents: set objective.documents=False'
     )
   return objective
 
@@ -115,9 +116,9 @@ def document_numbers(
   Args:
     emissions: windows of tokens.
     separator: the token between documents.
-    start: the model's (autoregressive/model.py); a start token belongs to the first document.
+    start: `Model.start`; a start token belongs to the first document.
   """
-  # Inputs are emissions shifted by one: a separator is the first input of its next document.
+  # Inputs are emissions shifted by one: a separator is the first input of the next document.
   inputs = (emissions[:, :-1, 0] == separator).astype(jnp.int32)
   if start != 'none':
     inputs = jnp.pad(inputs, ((0, 0), (1, 0)))

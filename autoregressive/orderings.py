@@ -18,11 +18,11 @@ from common.data.spec import DataSpec, token_dtype
 
 
 class Covariates(NamedTuple):
-  """What is known in advance of sequences of numbers, besides their values.
+  """Data about sequences of numbers that is known before their values are predicted.
 
   Attributes:
     features: covariates of each emission.
-    scale: of each sequence (autoregressive/heads/numbers.py).
+    scale: the scale ν of each sequence (autoregressive/heads/numbers.py).
   """
 
   features: Float[Array, 'batch length features']
@@ -30,22 +30,23 @@ class Covariates(NamedTuple):
 
 
 class Ordering:
-  """The interface of orderings. A subclass is a frozen dataclass; the values here are neutral.
+  """The interface of orderings. A subclass is a frozen dataclass; the defaults here are neutral.
 
   Attributes:
-    spec: of the data.
-    length: emissions in one example.
-    values: values in one emission.
+    spec: the description of the data.
+    length: number of emissions in one example.
+    values: number of values in one emission.
     vocabulary: a value is an integer in [0, vocabulary); 0: values are numbers.
     domain: the kind of data that the ordering is for, as in `DataSpec.domain`.
     open_ended: whether a sequence may be shorter or longer than `length`.
-    period: emissions in one token or frame: the unit that lengths are counted in, and what must be
-      given if a model has no start.
+    period: emissions in one token or frame. Users count lengths in tokens or frames, and must give
+      at least one of them if the model has no start.
     grid: rows and columns of images; None for other data.
     features: number of covariates of each emission.
-    given: emissions that evaluation takes as given, so that the likelihood is of the others.
-    counts: whether the values are numbers that are whole and at least 0.
-    needs_past: whether samples can only be drawn given covariates and a beginning.
+    given: number of first emissions that evaluation takes as given; the likelihood covers only the
+      emissions after them.
+    counts: whether all values are whole numbers from 0.
+    needs_past: whether a sample needs covariates and a given beginning.
   """
 
   spec: DataSpec
@@ -75,7 +76,7 @@ class Ordering:
   def covariates(
     self, x: Num[Array, 'batch *shape'], lengths: Int[Array, 'batch'] | None = None
   ) -> Covariates | None:
-    """What is known in advance of data, of which `lengths` emissions are given; None: nothing."""
+    """The covariates of data whose first `lengths` emissions are given; None if it has none."""
     del x, lengths
     return None
 
@@ -88,10 +89,10 @@ class Patches(Ordering):
     spec: the images' DataSpec.
     size: side of a patch in pixels; divides height and width.
     channels: 'together': an emission holds all channels of a patch, independent given the past;
-      'apart': each channel of a patch is an emission of its own, in the order of the channels.
+      'apart': each channel of a patch is its own emission, in the order of the channels.
 
   Raises:
-    ConfigError: if the size does not divide the image, or for another choice of channels.
+    ConfigError: if the size does not divide the image, or for an unknown choice of channels.
   """
 
   spec: DataSpec
@@ -199,12 +200,13 @@ class Windows(Ordering):
   """Windows of time series: the values are emissions, the other columns are covariates.
 
   The scale of a window is ν = scale_offset + mean |value| over its given part (Salinas et al. 2020,
-  section 3.3, have an offset of 1), so that it reveals nothing of the forecast; a ν of 0 becomes 1.
+  section 3.3, have an offset of 1), so it reveals nothing about the values to be forecast. A ν of 0
+  becomes 1.
 
   Attributes:
     spec: DataSpec of domain 'series', with shape (context + horizon, 1 + covariates).
-    scale_offset: 1 suits counts, which may be few. With 0, forecasts of a Gaussian or Student's t
-      are proportional to the series.
+    scale_offset: 1 suits counts, which may be small. With 0, forecasts of a Gaussian or Student's
+      t are proportional to the series.
 
   Raises:
     ConfigError: if the offset is negative.
@@ -250,14 +252,14 @@ class Windows(Ordering):
   def covariates(
     self, x: Float[Array, 'batch length columns'], lengths: Int[Array, 'batch'] | None = None
   ) -> Covariates:
-    """Covariates and scales of windows, of which `lengths` values are given; None: the context."""
+    """Covariates and scales of windows with `lengths` given values; None: the whole context."""
     value = jnp.abs(x[:, : self.given, 0])
-    number = self.given if lengths is None else jnp.minimum(lengths, self.given)[:, None]
-    # ν = offset + Σ |z_t| / n over the n given values: `where` also keeps out a NaN beyond them.
-    seen = jnp.arange(self.given) < number
+    count = self.given if lengths is None else jnp.minimum(lengths, self.given)[:, None]
+    # ν = offset + Σ |z_t| / n over the n given values; `where` also keeps out NaNs beyond them.
+    seen = jnp.arange(self.given) < count
     mean = jnp.where(seen, value, 0).sum(1) / jnp.maximum(seen.sum(-1), 1)
     scale = self.scale_offset + mean
-    # A series of zeros has no scale of its own.
+    # With no offset, a context of zeros would have ν = 0.
     return Covariates(x[..., 1:], jnp.where(scale > 0, scale, 1.0))
 
   def decode(
@@ -274,10 +276,10 @@ class Frames(Ordering):
   Attributes:
     spec: DataSpec of domain 'music', with shape (frames, voices).
     voices: 'together': an emission is a frame, its voices independent given the past; 'apart': each
-      voice of a frame is an emission of its own, which sees those before it in the frame.
+      voice of a frame is its own emission, which sees the earlier voices of the frame.
 
   Raises:
-    ConfigError: for another choice of voices.
+    ConfigError: for an unknown choice of voices.
   """
 
   spec: DataSpec
@@ -312,7 +314,7 @@ class Frames(Ordering):
 
   def encode(self, x: Integer[Array, 'batch frames voices']) -> Int[Array, 'batch length values']:
     """Frames to emissions."""
-    # Voices are the last axis: 'apart' only cuts frames into emissions of one value each.
+    # Voices are the last axis: 'apart' splits frames into emissions of one value each.
     return x.reshape(x.shape[0], -1, self.values).astype(jnp.int32)
 
   def decode(
@@ -320,13 +322,13 @@ class Frames(Ordering):
   ) -> Int[Array, 'batch frames voices']:
     """Emissions to frames: the inverse of `encode`."""
     del covariates
-    # Of any number of frames: a piece may be shorter or longer than in training.
+    # Any number of frames: a piece may be shorter or longer than in training.
     return emissions.reshape(emissions.shape[0], -1, self.spec.shape[1])
 
 
 def _check_choice(setting: str, value: str) -> None:
   if value not in ('together', 'apart'):
-    raise ConfigError(f"{setting}={value!r}; known: 'apart', 'together'")
+    raise ConfigError(f'unknown {setting} {value!r}; known: apart, together')
 
 
 ORDERINGS: Mapping[str, type[Ordering]] = {
@@ -341,13 +343,13 @@ def build_ordering(settings: Mapping, spec: DataSpec) -> Ordering:
   """The ordering that a config's `ordering` section names.
 
   Raises:
-    ConfigError: for an unknown ordering or setting, or one for another kind of data.
+    ConfigError: for an unknown ordering or setting, or an ordering for another kind of data.
   """
   name = settings.get('name')
   suitable = [known for known, kind in ORDERINGS.items() if kind.domain == spec.domain]
   if name in ORDERINGS and name not in suitable:
     raise ConfigError(
-      f'ordering {name!r} is for data of domain {ORDERINGS[name].domain!r}; {spec.name!r} is of '
-      f'{spec.domain!r}: use {" or ".join(map(repr, suitable)) or "another family"}'
+      f'ordering {name!r} is for data of domain {ORDERINGS[name].domain!r}, but {spec.name!r} has '
+      f'domain {spec.domain!r}: use {" or ".join(map(repr, suitable)) or "another family"}'
     )
   return component(ORDERINGS, settings, 'ordering', spec=spec)

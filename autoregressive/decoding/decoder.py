@@ -1,10 +1,10 @@
 """The compiled programs of decoding, and the choice among them.
 
 There is one program per way of decoding, at the top level of this module. The model and the few
-settings that shape a program are static; temperatures and other values, prompt lengths and sequence
-lengths are arguments (rounded by `runner.bucketed_length` and `bucketed_prefix`), so that a sweep
-over them compiles nothing. Models are compared by their settings: two methods of the same config
-share their programs.
+settings that shape a program are static. Temperatures and other values, prompt lengths and sequence
+lengths are arguments, and array sizes are rounded (`runner.bucketed_length`, `bucketed_prefix`), so
+a sweep over them compiles almost nothing. Models are compared by their settings: two methods of the
+same config share their programs.
 """
 
 import dataclasses
@@ -17,7 +17,6 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, Num
 
 from autoregressive.decoding.generate import generate
-from autoregressive.decoding.prompts import Limits, Prompt
 from autoregressive.decoding.runner import (
   Runner,
   bucketed_length,
@@ -25,10 +24,10 @@ from autoregressive.decoding.runner import (
   prefill_calls,
 )
 from autoregressive.decoding.search import beam_search
+from autoregressive.decoding.sequences import Generated, Limits, Prompt
 from autoregressive.decoding.settings import DecodingSettings
 from autoregressive.decoding.sliding import slide
 from autoregressive.decoding.speculative import Speculated, speculate
-from autoregressive.decoding.stops import Generated
 from autoregressive.decoding.transforms import LogitTransforms
 from autoregressive.model import Model
 from autoregressive.orderings import Ordering
@@ -37,12 +36,12 @@ from common.method import PyTree
 
 
 class Draft(NamedTuple):
-  """A smaller model that drafts for the large one.
+  """A smaller model that drafts tokens for the model to sample from.
 
   Attributes:
     ordering, model: as built from its config.
     params: its parameters.
-    spec: of the data it was trained on.
+    spec: the description of the data it was trained on.
   """
 
   ordering: Ordering
@@ -51,7 +50,7 @@ class Draft(NamedTuple):
   spec: DataSpec
 
 
-# Greedy decoding is another program: without noise, and without transforms that keep the mode.
+# Greedy decoding is another program, without noise and without transforms that keep the mode.
 @functools.partial(jax.jit, static_argnames=('greedy',))
 def draw_program(
   runner: Runner,
@@ -78,8 +77,8 @@ def search_program(
 
 @functools.partial(jax.jit, static_argnames=('greedy', 'ahead'))
 def speculate_program(
-  large: Runner,
-  small: Runner,
+  target: Runner,
+  draft: Runner,
   keys: Key[Array, 'batch'],
   prompt: Prompt,
   transforms: LogitTransforms,
@@ -87,12 +86,12 @@ def speculate_program(
   ahead: int,
   limits: Limits,
 ) -> Speculated:
-  """Draws that a draft has prepared."""
-  large, small = large.unrolled(), small.unrolled()
-  return speculate(large, small, keys, prompt, transforms, greedy, ahead, limits)
+  """Draws tokens that a draft proposes and the target model checks."""
+  target, draft = target.unrolled(), draft.unrolled()
+  return speculate(target, draft, keys, prompt, transforms, greedy, ahead, limits)
 
 
-# All programs, for tests that count compilations.
+# All programs, for the tests that count compilations.
 PROGRAMS = (draw_program, search_program, speculate_program)
 
 
@@ -103,7 +102,7 @@ class Decoder:
   Attributes:
     model: as built from the config.
     ordering: its length is the context that the model was trained on.
-    draft: a smaller model, for speculative decoding.
+    draft: a smaller model for speculative decoding, or None.
   """
 
   model: Model
@@ -116,13 +115,13 @@ class Decoder:
     """The decoded sequences, and the number of sequential network evaluations.
 
     Args:
-      params: of the model.
+      params: parameters of the model.
       keys: one per sample.
-      prompt: of each sample; emissions and lengths are NumPy arrays.
-      settings: their stops are tokens, their length is in emissions.
+      prompt: the given beginning of each sample; emissions and lengths are NumPy arrays.
+      settings: with stops as tokens and the length in emissions (`Sampler.requested`).
     """
     length = prompt.emissions.shape[1]
-    # A draft excludes beams, guidance and sliding: `requests` has checked that.
+    # A draft excludes beams, guidance and sliding (checked in requests.py).
     if self.draft is not None:
       decode = self._speculate
     elif settings.slide and length > self.ordering.length:
@@ -130,7 +129,7 @@ class Decoder:
     else:
       decode = self._search if settings.beams > 1 else self._draw
     made, calls = decode(Runner(self.model, params), keys, prompt, settings)
-    # Without the padding of the arrays.
+    # The padding of the arrays is cut off.
     made = Generated(made.emissions[:, :length], made.log_prob[:, :length], made.lengths)
     return made, calls
 
@@ -157,7 +156,7 @@ class Decoder:
   def _speculate(
     self, runner: Runner, keys: Key[Array, 'batch'], prompt: Prompt, settings: DecodingSettings
   ) -> tuple[Generated, int]:
-    """Draws that the draft prepares; its own evaluations are not counted."""
+    """Speculative draws; evaluations of the draft are not counted."""
     padded, limits = self._bucketed(prompt, settings)
     made, rounds = speculate_program(
       runner,
@@ -169,14 +168,14 @@ class Decoder:
       settings.draft_ahead,
       limits,
     )
-    # A round is one pass of the large model.
+    # A round is one pass of the target model.
     return made, self._prefill_calls(int(prompt.lengths.min()), settings) + int(rounds)
 
   def _slide(
     self, runner: Runner, keys: Key[Array, 'batch'], prompt: Prompt, settings: DecodingSettings
   ) -> tuple[Generated, int]:
     """One draw after the other, beyond the context."""
-    made, begun = slide(
+    made, given = slide(
       functools.partial(self._draw_window, runner, keys, prompt, settings),
       np.asarray(prompt.emissions),
       prompt.lengths,
@@ -184,8 +183,8 @@ class Decoder:
       settings.stop_rows(),
       self.ordering.period,
     )
-    # Each window takes in anew what it was given.
-    calls = sum(self._prefill_calls(shortest, settings) for shortest in begun)
+    # Each window processes its given emissions again.
+    calls = sum(self._prefill_calls(shortest, settings) for shortest in given)
     return made, calls + _steps(made, prompt, settings)
 
   def _draw_window(
@@ -198,7 +197,7 @@ class Decoder:
     lengths: Int[np.ndarray, 'batch'],
     offset: Int[Array, ''],
   ) -> Generated:
-    """One window of longer sequences, which begins at the offset."""
+    """One window of longer sequences, from the offset on."""
     prefix = bucketed_prefix(self.model.network, int(lengths.min()), self.ordering.length)
     # Windows have no stop: `slide` looks for stops across them.
     limits = Limits(prefix, settings.prefill_chunk, offset=offset)
@@ -213,15 +212,15 @@ class Decoder:
     settings: DecodingSettings,
     limits: Limits,
   ) -> Generated:
-    # Guidance doubles the batch, so a weight of 1 is a program without it.
+    # Guidance doubles the batch, so a weight of 1 uses the program without guidance.
     guidance = jnp.float32(settings.guidance) if settings.guidance != 1 else None
     transforms = settings.program_transforms()
     return draw_program(runner, keys, prompt, transforms, guidance, settings.greedy, limits)
 
   def _bucketed(self, prompt: Prompt, settings: DecodingSettings) -> tuple[Prompt, Limits]:
-    """The prompt in arrays of a rounded length, and limits with the true one.
+    """The prompt in arrays of a rounded length, and limits with the true length.
 
-    Shapes are rounded and the true numbers are arguments, so most lengths share a program.
+    Shapes are rounded and true lengths are arguments, so most lengths share a program.
     """
     length = prompt.emissions.shape[1]
     room = bucketed_length(length, self.ordering.length)
@@ -232,14 +231,14 @@ class Decoder:
     return prompt._replace(emissions=padded), limits
 
   def _prefill_calls(self, shortest: int, settings: DecodingSettings) -> int:
-    """Network evaluations for the beginning that all prompts have."""
+    """Number of network evaluations for the first `shortest` emissions, which all prompts have."""
     # The last input is left for the first step; without a start that is the last emission.
     inputs = max(shortest - (self.model.start == 'none'), 0)
     return prefill_calls(self.model.network, inputs, settings.prefill_chunk)
 
 
 def _steps(made: Generated, prompt: Prompt, settings: DecodingSettings) -> int:
-  """Number of steps of the loop: to the end, or with stops to the end of the longest sample."""
+  """Number of steps of the loop: up to the end, or with stops to the end of the longest sample."""
   length = prompt.emissions.shape[1]
   longest = int(made.lengths.max()) if settings.stop else length
   return longest - int(prompt.lengths.min())

@@ -1,10 +1,10 @@
 """Decoding: from a model of p(e_i | e_<i) to samples.
 
-`generate` fills a cache with the prompt (prefill), then draws one emission per step in one
-`while_loop`, which ends early if all samples have stopped; for any network, ordering and head. The
-emission is drawn from the head's logits, after guidance and then the transforms of
-autoregressive/decoding/transforms.py. Each sample has a key of its own, folded with the position,
-so a sample does not depend on the batch that it is drawn in.
+`generate` works for any network, ordering and head. It fills a cache with the prompt (prefill),
+then draws one emission per step in one `while_loop`, which ends early if all samples have stopped.
+The emission is drawn from the head's logits, after guidance and then the transforms of
+autoregressive/decoding/transforms.py. Each sample has its own key, folded with the position, so a
+sample does not depend on the batch that it is drawn in.
 """
 
 import dataclasses
@@ -14,21 +14,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, Num
 
-from autoregressive.decoding.prompts import Limits, Prompt, common_prefix
 from autoregressive.decoding.runner import Runner, scale_of
-from autoregressive.decoding.stops import Generated, stops_at
+from autoregressive.decoding.sequences import Generated, Limits, Prompt, common_prefix, stops_at
 from autoregressive.decoding.transforms import LogitTransforms, needs_counts, transform
 from autoregressive.heads.base import Head
 
 
 class Carry(NamedTuple):
-  """What one step hands to the next.
+  """The state that one step passes to the next.
 
   Attributes:
     i: position of the next emission.
     inputs: the next input of the network.
-    cache: of the network.
-    made: emissions so far.
+    cache: cache of the network.
+    made: the sequences so far.
     counts: number of times each value was seen, by place in the emission, or None.
   """
 
@@ -53,12 +52,12 @@ def generate(
   Args:
     runner: the model with its parameters, unrolled.
     keys: one per sample.
-    prompt: of each sample. Emissions beyond the prefix are fed step by step.
+    prompt: the given beginning of each sample. Emissions beyond the prefix are fed step by step.
     transforms: the transforms that are on (`DecodingSettings.program_transforms`).
-    guidance: weight of classifier-free guidance, or None for one pass without. Models of numbers
-      take no guidance.
-    greedy: take the mode in place of a draw. A Python value.
-    limits: of the prefix and of the sequences.
+    guidance: weight of classifier-free guidance; None: no guidance, and half the batch. Models of
+      numbers take no guidance.
+    greedy: take the mode instead of a draw. A Python value.
+    limits: size of the prefix, and where sequences end.
   """
   return _Generation(runner, keys, prompt, transforms, guidance, greedy, limits or Limits()).run()
 
@@ -83,13 +82,13 @@ class _Generation:
   def run(self) -> Generated:
     """Prefill, then one step per emission."""
     start = self.start()
-    return jax.lax.while_loop(self.goes_on, self.step, start).made
+    return jax.lax.while_loop(self.is_running, self.step, start).made
 
   def start(self) -> Carry:
     """The carry after the prefill."""
     emissions, model = self.prompt.emissions, self.runner.model
     batch, length, _ = emissions.shape
-    # Taken in at once: the shortest prompt, as far as the prefix reaches.
+    # The prefill takes in at most the shortest prompt; `step` feeds the rest.
     common, known = common_prefix(self.prompt, self.limits)
     if self.guidance is not None:  # the last row of the start table is 'no class'
       free = jnp.full_like(common.label, model.num_classes)
@@ -112,8 +111,8 @@ class _Generation:
     """The batch as the network sees it: with guidance twice, conditional and unconditional."""
     return x if self.guidance is None else jnp.concatenate([x, x])
 
-  def goes_on(self, carry: Carry) -> Array:
-    """Whether a sample has neither stopped nor reached the end."""
+  def is_running(self, carry: Carry) -> Array:
+    """Whether any sample has neither stopped nor reached the end."""
     return (carry.i < self.end) & (carry.made.lengths > carry.i).any()
 
   def step(self, carry: Carry) -> Carry:
@@ -125,14 +124,14 @@ class _Generation:
     outputs, cache = runner.extend(carry.inputs, carry.cache)
     outputs = outputs[:, 0]
     logits = guided(outputs, self.guidance)
-    # Keys go by the position in the whole sequence, not in the window.
+    # Keys depend on the position in the whole sequence, not in the window.
     keys = jax.vmap(jax.random.fold_in, (0, None))(self.keys, self.limits.offset + i)
     drawn = draw(head, logits, keys, self.transforms, self.greedy, carry.counts, scale)
     # Order matters: a sample within its prompt follows the prompt, then a stopped one yields 0.
     fed, done = i < prompt.lengths, carry.made.lengths <= i
     drawn = jnp.where(done[:, None], 0, drawn)
     emission = jnp.where(fed[:, None], prompt.emissions[:, i], drawn)
-    # The log-probability is that of the conditional branch, before guidance and transforms.
+    # Log-probabilities are of the conditional branch, before guidance and transforms.
     log_prob = head.log_prob(outputs[:batch], emission, scale)
     made = Generated(
       carry.made.emissions.at[:, i].set(emission),
@@ -144,10 +143,10 @@ class _Generation:
       # By place in the emission: the same level in another channel is another value.
       counts += jax.nn.one_hot(emission, counts.shape[-1], dtype=counts.dtype)
     if self.limits.stop is not None:
-      # A stop counts once: the first one fixes the length.
+      # The first stop fixes the length.
       ended = stops_at(made.emissions[..., 0], i, prompt.lengths, self.limits.stop) & ~done
       made = made._replace(lengths=jnp.where(ended, i + 1, made.lengths))
-    # Both branches of guidance go on from the same emission.
+    # Both branches of guidance continue from the same emission.
     inputs = runner.embed_at(self.branches(emission)[:, None], i, covariates)
     return Carry(i + 1, inputs, cache, made, counts)
 
@@ -158,7 +157,7 @@ def count_values(
   """Number of times each value occurs in the first `known` emissions, by place in the emission."""
   batch, length, values = emissions.shape
   rows, places = jnp.arange(batch)[:, None, None], jnp.arange(values)
-  # Emissions beyond `known` are added with weight 0, so that shapes stay the same.
+  # Emissions beyond `known` are added with weight 0, so shapes do not depend on `known`.
   seen = (jnp.arange(length) < known).astype(jnp.int32)[:, None]
   return jnp.zeros((batch, values, vocabulary), jnp.int32).at[rows, places, emissions].add(seen)
 
@@ -172,7 +171,7 @@ def draw(
   counts: Int[Array, 'batch values vocabulary'] | None = None,
   scale: Float[Array, 'batch'] | float = 1.0,
 ) -> Num[Array, 'batch values']:
-  """One emission of each sample, drawn with a key of its own."""
+  """One emission of each sample, drawn with the key of that sample."""
   if not head.discrete:
     if greedy:
       return head.mode(outputs, scale)
@@ -186,9 +185,10 @@ def draw(
 def guided(
   outputs: Float[Array, 'branches size'], guidance: Float[Array, ''] | None
 ) -> Float[Array, 'batch size']:
-  """Classifier-free guidance of logits (Ho & Salimans 2022, eq. 6).
+  """Classifier-free guidance of logits (Ho & Salimans 2022, equation 6).
 
-  Logits are log-probabilities up to a constant per emission, which cancels in the softmax.
+  The weight is 1 + w in the notation of the paper: at 1 only the conditional model counts. Logits
+  are log-probabilities up to a constant, which cancels in the softmax.
   """
   if guidance is None:
     return outputs

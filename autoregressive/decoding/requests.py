@@ -1,14 +1,17 @@
-"""From a request for samples to decoding: `Method.sample` of this family."""
+"""From a request for samples to decoding: `Method.sample` of this family.
+
+Requests are checked here, so decoding itself gets only valid prompts and settings.
+"""
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Int, Key, Num
 
 from autoregressive.decoding.decoder import Decoder, Draft
-from autoregressive.decoding.prompts import Prompt, prompt_emissions, stop_tokens
+from autoregressive.decoding.sequences import Prompt
 from autoregressive.decoding.settings import DecodingSettings, build_settings
 from autoregressive.orderings import Ordering
 from common.config import ConfigError
@@ -25,8 +28,8 @@ class Sampler:
 
   Attributes:
     decoder: the model, its ordering and a draft if there is one.
-    settings: of decoding, where a request has none of its own.
-    spec: of the data.
+    settings: settings of decoding; those of a request replace them.
+    spec: the description of the data.
     can_guide: whether the model was trained to predict without its class.
 
   Raises:
@@ -45,7 +48,7 @@ class Sampler:
   def sample(self, params: PyTree, key: Key[Array, ''], request: Request) -> Samples:
     """`Method.sample`; raises ConfigError for a request that this model cannot serve."""
     settings = self.requested(request)
-    # The split comes first, with labels given or not: so samples of the same key agree.
+    # Split even if labels are given: the same key then gives the same samples either way.
     label_key, key = jax.random.split(key)
     prompt = self.prompt(label_key, request, settings)
     # One key per sample, from its index: a sample does not depend on their number.
@@ -54,12 +57,12 @@ class Sampler:
     # Beams and the two branches of guidance are evaluations of the same sample.
     calls *= settings.beams * (2 if settings.guidance != 1 else 1)
     ends = made.lengths if settings.stop else None
-    # Covariates of the request become columns of the forecast again.
+    # Covariates of the request become columns of the decoded forecast.
     x = self.decoder.ordering.decode(made.emissions, prompt.covariates)
     return Samples(x, calls, made.log_prob, ends)
 
   def requested(self, request: Request) -> DecodingSettings:
-    """The settings with those of the request, stops as tokens and the length in emissions."""
+    """The settings after those of the request, with stops as tokens and length in emissions."""
     ordering = self.decoder.ordering
     settings = build_settings(dataclasses.asdict(self.settings), **request.options)
     settings = dataclasses.replace(
@@ -68,14 +71,14 @@ class Sampler:
       # A length is in tokens or frames; a frame may be several emissions.
       length=settings.length * ordering.period,
     )
-    # On the request's own settings, with the model in view: ranges were checked before.
+    # Whether they suit the model; `DecodingSettings` has checked the ranges.
     _check_settings(settings, self.decoder, self.can_guide)
     return settings
 
   def prompt(
     self, label_key: Key[Array, ''], request: Request, settings: DecodingSettings
   ) -> Prompt:
-    """What the request gives of each sample; classes are drawn if it has none."""
+    """The given beginning of each sample; classes are drawn if the request has none."""
     model, ordering = self.decoder.model, self.decoder.ordering
     label = request.label if self.spec.num_classes else None
     if self.spec.num_classes and label is None:
@@ -85,13 +88,13 @@ class Sampler:
       _check_beginning(lengths, ordering.period)
     covariates = None
     if request.past is not None:
-      # The scale comes from the given values only, of which there may be fewer than the context.
+      # The scale comes only from the given values, which may be fewer than the context.
       covariates = ordering.covariates(jnp.asarray(request.past), jnp.asarray(lengths))
     return Prompt(emissions, lengths, label, covariates)
 
 
 def _check_beginning(lengths: Int[np.ndarray, 'num'], period: int) -> None:
-  """Raises ConfigError for a prompt that lacks the part which is not modelled."""
+  """Raises ConfigError for a prompt without the first token or frame, which is not modelled."""
   if (lengths < period).any():
     raise ConfigError(
       "a model with model.start='none' does not model the first emission: each sample needs a past "
@@ -114,7 +117,7 @@ def _check_settings(settings: DecodingSettings, decoder: Decoder, can_guide: boo
       "this head has no logits: of the sampler options it takes only 'greedy', no transforms, "
       'guidance or stops'
     )
-  # A stop is a sequence of tokens, and an emission of several values is no token.
+  # A stop is a sequence of tokens; an emission of several values is not a token.
   if model.values != 1 and settings.stop:
     raise ConfigError(
       f'sampling.stop needs emissions of one value each; here they have {model.values}'
@@ -125,7 +128,7 @@ def _check_settings(settings: DecodingSettings, decoder: Decoder, can_guide: boo
     )
   if settings.slide and (settings.beams > 1 or draft is not None):
     raise ConfigError(
-      'sampling.slide allows neither beams nor a draft, which stay within the context: set '
+      'sampling.slide allows neither beams nor a draft, because both stay within the context: set '
       'sampling.slide=False and a shorter sampling.length'
     )
   if draft is not None and (settings.beams > 1 or settings.guidance != 1):
@@ -153,21 +156,120 @@ def _check_length(settings: DecodingSettings, decoder: Decoder) -> None:
 
 def _check_draft(draft: Draft, ordering: Ordering, spec: DataSpec) -> None:
   """Raises ConfigError for a draft that was trained on other emissions than the model."""
-  mine, its = ordering.vocabulary, draft.ordering.vocabulary
-  if mine != its:
+  if draft.ordering.vocabulary != ordering.vocabulary:
     raise ConfigError(
-      f'the draft has a vocabulary of {its}, the model one of {mine}; speculative decoding needs '
-      'the same'
+      f'the draft has a vocabulary of {draft.ordering.vocabulary}, the model one of '
+      f'{ordering.vocabulary}; speculative decoding needs the same'
     )
-  # Of two data sets only what the ordering does with them must agree, not their names or sizes.
+  # Names and sizes of the two data sets may differ, but not their orderings.
   differs = dataclasses.replace(draft.ordering, spec=spec) != ordering
   if differs or (draft.ordering.length != ordering.length and not ordering.open_ended):
-    raise ConfigError('the draft was trained on data in another shape or order than the model')
+    raise ConfigError(
+      'the draft was trained on data in another shape or order than the model; speculative '
+      'decoding needs the same'
+    )
   meanings = {
     'tokenizer': (draft.spec.tokenizer, spec.tokenizer),
     'pitches': (draft.spec.pitches, spec.pitches),
     'palette': (draft.spec.palette, spec.palette),
   }
-  for name, (its_own, expected) in meanings.items():
-    if its_own != expected:
-      raise ConfigError(f'the draft has another {name} than the model')
+  for name, (found, expected) in meanings.items():
+    if found != expected:
+      raise ConfigError(
+        f'the draft has another {name} than the model; speculative decoding needs the same'
+      )
+
+
+def stop_tokens(stops: tuple, ordering: Ordering, spec: DataSpec) -> tuple[tuple[int, ...], ...]:
+  """Stop sequences as tokens: texts among them are encoded by the tokenizer of the data.
+
+  Raises:
+    ConfigError: for a text if the data has no tokenizer, or for tokens outside the vocabulary.
+  """
+  made = []
+  for stop in stops:
+    if isinstance(stop, str):
+      if spec.tokenizer is None:
+        raise ConfigError(
+          f'sampling.stop={stop!r} is a text, but {spec.name} has no tokenizer: give tokens'
+        )
+      stop = tuple(int(token) for token in spec.tokenizer.encode(stop))
+    for token in stop:
+      if not 0 <= token < ordering.vocabulary:
+        raise ConfigError(
+          f'sampling.stop must hold tokens in [0, {ordering.vocabulary}), got {token}'
+        )
+    made.append(stop)
+  return tuple(made)
+
+
+def prompt_emissions(
+  ordering: Ordering, request: Request, length: int = 0
+) -> tuple[Num[np.ndarray, 'num length values'], Int[np.ndarray, 'num']]:
+  """The given emissions of a request, and their number for each sample.
+
+  Args:
+    ordering: ordering of the model.
+    request: its `past` is in data space; `mask` says which values are given, all by default.
+    length: emissions to decode, for an open-ended ordering; 0: ordering.length.
+
+  Raises:
+    ConfigError: for an empty past; if the mask is not a beginning of the sequence in the model's
+      order; if the past is longer than the sequence, or has values outside the vocabulary; for a
+      forecast without covariates.
+  """
+  length = length or ordering.length
+  if ordering.needs_past:
+    _check_forecast(request)
+  if request.past is None:
+    kind = np.int32 if ordering.vocabulary else np.float32
+    # Without a past all emissions are drawn; these values are never read.
+    nothing = np.zeros((request.num, length, ordering.values), kind)
+    return nothing, np.zeros(request.num, np.int32)
+  emissions, given = _encoded_past(ordering, request)
+  if emissions.shape[1] > length:
+    raise ConfigError(
+      f'a past of {emissions.shape[1]} emissions does not fit a length of {length}; a text may be '
+      'longer: set sampling.length, and sampling.slide=True beyond the context of the model'
+    )
+  # An emission is given only if all of its values are: half a patch is not given.
+  lengths = given.all(-1).sum(-1).astype(np.int32)
+  beginning = np.arange(given.shape[1])[None, :, None] < lengths[:, None, None]
+  if (given != beginning).any():
+    raise ConfigError(
+      'the given part must be a beginning of the sequence, in the order of the model, but the mask '
+      'has given values after missing ones'
+    )
+  # A value outside the vocabulary would silently read another row of the embedding table.
+  values, limit = emissions[given], ordering.vocabulary
+  if limit and values.size and not 0 <= values.min() <= values.max() < limit:
+    raise ConfigError(f'the past has values outside [0, {limit}): {values.min()} to {values.max()}')
+  if not limit:
+    # Values to be forecast may be NaN. They enter the cache before they are overwritten, and NaN
+    # times the zero weight of a masked position is still NaN.
+    emissions = np.where(given, emissions, 0)
+  return np.pad(emissions, ((0, 0), (0, length - emissions.shape[1]), (0, 0))), lengths
+
+
+def _encoded_past(ordering: Ordering, request: Request) -> tuple[np.ndarray, np.ndarray]:
+  """The past as emissions, and which of their values are given."""
+  past = jnp.asarray(request.past)
+  if past.shape[0] != request.num:
+    raise ConfigError(f'the request is for {request.num} samples, its past has {past.shape[0]}')
+  if not past.size:
+    raise ConfigError('the past is empty: give at least one emission, or no past at all')
+  mask = jnp.ones(past.shape, jnp.uint8)
+  if request.mask is not None:
+    # The ordering applied to the mask gives the mask of emissions.
+    mask = jnp.broadcast_to(jnp.asarray(request.mask), past.shape).astype(jnp.uint8)
+  return np.asarray(ordering.encode(past)), np.asarray(ordering.encode(mask)).astype(bool)
+
+
+def _check_forecast(request: Request) -> None:
+  """Raises ConfigError for a request without the past or the covariates of a forecast."""
+  if request.past is None:
+    raise ConfigError('a forecast needs a past: earlier values, and covariates of all steps')
+  if request.mask is None:
+    raise ConfigError('a forecast needs a mask that is 0 for the values to be forecast')
+  if not np.broadcast_to(np.asarray(request.mask), np.shape(request.past))[..., 1:].all():
+    raise ConfigError('a forecast needs its covariates: the mask may hide only values, column 0')

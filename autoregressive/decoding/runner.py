@@ -1,8 +1,8 @@
 """A model with its parameters, as decoding calls it: embed, prefill the cache, extend by one part.
 
 The number of emissions in the prompt and the number to decode are arguments of the compiled
-program; only array shapes compile another one. Arrays are therefore longer than necessary, and what
-the network takes in at once is padded; the cache is then rewound past the padding.
+program; only other array shapes compile another program. Arrays may therefore be longer than
+necessary: prefill inputs are padded, and the cache is then rewound past the padding.
 `bucketed_length` and `bucketed_prefix` choose the sizes.
 """
 
@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
-from autoregressive.decoding.prompts import Prompt
+from autoregressive.decoding.sequences import Prompt
 from autoregressive.model import Model
 from autoregressive.orderings import Covariates
 
-MIN_BUCKET = 16  # arrays and prefixes are not rounded to less
+MIN_BUCKET = 16  # the smallest size that arrays and prefixes are rounded to
 PREFILL_CHUNK = 32  # emissions that a network takes in at once if its cache cannot be rewound
 
 
@@ -28,7 +28,7 @@ class Runner:
   """A model with its parameters; as an argument of a jitted function the model is static.
 
   Attributes:
-    model: a model whose layers are not stacked, see `unrolled`.
+    model: the model; for decoding, one whose layers are not stacked (`unrolled`).
     params: its parameters.
   """
 
@@ -36,7 +36,7 @@ class Runner:
   params: Any
 
   def unrolled(self) -> 'Runner':
-    """The same model with parameters per layer in place of stacked ones, as decoding needs it."""
+    """The same model with one parameter tree per layer, as decoding needs it."""
     # A scan over stacked layers would copy the whole cache at every step.
     network, network_params = self.model.network.unroll(self.params['network'])
     model = self.model.clone(network=network)
@@ -59,13 +59,13 @@ class Runner:
     i: Int[Array, ''],
     covariates: Covariates | None = None,
   ) -> Float[Array, 'batch 1 width']:
-    """The emission at position i as the input that the emission at i + 1 is predicted from."""
+    """The emission at position i as the input that predicts the emission at i + 1."""
     inputs = self.embed(emission, covariates)
     return inputs if covariates is None else inputs + self.embed_covariates(covariates, i + 1, 1)
 
   def embed_covariates(self, covariates: Covariates, start: Int[Array, ''] | int, number: int):
-    """Covariates of `number` emissions from `start`, as a part of the inputs that these are
-    predicted from; zeros beyond the last emission."""
+    """The term that covariates of `number` emissions from `start` on add to the inputs that predict
+    these emissions; beyond the last emission, covariates are zero."""
     if not self.model.features:
       return 0.0
     # The last emission predicts nothing, so its input has no covariates: zeros.
@@ -81,7 +81,7 @@ class Runner:
   def prefill_prompt(
     self, prompt: Prompt, known: Int[Array, ''] | int, room: int, chunk: int = 0
   ) -> tuple[Float[Array, 'batch 1 width'], Any]:
-    """Fills a cache with the beginning that all prompts have: (its last input, the cache).
+    """Fills a cache with the beginning that all prompts share: (the last input, the cache).
 
     The last input is not in the cache yet: the first step of decoding extends the cache by it and
     gets the outputs for the first new emission.
@@ -99,13 +99,13 @@ class Runner:
       # The start token carries the class, and is always known.
       start = self._call(self.model.embed_start, emissions.shape[0], prompt.label)
       inputs, count = jnp.concatenate([start, inputs], 1), known
-    if covariates is not None:  # of the emission that an input predicts, not of its own
+    if covariates is not None:  # those of the emission that an input predicts, not its own
       first = int(self.model.start == 'none')
       inputs += self.embed_covariates(covariates, first, inputs.shape[1])
     longest = inputs.shape[1] - 1
     # `count` is an array, so the last input is not at a fixed place.
     last = jax.lax.dynamic_slice_in_dim(inputs, count, 1, axis=1)
-    # The cache needs room for the padding too, which is rewound only after it was taken in.
+    # The cache needs room for the padding too, which is rewound only afterwards.
     padding = -longest % chunk if chunk else 0
     cache = self.model.network.init_cache(emissions.shape[0], max(room, longest + padding))
     if not longest:
@@ -125,11 +125,11 @@ class Runner:
     Args:
       inputs: the next part of a sequence, padded; its length is a multiple of the chunk.
       count: number of inputs to take in.
-      cache: of what came before.
+      cache: cache of the inputs before them.
       chunk: see `part_sizes`.
     """
     network, at = self.model.network, jnp.int32(0)
-    # Large parts first; what is left over then goes in one by one, if it cannot be padded.
+    # Large parts first; if the rest cannot be padded, it is taken in one by one.
     for size in part_sizes(network, inputs.shape[1], chunk):
       # A cache that can be rewound may take in too much; any other must stop before `count`.
       end = count if network.can_rewind else count - count % size
@@ -157,13 +157,13 @@ def scale_of(covariates: Covariates | None) -> Float[Array, 'batch'] | float:
 
 
 def part_sizes(network, length: int, chunk: int = 0) -> tuple[int, ...]:
-  """How many inputs `Runner.prefill` takes in at once: the first size while it fits, then the next.
+  """How many inputs `Runner.prefill` takes in at once: the first size while it fits, then others.
 
   Args:
     network: if its cache can be rewound, the last part may be padded; otherwise the remainder is
       taken in one by one.
     length: the largest number of inputs.
-    chunk: the most to take in at once; 0: chosen by the network.
+    chunk: the largest number to take in at once; 0: chosen by the network.
   """
   if network.can_rewind:
     return (chunk or length,)
@@ -186,9 +186,9 @@ def bucketed_prefix(network, shortest: int, length: int) -> int:
   lengths share a program.
 
   Args:
-    network: of the model.
+    network: network of the model.
     shortest: emissions of the shortest prompt.
-    length: of the sequences.
+    length: length of the sequences.
   """
   if not shortest or not network.can_rewind:
     return length if shortest else 0
@@ -199,7 +199,7 @@ def bucketed_prefix(network, shortest: int, length: int) -> int:
 def bucketed_length(length: int, context: int) -> int:
   """Length of arrays for `length` emissions: the context, halved or doubled some times."""
   room = context
-  # Doubled while too short, then halved while half is enough: few different lengths.
+  # Doubled while too short, then halved while half is enough, so there are few lengths.
   while room < length:
     room *= 2
   while (half := -(-room // 2)) >= max(length, MIN_BUCKET):

@@ -1,10 +1,10 @@
-"""Beam search: the most probable sequence, searched with several candidates side by side.
+"""Beam search for the most probable sequence, with several candidates side by side.
 
-At each step every live beam is extended by every value, and the best `beams` of all stay. A
+At each step every live beam is extended by every value, and the best `beams` candidates stay. A
 candidate that ends in a stop moves from the beams to a list of finished ones, of which the best
-`beams` are kept; only candidates among the first `beams` may finish. Sequences are ranked by
-log-probability / (emissions drawn)^length_penalty (Wu et al. 2016, section 7, in the form that most
-libraries use): a penalty above 0 favours longer ones.
+`beams` are kept; only the best `beams` candidates may finish. Sequences are ranked by
+log-probability / (emissions drawn)^length_penalty, so a penalty above 0 favours longer ones. (Most
+libraries use this form; Wu et al. 2016, section 7, divide by ((5 + length) / 6)^penalty.)
 """
 
 import dataclasses
@@ -14,9 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from autoregressive.decoding.prompts import Limits, Prompt, common_prefix
 from autoregressive.decoding.runner import Runner
-from autoregressive.decoding.stops import stops_at
+from autoregressive.decoding.sequences import Limits, Prompt, common_prefix, stops_at
 from common.attention import MASKED
 from common.config import ConfigError
 
@@ -27,9 +26,9 @@ class Beams(NamedTuple):
   """Candidates of each sample.
 
   Attributes:
-    emissions: their sequences; 0 beyond their ends.
-    log_prob: of each emission drawn, in nats; 0 for the prompt, and beyond the end.
-    scores: log-probability in nats of what was drawn; for finished ones with the length penalty.
+    emissions: the sequences; 0 beyond their ends.
+    log_prob: log-probability of each drawn emission, in nats; 0 for the prompt, and beyond the end.
+    scores: log-probability of the drawn emissions, in nats; after the length penalty if finished.
     lengths: number of emissions, the stop included.
   """
 
@@ -40,7 +39,7 @@ class Beams(NamedTuple):
 
 
 class Carry(NamedTuple):
-  """What one step hands to the next: position, next input and cache of each beam, candidates."""
+  """The state that one step passes to the next: position, input and cache of each beam, beams."""
 
   i: Int[Array, '']
   inputs: Float[Array, 'rows 1 width']
@@ -56,21 +55,21 @@ def beam_search(
   length_penalty: Float[Array, ''] | float = 1.0,
   limits: Limits | None = None,
 ) -> Beams:
-  """The best sequences found of each sample, best first. Pure: the caller compiles it.
+  """The best sequences found for each sample, best first. Pure: the caller compiles it.
 
   Args:
-    runner: a model of single values with its parameters, unrolled.
-    prompt: of each sample.
+    runner: a model whose emissions are single values, with its parameters, unrolled.
+    prompt: the given beginning of each sample.
     beams: candidates kept per sample.
-    length_penalty: see above.
-    limits: of the prefix and of the sequences; the offset is not used.
+    length_penalty: exponent of the length, see the top of this module.
+    limits: size of the prefix, and where sequences end; the offset is not used.
 
   Raises:
     ConfigError: for a model whose emissions are not single values of a vocabulary.
   """
   if runner.model.values != 1 or not runner.model.head.discrete:
     raise ConfigError(
-      'beam search needs emissions of one value each, of a vocabulary: set sampling.beams=1'
+      'beam search needs emissions of one value each, from a vocabulary: set sampling.beams=1'
     )
   return _Search(runner, prompt, beams, length_penalty, limits or Limits()).run()
 
@@ -91,7 +90,7 @@ class _Search:
     return self.prompt.emissions.shape[1] if self.limits.end is None else self.limits.end
 
   def run(self) -> Beams:
-    """Prefill, one step per emission, and the best of finished and unfinished candidates."""
+    """Prefill, one step per emission, then the best of the finished and live candidates."""
     carry = jax.lax.while_loop(self.can_improve, self.step, self.start())
     live = carry.live
     live = live._replace(scores=self.ranked(live.scores, carry.i - self.prompt.lengths))
@@ -102,7 +101,7 @@ class _Search:
   def ranked(
     self, scores: Float[Array, 'batch some'], drawn: Int[Array, 'batch']
   ) -> Float[Array, 'batch some']:
-    """Log-probabilities of so many emissions with the length penalty."""
+    """log-probability / drawn^length_penalty, given the number of drawn emissions."""
     # At least 1: an empty continuation has a score of 0 at any length.
     return scores / jnp.maximum(drawn, 1)[:, None].astype(jnp.float32) ** self.length_penalty
 
@@ -117,7 +116,7 @@ class _Search:
     live = Beams(
       jnp.repeat(given[:, None], beams, axis=1),
       jnp.zeros((batch, beams, length)),
-      # All beams are equal at first: only one may be extended, or all would stay equal.
+      # All beams are equal at first: only one may be extended, otherwise all would stay equal.
       jnp.where(jnp.arange(beams) == 0, jnp.zeros((batch, 1)), MASKED),
       jnp.full((batch, beams), known),
     )
@@ -127,8 +126,8 @@ class _Search:
   def can_improve(self, carry: Carry) -> Bool[Array, '']:
     """Whether a live beam may still beat the worst finished one, at its best possible length.
 
-    Log-probabilities only fall, so the best case is that the rest has probability one. With a
-    penalty above 0 the rank is then highest at the full length, otherwise right now.
+    Log-probabilities only fall, so in the best case the rest has probability one. The rank is then
+    highest at the full length with a penalty above 0, otherwise at the current length.
     """
     i, live = carry.i, carry.live
     best_length = jnp.where(self.length_penalty > 0, self.end, i)
@@ -147,7 +146,7 @@ class _Search:
       candidates, finished = self.finish(i, candidates, finished)
     _, chosen = jax.lax.top_k(candidates.scores, beams)
     live = jax.tree.map(lambda x: _take(x, chosen), candidates)
-    # Each beam goes on from the cache of the beam that it extends: rows of [batch · beams].
+    # Each beam continues from the cache of the beam that it extends: rows of [batch · beams].
     rows = (jnp.arange(batch)[:, None] * beams + _take(parent, chosen)).reshape(-1)
     cache = jax.tree.map(lambda x: x[rows] if x.ndim else x, cache)
     inputs = runner.embed(live.emissions[:, :, i].reshape(-1, 1, 1))
@@ -162,14 +161,14 @@ class _Search:
     # Rows are [batch · beams]: the beams of a sample lie next to each other.
     log_probs = jax.nn.log_softmax(head.logits(outputs)[:, 0])
     log_probs = log_probs.reshape(batch, beams, vocabulary)
-    # Within a prompt only the given value is possible, and it costs nothing.
+    # Within a prompt only the given value is possible, with log-probability 0.
     given = jax.nn.one_hot(prompt.emissions[:, i, 0], vocabulary, dtype=bool)
     fed = i < prompt.lengths
     forced = jnp.where(given, 0.0, MASKED)[:, None]
     log_probs = jnp.where(fed[:, None, None], forced, log_probs)
     # log p(e_≤i) = log p(e_<i) + log p(e_i | e_<i) of every beam and value, [batch, beams · V].
     total = (live.scores[..., None] + log_probs).reshape(batch, -1)
-    # Each beam has one stopping value per stop at most, so that at least `beams` candidates go on.
+    # At most one value per beam and stop ends a sequence, so at least `beams` candidates stay live.
     stops = 0 if self.limits.stop is None else self.limits.stop.shape[0]
     number = min((1 + stops) * beams, beams * vocabulary)
     scores, flat = jax.lax.top_k(total, number)
@@ -181,15 +180,15 @@ class _Search:
     return Beams(emissions, log_prob, scores, jnp.full(scores.shape, i + 1)), parent
 
   def finish(self, i: Int[Array, ''], candidates: Beams, finished: Beams) -> tuple[Beams, Beams]:
-    """Moves candidates that end in a stop to the finished ones: (those that go on, finished)."""
+    """Moves candidates that end in a stop to the finished ones: (live, finished)."""
     lengths, scores = self.prompt.lengths, candidates.scores
     prompt_lengths = jnp.broadcast_to(lengths[:, None], scores.shape)
     ends = stops_at(candidates.emissions, i, prompt_lengths, self.limits.stop)
-    # Candidates are sorted: one that is not among the first `beams` would not have stayed anyway.
-    counts = ends & (jnp.arange(scores.shape[1]) < self.beams)
-    closed = jnp.where(counts, self.ranked(scores, i + 1 - lengths), IMPOSSIBLE)
+    # Candidates are sorted: only the first `beams` of them could have stayed live.
+    eligible = ends & (jnp.arange(scores.shape[1]) < self.beams)
+    closed = jnp.where(eligible, self.ranked(scores, i + 1 - lengths), IMPOSSIBLE)
     finished = _best(_join(finished, candidates._replace(scores=closed)), self.beams)
-    # What ended goes on as no live beam, whether it was among the finished or not.
+    # A candidate that ended is never live again, even if it was not eligible.
     return candidates._replace(scores=jnp.where(ends, IMPOSSIBLE, scores)), finished
 
 

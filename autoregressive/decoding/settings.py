@@ -22,8 +22,8 @@ class DecodingSettings:
     repetition_penalty: factor that makes values seen before less probable; 1: none.
     frequency_penalty: subtracted from a logit each time its value was seen; 0: none.
     greedy: always choose the most probable value.
-    guidance: weight of the class against no class (Ho & Salimans 2022); 1: the class as trained.
-      Needs a model trained with model.class_dropout.
+    guidance: weight of classifier-free guidance (1 + w in Ho & Salimans 2022); 1: none. Needs a
+      model trained with model.class_dropout.
     beams: width of beam search; 1: none.
     length_penalty: beams are ranked by log-probability / length^penalty.
     length: length of a sample in tokens or frames, the prompt included, for data without a fixed
@@ -33,8 +33,8 @@ class DecodingSettings:
       tokens than the tokenizer does not stop it; bytes and characters have only one spelling.
     slide: whether a sequence may be longer than the model's context: when the context is full,
       decoding continues from its last half.
-    draft_ahead: tokens that a draft model, if there is one, proposes per pass of the large model.
-    prefill_chunk: process the prompt in parts of this many emissions, to save memory; 0: choose
+    draft_ahead: tokens that a draft model, if there is one, proposes per pass of the target model.
+    prefill_chunk: process the prompt in parts of this many emissions, to save memory; 0: chosen
       by the network.
 
   Raises:
@@ -73,7 +73,7 @@ class DecodingSettings:
     for name, (valid, wanted) in checks.items():
       if not valid:
         raise ConfigError(f'sampling.{name} must be {wanted}, got {values[name]}')
-    # A transform would change what a beam is ranked by.
+    # Beams are ranked by log-probabilities without transforms.
     if self.beams > 1 and (self.active_transforms() or self.guidance != 1):
       raise ConfigError(
         f'sampling.beams={self.beams} ranks by the log-probability of the model itself: turn off '
@@ -94,9 +94,9 @@ class DecodingSettings:
 
   def program_transforms(self) -> dict[str, Float[Array, '']]:
     """The transforms that the compiled program contains: `active_transforms`, and those that are
-    off but cost next to nothing. So few programs serve a sweep over all settings."""
+    off but cost almost nothing, so that few programs serve a sweep over all settings."""
     chosen = self.active_transforms().keys()
-    # Off at 1 and 0: both then change nothing, for the cost of one division and one comparison.
+    # At 1 and 0 they change nothing, at the cost of one division and one comparison.
     chosen |= set() if self.greedy else {'temperature', 'min_p'}
     for group in SHARED_COST:
       chosen |= group if chosen & group else set()
@@ -104,10 +104,10 @@ class DecodingSettings:
     return {name: jnp.float32(values[name]) for name in TRANSFORMS if name in chosen}
 
   def stop_rows(self) -> Int[Array, 'stops longest'] | None:
-    """Stop sequences as rows, right-aligned and padded with -1; None: there are none.
+    """Stop sequences as rows, right-aligned and padded with -1; None if there are none.
 
-    Texts must have been turned into tokens before. Both sizes are rounded up to powers of two, so
-    that other stops do not compile another program; the last row fills the rows left over.
+    Texts must already be tokens. Both sizes are rounded up to powers of two, so that other stops do
+    not compile another program; the last stop is repeated in the rows left over.
     """
     if not self.stop:
       return None

@@ -13,17 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Num
 
-from autoregressive.decoding.stops import Generated, cut_at_stop, first_stop
+from autoregressive.decoding.sequences import Generated, cut_at_stop, first_stop
 
 # (emissions [batch, context, values], lengths [batch], offset) -> the window, drawn to its end
 DrawWindow = Callable[[np.ndarray, np.ndarray, Array], Generated]
 
 
 class Slid(NamedTuple):
-  """What was drawn, and the number of emissions that each window has begun with."""
+  """The drawn sequences, and the number of given emissions at the beginning of each window."""
 
   made: Generated
-  begun: list[int]
+  given: list[int]
 
 
 def slide(
@@ -36,7 +36,7 @@ def slide(
 ) -> Slid:
   """Draws the rest of sequences that are longer than the context.
 
-  Returns arrays of that length or more.
+  The returned arrays are at least as long as the given ones.
 
   Args:
     draw_window: draws a window of the context's length from its beginning.
@@ -44,8 +44,8 @@ def slide(
     lengths: number of emissions of each prompt.
     context: emissions that the model takes, at least 2 periods.
     stop: see `DecodingSettings.stop_rows`, or None.
-    period: windows begin at multiples of it, so that a place in a window (a voice of a frame) means
-      what it meant in training.
+    period: emissions in a token or frame; windows begin at multiples of it, so that a place in a
+      window holds the same voice of a frame as in training.
   """
   batch, length, _ = emissions.shape
   half, known = context // (2 * period) * period, int(lengths.min())
@@ -53,15 +53,15 @@ def slide(
   begin = half * -(-max(known - context + 1, 0) // half)
   room = context * (2 + (length - 1) // context)  # few shapes, whatever the length
   emissions = np.pad(emissions, ((0, 0), (0, room - length), (0, 0)))
-  log_prob, begun = np.zeros((batch, room), np.float32), []
+  log_prob, given = np.zeros((batch, room), np.float32), []
   while True:
     end = begin + context
-    # What an earlier window has drawn is given to this one.
+    # Emissions that earlier windows have drawn are given to this one.
     fed = np.clip(np.maximum(lengths, known) - begin, 0, context)
-    begun.append(int(fed.min()))
+    given.append(int(fed.min()))
     made = draw_window(emissions[:, begin:end], fed, jnp.int32(begin))
     emissions[:, begin:end] = made.emissions
-    # What earlier windows have drawn keeps its log-probability: there it was not given.
+    # Emissions that an earlier window has drawn keep the log-probability from there.
     log_prob[:, known:end] = made.log_prob[:, known - begin :]
     known, begin = min(end, length), begin + half
     if known == length:
@@ -70,7 +70,7 @@ def slide(
     if stop is not None and (_first_stop(emissions[..., 0], lengths, stop) <= known).all():
       break
   made = Generated(jnp.asarray(emissions), jnp.asarray(log_prob), jnp.full(batch, length))
-  return Slid(made if stop is None else _cut_at_stop(made, lengths, stop, length), begun)
+  return Slid(made if stop is None else _cut_at_stop(made, lengths, stop, length), given)
 
 
 _first_stop, _cut_at_stop = jax.jit(first_stop), jax.jit(cut_at_stop)

@@ -1,18 +1,19 @@
-"""Speculative decoding: a small model drafts, the large one checks several tokens in one pass.
+"""Speculative decoding: a small model drafts, the target model checks several tokens per pass.
 
 Leviathan et al. 2023, algorithm 1; Chen et al. 2023. Each round has three parts:
 
   propose   the draft draws tokens x_1 .. x_ahead from its distributions q
-  verify    the large model computes its distributions p of all of them in one pass, and accepts
+  verify    the target model computes its distributions p for all of them in one pass, and accepts
             each x with probability min(1, p(x) / q(x))
   commit    the first token that is not accepted is replaced by a draw from max(p - q, 0),
             normalised, and both caches are rewound to it
 
-The result has the distribution of the large model p alone, transforms included, whatever the draft
-q. The samples of a batch advance together, by the least number accepted among them plus one. That
-number is a stopping time: it depends on no token after the one at which it stops. So each sample's
-distribution stays exact; a large batch only accepts fewer tokens. A given token is always accepted,
-and a sample that has stopped accepts every token, so that it does not hold up the others.
+The result has exactly the distribution p of the target model, transforms included, for any draft q.
+The samples of a batch advance together, by the smallest number accepted among them plus one. That
+number is a stopping time: it does not depend on any token after the one at which it stops. So each
+sample's distribution stays exact, but a large batch accepts fewer tokens per round. Given tokens
+are always accepted, and a sample that has stopped accepts every token, so it does not delay the
+others.
 """
 
 import dataclasses
@@ -23,40 +24,46 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from autoregressive.decoding.prompts import Limits, Prompt, common_prefix
 from autoregressive.decoding.runner import Runner
-from autoregressive.decoding.stops import Generated, cut_at_stop, first_stop
+from autoregressive.decoding.sequences import (
+  Generated,
+  Limits,
+  Prompt,
+  common_prefix,
+  cut_at_stop,
+  first_stop,
+)
 from autoregressive.decoding.transforms import LogitTransforms, needs_counts, transform
 from autoregressive.heads.base import Head
 from autoregressive.model import Model
 from common.config import ConfigError
 
-DRAFT, ACCEPT, REPLACE = range(3)  # what a random number is for: folded into its key
+DRAFT, ACCEPT, REPLACE = range(3)  # the use of a random number, folded into its key
 
 
 class Speculated(NamedTuple):
-  """What was drawn, and the number of passes of the large model that it took."""
+  """The drawn sequences, and the number of passes of the target model."""
 
   made: Generated
   rounds: Int[Array, '']
 
 
 class Task(NamedTuple):
-  """What stays the same from round to round.
+  """The arguments of `speculate`, which stay the same in every round.
 
   Attributes:
-    large, small: the model to draw from, and the draft.
+    target, draft: the model to draw from, and the draft.
     keys: one per sample.
-    given: tokens of the prompts, with room for the last round, which may run over the end.
+    given: tokens of the prompts, with room for the last round, which may run past the end.
     lengths: number of tokens of each prompt.
     transforms: those that are on.
     greedy: whether distributions are one-hot at their mode. A Python value.
     ahead: tokens drafted per round. A Python value.
-    limits: of the sequences; `end` is set.
+    limits: limits of the sequences, with `end` set.
   """
 
-  large: Runner
-  small: Runner
+  target: Runner
+  draft: Runner
   keys: Key[Array, 'batch']
   given: Int[Array, 'batch room']
   lengths: Int[Array, 'batch']
@@ -71,26 +78,26 @@ class Task(NamedTuple):
     return self.given.shape[1] - self.ahead - 1
 
 
-class Branch(NamedTuple):
-  """Where a model stands: its next input, and the cache of what came before."""
+class ModelState(NamedTuple):
+  """The state of one of the two models: its next input, and the cache of the inputs before it."""
 
   inputs: Float[Array, 'batch 1 width']
   cache: Any
 
 
 class Progress(NamedTuple):
-  """What one round hands to the next: position, rounds so far, both models, what was drawn."""
+  """The state that one round passes to the next: position, rounds, both models, the sequences."""
 
   i: Int[Array, '']
   rounds: Int[Array, '']
-  large: Branch
-  small: Branch
+  target: ModelState
+  draft: ModelState
   tokens: Int[Array, 'batch room']
   log_prob: Float[Array, 'batch room']
 
 
 class Proposal(NamedTuple):
-  """What the draft proposes: tokens, its distributions of them, its cache with all of them."""
+  """Proposed tokens, the draft's distributions for them, and its cache with all of them."""
 
   tokens: Int[Array, 'batch ahead']
   q: Float[Array, 'batch ahead vocabulary']
@@ -98,13 +105,13 @@ class Proposal(NamedTuple):
 
 
 class Verdict(NamedTuple):
-  """What the large model says of a proposal.
+  """The judgement of the target model on a proposal.
 
   Attributes:
-    outputs: of the large model at each proposed token, and after the last.
+    outputs: its outputs for each proposed token, and for the token after them.
     p: its distributions.
-    accepted: how many tokens each sample accepts.
-    cache: of the large model, with all tokens.
+    accepted: number of tokens that each sample accepts.
+    cache: its cache, with all proposed tokens.
   """
 
   outputs: Float[Array, 'batch ahead+1 size']
@@ -117,7 +124,10 @@ def check_models(model: Model, draft: Model, transforms: LogitTransforms) -> Non
   """Raises ConfigError if the draft cannot work for the model, or with these transforms."""
   for one in (model, draft):
     if one.values != 1 or not one.head.discrete:
-      raise ConfigError('speculative decoding needs emissions of one value each, of a vocabulary')
+      raise ConfigError(
+        'speculative decoding needs emissions of one value each, from a vocabulary: sample without '
+        'a draft'
+      )
     if not one.network.can_rewind:
       raise ConfigError(
         'speculative decoding needs networks whose cache can be rewound, such as the transformer; '
@@ -128,9 +138,12 @@ def check_models(model: Model, draft: Model, transforms: LogitTransforms) -> Non
       f'the draft has a vocabulary of {draft.head.vocabulary}, the model one of '
       f'{model.head.vocabulary}; speculative decoding needs the same'
     )
-  # A draft may be trained without classes: it then proposes the same for every class.
+  # A draft may be trained without classes: its proposals then do not depend on the class.
   if draft.num_classes not in (0, model.num_classes):
-    raise ConfigError(f'the draft has {draft.num_classes} classes, the model {model.num_classes}')
+    raise ConfigError(
+      f'the draft has {draft.num_classes} classes, the model {model.num_classes}: train the draft '
+      'on the same data, or without classes'
+    )
   if needs_counts(transforms):
     raise ConfigError(
       'speculative decoding allows no repetition or frequency penalty: leave them at '
@@ -139,8 +152,8 @@ def check_models(model: Model, draft: Model, transforms: LogitTransforms) -> Non
 
 
 def speculate(
-  large: Runner,
-  small: Runner,
+  target: Runner,
+  draft: Runner,
   keys: Key[Array, 'batch'],
   prompt: Prompt,
   transforms: LogitTransforms,
@@ -151,40 +164,40 @@ def speculate(
   """Draws the rest of sequences whose beginning is given. Pure: the caller compiles it.
 
   Args:
-    large: the model to draw from, unrolled.
-    small: a cheaper model of the same vocabulary, unrolled.
+    target: the model to draw from, unrolled.
+    draft: a cheaper model of the same vocabulary, unrolled.
     keys: one per sample.
-    prompt: of each sample.
+    prompt: the given beginning of each sample.
     transforms: those that are on; they act on the logits of both models.
-    greedy: take the mode in place of a draw. A Python value.
+    greedy: take the mode instead of a draw. A Python value.
     ahead: tokens drafted per round. A Python value.
-    limits: of the prefix and of the sequences; the offset is not used.
+    limits: size of the prefix, and where sequences end; the offset is not used.
 
   Raises:
-    ConfigError: for models that do not go together (`check_models`), or ahead below 1.
+    ConfigError: for models that do not fit each other (`check_models`), or ahead below 1.
   """
-  check_models(large.model, small.model, transforms)
+  check_models(target.model, draft.model, transforms)
   if ahead < 1:
     raise ConfigError(f'speculative decoding needs sampling.draft_ahead of at least 1, got {ahead}')
   limits = limits or Limits()
   batch, length, _ = prompt.emissions.shape
-  # The last round may run over the end by what it drafts and the token after that.
+  # The last round may run past the end, by the tokens it drafts and the one after them.
   room = length + ahead + 1
   given = jnp.pad(prompt.emissions[..., 0], ((0, 0), (0, ahead + 1)))
   end = length if limits.end is None else limits.end
   common, known = common_prefix(prompt, limits)
   limits = dataclasses.replace(limits, end=end)
-  task = Task(large, small, keys, given, prompt.lengths, transforms, greedy, ahead, limits)
+  task = Task(target, draft, keys, given, prompt.lengths, transforms, greedy, ahead, limits)
   progress = Progress(
     known,
     jnp.int32(0),
-    _prefilled(large, common, known, room, limits.chunk),
-    _prefilled(small, common, known, room, limits.chunk),
+    _prefilled(target, common, known, room, limits.chunk),
+    _prefilled(draft, common, known, room, limits.chunk),
     jnp.where(jnp.arange(room) < known, given, 0),
     jnp.zeros((batch, room)),
   )
   progress = jax.lax.while_loop(
-    functools.partial(_goes_on, task), functools.partial(_round, task), progress
+    functools.partial(_is_running, task), functools.partial(_round, task), progress
   )
   made = Generated(
     progress.tokens[:, :length, None], progress.log_prob[:, :length], jnp.full(batch, end)
@@ -194,39 +207,40 @@ def speculate(
   return Speculated(made, progress.rounds)
 
 
-def propose(task: Task, i: Int[Array, ''], branch: Branch) -> Proposal:
+def propose(task: Task, i: Int[Array, ''], state: ModelState) -> Proposal:
   """Drafts the tokens i, i + 1, .. of each sample.
 
-  The draft runs once more than it proposes, so that its cache holds the last token too, in case all
-  are accepted.
+  The draft runs once more than it proposes: if all tokens are accepted, its cache must hold the
+  last one too.
   """
-  draft = functools.partial(_draft_one, task)
-  last, (tokens, q) = jax.lax.scan(draft, branch, i + jnp.arange(task.ahead + 1))
+  last, (tokens, q) = jax.lax.scan(
+    functools.partial(_draft_one, task), state, i + jnp.arange(task.ahead + 1)
+  )
   # From [ahead + 1, batch, ...], without the extra run.
   tokens, q = (x[: task.ahead].swapaxes(0, 1) for x in (tokens, q))
   return Proposal(tokens, q, last.cache)
 
 
-def _draft_one(task: Task, branch: Branch, i: Int[Array, '']):
-  outputs, cache = task.small.extend(branch.inputs, branch.cache)
-  q = _distribution(task, task.small.model.head, outputs[:, 0])
+def _draft_one(task: Task, state: ModelState, i: Int[Array, '']):
+  outputs, cache = task.draft.extend(state.inputs, state.cache)
+  q = _distribution(task, task.draft.model.head, outputs[:, 0])
   # A token of the prompt replaces the draw: `verify` accepts it whatever q says.
   token = _or_given(task, i, _pick(task, q, i, DRAFT))
-  return Branch(task.small.embed(token[:, None, None]), cache), (token, q)
+  return ModelState(task.draft.embed(token[:, None, None]), cache), (token, q)
 
 
 def verify(task: Task, progress: Progress, proposal: Proposal) -> Verdict:
-  """One pass of the large model over the proposal, and the number of tokens it accepts."""
+  """One pass of the target model over the proposal, and the number of tokens it accepts."""
   i, tokens, ahead = progress.i, proposal.tokens, task.ahead
   # The input of the last step, then the drafted tokens: ahead + 1 outputs, one after each.
-  drafted = task.large.embed(tokens[..., None])
-  inputs = jnp.concatenate([progress.large.inputs, drafted], 1)
-  outputs, cache = task.large.extend(inputs, progress.large.cache)
-  p = _distribution(task, task.large.model.head, outputs)
-  # The output before a drafted token judges it, so p[:, j] belongs to the token i + j.
+  drafted = task.target.embed(tokens[..., None])
+  inputs = jnp.concatenate([progress.target.inputs, drafted], 1)
+  outputs, cache = task.target.extend(inputs, progress.target.cache)
+  p = _distribution(task, task.target.model.head, outputs)
+  # A token is judged by the output before it, so p[:, j] is the distribution of token i + j.
   at = i + jnp.arange(ahead)
   chance = jax.vmap(functools.partial(_uniform, task), out_axes=1)(at)
-  # Given tokens are no draws, and those after a stop are cut off: neither may cost a round.
+  # Given tokens were not drawn, and tokens after a stop are cut off later: accept both.
   stopped = _ends(task, progress.tokens) <= i
   free = (at < task.lengths[:, None]) | stopped[:, None]
   # u < min(1, p / q), without the division: q may be 0 for a given token.
@@ -236,49 +250,49 @@ def verify(task: Task, progress: Progress, proposal: Proposal) -> Verdict:
 
 
 def commit(task: Task, progress: Progress, proposal: Proposal, verdict: Verdict) -> Progress:
-  """Writes the accepted tokens and one more, and rewinds both caches behind the last."""
+  """Writes the accepted tokens and one more, and rewinds both caches to just before that one."""
   i, ahead, lengths = progress.i, task.ahead, task.lengths
   kept = verdict.accepted.min()  # the batch advances together
-  # q is 0 past the draft: if all tokens are accepted, the one after them is drawn from p itself.
+  # q is 0 after the draft: if all tokens are accepted, the one after them is drawn from p itself.
   q = jnp.pad(proposal.q, ((0, 0), (0, 1), (0, 0)))
-  left = jnp.maximum(verdict.p - q, 0)[:, kept]
-  replaced = _or_given(task, i + kept, _pick(task, left, i + kept, REPLACE))
+  residual = jnp.maximum(verdict.p - q, 0)[:, kept]
+  replaced = _or_given(task, i + kept, _pick(task, residual, i + kept, REPLACE))
   tokens = jnp.pad(proposal.tokens, ((0, 0), (0, 1)))
   # A sample that accepted more than `kept` keeps its own token there.
   last = jnp.where(verdict.accepted > kept, tokens[:, kept], replaced)
   tokens = tokens.at[:, kept].set(last)
-  # The model itself, without transforms: `outputs` are from before them.
-  log_prob = task.large.model.head.log_prob(verdict.outputs, tokens[..., None])
+  # Log-probabilities under the model itself: `outputs` are from before the transforms.
+  log_prob = task.target.model.head.log_prob(verdict.outputs, tokens[..., None])
   log_prob = jnp.where(i + jnp.arange(ahead + 1) < lengths[:, None], 0.0, log_prob)
-  # Both caches hold ahead + 1 new inputs; the last of them that stays is the token before `last`.
+  # Both caches hold ahead + 1 new inputs, of which kept + 1 stay: up to the token before `last`.
   back = ahead - kept
   last = last[:, None, None]
-  large, small = task.large, task.small
+  target, draft = task.target, task.draft
   # Tokens beyond `kept` are written too: the next round overwrites them.
   return Progress(
     i + kept + 1,
     progress.rounds + 1,
-    Branch(large.embed(last), large.model.network.rewind(verdict.cache, back)),
-    Branch(small.embed(last), small.model.network.rewind(proposal.cache, back)),
+    ModelState(target.embed(last), target.model.network.rewind(verdict.cache, back)),
+    ModelState(draft.embed(last), draft.model.network.rewind(proposal.cache, back)),
     jax.lax.dynamic_update_slice(progress.tokens, tokens, (0, i)),
     jax.lax.dynamic_update_slice(progress.log_prob, log_prob, (0, i)),
   )
 
 
 def _round(task: Task, progress: Progress) -> Progress:
-  proposal = propose(task, progress.i, progress.small)
+  proposal = propose(task, progress.i, progress.draft)
   return commit(task, progress, proposal, verify(task, progress, proposal))
 
 
-def _goes_on(task: Task, progress: Progress) -> Bool[Array, '']:
-  """Whether a sample has neither stopped nor reached the end."""
+def _is_running(task: Task, progress: Progress) -> Bool[Array, '']:
+  """Whether any sample has neither stopped nor reached the end."""
   running = (_ends(task, progress.tokens) > progress.i).any()
   return (progress.i < task.limits.end) & running
 
 
 def _ends(task: Task, tokens: Int[Array, 'batch room']) -> Int[Array, 'batch']:
-  """Where each sample stops. Beyond i if it has not stopped, whatever an earlier round has left
-  there: a stop can only end after position i."""
+  """Where each sample stops. For a sample that has not stopped before position i the result is
+  above i, whatever tokens an earlier round has left from i on."""
   stop, end = task.limits.stop, task.limits.end
   if stop is None:
     return jnp.full(tokens.shape[0], end)
@@ -287,10 +301,10 @@ def _ends(task: Task, tokens: Int[Array, 'batch room']) -> Int[Array, 'batch']:
 
 def _prefilled(
   runner: Runner, common: Prompt, known: Int[Array, ''], room: int, chunk: int
-) -> Branch:
-  """A model after the beginning that all prompts have; a draft may know no classes."""
+) -> ModelState:
+  """A model after the beginning that all prompts share; a draft may have no classes."""
   label = common.label if runner.model.num_classes else None
-  return Branch(*runner.prefill_prompt(common._replace(label=label), known, room, chunk))
+  return ModelState(*runner.prefill_prompt(common._replace(label=label), known, room, chunk))
 
 
 def _distribution(
@@ -300,13 +314,14 @@ def _distribution(
   logits = head.logits(outputs)[..., 0, :]
   if task.greedy:
     return jax.nn.one_hot(logits.argmax(-1), logits.shape[-1])
-  # Transforms before the comparison: p and q are what each model would draw from.
+  # Transforms come before the comparison: p and q are the distributions that are drawn from.
   return jax.nn.softmax(transform(logits, task.transforms))
 
 
 def _keys(task: Task, i: Int[Array, ''], use: int) -> Key[Array, 'batch']:
   """A key per sample for one use at position i."""
-  # By position, not by round: so random numbers do not depend on how the rounds fall.
+  # By position, not by round, so random numbers do not depend on where rounds begin. A position
+  # that is drafted again uses the same numbers: its first draft has influenced nothing.
   fold = jax.vmap(jax.random.fold_in, (0, None))
   return fold(fold(task.keys, i), use)
 
@@ -320,7 +335,7 @@ def _pick(
   task: Task, weights: Float[Array, 'batch vocabulary'], i: Int[Array, ''], use: int
 ) -> Int[Array, 'batch']:
   """A draw with probabilities proportional to the weights."""
-  # Unnormalised weights are enough: categorical takes logits up to a constant, log 0 = -inf.
+  # Weights need no normalisation: `categorical` takes logits up to a constant; log 0 = -inf.
   draws = jax.vmap(jax.random.categorical)(_keys(task, i, use), jnp.log(weights))
   return draws.astype(jnp.int32)
 

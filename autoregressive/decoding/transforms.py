@@ -16,8 +16,9 @@ their strength does not depend on it; they also act in greedy decoding. 'Seen be
 prompt as well as what was drawn. Values that tie with the last one kept are kept.
 
 The values of the transforms are arguments of the compiled program: a new temperature does not
-recompile. A cheap transform is always on, at a value that changes nothing; one that needs a sort or
-counts costs nothing when it is off (`DecodingSettings.program_transforms`).
+recompile. A cheap transform is in every program, if need be at a value that changes nothing; a
+transform that needs a sort or counts is left out when it is off
+(`DecodingSettings.program_transforms`).
 """
 
 from collections.abc import Mapping
@@ -55,9 +56,9 @@ def temperature(
 ) -> Float[Array, '*batch vocabulary']:
   """Divides by the temperature; at 0 only the largest logit stays."""
   del counts
-  # The limit is a case of its own: logits / 0 would be infinite, and their softmax NaN.
-  cold = jnp.where(logits == logits.max(-1, keepdims=True), 0.0, MASKED)
-  return jnp.where(value > MIN_TEMPERATURE, logits / jnp.maximum(value, MIN_TEMPERATURE), cold)
+  # The limit is a separate case: logits / 0 would be infinite, and their softmax NaN.
+  greedy = jnp.where(logits == logits.max(-1, keepdims=True), 0.0, MASKED)
+  return jnp.where(value > MIN_TEMPERATURE, logits / jnp.maximum(value, MIN_TEMPERATURE), greedy)
 
 
 def top_k(

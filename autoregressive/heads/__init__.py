@@ -1,6 +1,6 @@
 """Heads: from the outputs of a network at one position to a distribution over one emission.
 
-They all derive from `base.Head`, which lists their members.
+They all derive from `base.Head`, which documents their members.
 """
 
 from collections.abc import Mapping
@@ -35,15 +35,14 @@ def build_head(settings: Mapping, ordering: Ordering) -> Head:
     kind = 'numbers' if numbers else f'values in [0, {ordering.vocabulary})'
     suitable = [known for known, head in HEADS.items() if head.over_numbers == numbers]
     raise ConfigError(
-      f'head {name!r} does not suit emissions that are {kind}; known for these: '
-      f'{", ".join(suitable)}'
+      f'head {name!r} does not suit emissions that are {kind}; heads that do: {", ".join(suitable)}'
     )
-  # Heads take of these what their constructors name; the config never repeats the data's sizes.
+  # `component` passes only the sizes that a head's constructor names.
   offer = {'values': ordering.values, 'vocabulary': ordering.vocabulary}
   head = component(HEADS, settings, 'head', **offer)
   if head.counts and not ordering.counts:
     raise ConfigError(
-      f"head {name!r} is over whole numbers from 0; the data has others: use 'gaussian', "
-      "'student_t' or 'quantiles'"
+      f'head {name!r} is over whole numbers from 0, but the data has other numbers: use '
+      "'gaussian', 'student_t' or 'quantiles'"
     )
   return head

@@ -11,21 +11,21 @@ Scale = Float[Array, '*#batch'] | float
 
 
 class Head:
-  """A distribution over one emission. A subclass is a frozen dataclass; the values are neutral.
+  """A distribution over one emission. A subclass is a frozen dataclass; defaults are neutral.
 
   Every method takes the `scale` of the sequence, which matters only to heads over numbers
   (autoregressive/heads/numbers.py).
 
   Attributes:
-    values: values in an emission.
+    values: number of values in an emission.
     size: outputs of the network per emission.
     rows: rows of the embedding table of a value; 0: values enter the network as numbers, through
       `network_inputs`.
     discrete: whether `logits` gives a table of logits, which decoding may transform.
-    likelihood: whether `log_prob` is a log-likelihood (with quantiles it is a score).
+    likelihood: whether `log_prob` is a log-likelihood; for quantiles it is a score.
     over_numbers: whether values are numbers; otherwise they are integers in [0, vocabulary), and
       the head has the setting `vocabulary`.
-    counts: whether the numbers are whole and at least 0.
+    counts: whether the head is over whole numbers from 0.
   """
 
   values: int
@@ -67,5 +67,5 @@ class Head:
   def mode(
     self, outputs: Float[Array, '*batch size'], scale: Scale = 1.0
   ) -> Num[Array, '*batch values']:
-    """The most probable emission, or what comes closest to it."""
+    """The most probable emission, or an approximation if it has no closed form."""
     raise NotImplementedError

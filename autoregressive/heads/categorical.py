@@ -17,10 +17,10 @@ class Categorical(Head):
   """Each value of an emission has its own softmax over the vocabulary.
 
   Attributes:
-    values: values in an emission.
+    values: number of values in an emission.
     vocabulary: a value is an integer in [0, vocabulary).
-    pad_to: the table of outputs is padded to a multiple of this (a multiple of 128 suits matrix
-      units); the padding takes no part in the softmax.
+    pad_to: outputs per value are padded to a multiple of this (multiples of 128 suit matrix
+      units); the softmax leaves the padding out.
   """
 
   values: int
@@ -32,7 +32,7 @@ class Categorical(Head):
   @property
   def rows(self) -> int:
     """Outputs per value: the vocabulary, padded."""
-    # Rounded up: -(-a // b) = ⌈a / b⌉.
+    # -(-a // b) = ⌈a / b⌉
     return -(-self.vocabulary // self.pad_to) * self.pad_to
 
   @property
@@ -76,7 +76,7 @@ class Bernoulli(Categorical):
   """Each value is 0 or 1, from one output: the log-odds of 1.
 
   Raises:
-    ConfigError: for a vocabulary of other than two values.
+    ConfigError: for a vocabulary that does not have two values.
   """
 
   pad_to: ClassVar[int] = 1
@@ -95,6 +95,6 @@ class Bernoulli(Categorical):
 
   def logits(self, outputs: Float[Array, '... size']) -> Float[Array, '... values 2']:
     """The log-odds as a table of two logits, which decoding may transform."""
-    # softmax([0, o])[1] = σ(o)
+    # The log-odds o of 1, because softmax([0, o])[1] = σ(o).
     odds = outputs.astype(jnp.float32)
     return jnp.stack([jnp.zeros_like(odds), odds], -1)

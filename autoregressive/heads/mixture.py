@@ -17,18 +17,18 @@ LOG_SCALE_MIN = -7.0  # a logistic narrower than this lies within one of 256 bin
 class LogisticMixture(Head):
   """A mixture of logistics, integrated over the bin of each level; the outer bins are open.
 
-  On the scale of [-1, 1] level j has the bin x_j ± 1/(levels - 1), and a logistic with mean μ and
-  inverse scale s gives it σ(s·(x_j + half - μ)) - σ(s·(x_j - half - μ)); without a lower end at
-  the first level, without an upper end at the last, so a pixel's probabilities sum to one. Their
-  logarithm is exact, where the paper's code replaces small differences by a density.
+  On the scale of [-1, 1], level j has the bin x_j ± h with h = 1/(levels - 1). A logistic with mean
+  μ and inverse scale s gives it the probability σ(s·(x_j + h - μ)) - σ(s·(x_j - h - μ)). The first
+  bin has no lower end and the last no upper end, so the probabilities of a channel sum to one. Logs
+  of these differences are exact here; the paper's code replaces small differences by a density.
 
-  Three channels share the component, and within it they follow one another (equation 3): the mean
-  of green is moved by a·red, that of blue by b·red + c·green, with |a|, |b|, |c| < 1.
+  Three channels share the component. Within it (equation 3), a·red is added to the mean of green,
+  and b·red + c·green to the mean of blue, with |a|, |b|, |c| < 1.
 
   Attributes:
     values: channels of a pixel: 1 or 3.
     vocabulary: levels; a value is an integer in [0, vocabulary).
-    components: components of the mixture.
+    components: number of components of the mixture.
 
   Raises:
     ConfigError: for another number of channels, fewer than two levels, or no component.
@@ -50,7 +50,7 @@ class LogisticMixture(Head):
 
   @property
   def size(self) -> int:
-    """Outputs per emission: a weight, then means, scales and coefficients of each component."""
+    """Outputs per emission: weight, means, log-scales and coefficients of each component."""
     return self.components * (3 if self.values == 1 else 10)
 
   def network_inputs(
@@ -69,7 +69,7 @@ class LogisticMixture(Head):
     """Log-probability of an emission, in nats."""
     del scale
     weights, *rest = self._parameters(outputs)
-    # log Σ_k π_k ∏_c P_k(level_c): channels share the component, so they add up before the sum.
+    # log Σ_k π_k ∏_c P_k(level_c): the product over channels is inside the sum over components.
     for channel in range(self.values):
       centre, log_scale = self._channel(channel, rest, emission)
       weights += self._bin(emission[..., channel, None], centre, log_scale)
@@ -81,7 +81,7 @@ class LogisticMixture(Head):
     """An emission drawn from the distribution: a component, then channel after channel."""
     del scale
     weights, *rest = self._parameters(outputs)
-    # One component for all channels: they share it.
+    # One component for all channels.
     component_key, key = jax.random.split(key)
     component = jax.random.categorical(component_key, weights)[..., None]
     noise = jax.random.logistic(key, (*weights.shape[:-1], self.values))
@@ -89,7 +89,7 @@ class LogisticMixture(Head):
     for channel in range(self.values):  # in order: the mean of a channel depends on those before
       parameters = self._channel(channel, rest, emission)
       centre, log_scale = (jnp.take_along_axis(x, component, -1)[..., 0] for x in parameters)
-      # Inverse transform: μ + s·logit(u), and `noise` is standard logistic.
+      # A logistic variable: location + scale · standard logistic noise.
       x = centre + jnp.exp(log_scale) * noise[..., channel]
       level = jnp.round((x + 1) * ((self.vocabulary - 1) / 2))  # from [-1, 1]
       level = jnp.clip(level, 0, self.vocabulary - 1)  # the outer bins are open
@@ -101,7 +101,8 @@ class LogisticMixture(Head):
   ) -> Int[Array, '*batch values']:
     """The most probable level of each channel in turn, given the channels before it."""
     del scale
-    posterior, *rest = self._parameters(outputs)  # of the component: the weights at first
+    # Log-posterior of the component, given the channels so far: at first the log-weights.
+    posterior, *rest = self._parameters(outputs)
     levels = jnp.arange(self.vocabulary)
     emission = jnp.zeros((*posterior.shape[:-1], self.values), jnp.int32)
     for channel in range(self.values):
@@ -127,7 +128,7 @@ class LogisticMixture(Head):
   def _channel(self, channel, parameters, emission):
     """Centre and log-scale of a channel in each component, given the channels before it."""
     means, log_scales, coefficients = parameters
-    # Coefficients in the order a, b, c: red → green, red → blue, green → blue.
+    # Coefficients in the order a, b, c: red → green (index 0); red → blue, green → blue (from 1).
     centre, first = means[..., channel, :], channel * (channel - 1) // 2
     before = to_unit(emission, self.vocabulary)
     for i in range(channel):
@@ -135,14 +136,13 @@ class LogisticMixture(Head):
     return centre, log_scales[..., channel, :]
 
   def _bin(self, level, centre, log_scale):
-    """log(σ(upper) - σ(lower)) of a level's bin, by way of
-    σ(a) - σ(b) = σ(a)·σ(-b)·(1 - exp(b - a))."""
+    """log(σ(a) - σ(b)) of a level's bin, whose ends on the scale of the logistic are a and b."""
     distance, half = to_unit(level, self.vocabulary) - centre, 1 / (self.vocabulary - 1)
     sharpness = jnp.exp(-log_scale)
     below = jax.nn.log_sigmoid(sharpness * (distance + half))
     above = jax.nn.log_sigmoid(-sharpness * (distance - half))
-    # σ(a)·σ(-b)·(1 - exp(b - a)) with a - b = 2·half·sharpness: no difference of near equals.
+    # σ(a) - σ(b) = σ(a)·σ(-b)·(1 - exp(b - a)) with a - b = 2·half·sharpness: no cancellation.
     both = below + above + jnp.log(-jnp.expm1(-2 * half * sharpness))
-    # The outer bins are open: σ(upper) = 1 at the last level, σ(lower) = 0 at the first.
+    # The outer bins are open: σ(a) = 1 at the last level, σ(b) = 0 at the first.
     inner = jnp.where(level == self.vocabulary - 1, above, both)
     return jnp.where(level == 0, below, inner)

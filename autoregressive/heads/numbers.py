@@ -1,7 +1,7 @@
 """Heads over numbers: the values of time series, real or counted.
 
-All take a `scale` ν, such as 1 + mean |z| of a series' past (Salinas et al. 2020, section 3.3): the
-network sees emission/ν, the distribution is that of the emission itself, so likelihoods of
+All take a `scale` ν, such as 1 + mean |z| of a series' past (Salinas et al. 2020, section 3.3). The
+network sees emission/ν, but the distribution is over the emission itself, so likelihoods of
 differently scaled series can be compared. Without a scale ν is 1.
 
 Parametrisations differ between libraries. GluonTS keeps the negative binomial's shape as ν grows
@@ -26,21 +26,22 @@ MIN_SCALE = 1e-6  # relative to ν, so that a constant series has a finite likel
 
 @dataclasses.dataclass(frozen=True)
 class NumberHead(Head):
-  """The part that these heads share.
+  """The base of the heads over numbers.
 
   Attributes:
     values: numbers in an emission, independent given the past.
+    outputs_per_value: outputs of the network for each of them.
   """
 
   values: int
 
-  parameters: ClassVar[int]  # of the distribution of one value
+  outputs_per_value: ClassVar[int]
   over_numbers: ClassVar[bool] = True
 
   @property
   def size(self) -> int:
     """Outputs per emission."""
-    return self.values * self.parameters
+    return self.values * self.outputs_per_value
 
   def network_inputs(
     self, emission: Num[Array, '*batch values'], scale: Scale = 1.0
@@ -50,9 +51,9 @@ class NumberHead(Head):
 
   def _split(self, outputs: Float[Array, '*batch size'], scale: Scale):
     """The outputs of each parameter [..., values] in float32, and the scale [..., 1]."""
-    outputs = outputs.astype(jnp.float32)
     # float32 before the softplus: scales and densities lose too much in bfloat16.
-    table = outputs.reshape(*outputs.shape[:-1], self.values, self.parameters)
+    outputs = outputs.astype(jnp.float32)
+    table = outputs.reshape(*outputs.shape[:-1], self.values, self.outputs_per_value)
     return *jnp.moveaxis(table, -1, 0), _per_value(scale)
 
 
@@ -65,12 +66,12 @@ def _per_value(scale: Scale) -> Float[Array, '*batch 1']:
 class Gaussian(NumberHead):
   """Normal with mean ν·o₁ and standard deviation ν·softplus(o₂)."""
 
-  parameters: ClassVar[int] = 2
+  outputs_per_value: ClassVar[int] = 2
 
-  def moments(self, outputs: Float[Array, '*batch size'], scale: Scale = 1.0):
+  def parameters(self, outputs: Float[Array, '*batch size'], scale: Scale = 1.0):
     """Mean and standard deviation [..., values]."""
     mean, raw, scale = self._split(outputs, scale)
-    # Both parameters in units of ν: the network need not know how large the series is.
+    # Both are in units of ν, so the network need not know how large the series is.
     return scale * mean, scale * (jax.nn.softplus(raw) + MIN_SCALE)
 
   def log_prob(
@@ -80,20 +81,20 @@ class Gaussian(NumberHead):
     scale: Scale = 1.0,
   ) -> Float[Array, '...']:
     """Log-density of an emission, in nats."""
-    return stats.norm.logpdf(emission, *self.moments(outputs, scale)).sum(-1)
+    return stats.norm.logpdf(emission, *self.parameters(outputs, scale)).sum(-1)
 
   def sample(
     self, outputs: Float[Array, '*batch size'], key: Key[Array, ''], scale: Scale = 1.0
   ) -> Float[Array, '*batch values']:
     """An emission drawn from the distribution."""
-    mean, deviation = self.moments(outputs, scale)
+    mean, deviation = self.parameters(outputs, scale)
     return mean + deviation * jax.random.normal(key, mean.shape)
 
   def mode(
     self, outputs: Float[Array, '*batch size'], scale: Scale = 1.0
   ) -> Float[Array, '*batch values']:
     """The mean."""
-    return self.moments(outputs, scale)[0]
+    return self.parameters(outputs, scale)[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,9 +104,9 @@ class StudentT(NumberHead):
   More than two degrees of freedom give it a variance: scale²·df/(df - 2).
   """
 
-  parameters: ClassVar[int] = 3
+  outputs_per_value: ClassVar[int] = 3
 
-  def shape(self, outputs: Float[Array, '*batch size'], scale: Scale = 1.0):
+  def parameters(self, outputs: Float[Array, '*batch size'], scale: Scale = 1.0):
     """Degrees of freedom, location and scale [..., values]."""
     centre, width, df, scale = self._split(outputs, scale)
     # df > 2, so that the variance exists; the location and the width are in units of ν.
@@ -118,34 +119,34 @@ class StudentT(NumberHead):
     scale: Scale = 1.0,
   ) -> Float[Array, '...']:
     """Log-density of an emission, in nats."""
-    return stats.t.logpdf(emission, *self.shape(outputs, scale)).sum(-1)
+    return stats.t.logpdf(emission, *self.parameters(outputs, scale)).sum(-1)
 
   def sample(
     self, outputs: Float[Array, '*batch size'], key: Key[Array, ''], scale: Scale = 1.0
   ) -> Float[Array, '*batch values']:
     """An emission drawn from the distribution."""
-    df, centre, width = self.shape(outputs, scale)
+    df, centre, width = self.parameters(outputs, scale)
     return centre + width * jax.random.t(key, df, centre.shape)
 
   def mode(
     self, outputs: Float[Array, '*batch size'], scale: Scale = 1.0
   ) -> Float[Array, '*batch values']:
     """The location."""
-    return self.shape(outputs, scale)[1]
+    return self.parameters(outputs, scale)[1]
 
 
 @dataclasses.dataclass(frozen=True)
 class NegativeBinomial(NumberHead):
   """Counts with mean μ = ν·softplus(o₁) and variance μ + αμ², α = softplus(o₂)/√ν.
 
-  Salinas et al. 2020 (DeepAR), section 3.1. A Poisson whose rate is gamma-distributed; α is the
-  squared coefficient of variation of the rate.
+  Salinas et al. 2020 (DeepAR), section 3.1. It is a Poisson whose rate has a gamma distribution; α
+  is the squared coefficient of variation of the rate.
   """
 
-  parameters: ClassVar[int] = 2
+  outputs_per_value: ClassVar[int] = 2
   counts: ClassVar[bool] = True
 
-  def moments(self, outputs: Float[Array, '*batch size'], scale: Scale = 1.0):
+  def parameters(self, outputs: Float[Array, '*batch size'], scale: Scale = 1.0):
     """Mean μ and overdispersion α [..., values]."""
     mean, raw, scale = self._split(outputs, scale)
     # μ = ν·softplus(o₁), α = softplus(o₂) / √ν (Salinas et al. 2020, section 3.3).
@@ -159,7 +160,7 @@ class NegativeBinomial(NumberHead):
     scale: Scale = 1.0,
   ) -> Float[Array, '...']:
     """Log-probability of an emission of whole numbers, in nats."""
-    mean, alpha = self.moments(outputs, scale)
+    mean, alpha = self.parameters(outputs, scale)
     count, r = emission.astype(jnp.float32), 1 / alpha
     # ln P = ln[Γ(k + r) / (Γ(r)·k!)] + r·ln p + k·ln(1 - p) with r = 1/α, p = 1/(1 + αμ).
     ways = -betaln(r, count + 1) - jnp.log(r + count)
@@ -170,7 +171,7 @@ class NegativeBinomial(NumberHead):
     self, outputs: Float[Array, '*batch size'], key: Key[Array, ''], scale: Scale = 1.0
   ) -> Float[Array, '*batch values']:
     """An emission drawn from the distribution: whole numbers, as floats."""
-    mean, alpha = self.moments(outputs, scale)
+    mean, alpha = self.parameters(outputs, scale)
     rate_key, key = jax.random.split(key)
     # A Poisson whose rate is Gamma with shape 1/α and mean μ is this negative binomial.
     rate = jax.random.gamma(rate_key, 1 / alpha) * alpha * mean
@@ -180,14 +181,14 @@ class NegativeBinomial(NumberHead):
     self, outputs: Float[Array, '*batch size'], scale: Scale = 1.0
   ) -> Float[Array, '*batch values']:
     """The most probable count: ⌊μ(1 - α)⌋, or 0 where α ≥ 1."""
-    mean, alpha = self.moments(outputs, scale)
+    mean, alpha = self.parameters(outputs, scale)
     # (r - 1)·(1 - p)/p with r = 1/α and (1 - p)/p = αμ.
     return jnp.floor(jnp.maximum(mean * (1 - alpha), 0))
 
 
 @dataclasses.dataclass(frozen=True)
 class Quantiles(NumberHead):
-  """Chosen quantiles, trained by the quantile loss; no likelihood.
+  """Quantiles at chosen levels, trained with the quantile loss; no likelihood.
 
   The outputs of a value are its first quantile and, through a softplus, the steps from each to
   the next, so quantiles never cross (Park et al. 2022).
@@ -197,7 +198,7 @@ class Quantiles(NumberHead):
     levels: the quantiles' levels, rising within (0, 1).
 
   Raises:
-    ConfigError: for levels that do not rise within (0, 1).
+    ConfigError: for levels that do not rise strictly within (0, 1).
   """
 
   levels: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -205,14 +206,14 @@ class Quantiles(NumberHead):
   likelihood: ClassVar[bool] = False
 
   def __post_init__(self):
-    # Strict at both ends as well: a level of 0 or 1 has no quantile on the real line.
+    # Levels of 0 and 1 are excluded too: they have no quantile on the real line.
     ends = (0.0, *self.levels, 1.0)
     if len(ends) < 3 or any(a >= b for a, b in itertools.pairwise(ends)):
       raise ConfigError(f'head.levels must rise strictly within (0, 1), got {self.levels}')
 
   @property
-  def parameters(self) -> int:
-    """Outputs per value."""
+  def outputs_per_value(self) -> int:
+    """One output for each quantile of a value."""
     return len(self.levels)
 
   def quantiles(
@@ -220,7 +221,7 @@ class Quantiles(NumberHead):
   ) -> Float[Array, '*batch values levels']:
     """The quantiles of each value, rising."""
     outputs = outputs.astype(jnp.float32)
-    table = outputs.reshape(*outputs.shape[:-1], self.values, self.parameters)
+    table = outputs.reshape(*outputs.shape[:-1], self.values, self.outputs_per_value)
     # q_1 = o_1, q_k = q_{k-1} + softplus(o_k): rising by construction.
     steps = table.at[..., 1:].set(jax.nn.softplus(table[..., 1:]))
     return _per_value(scale)[..., None] * jnp.cumsum(steps, -1)
@@ -231,9 +232,9 @@ class Quantiles(NumberHead):
     emission: Num[Array, '*#batch values'],
     scale: Scale = 1.0,
   ) -> Float[Array, '...']:
-    """A score in place of a log-density: minus the quantile losses Σ ρ_τ(emission - q_τ)/ν, where
+    """A score instead of a log-density: minus the quantile losses Σ ρ_τ(emission - q_τ)/ν, where
     ρ_τ(u) = u·(τ - [u < 0]) (Koenker & Bassett 1978). It is in units of the scale, so that large
-    series do not outweigh the others."""
+    series do not outweigh small ones."""
     # u of each level, [..., values, levels].
     over = (emission[..., None] - self.quantiles(outputs, scale)) / _per_value(scale)[..., None]
     levels = jnp.array(self.levels)
@@ -245,17 +246,17 @@ class Quantiles(NumberHead):
   ) -> Float[Array, '*batch values']:
     """An emission at a uniform level: linear between quantiles, never beyond the outer ones."""
     table = self.quantiles(outputs, scale)
-    return _between(jax.random.uniform(key, table.shape[:-1]), jnp.array(self.levels), table)
+    return _interpolated(jax.random.uniform(key, table.shape[:-1]), jnp.array(self.levels), table)
 
   def mode(
     self, outputs: Float[Array, '*batch size'], scale: Scale = 1.0
   ) -> Float[Array, '*batch values']:
-    """The median, as quantiles do not determine a mode."""
+    """The median: quantiles do not determine a mode."""
     table = self.quantiles(outputs, scale)
-    return _between(jnp.full(table.shape[:-1], 0.5), jnp.array(self.levels), table)
+    return _interpolated(jnp.full(table.shape[:-1], 0.5), jnp.array(self.levels), table)
 
 
-def _between(
+def _interpolated(
   level: Float[Array, '*batch'],
   levels: Float[Array, 'levels'],
   quantiles: Float[Array, '*batch levels'],

@@ -11,17 +11,17 @@ from common.config import ConfigError, pick
 
 
 class Layout(NamedTuple):
-  """How one kind of model is stored.
+  """How the files of one kind of model are organised.
 
   Attributes:
     names: public names of the 'embedding' table and of a 'block'.
-    ignored: endings of the names of tensors that are not parameters.
-    fixed: settings that every network of this kind has.
-    rename: a name that some folders use -> the public name.
+    ignored: name endings of tensors that are not parameters.
+    fixed: settings that all networks of this kind share.
+    rename: name of a tensor in a folder -> its public name.
     from_config: config.json -> (network settings, tied, vocabulary).
     to_config: Transformer -> its part of config.json.
-    outer, inner: parameters outside the blocks -> tensors, and back.
-    export, restore: (a block's parameters, Transformer) -> tensors, and back.
+    export_outer, import_outer: parameters outside the blocks -> tensors, and back.
+    export_block, import_block: (a block's parameters, Transformer) -> tensors, and back.
   """
 
   names: Mapping[str, str]
@@ -30,10 +30,10 @@ class Layout(NamedTuple):
   rename: Callable
   from_config: Callable
   to_config: Callable
-  outer: Callable
-  inner: Callable
-  export: Callable
-  restore: Callable
+  export_outer: Callable
+  import_outer: Callable
+  export_block: Callable
+  import_block: Callable
 
 
 def split_heads(qkv, network: Transformer):
@@ -41,8 +41,8 @@ def split_heads(qkv, network: Transformer):
 
   Each of them is [..., heads · dim].
   """
-  # Our kernel keeps the heads that share a key next to each other, so that a tensor-parallel split
-  # of its columns keeps each group whole; the public layouts store q, k and v one after the other.
+  # Our kernel keeps the heads that share a key next to each other, so that splitting its columns
+  # over devices keeps each group whole. The public layouts store q, k and v one after the other.
   kv_heads, groups = network.key_heads, network.heads // network.key_heads
   # Each key head holds the queries of its group, then its key, then its value.
   heads = qkv.reshape(*qkv.shape[:-1], kv_heads, groups + 2, network.dim)
@@ -93,7 +93,7 @@ def _gpt2_to_config(network):
   )
 
 
-def _gpt2_export(block, network):
+def _gpt2_export_block(block, network):
   qkv = {
     # One joint kernel and bias in GPT-2 too, but as [q of all heads, k of all, v of all].
     part: jnp.concatenate(split_heads(value, network), -1)
@@ -110,19 +110,19 @@ def _gpt2_export(block, network):
 
 
 def _gpt2_norm(name, norm):
-  """A norm; GPT-2 always has a bias, so a norm without one gets zeros."""
+  """A norm. GPT-2 always has a bias, so a norm without one gets zeros."""
   scale = norm['scale']
   return {f'{name}.weight': scale, f'{name}.bias': norm.get('bias', jnp.zeros_like(scale))}
 
 
 def _gpt2_dense(name, dense):
-  """A projection, [in, out] as in ours; without a bias it gets a bias of zeros."""
+  """A projection, [in, out] like ours. Without a bias it gets a bias of zeros."""
   kernel = dense['kernel']
   bias = dense.get('bias', jnp.zeros_like(kernel[0]))
   return {f'{name}.weight': kernel, f'{name}.bias': bias}
 
 
-def _gpt2_restore(tensors, network):
+def _gpt2_import_block(tensors, network):
   dense, norm = functools.partial(_dense, tensors), functools.partial(_norm, tensors)
   joint = {
     part: join_heads(*jnp.split(x, 3, -1), network) for part, x in dense('attn.c_attn').items()
@@ -146,18 +146,18 @@ def _norm(tensors, name):
 
 
 def _gpt2_rename(name):
-  """Folders of the model without its head leave out the prefix."""
+  """Adds the prefix, which folders of the model without its head leave out."""
   return name if name.startswith(('transformer.', 'lm_head.')) else f'transformer.{name}'
 
 
-def _gpt2_outer(flat):
+def _gpt2_export_outer(flat):
   return {
     'transformer.wpe.weight': flat['position_embed']['embedding'],
     **_gpt2_norm('transformer.ln_f', flat['final_norm']),
   }
 
 
-def _gpt2_inner(tensors):
+def _gpt2_import_outer(tensors):
   return {
     'position_embed': {'embedding': tensors['transformer.wpe.weight']},
     'final_norm': _norm(tensors, 'transformer.ln_f'),
@@ -181,10 +181,10 @@ GPT2 = Layout(
   rename=_gpt2_rename,
   from_config=_gpt2_from_config,
   to_config=_gpt2_to_config,
-  outer=_gpt2_outer,
-  inner=_gpt2_inner,
-  export=_gpt2_export,
-  restore=_gpt2_restore,
+  export_outer=_gpt2_export_outer,
+  import_outer=_gpt2_import_outer,
+  export_block=_gpt2_export_block,
+  import_block=_gpt2_import_block,
 )
 
 
@@ -194,7 +194,7 @@ def _llama_rotary(config) -> dict[str, Any]:
   rotary = config.get('rope_parameters') or config.get('rope_scaling') or {}
   base = rotary.get('rope_theta') or config.get('rope_theta', 10_000.0)
   kind = rotary.get('rope_type', rotary.get('type', 'default'))
-  # The parameters of each kind in the order of `positions.rotary_frequencies`, with their types.
+  # Settings of each kind, in the order that `positions.rotary_frequencies` takes them, with types.
   fields = {
     'default': {},
     'linear': {'factor': float},
@@ -241,12 +241,12 @@ def _llama_to_config(network):
     name, factor, *more = network.rotary_scaling
     if name not in ('linear', 'llama3'):
       raise ConfigError(
-        f'network.rotary_scaling {name!r} has no public name; known: linear, llama3'
+        f'network.rotary_scaling {name!r} has no equivalent in Llama; known: linear, llama3'
       )
     rotary |= {'rope_type': name, 'factor': factor}
     if name == 'llama3':
       names = ('original_max_position_embeddings', 'low_freq_factor', 'high_freq_factor')
-      # Defaults of those left out: high_freq_factor=4, low_freq_factor=1.
+      # Values left out get the defaults of `rotary_frequencies`: low 1, high 4.
       rotary |= dict(zip(names, (*more, *(0, 1.0, 4.0)[len(more) :]), strict=True))
   return dict(
     architectures=['LlamaForCausalLM'],
@@ -266,7 +266,7 @@ def _llama_to_config(network):
   )
 
 
-def _llama_export(block, network):
+def _llama_export_block(block, network):
   query, key, value = split_heads(block['attention']['qkv']['kernel'], network)
   # Our gate and up projections are one matrix, the gate first.
   gate, up = jnp.split(block['up']['kernel'], 2, -1)
@@ -285,7 +285,7 @@ def _llama_export(block, network):
   }
 
 
-def _llama_restore(tensors, network):
+def _llama_import_block(tensors, network):
   kernels = {  # theirs are [out, in]
     name.removesuffix('.weight'): tensor.T
     for name, tensor in tensors.items()
@@ -302,11 +302,11 @@ def _llama_restore(tensors, network):
   }
 
 
-def _llama_outer(flat):
+def _llama_export_outer(flat):
   return {'model.norm.weight': flat['final_norm']['scale']}
 
 
-def _llama_inner(tensors):
+def _llama_import_outer(tensors):
   return {'final_norm': {'scale': tensors['model.norm.weight']}}
 
 
@@ -327,10 +327,10 @@ LLAMA = Layout(
   rename=str,
   from_config=_llama_from_config,
   to_config=_llama_to_config,
-  outer=_llama_outer,
-  inner=_llama_inner,
-  export=_llama_export,
-  restore=_llama_restore,
+  export_outer=_llama_export_outer,
+  import_outer=_llama_import_outer,
+  export_block=_llama_export_block,
+  import_block=_llama_import_block,
 )
 
 LAYOUTS: Mapping[str, Layout] = {'gpt2': GPT2, 'llama': LLAMA}

@@ -1,14 +1,14 @@
 """Published weights: GPT-2 and Llama, read and written as safetensors in the public layout.
 
-A folder holds `config.json` and `model.safetensors`, or several such files with an index: the
-layout of `transformers`. Both kinds of model are settings of the one transformer of this family,
-and a round trip gives the same files.
+A folder holds `config.json` and `model.safetensors`, or several such files with an index, as
+`transformers` writes them. Both kinds of model are settings of this family's transformer, and a
+round trip gives the same files.
 
   config, params = read_weights('gpt2/')        sections of a config, and a model's parameters
   write_weights('mine/', config, params, ...)   the other way
 
-`python -m experiments.convert` does both: --read turns weights into a run, --write a run into
-weights.
+`python -m experiments.convert` does both: --read turns weights into a run, and --write turns a run
+into weights.
 """
 
 import json
@@ -50,7 +50,7 @@ class Published(NamedTuple):
   params: Any
 
   def model(self) -> Model:
-    """The model. It has no start token: published models were trained on windows of text."""
+    """The model. It has no start token: these models were trained on windows of text."""
     network = Transformer(**self.network)
     head = Categorical(1, self.vocabulary)
     return Model(network, head, 1, self.vocabulary, tied=self.tied, start='none')
@@ -62,17 +62,17 @@ def read_weights(
   """Reads a folder of published weights for a model of this family.
 
   Args:
-    folder: what `transformers` calls a pretrained model.
-    context: longest input of the model; None: as it was trained. A table of learned positions is
-      cut to this length.
+    folder: a pretrained model in the layout of `transformers`.
+    context: longest input of the model; None: the length it was trained with. A table of learned
+      positions is cut to this length.
 
   Returns:
-    Sections of a config (configs/autoregressive/base.py): 'ordering', 'network', 'head', 'model';
-      and 'vocabulary', 'context'. The network's length is not a setting: it comes from the data.
-    Parameters of the model that `method.build_model` builds from them.
+    The sections 'ordering', 'network', 'head' and 'model' of a config, with 'vocabulary' and
+      'context' next to them. The network's length is not a setting: it comes from the data.
+    Parameters of the model that `method.build_model` builds from these sections.
 
   Raises:
-    ConfigError: as `read`; for a context longer than the learned positions.
+    ConfigError: as in `read`; for a context longer than the learned positions.
   """
   published = read(folder)
   network = Transformer(**published.network)
@@ -81,7 +81,7 @@ def read_weights(
     if context > network.max_length:
       raise ConfigError(
         f'{folder} has learned {network.max_length} positions, too few for a context of {context}; '
-        'choose a shorter one'
+        f'choose a context of at most {network.max_length}'
       )
     # Positions count from 0, so a shorter context keeps the first rows.
     table = params['network']['position_embed']['embedding'][:context]
@@ -106,27 +106,27 @@ def write_weights(
   context: int,
   shard_bytes: int = 5 * 10**9,
 ) -> None:
-  """Writes a model of this family as GPT-2 or Llama, whichever it is.
+  """Writes a model of this family as Llama if its positions are rotary, otherwise as GPT-2.
 
   Args:
-    folder: to write into.
-    config: with the sections 'network', 'head' and 'model'.
-    params: of the model.
+    folder: the folder to write.
+    config: a config with the sections 'network', 'head' and 'model'.
+    params: parameters of the model.
     vocabulary: number of tokens; the padding of the tables is left out.
     context: longest input of the network.
-    shard_bytes: largest size of a file, unless a single tensor is larger.
+    shard_bytes: largest size of a file, except that a tensor is never split.
 
   Raises:
-    ConfigError: if the model has a setting that neither kind knows; the first one is named.
+    ConfigError: for the first setting of the model that the public layout cannot express.
   """
   required = {
     'network.name': (config['network']['name'], 'transformer'),
     'head.name': (config['head']['name'], 'categorical'),
     'model.logit_cap': (config['model']['logit_cap'], 0),
   }
-  for name, (value, right) in required.items():
-    if value != right:
-      raise ConfigError(f'published weights need {name}={right!r}, got {value!r}')
+  for name, (value, expected) in required.items():
+    if value != expected:
+      raise ConfigError(f'published weights need {name}={expected!r}, got {value!r}')
   if 'start_embed' in params:
     raise ConfigError(
       "published weights have no start embedding: train with model.start='none' or 'token'"
@@ -146,8 +146,8 @@ def read(folder: str | pathlib.Path) -> Published:
   """Reads a folder of published weights.
 
   Raises:
-    ConfigError: for a folder without weights, another kind of model, or tensors that are missing,
-      unknown or not of the shape that config.json implies; the first of them is named.
+    ConfigError: for a folder without weights, another kind of model, or the first tensor that is
+      missing, unknown or not of the shape that config.json implies.
   """
   folder = pathlib.Path(folder)
   if not (folder / 'config.json').exists():
@@ -158,7 +158,7 @@ def read(folder: str | pathlib.Path) -> Published:
   network, tied, vocabulary = layout.from_config(config)
   published = Published(name, network, tied, vocabulary, None)
   tensors = {layout.rename(key): value for key, value in _load(folder).items()}
-  # Before any parameter is made, so that a wrong folder fails by name and not by shape.
+  # Checked before parameters are made, so that errors name the tensor.
   _compare(tensors, _expected(published), folder, layout.ignored)
   return published._replace(params=_import(published, tensors))
 
@@ -167,7 +167,7 @@ def write(published: Published, folder: str | pathlib.Path, shard_bytes: int = 5
   """Writes a folder of published weights, in files of at most `shard_bytes` if tensors allow.
 
   Raises:
-    ConfigError: if the network has settings that this kind of model does not know.
+    ConfigError: for a setting of the network that this kind of model does not have.
   """
   layout = pick(LAYOUTS, published.kind, 'kind of published weights')
   network = Transformer(**published.network)
@@ -186,9 +186,9 @@ def write(published: Published, folder: str | pathlib.Path, shard_bytes: int = 5
   tensors = {k: np.ascontiguousarray(v) for k, v in _export(published).items()}
   written = _save(tensors, folder, shard_bytes)
   atomic_write(folder / 'config.json', json.dumps(config, indent=2) + '\n')
-  # After the new files are complete, so that an interruption leaves a readable folder.
+  # Files of earlier weights are deleted last, so that an interruption leaves a readable folder.
   for path in {*folder.glob('model*.safetensors'), folder / INDEX} - written:
-    path.unlink(missing_ok=True)  # left over from other weights
+    path.unlink(missing_ok=True)
 
 
 def _export(published: Published) -> Tensors:
@@ -197,9 +197,9 @@ def _export(published: Published) -> Tensors:
   params = dict(published.params)
   _, flat = network.unroll(params['network'])
   table = params['token_embed']['embedding']
-  tensors = {layout.names['embedding']: table} | layout.outer(flat)
+  tensors = {layout.names['embedding']: table} | layout.export_outer(flat)
   for i in range(network.layers):
-    layer = layout.export(flat[f'block_{i}'], network)
+    layer = layout.export_block(flat[f'block_{i}'], network)
     tensors |= {f'{layout.names["block"]}.{i}.{name}': value for name, value in layer.items()}
   if not published.tied:
     tensors['lm_head.weight'] = params['output_proj']['kernel'].T  # theirs is [out, in]
@@ -210,11 +210,11 @@ def _import(published: Published, tensors: Tensors):
   """Parameters from tensors whose names and shapes have been checked."""
   layout, network = LAYOUTS[published.kind], Transformer(**published.network)
   tensors = {name: jnp.asarray(value, jnp.float32) for name, value in tensors.items()}
-  flat = layout.inner(tensors)
+  flat = layout.import_outer(tensors)
   for i in range(network.layers):
     start = f'{layout.names["block"]}.{i}.'
     layer = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
-    flat[f'block_{i}'] = layout.restore(layer, network)
+    flat[f'block_{i}'] = layout.import_block(layer, network)
   params = {'network': flat, 'token_embed': {'embedding': tensors[layout.names['embedding']]}}
   if not published.tied:
     params['output_proj'] = {'kernel': tensors['lm_head.weight'].T}
@@ -222,7 +222,7 @@ def _import(published: Published, tensors: Tensors):
 
 
 def _expected(published: Published) -> dict[str, tuple[int, ...]]:
-  """Shapes of all tensors, by their public names."""
+  """Shapes of all tensors that a model has, by their public names."""
   tokens = jax.ShapeDtypeStruct((1, 2, 1), jnp.int32)
   params = jax.eval_shape(published.model().init, jax.random.key(0), tokens)['params']
   # Shapes only: no weights are allocated for the comparison.
@@ -267,7 +267,7 @@ def _save(
   """One file, or several with an index; returns their paths."""
   shards, size = [{}], 0
   for name, value in tensors.items():
-    # A tensor is never split: a larger one gets a file of its own.
+    # A tensor is never split: one above the limit gets a separate file.
     if size and size + value.nbytes > shard_bytes:
       shards.append({})
       size = 0

@@ -1,6 +1,6 @@
 """Causal networks: embedded sequence in, hidden states out.
 
-They all derive from `base.CausalNetwork`, which lists their members and what each means.
+They all derive from `base.CausalNetwork`, which documents their members.
 """
 
 from collections.abc import Callable, Mapping

@@ -72,16 +72,16 @@ class Attention(nn.Module):
     inputs: AttentionInputs,
     rotation: Rotation | None,
   ) -> tuple[Float[Array, 'batch length width'], KVCache | None]:
-    """Mixes positions.
+    """Attention of the positions of h to each other and to those in the cache.
 
     Args:
       h: hidden states.
-      cache: of this layer, or None.
+      cache: the cache of this layer, or None.
       inputs: what each query sees, and where in the cache the queries begin.
       rotation: cosines and sines of the positions of h, for rotary positions.
 
     Returns:
-      The mixed hidden states, and the cache with the keys and values of h.
+      The projected mixture of values, and the cache with the keys and values of h added.
     """
     batch, length, width = h.shape
     groups = self.heads // self.kv_heads  # query heads that share a key head
@@ -94,14 +94,14 @@ class Attention(nn.Module):
       query, key = self.qk_norm(name='query_norm')(query), self.qk_norm(name='key_norm')(key)
     if rotation is not None:  # in float32: bfloat16 cannot tell neighbouring angles apart
       query, key = (pos.rotate(x.astype(jnp.float32), *rotation) for x in (query, key))
-    # A factor of the queries is a factor of the scores: it comes on top of 1/√dim in `attend`.
+    # Scaling queries scales the scores, in addition to the 1/√dim in `attend`.
     if self.scale != 1:
       query = query * self.scale
     key = key[:, :, 0].astype(value.dtype)
     if cache is not None:  # keys enter the cache rotated: their positions never change
       cache = cache.write(key, value, inputs.offset)
       key, value = cache
-    # Without a rate there is no module either, and no random key is used up.
+    # At rate 0 there is no dropout module, so no random key is used.
     drop = None
     if self.dropout and self.train:
       drop = nn.Dropout(self.dropout, deterministic=False)

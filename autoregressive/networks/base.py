@@ -7,22 +7,22 @@ from jaxtyping import Array, Float, Int
 
 
 class CausalNetwork(nn.Module):
-  """A network whose hidden[:, i] depends on h[:, <= i] alone.
+  """A network whose hidden[:, i] depends only on h[:, <= i].
 
   h[:, 0] is the start token, which carries the class (see autoregressive/model.py). With a cache,
   h is the next part of a sequence, of any length. The batch is the leading axis of every array in
   a cache, except for scalars.
 
-  Every subclass has the flax field `width`, the width of its inputs. The members below are plain
-  class attributes or properties, not flax fields, and their values here are neutral.
+  Every subclass has the flax field `width`, the width of its inputs and hidden states. The members
+  below are plain class attributes or properties, not flax fields; their defaults are neutral.
 
   Attributes:
-    sequential: whether the network takes several inputs one after the other even when it is given
-      them at once, so that larger parts are no faster.
+    sequential: whether the network processes inputs one after the other even if it gets several at
+      once, so that larger parts are no faster.
     can_rewind: whether `rewind` works, which speculative decoding needs.
     max_length: the longest sequence that the network can take; None: any.
-    output_scale: factor of everything that is projected from the hidden states.
-    grid: (rows, columns) of a network over images; None: the network knows of no image.
+    output_scale: factor of the outputs that are projected from the hidden states.
+    grid: (rows, columns) of a network over images; None for any other network.
   """
 
   sequential = False
@@ -31,18 +31,13 @@ class CausalNetwork(nn.Module):
   output_scale = 1.0
   grid = None
 
-  @property
-  def hidden_width(self) -> int:
-    """The width of the hidden states."""
-    return self.width
-
   def __call__(
     self,
     h: Float[Array, 'batch length width'],
     cache: Any = None,
     train: bool = False,
     segments: Int[Array, 'batch length'] | None = None,
-  ) -> tuple[Float[Array, 'batch length hidden_width'], Any]:
+  ) -> tuple[Float[Array, 'batch length width'], Any]:
     """Runs the network on a whole sequence, or on the next part of one.
 
     Args:
@@ -50,7 +45,7 @@ class CausalNetwork(nn.Module):
       cache: state after the previous parts, from `init_cache` or an earlier call; None: h is a
         whole sequence.
       train: whether dropout is on; it needs the random stream 'dropout'.
-      segments: number of the document that each position belongs to, where several documents are
+      segments: number of the document that each position belongs to, if several documents are
         packed into a sequence; a position sees only its own document. Not with a cache.
 
     Returns:
@@ -67,8 +62,8 @@ class CausalNetwork(nn.Module):
     raise NotImplementedError(f'the cache of {type(self).__name__} cannot be rewound')
 
   def unroll(self, params: Any) -> tuple['CausalNetwork', Any]:
-    """The same network, and its parameters, with one parameter tree per layer.
+    """The same network and its parameters, with one parameter tree per layer.
 
-    Decoding takes this form: a scan over stacked layers would copy the whole cache at each token.
+    Decoding uses this form: a scan over stacked layers would copy the whole cache at each token.
     """
     return self, params

@@ -21,25 +21,25 @@ from autoregressive.networks.raster import (
 from common.config import ConfigError
 
 
-def _check_kernels(*kernels: int) -> None:
-  for kernel in kernels:
+def _check_kernels(**kernels: int) -> None:
+  for name, kernel in kernels.items():
     if kernel < 3 or kernel % 2 == 0:
-      raise ConfigError(f'network: kernels must be odd, and 3 or more, got {kernel}')
+      raise ConfigError(f'network.{name} must be odd and at least 3, got {kernel}')
 
 
 class PixelCNN(RasterNetwork):
-  """One stream of masked convolutions. Its receptive field has a blind spot above right.
+  """One stream of masked convolutions, with a blind spot above and to the right of a pixel.
 
   Van den Oord et al. 2016a, table 1 and figure 5: a first convolution with mask A, then residual
   blocks of 1 × 1, kernel × kernel and 1 × 1 with mask B, then 1 × 1 convolutions, the last of
   which is the model's projection. The start token is added to the first features.
 
   Attributes:
-    length, grid: of the ordering.
-    width: features of an emission, an even number; the blocks have half that number inside.
+    length, grid: length and grid of the ordering.
+    width: features of an emission, an even number; the blocks use half of them inside.
     layers: residual blocks.
     kernel, first_kernel: sides of the windows, odd.
-    dtype: of the products.
+    dtype: type of the products.
 
   Raises:
     ConfigError: for an odd width or an even kernel.
@@ -53,7 +53,7 @@ class PixelCNN(RasterNetwork):
 
   def __post_init__(self):
     super().__post_init__()
-    _check_kernels(self.kernel, self.first_kernel)
+    _check_kernels(kernel=self.kernel, first_kernel=self.first_kernel)
     if self.width % 2:
       raise ConfigError(f'network.width must be even, got {self.width}')
 
@@ -69,7 +69,7 @@ class PixelCNN(RasterNetwork):
       near = kernel // 2
       return conv(features, rows=(near, 0), columns=(near, near), **more)
 
-    # Mask A leaves the pixel itself out, once; from there on mask B may take it in.
+    # Mask A in the first layer excludes the pixel itself; then mask B may include its features.
     self.first_conv = square(features, self.first_kernel, centre='A', first=True)
     self.start_proj = nn.Dense(features, use_bias=False)
     # Figure 5 (left): 2h features to h, masked convolution, h to 2h.
@@ -103,11 +103,11 @@ class GatedPixelCNN(RasterNetwork):
   (equation 4).
 
   Attributes:
-    length, grid: of the ordering.
+    length, grid: length and grid of the ordering.
     width: features of an emission.
     layers: gated layers.
     kernel, first_kernel: sides of the windows, odd.
-    dtype: of the products.
+    dtype: type of the products.
 
   Raises:
     ConfigError: for an even kernel.
@@ -121,7 +121,7 @@ class GatedPixelCNN(RasterNetwork):
 
   def __post_init__(self):
     super().__post_init__()
-    _check_kernels(self.kernel, self.first_kernel)
+    _check_kernels(kernel=self.kernel, first_kernel=self.first_kernel)
 
   @property
   def margin(self) -> int:
@@ -141,7 +141,7 @@ class GatedPixelCNN(RasterNetwork):
         conv(2 * features, columns=(near, 0), centre='B' if i else 'A', first=i == 0)
       )
     self.vertical, self.horizontal = vertical, horizontal
-    # One way only: the vertical stream must not learn of pixels left of its own (section 2.2).
+    # One way only: the vertical stream must not see pixels to the left (section 2.2).
     self.vertical_to_horizontal = [conv(2 * features) for _ in range(self.layers)]
     self.mix = [conv(features, centre='B') for _ in range(self.layers)]
     # Equation 4: a linear map of the start token, the same at every pixel, before the gates.
@@ -158,7 +158,7 @@ class GatedPixelCNN(RasterNetwork):
     train: bool,
   ) -> Any:
     """The vertical stream of every layer, before its gate, as the horizontal one takes it."""
-    # Whole rows at a time: a pixel's vertical features depend on no pixel of its own row.
+    # Vertical features of a pixel do not depend on its row, so a whole row is computed at once.
     x, made = image, []
     for convolve, shift in zip(self.vertical, self.vertical_start_proj, strict=True):
       made.append(convolve(x, at) + shift(start)[:, None, None])

@@ -37,7 +37,7 @@ class Block(nn.Module):
 
   Attributes:
     features: channels.
-    window: of both convolutions.
+    window: window of both convolutions.
     conv: constructor of convolutions.
     conditional: whether the start token shifts a and b.
     dropout: rate between the convolutions.
@@ -76,7 +76,7 @@ class TransposedConv(nn.Module):
   Attributes:
     features: channels.
     wide: a window of 2 × 3, columns 2j - 1 ... 2j + 1, for the stream v; otherwise 2 × 2.
-    weight_norm, dtype: as of `Conv`.
+    weight_norm, dtype: as in `Conv`.
   """
 
   features: int
@@ -119,7 +119,7 @@ class TransposedConv(nn.Module):
 
 
 class Level(nn.Module):
-  """A resolution: blocks on the way in, the level below at half of it, blocks on the way out.
+  """One resolution: blocks on the way in, the level below (half the size), blocks on the way out.
 
   Each block on the way out has a skip input from one on the way in, in reverse order.
 
@@ -127,7 +127,7 @@ class Level(nn.Module):
     features: channels.
     blocks: blocks on the way in; one more on the way out, except in the lowest level.
     below: levels below this one.
-    conv, conditional, dropout: of the blocks.
+    conv, conditional, dropout: as in `Block`.
   """
 
   features: int
@@ -145,7 +145,7 @@ class Level(nn.Module):
       conditional=self.conditional,
       dropout=self.dropout,
     )
-    # Above the lowest level one block more on the way out meets the output of the first layer.
+    # Above the lowest level, one more block on the way out has the level's input as its skip input.
     out = self.blocks + (self.below > 0)
     self.v_in = [block(DOWN) for _ in range(self.blocks)]
     self.h_in = [block(DOWN_RIGHT) for _ in range(self.blocks)]
@@ -180,7 +180,7 @@ class Level(nn.Module):
 
   def pixels(self, x, features, start, at: RasterPosition | None, train: bool):
     """The stream h, given the features of v."""
-    # Features of v in the order of its blocks; h takes one at each of its own.
+    # Features of v in the order of its blocks; each block of h takes the next one.
     here, lower = (None, None) if features is None else features
     above = list(load_features(self, here, at))
     seen = [x]
@@ -223,13 +223,13 @@ class Level(nn.Module):
       level.put_variable('cache', 'lower_pixels', row)
       return row
 
-    # Only such a pixel completes one of the level below; the others read it from the cache.
+    # Only such a pixel completes a pixel of the level below; the others read it from the cache.
     even = (at.row % 2 == 0) & (at.column % 2 == 0)
     row = self._run_or_recall(run, 'lower_pixels', x, even)
     return jax.lax.dynamic_slice_in_dim(row, half.column, 1, axis=2)
 
   def _run_or_recall(self, run, name, x, now):
-    """run(self, x) if `now`, else its result of the last time, stored under `name`."""
+    """run(self, x) if `now`, otherwise the result of its last run, stored under `name`."""
     # While the cache is being created, both branches of `cond` need its variables to exist.
     if not self.has_variable('cache', name):
       return run(self, x)
@@ -250,7 +250,7 @@ class PixelCNNPlusPlus(RasterNetwork):
   and pixels enter through the model's linear map, whose bias replaces a channel of ones.
 
   Attributes:
-    length, grid: of the ordering, with one emission to a pixel.
+    length, grid: length and grid of the ordering, which has one emission per pixel.
     width: features.
     blocks: blocks of a level on the way in.
     levels: resolutions, each half of the one above.
@@ -258,7 +258,7 @@ class PixelCNNPlusPlus(RasterNetwork):
     conditional: whether the start token, which carries the class, reaches every block; otherwise
       it reaches none.
     weight_norm: whether kernels are split into direction and length (Salimans & Kingma 2016).
-    dtype: of the products.
+    dtype: type of the products.
 
   Raises:
     ConfigError: for a grid that `levels` do not divide, or separate channels.
@@ -286,11 +286,14 @@ class PixelCNNPlusPlus(RasterNetwork):
         f'{2 ** (self.levels - 1)}, got {rows} x {columns}; use fewer levels'
       )
     if self.groups > 1:
-      raise ConfigError("network 'pixelcnn_pp' needs ordering.channels='together'")
+      raise ConfigError(
+        "network 'pixelcnn_pp' needs one emission per pixel, got "
+        f"{self.groups}: set ordering.channels='together'"
+      )
 
   def setup(self):
     conv = functools.partial(Conv, weight_norm=self.weight_norm, dtype=self.dtype)
-    # The image itself: v sees the rows above, h those and the pixels left of its own.
+    # The image itself: v sees the rows above; h also sees the pixels to the left.
     first = functools.partial(conv, self.width, first=True)
     self.first_v = first(rows=(2, 1), columns=(1, 1))
     self.first_above = first(rows=(1, 1), columns=(1, 1))

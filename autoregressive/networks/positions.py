@@ -43,8 +43,8 @@ def _ntk(frequencies, base, dim, factor, **_):
 
 def _llama3(frequencies, base, dim, factor, original_length, low=1.0, high=4.0):
   """Fast frequencies stay, slow ones are divided by the factor (Grattafiori et al. 2024)."""
-  turns = original_length * frequencies / (2 * math.pi)  # in the length of the training
-  # At `high` turns and more a frequency stays, at `low` and fewer it is divided; linear between.
+  turns = original_length * frequencies / (2 * math.pi)  # full turns over the original length
+  # Frequencies of at least `high` turns stay, those of at most `low` are divided; linear between.
   keep = np.clip((turns - low) / (high - low), 0.0, 1.0)
   return keep * frequencies + (1 - keep) * frequencies / factor
 

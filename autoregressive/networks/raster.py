@@ -1,15 +1,15 @@
 """Networks that see a sequence as an image, pixel by pixel in raster order.
 
 A causal network gets the start token and then each emission one position late. `RasterNetwork` puts
-the emissions back to their pixels in the image, [batch, rows, columns, groups · width], with
-`groups` emissions to a pixel (its channels, if the ordering separates them), and reads the hidden
+the emissions back at their pixels in the image, [batch, rows, columns, groups · width], with
+`groups` emissions per pixel (its channels, if the ordering separates them), and reads the hidden
 states from the same pixels. Its layers are convolutions whose windows hold only earlier pixels.
 
 The same layers run in three ways, selected by the argument `at`:
 
   whole image   at = None; in training and for likelihoods
   a row         RasterPosition(row, None): a layer of the vertical stream, which sees only rows
-                above the pixel, computes a whole row at once, when the image above is complete
+                above the pixel, computes a whole row at once when the rows above are complete
   a pixel       RasterPosition(row, column): a layer computes one pixel from those in its cache
 
 So with a cache each feature is computed once per image, instead of once for each pixel that is
@@ -27,11 +27,12 @@ from jaxtyping import Array, Float, Int
 from autoregressive.networks.base import CausalNetwork
 from common.config import ConfigError
 
+# Which groups of inputs a group of outputs sees at the centre, by mask.
 CENTRES = {'': None, 'A': np.less, 'B': np.less_equal}
 
 
 class RasterPosition(NamedTuple):
-  """The pixel that a layer computes, or with column None the row; `width` columns to a row."""
+  """The pixel that a layer computes; column None: its whole row, of `width` columns."""
 
   row: Int[Array, '']
   column: Int[Array, ''] | None
@@ -56,13 +57,13 @@ class Conv(nn.Module):
     columns: its columns are c - columns[0] ... c + columns[1].
     stride: 2 halves the grid.
     centre: 'A' or 'B' for the masks of van den Oord et al. 2016: nothing in row r right of c, and
-      at c itself a group of outputs sees the groups of inputs before it (A), or its own too (B).
+      at c itself a group of outputs sees the groups of inputs before it (A), or also its own (B).
       '': no mask.
-    groups: emissions to a pixel; each takes an equal share of the features, in order.
-    first: whether the input is the image: with a cache it has a margin, and is not stored again.
+    groups: emissions per pixel; each takes an equal share of the features, in order.
+    first: whether the input is the image itself, which the cache already holds, with a margin.
     weight_norm: whether kernels are split into direction and length (Salimans & Kingma 2016).
     scale: initial standard deviation of the outputs.
-    dtype: of the products; outputs are float32.
+    dtype: type of the products; outputs are float32.
   """
 
   features: int
@@ -100,11 +101,11 @@ class Conv(nn.Module):
 
   def _kernel(self, channels: int) -> Float[Array, 'rows columns channels features']:
     shape = (*self.size, channels, self.features)
-    # A variance; with weight norm the length carries the scale.
+    # variance_scaling takes a variance; with weight norm the length carries the scale.
     scale = 1.0 if self.weight_norm else self.scale**2
     init = nn.initializers.variance_scaling(scale, 'fan_in', 'truncated_normal')
     kernel = self.param('kernel', init, shape)
-    # The mask comes before the norm, so that the length is that of the weights that count.
+    # The mask comes before the norm, so that masked weights do not count in the length.
     if self.centre:
       kernel *= self._mask(channels)
     if self.weight_norm:
@@ -117,8 +118,8 @@ class Conv(nn.Module):
     # The window's last row is the pixel's own: everything right of the pixel comes later.
     mask[-1, self.columns[0] + 1 :] = 0
     # Within the pixel, a channel's group is its emission: index · groups / channels.
-    before, after = (np.arange(n) * self.groups // n for n in (channels, self.features))
-    mask[-1, self.columns[0]] = CENTRES[self.centre](before[:, None], after[None])
+    inputs, outputs = (np.arange(n) * self.groups // n for n in (channels, self.features))
+    mask[-1, self.columns[0]] = CENTRES[self.centre](inputs[:, None], outputs[None])
     return mask
 
   def _slide(self, x, kernel, rows, row_stride):
@@ -167,7 +168,7 @@ class Conv(nn.Module):
     ring = jax.lax.dynamic_update_slice(ring, x, (0, at.row % slots, at.column + left, 0))
     self.put_variable('cache', 'ring', ring)
     near = jax.lax.dynamic_slice_in_dim(ring, at.column, self.size[1], axis=2)
-    # Slots in the order of their rows: the slot behind this row's holds the oldest.
+    # Slots in the order of their rows: the slot after this row's holds the oldest row.
     return jnp.take(near, (at.row + 1 + jnp.arange(slots)) % slots, axis=1)
 
 
@@ -177,26 +178,29 @@ class RasterNetwork(CausalNetwork):
   A subclass has the settings `width`, `length` and `grid`, and as flax methods
     rows(image, start, at, train) -> features of the vertical stream, if it has one
     pixels(image, features, start, at, train) -> hidden [batch, rows, columns, groups · width]
-  With a cache, `rows` runs for a row before `pixels` does, and hands its features over by
+  With a cache, `rows` runs for a row before `pixels` does, and passes its features on through
   `store_features` and `load_features`.
 
   Raises:
-    ConfigError: for an ordering without a grid: of other data than images.
+    ConfigError: for an ordering without a grid, whose data are not images.
   """
 
   length: int
   grid: tuple[int, int] | None
   sequential = True
-  margin = 1  # zeros around the image, as far as the windows of the first layers reach
+  margin = 1  # pixels of zeros around the image: how far the windows of the first layers reach
 
   def __post_init__(self):
     super().__post_init__()
     if self.grid is None:
-      raise ConfigError(f'network {type(self).__name__} needs an ordering of images, with a grid')
+      raise ConfigError(
+        f"network {type(self).__name__} needs an ordering of images, such as 'patches'; "
+        'this ordering has no grid'
+      )
 
   @property
   def groups(self) -> int:
-    """Emissions to a pixel."""
+    """Emissions per pixel."""
     return self.length // (self.grid[0] * self.grid[1])
 
   def init_cache(self, batch: int, length: int) -> RasterCache:
@@ -204,7 +208,7 @@ class RasterNetwork(CausalNetwork):
     del length
     (rows, columns), m = self.grid, self.margin
     start = jnp.zeros((batch, self.width))
-    # The margin spares every window a test of whether it reaches beyond the image.
+    # With the margin no window reaches beyond the array.
     image = jnp.zeros((batch, rows + m, columns + 2 * m, self.groups * self.width))
     index = jnp.zeros((), jnp.int32)
     module = self.clone(parent=None)
@@ -224,7 +228,7 @@ class RasterNetwork(CausalNetwork):
   def _position(self, index: Int[Array, '']) -> RasterPosition:
     """The pixel that an emission belongs to."""
     columns = self.grid[1]
-    # Emissions of a pixel follow one another, so division by their number gives the pixel.
+    # The `groups` emissions of a pixel follow one another.
     pixel = index // self.groups
     return RasterPosition(pixel // columns, pixel % columns, columns)
 
@@ -248,7 +252,7 @@ class RasterNetwork(CausalNetwork):
       Hidden states in float32, and the cache with this part added (None without).
     """
     if segments is not None:
-      raise ValueError('segments: images are not packed into one sequence')
+      raise ValueError('images are not packed into one sequence: segments must be None')
     if cache is not None:
       return self._extend(h, cache)
     batch, length, width = h.shape
@@ -270,22 +274,22 @@ class RasterNetwork(CausalNetwork):
 
     def step(cache, x):
       index, m = cache.index, self.margin
-      # This call computes the pixel of emission `index`, and writes the one before it, its input.
+      # x is emission index - 1: this step writes it into the image, then computes emission `index`.
       at, last = self._position(index), self._position(jnp.maximum(index - 1, 0))
       start = jnp.where(index == 0, x, cache.start)
       corner = (0, last.row + m, last.column + m, (index - 1) % self.groups * self.width)
       emission = jnp.where(index == 0, 0, x)[:, None, None]
       image = jax.lax.dynamic_update_slice(cache.image, emission, corner)
-      # At the first emission of a row the rows above are complete: time for the vertical stream.
+      # At the first emission of a row the rows above are complete, so the vertical stream can run.
       layers = jax.lax.cond(
         index % (self.groups * at.width) == 0,
         lambda layers: run(layers, 'rows', image, start, at._replace(column=None))[1]['cache'],
         lambda layers: layers,
         cache.layers,
       )
-      # Every emission runs the horizontal stream, whose pixel now holds one emission more.
+      # The horizontal stream runs for every emission: its pixel now holds one emission more.
       hidden, kept = run(layers, 'pixels', image, None, start, at)
-      # The pixel's layers ran for all of its emissions; this step's is one of them.
+      # The layers computed all emissions of the pixel: select that of this step.
       hidden = hidden.reshape(-1, self.groups, self.width)
       hidden = jax.lax.dynamic_index_in_dim(hidden, index % self.groups, 1, keepdims=False)
       return RasterCache(index + 1, start, image, kept['cache']), hidden

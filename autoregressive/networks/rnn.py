@@ -15,15 +15,13 @@ from autoregressive.networks.base import CausalNetwork
 
 
 class Recurrent(CausalNetwork):
-  """A stack of recurrent layers.
+  """A stack of recurrent layers, whose flax cell a subclass sets as `cell`.
 
   Attributes:
     width: width of inputs, carries and outputs.
     layers: number of stacked recurrent layers.
     dropout: rate at the input and after each layer (Zaremba et al. 2014).
-    dtype: of the matrix products; parameters stay float32.
-
-  A subclass names its flax recurrent cell by `cell`.
+    dtype: type of the matrix products; parameters stay float32.
   """
 
   width: int = 256
@@ -64,11 +62,11 @@ class Recurrent(CausalNetwork):
       Hidden states in float32, and the cache after this part (None without).
     """
     drop = nn.Dropout(self.dropout, deterministic=not train)
-    # The first position needs no reset: a fresh carry is zero, and one from a cache goes on.
+    # The first position needs no reset: a new carry is zero, and a cached one continues.
     starts = jnp.zeros(h.shape[:2], bool)
     if segments is not None:
       starts = starts.at[:, 1:].set(segments[:, 1:] != segments[:, :-1])
-    # Over positions, axis 1 of inputs and outputs, with the same parameters at each.
+    # A scan over positions, axis 1 of inputs and outputs, with the same parameters at each.
     layer = nn.scan(
       _Step, variable_broadcast='params', split_rngs={'params': False}, in_axes=1, out_axes=1
     )

@@ -35,7 +35,7 @@ class TCN(CausalNetwork):
     growth: factor from one block's dilation to the next.
     dropout: rate of dropped channels.
     weight_norm: whether kernels are split into direction and length (Salimans & Kingma 2016).
-    dtype: of the matrix products; parameters stay float32.
+    dtype: type of the matrix products; parameters stay float32.
 
   Raises:
     ConfigError: for a kernel of fewer than two taps or a growth below one.
@@ -90,8 +90,8 @@ class TCN(CausalNetwork):
     Returns:
       Hidden states in float32, and the cache with this part added (None without).
     """
-    drop = nn.Dropout(self.dropout, broadcast_dims=(1,), deterministic=not train)
     # Dropout of whole channels: one mask for all positions (broadcast over the length).
+    drop = nn.Dropout(self.dropout, broadcast_dims=(1,), deterministic=not train)
     rings, residual = [], h
     for i, dilation in enumerate(self.dilations):
       if cache is None:
@@ -114,29 +114,29 @@ def _taps(h, kernel, dilation, segments):
   """
   length, taps = h.shape[1], []
   for back in (j * dilation for j in range(kernel - 1, -1, -1)):
-    # Padding on the left alone keeps the convolution causal: tap[:, t] is h[:, t - back].
+    # Padding only on the left keeps the convolution causal: tap[:, t] is h[:, t - back].
     tap = jnp.pad(h, ((0, 0), (back, 0), (0, 0)))[:, :length]
-    if segments is not None:  # a tap in another document is as if before the first position
-      behind = jnp.pad(segments, ((0, 0), (back, 0)), constant_values=-1)[:, :length]
-      tap = jnp.where((behind == segments)[..., None], tap, 0)
+    if segments is not None:  # a tap in another document is 0, as before the first position
+      tap_segments = jnp.pad(segments, ((0, 0), (back, 0)), constant_values=-1)[:, :length]
+      tap = jnp.where((tap_segments == segments)[..., None], tap, 0)
     taps.append(tap)
   return jnp.concatenate(taps, -1)
 
 
 def _cached_taps(h, kernel, dilation, ring, index):
-  """The same for the next part of a sequence, and the ring with this part in it."""
+  """`_taps` of the next part of a sequence, and the ring with this part written to it."""
   batch, length, _ = h.shape
   size = ring.shape[1]
   steps, backs = index + jnp.arange(length), dilation * jnp.arange(kernel - 1, 0, -1)
   wanted = steps[:, None] - backs  # [length, kernel - 1]: the positions of the taps
   source, where = ring, wanted % size
-  if length > dilation:  # some taps fall into this part itself, which stands behind the ring
+  if length > dilation:  # some taps fall into this part itself, which is appended to the ring
     source = jnp.concatenate([ring, h.astype(ring.dtype)], 1)
-    # From position `index` on, inputs are those of this part, in order.
+    # Position `index` is the first of this part.
     where = jnp.where(wanted >= index, size + wanted - index, where)
   # The newest tap is the input itself, and comes last, as in `_taps`.
   taps = jnp.take(source, where, axis=1).reshape(batch, length, -1)
-  # Of a part longer than the ring, earlier inputs would only be overwritten by later ones.
+  # If the part is longer than the ring, only its last inputs stay in the ring.
   last = min(length, size)
   ring = ring.at[:, steps[-last:] % size].set(h[:, -last:].astype(ring.dtype))
   return jnp.concatenate([taps, h.astype(ring.dtype)], -1), ring

@@ -54,12 +54,13 @@ class TransformerCache(NamedTuple):
 class MupDense(nn.Module):
   """A dense layer of muP (Yang et al. 2022, table 8): its weights are the kernel over `ratio`.
 
-  The kernel starts √ratio times as large as `kernel_init` says, so the variance of the weights
-  starts at 1/ratio of the usual one. Adam moves the kernel equally far at every width, and so the
-  weights by 1/ratio as far: the learning rates of muP, without groups in the optimiser.
+  The kernel is initialised √ratio times as large as `kernel_init` gives, so the variance of the
+  weights is initially 1/ratio of the usual one. Adam moves the kernel equally far at every width,
+  and therefore the weights 1/ratio as far. These are the learning rates of muP, without parameter
+  groups in the optimiser.
 
   Attributes:
-    features, use_bias, dtype, kernel_init: as those of nn.Dense.
+    features, use_bias, dtype, kernel_init: as in nn.Dense.
     ratio: width over base width.
   """
 
@@ -144,12 +145,12 @@ class Transformer(CausalNetwork):
 
   Attributes:
     length: the longest sequence: the size of the table of learned positions.
-    width: of the residual stream; layers: number of blocks; heads: query heads of a layer.
+    width: width of the residual stream; layers: number of blocks; heads: query heads of a layer.
     kv_heads: key and value heads; 0: equal to heads, 1: multi-query.
     head_dim: dimensions of a head; 0: width / heads.
     mlp_width: hidden units of the feed-forward network; 0: 4·width.
-    activation: a key of ACTIVATIONS; 'swiglu' and 'geglu' need the same number of units for gates.
-    norm: 'layer' or 'rms'; norm_position: 'pre' or 'post'; norm_eps: their epsilon.
+    activation: a key of ACTIVATIONS; 'swiglu' and 'geglu' add a gate for each hidden unit.
+    norm: 'layer' or 'rms'; norm_position: 'pre' or 'post'; norm_eps: the epsilon of norms.
     positions: a name of positions.POSITIONS; rotary_base and rotary_scaling: see
       positions.rotary_frequencies.
     bias: whether projections and norms have a bias.
@@ -157,16 +158,16 @@ class Transformer(CausalNetwork):
     dropout: rate at the input, on attention weights and on residual branches.
     attention_cap: soft cap of the attention scores; 0: none.
     window: a position sees only the last `window` positions, itself included; 0: all.
-    attention: how to compute it without a cache: a key of attention.IMPLEMENTATIONS, or 'auto'.
+    attention: implementation used without a cache: a key of attention.IMPLEMENTATIONS, or 'auto'.
     base_width: 0: the standard parametrisation; otherwise muP for Adam (Yang et al. 2022, table
-      8): hyperparameters tuned at this width, above all learning rates, stay right at any other.
-      The matrices of the layers are MupDense, scores are divided by the dimension of a head in
-      place of its root, and `output_scale` scales the last projection. At `base_width` itself
+      8): hyperparameters tuned at this width, above all learning rates, suit every other width.
+      The matrices of the layers are MupDense, scores are divided by the dimension of a head
+      instead of its root, and `output_scale` scales the last projection. At `base_width` itself
       both parametrisations are the same.
     scan: whether layers are one `scan` over stacked parameters, which compiles in the time of one
       layer and runs somewhat slower on CPUs.
     remat: a key of REMAT: recompute activations in the backward pass; '': keep them.
-    dtype: of the matrix products; parameters, norms, softmax and residuals stay float32.
+    dtype: type of the matrix products; parameters, norms, softmax and residuals stay float32.
 
   Raises:
     ConfigError: for settings that do not go together.
@@ -257,7 +258,7 @@ class Transformer(CausalNetwork):
     return self.length if self.positions == 'learned' else None
 
   def unroll(self, params: Any) -> tuple[CausalNetwork, Any]:
-    """The same network with a parameter tree per layer in place of stacked ones."""
+    """The same network with one parameter tree per layer instead of stacked parameters."""
     if not self.scan:
       return self, params
     params = dict(params)
@@ -288,8 +289,8 @@ class Transformer(CausalNetwork):
     Returns:
       Hidden states, and the cache with this part added (None without).
     """
-    # Places in the sequence, which caches and masks count, and positions in the document, which
-    # embeddings count; they differ only in packed sequences.
+    # Caches and masks count steps in the sequence, embeddings count positions in the document; the
+    # two differ only in packed sequences.
     index = jnp.zeros((), jnp.int32) if cache is None else cache.index
     steps = index + jnp.arange(h.shape[1])
     positions = steps[None] if segments is None else _positions_in_documents(segments)
@@ -304,12 +305,12 @@ class Transformer(CausalNetwork):
     inputs = self._attention_inputs(steps, cache, segments)
     layers = None if cache is None else cache.layers
     h, layers = self._stack(h, layers, inputs, self._rotation(positions), train)
-    if self.norm_position == 'pre':  # otherwise the last block has ended in a norm already
+    if self.norm_position == 'pre':  # otherwise the last block already ends in a norm
       h = self._norm()(name='final_norm')(h)
     return h, None if cache is None else TransformerCache(index + steps.shape[0], layers)
 
   def _attention_inputs(self, steps, cache, segments) -> AttentionInputs:
-    """What each query sees, the same for every layer."""
+    """The masks and the bias of attention, which all layers share."""
     offset, keys = None, steps
     if cache is not None:
       offset, keys = cache.index, jnp.arange(jax.tree.leaves(cache.layers)[0].shape[-2])
@@ -336,8 +337,8 @@ class Transformer(CausalNetwork):
   def _parts(self) -> dict[str, Any]:
     """The settings of a block."""
     init = nn.initializers.normal
-    # Radford et al. 2019, section 2.3: 2·layers branches add up in the residual stream, and with
-    # these weights their variances add up to that of one.
+    # Radford et al. 2019, section 2.3: 2·layers branches are added to the residual stream; with
+    # this factor the sum of their variances is that of a single branch.
     out_init = 0.02 * (2 * self.layers) ** -0.5
     layer = functools.partial(MupDense, ratio=self.ratio) if self.base_width else nn.Dense
     dense = functools.partial(layer, use_bias=self.bias, dtype=self.dtype, kernel_init=init(0.02))
@@ -351,7 +352,8 @@ class Transformer(CausalNetwork):
       dropout=self.dropout,
       settings=AttentionSettings(self.attention, True, self.window, self.attention_cap),
       out_init=out_init,
-      # muP: scores over dim in place of √dim. A fixed head_dim does not grow with the width.
+      # muP: scores are divided by dim, not √dim (equal at the base width). A fixed head_dim does
+      # not grow with the width.
       scale=1.0 if self.head_dim else self.ratio**-0.5,
     )
     return dict(

@@ -14,8 +14,8 @@ DIGITS = DataSpec('digits', 'image', (8, 8, 1), 17, 10)
 
 
 def small_config(**overrides):
-  """The base config at a size for tests; double underscores stand for dots, a dict replaces a
-  whole section."""
+  """The base config at a size for tests. In overrides, double underscores stand for dots, and a
+  dict replaces a whole section."""
   config = ConfigDict(defaults('autoregressive'))
   config.network.update(width=32, layers=2, heads=4)
   sections = {k: v for k, v in overrides.items() if isinstance(v, dict)}

@@ -190,10 +190,10 @@ def test_invalid_settings_are_refused(finetune, message):
   assert '\n' not in str(error.value)
 
 
-def test_paths_of_updates_are_of_matrices():
+def test_lora_paths_must_match_matrices():
   base = {'bias': jnp.ones(3)}
   for paths, message in (
-    ('bias', r'bias, of shape \(3,\), is no matrix'),
+    ('bias', r'must match only matrices, but bias has shape \(3,\)'),
     ('up', 'matches no par'),
   ):
     with pytest.raises(ConfigError, match=message):

@@ -33,7 +33,7 @@ def config_of(voices, **overrides):
 
 
 @functools.cache
-def written(voices):
+def music_model(voices):
   """(ordering, model, method, perturbed parameters)."""
   config = config_of(voices)
   ordering, model = build_model(config, MUSIC)
@@ -43,7 +43,7 @@ def written(voices):
 
 @pytest.mark.parametrize('voices', CHOICES)
 def test_round_trip(voices):
-  ordering = written(voices)[0]
+  ordering = music_model(voices)[0]
   x = pieces(4)
   emissions = ordering.encode(x)
   assert emissions.shape == (4, ordering.length, ordering.values)
@@ -56,8 +56,8 @@ def test_round_trip(voices):
 
 @pytest.mark.parametrize('voices', CHOICES)
 def test_causal_by_gradient(voices):
-  """Voice k of frame t sees all earlier frames, and, apart, the voices before it in the frame."""
-  ordering, model, _, params = written(voices)
+  """A voice sees all earlier frames and, if voices are apart, the earlier voices of its frame."""
+  ordering, model, _, params = music_model(voices)
   emissions = ordering.encode(pieces(2))
 
   def losses(nudge):
@@ -82,8 +82,8 @@ def test_causal_by_gradient(voices):
 
 
 @pytest.mark.parametrize('voices', CHOICES)
-def test_likelihood_is_of_all_frames_but_the_first(voices):
-  ordering, model, made, params = written(voices)
+def test_likelihood_covers_all_frames_except_the_first(voices):
+  ordering, model, made, params = music_model(voices)
   x = pieces(3)
   emissions = ordering.encode(x)
   each = model.head.log_prob(outputs_of(model, params, emissions), emissions[:, 1:])
@@ -94,7 +94,7 @@ def test_likelihood_is_of_all_frames_but_the_first(voices):
 
 @pytest.mark.parametrize('voices', CHOICES)
 def test_a_given_beginning_is_completed_and_cached_equals_uncached(voices):
-  ordering, model, made, params = written(voices)
+  ordering, model, made, params = music_model(voices)
   past = np.asarray(pieces(2, frames=3, seed=1))
   samples = made.sample(params, jax.random.key(0), Request(2, past=past))
   x = np.asarray(samples.x)
@@ -109,8 +109,8 @@ def test_a_given_beginning_is_completed_and_cached_equals_uncached(voices):
 
 
 def test_a_longer_piece_slides_by_whole_frames():
-  """Half of six frames are three; a place in a window holds the same voice as in training."""
-  ordering, model, made, params = written('apart')
+  """Windows move by half of six frames; a place in a window holds the same voice as in training."""
+  ordering, model, made, params = music_model('apart')
   past, frames = np.asarray(pieces(2, frames=2, seed=1)), 14
   options = {'length': frames, 'slide': True}
   samples = made.sample(params, jax.random.key(0), Request(2, past=past, options=options))
@@ -131,7 +131,7 @@ def test_a_longer_piece_slides_by_whole_frames():
 
 
 def test_the_first_frame_must_be_given_whole():
-  _, _, made, params = written('apart')
+  _, _, made, params = music_model('apart')
   mask = np.zeros((FRAMES, VOICES), bool)
   mask[0, :2] = True
   request = Request(2, past=np.asarray(pieces(2)), mask=mask)
@@ -146,12 +146,12 @@ def test_the_first_frame_must_be_given_whole():
 @pytest.mark.parametrize(
   'settings, spec, message',
   [
-    (dict(voices='mixed'), MUSIC, "ordering.voices='mixed'; known: 'apart', 'together'"),
-    ({}, DIGITS, "ordering 'frames' is for data of domain 'music'; 'digits' is of 'image'"),
+    (dict(voices='mixed'), MUSIC, "unknown ordering.voices 'mixed'; known: apart, together"),
+    ({}, DIGITS, "'frames' is for data of domain 'music', but 'digits' has domain 'image'"),
     (
       dict(name='patches'),
       MUSIC,
-      "ordering 'patches' is for data of domain 'image'; 'tune' is of 'music'",
+      "ordering 'patches' is for data of domain 'image', but 'tune' has domain 'music'",
     ),
   ],
 )

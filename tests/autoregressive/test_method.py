@@ -239,7 +239,7 @@ def test_sampling_refuses(options, message):
   [
     (dict(ordering__size=3), 'ordering.size=3 does not divide images of 8 x 8'),
     (dict(model__class_dropout=1.0), r'model.class_dropout must be in \[0, 1\), got 1.0'),
-    (dict(model__start='token'), "model.start='token' carries no class"),
+    (dict(model__start='token'), "'token' carries no class, but the data has 10 classes"),
     (dict(model__start='first'), "unknown model.start 'first'"),
     (dict(network__name='transfomer'), "did you mean 'transformer'"),
     (dict(head__name='categoric'), "did you mean 'categorical'"),
@@ -262,3 +262,10 @@ def test_without_classes_and_without_a_start():
   mask[0] = True
   samples = made.sample(params, jax.random.key(0), Request(2, past=batch['x'], mask=mask))
   np.testing.assert_array_equal(samples.x[:, 0], batch['x'][:, 0])
+
+
+def test_guidance_needs_classes():
+  spec = DataSpec('plain', 'image', (2, 2, 1), 5)
+  made, _, params = built(spec, num=2, model__class_dropout=0.1)
+  with pytest.raises(ConfigError, match='needs classes and a model trained with'):
+    made.sample(params, jax.random.key(0), Request(2, options={'guidance': 2.0}))

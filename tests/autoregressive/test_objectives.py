@@ -61,7 +61,7 @@ def test_z_loss_and_label_smoothing_by_their_formulas(params, outputs):
   assert float(evaluated) == pytest.approx(plain, rel=1e-5)
 
 
-def test_a_single_position_of_each_example_counts_and_all_are_equally_likely(params, outputs):
+def test_one_position_of_each_example_counts_and_all_are_equally_likely(params, outputs):
   head, out, targets = outputs
   nats = -np.asarray(head.log_prob(out, targets))
   position_weights = Objective(positions='one').position_weights
@@ -80,8 +80,8 @@ def test_a_single_position_of_each_example_counts_and_all_are_equally_likely(par
 
 
 @pytest.mark.parametrize('positions', ['learned', 'rotary'])
-def test_packed_documents_are_as_separate_ones(positions):
-  """[a SEP b SEP c]: each token is as probable as if its document had a window of its own."""
+def test_packed_documents_equal_separate_ones(positions):
+  """[a SEP b SEP c]: each token is as probable as if its document were a window by itself."""
   config = text_config(network__positions=positions, objective__documents=True)
   ordering, model = build_model(config, WINDOWS)
   packed = jnp.array([[1, 2, 3, 4, 0, 5, 6, 7, 0, 8, 1, 2, 3]])

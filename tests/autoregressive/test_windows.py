@@ -10,8 +10,8 @@ import pytest
 from scipy import stats
 
 from autoregressive.decoding.generate import generate
-from autoregressive.decoding.prompts import Limits, Prompt
 from autoregressive.decoding.runner import Runner
+from autoregressive.decoding.sequences import Limits, Prompt
 from autoregressive.method import build
 from autoregressive.orderings import build_ordering
 from common.config import ConfigError
@@ -56,7 +56,7 @@ def test_round_trip_and_the_scale_of_the_context():
 
 @pytest.mark.parametrize('network', ['transformer', 'lstm'])
 def test_forecasts_are_causal_by_gradient(network):
-  """A value at j moves no output <= j, a covariate at j none < j; earlier ones move all."""
+  """A value at j affects exactly the outputs > j, a covariate at j exactly the outputs >= j."""
   ordering, model, params = series_model(**settings_of(network))
   x = windows(1)['x']
   covariates = ordering.covariates(x)
@@ -76,7 +76,7 @@ def test_forecasts_are_causal_by_gradient(network):
 
 
 def test_the_true_future_does_not_reach_its_own_prediction():
-  """The scale is of the context only: by the gradient of whole log-probabilities."""
+  """The scale depends only on the context: by the gradient of whole log-probabilities."""
   ordering, model, params = series_model()
 
   def nats(x):
@@ -156,7 +156,7 @@ def test_forecasts_are_proportional_to_the_series(head):
 
 
 @pytest.mark.parametrize('head', ['gaussian', 'student_t', 'negative_binomial'])
-def test_the_likelihood_is_of_the_horizon_only_and_follows_the_scale(head):
+def test_the_likelihood_covers_only_the_horizon_and_follows_the_scale(head):
   """Nats of the forecast by scipy, from outputs that do not depend on the input."""
   made, batch, params = series_method(head=head)
   params = jax.tree.map(jnp.zeros_like, params)  # every output is 0
@@ -261,13 +261,13 @@ def test_requests_that_are_not_forecasts_are_refused(change, message):
 @pytest.mark.parametrize(
   'spec, settings, message',
   [
-    (DIGITS, {}, "ordering 'windows' is for data of domain 'series'; 'digits' is of 'image'"),
+    (DIGITS, {}, "'windows' is for data of domain 'series', but 'digits' has domain 'image'"),
     (SPEC, dict(offset=-1.0), 'ordering.scale_offset must be at least 0, got -1.0'),
     (SPEC, dict(head='categorical'), "'categorical' does not suit emissions that are numbers"),
     (
       dataclasses.replace(SPEC, series=dataclasses.replace(SPEC.series, counts=False)),
       dict(head='negative_binomial'),
-      'is over whole numbers from 0; the data has others',
+      'is over whole numbers from 0, but the data has other numbers',
     ),
     (SPEC, dict(model__start='none'), 'carries no class'),
   ],

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from autoregressive.decoding import decoder
-from autoregressive.decoding.prompts import Limits, Prompt
 from autoregressive.decoding.runner import (
   Runner,
   bucketed_length,
@@ -21,6 +20,7 @@ from autoregressive.decoding.runner import (
   prefill_calls,
 )
 from autoregressive.decoding.search import beam_search
+from autoregressive.decoding.sequences import Limits, Prompt
 from autoregressive.decoding.settings import DecodingSettings
 from autoregressive.decoding.transforms import transform
 from autoregressive.method import build, build_draft, build_model
@@ -33,7 +33,7 @@ NUM = 2
 
 
 @functools.cache
-def written(network='transformer', width=16):
+def text_model(network='transformer', width=16):
   """(config, model, parameters) over sequences of 64 tokens of 7, of two classes."""
   settings = dict(network__width=width, network__layers=1, network__heads=2)
   if network != 'transformer':
@@ -105,7 +105,7 @@ def check(model, params, samples, size, length, **settings):
 
 
 def test_one_program_serves_prompts_lengths_and_values(programs):
-  config, model, params = written()
+  config, model, params = text_model()
   made = build(config, TEXT)
   steps = [  # one program each
     [
@@ -131,7 +131,7 @@ def test_one_program_serves_prompts_lengths_and_values(programs):
 
 
 def test_methods_of_the_same_config_share_programs(programs):
-  config, _, params = written()
+  config, _, params = text_model()
   one, other = build(config, TEXT), build(config, TEXT)
   x = [sample(made, params, 5, 20).x for made in (one, other)]
   np.testing.assert_array_equal(*x)
@@ -139,7 +139,7 @@ def test_methods_of_the_same_config_share_programs(programs):
 
 
 def test_the_number_of_stops_compiles_no_other_program(programs):
-  config, _, params = written()
+  config, _, params = text_model()
   made = build(config, TEXT)
   free = np.asarray(sample(made, params, 5, 32).x)
   for stop in (((2, 4), (0,), (1, 1, 3)), ((2, 4, 1), (3, 0), (6,), (5, 5))):
@@ -152,7 +152,7 @@ def test_the_number_of_stops_compiles_no_other_program(programs):
 
 @pytest.mark.parametrize('network', ['lstm', 'tcn'])
 def test_prompts_of_any_length_are_one_program_without_rewinding(network, programs):
-  config, model, params = written(network)
+  config, model, params = text_model(network)
   made = build(config, TEXT)
   for size, length in ((5, 40), (33, 41), (35, 64)):
     check(model, params, sample(made, params, size, length), size, length)
@@ -160,7 +160,7 @@ def test_prompts_of_any_length_are_one_program_without_rewinding(network, progra
 
 
 def test_beams_are_one_program(programs):
-  config, model, params = written()
+  config, model, params = text_model()
   made = build(config, TEXT)
   found = {size: sample(made, params, size, 20 + size, beams=3) for size in (5, 7, 11)}
   assert programs == {'beam_search': 1}
@@ -173,9 +173,9 @@ def test_beams_are_one_program(programs):
 
 
 def test_drafting_is_one_program(programs):
-  config, _, params = written()
+  config, _, params = text_model()
   made = build(config, TEXT)
-  small = written(width=8)
+  small = text_model(width=8)
   fast = build(config, TEXT, build_draft(small[0], TEXT, small[2]))
   for size, length in ((5, 20), (7, 32), (11, 25)):
     quick = sample(fast, params, size, length, greedy=True)
@@ -186,7 +186,7 @@ def test_drafting_is_one_program(programs):
 
 
 def test_rounding_doubles_lengths_at_most():
-  network = written()[1].network
+  network = text_model()[1].network
   for length in range(1, 300):
     room = bucketed_length(length, 65)
     assert length <= room <= max(2 * length, 31)
@@ -199,7 +199,7 @@ def test_rounding_doubles_lengths_at_most():
 
 
 def test_calls_of_prefill():
-  transformer, tcn, lstm = (written(name)[1].network for name in ('transformer', 'tcn', 'lstm'))
+  transformer, tcn, lstm = (text_model(name)[1].network for name in ('transformer', 'tcn', 'lstm'))
   assert [prefill_calls(transformer, n) for n in (0, 1, 40)] == [0, 1, 1]
   assert [prefill_calls(transformer, n, 16) for n in (0, 16, 40)] == [0, 1, 3]
   assert [prefill_calls(tcn, n) for n in (0, 5, 32, 70)] == [0, 5, 1, 2 + 6]

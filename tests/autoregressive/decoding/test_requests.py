@@ -26,7 +26,7 @@ class Letters:
 
 
 @functools.cache
-def written(start='learned', network='transformer', width=32):
+def text_model(start='learned', network='transformer', width=32):
   """(config, its method, parameters) of a model of texts, eight tokens long."""
   settings = {} if network == 'transformer' else dict(network=dict(name=network, width=width))
   if network == 'transformer':
@@ -58,12 +58,12 @@ SHORT, LONG = (1, 4, 2), (3, 0, 0, 2, 4, 1, 1, 3, 2, 0, 4)
 
 
 def begins(i):
-  """Beginning of the window that position i is drawn in; half of the context is 4."""
+  """Where the window begins in which position i is drawn; half of the context is 4."""
   return max(0, 4 * -(-(i - 7) // 4))
 
 
 def test_sliding_draws_from_windows_of_the_last_half():
-  config, made, params = written()
+  config, made, params = text_model()
   _, model = build_model(config, TEXT)
   samples = sample(made, params, SHORT, LONG, length=19, slide=True)
   x = np.asarray(samples.x)
@@ -80,7 +80,7 @@ def test_sliding_draws_from_windows_of_the_last_half():
 
 
 def test_greedy_sliding_of_a_batch_equals_that_of_each_row_alone():
-  _, made, params = written()
+  _, made, params = text_model()
   together = sample(made, params, SHORT, LONG, length=19, slide=True, greedy=True)
   for row, prompt in enumerate((SHORT, LONG)):
     alone = sample(made, params, prompt, length=19, slide=True, greedy=True)
@@ -91,7 +91,7 @@ def test_greedy_sliding_of_a_batch_equals_that_of_each_row_alone():
 
 def test_sliding_stops_across_windows():
   """A stop is found if its tokens lie in two windows: position 8 is the first of the second."""
-  _, made, params = written()
+  _, made, params = text_model()
   free = np.asarray(sample(made, params, SHORT, length=19, slide=True).x)[0].tolist()
   stop = tuple(free[7:9])
   end = next(i + 2 for i in range(3, 18) if tuple(free[i : i + 2]) == stop)
@@ -101,7 +101,7 @@ def test_sliding_stops_across_windows():
 
 
 def test_stops_are_tokens_or_texts():
-  config, _, params = written()
+  config, _, params = text_model()
   spec = DataSpec('text', 'text', (8,), 5)
   object.__setattr__(spec, 'tokenizer', Letters())
   made = build(config, spec)
@@ -118,14 +118,14 @@ def test_stops_are_tokens_or_texts():
 
 
 def test_evaluations_end_with_the_last_sample():
-  _, made, params = written()
+  _, made, params = text_model()
   samples = sample(made, params, num=3, stop=tuple((i,) for i in range(5)))
   assert samples.evaluations == 1
   assert samples.lengths.tolist() == [1, 1, 1]
 
 
 def test_beams_by_the_method():
-  _, made, params = written()
+  _, made, params = text_model()
   prompts = ((0,), (1, 4))  # from the first of them, greedy decoding misses the best sequence
   greedy = sample(made, params, *prompts, greedy=True)
   beams = sample(made, params, *prompts, beams=25)
@@ -137,8 +137,8 @@ def test_beams_by_the_method():
 @pytest.mark.slow
 def test_a_draft_by_the_method():
   """Greedy speculation is greedy decoding, with ragged prompts and stops, in fewer passes."""
-  config, made, params = written('none')
-  small = written('none', width=16)
+  config, made, params = text_model('none')
+  small = text_model('none', width=16)
   fast = build(config, TEXT, build_draft(small[0], TEXT, small[2]))
   stops = dict(stop=((2, 4), (0,)), greedy=True)
   for settings in (dict(greedy=True), stops):
@@ -165,8 +165,8 @@ SIX = DataSpec('six', 'text', (8,), 6)
   ],
 )
 def test_drafts_refuse(network, spec, options, message):
-  config, _, params = written(network=network, width=16)
-  large = written()
+  config, _, params = text_model(network=network, width=16)
+  large = text_model()
   with pytest.raises(ConfigError, match=message) as error:
     made = build(large[0], TEXT, build_draft(config, spec, params))
     sample(made, large[2], SHORT, **options)
@@ -193,14 +193,14 @@ def test_drafts_refuse(network, spec, options, message):
   ],
 )
 def test_requests_refused(prompts, options, message):
-  _, made, params = written()
+  _, made, params = text_model()
   with pytest.raises(ConfigError, match=message) as error:
     sample(made, params, *prompts, **options)
   assert '\n' not in str(error.value)
 
 
 def test_a_model_without_a_start_needs_every_prompt():
-  _, made, params = written('none')
+  _, made, params = text_model('none')
   with pytest.raises(ConfigError, match='each sample needs a past of at least one; sample 1 has'):
     sample(made, params, SHORT, ())
   assert sample(made, params, SHORT, length=8).x.shape == (1, 8)

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from autoregressive.decoding.prompts import Limits, Prompt
 from autoregressive.decoding.runner import Runner
 from autoregressive.decoding.search import beam_search
+from autoregressive.decoding.sequences import Limits, Prompt
 from autoregressive.decoding.settings import DecodingSettings
 from common.config import ConfigError
 from common.data.spec import DataSpec

@@ -1,4 +1,4 @@
-"""Speculative decoding against the distribution of its target."""
+"""Speculative decoding against the distribution of the target model."""
 
 import functools
 
@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from autoregressive.decoding.prompts import Limits, Prompt
 from autoregressive.decoding.runner import Runner
+from autoregressive.decoding.sequences import Limits, Prompt
 from autoregressive.decoding.settings import DecodingSettings
 from autoregressive.decoding.speculative import speculate
 from autoregressive.decoding.transforms import transform
@@ -26,9 +26,9 @@ def draft():
   return model, params
 
 
-def speculated(draws, batch, settings, ahead=2, prefix=0, small=None, lengths=None):
+def speculated(draws, batch, settings, ahead=2, prefix=0, drafter=None, lengths=None):
   model, params, *_ = four()
-  large, small = Runner(model, params), Runner(*(small or draft()))
+  target, small = Runner(model, params), Runner(*(drafter or draft()))
   given, label = jnp.full((batch, 4, 1), 2), jnp.ones(batch, jnp.int32)
   lengths = jnp.full(batch, prefix) if lengths is None else jnp.array(lengths)
   prompt, limits = Prompt(given, lengths, label), Limits(prefix, stop=settings.stop_rows())
@@ -36,7 +36,7 @@ def speculated(draws, batch, settings, ahead=2, prefix=0, small=None, lengths=No
 
   def call(key):
     keys = example_keys(key, jnp.arange(batch))
-    return speculate(large, small, keys, prompt, transforms, settings.greedy, ahead, limits)
+    return speculate(target, small, keys, prompt, transforms, settings.greedy, ahead, limits)
 
   return jax.jit(jax.vmap(call))(jax.random.split(jax.random.key(5), draws))
 
@@ -47,7 +47,7 @@ def speculated(draws, batch, settings, ahead=2, prefix=0, small=None, lengths=No
   ids=str,
 )
 def test_speculative_frequencies_are_those_of_the_target(batch, settings):
-  """A chi-square test over all 81 sequences; the draft alone would fail it."""
+  """A chi-square test over all 81 sequences, which samples of the draft would fail."""
   model, params, every, _ = four()
   chosen = DecodingSettings(**settings)
   expected = {}
@@ -116,7 +116,7 @@ def test_speculation_with_ragged_prompts_and_stops():
 
 def test_a_draft_equal_to_the_model_is_always_accepted():
   model, params, *_ = four()
-  made = speculated(1, 3, DecodingSettings(), ahead=3, small=(model, params))
+  made = speculated(1, 3, DecodingSettings(), ahead=3, drafter=(model, params))
   assert made.rounds.tolist() == [1]
 
 

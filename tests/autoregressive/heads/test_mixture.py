@@ -29,8 +29,8 @@ def table_of(head, outputs, emissions):
 
 
 def exact(outputs, head):
-  """Log-probabilities of all levels of one channel in float64, by differences of σ or 1 - σ,
-  whichever are small."""
+  """Log-probabilities of all levels of one channel in float64, by differences of σ or of 1 - σ,
+  whichever is smaller."""
   weights, means, scales = np.asarray(outputs, np.float64).reshape(-1, 3, head.components)[0]
   levels = np.arange(head.vocabulary)[:, None]
   half, x = 1 / (head.vocabulary - 1), levels * 2 / (head.vocabulary - 1) - 1

@@ -72,7 +72,7 @@ def test_student_t_moments():
   """Variance scale²·df/(df - 2), and heavier tails than the normal."""
   head = StudentT(1)
   outputs = jnp.array([0.3, 0.2, 8.0])
-  df, centre, width = (float(x[0]) for x in head.shape(outputs))
+  df, centre, width = (float(x[0]) for x in head.parameters(outputs))
   assert df == pytest.approx(2 + softplus(8.0), rel=1e-6)
   x = np.linspace(-400, 400, 400_001)
   density = np.exp(np.asarray(head.log_prob(outputs, jnp.array(x)[:, None])), dtype=np.float64)

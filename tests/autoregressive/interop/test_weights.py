@@ -11,9 +11,9 @@ import pytest
 import safetensors.numpy
 
 from autoregressive.decoding.generate import generate
-from autoregressive.decoding.prompts import Limits, Prompt
 from autoregressive.decoding.runner import Runner
 from autoregressive.decoding.search import beam_search
+from autoregressive.decoding.sequences import Limits, Prompt
 from autoregressive.decoding.settings import DecodingSettings
 from autoregressive.interop import weights
 from autoregressive.interop.weights import Published, read_weights, write_weights
@@ -236,7 +236,7 @@ def test_folders_without_complete_weights_are_refused(tmp_path):
     ('gpt2', dict(positions='rotary'), "gpt2 needs network.positions='learned', got 'rotary'"),
     ('llama', dict(qk_norm=True), 'llama needs network.qk_norm=False, got True'),
     ('gpt2', dict(base_width=8), 'gpt2 needs network.base_width=0, got 8'),
-    ('llama', dict(rotary_scaling=('ntk', 2.0)), "network.rotary_scaling 'ntk' has no public name"),
+    ('llama', dict(rotary_scaling=('ntk', 2.0)), "rotary_scaling 'ntk' has no equivalent in Llama"),
     ('gpt3', {}, "unknown kind of published weights 'gpt3'"),
   ],
 )

@@ -48,7 +48,7 @@ def slope(base_width):
 
 
 @pytest.mark.slow
-def test_only_under_mup_does_a_step_move_outputs_equally_at_every_width():
+def test_only_with_mup_steps_move_outputs_equally_at_every_width():
   assert abs(slope(base_width=32)) < 0.2
   assert slope(base_width=0) > 0.4
 

@@ -154,7 +154,7 @@ def test_every_causal_network_has_the_members_of_the_base_class():
     assert issubclass(constructor, CausalNetwork)
   lstm, transformer = LSTM(WIDTH), Transformer(LENGTH, WIDTH)
   assert lstm.sequential and not lstm.can_rewind and lstm.max_length is None
-  assert lstm.output_scale == 1 and lstm.grid is None and lstm.hidden_width == WIDTH
+  assert lstm.output_scale == 1 and lstm.grid is None
   with pytest.raises(NotImplementedError, match='the cache of LSTM cannot be rewound'):
     lstm.rewind(lstm.init_cache(1, LENGTH), jnp.int32(1))
   assert transformer.can_rewind and not transformer.sequential

@@ -20,7 +20,7 @@ from experiments import families
 from tests.autoregressive.common import images, perturbed
 
 WIDTH = 6
-NETWORKS = {  # the last three emissions to a pixel
+NETWORKS = {  # the last two have three emissions per pixel
   'plain': PixelCNN(25, (5, 5), WIDTH, layers=1, first_kernel=3),
   'gated': GatedPixelCNN(25, (5, 5), WIDTH, layers=2, first_kernel=3),
   'pp': PixelCNNPlusPlus(16, (4, 4), WIDTH, blocks=1, levels=3),
@@ -43,7 +43,7 @@ def network_of(name):
 def influence_of(name):
   """|d hidden[i] / d input[j]|, [emissions, inputs]. Input 0 is the start, j is emission j - 1.
 
-  Summed over examples, so that no unit that is off hides what its others see.
+  Summed over examples: a unit that is off for one example still shows its inputs in another.
   """
   network, params, _ = network_of(name)
   h = jax.random.normal(jax.random.key(2), (12, network.length, WIDTH))
@@ -53,7 +53,7 @@ def influence_of(name):
 
 @pytest.mark.parametrize('name', NETWORKS)
 def test_causal_by_gradient(name):
-  """Nothing after, the start everywhere, and the channels before within each pixel."""
+  """No emission sees later ones, all see the start, and channels see those before in a pixel."""
   table, groups = influence_of(name), NETWORKS[name].groups
   assert (table[np.triu_indices_from(table, 1)] == 0).all()
   assert (table[:, 0] > 0).all()
@@ -70,7 +70,8 @@ def field(name, row, column):
 
 
 def expected_field(windows, row, column, grid):
-  """Follows windows [(rows up, columns left, columns right in rows above)] back from a pixel."""
+  """Follows windows [(rows up, columns left, columns right in the rows above, whether the pixel
+  itself)] back from a pixel."""
   seen = {(row, column)}
   for up, left, right, own in windows:
     seen = {
@@ -229,7 +230,7 @@ def test_dropout_needs_training():
 
 @pytest.mark.parametrize('centre, sign', [('A', -1), ('B', 1)])
 def test_masks(centre, sign):
-  """(k² ∓ 1)/2 of k² weights see; at the centre of three groups, three pairs (A) or six (B)."""
+  """(k² ∓ 1)/2 of k² weights stay; at the centre of three groups, three pairs (A) or six (B)."""
   for k in (3, 5, 7):
     conv = Conv(1, (k // 2, 0), (k // 2, k // 2), centre=centre)
     assert conv._mask(1).sum() == (k**2 + sign) / 2
@@ -303,8 +304,8 @@ def test_configs_build(variant):
   [
     (lambda: PixelCNN(8, None), 'needs an ordering of images'),
     (lambda: PixelCNN(16, (4, 4), 5), 'network.width must be even, got 5'),
-    (lambda: PixelCNN(16, (4, 4), first_kernel=4), 'kernels must be odd, and 3 or more, got 4'),
-    (lambda: GatedPixelCNN(16, (4, 4), kernel=1), 'kernels must be odd, and 3 or more, got 1'),
+    (lambda: PixelCNN(16, (4, 4), first_kernel=4), 'first_kernel must be odd .*, got 4'),
+    (lambda: GatedPixelCNN(16, (4, 4), kernel=1), 'kernel must be odd and at least 3, got 1'),
     (lambda: PixelCNNPlusPlus(36, (6, 6)), 'sides are multiples of 4, got 6 x 6'),
     (lambda: PixelCNNPlusPlus(48, (4, 4)), "ordering.channels='together'"),
     (lambda: PixelCNNPlusPlus(16, (4, 4), blocks=0), 'network.blocks must be 1 or more, got 0'),

@@ -119,7 +119,7 @@ def test_remat_recomputes_the_products_that_it_does_not_keep(scan):
 
 @pytest.mark.parametrize('scan', [False, True])
 def test_a_network_built_for_a_tpu_mesh_gets_its_kernel(scan):
-  """Its gradient is lowered on a machine without TPUs, under a mesh of them and one of CPUs."""
+  """Lowers the gradient on a machine without TPUs, under a mesh of TPUs and one of CPUs."""
   network = Transformer(128, WIDTH, layers=1, scan=scan)
   h = jax.ShapeDtypeStruct((2, 128, WIDTH), jnp.float32)
   params = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros(h.shape))['params']
@@ -167,7 +167,7 @@ def test_bfloat16_keeps_float32_where_it_matters():
 
 
 @pytest.mark.parametrize('scaling', [(), ('linear', 4.0), ('ntk', 4.0), ('llama3', 8.0, 16)])
-def test_rotary_depends_on_the_distance_alone(scaling):
+def test_rotary_depends_only_on_the_distance(scaling):
   frequencies = pos.rotary_frequencies(16, scaling=scaling)
   query, key = jax.random.normal(jax.random.key(0), (2, 1, 16))
 
@@ -207,7 +207,7 @@ def test_sinusoidal_table():
 
 
 def count(length, vocabulary, tied=True, **settings):
-  """Parameters of a language model without a start token of its own."""
+  """Number of parameters of a language model without a start token."""
   network = Transformer(length, **settings)
   head = Categorical(1, vocabulary)
   model = Model(network, head, 1, head.rows, tied=tied, start='none')
