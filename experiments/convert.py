@@ -19,7 +19,7 @@ from absl import flags
 from autoregressive import finetuning
 from autoregressive.interop import weights
 from common.checkpoints.checkpoints import Checkpoints
-from common.config import Config, ConfigError, freeze
+from common.config import Config, ConfigError, plain_dict
 from common.data import pipeline
 from experiments import cli, config_flag, families, runs
 
@@ -46,7 +46,7 @@ def read(folder: str, config: Config, workdir: str | pathlib.Path, fresh: bool =
   Raises:
     ConfigError: for weights that cannot be read, or that do not suit the data.
   """
-  config = freeze(config)
+  config = plain_dict(config)
   if config['family'] != 'autoregressive':
     raise ConfigError(f'published weights are autoregressive; the config is {config["family"]}')
   data = pipeline.load(config['data'])

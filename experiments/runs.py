@@ -11,7 +11,7 @@ import jax
 from absl import logging
 
 from common.checkpoints.checkpoints import Checkpoints, Restored
-from common.config import Config, ConfigError, differences, flatten, freeze, pick, to_json
+from common.config import Config, ConfigError, differences, flatten, pick, plain_dict, to_json
 from common.data import pipeline, tokenizers
 from common.data.spec import DataSpec
 from common.evaluation.evaluate import Evaluation, evaluate
@@ -69,7 +69,7 @@ def train(
   Raises:
     ConfigError: the config cannot be run, or the folder holds a run of another one.
   """
-  workdir, config = pathlib.Path(workdir), freeze(config)
+  workdir, config = pathlib.Path(workdir), plain_dict(config)
   # Everything that can refuse the config comes before the first write.
   data = pipeline.load(config['data'])
   method = families.build(config, data.spec)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from common.config import ConfigError, length
+from common.config import ConfigError, parse_steps
 
 MAX_WIDTH = 1 / math.sqrt(12)  # at gamma = 0, the plain mean of all steps
 
@@ -89,7 +89,7 @@ def make_averaging(section: Mapping[str, Any], epoch: int, total: int) -> Averag
     raise ConfigError(f'ema.ramp_up must be 0 (off) or more, got {section["ramp_up"]}')
   if section['keep'] < 1:
     raise ConfigError(f'ema.keep must be at least 1, got {section["keep"]}')
-  half_life = float(length(section['half_life'], 'ema.half_life', epoch, total))
+  half_life = float(parse_steps(section['half_life'], 'ema.half_life', epoch, total))
   widths = tuple(section['widths'])
   averaging = Averaging(section['decay'], section['warmup'], half_life, section['ramp_up'], widths)
   _ = averaging.gammas  # raises for an invalid width

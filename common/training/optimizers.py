@@ -8,7 +8,7 @@ import jax
 import optax
 from jaxtyping import Array, Float, Int
 
-from common.config import ConfigError, length, pick, suggestion
+from common.config import ConfigError, parse_steps, pick, suggestion
 from common.method import PyTree
 from common.trees import path_name
 
@@ -24,10 +24,10 @@ def make_lr_schedule(settings: Mapping, total: int, epoch: int) -> optax.Schedul
   Raises:
     ConfigError: for an unknown schedule, or a warm-up that leaves no step to train.
   """
-  warmup = length(settings['warmup'], 'optimizer.warmup', epoch, total)
+  warmup = parse_steps(settings['warmup'], 'optimizer.warmup', epoch, total)
   if warmup >= total:
     raise ConfigError(f'optimizer.warmup is {warmup} of {total} steps: no step is left to train')
-  cooldown = length(settings['cooldown'], 'optimizer.cooldown', epoch, total)
+  cooldown = parse_steps(settings['cooldown'], 'optimizer.cooldown', epoch, total)
   make = pick(LR_SCHEDULES, settings['schedule'], 'optimizer.schedule')
   after_warmup = make(settings, total - warmup, warmup, cooldown)
   if warmup == 0:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from common.config import ConfigError, length
+from common.config import ConfigError, parse_steps
 
 
 class Schedule(NamedTuple):
@@ -58,7 +58,7 @@ def make_schedule(settings: Mapping, epoch: int, snapshot_every: str | int = 0) 
   Raises:
     ConfigError: for a malformed length, or a run without steps.
   """
-  total = length(settings['steps'], 'train.steps', epoch)
+  total = parse_steps(settings['steps'], 'train.steps', epoch)
   # A run shorter than one call compiles only the steps that it has.
   per_call = min(settings['steps_per_call'], total)
   if total < 1 or per_call < 1:
@@ -68,7 +68,7 @@ def make_schedule(settings: Mapping, epoch: int, snapshot_every: str | int = 0) 
 
   def interval(text: str | int, name: str) -> int:
     # Rounded up: nothing is due in the middle of a compiled call.
-    return math.ceil(length(text, name, epoch, total) / per_call) * per_call
+    return math.ceil(parse_steps(text, name, epoch, total) / per_call) * per_call
 
   names = ('log_every', 'evaluate_every', 'sample_every', 'checkpoint_every')
   intervals = (interval(settings[name], f'train.{name}') for name in names)

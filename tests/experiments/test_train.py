@@ -160,7 +160,7 @@ def test_damaged_checkpoints_are_reported_and_the_one_before_is_used(whole, tmp_
     (['--config.train.keep=many'], '--config.train.keep=many'),
     (['--config.network.name=transfromer'], "unknown network 'transfromer'; did you mean"),
     (['--config.optimizer.name=adma'], "unknown optimizer.name 'adma'; did you mean 'adam'"),
-    (['--config.train.steps=soon'], "train.steps='soon' is not a length"),
+    (['--config.train.steps=soon'], 'train.steps must be a number of steps, such as'),
     (['--config.data.name=digit'], "'digit'"),
     (['--config.parallel.data=3'], 'does not multiply to the 1 devices'),
     (['--config.train.micro_batches=3'], 'data.batch_size=16 cannot be shared out'),
