@@ -1,4 +1,4 @@
-"""Files that are either complete or absent."""
+"""Atomic writing of files: a file is either complete or absent."""
 
 import os
 import pathlib

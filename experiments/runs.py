@@ -56,7 +56,7 @@ def train(
   workdir: str | pathlib.Path,
   *,
   fresh: bool = False,
-  stop: Callable[[], bool] = loop.never,
+  stop: Callable[[], bool] = loop.never_stop,
 ) -> bool:
   """Trains a config in a folder, or resumes the run there; returns whether it is finished.
 

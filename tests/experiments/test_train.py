@@ -76,7 +76,7 @@ def test_killed_and_restarted_is_the_same_run_bit_for_bit(whole, tmp_path, momen
 def test_a_signal_saves_and_exits_with_75_and_the_same_command_resumes(whole, tmp_path, name):
   workdir = tmp_path / 'run'
   process = start('train', *TINY, f'--workdir={workdir}')
-  metrics = workdir / writers.FILE
+  metrics = workdir / writers.METRICS_FILE
   wait_for(lambda: metrics.exists() and metrics.read_text().count('\n') >= 2)
   process.send_signal(getattr(signal, name))
   process.communicate(timeout=120)
@@ -106,7 +106,7 @@ def test_eight_devices_follow_the_curve_of_one(whole, tmp_path, flags):
 def test_a_run_moves_from_eight_devices_to_one(whole, tmp_path):
   workdir = tmp_path / 'run'
   process = start('train', *TINY, f'--workdir={workdir}', devices=8)
-  metrics = workdir / writers.FILE
+  metrics = workdir / writers.METRICS_FILE
   wait_for(lambda: metrics.exists() and metrics.read_text().count('\n') >= 2)
   process.send_signal(signal.SIGTERM)
   process.communicate(timeout=120)
@@ -162,9 +162,9 @@ def test_damaged_checkpoints_are_reported_and_the_one_before_is_used(whole, tmp_
     (['--config.optimizer.name=adma'], "unknown optimizer.name 'adma'; did you mean 'adam'"),
     (['--config.train.steps=soon'], 'train.steps must be a number of steps, such as'),
     (['--config.data.name=digit'], "'digit'"),
-    (['--config.parallel.data=3'], 'does not multiply to the 1 devices'),
-    (['--config.train.micro_batches=3'], 'data.batch_size=16 cannot be shared out'),
-    (['--config.train.profile=5'], "write 'first:last'"),
+    (['--config.parallel.data=3'], 'must be the number of devices, 1, got data=3'),
+    (['--config.train.micro_batches=3'], 'data.batch_size=16 must be a multiple of 3 '),
+    (['--config.train.profile=5'], "train.profile must be 'first:last'"),
     (['surplus'], "unexpected argument 'surplus'"),
     (['--config=configs/nowhere.py'], 'configs/nowhere.py'),
     (['--config=configs/autoregressive/images.py:digitz'], "unknown variant 'digitz'"),
@@ -182,7 +182,7 @@ def test_a_batch_that_the_devices_do_not_divide(tmp_path):
   line = refused(
     'train', *TINY, '--config.data.batch_size=12', f'--workdir={tmp_path}/run', devices=8
   )
-  assert 'data.batch_size=12 cannot be shared out over 8 devices' in line
+  assert 'data.batch_size=12 must be a multiple of 8 (8 devices' in line
 
 
 def test_a_workdir_that_cannot_be_written(tmp_path):
@@ -205,8 +205,8 @@ def test_too_many_bad_steps_stop_the_run_with_the_last_good_checkpoint_intact(tm
   assert 'the gradient was not finite in' in line and 'train.max_bad_steps=6' in line
 
 
-def test_the_program_needs_neither_data_nor_this_machine_s_devices():
-  """Lowers the step from shapes alone, as for a machine that is not there."""
+def test_the_program_needs_no_data():
+  """Lowers the step from shapes only, as for another machine."""
   from configs.autoregressive import images
 
   config = families.complete(images.get_config('digits_4x4'))
