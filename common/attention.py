@@ -70,8 +70,7 @@ class AttentionSettings:
   Attributes:
     implementation: a key of `IMPLEMENTATIONS`, or 'auto'.
     causal: whether a query sees only keys at its own position and before.
-    window: a query sees only the last `window` positions, including its own; 0: no limit. Needs
-      `causal`.
+    window: a query sees only the last `window` positions, its own included; 0: all. Needs causal.
     cap: scores are soft-capped to ±cap by a tanh (Gemma Team 2024); 0: no cap.
 
   Raises:
@@ -263,12 +262,10 @@ def _splash_local(query, key, value, segments, *, settings: AttentionSettings, t
   """Splash attention on one device."""
   from jax.experimental.pallas.ops.tpu import splash_attention as pallas
 
-  # The kernel does not scale. It takes one axis of query heads, in which the heads that share a key
-  # head are adjacent.
+  # The kernel does not scale; in its axis of query heads, heads that share a key head are adjacent.
   flat = (query * query.shape[-1] ** -0.5).astype(key.dtype)
   flat = flat.reshape(query.shape[0], -1, *query.shape[-2:])
-  # 'auto' and 'splash' share one cached kernel.
-  settings = dataclasses.replace(settings, implementation='splash')
+  settings = dataclasses.replace(settings, implementation='splash')  # 'auto' has the same kernel
   kernel = _splash_kernel(flat.shape[1], flat.shape[2], key.shape[2], settings, tpu)
   segment_ids = None if segments is None else pallas.SegmentIds(*segments)
   return jax.vmap(kernel)(flat, key, value, segment_ids).reshape(query.shape)
@@ -334,11 +331,9 @@ def choose(
   drop: Drop | None,
   platform: str,
 ) -> str:
-  """Chooses the implementation for a call of `attend`: a key of `IMPLEMENTATIONS`.
+  """Chooses the implementation for a call of `attend` on a platform: a key of `IMPLEMENTATIONS`.
 
-  Args:
-    query, key, inputs, settings, drop: see `attend`; only shapes and types of arrays matter.
-    platform: see `current_platform`.
+  Of the arrays, only shapes and types matter.
 
   Raises:
     ConfigError: the settings name an implementation that does not support these arguments.
