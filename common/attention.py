@@ -2,19 +2,19 @@
 
   softmax(q·k/√dim + bias)·v    (Vaswani et al. 2017, equation 1)
 
-It is causal or not, among the positions of one sequence or across to those of another:
+Self-attention or cross-attention, causal or bidirectional. The implementations:
 
-  reference: all scores at once; also used while decoding with a cache;
-  blocks: a block of queries at a time; under a causal mask each block meets only the keys up to
-    its last query, which saves almost half of the work (docs/decisions.md);
-  cudnn, splash: kernels for GPUs (cuDNN's) and TPUs (JAX's Pallas kernel) that keep no scores;
-  auto: the kernel of the platform if it can do what is asked; otherwise, and on CPUs, blocks
-    under a causal mask and the reference without one.
+  reference: all scores at once; also used for decoding with a cache;
+  blocks: one block of queries at a time; with a causal mask each block uses only the keys up to its
+    last query, which saves almost half of the work (docs/decisions.md);
+  cudnn, splash: fused kernels for GPUs (cuDNN) and TPUs (JAX's Pallas kernel) that store no scores;
+  auto: the kernel of the platform, if it supports the inputs and settings; otherwise, and on CPUs,
+    blocks with a causal mask and the reference without one.
 
-Heads stand before positions: [batch, heads, positions, dim], or [batch, kv_heads, groups,
-positions, dim] for groups of query heads that share a key head. So both products are batched
-row-major matrix products: on CPUs 1.1 to 2.6 times as fast forward as
-`jax.nn.dot_product_attention` (2 cores, float32, 16 to 256 positions).
+The axis of heads comes before the axis of positions: [batch, heads, positions, dim], or [batch,
+kv_heads, groups, positions, dim] for groups of query heads that share a key head. In this layout
+both products are batched row-major matrix products. On CPUs the forward pass is 1.1 to 2.6 times as
+fast as `jax.nn.dot_product_attention` (2 cores, float32, 16 to 256 positions).
 """
 
 import dataclasses
@@ -31,11 +31,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from common.config import ConfigError, pick
 
-MASKED = -1e30  # softmax makes an exact zero of it; finite, so that a fully masked row has no NaN
-MIN_BLOCK = 64  # queries in a block; an eighth of the sequence if that is more
-SPLASH_TILE = 128  # the splash kernel cuts queries and keys into tiles of a multiple of this
-CUDNN_MAX_DIM = 128  # of a head, on every architecture forward and backward
-BATCH_AXES = ('data', 'fsdp')  # axes of the mesh that share out the batch
+MASKED = -1e30  # softmax maps it to exactly 0; finite, so that a fully masked row is not NaN
+MIN_BLOCK = 64  # queries in a block; more in sequences of more than 8 · 64 positions
+SPLASH_TILE = 128  # lengths of queries and keys must be multiples of the splash kernel's tile
+CUDNN_MAX_DIM = 128  # largest dimension of a head that every GPU supports, forward and backward
+BATCH_AXES = ('data', 'fsdp')  # axes of the mesh that split the batch
 HEADS_AXIS = 'tensor'
 
 Query = Float[Array, 'batch kv_heads *groups queries dim']
@@ -46,14 +46,14 @@ Drop = Callable[[Array], Array]
 class AttentionInputs(NamedTuple):
   """The arrays that decide what each query sees and with what bias, shared by all layers.
 
-  An implementation that can express them builds no mask from them.
+  An implementation that accepts them as arguments does not turn them into a mask.
 
   Attributes:
-    offset: position of the first query among the keys, while decoding with a cache; None: 0.
+    offset: position of the first query among the keys, for decoding with a cache; None: 0.
     bias: added to the scores, or None.
-    query_segments, key_segments: number of the document that each position belongs to; a query
-      sees only keys of its own document. None: all.
-    key_lengths: number of keys that each example has; those behind are padding. None: all.
+    query_segments, key_segments: index of the document that each position belongs to; a query sees
+      only keys of its own document. None: one document.
+    key_lengths: the number of keys of each example; later keys are padding. None: no padding.
   """
 
   offset: Int[Array, ''] | int | None = None
@@ -65,7 +65,7 @@ class AttentionInputs(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class AttentionSettings:
-  """The settings of attention, known before any array is.
+  """The static settings of attention.
 
   Attributes:
     implementation: a key of `IMPLEMENTATIONS`, or 'auto'.
@@ -85,13 +85,13 @@ class AttentionSettings:
   def __post_init__(self):
     pick(IMPLEMENTATIONS | {'auto': None}, self.implementation, 'network.attention')
     if self.window and not self.causal:
-      raise ConfigError(f'attention with window={self.window} must be causal')
+      raise ConfigError(f'attention with window={self.window} must be causal; set window=0')
 
 
-def visible(
+def make_mask(
   queries: int, keys: int, inputs: AttentionInputs, settings: AttentionSettings
 ) -> Bool[Array, 'masks queries keys'] | None:
-  """Which keys each query sees, for each example or once for all; None: every query sees all."""
+  """True where a query sees a key; one mask per example, or one for all. None: no masking."""
   masks = []
   if settings.causal:
     first = 0 if inputs.offset is None else inputs.offset
@@ -114,28 +114,28 @@ def reference(
   settings: AttentionSettings,
   drop: Drop | None = None,
 ) -> Query:
-  """The formula with all scores in memory: softmax in float32, products in the type of `key`."""
+  """The formula with all scores in memory; softmax in float32, products in the type of `key`."""
   group, dim = 'g' if query.ndim == 5 else '', query.shape[-1]
   einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
-  # Scaling the queries rather than the scores touches dim numbers per query, not keys numbers.
+  # Scale the queries and not the scores: that is `dim` products per query instead of `keys`.
   query = (query * dim**-0.5).astype(key.dtype)
   scores = einsum(f'bk{group}qd,bksd->bk{group}qs', query, key)
-  # The cap comes before bias and mask: it bounds q·k alone, and a masked score must stay masked.
+  # The cap comes before bias and mask: it applies to q·k only, and a masked score must stay masked.
   if settings.cap:
     scores = settings.cap * jnp.tanh(scores / settings.cap)
   if inputs.bias is not None:
     scores += inputs.bias.reshape(scores.shape[1:])
-  mask = visible(query.shape[-2], key.shape[-2], inputs, settings)
+  mask = make_mask(query.shape[-2], key.shape[-2], inputs, settings)
   if mask is not None:
     scores = jnp.where(jnp.expand_dims(mask, range(1, scores.ndim - 2)), scores, MASKED)
-  # Softmax is the same after any shift, so the shift by the maximum needs no gradient.
+  # Softmax does not change under a shift, so the shift by the maximum needs no gradient.
   weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
   total = weights.sum(-1, keepdims=True)
-  # Dropout acts on weights that still lack their normalisation: the total counts the dropped too.
+  # Dropout after the total is summed: as in dropout after softmax, the total includes dropped ones.
   if drop is not None:
     weights = drop(weights)
   mixed = einsum(f'bk{group}qs,bksd->bk{group}qd', weights.astype(value.dtype), value)
-  # Dividing after the product with the values again touches dim numbers per query, not keys.
+  # Divide after the product with the values: `dim` divisions per query instead of `keys`.
   return (mixed / total).astype(value.dtype)
 
 
@@ -147,23 +147,23 @@ def blocks(
   settings: AttentionSettings,
   drop: Drop | None = None,
 ) -> Query:
-  """`reference`, a block of queries at a time, each against the keys that its queries can see."""
+  """`reference` for one block of queries at a time, with only the keys that the block can see."""
   length, num_keys = query.shape[-2], key.shape[-2]
   size = max(MIN_BLOCK, -(-length // 8))
   parts = []
   for start in range(0, length, size):
     end = min(start + size, length)
-    # The block's first query sees the farthest back, its last query the farthest on.
+    # The first query of the block decides the first key, the last query decides the last key.
     first = max(0, start - settings.window + 1) if settings.window else 0
     last = min(end, num_keys) if settings.causal else num_keys
-    near, seen = slice(start, end), slice(first, last)
-    arrays = query[..., near, :], key[:, :, seen], value[:, :, seen]
-    parts.append(reference(*arrays, _part(inputs, near, seen), settings, drop))
+    queries, keys = slice(start, end), slice(first, last)
+    arrays = query[..., queries, :], key[:, :, keys], value[:, :, keys]
+    parts.append(reference(*arrays, _slice_inputs(inputs, queries, keys), settings, drop))
   return jnp.concatenate(parts, axis=-2)
 
 
-def _part(inputs: AttentionInputs, queries: slice, keys: slice) -> AttentionInputs:
-  """The inputs of some queries and keys."""
+def _slice_inputs(inputs: AttentionInputs, queries: slice, keys: slice) -> AttentionInputs:
+  """The inputs for a slice of the queries and a slice of the keys."""
   return AttentionInputs(
     offset=queries.start - keys.start,
     bias=None if inputs.bias is None else inputs.bias[:, queries, keys],
@@ -188,9 +188,9 @@ def cudnn(
   """
   shape = query.shape
   query = query.astype(key.dtype).reshape(shape[0], -1, *shape[-2:])
-  # cuDNN adds a mask to the scores as a bias, the only way it has for documents.
+  # Only documents need a mask here, which cuDNN adds to the scores as a bias.
   documents = AttentionInputs(None, None, inputs.query_segments, inputs.key_segments)
-  mask = visible(shape[-2], key.shape[-2], documents, AttentionSettings())
+  mask = make_mask(shape[-2], key.shape[-2], documents, AttentionSettings())
   lengths = inputs.key_lengths
   mixed = jax.nn.dot_product_attention(
     *(x.swapaxes(1, 2) for x in (query, key, value)),
@@ -198,7 +198,7 @@ def cudnn(
     mask=None if mask is None else mask[:, None],
     is_causal=settings.causal,
     key_value_seq_lengths=None if lengths is None else lengths.astype(jnp.int32),
-    # Keys before the query, without itself; and none after it.
+    # (number of keys before the query, excluding its own; number of keys after it)
     local_window_size=(settings.window - 1, 0) if settings.window else None,
     implementation=implementation,
   )
@@ -226,14 +226,14 @@ def _splash_kernel(heads: int, queries: int, keys: int, settings: AttentionSetti
 
 
 def _splash_segments(query: Query, key: Keys, inputs: AttentionInputs):
-  """Documents and lengths as the kernel takes them: a number for each query and for each key."""
+  """Documents and lengths in the kernel's form: a segment index for each query and each key."""
   if inputs.query_segments is None and inputs.key_lengths is None:
     return None
   queries, keys = inputs.query_segments, inputs.key_segments
   if queries is None:
     queries = jnp.zeros((query.shape[0], query.shape[-2]), jnp.int32)
     keys = jnp.zeros((key.shape[0], key.shape[-2]), jnp.int32)
-  if inputs.key_lengths is not None:  # no query has the number -1
+  if inputs.key_lengths is not None:  # padding gets segment -1, which no query has
     keys = jnp.where(jnp.arange(keys.shape[1]) < inputs.key_lengths[:, None], keys, -1)
   return queries, keys
 
@@ -241,7 +241,7 @@ def _splash_segments(query: Query, key: Keys, inputs: AttentionInputs):
 def splash(
   query: Query, key: Keys, value: Keys, inputs: AttentionInputs, settings: AttentionSettings
 ) -> Query:
-  """JAX's splash attention; on a mesh, each device runs it on its examples and heads."""
+  """JAX's splash attention. On a mesh, each device runs it on its own examples and heads."""
   local = functools.partial(_splash_local, settings=settings, tpu=current_platform() == 'tpu')
   segments = _splash_segments(query, key, inputs)
   mesh = jax.sharding.get_abstract_mesh()
@@ -262,13 +262,13 @@ def _splash_local(query, key, value, segments, *, settings: AttentionSettings, t
   """Splash attention on one device."""
   from jax.experimental.pallas.ops.tpu import splash_attention as pallas
 
-  # The kernel does not scale; it takes all query heads in a row, those of a key head together.
+  # The kernel does not scale; in its axis of query heads, heads that share a key head are adjacent.
   flat = (query * query.shape[-1] ** -0.5).astype(key.dtype)
   flat = flat.reshape(query.shape[0], -1, *query.shape[-2:])
-  plain = dataclasses.replace(settings, implementation='splash')  # one kernel for all names
-  kernel = _splash_kernel(flat.shape[1], flat.shape[2], key.shape[2], plain, tpu)
-  numbers = None if segments is None else pallas.SegmentIds(*segments)
-  return jax.vmap(kernel)(flat, key, value, numbers).reshape(query.shape)
+  settings = dataclasses.replace(settings, implementation='splash')  # 'auto' has the same kernel
+  kernel = _splash_kernel(flat.shape[1], flat.shape[2], key.shape[2], settings, tpu)
+  segment_ids = None if segments is None else pallas.SegmentIds(*segments)
+  return jax.vmap(kernel)(flat, key, value, segment_ids).reshape(query.shape)
 
 
 IMPLEMENTATIONS: Mapping[str, Callable[..., Array]] = {
@@ -277,29 +277,29 @@ IMPLEMENTATIONS: Mapping[str, Callable[..., Array]] = {
   'cudnn': cudnn,
   'splash': splash,
 }
-KERNELS = {'tpu': 'splash', 'gpu': 'cudnn'}  # the fused kernel of a platform
+KERNELS = {'tpu': 'splash', 'gpu': 'cudnn'}  # {platform: its fused kernel}
 
 
 def current_platform() -> str:
-  """'cpu', 'gpu' or 'tpu': of the mesh that the function being traced is built for.
+  """The platform that the function being traced is compiled for: 'cpu', 'gpu' or 'tpu'.
 
-  A training step is traced under the mesh of its devices (common/training/parallel.py), which need
-  not be devices of this machine. Without a mesh, `jit` compiles for the default backend.
+  A training step is traced under the mesh of its devices (common/training/parallel.py), which may
+  belong to another machine. Without a mesh, `jit` compiles for the default backend.
   """
   device = jax.sharding.get_abstract_mesh().abstract_device
   return jax.default_backend() if device is None else device.platform
 
 
 def _cudnn_limits(query, key, inputs: AttentionInputs, settings: AttentionSettings, drop) -> dict:
-  """What cuDNN's kernel cannot do, each with whether it is asked for."""
+  """{what cuDNN's kernel does not support: whether these arguments need it}."""
   dim, lengths = query.shape[-1], (query.shape[-2], key.shape[-2])
   masked = inputs.bias is not None or inputs.query_segments is not None
   padded = inputs.key_lengths is not None
-  odd, wide = any(n % 2 for n in lengths), dim % 8 or dim > CUDNN_MAX_DIM
-  halves = key.dtype in (jnp.bfloat16, jnp.float16)
+  odd, bad_dim = any(n % 2 for n in lengths), dim % 8 or dim > CUDNN_MAX_DIM
+  half = key.dtype in (jnp.bfloat16, jnp.float16)
   return {
-    f'{key.dtype} arrays (only bfloat16 and float16)': not halves,
-    f'heads of {dim} dimensions (only multiples of 8 up to {CUDNN_MAX_DIM})': wide,
+    f'{key.dtype} arrays (only bfloat16 and float16)': not half,
+    f'heads of {dim} dimensions (only multiples of 8 up to {CUDNN_MAX_DIM})': bad_dim,
     f'a bias or documents with lengths {lengths} (only even ones)': masked and odd,
     'a window with a bias, documents or key lengths': settings.window and (masked or padded),
     'a soft cap': settings.cap,
@@ -308,14 +308,14 @@ def _cudnn_limits(query, key, inputs: AttentionInputs, settings: AttentionSettin
 
 
 def _splash_limits(query, key, inputs: AttentionInputs, settings: AttentionSettings, drop) -> dict:
-  """What the splash kernel cannot do, each with whether it is asked for."""
+  """{what the splash kernel does not support: whether these arguments need it}."""
   mesh, lengths = jax.sharding.get_abstract_mesh(), (query.shape[-2], key.shape[-2])
-  shares = math.prod(mesh.shape.get(axis, 1) for axis in BATCH_AXES)
+  shards = math.prod(mesh.shape.get(axis, 1) for axis in BATCH_AXES)
   return {
     'a bias (ALiBi)': inputs.bias is not None,
     'dropout of attention weights': drop is not None,
     f'lengths {lengths} (only multiples of {SPLASH_TILE})': any(n % SPLASH_TILE for n in lengths),
-    f'a batch of {query.shape[0]} over {shares} devices': query.shape[0] % shares,
+    f'a batch of {query.shape[0]} over {shards} devices': query.shape[0] % shards,
   }
 
 
@@ -331,33 +331,33 @@ def choose(
   drop: Drop | None,
   platform: str,
 ) -> str:
-  """Which implementation computes this attention: a key of `IMPLEMENTATIONS`.
+  """Chooses the implementation for a call of `attend` on a platform: a key of `IMPLEMENTATIONS`.
 
-  The arguments are those of `attend`, whose shapes and types matter, and the platform.
+  Of the arrays, only shapes and types matter.
 
   Raises:
-    ConfigError: if the settings name an implementation that cannot do what is asked.
+    ConfigError: the settings name an implementation that does not support these arguments.
   """
-  if inputs.offset is not None:  # few queries against a cache: nothing to gain from a kernel
+  if inputs.offset is not None:  # few queries against a cache: a kernel would not be faster
     return 'reference'
   auto = settings.implementation == 'auto'
-  plain = 'blocks' if settings.causal else 'reference'
-  name = KERNELS.get(platform, plain) if auto else settings.implementation
+  fallback = 'blocks' if settings.causal else 'reference'
+  name = KERNELS.get(platform, fallback) if auto else settings.implementation
   limits = LIMITS[name](query, key, inputs, settings, drop) if name in LIMITS else {}
-  # A kernel's partitioning follows the mesh: without one, nobody says how arrays are laid out.
-  adrift = auto and jax.sharding.get_abstract_mesh().empty and jax.device_count() > 1
+  # `splash` splits its arrays along the mesh: without a mesh their sharding is unknown.
+  no_mesh = auto and jax.sharding.get_abstract_mesh().empty and jax.device_count() > 1
   limits |= {
     f'the platform {platform!r} (only GPUs)': name == 'cudnn' and platform != 'gpu',
-    'several devices without a mesh': name == 'splash' and adrift,
+    'several devices without a mesh': name == 'splash' and no_mesh,
   }
-  missing = ' or '.join(what for what, asked in limits.items() if asked)
+  missing = ' or '.join(what for what, needed in limits.items() if needed)
   if missing and not auto:
     raise ConfigError(
-      f"network.attention={name!r} cannot do {missing}; use 'auto', 'blocks' or 'reference'"
+      f"network.attention={name!r} does not support {missing}; use 'auto', 'blocks' or 'reference'"
     )
   if missing:
-    _log_once(f'attention: {name!r} cannot do {missing}; {plain!r} takes its place')
-  return plain if missing else name
+    _log_once(f'attention: {name!r} does not support {missing}; using {fallback!r} instead')
+  return fallback if missing else name
 
 
 PLAIN_INPUTS, PLAIN_SETTINGS = AttentionInputs(), AttentionSettings()
@@ -374,7 +374,7 @@ def attend(
   """softmax(q·k/√dim + bias)·v, in the type of `value`.
 
   Args:
-    query: heads before positions; with an axis more, groups of query heads that share a key head.
+    query: heads before positions; an extra axis holds groups of query heads that share a key head.
     key, value: heads before positions.
     inputs: arrays that decide what each query sees.
     settings: implementation, causality, window, soft cap.

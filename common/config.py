@@ -1,8 +1,9 @@
 """Configs: choose components by name, fill in defaults, check, compare.
 
-A component of a config is a dict with a `name` and settings of that name: keyword arguments of the
-constructor that one literal dict in one file maps the name to. A config says only what differs; the
-constructor's signature is the one place where a default stands, and `complete` fills it in.
+A component of a config is a dict with a `name` and settings. A table, one literal dict in one file,
+maps the name to a constructor, and the settings are that constructor's keyword arguments. A config
+contains only the settings that differ from their defaults. The defaults stand in the constructor's
+signature and nowhere else; `complete` fills them in.
 """
 
 import copy
@@ -19,8 +20,8 @@ T = TypeVar('T')
 Config = Mapping | ConfigDict  # below the commands, configs are plain nested dicts
 
 
-# Sections with a `name` that are not components: the name is one setting among others, and does not
-# decide which others there are.
+# Sections with a `name` that are not components: the name is an ordinary setting, and does not
+# decide which other settings the section has.
 NAMED_SECTIONS = ('data', 'optimizer', 'task', 'threshold')
 
 
@@ -32,10 +33,10 @@ class Tables(NamedTuple):
   """The constructors behind a family's configs.
 
   Attributes:
-    components: by the dotted path of a section with a `name`, its constructors by name.
-    sections: by the dotted path of a section without a name, the one constructor that takes it.
-    given: by path of either, arguments of its constructors which the code passes, because they come
-      from the data or from another component: never settings.
+    components: {dotted path of a section with a `name`: {name: constructor}}.
+    sections: {dotted path of a section without a `name`: its one constructor}.
+    given: {dotted path of either: arguments of its constructors that are never settings}. The code
+      passes them, because they come from the data or from another component.
   """
 
   components: Mapping[str, Mapping[str, Callable]]
@@ -65,11 +66,11 @@ def component(table: Mapping[str, Callable[..., T]], settings: Mapping, what: st
     settings: `name`, and keyword arguments of the constructor of that name; others keep their
       defaults.
     what: what the component is, for messages ('network', 'process').
-    **given: arguments that the code passes; a constructor gets those which it takes.
+    **given: arguments that the code passes; a constructor gets only those that it accepts.
 
   Raises:
-    ConfigError: for an unknown name, an unknown setting, or a value of another type than its
-      default.
+    ConfigError: for an unknown name, an unknown setting, or a value whose type differs from that of
+      the default.
   """
   constructor = checked_constructor(table, settings, what, given)
   arguments = inspect.signature(constructor).parameters
@@ -84,21 +85,21 @@ def checked_constructor(
   given: Collection[str] = (),
   shared: Mapping[str, Any] | None = None,
 ) -> Callable[..., T]:
-  """The constructor that a component names, its settings checked.
+  """Checks the settings of a component, and returns the constructor that its `name` selects.
 
   Args:
     table: constructors by name.
     settings: the component: its `name` and settings.
     what: what the component is, for messages.
-    given: arguments that are not settings.
-    shared: settings that all components of the table have besides their constructor's, with their
-      defaults.
+    given: names of arguments that the code passes, which are not settings.
+    shared: settings (with defaults) that every component of the table has, in addition to the
+      arguments of its constructor.
 
   Raises:
     ConfigError: see `component`.
   """
   if 'name' not in settings:
-    raise ConfigError(f'{what} has no name; known: {", ".join(sorted(table))}')
+    raise ConfigError(f'{what} needs a name; known: {", ".join(sorted(table))}')
   name = settings['name']
   constructor = pick(table, name, what)
   defaults = dict.fromkeys(settings_of(constructor) - set(given), inspect.Parameter.empty)
@@ -112,7 +113,8 @@ def checked_constructor(
   return constructor
 
 
-KINDS = {  # by type of a default: the types of its values, and what to call them
+# {type of a default: (types that its values may have, how messages describe them)}
+SETTING_TYPES = {
   bool: (bool, 'True or False'),
   int: (int, 'a whole number'),
   float: ((int, float), 'a number'),
@@ -122,15 +124,15 @@ KINDS = {  # by type of a default: the types of its values, and what to call the
 
 
 def check_type(what: str, value: Any, default: Any) -> None:
-  """Refuses a value of another type than its setting's default, if that is a plain one.
+  """Checks that a value has the type of its setting's default, if SETTING_TYPES has that type.
 
   Raises:
-    ConfigError: names the setting, and gives a value that would be right.
+    ConfigError: names the setting, and gives a valid value as an example.
   """
-  kinds, called = KINDS.get(type(default), (object, ''))
-  # A bool is an int to Python, but no number to a reader of a config.
-  if not isinstance(value, kinds) or (isinstance(value, bool) and type(default) in (int, float)):
-    raise ConfigError(f'{what}={value!r} must be {called}, such as {default!r}')
+  types, description = SETTING_TYPES.get(type(default), (object, ''))
+  # Python counts True and False as ints, but a config must not use them as numbers.
+  if not isinstance(value, types) or (isinstance(value, bool) and type(default) in (int, float)):
+    raise ConfigError(f'{what}={value!r} must be {description}, such as {default!r}')
 
 
 def settings_of(constructor: Callable) -> set[str]:
@@ -140,7 +142,7 @@ def settings_of(constructor: Callable) -> set[str]:
 
 
 def defaults_of(constructor: Callable, given: Collection[str] = ()) -> dict[str, Any]:
-  """The settings of a constructor which have a default, but for arguments that are `given`."""
+  """The settings of a constructor that have a default, without the arguments in `given`."""
   parameters = inspect.signature(constructor).parameters
   defaults = {key: parameters[key].default for key in settings_of(constructor) - set(given)}
   return {k: v for k, v in defaults.items() if v is not inspect.Parameter.empty}
@@ -151,34 +153,38 @@ def as_tuple(value: Any) -> Any:
   return tuple(map(as_tuple, value)) if isinstance(value, (list, tuple)) else value
 
 
-def length(text: str | int, what: str, epoch: int | None = None, total: int | None = None) -> int:
+def parse_steps(
+  text: str | int, what: str, epoch: int | None = None, total: int | None = None
+) -> int:
   """A number of steps, from '500', '500 steps', '3 epochs' or '10%'.
 
   Args:
-    text: the length, as a config writes it.
-    what: the setting that it is of, for messages.
+    text: the value in the config.
+    what: the name of the setting, for messages.
     epoch: steps in an epoch; None: epochs are not allowed.
-    total: steps in the whole run, of which '10%' is a part; None: percentages are not allowed.
+    total: steps in the whole run, for percentages; None: percentages are not allowed.
 
   Raises:
-    ConfigError: the text is not a length, or has a unit that is not allowed.
+    ConfigError: the text has no number, or a unit that is not allowed.
   """
-  number, unit = _split_length(text, what)
+  number, unit = _split_number_and_unit(text, what)
   if unit in ('', 'step', 'steps'):
     if number != int(number):
       raise ConfigError(f'{what}={text!r}: the number of steps must be whole')
     return int(number)
   if unit in ('epoch', 'epochs') and epoch:
-    return math.ceil(number * epoch)  # up: each example is seen as often as asked for
+    return math.ceil(number * epoch)  # rounded up: no example is seen less often than requested
   if unit in ('%', 'percent') and total is not None:
     return round(number / 100 * total)
-  raise ConfigError(f'{what}={text!r}: the unit {unit!r} has no meaning here')
+  units = {'steps': True, 'epochs': bool(epoch), '%': total is not None}
+  allowed = ' or '.join(name for name, is_allowed in units.items() if is_allowed)
+  raise ConfigError(f'{what}={text!r}: the unit must be {allowed}, got {unit!r}')
 
 
-def _split_length(text: str | int, what: str) -> tuple[float, str]:
+def _split_number_and_unit(text: str | int, what: str) -> tuple[float, str]:
   digits = str(text).strip()
   unit = digits.lstrip('0123456789.eE+-_').strip()
-  if unit in ('poch', 'pochs'):  # '3epochs': the e is not an exponent, it belongs to the unit
+  if unit in ('poch', 'pochs'):  # '3epochs': this e belongs to the unit and is not an exponent
     unit = 'e' + unit
   number = digits[: len(digits) - len(unit)].strip()
   try:
@@ -186,7 +192,9 @@ def _split_length(text: str | int, what: str) -> tuple[float, str]:
   except ValueError:
     value = -1.0
   if value < 0 or not math.isfinite(value):
-    raise ConfigError(f"{what}={text!r} is not a length; write '500', '3 epochs' or '10%'")
+    raise ConfigError(
+      f"{what} must be a number of steps, such as '500', '3 epochs' or '10%', got {text!r}"
+    )
   return value, unit
 
 
@@ -209,17 +217,17 @@ def differences(config: Config, base: Config) -> dict[str, tuple[Any, Any]]:
 
 
 def merge(config: Config, *changes: Config) -> dict[str, Any]:
-  """A nested config with changes put over it; later ones win.
+  """A nested config with changes applied in order.
 
-  A dict changes the section of its key setting by setting, but one with another `name` replaces the
-  component there: the settings of the old name mean nothing to the new one.
+  A dict changes the section under its key setting by setting. If its `name` differs from that of
+  the component there, it replaces the component: settings of the old name do not apply to the new.
   """
-  result = freeze(config)
-  for change in map(freeze, changes):
+  result = plain_dict(config)
+  for change in map(plain_dict, changes):
     for key, value in change.items():
       old = result.get(key)
-      sections = isinstance(value, dict) and isinstance(old, dict)
-      if sections and (key in NAMED_SECTIONS or not _renames(value, old)):
+      both_dicts = isinstance(value, dict) and isinstance(old, dict)
+      if both_dicts and (key in NAMED_SECTIONS or not _renames(value, old)):
         result[key] = merge(old, value)
       else:
         result[key] = value
@@ -236,25 +244,25 @@ def complete(
 ) -> dict[str, Any]:
   """A config with a value for every setting.
 
-  A component takes what it leaves out from its constructor's defaults, never from the base, which
-  may have a component of another name there, or another size of it. Other sections take it from
-  the base, and then from the defaults of their constructor, if they have one. So it does not matter
-  whether a setting is left out for brevity or because the config is older than it.
+  A setting that a component leaves out takes the default of the component's constructor. It never
+  takes a value from the base, whose component may have another name or other settings. A setting
+  that another section leaves out takes the value in the base, or else the default of the section's
+  constructor, if there is one. Configs from before a setting existed are completed in the same way.
 
   Args:
-    config: what differs.
-    base: the sections of the family; of a component, settings that no constructor has are those of
-      all components there.
+    config: the settings that differ from their defaults.
+    base: the sections of the family. Settings of a component in the base that no constructor takes
+      belong to every component at that path.
     tables: the family's constructors.
-    strict: whether to refuse a key that a section of the base lacks, or a value of another type;
-      else it stays, as in the config of an older run. A section that is empty in the base takes
-      any key.
-    path: of the section that `config` is.
+    strict: whether to raise an error for a key that a section of the base lacks, or for a value of
+      another type. Otherwise both are kept, because an older run may have them. A section that is
+      empty in the base accepts any key.
+    path: the dotted path of the section `config`; '' for a whole config.
 
   Raises:
     ConfigError: for a component or setting that is unknown, or a setting of another type.
   """
-  base, known = freeze(base), freeze(config)
+  base, known = plain_dict(base), plain_dict(config)
   if path in tables.components:
     base = _component_defaults(known, base, tables, path)
   elif path in tables.sections:
@@ -277,38 +285,39 @@ def complete(
 def _component_defaults(settings: dict, base: dict, tables: Tables, path: str) -> dict[str, Any]:
   """The name of a component and every setting that it may have, with its default."""
   table = tables.components[path]
-  of_some = set().union(*map(settings_of, table.values())) | {'name'}
-  shared = {key: value for key, value in base.items() if key not in of_some}
+  own = set().union(*map(settings_of, table.values())) | {'name'}  # of any constructor
+  shared = {key: value for key, value in base.items() if key not in own}
   given = tables.given.get(path, ())
   constructor = checked_constructor(table, settings, path, given, shared)
   return {'name': settings['name']} | shared | defaults_of(constructor, given)
 
 
 def nearby_settings(key: str, config: Config) -> str:
-  """The rest of a message about a dotted key that a config lacks: '; did you mean X? known: ...'.
+  """The end of an error message about an unknown setting: '; did you mean X? known: ...'.
 
   Args:
-    key: such as 'train.stepz'.
-    config: a complete one.
+    key: the unknown dotted key, such as 'train.stepz'.
+    config: a complete config.
   """
   flat = flatten(config)
   section, _, _ = key.rpartition('.')
   inside = [name for name in flat if section and name.startswith(f'{section}.')]
   name = flat.get(f'{section}.name')
   where = f' of {name!r}' if name else ''
-  # The section may be right and the setting wrong, or the setting right and the section wrong.
+  # Suggest other settings of the same section; if there is no such section, the same setting in
+  # other sections.
   leaf = [name for name in flat if name.rpartition('.')[2] == key.rpartition('.')[2]]
   return f'{where};{suggestion(key, inside or leaf or config)}'
 
 
 def to_json(config: Config) -> str:
   """The config as JSON: the text of `config.json` in a workdir."""
-  return json.dumps(freeze(config), indent=2, sort_keys=True)
+  return json.dumps(plain_dict(config), indent=2, sort_keys=True)
 
 
-def freeze(config: Config) -> dict[str, Any]:
-  """A copy as plain nested dicts, which does not change with the original."""
+def plain_dict(config: Config) -> dict[str, Any]:
+  """A deep copy as plain nested dicts: later changes of the original do not affect it."""
   return {
-    key: freeze(value) if isinstance(value, Mapping | ConfigDict) else copy.deepcopy(value)
+    key: plain_dict(value) if isinstance(value, Mapping | ConfigDict) else copy.deepcopy(value)
     for key, value in config.items()
   }

@@ -8,19 +8,19 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from common.config import Config, ConfigError, as_tuple, check_type, freeze, nearby_settings
+from common.config import Config, ConfigError, as_tuple, check_type, nearby_settings, plain_dict
 
 
-def module(file: str) -> types.ModuleType:
-  """Runs a file. Raises ConfigError if it does not exist, or does not run."""
+def load_module(file: str) -> types.ModuleType:
+  """Runs a file. Raises ConfigError if it does not exist or raises an error."""
   path = pathlib.Path(file)
   if not path.is_file():
     raise ConfigError(f'there is no file {file}')
-  # Two files of one name are two modules.
+  # The module's name includes a hash of the path, so that two files of the same name do not clash.
   name = f'_{path.stem}_{zlib.crc32(str(path.resolve()).encode()):08x}'
   source = importlib.util.spec_from_file_location(name, path)
   found = importlib.util.module_from_spec(source)
-  with _one_line(file):
+  with _as_config_error(file):
     source.loader.exec_module(found)
   return found
 
@@ -32,16 +32,16 @@ def call(spec: str, function: str) -> Any:
     ConfigError: the file does not exist, has no function of that name, or raises an error.
   """
   file, _, argument = spec.partition(':')
-  found = vars(module(file)).get(function)
+  found = vars(load_module(file)).get(function)
   if not callable(found):
-    raise ConfigError(f'{file} has no function {function}()')
-  with _one_line(f'{function}() of {file}'):
+    raise ConfigError(f'{file} must define a function {function}()')
+  with _as_config_error(f'{function}() of {file}'):
     return found(*([argument] if argument else []))
 
 
 @contextlib.contextmanager
-def _one_line(what: str) -> Iterator[None]:
-  """Turns whatever a file's own code raises into a ConfigError that names the file."""
+def _as_config_error(what: str) -> Iterator[None]:
+  """Turns any error that the code of a file raises into a ConfigError that names the file."""
   try:
     yield
   except ConfigError:
@@ -53,15 +53,15 @@ def _one_line(what: str) -> Iterator[None]:
 def load_config(
   spec: str,
   overrides: Mapping[str, Any],
-  complete: Callable[[Config], dict[str, Any]] = freeze,
+  complete: Callable[[Config], dict[str, Any]] = plain_dict,
 ) -> dict[str, Any]:
   """The complete config of a file, with settings replaced.
 
   Args:
     spec: 'FILE.py' or 'FILE.py:variant'.
-    overrides: values by dotted key. A dict replaces a whole component: it gives the name of the new
-      one, and the settings that differ from that one's defaults.
-    complete: fills in what a config leaves out (`experiments.families.complete`).
+    overrides: values by dotted key. A dict replaces a whole component: it has the name of the new
+      component, and the settings that differ from its defaults.
+    complete: fills in the settings that a config leaves out (`experiments.families.complete`).
 
   Raises:
     ConfigError: for an unknown key, or a value of another type.
@@ -73,6 +73,7 @@ def load_config(
 
 
 def _replace(config: dict[str, Any], key: str, value: Any, spec: str) -> None:
+  """Sets one dotted key of a complete config; `spec` names the file in messages."""
   *parents, last = key.split('.')
   node = config
   for parent in parents:
@@ -81,8 +82,8 @@ def _replace(config: dict[str, Any], key: str, value: Any, spec: str) -> None:
     raise ConfigError(f'{spec} has no setting {key!r}{nearby_settings(key, config)}')
   old = node[last]
   if isinstance(old, dict) != isinstance(value, Mapping):
-    kind = 'a component: give a dict' if isinstance(old, dict) else 'not a component'
-    raise ConfigError(f'{key}={value!r}: {key} of {spec} is {kind}')
+    wanted = 'a dict, because it is a section' if isinstance(old, dict) else 'a value, not a dict'
+    raise ConfigError(f'{key} of {spec} must be {wanted}, got {value!r}')
   if not isinstance(old, dict):
     check_type(key, value, old)
-  node[last] = as_tuple(freeze(value) if isinstance(value, Mapping) else value)
+  node[last] = as_tuple(plain_dict(value) if isinstance(value, Mapping) else value)

@@ -1,4 +1,4 @@
-"""Files that are either complete or absent."""
+"""Atomic writing of files: a file is either complete or absent."""
 
 import os
 import pathlib
@@ -6,7 +6,7 @@ import threading
 
 
 def atomic_write(path: str | os.PathLike, content: bytes | str) -> None:
-  """Writes a file so that its final name never refers to a part of it.
+  """Writes a file so that its final name never refers to an incomplete file.
 
   The content goes to a temporary file in the same folder, which is then renamed. A reader of `path`
   sees the old file or the new one, and after a failure the old one is unchanged.
@@ -20,14 +20,14 @@ def atomic_write(path: str | os.PathLike, content: bytes | str) -> None:
   """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  # In the same folder, since a rename is atomic only within a file system; named by process and
-  # thread, so that two writers do not share it.
+  # In the same folder, because a rename is atomic only within a file system. Its name contains the
+  # process and the thread, so that two writers do not share it.
   temporary = path.with_name(f'.{path.name}.{os.getpid()}-{threading.get_ident()}.tmp')
   try:
     with temporary.open('wb') as file:
       file.write(content.encode('utf-8') if isinstance(content, str) else content)
       file.flush()
-      os.fsync(file.fileno())  # before the rename: a power cut must not keep the name alone
+      os.fsync(file.fileno())  # before the rename, so that a power cut leaves no empty file
     os.replace(temporary, path)
   except BaseException:
     temporary.unlink(missing_ok=True)

@@ -21,8 +21,8 @@ class Context(NamedTuple):
     step: the optimiser step, a scalar array.
     ema: exponential moving average of the parameters, a pytree like them.
     training: True in training, False in evaluation (no dropout). A Python value.
-    index: [batch] position of each example in the global batch. An example's randomness is derived
-      from it, and is therefore the same however the batch is split.
+    index: [batch] position of each example in the global batch. The random key of an example is
+      derived from it, and is therefore the same however the batch is split.
     batch_size: the size of the global batch. A Python value.
   """
 
@@ -38,9 +38,9 @@ class Aux(NamedTuple):
 
   Attributes:
     metrics: scalars, each a mean over the same `count` as the loss.
-    memory: what the method remembers until the next step, with the structure that `init` returned.
-    count: the number of examples or emissions that the loss is a mean over. It weights this
-      micro-batch, or this device's part, when gradients are combined.
+    memory: what the method remembers until the next step, a pytree like the one from `init`.
+    count: the number of examples or emissions over which the loss is a mean. When gradients are
+      combined, it is the weight of this micro-batch or of this device's part.
   """
 
   metrics: Mapping[str, Float[Array, '']]
@@ -53,9 +53,9 @@ class Request(NamedTuple):
 
   Attributes:
     num: the number of samples.
-    label: [num] class of each, or None.
+    label: [num] the class of each sample, or None.
     past: the given part of each sample (a prompt, an image to edit), or None.
-    mask: where `past` holds, or None.
+    mask: True where `past` is given, or None.
     options: sampler settings that replace those of the config; `Method.sample` raises an error for
       unknown names.
   """
@@ -72,11 +72,11 @@ class Samples(NamedTuple):
 
   Attributes:
     x: samples in data space, [num, *DataSpec.shape].
-    evaluations: network evaluations per sample; the two branches of guidance count as two, although
-      they run side by side.
-    log_prob: [num, parts] log-probability in nats of each part drawn, under the model itself; 0 for
-      parts that were given. None if the method does not draw parts.
-    lengths: [num] number of parts of each sample, if it may have stopped early; None: all.
+    evaluations: network evaluations per sample. The two branches of guidance count as two, although
+      they run as one batch.
+    log_prob: [num, parts] log-probability in nats of each part under the unmodified model (no
+      temperature, no truncation); 0 for given parts. None if the method does not draw parts.
+    lengths: [num] number of parts of each sample, if samples may stop early; None: all parts.
   """
 
   x: Array
@@ -89,11 +89,11 @@ class Likelihood(NamedTuple):
   """Negative log-likelihood, or an upper bound of it, in nats per example.
 
   Attributes:
-    nats: the value.
-    standard_error: of the estimate for this example; zero if the value is exact.
-    dims: the number of modelled dimensions, if that is not all of them: the first token of a window
-      of text is only given.
-    parts: the terms whose sum is `nats`, by name; empty if there is only one.
+    nats: the negative log-likelihood or its bound.
+    standard_error: the standard error of the estimate of `nats`; zero if it is exact.
+    dims: the number of modelled dimensions; None: all of them. A window of text has one less than
+      tokens, because its first token is only conditioned on.
+    parts: the terms that add up to `nats`, by name; empty if there is only one term.
   """
 
   nats: Float[Array, 'batch']
@@ -124,7 +124,7 @@ class Method:
   def loss(
     self, params: PyTree, memory: PyTree, batch: Batch, key: Key[Array, ''], context: Context
   ) -> tuple[Float[Array, ''], Aux]:
-    """The loss of a batch. `key` is that of the step, the same on every device."""
+    """The loss of a batch. `key` is the key of the step, the same on every device."""
     raise NotImplementedError
 
   def sample(self, params: PyTree, key: Key[Array, ''], request: Request) -> Samples:
@@ -138,13 +138,13 @@ class Method:
 
 def example_keys(key: Key[Array, ''], index: Int[Array, 'batch']) -> Key[Array, 'batch']:
   """One key per example, the same however the batch is split over devices or micro-batches."""
-  # `fold_in` of the index, not `split`: the key of an example must not depend on how many others
-  # this device holds.
+  # `fold_in` of the index, not `split`: the key of an example must not depend on the number of
+  # examples on this device.
   return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
 
 
 def example_weights(batch: Batch) -> Float[Array, 'batch']:
-  """Weight of each example: 1, or that of the batch (0 for the padding of a last batch)."""
+  """The weight of each example: `batch['weight']` (0 for padding in a last batch), or 1."""
   if 'weight' in batch:
     return batch['weight']
   return jax.numpy.ones(batch['x'].shape[0], jax.numpy.float32)

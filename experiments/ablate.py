@@ -1,11 +1,10 @@
-"""Runs a study: trains the models of its table, measures every cell, judges its claims.
+"""Runs a study: trains the models of its table, measures every cell, checks its claims.
 
 python -m experiments.ablate --study=configs/ablations/why_diffusion.py:demo --workdir=runs/why
 
-The workdir receives table.md, table.csv, table.json, report.html, samples.png and a folder per
-trained model. The same command resumes a study that was stopped, and repeats nothing that is
-finished. After a change of the code, delete WORKDIR/cells to measure again, and WORKDIR/models to
-train again.
+The workdir receives table.md, table.csv, table.json, report.html, samples.png and a folder for each
+trained model. The same command resumes a study that was stopped, and repeats no finished work.
+After a change of the code, delete WORKDIR/cells to measure again and WORKDIR/models to train again.
 """
 
 import pathlib
@@ -21,10 +20,11 @@ from common.reporting import report, writers
 from common.studies import studies, tables
 from experiments import cli, families, runs
 
-STUDY = flags.DEFINE_string('study', None, 'FILE.py[:scale]; its get_study() returns the table.')
+STUDY = flags.DEFINE_string(
+  'study', None, 'FILE.py[:scale], a file with a function get_study([scale]).'
+)
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the study.')
-TRAINING_SECONDS = 'training_seconds'  # a metric of the run, which no evaluation measures
-
+TRAINING_SECONDS = 'training_seconds'  # a metric from the log of the run, not from an evaluation
 
 flags.mark_flags_as_required(['study', 'workdir'])
 
@@ -35,7 +35,7 @@ def main() -> int:
   known = (*METRICS, TRAINING_SECONDS)
   jobs = studies.plan(study, families.load_config, workdir, known, changeable=runs.CHANGEABLE)
   with cli.stop_on_signals() as stop:
-    # `SystemExit` passes through `studies.run`, which takes other exceptions for a failed row.
+    # `studies.run` turns exceptions into failed rows, but lets `SystemExit` through.
     def train(config, folder):
       if not runs.train(config, folder, stop=stop):
         sys.exit(cli.STOPPED)
@@ -45,31 +45,32 @@ def main() -> int:
         sys.exit(cli.STOPPED)
       return measure(config, folder, metrics, options)
 
+    # Rows that share a model share these metrics, because they do not depend on sampling.
     of_model = [TRAINING_SECONDS, *(name for name, m in METRICS.items() if not m.of_samples)]
     results = studies.run(jobs, study, workdir, train, evaluate, of_model)
-  write(results, workdir)
+  write_results(results, workdir)
   return 1 if results.failures else 0
 
 
 def measure(config: dict, folder: pathlib.Path, metrics: list[str], options: dict) -> Evaluation:
-  """Measures the model in `folder` by the evaluation and sampling sections of `config`."""
+  """Measures the model in `folder` with the evaluation and sampling sections of `config`."""
   run = runs.load(folder)
   run = run._replace(config=config, method=families.build(config, run.data.spec))
   asked = [metric for metric in metrics if metric != TRAINING_SECONDS]
   result = runs.evaluate_run(run, asked, options)
   if TRAINING_SECONDS in metrics:
-    # The first call compiles and does not count: a run of one call has no time to report.
+    # The first call includes compilation and does not count: a run of one call has no time.
     seconds = runs.training_seconds(folder) or None
-    note = 'in training steps, compilation left out'
+    note = 'in training steps, without compilation'
     result.measures[TRAINING_SECONDS] = Measure(seconds, 0.0, note)
   return result
 
 
-def write(results: studies.Results, workdir: pathlib.Path) -> None:
+def write_results(results: studies.Results, workdir: pathlib.Path) -> None:
   """Writes the tables and the report into the workdir, and prints the table."""
   facts = report.environment()
   text = tables.markdown(results, facts)
-  # Rows that share a model share a curve, under the name of the first of them.
+  # Rows that share a model share its curve, which gets the name of the first row.
   first_rows = {folder: row for row, folder in reversed(results.folders.items())}
   records = {row: writers.read(folder) for folder, row in reversed(first_rows.items())}
   atomic_write(workdir / 'table.md', text)

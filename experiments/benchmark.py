@@ -1,10 +1,10 @@
-"""Measures speed against peers on this machine, in turns within one process, and prints ratios.
+"""Compares the speed with peers on this machine, in turns within one process.
 
   python -m experiments.benchmark --suite=train,sample,decode,loop --out=benchmarks.md
 
-Absolute times mean little on a shared machine, so contenders take turns A B C A B C …: read the
-ratio of medians. The extra `peers` installs the peers; without it only our own contenders run. The
-suites are in experiments/benchmarks/.
+On a shared machine only ratios are meaningful. Contenders therefore take turns (A B C A B C …), and
+the table has the ratio of their median times. The extra `peers` installs the peers; without it,
+only our own contenders run. The suites are in experiments/benchmarks/.
 """
 
 import importlib.util
@@ -25,17 +25,18 @@ from experiments.benchmarks.race import SIZES, Race, matmul_peak
 
 SUITE = flags.DEFINE_list('suite', list(SUITES), f'Suites to run: {", ".join(SUITES)}.')
 SCALE = flags.DEFINE_enum(
-  'scale', 'default', list(SIZES), 'Sizes of the models; smoke is for tests.'
+  'scale', 'default', list(SIZES), 'Sizes of the models; smoke is only for tests.'
 )
 REPEATS = flags.DEFINE_integer('repeats', 5, 'Timed calls of each contender.', lower_bound=1)
-OUT = flags.DEFINE_string('out', '', 'Markdown file for the table; FILE.json gets the numbers.')
+OUT = flags.DEFINE_string('out', '', 'FILE.md for the table; the numbers go to FILE.json.')
 PEERS = flags.DEFINE_bool('peers', True, 'Also measure peers, if they are installed.')
 
-Seconds = dict[str, list[float]]  # of each contender's calls
+Seconds = dict[str, list[float]]  # {contender: seconds of each call}
 
 
 def main() -> None:
-  # Before the first use of a device. XLA_FLAGS that the user set are left as they are.
+  # One virtual device per core, unless the user has set XLA_FLAGS. This must come before the first
+  # use of a device.
   os.environ.setdefault('XLA_FLAGS', f'--xla_force_host_platform_device_count={os.cpu_count()}')
   sizes = SIZES[SCALE.value]
   peers = PEERS.value and all(
@@ -46,7 +47,7 @@ def main() -> None:
   for number, (name, suite) in enumerate(suites.items(), 1):
     for race in suite(sizes, peers):
       logging.info('[%d/%d] %s: %s', number, len(suites), name, race.name)
-      # The table is written after every race, so an interrupted benchmark keeps what it has.
+      # Written after every race, so that an interrupted benchmark keeps its results.
       results.append((race, run(race, REPEATS.value)))
       write(results, peers)
   print(table(results, peers))
@@ -65,22 +66,24 @@ def write(results: list[tuple[Race, Seconds]], peers: bool) -> None:
 
 
 def run(race: Race, repeats: int) -> Seconds:
-  """Seconds of each contender's calls, in turns, after a first call that does not count."""
-  alive, seconds = dict(race.contenders), {}
+  """Times the contenders' calls in turns, after a first call that compiles and does not count."""
+  working, seconds = dict(race.contenders), {}
   for name, call in race.contenders.items():
     try:
       call()
     except Exception as error:  # torch.compile needs a compiler
       if name not in race.may_fail:
         raise
-      logging.warning('%s: %s left out: %s', race.name, name, str(error).splitlines()[0])
-      del alive[name]
-  # In turns, so that a slow minute of the machine slows all contenders alike.
+      logging.warning(
+        '%s: %s failed and is left out: %s', race.name, name, str(error).splitlines()[0]
+      )
+      del working[name]
+  # In turns, so that a slow phase of the machine affects all contenders equally.
   for _ in range(repeats):
-    for name, call in alive.items():
+    for name, call in working.items():
       start = time.perf_counter()
-      own = call()  # seconds by the contender's own clock, if it has one
-      seconds.setdefault(name, []).append(own or time.perf_counter() - start)
+      measured = call()  # seconds, if the contender measures its own time
+      seconds.setdefault(name, []).append(measured or time.perf_counter() - start)
   return seconds
 
 
@@ -89,21 +92,21 @@ def table(results: list[tuple[Race, Seconds]], peers: bool) -> str:
   lines = [
     '# Benchmarks',
     '',
-    'Contenders take turns in one process. The rate is that of the median call, the range that of',
-    'the slowest and the fastest call. The ratio is the time of a contender over that of the first',
-    'one in its race: above 1, the first one is faster.',
+    'Contenders take turns in one process. The rate is from the median call, the range from the',
+    'slowest and the fastest call. The ratio is the median time of a contender divided by that of',
+    'the first contender in its race: above 1, the first one is faster.',
     '',
-    '| what | contender | rate | range | ratio |',
+    '| work | contender | rate | range | ratio |',
     '| --- | --- | ---: | ---: | ---: |',
   ]
   for race, seconds in results:
     first = statistics.median(next(iter(seconds.values())))
-    what = f'{race.name} ({race.unit})'
+    title = f'{race.name} ({race.unit})'
     for number, (name, times) in enumerate(seconds.items()):
-      # The longest time is the lowest rate.
+      # The longest time gives the lowest rate.
       middle, slow, fast = (race.amount / f(times) for f in (statistics.median, max, min))
       ratio = f'{statistics.median(times) / first:.2f}' if number else ''
-      shown = '' if number else what
+      shown = '' if number else title
       lines.append(f'| {shown} | {name} | {middle:.4g} | {slow:.4g} – {fast:.4g} | {ratio} |')
   lines += ['', *(f'- {race.name}: {race.note}' for race, _ in results)]
   if any(race.flops for race, _ in results):
@@ -120,8 +123,8 @@ def utilisation(results: list[tuple[Race, Seconds]]) -> list[str]:
   peak = matmul_peak()
   lines = [
     '',
-    f'Model FLOPs utilisation, of the {peak / 1e9:.0f} GFLOP/s that a float32 matrix product of',
-    'side 2048 reaches here:',
+    f'Model FLOPs utilisation, relative to the {peak / 1e9:.0f} GFLOP/s that a float32 product of',
+    '2048 × 2048 matrices reaches here:',
     '',
   ]
   for race, seconds in results:

@@ -1,7 +1,7 @@
-"""Shared by all commands: errors, exit codes, signals, values of flags, the compilation cache.
+"""Shared code of all commands: errors, exit codes, signals, flag values, compilation cache.
 
-Exit codes: 0 done; 1 failed, with one line that says why; 75 stopped by a signal after saving, and
-the same command resumes.
+Exit codes: 0: finished; 1: failed, with one line that says why; 75: stopped by a signal after
+saving, so that the same command resumes.
 """
 
 import ast
@@ -23,7 +23,7 @@ from common.training.meters import TrainingError
 
 PACKAGES = ('autoregressive', 'common', 'configs', 'diffusion', 'experiments')
 STOPPED = 75
-# Errors of the user or the machine: reported in one line, without a traceback.
+# Errors that the user or the machine causes: reported in one line, without a traceback.
 EXPECTED = (ValueError, OSError, CheckpointError, TrainingError)
 
 flags.DEFINE_bool('debug', False, 'Show the full traceback of an error.')
@@ -40,7 +40,7 @@ def run(main: Callable[[], int | None]) -> None:
     logging.get_absl_handler().addFilter(_ours_or_serious)
     try:
       if len(argv) > 1:
-        raise ValueError(f'unexpected argument {argv[1]!r}; settings are flags, see --help')
+        raise ValueError(f'unexpected argument {argv[1]!r}; write --name=value, see --help')
       _use_compilation_cache(flags.FLAGS.compilation_cache)
       sys.exit(main() or 0)
     except EXPECTED as error:
@@ -52,7 +52,7 @@ def run(main: Callable[[], int | None]) -> None:
 
 
 def _ours_or_serious(record) -> bool:
-  """Whether to show a log record: all of ours, and only warnings and errors of libraries."""
+  """Whether to show a log record: all of our own, but only warnings and errors of libraries."""
   ours = pathlib.Path(__file__).parents[1]
   path = pathlib.Path(record.pathname)
   inside = path.is_relative_to(ours) and path.relative_to(ours).parts[0] in PACKAGES
@@ -60,7 +60,7 @@ def _ours_or_serious(record) -> bool:
 
 
 def _parse(argv: list[str]) -> list[str]:
-  """absl's parser; a wrong flag is an error of one line."""
+  """Parses flags; a wrong flag gives an error of one line instead of absl's usage text."""
   try:
     return flags.FLAGS(argv)
   except flags.Error as error:
@@ -68,21 +68,22 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def fail(error: Exception) -> None:
-  """Says what went wrong in one line, and exits with 1."""
+  """Prints the error in one line, and exits with 1."""
   text = ' '.join(str(error).split()) or type(error).__name__
   print(f'error: {text}', file=sys.stderr)
   sys.exit(1)
 
 
 def _use_compilation_cache(folder: str) -> None:
-  """Sets a cache per type of processor: XLA's code for one may not run on another."""
+  """Sets JAX's compilation cache, with a separate default folder for each type of processor."""
   if jax.config.jax_compilation_cache_dir:
     return  # the environment has set it
   home = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
   with contextlib.suppress(OSError):
-    # Compiled code may use instructions of this processor: its name and features make the folder.
-    flags_of_cpu = pathlib.Path('/proc/cpuinfo').read_text().partition('\n\n')[0]
-    features = [line for line in flags_of_cpu.splitlines() if line.startswith(('flags', 'model'))]
+    # Compiled code may use instructions that another processor lacks, so the folder is named after
+    # the model and the features of this one.
+    first_core = pathlib.Path('/proc/cpuinfo').read_text().partition('\n\n')[0]
+    features = [line for line in first_core.splitlines() if line.startswith(('flags', 'model'))]
     machine = f'{platform.machine()}-{zlib.crc32("".join(features).encode()):08x}'
     folder = folder or str(pathlib.Path(home) / 'twofold' / 'jax' / machine)
   if folder:
@@ -92,27 +93,27 @@ def _use_compilation_cache(folder: str) -> None:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[Callable[[], bool]]:
-  """Yields a function that says whether SIGTERM or SIGINT came; a second one ends the process."""
-  came: list[int] = []
+  """Yields a function that tells whether SIGTERM or SIGINT was received; a second one kills."""
+  received: list[int] = []
 
-  def note(number: int, frame) -> None:
+  def handle(number: int, frame) -> None:
     del frame
-    came.append(number)
-    # A handler only notes the signal: the loop saves between two steps, when the state is complete.
-    signal.signal(number, before[number])
+    # Only recorded: the loop saves between two calls, when the state is complete.
+    received.append(number)
+    signal.signal(number, previous[number])  # the next signal ends the process
     logging.info('%s: saving, then stopping', signal.Signals(number).name)
 
-  before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+  previous = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
   try:
-    yield lambda: bool(came)
+    yield lambda: bool(received)
   finally:
-    # A handler that stayed would swallow signals after the command has finished.
-    for number, handler in before.items():
+    # Restored, so that signals after the command has finished are not swallowed.
+    for number, handler in previous.items():
       signal.signal(number, handler)
 
 
-def define_options() -> flags.FlagHolder:
-  """The flag; its value is for `parse_options`."""
+def define_options_flag() -> flags.FlagHolder:
+  """Defines --options; `parse_options` parses its value."""
   return flags.DEFINE_list(
     'options', [], "Sampler settings that replace the config's: name=value, separated by commas."
   )
@@ -149,7 +150,7 @@ def parse_component(items: list[str]) -> dict | None:
 
 
 def parse_widths(items: list[str]) -> list[float]:
-  """Widths of averages of the parameters.
+  """[0.05, 0.1] from ['0.05', '0.1']: widths of power-function averages of the parameters.
 
   Raises:
     ValueError: for a width that is not a number.
@@ -161,7 +162,7 @@ def parse_widths(items: list[str]) -> list[float]:
 
 
 def _join_brackets(items: list[str]) -> list[str]:
-  """Joins items that the flag parser split within brackets: 'times=(3.0', '1.0)'."""
+  """Joins items that the flag parser split inside brackets: 'times=(3.0', '1.0)'."""
   whole: list[str] = []
   for item in items:
     if whole and whole[-1].count('(') > whole[-1].count(')'):

@@ -1,9 +1,10 @@
 """The flag --config=FILE.py[:variant], and --config.a.b=value for its settings, in any order.
 
-The file says only what differs. Its settings are filled in (`families.complete`), then the flags
-take effect: first those that name a component (--config.process.name=edm), which takes that one's
-own defaults, then all others (--config.process.sigma_max=10). Values are parsed and checked by
-`ml_collections`, by the type of what they replace.
+The file contains only the settings that differ from their defaults; `families.complete` adds the
+others. Then the flags are applied. Flags that name a component (--config.process.name=edm) come
+first: the new component starts with its own defaults. All other flags follow, such as
+--config.process.sigma_max=10. `ml_collections` parses each value and checks that it has the type of
+the value that it replaces.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ from ml_collections import ConfigDict, config_flags
 from common.config import ConfigError, nearby_settings
 from experiments import families
 
-flags.disclaim_key_flags()  # the flags defined here are those of the command that asks for them
+flags.disclaim_key_flags()  # --help lists these flags under the command that defines them
 
 SETTING = re.compile(r'--?(?P<no>no)?config\.(?P<key>[^=]+)(?P<value>=.*)?$', re.DOTALL)
 
@@ -30,8 +31,8 @@ class ConfigFlag:
 
   Attributes:
     file: FILE.py[:variant], or None.
-    settings: the values given for each dotted key, in the order of the command line; a tuple may be
-      given as several.
+    settings: {dotted key: its values, in the order of the command line}. A tuple may be given as
+      several flags.
   """
 
   file: flags.FlagHolder
@@ -46,8 +47,8 @@ class ConfigFlag:
     """The complete config, with the settings of the command line.
 
     Raises:
-      ConfigError: --config is missing, there is no such file or setting, or a value has another
-        type.
+      ConfigError: --config is missing, the file or a setting does not exist, or a value has the
+        wrong type.
     """
     if not self.given:
       raise ConfigError(
@@ -62,14 +63,14 @@ def define(
   flag_values: flags.FlagValues = flags.FLAGS,
   argv: Sequence[str] | None = None,
 ) -> ConfigFlag:
-  """Defines --config, and a flag for each of its settings that the command line has.
+  """Defines --config, and one flag for each --config.a.b on the command line.
 
-  Only the file tells which settings there are, and flags must be defined before they are parsed.
+  The settings are known only once the file is read, but absl needs all flags before it parses any.
 
   Args:
-    help_text: of --config.
-    flag_values: where the flags are defined.
-    argv: the command line; None: this process's.
+    help_text: the help of --config.
+    flag_values: the object in which to define the flags.
+    argv: the command line; None: the one of this process.
   """
   file = flags.DEFINE_string('config', None, help_text, flag_values=flag_values)
   settings = _settings(sys.argv[1:] if argv is None else argv)
@@ -78,9 +79,9 @@ def define(
 
 
 def _settings(argv: Sequence[str]) -> dict[str, bool]:
-  """The keys that a command line sets, and whether each stands alone: --config.a or --noconfig.a.
+  """{key: whether its flag stands alone, without a value: --config.a or --noconfig.a}.
 
-  --config.a value is a flag and its value, unless what follows is a flag.
+  In '--config.a b', b is the value of the flag unless it starts with '-'.
   """
   found = {}
   for arg, following in itertools.pairwise([*argv, '-']):
@@ -107,30 +108,31 @@ def load(file: str, settings: dict[str, list[str]]) -> dict[str, Any]:
 
   Args:
     file: 'FILE.py' or 'FILE.py:variant'.
-    settings: values as text, by dotted key. Several values are those of a tuple.
+    settings: {dotted key: values as text}; several values make a tuple.
 
   Raises:
-    ConfigError: there is no such file or setting, or a value of another type; names the flag.
+    ConfigError: the file or a setting does not exist, or a value has the wrong type. The message
+      names the flag.
   """
   config = families.load_config(file, {})
   names = {f'{path}.name' for path in families.components(config)} & settings.keys()
-  for key in sorted(names):  # 'classifier.network.name' needs nothing of 'network.name'
+  for key in sorted(names):  # in any order: components do not contain each other
     config = _with_component(config, key.removesuffix('.name'), settings[key][-1])
   for key, texts in settings.items():
     if key not in names:
       config = _with_setting(config, key, texts)
-  # Again, because a value may itself be a section: --config.process="{'name': 'edm'}".
+  # Completed again, because a value may be a section: --config.process="{'name': 'edm'}".
   return families.complete(config)
 
 
 def _with_component(config: dict[str, Any], path: str, name: str) -> dict[str, Any]:
-  """The config with the component of that name at a path, and all settings at its defaults."""
+  """The config with the component `name` at `path`, with its default settings."""
   *parents, last = path.split('.')
   section = config
   for parent in parents:
     section = section[parent]
   if section[last]['name'] == name:
-    return config  # it keeps the settings that the file gives it
+    return config  # the same component keeps the settings from the file
   section[last] = {'name': name}
   try:
     return families.complete(config)
@@ -139,10 +141,10 @@ def _with_component(config: dict[str, Any], path: str, name: str) -> dict[str, A
 
 
 def _with_setting(config: dict[str, Any], key: str, texts: list[str]) -> dict[str, Any]:
-  """The config with one setting replaced, parsed by the type of its old value."""
+  """The config with one setting replaced by a value of the same type."""
   if key not in set(_keys(config)):
     raise ConfigError(f'--config.{key}: there is no such setting{nearby_settings(key, config)}')
-  values = flags.FlagValues()  # apart from the command's own flags
+  values = flags.FlagValues()  # separate from the command's own flags
   arguments = [f'--config.{key}={text}' for text in texts]
   try:
     holder = config_flags.DEFINE_config_dict(
@@ -150,7 +152,7 @@ def _with_setting(config: dict[str, Any], key: str, texts: list[str]) -> dict[st
     )
     values(['', *arguments])
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-    raise ConfigError(f'{arguments[-1]}: {_in_short(error)}') from error
+    raise ConfigError(f'{arguments[-1]}: {_short_message(error)}') from error
   return holder.value.to_dict()
 
 
@@ -162,8 +164,8 @@ def _keys(config: dict[str, Any], prefix: str = '') -> Iterator[str]:
       yield from _keys(value, f'{prefix}{key}.')
 
 
-def _in_short(error: Exception) -> str:
-  """The message of an error, without the flag that it repeats and without a traceback."""
+def _short_message(error: Exception) -> str:
+  """The message of an error, without its traceback and without the name of the flag."""
   lines = [line.strip() for line in str(error).splitlines() if line.strip()]
   text = lines[-1] if lines else type(error).__name__
   return re.sub(r'^flag --config\.[^=]*=[^:]*: ', '', text)

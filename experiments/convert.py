@@ -1,13 +1,13 @@
-"""Makes a run from published weights (GPT-2 or Llama), and published weights from a run.
+"""Converts published weights (GPT-2 or Llama) to a run, and a run to published weights.
 
 python -m experiments.convert --read=gpt2/ --workdir=runs/gpt2 --config=configs/... (its data)
 python -m experiments.convert --write=published/ --workdir=runs/gpt2 --shard_mb=2000
 
-A folder of weights is what `transformers` calls a pretrained model: config.json and safetensors.
---read makes a run at step 0, to sample from and to evaluate. Its network, head and model are
-those of the weights; the config gives the rest. The data must have as many tokens as the
-weights, and no sequence longer than the positions that the weights have learned. --write merges the
-low-rank updates of a run that was fine-tuned with LoRA.
+A folder of weights has the format of a pretrained model of `transformers`: config.json and
+safetensors. --read makes a run at step 0, to sample from and to evaluate. Its network, head and
+model come from the weights, and everything else from the config. The data must have the same
+vocabulary size as the weights, and no sequence longer than the weights' learned positions. --write
+merges the low-rank updates of a run that was fine-tuned with LoRA.
 """
 
 import math
@@ -19,7 +19,7 @@ from absl import flags
 from autoregressive import finetuning
 from autoregressive.interop import weights
 from common.checkpoints.checkpoints import Checkpoints
-from common.config import Config, ConfigError, freeze
+from common.config import Config, ConfigError, plain_dict
 from common.data import pipeline
 from experiments import cli, config_flag, families, runs
 
@@ -29,38 +29,42 @@ WRITE = flags.DEFINE_string('write', None, 'Folder to write the weights of a run
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
 STEP = flags.DEFINE_string('step', 'last', "For --write: checkpoint 'last', 'best' or a number.")
 SHARD_MB = flags.DEFINE_float(
-  'shard_mb', 5000.0, 'For --write: megabytes of a file; more go into several, with an index.', 0.0
+  'shard_mb',
+  5000.0,
+  'For --write: largest size of a file in megabytes; larger weights are split.',
+  0.0,
 )
-FRESH = flags.DEFINE_bool('fresh', False, 'For --read: move a run that is there aside.')
+FRESH = flags.DEFINE_bool('fresh', False, 'For --read: rename an existing run in the workdir.')
 
 
 def read(folder: str, config: Config, workdir: str | pathlib.Path, fresh: bool = False) -> int:
-  """Makes a run of published weights; returns how many parameters it has.
+  """Makes a run from published weights; returns its number of parameters.
 
   Args:
-    folder: of the weights.
-    config: what data it is for; its family is the autoregressive one.
-    workdir: of the run.
-    fresh: move a run that is there aside.
+    folder: the folder of the weights.
+    config: a config of the autoregressive family; it gives the data.
+    workdir: the folder of the run.
+    fresh: whether to rename an existing run in the workdir.
 
   Raises:
-    ConfigError: for weights that cannot be read, or that do not suit the data.
+    ConfigError: the weights cannot be read, or do not match the data.
   """
-  config = freeze(config)
+  config = plain_dict(config)
   if config['family'] != 'autoregressive':
-    raise ConfigError(f'published weights are autoregressive; the config is {config["family"]}')
+    raise ConfigError(f'--config must be of the autoregressive family, got {config["family"]}')
   data = pipeline.load(config['data'])
-  inputs = math.prod(data.spec.shape) - 1  # nothing stands before the first
+  inputs = math.prod(data.spec.shape) - 1  # the last token is predicted, but never an input
   sections, params = weights.read_weights(folder, inputs)
   if sections['vocabulary'] != data.spec.levels:
     raise ConfigError(
-      f'{folder} has {sections["vocabulary"]} tokens, {data.spec.name} has {data.spec.levels}'
+      f'{folder} has a vocabulary of {sections["vocabulary"]} tokens, but {data.spec.name} has '
+      f'{data.spec.levels}; choose data with the same vocabulary'
     )
   config |= {name: sections[name] for name in ('network', 'head', 'model')}
   method = families.build(config, data.spec)
   expected, _ = jax.eval_shape(method.init, jax.random.key(0), data.spec.batch_struct(1))
   if jax.tree.map(lambda x: x.shape, expected) != jax.tree.map(lambda x: x.shape, params):
-    raise ConfigError(f'{folder} does not suit {data.spec.name}: it is no sequence of tokens')
+    raise ConfigError(f'{folder} needs data that is a sequence of tokens, got {data.spec.name}')
   workdir = pathlib.Path(workdir)
   runs.lock_workdir(workdir, config, data, fresh)
   with Checkpoints(workdir / 'checkpoints') as checkpoints:
@@ -69,19 +73,19 @@ def read(folder: str, config: Config, workdir: str | pathlib.Path, fresh: bool =
 
 
 def write(run: runs.Run, folder: str, shard_bytes: int = 5 * 10**9) -> None:
-  """Writes the moving average of a run's parameters as published weights, LoRA's updates merged.
+  """Writes the moving average of a run's parameters as published weights; merges LoRA's updates.
 
   Args:
-    run: of the autoregressive family.
-    folder: to write into.
-    shard_bytes: size of a file, where tensors allow.
+    run: a run of the autoregressive family.
+    folder: the folder to write to.
+    shard_bytes: the largest size of a file, unless one tensor is larger.
 
   Raises:
-    ConfigError: for a model that is neither GPT-2 nor Llama.
+    ConfigError: the model has neither the layout of GPT-2 nor that of Llama.
   """
   config = run.config
   if config['family'] != 'autoregressive':
-    raise ConfigError(f'published weights are autoregressive; the run is {config["family"]}')
+    raise ConfigError(f'the run must be of the autoregressive family, got {config["family"]}')
   spec = run.data.spec
   context = math.prod(spec.shape) - (config['model']['start'] == 'none')
   params = finetuning.plain(run.params, config)
@@ -90,16 +94,16 @@ def write(run: runs.Run, folder: str, shard_bytes: int = 5 * 10**9) -> None:
 
 def main() -> None:
   if bool(READ.value) == bool(WRITE.value):
-    raise ValueError('give either --read or --write')
+    raise ValueError('give either --read=FOLDER or --write=FOLDER')
   if WRITE.value:
     run = runs.load(WORKDIR.value, cli.parse_step(STEP.value))
     write(run, WRITE.value, int(SHARD_MB.value * 10**6))
-    print(f'step {run.step} of {WORKDIR.value} in {WRITE.value}')
+    print(f'wrote step {run.step} of {WORKDIR.value} to {WRITE.value}')
     return
   if not CONFIG.given:
     raise ValueError('--read needs --config, a file such as configs/autoregressive/images.py')
   size = read(READ.value, CONFIG.load(), WORKDIR.value, FRESH.value)
-  print(f'{size:,} parameters of {READ.value} in {WORKDIR.value}')
+  print(f'read {size:,} parameters from {READ.value} into {WORKDIR.value}')
 
 
 if __name__ == '__main__':

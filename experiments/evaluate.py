@@ -26,32 +26,32 @@ WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.', required=Tr
 STEP = flags.DEFINE_string('step', 'last', "Checkpoint: 'last', 'best' or a number.")
 CHOSEN = flags.DEFINE_list('metrics', list(METRICS), 'Metrics: ' + ', '.join(METRICS) + '.')
 NUM = flags.DEFINE_integer(
-  'num_samples', None, "Number of samples (or draws of each forecast), instead of the config's."
+  'num_samples', None, "Number of samples, or of draws per forecast; default: the config's."
 )
 ON = flags.DEFINE_string('on', None, 'Name of a dataset to use instead of the training data.')
 LIKELIHOOD = flags.DEFINE_list(
   'likelihood',
   [],
-  "Likelihood instead of the config's: vlb or flow, then settings: flow,trace=exact,samples=4.",
+  "Replaces the config's likelihood: vlb or flow, then settings: flow,trace=exact,samples=4.",
 )
 WEAK = flags.DEFINE_string(
-  'weak', None, 'WORKDIR[@STEP] of a weaker model of the same network, for options guidance=W.'
+  'weak', None, 'WORKDIR[@STEP] of a weaker model with the same network, for --options=guidance=W.'
 )
 EMA = flags.DEFINE_list(
   'ema',
   [],
-  'Widths of averages of the parameters to evaluate instead, each in (0, 0.288); needs ema.widths.',
+  'Widths in (0, 0.288): evaluate these averages of the parameters; the run needs ema.widths.',
 )
-OPTIONS = cli.define_options()
+OPTIONS = cli.define_options_flag()
 
 
 def evaluate(run: runs.Run, settings: dict, variant: dict) -> Evaluation:
-  """Measures a run, and writes the result to a file that is named after step and settings.
+  """Measures a run, and writes the result to a file named after the step and the settings.
 
   Args:
     run: a trained model.
     settings: sampler options.
-    variant: other settings that differ from those of the run's config.
+    variant: other settings that differ from the run's config.
   """
   sampling = dict(settings)
   if WEAK.value is not None:
@@ -84,7 +84,7 @@ def format_value(measure: Measure) -> str:
 
 
 def format_part(name: str, terms: Sequence[float]) -> str:
-  """A part of a value, with its number of terms; the terms themselves are in the file."""
+  """A part of a value, with its number of terms; the file has the terms themselves."""
   return f'{name} {sum(terms):.4g}' + (f' (sum of {len(terms)})' if len(terms) > 1 else '')
 
 
@@ -95,7 +95,7 @@ def main() -> None:
     run.config['evaluation']['num_samples'] = NUM.value
   settings, variant = cli.parse_options(OPTIONS.value), {}
   if ON.value is not None:
-    run = runs.on(run, ON.value)
+    run = runs.with_dataset(run, ON.value)
     variant['on'] = ON.value
   if LIKELIHOOD.value:
     variant['likelihood'] = ','.join(LIKELIHOOD.value)
@@ -111,7 +111,7 @@ def main() -> None:
 
 
 def print_table(found: dict[float, Evaluation]) -> None:
-  """A line per width of the average, a column per metric."""
+  """Prints one line per width of the average, and one column per metric."""
   titles = [METRICS[metric].title for metric in CHOSEN.value]
   rows = [
     [f'{width:g}', *(format_value(result.measures[metric]) for metric in CHOSEN.value)]

@@ -20,17 +20,24 @@ from configs.diffusion import base as diffusion_base
 from diffusion.sampling.tasks import TASKS
 
 
+def _random_initial_params(config: Mapping, spec: DataSpec, params: PyTree) -> PyTree:
+  """Training starts with the parameters from `Method.init`."""
+  del config, spec
+  return params
+
+
 class Family(NamedTuple):
-  """How a family builds a method, the defaults of its configs, and its tasks besides sampling.
+  """A family of methods: how it builds a method, its default config, and its editing tasks.
 
   Attributes:
-    build: (config, spec) -> Method; a family that has drafts also takes one as `draft=`.
-    base: the sections of its configs.
-    tables: the constructors whose settings those sections leave out.
-    edits: its tasks on given images, by name.
-    draft: (config, spec, params) -> a trained model that drafts for another; None: the family has
-      no drafts.
-    begin: (config, spec, params) -> the parameters that training begins with.
+    build: (config, spec) -> Method. A family with `draft` also accepts an argument `draft`.
+    base: returns the sections of the family's configs, without the settings in `tables`.
+    tables: the constructors whose signatures have the other settings and their defaults.
+    edits: tasks on given images, by name.
+    draft: (config, spec, params) -> a trained model that drafts in speculative decoding; None: not
+      supported.
+    initial_params: (config, spec, params) -> the parameters at the start of training, for example
+      with those of `finetune.source`.
   """
 
   build: Callable[..., Method]
@@ -38,10 +45,11 @@ class Family(NamedTuple):
   tables: Tables
   edits: Mapping[str, Edit]
   draft: Callable[[Mapping, DataSpec, PyTree], Any] | None = None
-  begin: Callable[[Mapping, DataSpec, PyTree], PyTree] = lambda config, spec, params: params
+  initial_params: Callable[[Mapping, DataSpec, PyTree], PyTree] = _random_initial_params
 
 
-def _autoregressive_begin(config: Mapping, spec: DataSpec, params: PyTree) -> PyTree:
+def _autoregressive_initial_params(config: Mapping, spec: DataSpec, params: PyTree) -> PyTree:
+  """With fine-tuning, training starts with the parameters of `finetune.source`."""
   tokenizer = None if spec.tokenizer is None else tokenizers.to_json(spec.tokenizer)
   return autoregressive.initial_params(params, autoregressive.build_finetune(config), tokenizer)
 
@@ -63,13 +71,13 @@ FAMILIES = {
     Tables(autoregressive.COMPONENTS, autoregressive.SECTIONS, autoregressive.GIVEN),
     {'complete': Edit(('past', 'mask'), {}, mask='bottom')},
     autoregressive.build_draft,
-    _autoregressive_begin,
+    _autoregressive_initial_params,
   ),
 }
 
 
 def build(config: Mapping, spec: DataSpec) -> Method:
-  """The method of a config, for data as `spec` describes it."""
+  """The method of a config, for the data that `spec` describes."""
   return pick(FAMILIES, config['family'], 'family').build(config, spec)
 
 
@@ -77,11 +85,11 @@ def complete(config: Config, strict: bool = False) -> dict[str, Any]:
   """The config with a value for every setting that it leaves out; see `common.config.complete`.
 
   Args:
-    config: what differs from the defaults.
-    strict: whether to refuse settings that no section has.
+    config: the settings that differ from their defaults.
+    strict: whether to refuse unknown settings.
 
   Raises:
-    ConfigError: for an unknown family, component or setting of one.
+    ConfigError: for an unknown family or component, or an unknown setting of a component.
   """
   family = pick(FAMILIES, config.get('family', ''), 'family')
   return configs_lib.complete(config, family.base(), family.tables, strict)

@@ -6,8 +6,8 @@
   python -m experiments.prepare_data --dataset=aus_retail --context=48 --horizon=12
   python -m experiments.prepare_data --dataset=chorales
 
-The splits are train, validation and test; docs/datasets.md says where each dataset comes from and
-how it is split. Training itself prepares digits, image_folder, npz, text, python_code and series.
+The splits are train, validation and test; docs/datasets.md describes the source and the split of
+each dataset. Training itself prepares digits, image_folder, npz, text, python_code and series.
 """
 
 from absl import flags
@@ -22,8 +22,8 @@ DATASET = flags.DEFINE_string('dataset', None, 'Name: ' + ', '.join(BUILDERS) + 
 SOURCE = flags.DEFINE_string(
   'source',
   '',
-  'Folder of images, .npz file, text file or folder, .csv file, or a folder of raw files that were '
-  'downloaded before.',
+  'Folder of images, .npz file, text file or folder, .csv file, or folder of raw files from an '
+  'earlier download.',
 )
 DATA_DIR = flags.DEFINE_string(
   'data_dir', '', 'Folder to write to; empty: $TFDS_DATA_DIR, or else ~/tensorflow_datasets.'
@@ -31,7 +31,7 @@ DATA_DIR = flags.DEFINE_string(
 IMAGE_SIZE = flags.DEFINE_integer(
   'image_size',
   0,
-  'image_folder: crop images to squares and resize them to this; 0: leave them as they are.',
+  'image_folder: crop images to squares and resize them to this; 0: keep their sizes.',
   lower_bound=0,
 )
 BROKEN = flags.DEFINE_string(
@@ -40,22 +40,26 @@ BROKEN = flags.DEFINE_string(
 PALETTE = flags.DEFINE_integer(
   'palette',
   0,
-  'Images: number of colours, found by k-means, that pixels become indices of; 0: no palette.',
+  'Images: replace pixels by indices into a palette of this number of k-means colours; 0: no.',
 )
 CONTEXT = flags.DEFINE_integer(
   'context',
   64,
-  'Text, chorales: tokens or frames to predict in a window. Time series: values before a forecast.',
+  'Text, chorales: tokens or frames to predict in a window. Series: values before a forecast.',
   lower_bound=1,
 )
 HORIZON = flags.DEFINE_integer('horizon', 12, 'Time series: values to forecast.', lower_bound=1)
 STRIDE = flags.DEFINE_integer(
   'stride', 1, 'Time series: steps from one training window to the next.', lower_bound=1
 )
-TOKENIZER = flags.DEFINE_string('tokenizer', 'characters', f'Text: {", ".join(TOKENIZERS)}.')
-VOCABULARY = flags.DEFINE_integer('vocabulary', 1024, 'Text, bpe: tokens to train.')
+TOKENIZER = flags.DEFINE_string(
+  'tokenizer', 'characters', f'Text: tokenizer, one of {", ".join(TOKENIZERS)}.'
+)
+VOCABULARY = flags.DEFINE_integer('vocabulary', 1024, 'Text, bpe: size of the vocabulary.')
 TOKENIZER_FILES = flags.DEFINE_string(
-  'tokenizer_files', '', 'Text, gpt2: folder of vocab.json and merges.txt, or of tokenizer.json.'
+  'tokenizer_files',
+  '',
+  'Text, gpt2: folder with vocab.json and merges.txt, or with tokenizer.json.',
 )
 
 

@@ -11,7 +11,7 @@ import jax
 from absl import logging
 
 from common.checkpoints.checkpoints import Checkpoints, Restored
-from common.config import Config, ConfigError, differences, flatten, freeze, pick, to_json
+from common.config import Config, ConfigError, differences, flatten, pick, plain_dict, to_json
 from common.data import pipeline, tokenizers
 from common.data.spec import DataSpec
 from common.evaluation.evaluate import Evaluation, evaluate
@@ -26,7 +26,7 @@ from common.training.state import EVALUATION_STREAM, TrainState, stream_key
 from common.training.validation import validation_loss
 from experiments import families
 
-# Settings that may change when a run resumes: where and how fast it runs, not what it computes.
+# Settings that may change when a run resumes: they do not affect its results.
 CHANGEABLE = ('parallel.', 'data.dir', 'train.log_every', 'train.profile', 'train.keep', 'ema.keep')
 
 
@@ -34,11 +34,11 @@ class Run(NamedTuple):
   """A trained model, read back from its folder.
 
   Attributes:
-    config: the config it was trained with.
-    data: the data it was trained on.
-    method: the method.
+    config: the config of the run.
+    data: the data of the run.
+    method: the method of the run.
     params: the moving average of its parameters.
-    step: the step of the checkpoint that they come from.
+    step: the step of the checkpoint with these parameters.
   """
 
   config: dict[str, Any]
@@ -56,34 +56,34 @@ def train(
   workdir: str | pathlib.Path,
   *,
   fresh: bool = False,
-  stop: Callable[[], bool] = loop.never,
+  stop: Callable[[], bool] = loop.never_stop,
 ) -> bool:
   """Trains a config in a folder, or resumes the run there; returns whether it is finished.
 
   Args:
     config: a whole config.
     workdir: the folder of the run.
-    fresh: move a run that is there aside, and start a new one.
-    stop: asked after every compiled call; True saves and returns.
+    fresh: whether to rename an existing run in the folder, and to start a new one.
+    stop: called after every compiled call; if it returns True, the run saves and returns.
 
   Raises:
-    ConfigError: the config cannot be run, or the folder holds a run of another one.
+    ConfigError: the config cannot be run, or the folder holds a run of another config.
   """
-  workdir, config = pathlib.Path(workdir), freeze(config)
-  # Everything that can refuse the config comes before the first write.
+  workdir, config = pathlib.Path(workdir), plain_dict(config)
+  # Everything that may reject the config comes before the first write.
   data = pipeline.load(config['data'])
   method = families.build(config, data.spec)
   program = build_program(config, method, data.spec, make_mesh(config['parallel']))
-  first = None
+  initial_state = None
   started = any((workdir / 'checkpoints').glob('[0-9]*'))
   if config.get('finetune', {}).get('source') and (fresh or not started):
-    first = _state_to_finetune(config, data, program)
-  # Last of all checks: a config that is refused leaves no folder behind.
+    initial_state = _state_to_finetune(config, data, program)
+  # After all checks, so that a rejected config leaves no folder behind.
   lock_workdir(workdir, config, data, fresh)
   if data.spec.tokenizer is not None:
     atomic_write(workdir / 'tokenizer.json', tokenizers.to_json(data.spec.tokenizer))
-  if first is not None:
-    _save_state_to_finetune(config, method, data, first, workdir)
+  if initial_state is not None:
+    _save_state_to_finetune(config, method, data, initial_state, workdir)
   return loop.train(config, method, data, program, workdir, stop)
 
 
@@ -91,9 +91,9 @@ def _state_to_finetune(config: Mapping, data: pipeline.Data, program: TrainProgr
   """The state before the first step, with the weights of `finetune.source`."""
   state = jax.jit(program.init)()
   family = pick(families.FAMILIES, config['family'], 'family')
-  params = family.begin(config, data.spec, state.params)
+  params = family.initial_params(config, data.spec, state.params)
   averages = tuple(params for _ in state.averages)
-  # The optimiser's state stays: it does not depend on the values of the parameters.
+  # The optimiser's state does not depend on the values of the parameters.
   return state._replace(params=params, ema=params, averages=averages)
 
 
@@ -116,19 +116,20 @@ def _save_state_to_finetune(
 
 
 def lock_workdir(workdir: pathlib.Path, config: Mapping, data: pipeline.Data, fresh: bool) -> None:
-  """Reserves a folder for the runs of one config on one dataset.
+  """Reserves a folder for one config and one dataset.
 
-  Writes the config and the fingerprint of the data, unless a run of another config or on other data
-  is there.
+  Writes the config and the fingerprint of the data, unless the folder holds a run of another config
+  or on other data.
 
   Args:
     workdir: the folder of the run.
     config: a whole config.
     data: the data to train on.
-    fresh: whether to move a run that is there aside.
+    fresh: whether to rename an existing run in the folder.
 
   Raises:
-    ConfigError: a run of another config or on other data is there, or its files cannot be read.
+    ConfigError: the folder holds a run of another config or on other data, or its files cannot be
+      read.
   """
   path, data_path = workdir / 'config.json', workdir / 'data.json'
   identity = {'fingerprint': pipeline.fingerprint(data), 'train': data.spec.num_train}
@@ -136,25 +137,25 @@ def lock_workdir(workdir: pathlib.Path, config: Mapping, data: pipeline.Data, fr
     _move_aside(workdir)
   if path.exists():
     _check_same_config(workdir, config)
-    # A run from before fingerprints were written has none: it takes that of the data now.
+    # A run from before fingerprints existed gets the fingerprint of the present data.
     before = _read_json(data_path) if data_path.exists() else identity
     if before != identity:
       raise ConfigError(
         f'the data of the run in {workdir} has changed since it began ({before.get("train")} '
-        f'training examples then, {identity["train"]} now): restore it, choose another --workdir, '
-        'or add --fresh to move that run aside and start a new one'
+        f'training examples then, {identity["train"]} now): restore the data, choose another '
+        '--workdir, or add --fresh to rename that run and start a new one'
       )
-  # Written on every start: settings that may change have their newest values.
+  # Written at every start, because some settings may change (CHANGEABLE).
   atomic_write(path, to_json(config))
   atomic_write(data_path, json.dumps(identity))
 
 
 def _move_aside(workdir: pathlib.Path) -> None:
-  """Renames WORKDIR to the first of WORKDIR.1, WORKDIR.2, ... that is not there."""
+  """Renames WORKDIR to the first of WORKDIR.1, WORKDIR.2, ... that does not exist."""
   names = (workdir.with_name(f'{workdir.name}.{n}') for n in itertools.count(1))
   free = next(name for name in names if not name.exists())
   shutil.move(workdir, free)
-  logging.info('moved the run that was there to %s', free)
+  logging.info('renamed the existing run to %s', free)
 
 
 def _check_same_config(workdir: pathlib.Path, config: Mapping) -> None:
@@ -164,7 +165,7 @@ def _check_same_config(workdir: pathlib.Path, config: Mapping) -> None:
     shown = '; '.join(f'{k}: there {old!r}, now {new!r}' for k, (old, new) in changed.items())
     raise ConfigError(
       f'{workdir} holds a run of another config ({shown}); '
-      'choose another --workdir, or add --fresh to move that run aside and start a new one'
+      'choose another --workdir, or add --fresh to rename that run and start a new one'
     )
 
 
@@ -179,30 +180,30 @@ def _read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _read_config(path: pathlib.Path) -> dict[str, Any]:
-  """The config of a run. Settings that did not exist when it was written have their defaults.
+  """The config of a run. Settings that it lacks because they are newer have their defaults.
 
   Raises:
     ConfigError: the file does not hold the config of a run.
   """
   config = _read_json(path)
   if 'family' not in config:
-    raise ConfigError(f'{path} is not the config of a run: it names no family')
+    raise ConfigError(f'{path} must be the config of a run, but it names no family')
   config, added = _completed(config)
   if added:
     logging.info(
-      '%s is older than these settings, which have their defaults: %s', path, ', '.join(added)
+      '%s lacks these newer settings, which get their defaults: %s', path, ', '.join(added)
     )
   return config
 
 
 def _completed(config: Mapping) -> tuple[dict[str, Any], list[str]]:
-  """A config with a value for every setting, and the names of those that it lacked."""
+  """A config with a value for every setting, and the names of the settings that it lacked."""
   whole = families.complete(config)
   return whole, sorted(flatten(whole).keys() - flatten(config).keys())
 
 
 def config_of(workdir: pathlib.Path) -> dict[str, Any]:
-  """The config of the run in a folder. Raises ConfigError where there is none."""
+  """The config of the run in a folder. Raises ConfigError if the folder holds no run."""
   if not (workdir / 'config.json').exists():
     raise ConfigError(f'{workdir} holds no run (no config.json); train one with experiments.train')
   return _read_config(workdir / 'config.json')
@@ -226,18 +227,18 @@ def load(
   Args:
     workdir: the folder of the run.
     step: 'last', 'best' or a number.
-    likelihood: a component that replaces the `likelihood` section of its config.
+    likelihood: a component that replaces the `likelihood` section of the config.
 
   Raises:
-    ConfigError: there is no run, or its family offers no choice of likelihoods.
-    CheckpointError: there is no such checkpoint, or it is damaged.
+    ConfigError: the folder holds no run, or its family has only one likelihood.
+    CheckpointError: the checkpoint does not exist, or it is damaged.
   """
   workdir = pathlib.Path(workdir)
   config = config_of(workdir)
   if likelihood is not None:
     if 'likelihood' not in config:
       raise ConfigError(
-        f'--likelihood: that of the {config["family"]} family is exact; remove the flag'
+        f'--likelihood: the {config["family"]} family has only an exact one; remove the flag'
       )
     config['likelihood'] = dict(likelihood)
   data = pipeline.load(config['data'])
@@ -252,7 +253,7 @@ def _param_shapes(method: Method, data: pipeline.Data) -> PyTree:
 
 
 def _restore(workdir: pathlib.Path, config: Mapping, shapes: PyTree, step: str | int) -> Restored:
-  """The averaged parameters alone: the optimiser's state would take twice their memory."""
+  """Restores only the averaged parameters: the optimiser's state would take twice their memory."""
   with Checkpoints(
     workdir / 'checkpoints',
     best_metric=config['train']['best_metric'],
@@ -267,16 +268,16 @@ def load_weak(run: Run, text: str) -> PyTree:
 
   Args:
     run: the model.
-    text: 'WORKDIR' or 'WORKDIR@STEP': a run of the same network on the same data.
+    text: 'WORKDIR' or 'WORKDIR@STEP': a run with the same network and data.
 
   Raises:
-    ConfigError: there is no run.
-    CheckpointError: there is no such checkpoint, or it holds another network.
+    ConfigError: the folder holds no run.
+    CheckpointError: the checkpoint does not exist, or it has another network.
   """
   folder, _, step = text.partition('@')
   workdir = pathlib.Path(folder)
   found = _restore(workdir, config_of(workdir), _param_shapes(run.method, run.data), _step(step))
-  logging.info('guided by step %d of %s', found.step, workdir)
+  logging.info('weak model for guidance: step %d of %s', found.step, workdir)
   return found.state['ema']
 
 
@@ -285,10 +286,10 @@ def _step(text: str) -> str | int:
 
 
 def with_average(run: Run, workdir: str | pathlib.Path, width: float) -> Run:
-  """The run with the power-function average of this width in place of its moving average.
+  """The run with the power-function average of a width instead of its moving average.
 
   Raises:
-    ConfigError: for a width outside (0, 1/√12).
+    ConfigError: the width is outside (0, 1/√12).
     CheckpointError: the run stored no power-function averages.
   """
   with Snapshots(pathlib.Path(workdir), read_only=True) as snapshots:
@@ -299,32 +300,32 @@ def with_average(run: Run, workdir: str | pathlib.Path, width: float) -> Run:
 
 
 def with_draft(run: Run, draft: Run) -> Run:
-  """The run, sampled by speculative decoding with a smaller model that drafts.
+  """The run with speculative decoding: `draft` is the smaller model that drafts.
 
   Raises:
-    ConfigError: for a family without drafts, or two models of different families.
+    ConfigError: the family has no drafts, or the two models have different families.
   """
   name, other = run.config['family'], draft.config['family']
   family = families.FAMILIES[name]
   if family.draft is None or other != name:
     able = ', '.join(name for name, family in families.FAMILIES.items() if family.draft)
     raise ConfigError(
-      f'a {other} model cannot draft for one of the family {name}; both must be of one of: {able}'
+      f'run and draft must both be of one family that has drafts ({able}), got {name} and {other}'
     )
   # Only sampling changes: parameters, likelihood and data stay those of the run.
   small = family.draft(draft.config, draft.data.spec, draft.params)
   return run._replace(method=family.build(run.config, run.data.spec, draft=small))
 
 
-def on(run: Run, name: str) -> Run:
+def with_dataset(run: Run, name: str) -> Run:
   """The run with another dataset, read with the same settings.
 
   Raises:
-    ConfigError: for a dataset whose examples are of another kind.
+    ConfigError: the dataset has another kind of examples.
   """
-  # `source` belongs to the run's own dataset.
+  # `source` is the path of the run's own dataset.
   data = pipeline.load(run.config['data'] | {'name': name, 'source': ''})
-  if _kind(data.spec) != _kind(run.data.spec):
+  if _data_format(data.spec) != _data_format(run.data.spec):
     raise ConfigError(
       f'{name} must be of the same kind as {run.data.spec.name}, got {data.spec.domain} '
       f'{data.spec.shape} of {data.spec.levels} values, or another vocabulary or palette'
@@ -332,15 +333,15 @@ def on(run: Run, name: str) -> Run:
   return run._replace(data=data)
 
 
-def _kind(spec: DataSpec) -> tuple:
-  """What two datasets must share for one model to work on both."""
-  meaning = (spec.tokenizer, spec.pitches, spec.palette)
-  return (spec.domain, spec.shape, spec.levels, spec.num_classes, *meaning)
+def _data_format(spec: DataSpec) -> tuple:
+  """The properties that two datasets must share for one model to work on both."""
+  meaning_of_values = (spec.tokenizer, spec.pitches, spec.palette)
+  return (spec.domain, spec.shape, spec.levels, spec.num_classes, *meaning_of_values)
 
 
 def evaluate_run(
   run: Run, metrics: list[str] | None = None, options: Mapping | None = None
 ) -> Evaluation:
-  """Measures a run; every random number depends on the seed of its config alone."""
+  """Measures a run; its random numbers depend only on the seed of its config."""
   key = stream_key(run.config['seed'], EVALUATION_STREAM)
   return evaluate(run.method, run.params, run.data, run.config['evaluation'], key, metrics, options)

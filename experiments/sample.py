@@ -12,12 +12,12 @@ python -m experiments.sample --workdir=runs/chorales --length=256 --out=chorale.
 python -m experiments.sample --workdir=runs/chorales --prompt=beginning.mid --out=chorales.png
 
 Tasks of a diffusion model: inpaint, repaint, colourise, sdedit, reconstruct, interpolate, and
-trajectory, which shows one sample on its way from noise to data. The task of an autoregressive
-model is complete: it continues a beginning in its own order (--mask=bottom: the upper half is
-given).
+trajectory, which shows one sample at several times from noise to data. The only task of an
+autoregressive model is complete: it generates the rest of an image in its own order (--mask=bottom:
+the upper half is given).
 
---draft decodes speculatively (Leviathan et al. 2023): a smaller run proposes samples, which the run
-itself accepts or replaces. Their distribution is the same as without a draft.
+--draft uses speculative decoding (Leviathan et al. 2023): a smaller run proposes tokens, which the
+run itself accepts or replaces. The distribution of samples is the same as without a draft.
 """
 
 import pathlib
@@ -38,21 +38,21 @@ OUT = flags.DEFINE_string(
   + '. A .npy holds raw values. By default samples.png; texts are only printed.',
 )
 SEED = flags.DEFINE_integer('seed', 0, 'Determines all random numbers.')
-DRAFT = flags.DEFINE_string('draft', None, 'Folder of a smaller run that drafts; see above.')
+DRAFT = flags.DEFINE_string('draft', None, 'WORKDIR of a smaller run that drafts; see above.')
 WEAK = flags.DEFINE_string(
-  'weak', None, 'WORKDIR[@STEP] of a weaker model of the same network, for options guidance=W.'
+  'weak', None, 'WORKDIR[@STEP] of a weaker model with the same network, for --options=guidance=W.'
 )
-EMA = flags.DEFINE_list('ema', [], 'Width of the average to sample from; needs ema.widths.')
-OPTIONS = cli.define_options()
+EMA = flags.DEFINE_list('ema', [], 'Width of the average to sample from; the run needs ema.widths.')
+OPTIONS = cli.define_options_flag()
 
 
 def _help(name: str) -> str:
-  """What a flag means for each kind of data that takes it; defaults in brackets."""
+  """The meaning of a flag for each kind of data that accepts it; defaults in brackets."""
   meanings = {domain.noun: domain.flags.get(name) for domain in DOMAINS.values()}
   return '; '.join(f'{noun}: {meaning}' for noun, meaning in meanings.items() if meaning) + '.'
 
 
-# Their meaning, default and validity depend on the data: the domain decides.
+# The domain of the data decides about the meaning, default and validity of these flags.
 TEXT_FLAGS = ('label', 'task', 'mask', 'prompt', 'stop')
 NUMBER_FLAGS = ('num', 'draws', 'length', 'columns', 'scale')
 SAMPLE_FLAGS = (
@@ -63,7 +63,7 @@ SAMPLE_FLAGS = (
 
 
 def load() -> runs.Run:
-  """The run of the flags, with the average and the draft that they name."""
+  """The run in --workdir, with the average of --ema and the draft of --draft."""
   widths = cli.parse_widths(EMA.value)
   if len(widths) > 1:
     raise ValueError('--ema takes one width here; experiments.evaluate compares several')

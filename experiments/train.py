@@ -1,15 +1,15 @@
-"""Trains a model, or continues the run that the workdir holds.
+"""Trains a model, or resumes the run in the workdir.
 
   python -m experiments.train --config=configs/diffusion/images.py:digits --workdir=runs/digits
   python -m experiments.train --config=... --config.optimizer.learning_rate=3e-4 --workdir=...
   python -m experiments.train --config=... --config.process.name=edm \\
     --config.process.sigma_max=10 --workdir=...
 
-Another name of a component (process, network, weighting, ...) takes that one's own defaults, and
-then the settings that other flags give it.
+A flag that names another component (process, network, weighting, ...) starts from that component's
+defaults; other flags then change its settings.
 
-The workdir receives config.json, checkpoints/, metrics.jsonl, tensorboard/ and samples/. SIGTERM
-and SIGINT save and exit with 75; the same command then continues.
+The workdir receives config.json, checkpoints/, metrics.jsonl, tensorboard/ and samples/. After
+SIGTERM or SIGINT the run saves and exits with 75; the same command resumes it.
 """
 
 from absl import flags, logging
@@ -19,15 +19,17 @@ from experiments import cli, config_flag, families, runs
 
 CONFIG = config_flag.define('FILE.py[:variant]; --config.a.b=value replaces a setting.')
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
-FRESH = flags.DEFINE_bool('fresh', False, 'Move a run that is there aside, and start a new one.')
+FRESH = flags.DEFINE_bool(
+  'fresh', False, 'Rename an existing run in the workdir, and start a new one.'
+)
 
 
 def main() -> int:
   config = CONFIG.load()
   changed = differences(config, families.defaults(config['family']))
-  # None: the family's default component has the setting, this one does not.
+  # None: only the family's default component has the setting.
   shown = (f'{key}={new}' for key, (_, new) in changed.items() if new is not None)
-  logging.info('other than the defaults: %s', '  '.join(shown))
+  logging.info('settings that differ from the defaults: %s', '  '.join(shown))
   with cli.stop_on_signals() as stop:
     finished = runs.train(config, WORKDIR.value, fresh=FRESH.value, stop=stop)
   return 0 if finished else cli.STOPPED

@@ -1,11 +1,11 @@
 """Checkpoints: the complete state of a run in one folder per step, verified when it is read.
 
-`<directory>/<step>/` holds `state`, with every leaf of the state under its path (`storage.py`), and
-a record of it: config, data position, metrics, digests (`records.py`). A step gets its final name
-only after all of it has been written. Other names in the directory:
+`<directory>/<step>/` contains `state`, with every leaf of the state under its path (`storage.py`),
+and a record: config, data position, metrics, digests (`records.py`). A step gets its final name
+only after everything has been written. Other names in the directory:
 
   <step>.orbax-checkpoint-tmp...   a save or removal that was interrupted; removed at the next start
-  damaged-<step>                   a step that failed verification: moved aside, never read again
+  damaged-<step>                   a step that failed verification; never read again
 """
 
 import concurrent.futures
@@ -27,8 +27,8 @@ from common.checkpoints.records import CheckpointError, DamagedCheckpoint, one_l
 from common.config import pick, to_json
 from common.method import PyTree
 
-SIGNS = {'min': 1, 'max': -1}  # times this sign, the best value of the metric is the lowest
-UNFINISHED = '.orbax-checkpoint-tmp'  # in the names that Orbax gives to unfinished folders
+SIGNS = {'min': 1, 'max': -1}  # the best step has the lowest sign · metric
+UNFINISHED = '.orbax-checkpoint-tmp'  # part of the names that Orbax gives to unfinished folders
 
 
 class Restored(NamedTuple):
@@ -47,12 +47,12 @@ class Checkpoints:
   With several processes, all of them call every method, in the same order and on the same folder.
 
   Args:
-    directory: the folder of the steps, on a mounted file system; created if it is missing.
-    keep: the number of newest steps to keep. The best step is kept in addition.
+    directory: the folder for the steps, on a mounted file system; created if it is missing.
+    keep: the number of newest steps to keep, in addition to the best step.
     best_metric: the metric that decides which step is best.
     best_mode: 'min' or 'max'.
-    read_only: save, remove and move nothing.
-    verbose: show Orbax's own log messages.
+    read_only: whether to save, remove and move nothing.
+    verbose: whether to show Orbax's own log messages.
 
   Raises:
     CheckpointError: the directory cannot be written, or a setting is invalid.
@@ -86,7 +86,7 @@ class Checkpoints:
     for step in self.steps:
       with contextlib.suppress(DamagedCheckpoint):  # `restore` reports the damage
         self._records[step] = records.read_sealed(self._path(step), records.RECORD)
-    # Entered last, so that an error above leaves nothing to undo.
+    # Entered last, so that an error above has nothing to undo.
     self._quiet = contextlib.nullcontext() if verbose else storage.quietly()
     self._quiet.__enter__()
 
@@ -120,7 +120,7 @@ class Checkpoints:
   @property
   def best(self) -> int | None:
     """The finished step with the best metric, or None if no step has that metric."""
-    return next(iter(self._by_metric()), None)
+    return next(iter(self._best_first()), None)
 
   def save(
     self,
@@ -133,27 +133,27 @@ class Checkpoints:
   ) -> bool:
     """Starts to save `state`; returns once its values are copied, so its buffers may be donated.
 
-    Waits for the previous save, then removes the steps that need no longer be kept.
+    First waits for the previous save, and removes the steps that are no longer needed.
 
     Args:
       step: the number of the step.
       state: a pytree of arrays, which may be typed keys.
-      config: the frozen config of the run.
+      config: the config of the run.
       position: the position in the data, or any other JSON object.
       metrics: scalars; the one named `best_metric` decides which step is best.
 
     Returns:
-      False if this step already holds the same state; nothing is saved then.
+      False if this step already holds the same state, in which case nothing is saved.
 
     Raises:
-      CheckpointError: this save cannot start, the previous one failed, or the step is finished and
-        holds a different state: it is never overwritten.
+      CheckpointError: this save cannot start, the previous save failed, or the step is already
+        finished with a different state, because a finished step is never overwritten.
     """
     if self._read_only:
-      raise CheckpointError(f'{self.directory} was opened read-only: step {step} is not saved')
+      raise CheckpointError(f'{self.directory} was opened read-only: cannot save step {step}')
     self.wait()
     leaves = {name: records.storable(name, x) for name, x in records.named_leaves(state).items()}
-    # Digests are computed here, on the devices, before the caller may donate the buffers.
+    # Digests are computed here, on the devices, because the caller may donate the buffers later.
     record = {
       'step': int(step),
       'config': json.loads(to_json(config)),
@@ -163,7 +163,7 @@ class Checkpoints:
     }
     if step in self.steps:
       return self._refuse_to_overwrite(step, record)
-    _sync('save')  # no process may write before all have checked that the step is not there
+    _sync('save')  # all processes check that the step is absent before any of them writes it
     with self._saving(step):
       finish = storage.start_to_write(self._path(step), leaves, record)
       self._pending = step, self._background.submit(finish)
@@ -177,7 +177,7 @@ class Checkpoints:
     (step, written), self._pending = self._pending, None
     with self._saving(step):
       written.result()
-      self._prune()  # only now: until the new step is complete, the old ones are still needed
+      self._prune()  # only now: old steps are needed until the new one is complete
 
   def shapes(self, step: int | str = 'last') -> dict[str, jax.ShapeDtypeStruct]:
     """Shape and type of every leaf of a step, by path.
@@ -197,26 +197,26 @@ class Checkpoints:
   def restore(
     self, abstract_state: PyTree, step: int | str = 'last', *, partial: bool = False
   ) -> Restored:
-    """Reads a step and verifies every leaf that was asked for.
+    """Reads a step and verifies every requested leaf.
 
     A damaged step is reported in one warning. For 'last' and 'best' the next candidate is then
-    used: the step before it, or the next best. Unless opened read-only, the damaged step is moved
-    aside to `damaged-<step>`.
+    tried: the step before, or the next best. Unless the directory was opened read-only, the damaged
+    step is renamed to `damaged-<step>`.
 
     Args:
       abstract_state: the state as `jax.ShapeDtypeStruct`s (or arrays), each with the sharding to
         restore it to; a leaf without a sharding goes to the first device.
       step: 'last', 'best' or a number.
-      partial: allow a state without some of the checkpoint's leaves, such as {'params': ...} alone.
+      partial: allow a state without some of the checkpoint's leaves, such as only {'params': ...}.
 
     Raises:
-      CheckpointError: there is no such step; every candidate is damaged; or the checkpoint is of
-        another model: the message then names the first leaf that differs, and no older step is
-        tried.
+      CheckpointError: there is no such step; or every candidate is damaged; or the checkpoint comes
+        from another model. In the last case the message names the first leaf that differs, and no
+        older step is tried.
     """
     self.wait()
     asked = records.named_leaves(abstract_state)
-    asked = {name: records.placed(name, x) for name, x in asked.items()}
+    asked = {name: records.restore_target(name, x) for name, x in asked.items()}
     damage: dict[int, str] = {}
     for candidate in self._candidates(step):
       try:
@@ -225,22 +225,22 @@ class Checkpoints:
         damage[candidate] = str(e)
         logging.warning('checkpoint %s is damaged: %s', self._path(candidate), e)
         continue
-      self._move_aside(damage)  # only now: if every step is damaged, all stay for a person to see
+      self._move_aside(damage)  # only now: if every step is damaged, all stay where they are
       state = jax.tree.unflatten(jax.tree.structure(abstract_state), leaves)
       return Restored(candidate, state, record['config'], record['position'], record['metrics'])
     reasons = '; '.join(f'step {s}: {reason}' for s, reason in damage.items())
     raise CheckpointError(f'no usable checkpoint in {self.directory}: {reasons}')
 
-  # Which steps there are.
+  # The steps in the folder.
 
   def _path(self, step: int) -> pathlib.Path:
     return self.directory / str(step)
 
-  def _by_metric(self) -> list[int]:
+  def _best_first(self) -> list[int]:
     """The finished steps that have the metric, best first; among equals the newest first."""
     metrics = {s: self._records[s]['metrics'] for s in self.steps if s in self._records}
     values = {s: m[self._metric] for s, m in metrics.items() if self._metric in m}
-    known = [s for s in values if math.isfinite(values[s])]  # NaN has no place in an order
+    known = [s for s in values if math.isfinite(values[s])]  # NaN cannot be sorted
     return sorted(known, key=lambda s: (self._sign * values[s], -s))
 
   def _candidates(self, step: int | str) -> list[int]:
@@ -248,7 +248,7 @@ class Checkpoints:
     if step == 'last':
       chosen = steps[::-1]
     elif step == 'best':
-      chosen = self._by_metric()
+      chosen = self._best_first()
     else:
       chosen = [step] if step in steps else []
     if not chosen:
@@ -261,7 +261,7 @@ class Checkpoints:
 
   @contextlib.contextmanager
   def _saving(self, step: int):
-    """Turns any failure of a save into a CheckpointError, and removes its leftovers."""
+    """Turns any error in a save into a CheckpointError, and removes the unfinished folder."""
     try:
       yield
     except Exception as e:
@@ -296,7 +296,7 @@ class Checkpoints:
       raise CheckpointError(f'{self.directory} cannot hold checkpoints: {one_line(e)}') from e
 
   def _remove_leftovers(self) -> list[str]:
-    # All list the folder between the first two barriers, before process 0 removes anything.
+    # Every process lists the folder between the first two barriers, before process 0 removes any.
     _sync('leftovers')
     left = [p for p in self.directory.iterdir() if UNFINISHED in p.name]
     _sync('leftovers seen')
@@ -313,7 +313,7 @@ class Checkpoints:
     _sync('prune')
     for step in surplus:
       if jax.process_index() == 0:
-        # Renamed first, in one operation: a removal that is interrupted leaves no half a step.
+        # Renamed first, which is atomic: an interrupted removal leaves no incomplete step.
         path = self.directory / f'{step}{UNFINISHED}-removed'
         shutil.rmtree(self._path(step).rename(path))
       self._records.pop(step, None)
@@ -336,11 +336,11 @@ class Checkpoints:
     """The record and the verified leaves of a step.
 
     Raises:
-      DamagedCheckpoint: on all processes, or on none.
+      DamagedCheckpoint: on all processes or on none.
     """
     path = self._path(step)
-    # From cheap to dear: the record, its leaves against the state's, CRCs of files, and only then
-    # the arrays and their digests.
+    # From cheap to expensive: the record, its leaves compared with those of the state, the CRCs of
+    # the files, and finally the arrays and their digests.
     with _agreed():
       record = records.read_sealed(path, records.RECORD)
     records.compare(path, record['leaves'], asked, partial)
@@ -370,6 +370,6 @@ def _agreed():
 
 
 def _sync(name: str) -> None:
-  """A barrier: returns once all processes are here."""
+  """A barrier: returns once all processes have reached it."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(f'checkpoints: {name}')

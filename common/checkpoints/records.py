@@ -1,13 +1,13 @@
 """The record of a checkpoint, and its verification.
 
-Besides the arrays, a step holds two JSON files, each with its own checksum:
+In addition to the arrays, a step contains two JSON files, each with its own checksum:
 
   record/data.json   config, data position, metrics; shape, type and digest of each leaf
-  files.json         size and CRC-32 of every file, written after all of them are complete
+  files.json         size and CRC-32 of every file, written after all files are complete
 
-The CRCs find a damaged file cheaply and by name before anything is read from it. The digests prove
-that the arrays on the devices are the saved ones, whatever happened in between; they work even if
-the run was killed before it wrote `files.json`.
+The CRCs identify a damaged file cheaply, before anything is read from it. The digests show that the
+restored arrays on the devices equal the saved ones. They work even if the run was killed before it
+wrote `files.json`.
 """
 
 import hashlib
@@ -30,15 +30,15 @@ MANIFEST = pathlib.Path('files.json')
 
 
 class CheckpointError(RuntimeError):
-  """A checkpoint that cannot be written or read: what is wrong and where, in one line."""
+  """A checkpoint cannot be written or read. The message says why and where, in one line."""
 
 
 class DamagedCheckpoint(Exception):
-  """A step that failed verification; the message names the leaf or file and the problem."""
+  """A step failed verification. The message names the leaf or file and the problem."""
 
 
 def named_leaves(tree: PyTree) -> dict[str, Any]:
-  """{'params/dense/kernel': leaf} for every leaf of a pytree, in the order of its leaves.
+  """{'params/dense/kernel': leaf} for every leaf of a pytree, in the pytree's order.
 
   A named tuple and a dict with the same names give the same paths.
 
@@ -54,26 +54,26 @@ def named_leaves(tree: PyTree) -> dict[str, Any]:
 
 
 def storable(name: str, x: Any) -> jax.Array | np.ndarray:
-  """The leaf as an array; as a host array where every process holds its own copy."""
+  """The leaf as an array; as a host array if every process has its own copy."""
   if isinstance(x, jax.Array):
-    # With several processes Orbax saves global arrays. One that this process holds completely is
-    # the same on all of them, and goes in as a host array.
-    alone = jax.process_count() > 1 and x.is_fully_addressable
-    return np.asarray(x) if alone else x
+    # With several processes, Orbax saves global arrays. An array that this process holds completely
+    # is the same on all processes, and is saved as a host array.
+    is_local = jax.process_count() > 1 and x.is_fully_addressable
+    return np.asarray(x) if is_local else x
   x = np.asarray(x)
   if x.dtype.kind in 'OSUM':
     raise CheckpointError(f'{name} of the state must be an array of numbers, got {x.dtype}')
   return x.astype(jax.dtypes.canonicalize_dtype(x.dtype))
 
 
-def placed(name: str, x: Any) -> jax.ShapeDtypeStruct:
-  """Shape, type and sharding to restore a leaf to; by default it goes to the first device."""
+def restore_target(name: str, x: Any) -> jax.ShapeDtypeStruct:
+  """Shape, type and sharding with which to restore a leaf; by default on the first device."""
   if not isinstance(x, jax.ShapeDtypeStruct):
     x = storable(name, x)
   sharding = None if isinstance(x, np.ndarray) else x.sharding
   if sharding is None:
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  # Before anything is read: an uneven sharding would otherwise fail deep inside Orbax.
+  # Checked before anything is read: an uneven sharding would fail deep inside Orbax.
   try:
     sharding.shard_shape(x.shape)
   except ValueError as e:
@@ -92,20 +92,20 @@ def compare(path: pathlib.Path, there: Mapping[str, list], asked: Mapping, parti
 
   Args:
     path: the folder of the step, for the message.
-    there: the leaves as the record describes them.
+    there: the leaves of the checkpoint, as its record describes them.
     asked: the leaves of the state to restore.
-    partial: `there` may have more leaves than `asked`.
+    partial: whether `there` may have more leaves than `asked`.
   """
   for name, x in asked.items():
     want = _shown(x.shape, x.dtype)
     if name not in there:
-      raise CheckpointError(f'{path} is of another model: it has no {name}, which here is {want}')
+      raise CheckpointError(f'{path} is from another model: it lacks {name}, here {want}')
     if (have := _shown(*there[name][:2])) != want:
-      raise CheckpointError(f'{path} is of another model: {name} is {have} there and {want} here')
+      raise CheckpointError(f'{path} is from another model: {name} is {have} there and {want} here')
   extra = [name for name in there if name not in asked]
   if extra and not partial:
     have = _shown(*there[extra[0]][:2])
-    raise CheckpointError(f'{path} is of another model: it has {extra[0]} {have}, unknown here')
+    raise CheckpointError(f'{path} is from another model: it has {extra[0]} {have}, absent here')
 
 
 def verify_leaves(there: Mapping[str, list], leaves: Mapping[str, jax.Array]) -> None:
@@ -113,8 +113,8 @@ def verify_leaves(there: Mapping[str, list], leaves: Mapping[str, jax.Array]) ->
   found = describe(leaves)
   wrong = [name for name in leaves if found[name] != there[name]]
   if wrong:
-    names = f'{len(wrong)} of {len(leaves)} leaves'
-    raise DamagedCheckpoint(f'{wrong[0]} differs from what was saved ({names})')
+    count = f'{len(wrong)} of {len(leaves)} leaves'
+    raise DamagedCheckpoint(f'{wrong[0]} differs from the saved array ({count} differ)')
 
 
 def write_manifest(path: pathlib.Path) -> None:
@@ -127,19 +127,20 @@ def write_manifest(path: pathlib.Path) -> None:
 def verify_files(path: pathlib.Path, share: int = 0, of: int = 1) -> None:
   """Raises DamagedCheckpoint naming the first file that has changed since it was written.
 
-  A step without `files.json` passes: the run was killed before it was written, and the digests
+  A step without `files.json` passes: the run was killed before it wrote the file, and the digests
   still protect the arrays.
 
   Args:
     path: the folder of the step.
-    share: which part of the files to check; with several processes each checks one.
+    share: the index of the part of the files to check; with several processes, each checks one.
     of: the number of parts.
   """
   if not (path / MANIFEST).exists():
     return
   manifest = read_sealed(path, MANIFEST)
   for name in sorted(manifest)[share::of]:
-    # The size first, since it names the most common damage, a truncated file, most clearly.
+    # The size first, because it gives the clearest message for a truncated file, the most common
+    # damage.
     try:
       found = _size_and_crc(path / name)
     except OSError as e:
@@ -152,7 +153,7 @@ def verify_files(path: pathlib.Path, share: int = 0, of: int = 1) -> None:
 
 def seal(content: Any) -> dict[str, str]:
   """A JSON text with its checksum, for `read_sealed`."""
-  # The checksum is that of the text, so reading needs no canonical form of JSON.
+  # The checksum covers the text, so the JSON needs no canonical form.
   text = json.dumps(content)
   return {'json': text, 'sha256': hashlib.sha256(text.encode()).hexdigest()}
 
@@ -187,7 +188,7 @@ def _files(path: pathlib.Path) -> list[str]:
 def _size_and_crc(path: pathlib.Path) -> list[int]:
   size = crc = 0
   with path.open('rb') as file:
-    while block := file.read(2**20):  # by the megabyte: files may be larger than the memory
+    while block := file.read(2**20):  # in megabytes: files may be larger than the memory
       size, crc = size + len(block), zlib.crc32(block, crc)
   return [size, crc]
 

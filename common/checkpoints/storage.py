@@ -2,8 +2,8 @@
 
 Orbax writes arrays of any sharding from all processes at once, under a temporary name until all are
 complete. It does not notice a flipped bit in an array; `records.py` does. This module calls Orbax's
-free functions, not its checkpoint managers: those of version 0.12.8 cannot open a directory in
-which one metrics file is damaged, and skip some saves silently.
+free functions and not its checkpoint managers, because the managers of version 0.12.8 cannot open a
+directory with a damaged metrics file, and silently skip some saves.
 """
 
 import contextlib
@@ -25,15 +25,15 @@ def start_to_write(path: pathlib.Path, leaves: Mapping, record: Mapping) -> Call
   """Starts an asynchronous save; returns once the values of the leaves are copied.
 
   Args:
-    path: the final name of the step, given to it once everything is written.
+    path: the final name of the folder, which it gets once everything is written.
     leaves: arrays by name. With several processes, global arrays, or host arrays that are the same
       on all of them.
-    record: the record to save with them, as JSON.
+    record: the record to save with the arrays, a JSON object.
 
   Returns:
-    A function that waits for the end of the save, and raises the error of one that failed.
+    A function that waits until the save has finished, and raises its error if it failed.
   """
-  # Only JSON needs a handler here: Orbax knows how to save arrays.
+  # Only JSON needs a handler here: Orbax has one for arrays.
   registry = ocp.handlers.local_registry()
   registry.add(ocp.handlers.JsonHandler, checkpointable_name=records.RECORD.parent.name)
   context = ocp.Context(
@@ -46,7 +46,7 @@ def start_to_write(path: pathlib.Path, leaves: Mapping, record: Mapping) -> Call
 
   def finish():
     response.result()
-    # After Orbax's own renaming: the manifest lists the files of the finished folder.
+    # After Orbax has renamed the folder: the manifest lists the files of the finished step.
     if jax.process_index() == 0:
       records.write_manifest(path)
 
@@ -54,19 +54,19 @@ def start_to_write(path: pathlib.Path, leaves: Mapping, record: Mapping) -> Call
 
 
 def read(path: pathlib.Path, asked: Mapping) -> dict[str, jax.Array]:
-  """The leaves as Orbax reads them, without verification.
+  """Reads leaves with Orbax, without verification.
 
-  Each process reads its part independently, so that one that fails does not block the others.
+  Each process reads its part independently, so that a process that fails does not block the others.
 
   Args:
     path: the folder of the step.
-    asked: name, shape, type and sharding of each leaf; all of them are in the checkpoint.
+    asked: name, shape, type and sharding of each leaf; the checkpoint must have all of them.
 
   Raises:
-    DamagedCheckpoint: they cannot be read.
+    DamagedCheckpoint: the leaves cannot be read.
   """
-  # Each process is its own primary host, with a barrier of its own: a process that fails to read
-  # must not leave the others waiting. They agree on the outcome afterwards (`checkpoints._agreed`).
+  # Each process is its own primary host with its own barrier, so that a process that fails to read
+  # does not leave the others waiting. They agree on the outcome later (`checkpoints._agreed`).
   me = jax.process_index()
   options = ocp.options
   context = ocp.Context(
@@ -82,14 +82,14 @@ def read(path: pathlib.Path, asked: Mapping) -> dict[str, jax.Array]:
       with context:
         found = ocp.load(path, arrays, checkpointable_name='state')
     except (MemoryError, jax.errors.JaxRuntimeError):
-      raise  # not the file's fault: an older step would fail alike
-    except Exception as e:  # whatever Orbax raises for a truncated, missing or garbled file
+      raise  # the file is not to blame: an older step would fail in the same way
+    except Exception as e:  # Orbax raises many types for a truncated, missing or corrupt file
       raise DamagedCheckpoint(one_line(e)) from e
   leaves = {name: found[name] if name in found else _empty(x) for name, x in asked.items()}
   for name, x in asked.items():
     if not isinstance(leaves[name], jax.Array):
-      raise DamagedCheckpoint(f'{name} is not among the arrays')
-    # For typed keys, Orbax returns the sharding of their words.
+      raise DamagedCheckpoint(f'{name} is missing from the arrays')
+    # For typed keys, Orbax returns the sharding of the key data.
     if leaves[name].sharding != x.sharding:
       leaves[name] = jax.device_put(leaves[name], x.sharding)
   return leaves
@@ -107,10 +107,10 @@ def _is_not_orbax(record: logging.LogRecord) -> bool:
 
 @contextlib.contextmanager
 def quietly():
-  """Keeps Orbax's long log of every step out of the program's log.
+  """Keeps Orbax's long log messages out of the program's log.
 
-  Also hides the messages of its threads that are still running after a read or write was given up:
-  the reason for giving up is raised, and reported in one line.
+  After a read or write has failed, some of Orbax's threads keep running and print errors. These are
+  hidden too: the failure itself is raised, and reported in one line.
   """
   logger, show = logging.getLogger('absl'), sys.unraisablehook
 

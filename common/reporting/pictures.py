@@ -24,10 +24,10 @@ def image_grid(
   """Images side by side, row by row, as one RGB picture.
 
   Args:
-    images: integers in [0, levels), with 1 (grey), 3 (RGB) or 4 (RGBA, on white) channels.
+    images: integers in [0, levels), with 1 (grey), 3 (RGB) or 4 (RGBA, shown on white) channels.
     columns: images in a row; unused places of the last row stay empty.
     scale: each pixel becomes a square of `scale` × `scale`.
-    levels: 17 for scikit-learn's digits; the values are stretched to 0..255.
+    levels: the number of values, which are scaled to 0..255; 17 for scikit-learn's digits.
     gap: pixels (before scaling) between images and around them.
     background: grey value of the gaps.
 
@@ -37,14 +37,14 @@ def image_grid(
   num, height, width, channels = images.shape
   if not num or channels not in (1, 3, 4):
     raise ValueError(
-      f'a grid needs at least one image, of 1, 3 or 4 channels, got images of shape {images.shape}'
+      f'a grid needs one or more images of 1, 3 or 4 channels, got images of shape {images.shape}'
     )
   if columns < 1 or scale < 1:
     raise ValueError(f'columns and scale must be at least 1, got {columns} and {scale}')
   images = to_rgb(images, levels)
   columns = min(columns, num)
   rows = -(-num // columns)
-  tall, wide = height + gap, width + gap  # each image with the gap above and to the left of it
+  tall, wide = height + gap, width + gap  # an image with the gap above it and to its left
   grid = np.full((rows * tall + gap, columns * wide + gap, 3), background, np.uint8)
   for index, image in enumerate(images):
     top, left = gap + index // columns * tall, gap + index % columns * wide
@@ -55,8 +55,8 @@ def image_grid(
 def to_rgb(
   images: UInt8[np.ndarray, 'n height width channels'], levels: int = 256
 ) -> UInt8[np.ndarray, 'n height width 3']:
-  """Images of `levels` values and 1, 3 or 4 channels as RGB of 256 values, on white."""
-  # [0, levels) to [0, 256): the largest value becomes 255.
+  """Converts images of `levels` values and 1, 3 or 4 channels to RGB; RGBA is put on white."""
+  # The largest value, levels − 1, becomes 255.
   if levels != 256:
     images = np.round(images * (255.0 / (levels - 1))).clip(0, 255).astype(np.uint8)
   if images.shape[-1] == 4:
@@ -75,15 +75,16 @@ def captioned_rows(
   """Rows of images below a title, each with its caption on the left.
 
   Args:
-    title: a line above; it can widen the picture.
-    rows: caption and images of each row.
+    title: a line above the rows; a long title widens the picture.
+    rows: (caption, images) of each row.
     scale: each pixel of an image becomes a square of `scale` × `scale`.
     text_size: height of the letters, in pixels.
   """
   font = ImageFont.load_default(text_size)
   margin, line = text_size // 2, 2 * text_size
   grids = [image_grid(images, len(images), scale, background=255) for _, images in rows]
-  # Images start to the right of the longest caption; a row is as high as its images or its text.
+  # Images start to the right of the longest caption. A row is as high as its images or its caption,
+  # whichever is higher.
   left = 2 * margin + int(max(font.getlength(caption) for caption, _ in rows))
   width = max(left + max(grid.shape[1] for grid in grids), int(font.getlength(title)) + margin)
   heights = [max(len(grid), line) for grid in grids]

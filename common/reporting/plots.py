@@ -1,7 +1,7 @@
-"""Plots of metrics, as SVG for light and for dark pages; small plots side by side, as pixels.
+"""Plots of metrics as SVG, for light and for dark pages; panels of small plots as pixels.
 
 Curves come from `metrics.jsonl` (`writers.read`): records with 'step', 'split' and scalars. Runs of
-both families can share an axis, since they log the same names. Matplotlib is imported only when a
+both families can share an axis, because they log the same names. Matplotlib is imported only when a
 plot is drawn.
 """
 
@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-# A plot of thousands of points shows no more than one of hundreds, in ten times as many bytes.
+# More points than these make the SVG larger without a visible difference.
 PLOT_POINTS = 400
-# Distinct on light and dark pages, and for most colour-blind readers (after Okabe & Ito 2008).
+# Distinct on light and dark pages, also for most colour-blind readers (after Okabe & Ito 2008).
 COLOURS = ('#0084d1', '#d55e00', '#009e73', '#cc79a7', '#c99700', '#56b4e9', '#8c8c8c', '#8b5cf6')
 MARKERS = 'osD^vP*X'
 INK = {'light': '#30343b', 'dark': '#d5d9e0'}
@@ -38,7 +38,7 @@ class Plot(NamedTuple):
 
 
 class Series(NamedTuple):
-  """Points of a curve or of a scatter plot; `error` is half the height of each bar, or None."""
+  """Points of a curve or a scatter plot. `error`: half the height of each error bar, or None."""
 
   x: Sequence[float]
   y: Sequence[float]
@@ -65,11 +65,11 @@ def compare(
   """One metric of several runs on one axis; None if no run has it.
 
   Args:
-    runs: records by name of run.
+    runs: {name of the run: its records}.
     metric: the scalar to show.
     split: the split to show.
     axis: the horizontal axis: 'step', or another scalar of the records.
-    **settings: of `line_plot`.
+    **settings: further arguments of `line_plot`.
   """
   curves = {name: curve(records, metric, split, axis) for name, records in runs.items()}
   curves = {name: series for name, series in curves.items() if series.x}
@@ -123,8 +123,8 @@ class Panel(NamedTuple):
 
   Attributes:
     title: the text above it.
-    lines: by name.
-    bands: by name: x, lower end and upper end.
+    lines: {name: line}.
+    bands: {name: (x, lower end, upper end)}.
   """
 
   title: str
@@ -135,13 +135,17 @@ class Panel(NamedTuple):
 def panels(
   several: Sequence[Panel], columns: int, x_title: str
 ) -> UInt8[np.ndarray, 'tall wide 3']:
-  """Panels side by side, as pixels on white. Lines and bands take their colours in order."""
+  """Panels side by side, as pixels on white.
+
+  The first line of a panel is black and the others take COLOURS in order. Bands have the colour of
+  the last line.
+  """
   from matplotlib import figure as figures
   from matplotlib.backends.backend_agg import FigureCanvasAgg
 
   columns = min(columns, len(several))
   rows = -(-len(several) // columns)
-  # A figure and a canvas of our own: pyplot keeps its figures in global state.
+  # Our own figure and canvas, because pyplot keeps its figures in global state.
   figure = figures.Figure((4.6 * columns, 2.2 * rows + 0.7), dpi=100, layout='constrained')
   canvas = FigureCanvasAgg(figure)
   grid = figure.subplots(rows, columns, squeeze=False)
@@ -179,7 +183,7 @@ def _plot(
 ) -> Plot:
   """Draws each series by `draw(axes, index, name, points)`, once for light and once for dark."""
   images = {}
-  columns = 2 if max(map(len, series)) <= 20 else 1  # of the legend, by its longest name
+  columns = 2 if max(map(len, series)) <= 20 else 1  # of the legend; long names need the width
   for theme, ink in INK.items():
     with _figure(ink, legend_rows=-(-len(series) // columns)) as (figure, axes):
       for index, (name, points) in enumerate(series.items()):
@@ -193,7 +197,7 @@ def _plot(
         _plain_ticks(axes.yaxis)
       figure.legend(loc='outside lower center', ncols=columns, frameon=False, labelcolor=ink)
       buffer = io.BytesIO()
-      # Without a date: the same numbers give the same bytes.
+      # Without a date, so that the same numbers give the same bytes.
       figure.savefig(buffer, format='svg', transparent=True, metadata={'Date': None})
       images[theme] = buffer.getvalue()
   alt = f'{titles.y_title} over {titles.x_title} for {", ".join(series)}'
@@ -211,7 +215,7 @@ def _plain_ticks(axis) -> None:
 
 @contextlib.contextmanager
 def _figure(ink: str, legend_rows: int):
-  """A figure whose letters are legible on a phone; opens no window, changes no global state."""
+  """A figure with text legible on a phone; opens no window and changes no global state."""
   import matplotlib
   from matplotlib import figure as figures
 

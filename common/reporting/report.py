@@ -1,8 +1,8 @@
-"""A report for people: one self-contained HTML page.
+"""A report as one self-contained HTML page.
 
-A report is data: sections of blocks (text, pictures, plots, tables, claims, facts). The page
-contains its images as data URIs and its style inline, so it opens anywhere, without a network. The
-template chooses how to draw a block by its `kind`.
+A report consists of sections of blocks (text, pictures, plots, tables, claims, facts). The page has
+its images as data URIs and its style inline, so it opens without a network. The `kind` of a block
+decides how the template draws it.
 """
 
 import base64
@@ -36,7 +36,7 @@ class Picture(NamedTuple):
   """A picture with its caption.
 
   Attributes:
-    png: its bytes.
+    png: the bytes of a PNG file.
     alt: a description for readers who cannot see it.
     caption: the text below it.
   """
@@ -56,7 +56,7 @@ class Quote(NamedTuple):
 
 
 class Gallery(NamedTuple):
-  """Pictures, plots or quotes side by side, as many as the screen has room for."""
+  """Pictures, plots or quotes side by side, in as many columns as the screen has room for."""
 
   pictures: Sequence[NamedTuple]
   kind = 'gallery'
@@ -86,7 +86,7 @@ class Table(NamedTuple):
 
 
 class Verdict(NamedTuple):
-  """A claim, and whether it 'holds', 'fails' or is 'undecided' by the measurements."""
+  """A claim, and the verdict of the measurements: 'holds', 'fails' or 'undecided'."""
 
   text: str
   verdict: str
@@ -142,11 +142,11 @@ def write_report(path: Path, title: str, sections: Sequence[Section], subtitle: 
 
   Args:
     path: the file to write.
-    title: of the page.
-    sections: the content. All text is escaped.
+    title: the title of the page.
+    sections: the content; all text is escaped.
     subtitle: a line below the title.
   """
-  # `StrictUndefined`: a block that lacks what the template draws is an error, not an empty space.
+  # `StrictUndefined`: a block without a field that the template needs is an error, not a blank.
   engine = jinja2.Environment(
     autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
   )

@@ -1,4 +1,4 @@
-"""What a run reports while it runs: metrics as JSON lines and TensorBoard events, and progress."""
+"""Output of a run: metrics as JSON lines and TensorBoard events, and a line of progress."""
 
 import collections
 import io
@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 from common.files import atomic_write
 
 Path = str | os.PathLike
-FILE = 'metrics.jsonl'
+METRICS_FILE = 'metrics.jsonl'
 NOT_FINITE = {'NaN': math.nan, 'Infinity': math.inf, '-Infinity': -math.inf}
 
 
@@ -34,9 +34,9 @@ class Writer:
 
   Args:
     workdir: the folder of the run; created if it is missing.
-    step: the step that the run starts or resumes from. Lines of later steps, and an incomplete last
-      line, are removed: the run is about to write them again. None keeps all lines.
-    tensorboard: also write TensorBoard events.
+    step: the step at which the run starts or resumes. Lines of later steps, and an incomplete last
+      line, are removed, because the run will write them again. None: keep all lines.
+    tensorboard: whether to write TensorBoard events too.
   """
 
   def __init__(self, workdir: Path, *, step: int | None = None, tensorboard: bool = True):
@@ -47,16 +47,16 @@ class Writer:
     workdir.mkdir(parents=True, exist_ok=True)
     if step is not None:
       # Before the file is opened for appending.
-      _remove_lines_after(workdir / FILE, step)
-    self._file = (workdir / FILE).open('a', encoding='utf-8')
+      _remove_lines_after(workdir / METRICS_FILE, step)
+    self._file = (workdir / METRICS_FILE).open('a', encoding='utf-8')
     if tensorboard:
       from tensorboardX import SummaryWriter
 
-      # purge_step: TensorBoard ignores the events that the interrupted run wrote for later steps.
+      # purge_step: TensorBoard ignores events that an interrupted run wrote for later steps.
       self._events = SummaryWriter(
         str(workdir / 'tensorboard'),
         purge_step=step + 1 if step else None,
-        # Its own file names count in seconds: two starts within one would share a file.
+        # File names contain only seconds: two starts within one second would share a file.
         filename_suffix=f'.{time.time_ns()}',
       )
 
@@ -72,14 +72,16 @@ class Writer:
     Args:
       step: the optimiser step.
       values: scalars by name; no name may be 'step', 'split' or 'time'.
-      split: what they were measured on: 'train', 'validation', 'samples'.
+      split: the data or samples that were measured: 'train', 'validation' or 'samples'.
     """
     if self._file is None:
       return
     # `float` waits for values that are still on a device.
     values = {name: float(value) for name, value in values.items()}
     if reserved := values.keys() & {'step', 'split', 'time'}:
-      raise ValueError(f'a metric cannot be called {sorted(reserved)[0]!r}; rename it')
+      raise ValueError(
+        f"a metric must not be called 'step', 'split' or 'time'; rename {sorted(reserved)[0]!r}"
+      )
     now = time.time()
     line = {'step': int(step), 'split': split, 'time': round(now, 3)}
     line |= {name: _to_json(value) for name, value in values.items()}
@@ -91,7 +93,7 @@ class Writer:
           self._events.add_scalar(f'{split}/{name}', value, step, walltime=now)
 
   def images(self, step: int, name: str, grid: UInt8[np.ndarray, 'height width channels']) -> None:
-    """Shows an image under `name` in TensorBoard: 1, 3 or 4 channels of bytes."""
+    """Shows an image of 1, 3 or 4 channels under `name` in TensorBoard."""
     if self._events is not None:
       self._events.add_image(name, grid, step, dataformats='HWC')
 
@@ -100,11 +102,6 @@ class Writer:
     if self._events is not None:
       # TensorBoard renders Markdown; four spaces make it a block of code.
       self._events.add_text(name, '\n'.join(f'    {line}' for line in text.splitlines()), step)
-
-  def flush(self) -> None:
-    """Hands everything written so far to the operating system."""
-    if self._events is not None:
-      self._events.flush()
 
   def close(self) -> None:
     """Finishes both files. Nothing can be written afterwards."""
@@ -118,7 +115,7 @@ class Writer:
 def read(workdir: Path, split: str | None = None) -> list[dict[str, Any]]:
   """The lines of `metrics.jsonl`, in the order in which they were written.
 
-  An incomplete last line is left out. Without the file the list is empty.
+  An incomplete last line is left out. If there is no file, the list is empty.
 
   Args:
     workdir: the folder of the run.
@@ -127,7 +124,7 @@ def read(workdir: Path, split: str | None = None) -> list[dict[str, Any]]:
   Raises:
     ValueError: a complete line is not a JSON object with a step and a split.
   """
-  lines = _complete_lines(pathlib.Path(workdir) / FILE)
+  lines = _complete_lines(pathlib.Path(workdir) / METRICS_FILE)
   rows = [{k: _from_json(k, v) for k, v in row.items()} for _, row in lines]
   return [row for row in rows if split is None or row['split'] == split]
 
@@ -137,20 +134,22 @@ def _complete_lines(path: pathlib.Path) -> list[tuple[str, dict]]:
   if not path.exists():
     return []
   texts = path.read_text(encoding='utf-8', errors='replace').split('\n')
-  texts.pop()  # '' after the last line break, or the incomplete line without one
+  texts.pop()  # the incomplete last line, or '' if the text ends with a line break
   lines = []
   for number, text in enumerate(texts, 1):
     try:
       row = json.loads(text)
       row['step'], row['split']  # raises unless both are there
     except (ValueError, KeyError, TypeError):
-      raise ValueError(f'{path}, line {number}: not a line of metrics: {text[:80]!r}') from None
+      raise ValueError(
+        f'{path}, line {number} must be a JSON object with step and split, got {text[:80]!r}'
+      ) from None
     lines.append((text, row))
   return lines
 
 
 def _remove_lines_after(path: pathlib.Path, step: int) -> None:
-  """Removes the lines of steps after `step`, and an incomplete last line, in one operation."""
+  """Removes lines of steps after `step`, and an incomplete last line, atomically."""
   if path.exists():
     kept = ''.join(text + '\n' for text, row in _complete_lines(path) if row['step'] <= step)
     atomic_write(path, kept)
@@ -169,14 +168,14 @@ def _from_json(name: str, value: Any) -> Any:
 class Progress:
   """The progress of a run: one line, redrawn, on a terminal; plain log lines elsewhere.
 
-  Rate and time left are measured over the last `window` reports. The first report only starts the
-  clock, since compilation happens before it.
+  Rate and remaining time are estimated from the last `window` reports. The first report only starts
+  the clock, because compilation happens before it.
 
   Args:
     total: the last step.
-    step: the step that the run starts or resumes from.
+    step: the step at which the run starts or resumes.
     batch_size: examples in a step, over all processes.
-    log_every: the least number of steps between two log lines, where there is no terminal.
+    log_every: the least number of steps between two log lines, if there is no terminal.
     window: the number of reports over which the rate is measured.
     stream: the stream to write to; standard error by default.
   """
@@ -217,15 +216,15 @@ class Progress:
 
   def rate(self) -> float | None:
     """Steps per second over the recent reports; None before there are two."""
-    # Over the whole window, not the last pair: single reports jitter.
+    # Over the whole window, because the time between two reports varies.
     if len(self._seen) < 2:
       return None
     (first, start), (last, now) = self._seen[0], self._seen[-1]
     return (last - first) / max(now - start, 1e-9)
 
-  def pause(self) -> None:
+  def exclude_pause(self) -> None:
     """Excludes the time since the last report (evaluation, sampling) from the rate."""
-    # The clock of `_now` stands still from the last report until now.
+    # Subtracts the time since the last report from all later values of `_now`.
     if self._seen:
       self._paused += self._now() - self._seen[-1][1]
 

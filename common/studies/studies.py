@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from absl import logging
 
-from common.config import ConfigError, flatten, freeze, pick, suggestion
+from common.config import ConfigError, flatten, pick, plain_dict, suggestion
 from common.evaluation.measures import Evaluation, Measure
 from common.files import atomic_write
 from common.reporting import pictures, report
@@ -156,7 +156,7 @@ def plan(
         )
     overrides = {**study.config, **row.config}
     for seed in study.seeds:
-      config = freeze(load(row.base or study.base, {**overrides, 'seed': seed}))
+      config = plain_dict(load(row.base or study.base, {**overrides, 'seed': seed}))
       job = _job(row, seed, config, workdir, changeable)
       # The key of its samples covers everything that a row depends on.
       twin = same.setdefault(job.keys[1], job)

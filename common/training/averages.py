@@ -1,10 +1,10 @@
-"""Moving averages of parameters: how fast they forget, and power-function averages of any width.
+"""Moving averages of parameters: exponential decay, and power-function averages of any width.
 
-A power-function average (EDM2: Karras et al. 2024, section 3.1) weighs the parameters of step τ of
-t by the profile p_γ(τ; t) = (γ + 1)·τ^γ / t^(γ + 1). Its width is a fixed fraction of the run,
-however long the run is. A run regularly stores averages of one or two widths; a weighted sum of
-them approximates the average of any other width (section 3.2), which can thus be chosen after
-training.
+A power-function average (EDM2: Karras et al. 2024, section 3.1) at step t weights the parameters of
+step τ by the profile p_γ(τ; t) = (γ + 1)·τ^γ / t^(γ + 1). Its width, the standard deviation of the
+profile divided by t (σ_rel), does not depend on the length of the run. A run regularly stores
+averages of one or two widths. A weighted sum of them approximates the average of any other width
+(section 3.2), which can thus be chosen after training.
 """
 
 import math
@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from common.config import ConfigError, length
+from common.config import ConfigError, parse_steps
 
-MAX_WIDTH = 1 / math.sqrt(12)  # at gamma = 0, the plain mean of all steps
+MAX_WIDTH = 1 / math.sqrt(12)  # the width at γ = 0, which is the plain mean of all steps
 
 
 def ema_decay(step: Int[Array, ''], decay: float, warmup: bool) -> Float[Array, '']:
@@ -39,7 +39,7 @@ def half_life_decay(step: Int[Array, ''], half_life: float, ramp_up: float) -> F
   """
   n = step.astype(jnp.float32)
   steps = jnp.minimum(half_life, n * ramp_up) if ramp_up else jnp.asarray(half_life, jnp.float32)
-  # The inner `where` keeps 1/0 out of the branch that is not taken.
+  # The inner `where` avoids 1/0 in the branch that is not taken.
   return jnp.where(steps > 0, 0.5 ** (1 / jnp.where(steps > 0, steps, 1)), 0.0)
 
 
@@ -47,9 +47,9 @@ class Averaging(NamedTuple):
   """How a run averages its parameters: the `ema` section of a config, with lengths in steps.
 
   Attributes:
-    decay: of the exponential average that is evaluated, where there is no half-life.
+    decay: the decay of the exponential average `TrainState.ema`; ignored if there is a half-life.
     warmup: whether the decay is lower in the first steps (`ema_decay`).
-    half_life: of the exponential average, in place of `decay`; 0: none.
+    half_life: the half-life of the exponential average, in steps; 0: use `decay`.
     ramp_up: see `half_life_decay`.
     widths: the width of each power-function average.
   """
@@ -66,7 +66,7 @@ class Averaging(NamedTuple):
     return tuple(gamma_of(width) for width in self.widths)
 
   def decay_at(self, step: Int[Array, '']) -> Float[Array, '']:
-    """Decay of the exponential average at `step`."""
+    """The decay of the exponential average at `step`."""
     if self.half_life:
       return half_life_decay(step, self.half_life, self.ramp_up)
     return ema_decay(step, self.decay, self.warmup)
@@ -89,40 +89,40 @@ def make_averaging(section: Mapping[str, Any], epoch: int, total: int) -> Averag
     raise ConfigError(f'ema.ramp_up must be 0 (off) or more, got {section["ramp_up"]}')
   if section['keep'] < 1:
     raise ConfigError(f'ema.keep must be at least 1, got {section["keep"]}')
-  half_life = float(length(section['half_life'], 'ema.half_life', epoch, total))
+  half_life = float(parse_steps(section['half_life'], 'ema.half_life', epoch, total))
   widths = tuple(section['widths'])
   averaging = Averaging(section['decay'], section['warmup'], half_life, section['ramp_up'], widths)
-  _ = averaging.gammas  # raises for an invalid width
+  _ = averaging.gammas  # raises an error for an invalid width
   return averaging
 
 
 def width_of(gamma: float) -> float:
-  """Relative standard deviation σ_rel of the profile of γ (EDM2, eq. 123)."""
-  # The standard deviation of the Beta(γ + 1, 1) distribution.
+  """The width σ_rel of the profile with exponent γ (EDM2, eq. 123)."""
+  # On [0, 1] the profile is the density of Beta(γ + 1, 1); this is its standard deviation.
   return math.sqrt((gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3)))
 
 
 def gamma_of(width: float) -> float:
-  """The γ whose profile has a relative standard deviation of `width` (EDM2, algorithm 2).
+  """The exponent γ whose profile has the given width (EDM2, algorithm 2).
 
-  The largest root of γ³ + 7γ² + (16 − σ⁻²)·γ + (12 − σ⁻²), where σ = `width`.
+  It is the largest root of γ³ + 7γ² + (16 − σ⁻²)·γ + (12 − σ⁻²), where σ = `width`.
 
   Raises:
     ConfigError: for a width outside (0, 1/√12).
   """
   if not 0 < width < MAX_WIDTH:
     raise ConfigError(
-      f'the width of an average must be in (0, {MAX_WIDTH:.4f}), a fraction of the run, got {width}'
+      f'the width of an average is a fraction of the run in (0, {MAX_WIDTH:.4f}), got {width}'
     )
-  square = width**-2
-  return float(np.roots([1, 7, 16 - square, 12 - square]).real.max())
+  inverse_square = width**-2
+  return float(np.roots([1, 7, 16 - inverse_square, 12 - inverse_square]).real.max())
 
 
-def power_share(step: Int[Array, ''], gamma: float) -> Float[Array, '']:
-  """1 − β at `step`, the t-th for t = step + 1: β = (1 − 1/t)^(γ + 1) (EDM2, eq. 127)."""
-  t = step.astype(jnp.float32) + 1
-  # By expm1 and log1p: late in a run β is within float32's rounding of 1. At t = 1 the share is 1,
-  # so the initial parameters have no weight.
+def power_update_weight(step: Int[Array, ''], gamma: float) -> Float[Array, '']:
+  """The weight 1 − β of the new parameters, where β = (1 − 1/t)^(γ + 1) (EDM2, eq. 127)."""
+  t = step.astype(jnp.float32) + 1  # the paper counts steps from 1
+  # expm1 and log1p keep precision late in a run, where float32 would round β to 1. At t = 1 the
+  # weight is 1, so the initial parameters do not count.
   return -jnp.expm1((gamma + 1) * jnp.log1p(-1 / t))
 
 
@@ -134,25 +134,25 @@ def inner_products(
 ) -> Float[np.ndarray, 'n m']:
   """∫ p_γ(τ; t)·p_γ'(τ; t') dτ for each pair, in closed form (EDM2, eq. 151).
 
-  (γ+1)·(γ'+1) · min(t, t')^(γ+γ'+1) / ((γ+γ'+1) · t^(γ+1) · t'^(γ'+1)), in logarithms: the powers
-  alone overflow.
+  (γ+1)·(γ'+1) · min(t, t')^(γ+γ'+1) / ((γ+γ'+1) · t^(γ+1) · t'^(γ'+1)), computed in logarithms,
+  because the single powers would overflow.
   """
   # Rows are (t, γ), columns (t', γ').
   t, g = times[:, None], gammas[:, None]
   u, h = other_times[None], other_gammas[None]
-  both = g + h + 1
-  exponent = both * np.log(np.minimum(t, u)) - (g + 1) * np.log(t) - (h + 1) * np.log(u)
-  return (g + 1) * (h + 1) / both * np.exp(exponent)
+  power = g + h + 1
+  exponent = power * np.log(np.minimum(t, u)) - (g + 1) * np.log(t) - (h + 1) * np.log(u)
+  return (g + 1) * (h + 1) / power * np.exp(exponent)
 
 
-def weights(
+def posthoc_weights(
   stored: Sequence[tuple[int, float]], step: int, width: float
 ) -> Float[np.ndarray, 'stored']:
-  """Weights with which stored averages sum to the best approximation of `width` at `step`.
+  """The weights of stored averages whose sum best approximates the average of `width` at `step`.
 
-  The least-squares fit of the profiles, in float64 (EDM2, algorithm 3), among weights that sum to
-  1. The authors' code fits without that constraint and divides by the sum, which is nearly always
-  less accurate.
+  A least-squares fit of the profiles in float64 (EDM2, algorithm 3), with the constraint that the
+  weights sum to 1. The authors' code fits without the constraint and divides by the sum, which is
+  nearly always less accurate.
 
   Args:
     stored: (step, width) of each average, none later than `step`.
@@ -162,12 +162,12 @@ def weights(
   times = np.array([t for t, _ in stored], np.float64)
   gammas = np.array([gamma_of(w) for _, w in stored], np.float64)
   goal = np.array([step], np.float64), np.array([gamma_of(width)], np.float64)
-  # Steps as fractions of the run, so that all entries of the system are of size 1.
+  # Steps as fractions of the run: all entries of the system are then of order 1.
   scale = 1 / step
-  among = inner_products(times * scale, gammas, times * scale, gammas)
+  gram = inner_products(times * scale, gammas, times * scale, gammas)
   # The normal equations, with a Lagrange multiplier for the constraint that the weights sum to 1.
-  system = np.block([[among, np.ones((len(times), 1))], [np.ones(len(times)), 0.0]])
-  # The right-hand side: inner products of the stored profiles with the wanted one.
+  system = np.block([[gram, np.ones((len(times), 1))], [np.ones(len(times)), 0.0]])
+  # The right-hand side: inner products of the stored profiles with the wanted profile.
   wanted = inner_products(times * scale, gammas, goal[0] * scale, goal[1])[:, 0]
-  # `lstsq`, because averages that are nearly alike make the system singular.
+  # `lstsq` and not `solve`: the system is singular if two stored averages are nearly equal.
   return np.linalg.lstsq(system, np.append(wanted, 1.0), rcond=None)[0][:-1]

@@ -1,8 +1,8 @@
-"""The one training loop, over any `Method`: batch, step, metrics, log, evaluate, sample, save.
+"""The one training loop for every `Method`: batch, step, metrics, log, evaluate, sample, save.
 
-A run is a sequence of compiled calls of several optimiser steps each. The host hands over batches,
-fetches the metrics of a call only once the next one is under way, and stops where the schedule says
-to log, evaluate, draw samples and save.
+A run is a sequence of compiled calls, each of several optimiser steps. The host passes batches to a
+call and fetches its metrics only after it has started the next call. It waits for the devices only
+when the schedule says to log, evaluate, draw samples or save.
 """
 
 import pathlib
@@ -17,15 +17,15 @@ from common.data.pipeline import Data, train_batches
 from common.domains import domain_of
 from common.method import Method, PyTree
 from common.reporting.writers import Progress, Writer
-from common.training.meters import Clock, Profile, StepMetrics
+from common.training.meters import LogMeans, Profile, StepMetrics
 from common.training.program import TrainProgram
 from common.training.schedule import Schedule
-from common.training.snapshots import Snapshots, forget_after
+from common.training.snapshots import Snapshots, remove_snapshots_after
 from common.training.state import PREVIEW_STREAM, TrainState, stream_key
 from common.training.validation import validation_loss
 
 
-def never() -> bool:
+def never_stop() -> bool:
   """The default for `stop`: run to the end."""
   return False
 
@@ -36,7 +36,7 @@ def train(
   data: Data,
   program: TrainProgram,
   workdir: pathlib.Path,
-  stop: Callable[[], bool] = never,
+  stop: Callable[[], bool] = never_stop,
 ) -> bool:
   """Trains, or resumes the run in `workdir`.
 
@@ -44,12 +44,12 @@ def train(
     config: a whole config.
     method: the method to train.
     data: the data to train it on.
-    program: from `build_program`.
+    program: the training program, from `build_program`.
     workdir: the folder for checkpoints, metrics and samples.
-    stop: asked after every compiled call; True saves and returns.
+    stop: called after every compiled call; if it returns True, the run saves and returns.
 
   Returns:
-    Whether the run reached its end.
+    Whether the run is finished.
 
   Raises:
     CheckpointError: a checkpoint cannot be read or written.
@@ -58,35 +58,35 @@ def train(
   schedule, step, size = program.schedule, program.step, config['data']['batch_size']
   with open_checkpoints(config, workdir) as checkpoints:
     start, state = first_state(program, checkpoints)
-    # The run is about to write again whatever it wrote after its last checkpoint.
-    forget_after(workdir, start)
+    # The run repeats the steps after its last checkpoint, so it will write these snapshots again.
+    remove_snapshots_after(workdir, start)
     log_every = schedule.log or schedule.total
     with (
       Writer(workdir, step=start) as writer,
       Progress(schedule.total, step=start, batch_size=size, log_every=log_every) as progress,
     ):
-      clock, profile = Clock(), Profile(schedule.profile, workdir)
-      meter = StepMetrics(clock, progress, checkpoints, config['train']['max_bad_steps'])
-      for first, now, batches in calls(config, data, schedule, start):
-        # Batch and step. The call returns before the devices are done with it.
+      log_means, profile = LogMeans(), Profile(schedule.profile, workdir)
+      meter = StepMetrics(log_means, progress, checkpoints, config['train']['max_bad_steps'])
+      for first, now, batches in batches_by_call(config, data, schedule, start):
+        # Batch and step. The call returns before the devices have finished it.
         profile.before(first)
         state, metrics = step.run(state, step.put_batches(batches))
 
-        # Metrics: those of the call before, since this one is under way.
+        # Metrics: of the previous call, while the devices work on this one.
         meter.fetch()
         meter.put(now, metrics)
         stopping = stop()
         if not (stopping or schedule.anything_due(now)):
           continue
-        meter.fetch()  # of this call too: from here on the host waits for the devices
+        meter.fetch()  # of this call too; from here on the host waits for the devices
         jax.block_until_ready(state.step)
 
         # Log.
         if stopping or schedule.due(now, schedule.log):
-          lr = float(program.lr_schedule(now - 1))  # that of the step just taken
-          writer.scalars(now, clock.means() | {'learning_rate': lr}, 'train')
+          lr = float(program.lr_schedule(now - 1))  # the rate of the step just taken
+          writer.scalars(now, log_means.means() | {'learning_rate': lr}, 'train')
 
-        # Evaluate. Also before a checkpoint: its validation metrics decide which one is best.
+        # Evaluate. Also before a checkpoint: validation metrics decide which checkpoint is best.
         logical, validation = step.logical_state(state), None
         saving = now == schedule.total or schedule.due(now, schedule.checkpoint)
         if saving or schedule.due(now, schedule.evaluate):
@@ -100,7 +100,7 @@ def train(
         if schedule.due(now, schedule.sample):
           save_samples(config, method, data, logical.ema, now, workdir, writer)
 
-        # Save. Averages before the checkpoint: a run that resumes from it then has them.
+        # Save. Averages before the checkpoint: a run that resumes from the checkpoint needs them.
         if schedule.due(now, schedule.snapshot):
           with Snapshots(workdir, config['ema']['keep']) as snapshots:
             snapshots.save(now, logical.averages, config)
@@ -108,8 +108,9 @@ def train(
           position = {'step': now, 'examples': now * size}
           checkpoints.save(now, logical, config=config, position=position, metrics=validation)
 
-        clock.restart()  # the time since the last call did not go into training
-        progress.pause()
+        # The time since the call was not spent on training.
+        log_means.exclude_pause()
+        progress.exclude_pause()
         if stopping and now < schedule.total:
           return False
   return True
@@ -127,7 +128,7 @@ def open_checkpoints(config: Mapping, workdir: pathlib.Path) -> Checkpoints:
 
 
 def first_state(program: TrainProgram, checkpoints: Checkpoints) -> tuple[int, TrainState]:
-  """(step, state) of the last checkpoint, or of a run that has not begun."""
+  """(step, state) of the last checkpoint, or (0, initial state) if there is none."""
   if checkpoints.latest is None:
     return 0, program.step.create_state(program.init)
   restored = checkpoints.restore(program.step.abstract_state)
@@ -135,12 +136,12 @@ def first_state(program: TrainProgram, checkpoints: Checkpoints) -> tuple[int, T
   return restored.step, program.step.put_state(restored.state)
 
 
-def calls(
+def batches_by_call(
   config: Mapping, data: Data, schedule: Schedule, start: int
 ) -> Iterator[tuple[int, int, dict[str, np.ndarray]]]:
-  """(step before, step after, stacked batches) of each compiled call.
+  """(step before, step after, stacked batches) for each compiled call.
 
-  Batch n depends on (seed, n) alone, so a resumed run sees the batches that it would have seen.
+  Batch n depends only on (seed, n), so a resumed run sees the same batches as an uninterrupted one.
   """
   batches = train_batches(
     data,
@@ -166,7 +167,7 @@ def save_samples(
   """Draws and saves some samples, with the same key at every step of the run."""
   spec, domain = data.spec, domain_of(data.spec)
   request = domain.preview_request(spec, method.labelled, data.splits['validation'])
-  # All processes sample, since the arrays may be global; one of them writes.
+  # All processes sample, because the arrays may be global; only process 0 writes.
   samples = method.sample(params, stream_key(config['seed'], PREVIEW_STREAM), request)
   if jax.process_index() == 0:
     folder = workdir / 'samples'

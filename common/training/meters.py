@@ -1,4 +1,4 @@
-"""What a run measures about its own steps: metrics, fetched one call late; time; a profile."""
+"""Measurements of a run's own steps: metrics, fetched one call late; time; a profile."""
 
 import pathlib
 import time
@@ -14,34 +14,34 @@ from common.reporting.writers import Progress
 
 
 class TrainingError(RuntimeError):
-  """A run that cannot go on: what happened, and which checkpoint is intact."""
+  """Training cannot continue. The message says why and names the last good checkpoint."""
 
 
 class StepMetrics:
-  """The metrics of compiled calls, fetched only when the next call is under way.
+  """The metrics of compiled calls, fetched only after the next call has started.
 
-  Fetching waits for the devices. One call late, they already have work when the host waits.
+  Fetching waits for the devices. While the host waits for one call, they work on the next.
 
   Args:
-    clock: sums the metrics and the time.
+    log_means: sums the metrics and the time.
     progress: shows the step and its loss.
-    checkpoints: of the run, to name the last good one.
+    checkpoints: the run's checkpoints; an error names the last one.
     max_bad_steps: the run ends after this number of bad steps in a row.
   """
 
   def __init__(
-    self, clock: 'Clock', progress: Progress, checkpoints: Checkpoints, max_bad_steps: int
+    self, log_means: 'LogMeans', progress: Progress, checkpoints: Checkpoints, max_bad_steps: int
   ):
-    self._clock, self._progress = clock, progress
+    self._log_means, self._progress = log_means, progress
     self._checkpoints, self._max_bad_steps = checkpoints, max_bad_steps
     self._pending: tuple[int, Mapping[str, Array]] | None = None  # (last step of a call, metrics)
 
   def put(self, step: int, metrics: Mapping[str, Array]) -> None:
-    """Keeps the metrics, still on the devices, of the call that ends with `step`."""
+    """Keeps the metrics (still on the devices) of the call whose last step is `step`."""
     self._pending = step, metrics
 
   def fetch(self) -> None:
-    """Fetches the metrics that were put last, unless that was done.
+    """Fetches the metrics from the last `put`, unless that is already done.
 
     Raises:
       TrainingError: too many steps in a row had a gradient that was not finite.
@@ -49,10 +49,10 @@ class StepMetrics:
     if self._pending is None:
       return
     (step, metrics), self._pending = self._pending, None
-    metrics = jax.device_get(metrics)  # waits for the call that computes them
-    self._clock.add(metrics)
+    metrics = jax.device_get(metrics)  # waits for the devices
+    self._log_means.add(metrics)
     self._progress.report(step, float(metrics['loss'][-1]))
-    # Checked at every fetch, not only when something is logged: a diverged run ends soon.
+    # Checked at every fetch, not only at log lines, so that a diverged run ends early.
     bad = int(metrics['bad_in_a_row'].max())
     if bad >= self._max_bad_steps:
       raise TrainingError(
@@ -62,14 +62,14 @@ class StepMetrics:
       )
 
 
-class Clock:
-  """Sums metrics, and the time of the compiled calls, from one log line to the next.
+class LogMeans:
+  """Means of the metrics, and the training time, from one log line to the next.
 
-  The first call includes compilation: its metrics count, its time does not.
+  The first call includes compilation: its metrics count, but its time does not.
   """
 
   def __init__(self):
-    self._last: float | None = None  # when the call before returned; None until the first has
+    self._last: float | None = None  # time of the last `add`; None before the first
     self._reset()
 
   def _reset(self) -> None:
@@ -79,7 +79,7 @@ class Clock:
 
   def add(self, metrics: Mapping[str, np.ndarray]) -> None:
     """Adds the fetched metrics of one call, each [steps]."""
-    # Skipped steps would make every mean NaN: they are counted instead.
+    # One skipped step would make every mean NaN, so skipped steps are only counted.
     good = np.isfinite(metrics['loss']) & np.isfinite(metrics['gradient_norm'])
     for name, values in metrics.items():
       if name != 'bad_in_a_row':
@@ -91,13 +91,13 @@ class Clock:
       self._timed_steps += len(good)
     self._last = time.perf_counter()
 
-  def restart(self) -> None:
-    """Leaves out the time since the last call: it did not go into training steps."""
+  def exclude_pause(self) -> None:
+    """Excludes the time since the last `add` (evaluation, sampling, saving)."""
     if self._last is not None:
       self._last = time.perf_counter()
 
   def means(self) -> dict[str, float]:
-    """Means over the good steps since this was last called, with the rate and the seconds."""
+    """Means over the good steps since the last call of `means`, with rate and seconds."""
     means = {name: total / max(self._good, 1) for name, total in self._sums.items()}
     means['bad_steps'] = float(self._bad)
     means['seconds'] = self._seconds
@@ -111,20 +111,20 @@ class Profile:
   """Traces some steps of a run into WORKDIR/profile.
 
   Args:
-    steps: the first step to trace and the one after the last, or None.
+    steps: (first step to trace, step after the last), or None.
     workdir: the folder of the run.
   """
 
   def __init__(self, steps: tuple[int, int] | None, workdir: pathlib.Path):
     self._folder, self._running = workdir / 'profile', False
-    self._first, self._last = steps or (-1, -1)
+    self._first, self._end = steps or (-1, -1)
 
   def before(self, step: int) -> None:
-    """Starts or ends the trace; called when `step` is about to run."""
-    # `>=`, since a compiled call may jump over either end.
-    if self._running and step >= self._last:
+    """Starts or ends the trace; called before the call whose first step is `step`."""
+    # `>=` and `<=`, because either end may lie in the middle of a compiled call.
+    if self._running and step >= self._end:
       jax.profiler.stop_trace()
-      self._running, self._first = False, -1  # never again in this run
+      self._running, self._first = False, -1  # only one trace per run
       logging.info('profile written to %s', self._folder)
     elif not self._running and 0 <= self._first <= step:
       jax.profiler.start_trace(str(self._folder))

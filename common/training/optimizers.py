@@ -1,4 +1,4 @@
-"""Optax chains and learning rates from the `optimizer` section of a config."""
+"""Optax chains and learning-rate schedules from the `optimizer` section of a config."""
 
 import functools
 import re
@@ -8,13 +8,13 @@ import jax
 import optax
 from jaxtyping import Array, Float, Int
 
-from common.config import ConfigError, length, pick, suggestion
+from common.config import ConfigError, parse_steps, pick, suggestion
 from common.method import PyTree
 from common.trees import path_name
 
 
 def make_lr_schedule(settings: Mapping, total: int, epoch: int) -> optax.Schedule:
-  """Learning rate by step: a linear warm-up, then the schedule that `settings` names.
+  """The learning rate at each step: a linear warm-up, then the schedule that `settings` names.
 
   Args:
     settings: the `optimizer` section of a config.
@@ -24,10 +24,12 @@ def make_lr_schedule(settings: Mapping, total: int, epoch: int) -> optax.Schedul
   Raises:
     ConfigError: for an unknown schedule, or a warm-up that leaves no step to train.
   """
-  warmup = length(settings['warmup'], 'optimizer.warmup', epoch, total)
+  warmup = parse_steps(settings['warmup'], 'optimizer.warmup', epoch, total)
   if warmup >= total:
-    raise ConfigError(f'optimizer.warmup is {warmup} of {total} steps: no step is left to train')
-  cooldown = length(settings['cooldown'], 'optimizer.cooldown', epoch, total)
+    raise ConfigError(
+      f'optimizer.warmup must be shorter than the run of {total} steps, got {warmup}'
+    )
+  cooldown = parse_steps(settings['cooldown'], 'optimizer.cooldown', epoch, total)
   make = pick(LR_SCHEDULES, settings['schedule'], 'optimizer.schedule')
   after_warmup = make(settings, total - warmup, warmup, cooldown)
   if warmup == 0:
@@ -38,7 +40,8 @@ def make_lr_schedule(settings: Mapping, total: int, epoch: int) -> optax.Schedul
   return optax.join_schedules([rise, after_warmup], [warmup])
 
 
-# Schedules for the `steps` that follow the warm-up; optax counts from its end.
+# The schedules after the warm-up: `steps` is the rest of the run, and optax calls them with the
+# number of steps since the end of the warm-up.
 
 
 def _constant(settings: Mapping, steps: int, warmup: int, cooldown: int) -> optax.Schedule:
@@ -79,25 +82,27 @@ LR_SCHEDULES = {
 
 
 def make_group_lr_schedules(settings: Mapping, total: int, epoch: int) -> dict[str, optax.Schedule]:
-  """The learning rate of each of `settings.groups`, by name; see `make_lr_schedule`."""
+  """{name: learning-rate schedule} for `settings.groups`; see `make_lr_schedule`."""
   groups = settings.get('groups') or {}
   return {name: make_lr_schedule(_group_settings(settings, name), total, epoch) for name in groups}
 
 
 def _group_settings(settings: Mapping, name: str) -> dict:
-  """The settings of a group: the optimiser's, except those that the group replaces.
+  """The settings of the optimiser with the replacements of one group.
 
   Raises:
     ConfigError: for a group without paths, or with a setting that groups do not have.
   """
-  # One norm is clipped for all groups, and `frozen` is one pattern: neither can be set for a group.
+  # Clipping uses one norm for all groups, and `frozen` is one pattern for all parameters.
   group = dict(settings['groups'][name])
   known = (set(settings) | {'paths'}) - {'clip', 'frozen', 'groups'}
   for key in group:
     if key not in known:
       raise ConfigError(f'unknown setting optimizer.groups.{name}.{key};{suggestion(key, known)}')
   if not group.get('paths'):
-    raise ConfigError(f'optimizer.groups.{name} needs paths, a pattern of parameter names')
+    raise ConfigError(
+      f"optimizer.groups.{name} needs paths, a regular expression for parameters such as '^head/'"
+    )
   return dict(settings) | group
 
 
@@ -112,7 +117,7 @@ def _unmatched(pattern: str, params: PyTree) -> PyTree:
   )
 
 
-FROZEN, REST = 'frozen', ''  # labels that no group can have as its name
+FROZEN, REST = 'frozen', ''  # labels for `optax.partition`, besides the names of groups
 
 
 def make_optimizer(
@@ -122,18 +127,18 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
   """The chain: clip by global norm, then the optimiser, with decoupled weight decay.
 
-  Parameters whose path matches `settings.frozen` stay fixed, do not count for the norm and have no
-  optimiser state. For each parameter, the first of `settings.groups` whose `paths` match it
-  replaces settings.
+  Parameters whose path matches `settings.frozen` stay fixed, do not count in the gradient norm and
+  have no optimiser state. Any other parameter belongs to the first of `settings.groups` whose
+  `paths` match it, and uses that group's settings.
 
   Args:
     settings: the `optimizer` section of a config.
-    lr_schedule: the learning rate by step.
-    group_lr_schedules: that of each group (`make_group_lr_schedules`).
+    lr_schedule: the learning rate at each step.
+    group_lr_schedules: the schedule of each group (`make_group_lr_schedules`).
 
   Raises:
-    ConfigError: for an unknown optimiser or group setting; for weight decay where the optimiser has
-      none; and, when the chain first sees the parameters, for paths that match none of them.
+    ConfigError: for an unknown optimiser or group setting; for weight decay with an optimiser that
+      has none; and, once the chain is given parameters, for a pattern that matches none of them.
   """
   groups, frozen = settings.get('groups') or {}, settings.get('frozen') or ''
   clip = [optax.clip_by_global_norm(settings['clip'])] if settings['clip'] else []
@@ -142,18 +147,18 @@ def make_optimizer(
   rules = {REST: _make_rule(settings, lr_schedule), FROZEN: optax.set_to_zero()}
   for name in groups:
     rules[name] = _make_rule(_group_settings(settings, name), (group_lr_schedules or {})[name])
-  # `frozen` comes first: a group cannot move what it holds.
+  # `frozen` comes first: a frozen parameter stays frozen even if a group matches it.
   patterns = ({FROZEN: frozen} if frozen else {}) | {k: g['paths'] for k, g in groups.items()}
   if frozen:
-    # Before the clip: the gradients of frozen parameters would otherwise count for the norm.
+    # Before clipping: gradients of frozen parameters would otherwise count in the norm.
     is_frozen = functools.partial(_is_frozen, patterns)
     clip = [optax.masked(optax.set_to_zero(), is_frozen), *clip]
   return optax.chain(*clip, optax.partition(rules, functools.partial(_labels, patterns)))
 
 
 def _labels(patterns: Mapping[str, str], params: PyTree) -> PyTree:
-  """For each parameter the first name whose pattern its path matches, else REST."""
-  # Optax calls this while `init` is traced, so a pattern without a match is found before training.
+  """For each parameter, the first name whose pattern matches its path, or REST."""
+  # Optax calls this while `init` is traced, so a pattern without a match fails before training.
   labels = jax.tree_util.tree_map_with_path(
     lambda path, _: _first_match(patterns, path_name(path)), params
   )
@@ -192,14 +197,14 @@ def _adamw(settings: Mapping, lr_schedule: optax.Schedule) -> optax.GradientTran
 
 def _sgd(settings: Mapping, lr_schedule: optax.Schedule) -> optax.GradientTransformation:
   s, mask = settings, decay_mask(settings['no_decay'])
-  # The decay comes first, so it passes through the momentum like the gradient (L2 penalty).
+  # Decay before momentum: it is added to the gradient, as an L2 penalty would be.
   decay = optax.add_decayed_weights(s['weight_decay'], mask)
   return optax.chain(decay, optax.sgd(lr_schedule, s['momentum']))
 
 
 def _muon(settings: Mapping, lr_schedule: optax.Schedule) -> optax.GradientTransformation:
   s = settings
-  # Matrices take Muon (Jordan et al. 2024), all other parameters AdamW with b1 and b2.
+  # Muon (Jordan et al. 2024) for matrices, AdamW with b1 and b2 for all other parameters.
   return optax.contrib.muon(
     lr_schedule,
     beta=s['momentum'],

@@ -1,9 +1,9 @@
-"""A training step on the devices of a mesh: where arrays live, and how the step is compiled.
+"""A training step on the devices of a mesh: how arrays are sharded and how the step is compiled.
 
-`jit` over a mesh is the default. The mesh has three axes. `data` splits the batch. `fsdp` splits
-the batch too, and gives each device a shard of the parameters, of the optimiser state and of the
-moving average. `tensor` splits the width of the network. `pmap` runs the same step with everything
-replicated.
+The default mode is `jit` over a mesh with three axes. `data` splits the batch. `fsdp` also splits
+the batch, and gives each device a shard of the parameters, of the optimiser state and of the moving
+average. `tensor` splits the width of the network. The mode `pmap` runs the same step with a full
+copy of the state on every device.
 """
 
 import dataclasses
@@ -25,15 +25,15 @@ from common.trees import path_name
 AXES = ('data', 'fsdp', 'tensor')
 BATCH_AXES = ('data', 'fsdp')
 
-# Which dimension of a parameter goes to `tensor`, counted from the end; the first match wins. As in
-# Megatron-LM (Shoeybi et al. 2019): a block's first matrix is split by columns and its last one by
-# rows, so that the devices exchange sums once per block.
+# (pattern, dimension): the dimension of a parameter that `tensor` splits, counted from the end; the
+# first match wins. As in Megatron-LM (Shoeybi et al. 2019), the first matrix of a block is split by
+# columns and its last matrix by rows, so that the devices add their results once per block.
 TENSOR_RULES = (
   (r'(query|key|value|qkv|up|gate)/kernel$', -1),
   (r'(query|key|value|qkv|up|gate)/bias$', -1),
   (r'(attention/out|down|attention_out)/kernel$', -2),
 )
-# Smaller leaves are replicated: gathering their shards costs more than the memory is worth.
+# Smaller leaves are replicated: gathering their shards would cost more than it saves in memory.
 FSDP_MIN_SIZE = 2**12
 
 
@@ -41,9 +41,9 @@ def make_mesh(settings: Mapping, devices: Sequence | None = None) -> Mesh:
   """A mesh with axes data, fsdp, tensor over `devices` (default: all).
 
   Args:
-    settings: the `parallel` section of a config. One axis may be -1: it takes the devices that the
-      others leave.
-    devices: the devices, which may be descriptions of absent ones.
+    settings: the `parallel` section of a config. One axis may be -1: its size is the number of
+      devices divided by the other sizes.
+    devices: the devices, or descriptions of the devices of another machine.
 
   Raises:
     ConfigError: when the product of the axes is not the number of devices.
@@ -53,19 +53,21 @@ def make_mesh(settings: Mapping, devices: Sequence | None = None) -> Mesh:
   shown = ', '.join(f'{a}={s}' for a, s in zip(AXES, sizes, strict=True))
   known = int(np.prod([s for s in sizes if s != -1]))
   if sizes.count(-1) > 1 or known < 1:
-    raise ConfigError(f'parallel: axes must be positive, at most one of them -1, got {shown}')
+    raise ConfigError(f'parallel: sizes must be positive, and at most one may be -1, got {shown}')
   sizes = [len(devices) // known if s == -1 else s for s in sizes]
   if int(np.prod(sizes)) != len(devices):
-    raise ConfigError(f'parallel: {shown} does not multiply to the {len(devices)} devices here')
-  # `tensor` is the last axis, so that its devices, which communicate most, are neighbours.
+    raise ConfigError(
+      f'parallel: data × fsdp × tensor must be the number of devices, {len(devices)}, got {shown}'
+    )
+  # `tensor` is the last axis: its devices communicate most, and the last axis makes them adjacent.
   return Mesh(np.array(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
 def leaf_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
-  """Which dimension of a leaf goes to which axis of the mesh.
+  """The axis of the mesh that splits each dimension of a leaf, if any.
 
-  `tensor` goes by name (TENSOR_RULES). `fsdp` then takes the largest remaining dimension that it
-  divides. A dimension that an axis does not divide stays whole.
+  TENSOR_RULES choose the dimension for `tensor` by name. `fsdp` then splits the largest remaining
+  dimension that it divides. A dimension that its axis does not divide is not split.
   """
   spec: list[str | None] = [None] * len(shape)
   for pattern, dim in TENSOR_RULES:
@@ -76,39 +78,41 @@ def leaf_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
   if mesh.shape['fsdp'] > 1 and np.prod(shape, dtype=np.int64) >= FSDP_MIN_SIZE:
     free = [d for d, s in enumerate(shape) if spec[d] is None and s % mesh.shape['fsdp'] == 0]
     if free:
-      spec[max(free, key=lambda d: (shape[d], d))] = 'fsdp'  # of equals the last
+      spec[max(free, key=lambda d: (shape[d], d))] = 'fsdp'  # the last of several equal ones
   return P(*spec)
 
 
 def shardings(abstract: PyTree, mesh: Mesh) -> PyTree:
   """A NamedSharding for every leaf.
 
-  Paths of optimiser state end in the path of their parameter, so it is split in the same way.
+  The path of a leaf of the optimiser state ends with the path of its parameter, so both are split
+  in the same way.
   """
   return jax.tree_util.tree_map_with_path(
     lambda path, leaf: NamedSharding(mesh, leaf_spec(path_name(path), leaf.shape, mesh)), abstract
   )
 
 
-def check_batch_size(batch_size: int, shares: int, micro_batches: int) -> None:
+def check_batch_size(batch_size: int, shards: int, micro_batches: int) -> None:
   """Raises ConfigError unless the batch divides evenly over devices and micro-batches."""
-  if batch_size % (shares * micro_batches):
-    nearest = max(round(batch_size / (shares * micro_batches)), 1) * shares * micro_batches
+  parts = shards * micro_batches
+  if batch_size % parts:
+    nearest = max(round(batch_size / parts), 1) * parts
     raise ConfigError(
-      f'data.batch_size={batch_size} cannot be shared out over {shares} devices and '
-      f'{micro_batches} micro-batches; the nearest that can: {nearest}'
+      f'data.batch_size={batch_size} must be a multiple of {parts} ({shards} devices × '
+      f'{micro_batches} micro-batches); the nearest is {nearest}'
     )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PlacedStep:
-  """A training step on the devices of a mesh, and the way of states and batches there and back.
+  """A training step on the devices of a mesh; moves states and batches to and from them.
 
-  The logical state is the one that is saved, evaluated and sampled from: one copy of each leaf,
-  whatever the number of devices.
+  The logical state has one copy of each leaf, whatever the number of devices. It is the state that
+  a run saves, evaluates and samples from.
 
   Attributes:
-    step: the step, one device's view of it.
+    step: the step as one device sees it.
     mesh: the devices.
     shapes: shapes and types of the logical state (`jax.eval_shape` of `init_state`).
   """
@@ -119,24 +123,24 @@ class PlacedStep:
 
   @property
   def abstract_state(self) -> TrainState:
-    """Shapes, types and shardings of the logical state, as a checkpoint is restored."""
+    """Shapes, types and shardings of the logical state, for restoring a checkpoint."""
     raise NotImplementedError
 
   @property
   def evaluation_sharding(self) -> jax.sharding.Sharding:
-    """The sharding of one batch [batch, ...] that is evaluated with the logical state."""
+    """The sharding of a batch [batch, ...] to evaluate with the logical state."""
     raise NotImplementedError
 
   def create_state(self, init: Callable[[], TrainState]) -> TrainState:
-    """The state that `init` makes, on the devices."""
+    """The state that `init` returns, on the devices."""
     raise NotImplementedError
 
   def put_state(self, state: TrainState) -> TrainState:
-    """A state with host or single-device leaves, on the devices."""
+    """Puts a logical state onto the devices."""
     raise NotImplementedError
 
   def put_batches(self, batches: Mapping[str, np.ndarray]) -> Batch:
-    """This process's part of stacked batches [steps, batch, ...], on the devices."""
+    """Puts this process's part of stacked batches [steps, batch, ...] onto the devices."""
     raise NotImplementedError
 
   def run(self, state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:
@@ -144,7 +148,7 @@ class PlacedStep:
     raise NotImplementedError
 
   def logical_state(self, state: TrainState) -> TrainState:
-    """The logical state of one that is on the devices."""
+    """The logical state for a state on the devices."""
     raise NotImplementedError
 
 
@@ -153,8 +157,8 @@ class JitStep(PlacedStep):
   """The step under `jit`: arrays are global, and the compiler splits the work along the mesh.
 
   Attributes:
-    unrolled: whether the host loops over the batches of a call. XLA's CPU backend computes the
-      gradients of convolution kernels some fifty times slower inside a compiled loop.
+    unrolled: whether the host loops over the batches of a call. XLA's CPU backend is about fifty
+      times slower at gradients of convolution kernels inside a compiled loop.
   """
 
   unrolled: bool = False
@@ -188,13 +192,13 @@ class JitStep(PlacedStep):
     )
 
   def _on_mesh(self, state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:
-    # The mesh is in scope while the step is traced: kernels that the compiler cannot split (splash
-    # attention) are mapped over it.
+    # The step is traced with the mesh in scope, because kernels that the compiler cannot split
+    # (splash attention) are mapped over it explicitly.
     with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
       return self.step(state, batches)
 
   def create_state(self, init: Callable[[], TrainState]) -> TrainState:
-    # Compiled with its shardings: no device ever holds the whole of a state that is split.
+    # Compiled with its shardings, so that no device ever holds a whole state that is split.
     return jax.jit(init, out_shardings=self.state_shardings)()
 
   def put_state(self, state: TrainState) -> TrainState:
@@ -207,7 +211,7 @@ class JitStep(PlacedStep):
   def run(self, state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:
     if not self.unrolled:
       return self.compiled(state, batches)
-    # Slices keep their axis of steps, of length 1: `TrainStep` then runs no loop at all.
+    # Slices keep a steps axis of length 1, for which `TrainStep` runs no loop.
     parts = []
     for i in range(batches['x'].shape[0]):
       state, metrics = self.compiled(state, {k: v[i : i + 1] for k, v in batches.items()})
@@ -223,18 +227,18 @@ PMAP_AXIS = 'devices'
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PmapStep(PlacedStep):
-  """The step under `pmap`: arrays have a leading axis of devices, all with the same state."""
+  """The step under `pmap`: arrays have a leading axis of devices, and all copies are equal."""
 
   def __post_init__(self):
     if self.mesh.shape['fsdp'] * self.mesh.shape['tensor'] > 1:
       raise ConfigError(
-        "parallel.mode='pmap' replicates; set parallel.fsdp=1 and parallel.tensor=1"
+        "parallel.mode='pmap' splits only the batch; set parallel.fsdp=1 and parallel.tensor=1"
       )
     # A method's memory may depend on the examples that a device saw: the copies would diverge.
     if jax.tree.leaves(self.shapes.memory):
       raise ConfigError(
-        "parallel.mode='pmap' cannot train a method that remembers something between steps; "
-        "use 'jit'"
+        "parallel.mode='pmap' cannot train a method that keeps memory between steps; "
+        "use parallel.mode='jit'"
       )
 
   @property
@@ -286,7 +290,7 @@ class PmapStep(PlacedStep):
 
   def run(self, state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:
     state, metrics = self.compiled(state, batches)
-    # Metrics are sums over all devices, so every device has the same.
+    # Metrics are means over all devices, so every device has the same values.
     return state, {name: value[0] for name, value in metrics.items()}
 
   def logical_state(self, state: TrainState) -> TrainState:

@@ -1,6 +1,6 @@
-"""A run's training program, from (config, spec, mesh) alone: neither data nor devices are touched.
+"""A run's training program, built from (config, spec, mesh) without any data or device.
 
-The same program can therefore be compiled for a machine that is not there.
+The same program can therefore be compiled for another machine.
 """
 
 import functools
@@ -20,13 +20,13 @@ from common.training.state import TrainState, TrainStep, has_convolutions, init_
 
 
 class TrainProgram(NamedTuple):
-  """What a run executes, and when.
+  """The training step of a run, and its schedule.
 
   Attributes:
     schedule: when the run logs, evaluates, samples and saves.
     step: the training step on the devices of the mesh.
-    init: makes the state before the first step.
-    lr_schedule: learning rate by step.
+    init: returns the state before the first step.
+    lr_schedule: the learning rate at each step.
   """
 
   schedule: Schedule
@@ -42,10 +42,10 @@ def build_program(config: Mapping, method: Method, spec: DataSpec, mesh: Mesh) -
     config: a whole config.
     method: the method to train.
     spec: the `DataSpec` of the data.
-    mesh: devices, which need not be there.
+    mesh: the devices, which may belong to another machine.
 
   Raises:
-    ConfigError: for invalid lengths, batch sizes, optimisers or modes.
+    ConfigError: for an invalid number of steps, batch size, optimiser or mode.
   """
   settings, batch_size = config['train'], config['data']['batch_size']
   epoch = max(spec.num_train // batch_size, 1)
@@ -53,9 +53,9 @@ def build_program(config: Mapping, method: Method, spec: DataSpec, mesh: Mesh) -
   schedule = make_schedule(settings, epoch, config['ema']['snapshot_every'] if has_averages else 0)
   averaging = averages.make_averaging(config['ema'], epoch, schedule.total)
 
-  # Both axes split the batch, and each device cuts its own share into micro-batches.
-  shares = mesh.shape['data'] * mesh.shape['fsdp']
-  parallel.check_batch_size(batch_size, shares, settings['micro_batches'])
+  # Both axes split the batch, and each device splits its own part into micro-batches.
+  shards = mesh.shape['data'] * mesh.shape['fsdp']
+  parallel.check_batch_size(batch_size, shards, settings['micro_batches'])
 
   lr_schedule = optimizers.make_lr_schedule(config['optimizer'], schedule.total, epoch)
   groups = optimizers.make_group_lr_schedules(config['optimizer'], schedule.total, epoch)
@@ -67,7 +67,7 @@ def build_program(config: Mapping, method: Method, spec: DataSpec, mesh: Mesh) -
   pure_step = TrainStep(method, optimizer, seed, averaging, settings['micro_batches'])
   step = parallel.place_step(mode, pure_step, shapes, mesh)
   on_cpu = mesh.devices.flat[0].platform == 'cpu'
-  # See `JitStep.unrolled`.
+  # XLA's CPU backend is slow at convolutions inside a loop: see `JitStep.unrolled`.
   if on_cpu and mode == 'jit' and has_convolutions(method, shapes, spec.batch_struct(1)):
     step = parallel.JitStep(pure_step, mesh, shapes, unrolled=True)
   return TrainProgram(schedule, step, init, lr_schedule)
@@ -78,8 +78,8 @@ def _initial_state(
   optimizer: optax.GradientTransformation,
   spec: DataSpec,
   seed: int,
-  averages: int,
+  num_averages: int,
 ) -> TrainState:
-  # The batch is made here, while the caller traces, so that no array is put on a device.
+  # The caller traces this function, so the zeros are never placed on a device.
   batch = {k: jnp.zeros(v.shape, v.dtype) for k, v in spec.batch_struct(1).items()}
-  return init_state(method, optimizer, batch, seed, averages)
+  return init_state(method, optimizer, batch, seed, num_averages)

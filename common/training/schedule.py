@@ -1,22 +1,22 @@
-"""When a run does what: lengths of a config in steps, and the compiled calls that cover them."""
+"""The schedule of a run in steps, and the compiled calls that it consists of."""
 
 import math
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from common.config import ConfigError, length
+from common.config import ConfigError, parse_steps
 
 
 class Schedule(NamedTuple):
-  """When a run logs, evaluates, samples and saves; lengths in optimiser steps.
+  """When a run logs, evaluates, samples and saves, in optimiser steps.
 
-  Every interval is a multiple of `per_call`, so that a run's compiled calls end at the same steps
-  however often it was interrupted. An interval of 0 means never.
+  Every interval is a multiple of `per_call`, so that compiled calls end at the same steps in runs
+  with and without interruptions. An interval of 0 means never.
 
   Attributes:
     total: steps in the run.
     per_call: steps in one compiled call.
-    log, evaluate, sample, checkpoint, snapshot: the interval of each.
+    log, evaluate, sample, checkpoint, snapshot: the interval between two of each.
     profile: (first step, step after the last) to trace, or None.
   """
 
@@ -32,17 +32,17 @@ class Schedule(NamedTuple):
   def calls(self, start: int) -> Iterator[tuple[int, int]]:
     """(first step, number of steps) of each compiled call from `start` to the end."""
     while start < self.total:
-      # A run that resumes in the middle of a call first finishes that call.
+      # Calls end at multiples of `per_call`, even if the run resumes between two of them.
       steps = min(self.per_call - start % self.per_call, self.total - start)
       yield start, steps
       start += steps
 
   def due(self, step: int, interval: int) -> bool:
-    """Whether `step` is a multiple of `interval`, or the end of the run; never if it is 0."""
+    """Whether `step` is a multiple of `interval` or the last step; False if `interval` is 0."""
     return interval > 0 and (step % interval == 0 or step == self.total)
 
   def anything_due(self, step: int) -> bool:
-    """Whether the run has to stop at `step` to log, evaluate, sample or save."""
+    """Whether the run has to log, evaluate, sample or save at `step`."""
     intervals = (self.log, self.evaluate, self.sample, self.checkpoint, self.snapshot)
     return step == self.total or any(self.due(step, interval) for interval in intervals)
 
@@ -53,12 +53,12 @@ def make_schedule(settings: Mapping, epoch: int, snapshot_every: str | int = 0) 
   Args:
     settings: the section.
     epoch: steps in an epoch.
-    snapshot_every: the length between two snapshots of the power-function averages.
+    snapshot_every: the interval between two snapshots of the power-function averages.
 
   Raises:
-    ConfigError: for a malformed length, or a run without steps.
+    ConfigError: for an invalid number of steps, or a run without steps.
   """
-  total = length(settings['steps'], 'train.steps', epoch)
+  total = parse_steps(settings['steps'], 'train.steps', epoch)
   # A run shorter than one call compiles only the steps that it has.
   per_call = min(settings['steps_per_call'], total)
   if total < 1 or per_call < 1:
@@ -68,7 +68,7 @@ def make_schedule(settings: Mapping, epoch: int, snapshot_every: str | int = 0) 
 
   def interval(text: str | int, name: str) -> int:
     # Rounded up: nothing is due in the middle of a compiled call.
-    return math.ceil(length(text, name, epoch, total) / per_call) * per_call
+    return math.ceil(parse_steps(text, name, epoch, total) / per_call) * per_call
 
   names = ('log_every', 'evaluate_every', 'sample_every', 'checkpoint_every')
   intervals = (interval(settings[name], f'train.{name}') for name in names)
@@ -81,5 +81,7 @@ def _steps_to_profile(text: str) -> tuple[int, int] | None:
   if not text:
     return None
   if not (first.isdecimal() and last.isdecimal() and int(first) < int(last)):
-    raise ConfigError(f"train.profile={text!r}: write 'first:last', two steps, such as '40:60'")
+    raise ConfigError(
+      f"train.profile must be 'first:last', two steps such as '40:60', or '', got {text!r}"
+    )
   return int(first), int(last)

@@ -1,4 +1,4 @@
-"""The power-function averages that a run stores, and averages of any width made from them."""
+"""Stores power-function averages of a run, and reconstructs averages of any width from them."""
 
 import pathlib
 import shutil
@@ -12,7 +12,7 @@ import numpy as np
 from common.checkpoints.checkpoints import Checkpoints
 from common.checkpoints.records import CheckpointError
 from common.method import PyTree
-from common.training.averages import weights
+from common.training.averages import posthoc_weights
 
 FOLDER = 'averages'
 
@@ -21,9 +21,9 @@ class Snapshots:
   """The averages that a run stores in its folder; a context manager.
 
   Args:
-    workdir: of the run.
+    workdir: the folder of the run.
     keep: the number of newest snapshots to keep.
-    read_only: write and remove nothing.
+    read_only: whether to write and remove nothing.
   """
 
   def __init__(self, workdir: pathlib.Path, keep: int = 1, read_only: bool = False):
@@ -42,7 +42,7 @@ class Snapshots:
     return self._store.steps
 
   def save(self, step: int, averages: PyTree, config: Mapping[str, Any]) -> None:
-    """Stores the averages of a step, and removes the oldest ones beyond `keep`."""
+    """Stores the averages at a step, and removes all but the newest `keep` snapshots."""
     self._store.save(step, {'averages': averages}, config=config, position={'step': step})
 
   def reconstruct(
@@ -52,13 +52,13 @@ class Snapshots:
 
     Args:
       abstract: shapes and types of the parameters.
-      widths: of the stored averages.
+      widths: the widths of the stored averages.
       step: the step at which the average ends.
-      width: any in (0, 1/√12).
+      width: the width of the average, in (0, 1/√12).
 
     Raises:
-      CheckpointError: nothing is stored, or it is damaged.
-      ConfigError: for a width outside that range.
+      CheckpointError: no averages are stored, or they are damaged.
+      ConfigError: the width is outside (0, 1/√12).
     """
     steps = [s for s in self.steps if s <= step]
     if not steps:
@@ -66,21 +66,21 @@ class Snapshots:
         f'{self.folder} holds no averages up to step {step}; a run stores them with'
         " ema.widths, such as --config.ema.widths='(0.05,0.1)'"
       )
-    wanted = weights([(s, w) for s in steps for w in widths], step, width)
-    shares = iter(wanted)  # step by step, and within a step width by width, as they are read
-    # Summed in float64: the weights are large and of both signs, and their sum is only 1.
+    # One weight per average, in the order in which the averages are read: by step, then by width.
+    weights = iter(posthoc_weights([(s, w) for s in steps for w in widths], step, width))
+    # Summed in float64: the weights are large, of both signs, and sum to only 1.
     total = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float64), abstract)
-    # One step in memory at a time.
+    # Only one snapshot is in memory at a time.
     for s in steps:
       restored = self._store.restore({'averages': (abstract,) * len(widths)}, s)
       for average in restored.state['averages']:
-        share = next(shares)
-        total = jax.tree.map(lambda sum, leaf, w=share: sum + w * np.asarray(leaf), total, average)
+        weight = next(weights)
+        total = jax.tree.map(lambda sum, leaf, w=weight: sum + w * np.asarray(leaf), total, average)
     return jax.tree.map(lambda sum, leaf: jnp.asarray(sum, leaf.dtype), total, abstract)
 
 
-def forget_after(workdir: pathlib.Path, step: int) -> None:
-  """Removes averages of steps after the one a run resumes from: the run stores them again."""
+def remove_snapshots_after(workdir: pathlib.Path, step: int) -> None:
+  """Removes snapshots of steps after `step`, where a run resumes; it will store them again."""
   folder = pathlib.Path(workdir) / FOLDER
   if jax.process_index() == 0 and folder.is_dir():
     for path in folder.iterdir():

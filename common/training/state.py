@@ -11,10 +11,10 @@ import optax
 from jaxtyping import Array, Float, Int, Key
 
 from common.method import Aux, Batch, Context, Method, PyTree
-from common.training.averages import Averaging, power_share
+from common.training.averages import Averaging, power_update_weight
 
-# Step n draws from fold_in(key(seed), n). Everything else that a run draws takes a number from the
-# top of the range, where no step ever gets to.
+# The key of step n is fold_in(key(seed), n). All other keys of a run fold in one of these numbers
+# from the top of the range, which no step reaches.
 INIT_STREAM, VALIDATION_STREAM, PREVIEW_STREAM, EVALUATION_STREAM = (2**31 - n for n in range(1, 5))
 
 
@@ -27,13 +27,14 @@ class TrainState(NamedTuple):
   """Everything a run remembers.
 
   Attributes:
-    step: optimiser steps taken, including the skipped ones.
-    params: the parameters that the optimiser moves.
-    memory: what the method remembers between steps besides its parameters.
+    step: the number of optimiser steps, including skipped ones.
+    params: the parameters that the optimiser updates.
+    memory: what the method remembers between steps in addition to its parameters.
     opt_state: the optimiser's state.
     ema: exponential moving average of `params`: evaluation and sampling use it.
-    bad_in_a_row: steps skipped since the last good one.
-    bad_total: steps skipped in the whole run because a gradient was not finite.
+    bad_in_a_row: the number of steps skipped since the last good step.
+    bad_total: the number of steps skipped in the whole run. A step is skipped if its loss or its
+      gradient is not finite.
     averages: power-function averages of `params`, one per width of `ema.widths`.
   """
 
@@ -55,44 +56,43 @@ def init_state(
   optimizer: optax.GradientTransformation,
   batch: Batch,
   seed: int,
-  averages: int = 0,
+  num_averages: int = 0,
 ) -> TrainState:
-  """The state before the first step. Pure: may be jitted, or given to `jax.eval_shape`.
+  """The state before the first step. Pure: works under `jax.jit` and `jax.eval_shape`.
 
   Args:
     method: the method to train.
     optimizer: an optax chain.
     batch: a batch; only its shapes matter.
-    seed: root of all randomness.
-    averages: the number of power-function averages.
+    seed: the seed of all random numbers.
+    num_averages: the number of power-function averages.
   """
   params, memory = method.init(stream_key(seed, INIT_STREAM), batch)
   zero = jnp.zeros((), jnp.int32)
-  # Copies, because the state is donated to the compiled step: two leaves cannot share a buffer.
+  # Copies, because the compiled step donates the state: two leaves must not share a buffer.
   ema = jax.tree.map(jnp.copy, params)
-  copies = tuple(jax.tree.map(jnp.copy, params) for _ in range(averages))
-  return TrainState(zero, params, memory, optimizer.init(params), ema, zero, zero, copies)
+  averages = tuple(jax.tree.map(jnp.copy, params) for _ in range(num_averages))
+  return TrainState(zero, params, memory, optimizer.init(params), ema, zero, zero, averages)
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainStep:
-  """`(state, batches) -> (state, metrics)` for a stack of batches, one optimiser step for each.
+  """`(state, batches) -> (state, metrics)`: one optimiser step for each batch of a stack.
 
-  A pure function of its arguments. Every array of `batches` is [steps, batch, ...] and every metric
-  [steps]. Instances with the same fields are equal, and share one compiled program under `jit`.
+  A pure function of its arguments. Every array in `batches` is [steps, batch, ...] and every metric
+  is [steps]. Instances with equal fields are equal, and share one compiled program under `jit`.
 
-  The key of step n is fold_in(key(seed), n), and the randomness of an example depends only on that
-  key and the example's index in the global batch. Neither interruptions nor the split over devices
-  or micro-batches change it.
+  The key of step n is fold_in(key(seed), n), and the random numbers of an example depend only on
+  that key and on the example's index in the global batch. They are the same with and without
+  interruptions, and however the batch is split over devices and micro-batches.
 
   Attributes:
     method: the method to train.
     optimizer: an optax chain.
-    seed: root of all randomness.
+    seed: the seed of all random numbers.
     averaging: how the parameters are averaged.
-    micro_batches: each batch is cut into this number of parts, run one after the other to save
-      memory.
-    axis: name of the mapped axis when run under `pmap`, else None.
+    micro_batches: the number of parts of a batch, which run one after the other to save memory.
+    axis: the name of the mapped axis under `pmap`, or None.
   """
 
   method: Method
@@ -103,23 +103,23 @@ class TrainStep:
   axis: str | None = None
 
   def __call__(self, state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:
-    """One optimiser step for each batch of the stack."""
+    """Runs one optimiser step for each batch of the stack."""
     if batches['x'].shape[0] > 1:
       return jax.lax.scan(self.step, state, batches)
-    # A single step without a loop around it: see `parallel.JitStep.unrolled`.
+    # A single step needs no loop, which would slow convolutions (`parallel.JitStep.unrolled`).
     state, metrics = self.step(state, jax.tree.map(lambda v: v[0], batches))
     return state, jax.tree.map(lambda v: v[None], metrics)
 
   def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     """One optimiser step on a batch [batch, ...]; metrics are scalars."""
     loss, grads, aux = self._loss_and_gradient(state, batch)
-    # Before clipping, and after the sum over devices: the norm of the global batch's gradient.
+    # The norm of the global batch's gradient: after the sum over devices, before clipping.
     norm = optax.global_norm(grads)
     updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     ema = _interpolate(state.ema, params, 1 - self.averaging.decay_at(state.step))
 
-    # A bad step leaves everything as it was, except the counters.
+    # A bad step changes only the counters.
     good = jnp.isfinite(norm) & jnp.isfinite(loss)
     new = (params, aux.memory, opt_state, ema)
     old = (state.params, state.memory, state.opt_state, state.ema)
@@ -127,10 +127,10 @@ class TrainStep:
     bad_in_a_row = jnp.where(good, 0, state.bad_in_a_row + 1)
     bad_total = state.bad_total + (~good).astype(jnp.int32)
 
-    # The power-function averages count a bad step as one that moved nothing: their weights follow
-    # the number of the step.
+    # Power-function averages are updated in bad steps too, with unchanged parameters, because their
+    # weights depend on the number of the step.
     averages = tuple(
-      _interpolate(average, params, power_share(state.step, gamma))
+      _interpolate(average, params, power_update_weight(state.step, gamma))
       for average, gamma in zip(state.averages, self.averaging.gammas, strict=True)
     )
     metrics = dict(aux.metrics, loss=loss, gradient_norm=norm, bad_in_a_row=bad_in_a_row)
@@ -140,9 +140,9 @@ class TrainStep:
   def _loss_and_gradient(
     self, state: TrainState, batch: Batch
   ) -> tuple[Float[Array, ''], PyTree, Aux]:
-    """Mean loss and gradient over the global batch, each part weighted by its count."""
+    """Mean loss and gradient over the global batch; parts are weighted by their counts."""
     local = batch['x'].shape[0]
-    # Under `pmap` this device sees only its share; its examples keep their global indices.
+    # Under `pmap` a device sees only its part of the batch; examples keep their global indices.
     devices = 1 if self.axis is None else jax.lax.axis_size(self.axis)
     first = 0 if self.axis is None else jax.lax.axis_index(self.axis) * local
     index = first + jnp.arange(local, dtype=jnp.int32)
@@ -151,10 +151,11 @@ class TrainStep:
     if self.micro_batches == 1:
       memory, total = part(state.memory, batch, index)
     else:
-      memory, total = _accumulate(part, state.memory, _cut((batch, index), self.micro_batches))
+      micro_batches = _split((batch, index), self.micro_batches)
+      memory, total = _accumulate(part, state.memory, micro_batches)
     if self.axis is not None:
       total = jax.lax.psum(total, self.axis)
-    # Divided once, after all sums: parts of unequal count give the mean over all examples.
+    # Divide once, after all sums: the mean is then correct for parts of unequal counts too.
     weighted, count = total
     loss, grads, metrics = jax.tree.map(lambda v: v / jnp.maximum(count, 1e-12), weighted)
     return loss, grads, Aux(metrics, memory, count)
@@ -178,7 +179,7 @@ class TrainStep:
 
 
 def has_convolutions(method: Method, state: TrainState, batch: Batch) -> bool:
-  """Whether the loss has convolutions; shapes and types are enough of `state` and `batch`."""
+  """Whether the loss has convolutions; only shapes and types of `state` and `batch` matter."""
   jaxpr = jax.make_jaxpr(functools.partial(_loss_value, method))(state, batch)
   return 'conv_general_dilated' in str(jaxpr)
 
@@ -189,29 +190,29 @@ def _loss_value(method: Method, state: TrainState, batch: Batch) -> Float[Array,
   return method.loss(state.params, state.memory, batch, jax.random.key(0), context)[0]
 
 
-def _interpolate(old: PyTree, new: PyTree, share: Float[Array, '']) -> PyTree:
-  """old + share · (new − old). In this form a share of 0 gives `old` exactly."""
-  return jax.tree.map(lambda a, b: a + share * (b - a), old, new)
+def _interpolate(old: PyTree, new: PyTree, weight: Float[Array, '']) -> PyTree:
+  """old + weight · (new − old). In this form a weight of 0 gives `old` exactly."""
+  return jax.tree.map(lambda a, b: a + weight * (b - a), old, new)
 
 
 def _accumulate(part: Callable, memory: PyTree, parts: PyTree) -> tuple[PyTree, PyTree]:
-  """Sums `part` over micro-batches, handing the method's memory from one to the next."""
+  """Sums `part` over micro-batches, and passes the method's memory from one to the next."""
 
   def add(carry, one):
     memory, total = carry
     memory, value = part(memory, *one)
     return (memory, jax.tree.map(jnp.add, total, value)), None
 
-  # Zeros of the shapes of one part's sums, which `eval_shape` finds without computing anything.
+  # The sums start as zeros; `eval_shape` gives their shapes without computing anything.
   shapes = jax.eval_shape(part, memory, *jax.tree.map(lambda v: v[0], parts))[1]
   zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
   return jax.lax.scan(add, (memory, zeros), parts)[0]
 
 
-def _cut(tree: PyTree, parts: int) -> PyTree:
-  """[batch, ...] to [parts, batch / parts, ...]; part p holds the examples p, p + parts, ...
+def _split(tree: PyTree, parts: int) -> PyTree:
+  """[batch, ...] to [parts, batch / parts, ...]; part p has the examples p, p + parts, ...
 
-  Strided, so that each device cuts its own share of the batch and no example moves between devices.
+  Strided, so that each device splits its own part of the batch: no example changes its device.
   """
   return jax.tree.map(
     lambda v: v.reshape(v.shape[0] // parts, parts, *v.shape[1:]).swapaxes(0, 1), tree

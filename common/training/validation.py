@@ -26,27 +26,27 @@ def validation_loss(
     state: a logical state (see `parallel.PlacedStep`).
     data: the data.
     batch_size: examples in a batch; the last batch is padded.
-    sharding: of a batch.
-    seed: of the config.
+    sharding: the sharding of a batch.
+    seed: the seed of the config.
   """
-  # The same keys at every call: checkpoints are compared on the same noise.
+  # The same keys at every call, so that checkpoints are compared with the same noise.
   key = stream_key(seed, VALIDATION_STREAM)
   totals: dict[str, float] = {}
   weights = 0.0
   for n, batch in enumerate(evaluation_batches(data.splits['validation'], batch_size)):
     batch = {k: jax.device_put(v, sharding) for k, v in batch.items()}
-    # A key per batch, as no two batches may share their noise.
+    # One key per batch: within it, examples are numbered from 0 in every batch.
     metrics, count = evaluation_step(
       method, state.ema, state.memory, batch, jax.random.fold_in(key, n), state.step
     )
-    # Each batch by its count: the last one has fewer examples than the others.
+    # Batches are weighted by their counts: the last batch has fewer examples.
     for name, value in jax.device_get(metrics).items():
       totals[name] = totals.get(name, 0.0) + float(value * count)
     weights += float(count)
   return {name: total / weights for name, total in totals.items()}
 
 
-# Static in the method, which is hashed by identity: one program for each method.
+# The method is a static argument, hashed by identity: there is one program per method.
 @functools.partial(jax.jit, static_argnums=0)
 def evaluation_step(
   method: Method,

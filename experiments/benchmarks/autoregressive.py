@@ -23,7 +23,7 @@ from experiments.benchmarks.race import (
 
 
 def config_of(sizes: TransformerSizes) -> dict:
-  """A GPT-2 over raster pixels of square images, as many as `length`."""
+  """A GPT-2 over the pixels of square images in raster order."""
   config = base.get_base()
   config.network.update(width=sizes.width, layers=sizes.layers, heads=sizes.heads)
   config.model.update(tied=True, start='token')
@@ -50,8 +50,8 @@ def _train(name: str, sizes: TransformerSizes, peers: bool) -> Race:
       gpt2 = _torch_gpt2(sizes)
       contenders[peer] = torch_peers.train_gpt2(gpt2, tokens, compiled)
     note += f', of the peer {torch_peers.parameters(gpt2):,}'
-  # Per token: 6 for each parameter, forward and backward, and attention's two products over the
-  # whole sequence in each layer (Chowdhery et al. 2022, PaLM, appendix B).
+  # Per token, forward and backward: 6 FLOPs for each parameter, and 12 · width · length in each
+  # layer for attention's two products over the sequence (Chowdhery et al. 2022, PaLM, appendix B).
   flops = 6 * ours.parameters + 12 * sizes.layers * sizes.width * sizes.length
   return Race(
     f'training step, transformer, {name}',
@@ -71,7 +71,7 @@ def _torch_gpt2(sizes: TransformerSizes, extra: int = 0):
 
 
 def decode(sizes: Sizes, peers: bool) -> list[Race]:
-  """Sampling tokens one at a time with a cache."""
+  """Sampling one token at a time with a cache."""
   one = sizes.transformers['default']
   spec = square_images(one.length)
   method = families.build(config_of(one), spec)
@@ -90,7 +90,7 @@ def decode(sizes: Sizes, peers: bool) -> list[Race]:
 
 
 def context(sizes: Sizes) -> Race:
-  """The cost of a decoded token as the context grows."""
+  """The time per decoded token for different sequence lengths."""
   one = sizes.transformers['default']
   contenders = {}
   for length in sizes.contexts:
@@ -99,11 +99,11 @@ def context(sizes: Sizes) -> Race:
     draw = sampler(method, perturbed_params(method, spec), Request(1))
     contenders[f'{length} tokens'] = per_unit(draw, length)
   note = 'mean over all positions, batch 1; attention reads the whole cache for every token'
-  return Race('a decoded token, by length of the sequence', 'tokens/s', 1, contenders, note)
+  return Race('a decoded token, by sequence length', 'tokens/s', 1, contenders, note)
 
 
 def pixelcnn(sizes: Sizes, peers: bool) -> list[Race]:
-  """PixelCNN++: a cache per pixel against a full pass per pixel."""
+  """PixelCNN++: one cached step per pixel against one full pass per pixel."""
   del peers
   spec = square_images(sizes.pixels**2)
   config = base.get_base()

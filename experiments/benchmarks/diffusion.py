@@ -1,4 +1,4 @@
-"""Races of the diffusion family: training, sampling, the cost of each solver, likelihood."""
+"""Races of the diffusion family: training, sampling, solvers, likelihood."""
 
 import functools
 from collections.abc import Callable
@@ -73,7 +73,7 @@ def train(sizes: Sizes, peers: bool) -> list[Race]:
   if peers:
     from experiments.benchmarks import peers as torch_peers
 
-    # PyTorch wants channels first, and the same range [-1, 1] as our own step.
+    # PyTorch needs channels first; values are scaled to [-1, 1], as in our own step.
     pixels = ours.batch['x'][0].transpose(0, 3, 1, 2).astype(np.float32) / 127.5 - 1
     for compiled, name in ((False, 'PyTorch, eager'), (True, 'PyTorch, compiled')):
       unet = _torch_unet(sizes)
@@ -101,7 +101,7 @@ def sample(sizes: Sizes, peers: bool) -> list[Race]:
 
 
 def solvers(sizes: Sizes, peers: bool) -> list[Race]:
-  """Each sampler's time per network evaluation, next to that of the network alone."""
+  """The time per network evaluation of each sampler, compared with the bare network."""
   del peers
   spec, batch = spec_of(sizes.image), sizes.solver_batch
   config = dit_config(2 * sizes.unet_width, sizes.solver_steps)
@@ -110,15 +110,15 @@ def solvers(sizes: Sizes, peers: bool) -> list[Race]:
   x, t = jnp.zeros((batch, *spec.shape)), jnp.full(batch, 0.5)
   network = jax.jit(lambda x: model.denoiser(params)(x, t, None).x0)
 
-  alone = functools.partial(_repeat, network, x, sizes.solver_steps)
-  contenders = {'the network alone': per_unit(alone, sizes.solver_steps)}
+  bare = functools.partial(_repeat, network, x, sizes.solver_steps)
+  contenders = {'the bare network': per_unit(bare, sizes.solver_steps)}
   for name in SAMPLERS:
     request = Request(batch, options={'sampler': name})
     count = method.sample(params, jax.random.key(0), request).evaluations
     contenders[name] = per_unit(sampler(method, params, request), count)
   note = (
     f'a DiT, {batch} images of {sizes.image}×{sizes.image}×3, {sizes.solver_steps} steps; a ratio '
-    'is the time per evaluation over that of the network alone'
+    'is the time per evaluation divided by that of the bare network'
   )
   return [Race('network evaluations of a sampler', 'evaluations/s', 1, contenders, note)]
 
@@ -126,13 +126,13 @@ def solvers(sizes: Sizes, peers: bool) -> list[Race]:
 def _repeat(network: Callable, x: Array, number: int) -> None:
   for _ in range(number):
     result = network(x)
-  jax.block_until_ready(result)  # of the last: a device runs its calls in order
+  jax.block_until_ready(result)  # only the last, because a device runs its calls in order
 
 
 def likelihood(sizes: Sizes, peers: bool) -> list[Race]:
-  """The probability flow's likelihood on the device, against a solver on the host.
+  """The likelihood by the probability flow ODE: solved on the device against on the host.
 
-  The host's version works like score_sde's: the drift and its divergence are two compiled
+  The version on the host works like score_sde: the drift and its divergence are two compiled
   functions, and SciPy's RK45 calls both at every stage.
   """
   del peers
@@ -150,12 +150,12 @@ def likelihood(sizes: Sizes, peers: bool) -> list[Race]:
 
   contenders = {
     OURS: functools.partial(wait_for, log_density, z, probe),
-    'drift and divergence apart, SciPy on the host': _on_the_host(process, denoise, z, probe),
+    'separate drift and divergence, SciPy on the host': _on_the_host(process, denoise, z, probe),
   }
   note = (
     f'a DiT, width {sizes.likelihood_width}, {spec.shape[0]}×{spec.shape[1]}×3 pixels, one '
-    f'Hutchinson probe, Dormand–Prince, tolerances {TOLERANCE:g}; the other works like '
-    "score_sde's"
+    f'Hutchinson probe, Dormand–Prince, tolerances {TOLERANCE:g}; the version on the host works '
+    'like score_sde'
   )
   return [Race(f'likelihood of {batch} images', 'images/s', batch, contenders, note)]
 

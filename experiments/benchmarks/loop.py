@@ -1,4 +1,4 @@
-"""The cost of the training loop over its compiled step."""
+"""The overhead of the training loop over its compiled step."""
 
 import functools
 import pathlib
@@ -26,7 +26,7 @@ PER_CALL = 10
 
 
 def loop(sizes: Sizes, peers: bool) -> list[Race]:
-  """A run with its data, metrics and logs, against its compiled step alone."""
+  """A run with data, metrics and logs, against only its compiled step."""
   del peers
   one = sizes.transformers['default']
   config = autoregressive.config_of(one._replace(width=one.width // 2, batch=4))
@@ -42,15 +42,16 @@ def loop(sizes: Sizes, peers: bool) -> list[Race]:
   timed = sizes.loop_steps - PER_CALL  # the run's own clock leaves out its first call
   contenders = {
     OURS: functools.partial(_run, config, spec),
-    'step alone': functools.partial(_repeat, BareStep(config, spec, PER_CALL), timed // PER_CALL),
+    'bare step': functools.partial(_repeat, BareStep(config, spec, PER_CALL), timed // PER_CALL),
   }
-  note = 'a run with data, metrics, logs and TensorBoard events, against its compiled call alone'
+  note = 'a run with data, metrics, logs and TensorBoard events, against only its compiled call'
   return [Race('the loop', 'steps/s', timed, contenders, note)]
 
 
 def _run(config: dict, spec: DataSpec) -> float:
   """Seconds in the training steps of a whole run."""
-  # Built anew for every call: a run compiles its own step, which its clock leaves out.
+  # Built again for every call: each run compiles its own step, in the first call, which it does not
+  # time.
   method = families.build(config, spec)
   mesh = make_mesh(config['parallel'], jax.devices()[:1])
   program = build_program(config, method, spec, mesh)
@@ -61,7 +62,7 @@ def _run(config: dict, spec: DataSpec) -> float:
 
 
 def _repeat(step: BareStep, calls: int) -> float:
-  """Seconds of a number of calls."""
+  """The seconds that a number of calls take."""
   start = time.perf_counter()
   for _ in range(calls):
     step()

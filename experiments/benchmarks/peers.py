@@ -49,7 +49,7 @@ def unet(size: int, width: int, blocks: int) -> torch.nn.Module:
 
 
 def parameters(model: torch.nn.Module) -> int:
-  """The number of parameters; tied ones count once."""
+  """The number of parameters; tied parameters count once."""
   return sum(p.numel() for p in model.parameters())
 
 
@@ -87,7 +87,7 @@ def _step(model, loss, compiled: bool) -> Callable[[], None]:
   def step() -> None:
     optimizer.zero_grad(set_to_none=True)
     loss(network).backward()
-    # Our own step clips too.
+    # As in our own step.
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
 
@@ -106,7 +106,7 @@ def sample_ddim(model, num: int, steps: int) -> Callable[[], None]:
 
 
 def generate(model, batch: int, tokens: int) -> Callable[[], None]:
-  """A call that samples `tokens` tokens for each of a batch, with transformers' cache."""
+  """A call that samples `tokens` tokens for each example of a batch, with transformers' cache."""
   model.eval()
   prompt = torch.zeros((batch, 1), dtype=torch.long)
 

@@ -7,10 +7,10 @@ import torch
 
 
 class CharacterGPT(torch.nn.Module):
-  """A GPT-2 without biases whose output projection is its token embedding, as in nanoGPT.
+  """A GPT-2 without biases and with tied embeddings, as in nanoGPT.
 
   Args:
-    params: parameters of our own transformer with the same settings: the initial values.
+    params: initial values: the parameters of our own transformer with the same settings.
     heads: the number of attention heads.
   """
 
@@ -61,11 +61,12 @@ def _next_token_loss(model, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def train_language_model(model, settings) -> Callable[..., None]:
-  """A call (tokens [batch, length], learning rate) that takes one step of AdamW.
+  """A function of (tokens [batch, length], learning rate) that takes one step of AdamW.
 
   Args:
     model: a CharacterGPT.
-    settings: the `optimizer` section of a config. As there, only the layers' matrices decay.
+    settings: the `optimizer` section of a config. As in our own run, weight decay affects only the
+      matrices of the layers.
   """
   layers = ('qkv_', 'out_', 'up_', 'down_')
   named = dict(model.named_parameters())

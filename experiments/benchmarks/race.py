@@ -1,4 +1,4 @@
-"""The parts of every race: its description, sizes, data in memory, and a bare training step."""
+"""Shared parts of all races: their description, sizes, data in memory, and a bare training step."""
 
 import dataclasses
 import functools
@@ -21,7 +21,7 @@ from common.training.program import build_program
 from experiments import families
 
 OURS = 'twofold'
-SHARED = 'twofold, a device per core'  # the batch split over virtual devices
+DATA_PARALLEL = 'twofold, a device per core'  # the batch split over virtual devices
 
 
 class TransformerSizes(NamedTuple):
@@ -37,7 +37,7 @@ class TransformerSizes(NamedTuple):
 class Sizes(NamedTuple):
   """Sizes of the models and batches of all races."""
 
-  transformers: Mapping[str, TransformerSizes]  # 'default', and those used for Shakespeare's text
+  transformers: Mapping[str, TransformerSizes]  # 'default', and two character-level models
   image: int = 16
   unet_width: int = 64
   unet_blocks: int = 1
@@ -82,17 +82,17 @@ SIZES = {
 
 
 class Race(NamedTuple):
-  """Contenders that do the same work.
+  """Contenders that do the same work, to compare their speed.
 
   Attributes:
     name: the work that is measured.
-    unit: of the rate.
-    amount: units of work in one call.
-    contenders: calls by name. A call returns once its work is done, with None or with the seconds
-      by its own clock. Ratios compare with the first contender.
-    note: details for the reader: sizes, parameters.
+    unit: the unit of the rate.
+    amount: the amount of work in one call, in units.
+    contenders: {name: call}. A call returns once its work is done: None, or its seconds if it
+      measures them itself. Ratios compare with the first contender.
+    note: details for the reader, such as sizes and parameters.
     may_fail: contenders that may fail and are then left out (torch.compile needs a compiler).
-    flops: of the model for one unit, for model FLOPs utilisation; 0: not shown.
+    flops: FLOPs of the model per unit, for model FLOPs utilisation; 0: do not show it.
   """
 
   name: str
@@ -125,11 +125,11 @@ def random_data(spec: DataSpec) -> pipeline.Data:
 
 
 class BareStep:
-  """A compiled training step on one batch that stays on the devices; a call runs it once more.
+  """A compiled training step on one batch that stays on the devices; each call runs it.
 
   Args:
     config: a whole config.
-    spec: of the data, which is random.
+    spec: the `DataSpec` of random data.
     steps: optimiser steps in one call.
     devices: the number of devices.
   """
@@ -148,24 +148,24 @@ class BareStep:
     self._on_devices = self._step.put_batches(self.batch)
 
   def __call__(self) -> None:
-    # The step donates its state, so every call goes on from the state that the last one returned.
+    # The step donates its state, so every call continues from the state of the previous call.
     self._state, metrics = self._step.run(self._state, self._on_devices)
     jax.block_until_ready((self._state.step, metrics))
 
 
 def training_steps(config: dict, spec: DataSpec) -> tuple[BareStep, dict[str, Callable[[], Any]]]:
-  """A training step on one device; and the contenders: that step, and one on all devices."""
+  """(the training step on one device, contenders: that step, and one on several devices)."""
   ours = BareStep(config, spec)
   contenders = {OURS: ours}
-  # The largest number of devices that divides the batch.
+  # A number of devices that divides the batch evenly.
   devices = math.gcd(config['data']['batch_size'], jax.device_count())
   if devices > 1:
-    contenders[SHARED] = BareStep(config, spec, devices=devices)
+    contenders[DATA_PARALLEL] = BareStep(config, spec, devices=devices)
   return ours, contenders
 
 
 def perturbed_params(method: Method, spec: DataSpec) -> PyTree:
-  """Initial parameters plus some noise: at their start, networks of diffusion output only zeros."""
+  """Initial parameters plus noise, because new diffusion networks output only zeros."""
   zeros = {k: jnp.zeros(v.shape, v.dtype) for k, v in spec.batch_struct(1).items()}
   return jax.jit(functools.partial(_perturbed, method, zeros))(jax.random.key(0))
 
@@ -173,14 +173,14 @@ def perturbed_params(method: Method, spec: DataSpec) -> PyTree:
 def _perturbed(method: Method, batch: Batch, key: Key[Array, '']) -> PyTree:
   params, _ = method.init(key, batch)
   leaves, tree = jax.tree.flatten(params)
-  # A key for each leaf, or leaves of the same shape would get the same noise.
+  # One key per leaf, because leaves of the same shape must not get the same noise.
   keys = jax.random.split(key, len(leaves))
   noise = [0.02 * jax.random.normal(k, v.shape) for k, v in zip(keys, leaves, strict=True)]
   return jax.tree.unflatten(tree, [v + n for v, n in zip(leaves, noise, strict=True)])
 
 
 def wait_for(function: Callable[..., PyTree], *args: Any) -> None:
-  """Calls a function, and returns only when its arrays are computed."""
+  """Calls a function, and returns once its arrays are computed."""
   jax.block_until_ready(function(*args))
 
 
@@ -194,7 +194,7 @@ def _draw(method: Method, params: PyTree, request: Request) -> Array:
 
 
 def per_unit(call: Callable[[], None], amount: int) -> Callable[[], float]:
-  """A call that returns seconds per unit of the given call."""
+  """A call that runs `call`, which does `amount` units of work, and returns seconds per unit."""
   return functools.partial(_seconds_per_unit, call, amount)
 
 
@@ -214,7 +214,7 @@ def matmul_peak(size: int = 2048, repeats: int = 5) -> float:
     start = time.perf_counter()
     product(x, x).block_until_ready()
     seconds.append(time.perf_counter() - start)
-  return 2 * size**3 / min(seconds)  # a multiplication and an addition for each of size³ terms
+  return 2 * size**3 / min(seconds)  # size³ multiplications and as many additions
 
 
 def square_images(length: int) -> DataSpec:

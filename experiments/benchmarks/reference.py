@@ -1,9 +1,9 @@
-"""Trains a text model here and in PyTorch, with the same batches and the same initial weights.
+"""Trains a text model in this code and in PyTorch, with equal batches and initial weights.
 
 python -m experiments.benchmarks.reference --workdir=runs/reference --out=docs/shakespeare.png
 
 Needs the extra `peers` and the prepared dataset (experiments.prepare_data --dataset=shakespeare).
-WORKDIR/ours is our run; WORKDIR/reference.json has both curves. Prints the two final losses on the
+WORKDIR/ours is our run; WORKDIR/reference.json has both curves. Prints both final losses on the
 validation split. `--steps` shortens the run.
 """
 
@@ -36,7 +36,7 @@ def main() -> int:
   overrides |= {'train.steps': STEPS.value} if STEPS.value else {}
   config = families.load_config(CONFIG.value, overrides)
   workdir = pathlib.Path(WORKDIR.value)
-  # Our own run first: it decides at which steps the peer is evaluated.
+  # Our own run comes first, because the peer is evaluated at the same steps.
   with cli.stop_on_signals() as stop:
     if not runs.train(config, workdir / 'ours', stop=stop):
       return cli.STOPPED
@@ -62,7 +62,7 @@ def train_peer(config: dict, evaluated: list[int]) -> tuple[list[tuple[int, floa
   method = families.build(config, data.spec)
   program = build_program(config, method, data.spec, make_mesh(config['parallel']))
   params = jax.device_get(jax.jit(program.init)().params)
-  # The same initial weights as our own run: they depend on the config's seed alone.
+  # The same initial weights as in our own run: they depend only on the config's seed.
   model = peers.CharacterGPT(params, config['network']['heads'])
   step = peers.train_language_model(model, config['optimizer'])
   size, curve, seconds = config['data']['batch_size'], [], 0.0

@@ -93,7 +93,7 @@ def test_an_offset_places_queries_among_the_keys_of_a_cache():
   np.testing.assert_allclose(part, whole[..., 4:6, :], atol=1e-6)
 
 
-CAUSAL_CASES = {  # what an implementation can do besides causality
+CAUSAL_CASES = {  # what each implementation supports besides a causal mask
   'blocks': [dict(), dict(window=70), dict(documents=True, cap=5.0), dict(bias=True)],
   'cudnn': [dict(window=70), dict(bias=True), dict(documents=True)],
   'splash': [dict(), dict(window=70, cap=5.0), dict(documents=True)],
@@ -104,14 +104,14 @@ CASES += [('cudnn', True, dict(window=70, bias=True)), ('splash', False, dict(do
 
 
 def compiled(name):
-  """An implementation as it runs on this machine: cuDNN's call without cuDNN."""
+  """An implementation in a form that runs here: for cudnn, XLA runs the same call."""
   if name == 'cudnn':
     return functools.partial(attention.cudnn, implementation='xla')
   return IMPLEMENTATIONS[name]
 
 
 @pytest.mark.parametrize(('name', 'causal', 'case'), CASES)
-def test_other_implementations_equal_it_and_so_do_their_gradients(name, causal, case):
+def test_implementations_and_their_gradients_equal_the_reference(name, causal, case):
   """Splash attention is interpreted here, as on any platform without TPUs."""
   inputs = inputs_of(**{k: v for k, v in case.items() if k not in ('cap', 'window')})
   settings = AttentionSettings('auto', causal, case.get('window', 0), case.get('cap', 0.0))
@@ -157,7 +157,7 @@ def positions_first(dtype=jnp.float32, scale=1.0):
 
 @pytest.mark.parametrize('scale', [1.0, 30.0])
 def test_equals_jax_forward_and_backward(scale):
-  """At 30, scores are in the thousands, which only a shifted softmax survives."""
+  """At scale 30, scores are in the thousands: without the shift, exp would overflow."""
   qkv = positions_first(scale=scale)
 
   def loss(implementation, *qkv):
@@ -206,7 +206,7 @@ def shapes(length=128, dim=64, dtype='bfloat16', batch=8):
 
 
 def mesh_of(platform, **sizes):
-  """A mesh of devices that are not here."""
+  """A mesh of devices that this machine need not have."""
   device = AbstractDevice(device_kind='some device', num_cores=1, platform=platform)
   sizes = dict.fromkeys(AXES, 1) | sizes
   return AbstractMesh(tuple(sizes.values()), AXES, abstract_device=device)
@@ -232,9 +232,13 @@ def test_auto_takes_the_kernel_of_the_platform():
 @pytest.mark.parametrize(
   ('platform', 'asked', 'message'),
   [
-    ('tpu', dict(shape=shapes(100)), r"'splash' cannot do lengths \(100, 100\) \(only multiples"),
+    (
+      'tpu',
+      dict(shape=shapes(100)),
+      r'does not support lengths \(100, 100\) \(only multiples',
+    ),
     ('tpu', dict(inputs=BIAS, drop=jnp.abs), r'a bias \(ALiBi\) or dropout'),
-    ('gpu', dict(cap=1.0), "'cudnn' cannot do a soft cap"),
+    ('gpu', dict(cap=1.0), "'cudnn' does not support a soft cap"),
     ('gpu', dict(drop=jnp.abs), 'dropout of attention weights'),
     ('gpu', dict(shape=shapes(dtype='float32')), r'float32 arrays \(only bfloat16 and float16\)'),
     ('gpu', dict(shape=shapes(dim=20)), 'heads of 20 dimensions'),
@@ -243,7 +247,7 @@ def test_auto_takes_the_kernel_of_the_platform():
     ('gpu', dict(window=4, inputs=BIAS), 'a window with a bias'),
   ],
 )
-def test_a_kernel_refuses_what_it_cannot_do_and_auto_avoids_it(platform, asked, message):
+def test_a_kernel_refuses_unsupported_arguments_and_auto_falls_back(platform, asked, message):
   name = attention.KERNELS[platform]
   with pytest.raises(ConfigError, match=message) as error:
     chosen(platform, name, **asked)
@@ -266,7 +270,7 @@ def test_splash_needs_a_mesh_over_which_the_batch_divides(monkeypatch):
   assert choose(query, key, AttentionInputs(), CAUSAL, None, 'tpu') == 'splash'
 
 
-def test_the_platform_is_that_of_the_mesh():
+def test_the_platform_comes_from_the_mesh():
   assert current_platform() == jax.default_backend() == 'cpu'
   for platform in ('gpu', 'tpu', 'cpu'):
     with jax.sharding.use_abstract_mesh(mesh_of(platform)):
@@ -276,7 +280,7 @@ def test_the_platform_is_that_of_the_mesh():
 
 
 def test_one_function_is_lowered_differently_for_each_platform():
-  """Lowered, not compiled: neither a TPU nor its compiler is here."""
+  """Lowered, not compiled: this machine has neither a TPU nor its compiler."""
   qkv = [jax.ShapeDtypeStruct((2, 4, 128, 64), 'bfloat16')] * 3
   run = jax.jit(functools.partial(attend, inputs=AttentionInputs(), settings=CAUSAL))
 
@@ -288,8 +292,8 @@ def test_one_function_is_lowered_differently_for_each_platform():
   assert 'custom_call' not in text('cpu')
 
 
-def test_a_kernel_of_cudnn_gets_no_mask(monkeypatch):
-  """Lowered for a GPU that is not here: the test only says which version of cuDNN it has."""
+def test_cudnn_gets_a_causal_window_without_a_mask(monkeypatch):
+  """Lowered for an absent GPU: the test replaces only the check of cuDNN's version."""
   stablehlo = pytest.importorskip('jax._src.cudnn.fused_attention_stablehlo')
   monkeypatch.setattr(stablehlo, 'check_cudnn_version', lambda: 91000)
   qkv = [jax.ShapeDtypeStruct((2, 4, 128, 64), 'bfloat16')] * 3
@@ -306,11 +310,11 @@ def test_auto_logs_each_reason_once(caplog):
     for _ in range(3):
       chosen('gpu', cap=1.0)
   assert [r.getMessage() for r in caplog.records] == [
-    "attention: 'cudnn' cannot do a soft cap; 'blocks' takes its place"
+    "attention: 'cudnn' does not support a soft cap; using 'blocks' instead"
   ]
 
 
-def test_settings_that_make_no_sense_are_refused():
+def test_invalid_settings_are_refused():
   with pytest.raises(ConfigError, match=r"network\.attention 'flash'; did you mean 'splash'"):
     AttentionSettings('flash')
   with pytest.raises(ConfigError, match='attention with window=4 must be causal'):

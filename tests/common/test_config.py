@@ -1,4 +1,4 @@
-"""Lengths, components and comparisons of configs."""
+"""Numbers of steps, components and comparisons of configs."""
 
 import pytest
 from ml_collections import ConfigDict
@@ -22,23 +22,23 @@ from common import config
     ('2.5 percent', 50),
   ],
 )
-def test_length(text, steps):
-  assert config.length(text, 'train.steps', epoch=11, total=2000) == steps
+def test_parse_steps(text, steps):
+  assert config.parse_steps(text, 'train.steps', epoch=11, total=2000) == steps
 
 
 @pytest.mark.parametrize(
   'text', ['', 'x', '-5', '1.5', '1.5 steps', '3 weeks', 'nan', 'inf', '5%%']
 )
-def test_an_error_about_a_length_names_its_setting(text):
+def test_an_invalid_number_of_steps_names_its_setting(text):
   with pytest.raises(config.ConfigError, match=r'train\.steps'):
-    config.length(text, 'train.steps', epoch=11, total=2000)
+    config.parse_steps(text, 'train.steps', epoch=11, total=2000)
 
 
-def test_a_percentage_of_nothing_and_an_epoch_of_nothing_are_refused():
-  with pytest.raises(config.ConfigError, match='no meaning here'):
-    config.length('5%', 'train.steps', epoch=10)
-  with pytest.raises(config.ConfigError, match='no meaning here'):
-    config.length('5 epochs', 'train.steps')
+def test_percentages_need_a_total_and_epochs_need_their_steps():
+  with pytest.raises(config.ConfigError, match="must be steps or epochs, got '%'"):
+    config.parse_steps('5%', 'train.steps', epoch=10)
+  with pytest.raises(config.ConfigError, match="must be steps, got 'epochs'"):
+    config.parse_steps('5 epochs', 'train.steps')
 
 
 def table():
@@ -60,13 +60,13 @@ def test_a_constructor_gets_the_given_arguments_that_it_takes():
   ('settings', 'message'),
   [
     ({'name': 'tow'}, "unknown thing 'tow'; did you mean 'two'. known: one, two"),
-    ({'a': 1}, 'thing has no name; known: one, two'),
+    ({'a': 1}, 'thing needs a name; known: one, two'),
     ({'name': 'one', 'c': 1}, "unknown setting thing.c of 'one';.* known: a, b"),
     ({'name': 'one', 'b': 0.5}, 'thing.b=0.5 must be a whole number, such as 2'),
     ({'name': 'one', 'b': True}, 'thing.b=True must be a whole number'),
   ],
 )
-def test_component_refuses_and_lists_the_known_names(settings, message):
+def test_component_refuses_unknown_names_and_settings_and_wrong_types(settings, message):
   with pytest.raises(config.ConfigError, match=message):
     config.component(table(), settings, 'thing')
 
@@ -119,7 +119,7 @@ def test_a_config_from_before_some_settings_is_completed():
   assert config.complete(found, BASE, TABLES) == found
 
 
-def test_a_new_config_may_have_known_settings_only():
+def test_a_new_config_may_have_only_known_settings():
   with pytest.raises(config.ConfigError, match=r"ema.decy: there .* did you mean 'decay'\? known"):
     config.complete({'ema': {'decy': 0.5}}, BASE, TABLES, strict=True)
   groups = {'ema': {'groups': {}}}
@@ -127,8 +127,8 @@ def test_a_new_config_may_have_known_settings_only():
   assert found['ema']['groups'] == {'any': {'x': 1}}
 
 
-def test_a_component_takes_the_defaults_of_its_constructor_alone():
-  """Not those of the base, even if that has a component of the same name."""
+def test_a_component_takes_only_the_defaults_of_its_constructor():
+  """It takes no value from the base, even if the base has a component of the same name."""
   found = config.complete({'thing': {'name': 'one'}}, BASE, TABLES)
   assert found['thing'] == {'name': 'one', 'b': 2}  # `a` is given
   other = config.complete({'sampling': {'grid': {'name': 'two'}}}, BASE, TABLES)
@@ -143,7 +143,7 @@ def test_a_component_takes_the_defaults_of_its_constructor_alone():
     ({'thing': {'name': 'one', 'a': 1}}, "unknown setting thing.a of 'one'; known: b"),
     ({'thing': {'name': 'one', 'b': 'x'}}, "thing.b='x' must be a whole number"),
     ({'thing': 'one'}, "thing='one' must be a section"),
-    ({'thing': {'b': 1}}, 'thing has no name'),
+    ({'thing': {'b': 1}}, 'thing needs a name'),
     ({'sampling': {'grid': {'name': 'no'}}}, "unknown sampling.grid 'no'"),
   ],
 )
@@ -179,5 +179,5 @@ def test_merge_changes_sections_and_replaces_components():
     ('what.ever', '; known: data, ema, extra, sampling, thing'),
   ],
 )
-def test_an_unknown_setting_is_answered_with_its_neighbours(key, message):
+def test_an_unknown_setting_gets_suggestions(key, message):
   assert message in config.nearby_settings(key, BASE)

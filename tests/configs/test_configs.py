@@ -53,7 +53,7 @@ STUDIES = sorted(
 VARIANTS = [
   f'{file}:{variant}'
   for file in FILES
-  for variant in config_files.module(str(ROOT / file)).VARIANTS
+  for variant in config_files.load_module(str(ROOT / file)).VARIANTS
 ]
 
 

@@ -6,8 +6,8 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).parents[2]
-# As optimised as a user's, but compiled by one thread: the others run tests.
-ONE_PIECE = '--xla_cpu_parallel_codegen_split_count=1'
+# Compiled with the usual optimisations but by one thread, because the other cores run tests.
+ONE_COMPILER_THREAD = '--xla_cpu_parallel_codegen_split_count=1'
 
 # A transformer over four patches: the smallest thing that trains.
 TINY = (
@@ -37,7 +37,7 @@ TINY_DIFFUSION = (
 def start(module: str, *flags: str, devices: int = 1, **env: str) -> subprocess.Popen:
   """Starts `python -m experiments.<module>` on a number of virtual devices."""
   environment = os.environ | {
-    'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} {ONE_PIECE}',
+    'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} {ONE_COMPILER_THREAD}',
     'PYTHONUNBUFFERED': '1',
     **env,
   }

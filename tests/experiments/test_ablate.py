@@ -47,7 +47,7 @@ def finished(study):
   return workdir, run('ablate', f'--study={study}:smoke', f'--workdir={workdir}')
 
 
-def test_a_study_leaves_its_tables_and_report(finished):
+def test_a_study_writes_its_tables_and_report(finished):
   workdir, printed = finished
   text = (workdir / 'table.md').read_text()
   assert text in printed
@@ -63,7 +63,7 @@ def test_a_study_leaves_its_tables_and_report(finished):
   assert page.count('data:image/png') == 2 and 'Warm &amp; cold' in page
 
 
-def test_the_same_command_trains_nothing_again_and_a_failing_row_fails_alone(finished, study):
+def test_finished_work_is_not_repeated_and_a_failing_row_does_not_stop_the_others(finished, study):
   workdir, _ = finished
   printed = run('ablate', f'--study={study}:broken', f'--workdir={workdir}', code=1)
   assert 'warm: training' not in printed and 'warm: measuring' not in printed

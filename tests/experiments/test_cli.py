@@ -15,7 +15,7 @@ def test_settings_are_literals_or_text():
 
 
 def test_a_tuple_keeps_its_commas():
-  """The flag parser splits at commas; `parse` restores those within brackets."""
+  """The flag parser splits at commas; `parse_options` joins the parts inside brackets."""
   items = ['grid=given', 'times=(3.0', '1.0', '0.2)', 'steps=3']
   assert cli.parse_options(items) == {'grid': 'given', 'times': (3.0, 1.0, 0.2), 'steps': 3}
 

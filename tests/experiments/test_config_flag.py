@@ -1,4 +1,4 @@
-"""--config and its settings: any order, components by name, errors that blame their own flag."""
+"""--config and its settings: any order, components by name, errors that name their flag."""
 
 import pytest
 from absl import flags
@@ -76,7 +76,7 @@ def test_a_section_as_a_value_replaces_a_component():
     ({'sampling.sampler': "{'name': 'edm', 'churn': 3}"}, 'unknown setting sampling.sampler.churn'),
   ],
 )
-def test_an_error_blames_its_own_flag(settings, message):
+def test_an_error_names_its_flag(settings, message):
   with pytest.raises(ConfigError) as error:
     config_flag.load(DIGITS, {'train.steps': ['7']} | {k: [v] for k, v in settings.items()})
   assert message in str(error.value) and '\n' not in str(error.value)

@@ -15,7 +15,7 @@ from tests.autoregressive.common import outputs_of, perturbed
 from tests.autoregressive.texts import WINDOWS, text_config, windows
 from tests.experiments.commands import refused, run
 
-PIXELS = (8 * 8, 256)  # a sequence of so many tokens, of so many values
+PIXELS = (8 * 8, 256)  # (number of tokens in a sequence, vocabulary size)
 
 
 @pytest.fixture(scope='module')
@@ -58,13 +58,15 @@ def test_weights_become_a_run_and_weights_again(weights, data, tmp_path):
   np.testing.assert_allclose(nats, 63 * np.log(256), rtol=0.02)  # a network at its start
 
 
-def test_weights_that_do_not_suit_are_refused(weights, data, tmp_path):
+def test_weights_that_do_not_match_the_data_are_refused(weights, data, tmp_path):
   digits = '--config=configs/autoregressive/images.py:digits'
   read = f'--read={weights}'
   workdir = f'--workdir={tmp_path}/run'
-  assert 'has 256 tokens, digits has 17' in refused('convert', read, digits, workdir)
+  assert 'has a vocabulary of 256 tokens, but digits has 17' in refused(
+    'convert', read, digits, workdir
+  )
   assert 'has no config.json' in refused('convert', f'--read={tmp_path}', *data, workdir)
-  assert 'give either --read or --write' in refused('convert', *data, workdir)
+  assert 'give either --read=FOLDER or --write=FOLDER' in refused('convert', *data, workdir)
   assert not (tmp_path / 'run').exists()
 
 
@@ -84,7 +86,7 @@ LAYOUTS = {
 @pytest.mark.parametrize('kind', LAYOUTS)
 @pytest.mark.parametrize('shard_bytes', [10**9, 2000])
 def test_a_run_with_lora_is_written_merged(kind, shard_bytes, tmp_path):
-  """What is read back says what the merged model says, and the forward pass of LoRA."""
+  """The weights give the same logits as the merged model, and the same nll as LoRA."""
   lora = dict(finetune__lora_rank=2, finetune__lora_alpha=6.0, optimizer__frozen='^base/')
   config = text_config(network__layers=2, **LAYOUTS[kind], **lora)
   method, batch = build(config, WINDOWS), windows(3)
@@ -106,8 +108,8 @@ def test_a_run_with_lora_is_written_merged(kind, shard_bytes, tmp_path):
   np.testing.assert_allclose(nats, -each.sum((1, 2)), rtol=1e-5)
 
 
-def test_weights_of_before_do_not_stay(tmp_path):
-  """One file after several, and several after one: what is read is what was written last."""
+def test_writing_removes_earlier_weights(tmp_path):
+  """One file after several, and several after one: reading returns the last weights."""
   network = dict(length=12, width=16, layers=1, heads=2, mlp_width=64)
   made = Published('gpt2', network, True, 9, None)
   params = jax.jit(made.model().init)(jax.random.key(0), jnp.zeros((1, 2, 1), jnp.int32))

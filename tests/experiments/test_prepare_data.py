@@ -1,4 +1,4 @@
-"""`python -m experiments.prepare_data`, as a person types it."""
+"""`python -m experiments.prepare_data` on the command line."""
 
 import os
 import subprocess

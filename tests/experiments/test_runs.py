@@ -1,4 +1,4 @@
-"""The folder of a run: its config, of any age, and the identity of its data."""
+"""The folder of a run: its config, also an older one, and the fingerprint of its data."""
 
 import json
 
@@ -13,7 +13,7 @@ from configs.diffusion import images
 from experiments import families, runs
 
 
-class Held(Source):
+class Images(Source):
   """A split of given images."""
 
   def __init__(self, x):
@@ -31,7 +31,7 @@ def data(change=None, num=20):
   if change is not None:
     x[change] += 1
   spec = DataSpec('toy', 'image', (4, 4, 1), 256, num_train=num)
-  return Data(spec, {split: Held(x) for split in ('train', 'validation', 'test')})
+  return Data(spec, {split: Images(x) for split in ('train', 'validation', 'test')})
 
 
 def test_a_fingerprint_depends_on_the_examples():
@@ -65,7 +65,7 @@ def test_a_config_from_before_some_settings_still_works(tmp_path):
 
 
 def test_a_component_named_by_a_flag_is_the_same_when_read_back(tmp_path):
-  """The flag gives only its name; the config that is read back has all its settings."""
+  """The flag gives only the name; the config in the folder has all settings."""
   config = families.complete(images.get_config('digits')) | {'process': {'name': 'cosine'}}
   runs.lock_workdir(tmp_path / 'run', config, data(), fresh=False)
   runs.lock_workdir(tmp_path / 'run', config, data(), fresh=False)
@@ -79,7 +79,7 @@ def test_a_component_named_by_a_flag_is_the_same_when_read_back(tmp_path):
   [
     ('{"family": "diffusion"', 'config.json cannot be read'),
     ('[1]', 'config.json must hold a JSON object'),
-    ('{"seed": 1}', 'it names no family'),
+    ('{"seed": 1}', 'names no family'),
     ('{"family": "gan"}', "unknown family 'gan'"),
   ],
 )

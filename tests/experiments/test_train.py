@@ -31,7 +31,7 @@ def final_state(workdir):
 
 
 def losses(workdir):
-  """(step, loss, norm) of every line: equal only if the batches were."""
+  """(step, loss, gradient norm) of every line; equal only if the batches were equal."""
   rows = writers.read(workdir, 'train')
   return [(row['step'], row['loss'], row['gradient_norm']) for row in rows]
 
@@ -58,9 +58,9 @@ def wait_for(condition, seconds=120):
     time.sleep(0.005)
 
 
-# The saves are at 8, 16, ...: a kill when a temporary folder is there lands during a save.
+# Saves are at 8, 16, ...: while the temporary folder exists, a save is in progress.
 @pytest.mark.parametrize('moment', ['between saves', 'during a save'])
-def test_killed_and_restarted_is_the_same_run_bit_for_bit(whole, tmp_path, moment):
+def test_a_killed_and_restarted_run_is_the_same_bit_for_bit(whole, tmp_path, moment):
   workdir = tmp_path / 'run'
   process = start('train', *TINY, f'--workdir={workdir}')
   checkpoints = workdir / 'checkpoints'
@@ -76,7 +76,7 @@ def test_killed_and_restarted_is_the_same_run_bit_for_bit(whole, tmp_path, momen
 def test_a_signal_saves_and_exits_with_75_and_the_same_command_resumes(whole, tmp_path, name):
   workdir = tmp_path / 'run'
   process = start('train', *TINY, f'--workdir={workdir}')
-  metrics = workdir / writers.FILE
+  metrics = workdir / writers.METRICS_FILE
   wait_for(lambda: metrics.exists() and metrics.read_text().count('\n') >= 2)
   process.send_signal(getattr(signal, name))
   process.communicate(timeout=120)
@@ -106,7 +106,7 @@ def test_eight_devices_follow_the_curve_of_one(whole, tmp_path, flags):
 def test_a_run_moves_from_eight_devices_to_one(whole, tmp_path):
   workdir = tmp_path / 'run'
   process = start('train', *TINY, f'--workdir={workdir}', devices=8)
-  metrics = workdir / writers.FILE
+  metrics = workdir / writers.METRICS_FILE
   wait_for(lambda: metrics.exists() and metrics.read_text().count('\n') >= 2)
   process.send_signal(signal.SIGTERM)
   process.communicate(timeout=120)
@@ -124,13 +124,13 @@ def test_a_profile_of_a_few_steps(tmp_path):
   assert list((workdir / 'profile').rglob('*.xplane.pb'))
 
 
-def test_a_finished_run_is_left_as_it_is(whole):
+def test_a_finished_run_does_not_change(whole):
   before = {p: p.read_bytes() for p in (whole / 'checkpoints').rglob('*') if p.is_file()}
   run('train', *TINY, f'--workdir={whole}')
   assert {p: p.read_bytes() for p in (whole / 'checkpoints').rglob('*') if p.is_file()} == before
 
 
-def test_a_workdir_with_another_config_is_refused_and_fresh_moves_it_aside(whole, tmp_path):
+def test_a_workdir_with_another_config_is_refused_and_fresh_renames_it(whole, tmp_path):
   workdir = tmp_path / 'run'
   run('train', *TINY, f'--workdir={workdir}')
   line = refused('train', *TINY, '--config.optimizer.learning_rate=0.5', f'--workdir={workdir}')
@@ -140,7 +140,7 @@ def test_a_workdir_with_another_config_is_refused_and_fresh_moves_it_aside(whole
   assert losses(tmp_path / 'run.1') == losses(whole) != losses(workdir)
 
 
-def test_damaged_checkpoints_are_reported_and_the_one_before_is_used(whole, tmp_path):
+def test_a_damaged_checkpoint_is_reported_and_the_previous_one_is_used(whole, tmp_path):
   workdir = tmp_path / 'run'
   run('train', *TINY, f'--workdir={workdir}')
   newest = workdir / 'checkpoints' / '40'
@@ -160,18 +160,18 @@ def test_damaged_checkpoints_are_reported_and_the_one_before_is_used(whole, tmp_
     (['--config.train.keep=many'], '--config.train.keep=many'),
     (['--config.network.name=transfromer'], "unknown network 'transfromer'; did you mean"),
     (['--config.optimizer.name=adma'], "unknown optimizer.name 'adma'; did you mean 'adam'"),
-    (['--config.train.steps=soon'], "train.steps='soon' is not a length"),
+    (['--config.train.steps=soon'], 'train.steps must be a number of steps, such as'),
     (['--config.data.name=digit'], "'digit'"),
-    (['--config.parallel.data=3'], 'does not multiply to the 1 devices'),
-    (['--config.train.micro_batches=3'], 'data.batch_size=16 cannot be shared out'),
-    (['--config.train.profile=5'], "write 'first:last'"),
+    (['--config.parallel.data=3'], 'must be the number of devices, 1, got data=3'),
+    (['--config.train.micro_batches=3'], 'data.batch_size=16 must be a multiple of 3 '),
+    (['--config.train.profile=5'], "train.profile must be 'first:last'"),
     (['surplus'], "unexpected argument 'surplus'"),
     (['--config=configs/nowhere.py'], 'configs/nowhere.py'),
     (['--config=configs/autoregressive/images.py:digitz'], "unknown variant 'digitz'"),
   ],
   ids=lambda value: value[0] if isinstance(value, list) else '',
 )
-def test_bad_input_is_one_line_and_leaves_no_run(tmp_path, flags, message):
+def test_invalid_input_is_refused_in_one_line_and_leaves_no_run(tmp_path, flags, message):
   workdir = tmp_path / 'run'
   line = refused('train', *TINY, *flags, f'--workdir={workdir}')
   assert message in line
@@ -182,7 +182,7 @@ def test_a_batch_that_the_devices_do_not_divide(tmp_path):
   line = refused(
     'train', *TINY, '--config.data.batch_size=12', f'--workdir={tmp_path}/run', devices=8
   )
-  assert 'data.batch_size=12 cannot be shared out over 8 devices' in line
+  assert 'data.batch_size=12 must be a multiple of 8 (8 devices' in line
 
 
 def test_a_workdir_that_cannot_be_written(tmp_path):
@@ -196,7 +196,7 @@ def test_the_diffusion_family_trains_on_the_same_loop(tmp_path):
   assert len(losses(tmp_path / 'run')) == 20
 
 
-def test_too_many_bad_steps_stop_the_run_with_the_last_good_checkpoint_intact(tmp_path):
+def test_too_many_bad_steps_end_the_run(tmp_path):
   workdir = tmp_path / 'run'
   flags = [*TINY, '--config.train.steps=60', '--config.optimizer.clip=0.0']
   flags += ['--config.optimizer.name=sgd', '--config.optimizer.learning_rate=1e30']
@@ -205,8 +205,8 @@ def test_too_many_bad_steps_stop_the_run_with_the_last_good_checkpoint_intact(tm
   assert 'the gradient was not finite in' in line and 'train.max_bad_steps=6' in line
 
 
-def test_the_program_needs_neither_data_nor_this_machine_s_devices():
-  """Lowers the step from shapes alone, as for a machine that is not there."""
+def test_the_program_needs_no_data():
+  """Lowers the step from shapes only, as for another machine."""
   from configs.autoregressive import images
 
   config = families.complete(images.get_config('digits_4x4'))
@@ -252,11 +252,11 @@ def test_evaluate_and_sample_read_the_run_back(whole, tmp_path):
     ('evaluate', ['--metrics=fid'], "unknown metric 'fid'"),
     ('evaluate', ['--ema=wide'], '--ema=wide: write widths, such as 0.05,0.1'),
     ('evaluate', ['--likelihood=trace=exact'], 'write the name first, such as flow'),
-    ('evaluate', ['--likelihood=flow'], 'that of the autoregressive family is exact'),
+    ('evaluate', ['--likelihood=flow'], 'the autoregressive family has only an exact one'),
     ('evaluate', ['--step=late'], "write 'last', 'best' or a number"),
   ],
 )
-def test_evaluate_and_sample_refuse_bad_input(whole, command, flags, message):
+def test_evaluate_and_sample_refuse_invalid_input(whole, command, flags, message):
   assert message in refused(command, f'--workdir={whole}', *flags)
 
 

@@ -105,7 +105,7 @@ def warnings_of(caplog) -> list[str]:
   ]
 
 
-# What goes in comes out.
+# Saving and restoring.
 
 
 @pytest.mark.parametrize('saved_on', [1, 8])
@@ -137,12 +137,12 @@ def test_numbers_and_host_arrays_are_leaves_too(tmp_path):
   }  # fmt: skip
 
 
-def test_a_part_of_the_state_can_be_restored_alone(two_steps):
+def test_a_part_of_the_state_can_be_restored(two_steps):
   expected = make_state(2)
   with Checkpoints(two_steps, read_only=True) as checkpoints:
     found = checkpoints.restore({'ema': abstract(expected.ema)}, partial=True)
     assert as_bytes(found.state) == as_bytes(expected.ema)
-    with pytest.raises(CheckpointError, match=r'it has step int32.*unknown here'):
+    with pytest.raises(CheckpointError, match=r'it has step int32.*absent here'):
       checkpoints.restore({'ema': abstract(expected.ema)})
     found = checkpoints.restore(jax.eval_shape(lambda: {'step': expected.step}), partial=True)
     assert found.state['step'].sharding.device_set == {jax.devices()[0]}
@@ -171,7 +171,7 @@ def test_the_state_may_be_donated_as_soon_as_save_returns(tmp_path):
 def test_keeps_the_newest_and_the_best(tmp_path, mode, kept):
   losses = {1: 3.0, 2: 1.0, 3: 5.0, 4: float('nan'), 5: 2.0, 6: 2.0}
   state = {'x': jnp.zeros(3)}
-  for step, loss in losses.items():  # a new process each time knows what the ones before did
+  for step, loss in losses.items():  # every save opens the folder again, as a new process would
     with Checkpoints(tmp_path, best_mode=mode) as checkpoints:
       save(checkpoints, step, state, loss=loss)
   with Checkpoints(tmp_path, best_mode=mode, read_only=True) as checkpoints:
@@ -182,7 +182,7 @@ def test_keeps_the_newest_and_the_best(tmp_path, mode, kept):
       checkpoints.restore(state, 4)
 
 
-def test_no_best_without_its_metric(tmp_path):
+def test_there_is_no_best_step_without_its_metric(tmp_path):
   with Checkpoints(tmp_path, best_metric='fd') as checkpoints:
     save(checkpoints, 1, {'x': jnp.zeros(3)}, loss=1.0)
     checkpoints.wait()
@@ -208,8 +208,8 @@ def test_a_finished_step_is_never_overwritten(copied):
   [
     (lambda p: p | {'half': p['half'][:4]}, r'params/half is bfloat16\[8,8\] there.*\[4,8\] here'),
     (lambda p: p | {'half': p['half'].astype('float32')}, 'params/half is bfloat16.*float32'),
-    (lambda p: p | {'more': p['half']}, r'it has no params/more, which here is bfloat16\[8,8\]'),
-    (lambda p: {'half': p['half']}, r'it has params/dense/bias float32\[24\], unknown here'),
+    (lambda p: p | {'more': p['half']}, r'it lacks params/more, here bfloat16\[8,8\]'),
+    (lambda p: {'half': p['half']}, r'it has params/dense/bias float32\[24\], absent here'),
   ],
 )
 def test_another_model_is_refused_by_the_first_leaf_that_differs(copied, caplog, change, message):
@@ -237,7 +237,7 @@ def damaged_versions(content: bytes, flips: int, seed: int):
 
 
 def damage_everything(directory: pathlib.Path, flips: int, caplog) -> dict[str, list[str]]:
-  """Damages each file of step 2 in turn. {file: the reasons given}; '' if it did no harm."""
+  """Damages each file of step 2 in turn; {file: warnings}, '' where nothing was damaged."""
   target, sound = (
     abstract(make_state(2, 1)),
     {1: as_bytes(make_state(1)), 2: as_bytes(make_state(2))},
@@ -275,14 +275,14 @@ def test_no_damaged_file_goes_unnoticed(copied, caplog, capfd):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings('ignore')  # what Orbax leaves behind when it gives up on an array
-def test_no_damaged_file_does_harm_if_the_run_was_killed_before_its_crcs(copied, caplog):
+@pytest.mark.filterwarnings('ignore')  # from threads that Orbax leaves when a read fails
+def test_damage_is_noticed_without_the_crcs_of_a_killed_run(copied, caplog):
   (copied / '2' / MANIFEST).unlink()
   reasons = damage_everything(copied, 12, caplog)
   assert all(any(said) for name, said in reasons.items() if name.startswith('state/d/'))
 
 
-def test_the_digests_notice_the_flipped_bits_that_orbax_does_not(tmp_path, caplog):
+def test_digests_notice_flipped_bits_that_orbax_does_not(tmp_path, caplog):
   state = {'x': jax.random.normal(jax.random.key(0), (8, 64, 64)), 'y': jnp.zeros(9)}
   with Checkpoints(tmp_path) as checkpoints:
     save(checkpoints, 1, state)
@@ -298,7 +298,7 @@ def test_the_digests_notice_the_flipped_bits_that_orbax_does_not(tmp_path, caplo
       file.write_bytes(bad)
       assert checkpoints.restore(state).step == 1
   unnoticed = [
-    line for line in warnings_of(caplog) if 'x differs from what was saved (1 of 2' in line
+    line for line in warnings_of(caplog) if 'x differs from the saved array (1 of 2' in line
   ]
   assert len(warnings_of(caplog)) == 20 and len(unnoticed) > 10
 
@@ -323,7 +323,7 @@ def test_the_next_best_is_used_if_the_best_is_damaged(tmp_path, caplog):
     checkpoints.wait()
     (tmp_path / '2' / 'state' / 'manifest.ocdbt').write_bytes(b'')
     with pytest.raises(CheckpointError, match=r'step 2: state/manifest.ocdbt has 0 bytes instead'):
-      checkpoints.restore(state, 2)  # this very step was asked for: no other will do
+      checkpoints.restore(state, 2)  # a step requested by number is not replaced by another
     assert checkpoints.restore(state, 'best').step == 1
     assert checkpoints.steps == [1, 3] and checkpoints.best == 1
 
@@ -331,7 +331,7 @@ def test_the_next_best_is_used_if_the_best_is_damaged(tmp_path, caplog):
 def test_nothing_is_moved_if_every_step_is_damaged(copied):
   for step in (1, 2):
     (copied / str(step) / RECORD).unlink()
-  for _ in range(2):  # the same the second time: no run starts afresh over the ruins
+  for _ in range(2):  # the same the second time: no run silently starts from the beginning
     with Checkpoints(copied) as checkpoints:
       assert checkpoints.latest == 2
       with pytest.raises(CheckpointError, match=r'no usable checkpoint.*step 2: .*; step 1: ') as e:
@@ -385,7 +385,7 @@ def run_python(code: str, *args, **kwargs) -> subprocess.Popen:
   )
 
 
-def test_killed_at_any_moment_of_a_save(tmp_path):
+def test_a_kill_during_a_save_leaves_only_intact_steps(tmp_path):
   rng = random.Random(0)
   last, halves = 0, 0
   for _ in range(4):
@@ -405,7 +405,7 @@ def test_killed_at_any_moment_of_a_save(tmp_path):
   assert halves, 'no kill fell into a save'
 
 
-# What cannot be written.
+# Failed writes.
 
 
 def test_a_directory_that_cannot_be_made(tmp_path):
@@ -453,7 +453,7 @@ def test_a_save_that_runs_out_of_space(tmp_path, limit):
 
 @pytest.fixture
 def small_disk(tmp_path):
-  """A file system of 2.5 MB of its own."""
+  """A separate file system of 2.5 MB."""
   if (
     os.name != 'posix'
     or subprocess.run(
@@ -485,10 +485,10 @@ def test_a_full_and_a_read_only_file_system(small_disk):
       save(checkpoints, 2, state)
 
 
-# Bad input and good manners.
+# Invalid input, log output, several processes.
 
 
-def test_bad_input_is_refused_in_one_line(tmp_path, copied):
+def test_invalid_input_is_refused_in_one_line(tmp_path, copied):
   for settings in (dict(keep=0), dict(best_mode='least')):
     with pytest.raises((CheckpointError, ValueError), match=r'keep|least'):
       Checkpoints(tmp_path, **settings)
@@ -508,7 +508,7 @@ def test_bad_input_is_refused_in_one_line(tmp_path, copied):
   assert sorted(p.name for p in copied.iterdir()) == ['1', '2']
 
 
-def test_orbax_keeps_its_log_to_itself(tmp_path, caplog):
+def test_orbax_log_messages_are_hidden_unless_verbose(tmp_path, caplog):
   caplog.set_level(logging.DEBUG)
   logger = logging.getLogger('absl')
   for verbose in (False, True):

@@ -1,4 +1,4 @@
-"""Digests: their definition, independent of sharding, and sensitive to every change."""
+"""Digests follow their definition, do not depend on sharding, and notice every change."""
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ def all_different_from_first(arrays) -> bool:
   return bool((sums[1:] != sums[:1]).any(axis=1).all())
 
 
-def test_is_the_sum_in_the_docstring():
+def test_digest_follows_its_definition():
   x = np.asarray(example('float32'))
   assert digest(jnp.asarray(x)) == by_hand(x.view(np.uint32).ravel().tolist())
   b = np.asarray(example('bfloat16'))
@@ -71,7 +71,7 @@ def test_notices_every_single_bit(dtype):
   assert all_different_from_first(changed)
 
 
-def test_notices_elements_that_changed_places():
+def test_notices_swapped_elements():
   x = np.asarray(example('float32', (64,)))
   swapped = [x]
   for i in range(0, 64, 3):

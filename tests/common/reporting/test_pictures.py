@@ -32,7 +32,7 @@ def test_grid_places_each_image():
   assert np.array_equal(large[::3, ::3, 0], expected) and large.shape == (21, 21, 3)
 
 
-def test_grid_stretches_levels_and_lays_transparency_on_white():
+def test_grid_scales_levels_and_puts_rgba_on_white():
   digits = np.array([0, 8, 16], np.uint8).reshape(1, 1, 3, 1)
   assert pictures.image_grid(digits, 1, levels=17, gap=0)[0, :, 0].tolist() == [0, 128, 255]
   red = np.array([[255, 0, 0, 255], [255, 0, 0, 0]], np.uint8).reshape(1, 1, 2, 4)
@@ -42,7 +42,7 @@ def test_grid_stretches_levels_and_lays_transparency_on_white():
 @pytest.mark.parametrize(
   ('shape', 'columns', 'scale'), [((0, 2, 2, 1), 1, 1), ((1, 2, 2, 2), 1, 1), ((1, 2, 2, 1), 0, 1)]
 )
-def test_grid_refuses_images_it_cannot_show(shape, columns, scale):
+def test_grid_refuses_invalid_images_and_columns(shape, columns, scale):
   with pytest.raises(ValueError, match=r'got images of shape|got 0 and 1'):
     pictures.image_grid(np.zeros(shape, np.uint8), columns, scale)
 

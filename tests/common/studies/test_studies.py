@@ -192,8 +192,8 @@ def test_seeds_give_a_mean_and_an_interval(base, tmp_path):
     (dict(config={'network.depht': 2}), "did you mean 'network.depth'"),
     (dict(config={'width.depth': 2}), "no setting 'width.depth'"),
     (dict(config={'width': 'two'}), "width='two'"),
-    (dict(config={'network': 'mlp'}), 'is a component'),
-    (dict(config={'width': {'name': 'mlp'}}), 'is not a component'),
+    (dict(config={'network': 'mlp'}), 'must be a dict, because it is a section'),
+    (dict(config={'width': {'name': 'mlp'}}), 'must be a value, not a dict'),
     (dict(rows=(Row('narrow', {'sampling.steps': 3}),)), 'put sampler options into'),
     (dict(claims=(Claim('c', ('wyde', 'quality'), above=1),)), "'wyde'; did you mean 'wide'"),
     (dict(claims=(Claim('c', ('wide', 'qualty'), above=1),)), "metric 'qualty'"),
@@ -220,7 +220,7 @@ def test_a_dict_replaces_a_component(base):
 def test_files_without_a_study_are_refused(base, tmp_path):
   with pytest.raises(ConfigError, match='no file'):
     call(str(tmp_path / 'nothing.py:demo'), 'get_study')
-  with pytest.raises(ConfigError, match=r'no function get_study\(\)'):
+  with pytest.raises(ConfigError, match=r'must define a function get_study\(\)'):
     call(base, 'get_study')
 
 

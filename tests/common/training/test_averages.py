@@ -1,4 +1,4 @@
-"""Averages of parameters: EDM's half-life, and EDM2's power functions with any width afterwards."""
+"""Averages of parameters: EDM's half-life, and EDM2's post-hoc averages of any width."""
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from configs.base import get_base
 
 def recursion(values, gamma):
   """The power-function average after each step."""
-  share = jax.vmap(lambda step: averages.power_share(step, gamma))(jnp.arange(len(values)))
+  share = jax.vmap(lambda step: averages.power_update_weight(step, gamma))(jnp.arange(len(values)))
   average, path = np.zeros_like(values[0]), []
   for value, part in zip(values, np.asarray(share, np.float64), strict=True):
     average = average + part * (value - average)
@@ -35,7 +35,7 @@ def test_half_life_halves_and_ramps_up():
 
 
 @pytest.mark.parametrize('width', [0.01, 0.05, 0.1, 0.2, 0.28])
-def test_width_and_gamma_are_each_other_s_inverse(width):
+def test_width_of_and_gamma_of_are_inverses(width):
   gamma = averages.gamma_of(width)
   assert averages.width_of(gamma) == pytest.approx(width, rel=1e-10)
   # The width is the standard deviation of the profile over [0, 1].
@@ -50,25 +50,25 @@ def test_published_gammas():
   assert averages.gamma_of(0.05) == pytest.approx(16.9721986, rel=1e-8)
   assert averages.gamma_of(0.10) == pytest.approx(6.937203938, rel=1e-8)
   assert averages.width_of(16.97) == pytest.approx(0.05000548862, rel=1e-8)
-  share = averages.power_share(jnp.asarray(999), averages.gamma_of(0.05))
+  share = averages.power_update_weight(jnp.asarray(999), averages.gamma_of(0.05))
   assert 1 - float(share) == pytest.approx(0.9821795063, rel=1e-6)
 
 
 def test_published_weights():
-  """Weights of 0.05 and 0.10 for 0.075 in EDM2's code: an unconstrained fit, divided by its sum."""
+  """EDM2's code for width 0.075 from 0.05 and 0.10: an unconstrained fit, divided by its sum."""
   ones, gammas = np.ones(2), np.array([averages.gamma_of(w) for w in (0.05, 0.10)])
   goal = np.ones(1), np.array([averages.gamma_of(0.075)])
   among = averages.inner_products(ones, gammas, ones, gammas)
   free = np.linalg.solve(among, averages.inner_products(ones, gammas, *goal))[:, 0]
   np.testing.assert_allclose(free / free.sum(), [0.3422694236, 0.6577305764], rtol=1e-8)
-  # Ours are the best in the mean square among weights that sum to 1.
-  own = averages.weights([(1, 0.05), (1, 0.10)], 1, 0.075)
+  # Ours have the least squared error among weights that sum to 1.
+  own = averages.posthoc_weights([(1, 0.05), (1, 0.10)], 1, 0.075)
   away = lambda share: (share - free) @ among @ (share - free)
   assert away(own) < min(away(own + d) for d in ([0.01, -0.01], [-0.01, 0.01]))
   assert away(own) < away(free / free.sum())
 
 
-def test_the_recursion_is_the_weighted_mean_in_closed_form():
+def test_the_recursion_equals_the_closed_form():
   rng = np.random.default_rng(0)
   values = rng.normal(size=(300, 3))
   for gamma in (0.5, 6.94, 16.97):
@@ -104,27 +104,29 @@ def test_any_width_is_reconstructed_from_stored_ones():
       steps = range(4000 // number, 4001, 4000 // number)
       stored = [(step, width) for step in steps for width in widths]
       points = np.array([paths[width][step - 1] for step, width in stored])
-      share = averages.weights(stored, 4000, width)
+      share = averages.posthoc_weights(stored, 4000, width)
       assert share.sum() == pytest.approx(1, abs=1e-9)
       apart = np.linalg.norm(points[-1] - points[-2])
       errors.append(np.linalg.norm(share @ points - directly) / apart)
     assert (np.diff(errors) < 0).all() and errors[2] < 0.04 and errors[3] < 0.01, (width, errors)
   stored = [(step, width) for step in range(500, 4001, 500) for width in widths]
   # A stored average is reproduced exactly, also one that ends before the last step.
-  np.testing.assert_allclose(averages.weights(stored, 4000, 0.1), np.eye(16)[-1], atol=1e-6)
-  np.testing.assert_allclose(averages.weights(stored[:8], 2000, 0.05), np.eye(8)[-2], atol=1e-6)
+  np.testing.assert_allclose(averages.posthoc_weights(stored, 4000, 0.1), np.eye(16)[-1], atol=1e-6)
+  np.testing.assert_allclose(
+    averages.posthoc_weights(stored[:8], 2000, 0.05), np.eye(8)[-2], atol=1e-6
+  )
 
 
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    ({'widths': (0.3,)}, r'width of an average must be in \(0, 0.2887\), .* got 0.3'),
+    ({'widths': (0.3,)}, r'width of an average is a fraction of the run in \(0, 0.2887\), got 0.3'),
     ({'decay': 1.0}, r'ema.decay must be in \[0, 1\), got 1.0'),
     ({'ramp_up': -1.0}, 'ema.ramp_up must be .* got -1.0'),
     ({'keep': 0}, 'ema.keep must be at least 1, got 0'),
-    ({'half_life': 'long'}, "ema.half_life='long' is not a length"),
+    ({'half_life': 'long'}, "ema.half_life must be a number of steps, .* got 'long'"),
   ],
 )
-def test_bad_settings_are_one_line(changes, message):
+def test_invalid_settings_are_refused(changes, message):
   with pytest.raises(ConfigError, match=message):
     averages.make_averaging(get_base().ema.to_dict() | changes, 10, 100)

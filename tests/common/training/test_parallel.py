@@ -58,11 +58,11 @@ def test_same_losses_and_parameters_as_one_device(how, weighted):
   np.testing.assert_allclose(other['loss'], one['loss'], rtol=2e-5)
   np.testing.assert_allclose(other['mse'], one['mse'], rtol=2e-5)
   for a, b in zip(jax.tree.leaves(one_state), jax.tree.leaves(other_state), strict=True):
-    # Adam divides by the root of a second moment that starts at 0: rounding is amplified there.
+    # Adam divides by the root of a second moment that starts at 0, which amplifies rounding errors.
     np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-4)
 
 
-def test_steps_one_by_one_are_those_of_the_compiled_loop():
+def test_single_steps_equal_the_compiled_loop():
   together, losses, step = run_on_one_device(False)
   batches = step.put_batches(toy.batches(STEPS, SIZE))
   initial = lambda: state.init_state(
@@ -89,7 +89,7 @@ def test_convolutions_are_found_in_a_loss():
   assert state.has_convolutions(dataclasses.replace(method, loss=loss), start, batch)
 
 
-def test_losses_depend_on_the_data_so_that_the_comparison_means_something():
+def test_losses_depend_on_the_data():
   _, one, _ = run_on_one_device(False)
   _, other, _ = run(batches=toy.batches(STEPS, SIZE, seed=1))
   assert np.abs(one['loss'] - other['loss']).max() > 1e-3
@@ -135,7 +135,7 @@ def test_pmap_refuses_a_method_with_memory_and_a_sharded_mesh():
   )
   initial = lambda: state.init_state(remembering, optimizer, toy.SPEC.batch_struct(8), seed=0)
   step = state.TrainStep(remembering, optimizer, 0, EMA)
-  with pytest.raises(ConfigError, match='remembers'):
+  with pytest.raises(ConfigError, match='keeps memory between steps'):
     parallel.place_step('pmap', step, jax.eval_shape(initial), mesh)
   with pytest.raises(ConfigError, match=r'fsdp=1'):
     run('pmap', devices=8, fsdp=2)
@@ -151,8 +151,10 @@ def test_a_mesh_that_does_not_fit_the_devices_is_refused(axes):
     parallel.make_mesh(dict(data=-1, fsdp=1, tensor=1) | axes)
 
 
-def test_a_batch_that_the_devices_do_not_divide_is_refused_with_the_nearest_valid_size():
-  with pytest.raises(ConfigError, match=r'data.batch_size=100 .* the nearest that can: 96'):
+def test_an_indivisible_batch_is_refused_with_the_nearest_valid_size():
+  with pytest.raises(
+    ConfigError, match=r'data.batch_size=100 .* multiple of 16 .* the nearest is 96'
+  ):
     parallel.check_batch_size(100, 8, 2)
 
 
