@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from common.data import pipeline
-from common.training.loop import calls
+from common.training.loop import batches_by_call
 from common.training.parallel import make_mesh
 from common.training.program import build_program
 from experiments import families
@@ -62,7 +62,7 @@ def files_of_a_step(family):
   state = program.step.create_state(program.init)
   jax.clear_caches()  # a step that was traced before runs no Python
   with recorded_files() as found:
-    for _, _, batches in calls(config, data, program.schedule, 0):
+    for _, _, batches in batches_by_call(config, data, program.schedule, 0):
       program.step.run(state, program.step.put_batches(batches))
   return found
 
