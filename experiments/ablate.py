@@ -45,8 +45,8 @@ def main() -> int:
         sys.exit(cli.STOPPED)
       return measure(config, folder, metrics, options)
 
-    of_model = [TRAINING_SECONDS, *(name for name, m in METRICS.items() if not m.of_samples)]
-    results = studies.run(jobs, study, workdir, train, evaluate, of_model)
+    model_metrics = [TRAINING_SECONDS, *(name for name, m in METRICS.items() if not m.of_samples)]
+    results = studies.run(jobs, study, workdir, train, evaluate, model_metrics)
   write(results, workdir)
   return 1 if results.failures else 0
 

@@ -1,4 +1,4 @@
-"""Evaluates a method by name of metric, whatever its family.
+"""Evaluates a method of any family by named metrics.
 
   evaluation = evaluate(method, params, data, config.evaluation, key)
   evaluation.measures['agreement']  # Measure(value=0.957, standard_error=0.0066, note='...')
@@ -32,7 +32,7 @@ from common.method import Method, PyTree
 
 # Calls of the sampler that are timed, after the first, which compiles it.
 TIMED_CALLS = 3
-# Real examples of a split that distances and classifiers use at most.
+# The largest number of real examples of a split for distances and classifiers.
 REAL_EXAMPLES = 60_000
 
 
@@ -43,7 +43,7 @@ class TimedSamples(NamedTuple):
     x: the samples.
     labels: the classes that were requested, or None.
     evaluations: network evaluations per sample.
-    seconds: of each timed call.
+    seconds: duration of each timed call.
   """
 
   x: Integer[np.ndarray, 'n *shape']
@@ -83,7 +83,7 @@ class Subject:
 
   @functools.cached_property
   def samples(self) -> TimedSamples:
-    """`settings.num_samples` samples, their classes in turn."""
+    """`settings.num_samples` samples, with all classes in turn."""
     num, batch = self.settings['num_samples'], self.settings['batch_size']
     batch = min(batch, num)
     calls = -(-num // batch)
@@ -126,7 +126,7 @@ class Subject:
 
   @functools.cached_property
   def scores(self) -> crps.Scores:
-    """The scores of these forecasts."""
+    """The scores of `forecasts`."""
     return crps.score(self.forecasts, self.data.spec.series.season, self.settings['split'])
 
   @functools.cached_property
@@ -183,7 +183,7 @@ def evaluate(
 
 
 def _drawn(subject: Subject, draws: set[str]) -> Drawn:
-  """The kinds of draws that a metric asked for: only these are shown."""
+  """The draws that some metric needed: only these are shown."""
   forecasts = subject.forecasts if FORECASTS in draws else None
   if SAMPLES not in draws:
     return Drawn(forecasts=forecasts)
@@ -195,23 +195,23 @@ def _agreement(subject: Subject) -> Measure:
     return Measure(None, note='the data has no classes')
   if not subject.method.labelled:
     return Measure(None, note='the model cannot be asked for a class')
-  judge = classifiers.judge(subject.real)
+  judge = classifiers.agreement_classifier(subject.real)
   value, error = agreement(subject.images, subject.samples.labels, judge)
-  num_test = len(subject.real.test_x)
-  own = f'{judge.name.upper()} with accuracy {judge.accuracy:.1%} on {num_test} test images'
-  return Measure(value, error, f'judged by an {own}; n={len(subject.images)}')
+  accuracy = f'accuracy {judge.accuracy:.1%} on {len(subject.real.test_x)} test images'
+  note = f'judged by an {judge.name.upper()} with {accuracy}; n={len(subject.images)}'
+  return Measure(value, error, note)
 
 
 def _frechet(subject: Subject) -> Measure:
   if subject.data.spec.num_classes == 0 and subject.settings['extractor'] == 'mlp':
-    raise ConfigError("evaluation.extractor='mlp' needs data with classes; use 'pixels'")
+    raise ConfigError("evaluation.extractor='mlp' needs data with classes; set it to 'pixels'")
   features = extractor(subject.settings['extractor'], subject.real)
   samples, labels = subject.images, subject.samples.labels
   real = features.apply(subject.real.x)
-  # Distance and floor must compare sets of one size: the bias of a distance depends on it.
-  one, _ = frechet.halves(subject.real.label, len(samples))
-  size, reference = len(one), frechet.moments(real[one])
-  # The samples' classes are in turn, so the first `size` have the proportions of all.
+  # Distance and floor must compare sets of the same size: the bias of a distance depends on it.
+  half, _ = frechet.halves(subject.real.label, len(samples))
+  size, reference = len(half), frechet.moments(real[half])
+  # The samples' classes come in turn, so the first `size` have the proportions of all samples.
   ours = features.apply(samples[:size])
   value = frechet.gaussian_distance(frechet.moments(ours), reference)
   error = frechet.standard_error(ours, reference, None if labels is None else labels[:size])
@@ -265,10 +265,10 @@ class Metric(NamedTuple):
   """A metric.
 
   Attributes:
-    measure: computes it.
+    measure: the function that computes it.
     title: its name in tables.
     draws: the kind of draws that it needs, if any.
-    scope: the kind of data that it applies to, if it does not apply to all (`Domain.metrics`).
+    scope: a note for other kinds of data, if it does not apply to all (`Domain.metrics`).
   """
 
   measure: Callable[[Subject], Measure]
@@ -283,12 +283,12 @@ class Metric(NamedTuple):
 
 
 METRICS = {
-  'agreement': Metric(_agreement, 'class agreement', scope='applies to images only'),
-  'frechet': Metric(_frechet, 'Fréchet distance', scope='a distance between images'),
+  'agreement': Metric(_agreement, 'class agreement', scope='applies only to images'),
+  'frechet': Metric(_frechet, 'Fréchet distance', scope='applies only to images'),
   'bits_per_dim': Metric(_bits_per_dim, 'bits/dim', NONE),
-  'crps': Metric(_crps, 'CRPS', FORECASTS, 'a score of forecasts of time series'),
+  'crps': Metric(_crps, 'CRPS', FORECASTS, 'applies only to time series'),
   'normalised_crps': Metric(
-    _normalised_crps, 'normalised CRPS', FORECASTS, 'a score of forecasts of time series'
+    _normalised_crps, 'normalised CRPS', FORECASTS, 'applies only to time series'
   ),
   'evaluations': Metric(_evaluations, 'network evaluations per sample'),
   'seconds_per_sample': Metric(_seconds_per_sample, 'seconds per sample'),
@@ -297,7 +297,7 @@ METRICS = {
 
 
 def _examples(source: Source, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-  """Examples and labels of a split, or of a fixed random part of a large one."""
+  """Examples and labels of a split; of a large split, a fixed random part."""
   indices = np.sort(np.random.default_rng(0).permutation(len(source))[:REAL_EXAMPLES])
   examples = source.gather(indices)
   labels = examples['label'] if num_classes else np.zeros(len(indices), np.int32)
