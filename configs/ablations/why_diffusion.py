@@ -7,7 +7,7 @@ Scales: demo (scikit-learn's digits, 10 minutes on two cores), smoke (seconds; n
 
 Reproduces: nothing published; our own table.
 
-To expect of demo: the table in README.md (7 minutes on a 2-core CPU machine, 2026-11-25). On this
+To expect for demo: the table in README.md (7 minutes on a 2-core CPU machine, 2026-11-25). On this
 small data, diffusion reaches the quality of autoregression over pixels in a third of its
 evaluations, at a likelihood (a bound) that is a little worse.
 """
@@ -37,7 +37,7 @@ SCALES = {
 
 
 def steps(number: int) -> dict[str, Any]:
-  """Sampler options: so many steps of DDIM."""
+  """Sampler options: DDIM with this number of steps."""
   return {'sampler': {'name': 'ddim'}, 'steps': number}
 
 
@@ -91,13 +91,13 @@ def get_study(scale: str = 'demo') -> Study:
       ),
       Claim('so does autoregression over pixels', (PIXELS, 'agreement'), above=0.9),
       Claim(
-        'regression is the worst of all that may take their time',
+        'regression is the worst, except for diffusion with few evaluations',
         (REGRESSION, 'frechet'),
         above=((PIXELS, *PATCHES, DIFFUSION, MANY, GUIDED, NOISE, IMAGE), 'frechet'),
         times=2,
       ),
       Claim(
-        'one evaluation of a diffusion model is no better than that',
+        'diffusion with one evaluation is also much worse than with 20 or 100',
         (FEW[0], 'frechet'),
         above=((DIFFUSION, MANY), 'frechet'),
         times=2,
