@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, UInt8
 
 from common.config import pick
-from common.domains.base import Edit, Trained
+from common.domains.base import Edit, TrainedModel
 from common.domains.labels import parse_label
 from common.domains.masks import read_mask
 from common.method import Request
@@ -42,7 +42,7 @@ class Edited(NamedTuple):
 
 
 def perform(
-  trained: Trained,
+  trained: TrainedModel,
   name: str,
   *,
   num: int = 10,
@@ -52,13 +52,13 @@ def perform(
   seed: int = 0,
   options: Mapping[str, Any] | None = None,
 ) -> Edited:
-  """Does a task with images of the test split.
+  """Performs a task on images of the test split.
 
   Args:
     trained: the model.
-    name: of the task, one of `trained.edits`.
-    num: of images, chosen by the seed.
-    draws: results of each image, if the task is random.
+    name: the task, a key of `trained.edits`.
+    num: number of images, chosen by the seed.
+    draws: number of results for each image, if the task is random.
     label: class of the results (see `parse_label`); None: the classes of the images.
     mask: the pixels to fill in (see `read_mask`); None: the task's own default.
     seed: determines all random numbers.
@@ -93,9 +93,9 @@ def perform(
 
 
 def _labels(
-  trained: Trained, name: str, given: Given, label: str | None, draw: int
+  trained: TrainedModel, name: str, given: Given, label: str | None, draw: int
 ) -> Int[np.ndarray | Array, 'n'] | None:
-  """The classes of the results: those of the images unless a flag names another."""
+  """The classes of the results: the images' own, unless --label names another."""
   if label is None and given.label is not None and trained.method.labelled:
     return SHARED_LABELS[name](given.label, draw) if name in SHARED_LABELS else given.label
   return parse_label(label, len(given.x), trained.data.spec, trained.method.labelled)
@@ -118,7 +118,9 @@ SHARED_LABELS: dict[str, Callable[[Int[np.ndarray, 'n'], int], Int[np.ndarray, '
 }
 
 
-def _given(trained: Trained, name: str, edit: Edit, num: int, mask: str | None, seed: int) -> Given:
+def _given(
+  trained: TrainedModel, name: str, edit: Edit, num: int, mask: str | None, seed: int
+) -> Given:
   """Images of the test split, and the mask."""
   test = trained.data.splits['test']
   if num > len(test):
@@ -177,7 +179,7 @@ def picture(name: str, edited: Edited, levels: int, scale: int) -> UInt8[np.ndar
   """One picture of a task: its input, its mask, and the results.
 
   Args:
-    name: of the task.
+    name: the task.
     edited: from `perform`, with its images in visible colours (`Domain.as_images`).
     levels: the images hold integers in [0, levels).
     scale: size of a pixel.

@@ -7,7 +7,7 @@ import numpy as np
 
 from common.data.spec import DataSpec
 from common.domains import edits
-from common.domains.base import Domain, SampleSettings, Trained
+from common.domains.base import Domain, SampleSettings, TrainedModel
 from common.domains.masks import HIDDEN
 from common.reporting import pictures
 
@@ -20,11 +20,11 @@ class ImageDomain(Domain):
   metrics = Domain.metrics | {'agreement', 'frechet'}
   flags: Mapping[str, str] = {
     'num': 'number of images to draw (100) or to edit (10)',
-    'label': "class, by name or number, or 'none' (all in turn; of a task: those of its images)",
+    'label': "class, by name or number, or 'none' (all in turn; for a task, those of its images)",
     'task': 'an edit of images of the test split, such as inpaint',
     'mask': f'pixels that a task fills in: {", ".join(HIDDEN)} or random, with :SHARE if not 0.5; '
-    'or a .png (white) or .npy (1) of the size of an image',
-    'draws': 'results of each image of a task (3)',
+    'or a .png (white) or .npy (1) as large as an image',
+    'draws': 'number of results for each image of a task (3)',
     'columns': 'number in a row of the picture (10)',
     'scale': 'size of a pixel in the picture (4)',
   }
@@ -44,8 +44,8 @@ class ImageDomain(Domain):
       raise ValueError(f'--mask={flags.mask!r} needs a --task that fills pixels in')
     return super().sample(trained, settings, out)
 
-  def _edit(self, trained: Trained, settings: SampleSettings, out: pathlib.Path) -> str:
-    """Does the task of the flags and writes its picture, or its results as an array."""
+  def _edit(self, trained: TrainedModel, settings: SampleSettings, out: pathlib.Path) -> str:
+    """Performs the task of the flags and writes its picture, or its results as an array."""
     flags = settings.flags
     edited = edits.perform(
       trained,

@@ -50,7 +50,7 @@ def test_sampling_continues_a_prompt_beyond_the_context_and_evaluation_measures_
   assert texts[0] != texts[1]
   assert len(texts[0]) > 30
   printed = run('evaluate', f'--workdir={trained}/run', '--num_samples=4')
-  assert 'bits/dim: ' in printed and 'Fréchet distance: -   a distance between images' in printed
+  assert 'bits/dim: ' in printed and 'Fréchet distance: -   applies only to images' in printed
   assert list((trained / 'run' / 'evaluations').glob('*.txt'))
 
 

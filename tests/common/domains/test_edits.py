@@ -9,7 +9,7 @@ from PIL import Image
 from common.data import pipeline
 from common.data.spec import DataSpec
 from common.domains import edits
-from common.domains.base import Trained
+from common.domains.base import TrainedModel
 from common.domains.masks import read_mask
 from experiments import families
 
@@ -25,7 +25,7 @@ def untrained(spec, changes):
   batch = {k: jnp.zeros(v.shape, v.dtype) for k, v in data.spec.batch_struct(1).items()}
   params = method.init(jax.random.key(0), batch)[0]
   family = config['family']
-  return Trained(method, params, data, 0, family, families.FAMILIES[family].edits)
+  return TrainedModel(method, params, data, 0, family, families.FAMILIES[family].edits)
 
 
 @pytest.fixture(scope='module')
@@ -60,7 +60,7 @@ def test_masks_from_files(tmp_path):
     np.testing.assert_array_equal(known, np.repeat(~hidden[..., None], 3, axis=-1))
 
 
-def test_bad_masks_are_refused_with_what_would_be_right(tmp_path):
+def test_bad_masks_are_refused_with_the_valid_forms(tmp_path):
   np.save(tmp_path / 'square.npy', np.zeros((4, 4)))
   np.save(tmp_path / 'half.npy', np.full((4, 6), 0.5))
   for text, message in (
