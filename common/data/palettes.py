@@ -75,7 +75,7 @@ def fit(images: Iterable[UInt8[np.ndarray, '...']], num_colours: int) -> tuple[P
     )
   points = _unpack_rgb(packed)
   centres = points if len(packed) <= num_colours else _kmeans(points, counts, num_colours)
-  # Rounding may merge centres: the palette can be smaller than asked for. `unique` also sorts.
+  # Rounding may merge centres: the palette can be smaller than requested. `unique` also sorts.
   centres = np.unique(np.rint(centres).astype(np.uint8), axis=0)
   palette = Palette(tuple(map(tuple, centres.tolist())))
   error = np.square(points - centres[_nearest(points, centres)]).mean(-1)

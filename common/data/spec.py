@@ -56,7 +56,7 @@ class DataSpec:
     num_train: number of training examples, which is the length of an epoch.
     tokenizer: for text, the tokenizer.
     series: for time series, the description of the windows.
-    pitches: for music, the range of pitches, which gives the values their meaning.
+    pitches: for music, the range of pitches (common/data/music.py).
     palette: for images of palette indices (one channel), the colours.
   """
 

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import os
 import pathlib
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -70,7 +71,9 @@ def not_prepared_error(name: str, settings: Mapping[str, Any]) -> ConfigError:
   """The error for a dataset that has to be prepared by its own command first."""
   flags = {flag: settings.get(flag, default) for flag, default in FLAG_DEFAULTS.items()}
   flags['data_dir'] = settings.get('dir', '')
-  arguments = ''.join(f' --{k}={v}' for k, v in flags.items() if v != FLAG_DEFAULTS.get(k, ''))
+  changed = {k: v for k, v in flags.items() if v != FLAG_DEFAULTS.get(k, '')}
+  # Quoted, because a path may contain spaces.
+  arguments = ''.join(f' --{k}={shlex.quote(str(v))}' for k, v in changed.items())
   return ConfigError(
     f'{name} is not prepared in {data_dir(settings)}; run: '
     f'python -m experiments.prepare_data --dataset={name}{arguments}'
