@@ -37,7 +37,7 @@ class Display(NamedTuple):
 
   Attributes:
     images: the samples as images, in the order of the grid.
-    labels: the classes that were requested for them, or None.
+    label: the classes that were requested for them, or None.
     columns: images in a row of the grid.
     levels: the images hold integers in [0, levels).
     text: a page of text.
@@ -45,7 +45,7 @@ class Display(NamedTuple):
   """
 
   images: UInt8[np.ndarray, 'n height width channels'] = NO_IMAGES
-  labels: Int[np.ndarray, 'n'] | None = None
+  label: Int[np.ndarray, 'n'] | None = None
   columns: int = 1
   levels: int = 256
   text: str = ''
@@ -83,7 +83,7 @@ class Edit(NamedTuple):
 
 
 class TrainedModel(NamedTuple):
-  """A trained model, with what is needed to sample from it.
+  """A trained model, with everything needed to sample from it.
 
   Attributes:
     method, params: the model.
@@ -147,7 +147,7 @@ class SampleSettings:
   options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-class Drawn(NamedTuple):
+class EvaluationDraws(NamedTuple):
   """The samples and forecasts of an evaluation, for `Domain.evaluation_display`.
 
   Attributes:
@@ -281,7 +281,7 @@ class Domain:
     """Columns of the picture of an evaluation: one per class, or ten."""
     return spec.num_classes or GRID
 
-  def evaluation_display(self, spec: DataSpec, drawn: Drawn) -> Display:
+  def evaluation_display(self, spec: DataSpec, drawn: EvaluationDraws) -> Display:
     """The first samples of an evaluation; empty if it drew none."""
     if drawn.x is None:
       return Display()

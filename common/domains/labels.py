@@ -15,7 +15,7 @@ def parse_label(
     text: name or number of a class; 'none' for no class; None for all classes in turn.
     num: number of samples.
     spec: the data.
-    labelled: whether the method can be asked for a class; if not, `text=None` gives no class.
+    labelled: whether samples can be requested by class; if not, `text=None` gives no class.
 
   Raises:
     ValueError: for a class that the data do not have.

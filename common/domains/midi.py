@@ -1,4 +1,4 @@
-"""Standard MIDI files of several voices, by way of `mido`, which the extra `music` installs."""
+"""Standard MIDI files of several voices, using `mido`, which the extra `music` installs."""
 
 import io
 import pathlib

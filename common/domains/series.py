@@ -17,13 +17,7 @@ from common.files import atomic_write
 from common.method import Method, PyTree, Request
 from common.reporting import pictures, plots
 
-QUANTILE_LEVELS = (
-  0.05,
-  0.25,
-  0.5,
-  0.75,
-  0.95,
-)  # the median, and the ends of 50 % and 90 % intervals
+QUANTILE_LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)  # the median and the 50 % and 90 % intervals
 WINDOWS, DRAWS = 6, 100  # windows that a plot shows, and draws of each
 BATCH_SIZE = 500  # draws in one call of the sampler
 
@@ -232,9 +226,8 @@ def table(forecasts: Forecasts) -> str:
   """Quantiles as CSV: a row for each step of each window."""
   buffer = io.StringIO()
   writer = csv.writer(buffer, lineterminator='\n')
-  writer.writerow(
-    ['window', 'series', 'step', 'truth', 'mean', *(f'q{q:g}' for q in QUANTILE_LEVELS)]
-  )
+  names = (f'q{level:g}' for level in QUANTILE_LEVELS)
+  writer.writerow(['window', 'series', 'step', 'truth', 'mean', *names])
   levels, means = forecasts.quantiles(), forecasts.draws.mean(1)
   for i, name in enumerate(forecasts.names):
     for step, truth in enumerate(forecasts.truth[i]):

@@ -77,7 +77,7 @@ def score(forecasts: Forecasts, season: int, split: str) -> Scores:
   )
 
 
-def in_units(scores: Scores) -> Measure:
+def mean_crps(scores: Scores) -> Measure:
   """The mean CRPS, in units of the values."""
   coverage = '{:.0%} and {:.0%}'.format(*scores.coverage)
   note = (
@@ -87,14 +87,14 @@ def in_units(scores: Scores) -> Measure:
   return Measure(float(scores.crps.mean()), _error(scores.crps), note)
 
 
-def normalised(scores: Scores) -> Measure:
+def normalised_crps(scores: Scores) -> Measure:
   """Σ CRPS / Σ |truth|; for a forecast of one value it is the normalised deviation (ND)."""
   magnitude = max(scores.magnitude.mean(), 1e-12)  # all true values may be zero
   ratio = scores.crps.mean() / magnitude
   note = f'seasonal naive {scores.naive.mean() / magnitude:.4g}; {scores.note}'
   # The error of a ratio a/b of means, to first order: the error of the mean of (a - (a/b)·b) / b.
-  error = _error(scores.crps - ratio * scores.magnitude) / magnitude
-  return Measure(float(ratio), error, note)
+  error = _error(scores.crps - ratio * scores.magnitude)
+  return Measure(float(ratio), None if error is None else error / magnitude, note)
 
 
 def _error(values: Float[np.ndarray, 'windows']) -> float | None:

@@ -16,7 +16,7 @@ class BitsPerDim(NamedTuple):
 
   Attributes:
     value: the mean.
-    standard_error: of the mean, as an estimate for the distribution that the examples come from. It
+    standard_error: the error of the mean, as an estimate for the distribution of the examples. It
       includes the estimation error of each example, which is part of the spread over examples.
     estimation_error: the error of the mean over exactly these examples: 0 if `nll` is exact.
     num: number of examples.

@@ -85,7 +85,7 @@ def get_study(scale: str = 'demo') -> Study:
     ),
     claims=(
       Claim(
-        'diffusion draws the class that it is asked for',
+        'diffusion draws the requested class',
         ((DIFFUSION, MANY, GUIDED), 'agreement'),
         above=0.9,
       ),

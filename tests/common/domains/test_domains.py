@@ -77,7 +77,7 @@ def test_evaluation_measures_and_shows_a_new_kind_of_data(trained):
   assert {k for k, value in values.items() if value is None} == METRICS.keys() - Domain.metrics
   assert found.measures['frechet'].note == 'applies only to images'
   assert found.display.columns == 2 and found.display.picture().ndim == 3
-  np.testing.assert_array_equal(found.display.labels, np.arange(12) % 2)
+  np.testing.assert_array_equal(found.display.label, np.arange(12) % 2)
 
 
 def test_the_command_writes_samples_of_a_new_kind_of_data(trained, tmp_path):

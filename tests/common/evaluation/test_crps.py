@@ -74,7 +74,7 @@ def counting_windows(num):
   return Split(x=x, label=np.arange(num, dtype=np.int32) % 3)
 
 
-def measured(metrics, bias=0.0, deviation=1.0):
+def measured(metrics, bias=0.0, deviation=1.0, windows=9):
   """Evaluates a method that draws around the truth, which it finds by counting on."""
 
   def sample(params, key, request):
@@ -90,7 +90,7 @@ def measured(metrics, bias=0.0, deviation=1.0):
     num = len(batch['x'])
     return Likelihood(jnp.full(num, 3.0), jnp.zeros(num), jnp.full(num, 3.0))
 
-  data = Data(SPEC, {'test': counting_windows(9), 'train': counting_windows(9)})
+  data = Data(SPEC, {'test': counting_windows(windows), 'train': counting_windows(9)})
   method = Functions(None, None, sample, nll)
   return evaluate.evaluate(method, {}, data, SETTINGS, jax.random.key(0), metrics)
 
@@ -114,6 +114,13 @@ def test_metrics_of_forecasts():
   worse = measured(['crps'], bias=3.0).measures['crps']
   assert worse.value == pytest.approx(gaussian_crps(0.0, 3.0, 1.0), rel=0.05)
   assert 'hold 0% and 0%' in worse.note
+
+
+def test_the_error_over_a_single_window_is_unknown():
+  found = measured(['crps', 'normalised_crps'], windows=1).measures
+  assert found['crps'].standard_error is None
+  assert found['normalised_crps'].standard_error is None
+  assert found['normalised_crps'].value > 0
 
 
 def test_metrics_of_images_do_not_apply_to_time_series():

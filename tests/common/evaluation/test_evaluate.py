@@ -89,7 +89,7 @@ def test_no_class_is_requested_from_a_method_without_labels(data):
   found = measure(
     data, Functions(None, None, sample, None, labelled=False), ['agreement', 'frechet']
   )
-  assert set(asked) == {None} and found.display.labels is None
+  assert set(asked) == {None} and found.display.label is None
   assert found.measures['agreement'].value is None
   assert found.measures['frechet'].value > 0
 
@@ -142,7 +142,7 @@ def test_samples_are_balanced_and_in_order(data):
   asked = np.concatenate([label for _, label, _ in calls])[:300]
   assert np.array_equal(np.bincount(asked), [30] * 10)
   assert found.display.images.shape == (80, 8, 8, 1) and found.display.columns == 10
-  assert np.array_equal(found.display.labels, np.tile(np.arange(10), 8))
+  assert np.array_equal(found.display.label, np.tile(np.arange(10), 8))
   assert found.measures['evaluations'].value == 7.0
   assert found.measures['parameters'] == Measure(16.0, 0.0)
   assert 'median of 3 calls for 128 samples' in found.measures['seconds_per_sample'].note
@@ -172,7 +172,7 @@ def test_metrics_that_the_method_or_the_data_cannot_give_are_empty(data):
   )
   assert found.measures['agreement'] == Measure(None, None, 'the data has no classes')
   assert found.measures['bits_per_dim'] == Measure(None, None, 'the method has no likelihood')
-  assert found.measures['frechet'].value > 0 and found.display.labels is None
+  assert found.measures['frechet'].value > 0 and found.display.label is None
   with pytest.raises(ConfigError, match="set it to 'pixels'"):
     measure(Data(spec, splits), Functions(None, None, sample, None), ['frechet'])
 
