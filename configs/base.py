@@ -42,11 +42,11 @@ def get_base() -> ConfigDict:
         no_decay='(bias|scale|embedding)$',  # a regular expression: parameters without decay
         clip=1.0,  # global norm of the gradient; 0: off
         frozen='',  # a regular expression: parameters that are not trained
-        groups=dict(),  # by name: `paths`, a regular expression, and settings to replace
+        groups=dict(),  # by name: `paths` (a regular expression) and its own settings
       ),
       ema=dict(
         decay=0.999,  # decay of the average that is evaluated and sampled from
-        warmup=True,  # at most (1 + n)/(10 + n) at step n
+        warmup=True,  # the decay is at most (1 + n)/(10 + n) at step n
         half_life='0',  # unless 0, replaces the two above: steps after which a weight halves
         ramp_up=0.05,  # half_life is at most this share of the steps so far; 0: no limit
         widths=(),  # power-function averages to store, by width relative to the run: (0.05, 0.1)
@@ -62,7 +62,7 @@ def get_base() -> ConfigDict:
         sample_every='50%',
         checkpoint_every='25%',
         keep=2,  # newest checkpoints to keep, besides the best
-        best_metric='loss',  # of the evaluation on the validation split
+        best_metric='loss',  # metric on the validation split that chooses the best checkpoint
         best_mode='min',
         max_bad_steps=20,  # stop after this number of steps in a row with a non-finite gradient
         profile='',  # 'first:last': steps to profile, into WORKDIR/profile

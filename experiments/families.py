@@ -13,7 +13,7 @@ from common import config_files
 from common.config import Config, Tables, pick
 from common.data import tokenizers
 from common.data.spec import DataSpec
-from common.domains.base import Edit
+from common.domains.base import ImageTask
 from common.method import Method, PyTree
 from configs.autoregressive import base as autoregressive_base
 from configs.diffusion import base as diffusion_base
@@ -27,7 +27,7 @@ class Family(NamedTuple):
     build: (config, spec) -> Method; a family that has drafts also takes one as `draft=`.
     base: the sections of its configs.
     tables: the constructors whose settings those sections leave out.
-    edits: its tasks on given images, by name.
+    tasks: its tasks on given images, by name.
     draft: (config, spec, params) -> a trained model that drafts for another; None: the family has
       no drafts.
     begin: (config, spec, params) -> the parameters that training begins with.
@@ -36,7 +36,7 @@ class Family(NamedTuple):
   build: Callable[..., Method]
   base: Callable[[], ConfigDict]
   tables: Tables
-  edits: Mapping[str, Edit]
+  tasks: Mapping[str, ImageTask]
   draft: Callable[[Mapping, DataSpec, PyTree], Any] | None = None
   begin: Callable[[Mapping, DataSpec, PyTree], PyTree] = lambda config, spec, params: params
 
@@ -52,7 +52,7 @@ FAMILIES = {
     diffusion_base.get_base,
     Tables(diffusion.COMPONENTS, given=diffusion.GIVEN),
     {
-      name: Edit(task.needs, {'task': name}, random=not task.reversible)
+      name: ImageTask(task.needs, {'task': name}, random=not task.reversible)
       for name, task in TASKS.items()
       if name != 'generate'
     },
@@ -61,7 +61,7 @@ FAMILIES = {
     autoregressive.build,
     autoregressive_base.get_base,
     Tables(autoregressive.COMPONENTS, autoregressive.SECTIONS, autoregressive.GIVEN),
-    {'complete': Edit(('past', 'mask'), {}, mask='bottom')},
+    {'complete': ImageTask(('past', 'mask'), {}, mask='bottom')},
     autoregressive.build_draft,
     _autoregressive_begin,
   ),

@@ -86,8 +86,8 @@ def main() -> None:
   out = pathlib.Path(name) if name else None
   domain.check_flags(spec, settings.flags, out)
   family = run.config['family']
-  edits = families.FAMILIES[family].edits
-  trained = TrainedModel(run.method, run.params, run.data, run.step, family, edits)
+  tasks = families.FAMILIES[family].tasks
+  trained = TrainedModel(run.method, run.params, run.data, run.step, family, tasks)
   print(domain.sample(trained, settings, out))
 
 

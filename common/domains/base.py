@@ -66,7 +66,7 @@ class Display(NamedTuple):
       atomic_write(folder / f'{name}.txt', self.text)
 
 
-class Edit(NamedTuple):
+class ImageTask(NamedTuple):
   """A task that a family of models can do with given images, such as inpainting.
 
   Attributes:
@@ -90,7 +90,7 @@ class TrainedModel(NamedTuple):
     data: the data it was trained on.
     step: the optimizer step of its checkpoint.
     family: the name of its family, for messages.
-    edits: the tasks of its family, by name.
+    tasks: the tasks of its family, by name.
   """
 
   method: Method
@@ -98,7 +98,7 @@ class TrainedModel(NamedTuple):
   data: Data
   step: int
   family: str
-  edits: Mapping[str, Edit]
+  tasks: Mapping[str, ImageTask]
 
   def draw(self, request: Request, seed: int) -> tuple[Samples, float]:
     """Samples, and the seconds that drawing them took, compilation included."""

@@ -34,17 +34,17 @@ def get_base() -> ConfigDict:
         uncertainty=False,  # balance the noise levels by a learned uncertainty (EDM2)
       ),
       classifier=dict(  # classifies noisy data, trained together with the model, to guide it
-        weight=0.0,  # of its cross-entropy in the loss; 0: no classifier
+        weight=0.0,  # weight of its cross-entropy in the loss; 0: no classifier
         network=dict(name='mlp'),  # diffusion/networks/__init__.py
       ),
       augmentation=dict(  # a condition of the network, so that samples show none (EDM)
         probability=0.0,  # probability of each kind; 0: off
         x_flip=True,
         y_flip=True,
-        scale=0.2,
-        rotate=1.0,
-        anisotropy=0.2,
-        translate=0.125,
+        scale=0.2,  # standard deviation of log2
+        rotate=1.0,  # share of a half turn
+        anisotropy=0.2,  # standard deviation of log2
+        translate=0.125,  # standard deviation, relative to the image's size
       ),
       sampling=dict(
         task=dict(
@@ -66,7 +66,7 @@ def get_base() -> ConfigDict:
           rescale=0.0,  # φ of Lin et al. 2023: how far the contrast is restored; 0: off
           classifier=0.0,  # scale of classifier guidance, in addition to the above; 0: off
         ),
-        threshold=dict(name='static', bound=1.0, percentile=0.995),  # none, static, dynamic
+        threshold=dict(name='static', bound=1.0, percentile=0.995),  # or none, dynamic (Imagen)
         final_denoise=False,  # one more evaluation at the end, if the grid ends at t_min
       ),
       likelihood=dict(name='vlb'),  # diffusion/likelihood/__init__.py
