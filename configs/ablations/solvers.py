@@ -82,7 +82,7 @@ def get_study(scale: str = 'mnist') -> Study:
         below=('DDIM, η=1, 10', 'frechet'),
       ),
       Claim(
-        'and η=0.5 below η=1',
+        'with 10 steps, less noise is better: η=0.5 below η=1',
         ('DDIM, η=0.5, 10', 'frechet'),
         below=('DDIM, η=1, 10', 'frechet'),
       ),

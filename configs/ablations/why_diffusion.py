@@ -8,8 +8,8 @@ Scales: demo (scikit-learn's digits, 10 minutes on two cores), smoke (seconds; n
 Reproduces: nothing published; our own table.
 
 To expect for demo: the table in README.md (7 minutes on a 2-core CPU machine, 2026-11-25). On this
-small data, diffusion reaches the quality of autoregression over pixels in a third of its
-evaluations, at a likelihood (a bound) that is a little worse.
+small dataset, diffusion reaches the quality of autoregression over pixels with a third of the
+evaluations, at a slightly worse likelihood (a bound).
 """
 
 from typing import Any
@@ -89,7 +89,11 @@ def get_study(scale: str = 'demo') -> Study:
         ((DIFFUSION, MANY, GUIDED), 'agreement'),
         above=0.9,
       ),
-      Claim('so does autoregression over pixels', (PIXELS, 'agreement'), above=0.9),
+      Claim(
+        'autoregression over pixels draws the requested class too',
+        (PIXELS, 'agreement'),
+        above=0.9,
+      ),
       Claim(
         'regression is the worst, except for diffusion with few evaluations',
         (REGRESSION, 'frechet'),
@@ -103,11 +107,15 @@ def get_study(scale: str = 'demo') -> Study:
         times=2,
       ),
       Claim(
-        'the larger the patch that is drawn at once, the worse the likelihood: 2×2',
+        '2×2 patches, drawn at once, have a worse likelihood than pixels',
         (PATCHES[0], 'bits_per_dim'),
         above=(PIXELS, 'bits_per_dim'),
       ),
-      Claim('and 4×4', (PATCHES[1], 'bits_per_dim'), above=(PATCHES[0], 'bits_per_dim')),
+      Claim(
+        '4×4 patches have a worse likelihood than 2×2',
+        (PATCHES[1], 'bits_per_dim'),
+        above=(PATCHES[0], 'bits_per_dim'),
+      ),
       Claim(
         'diffusion needs a third of the evaluations of autoregression over pixels',
         (DIFFUSION, 'evaluations'),
@@ -115,13 +123,13 @@ def get_study(scale: str = 'demo') -> Study:
         times=0.34,
       ),
       Claim(
-        'equal parameters',
+        'all have the same number of parameters (±5 %)',
         (PIXELS, 'parameters'),
         near=((DIFFUSION, REGRESSION, *PATCHES), 'parameters'),
         within=0.05,
       ),
       Claim(
-        'equal time to train',
+        'all train for the same time (±25 %)',
         (PIXELS, 'training_seconds'),
         near=((DIFFUSION, REGRESSION, *PATCHES), 'training_seconds'),
         within=0.25,

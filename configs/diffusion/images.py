@@ -11,7 +11,7 @@ mnist, fashion_mnist: 2026-11-22, experiments.evaluate):
 
   digits             36 s: agreement 0.98, FD(mlp, n=722) 0.67 (floor 0.42), 1.82 bits/dim; 20 steps
   digits_eps         36 s: the same with the noise as target: 0.96, 0.65, 1.93 bits/dim
-  digits_x0          37 s: and with the image: 0.99, 0.62, 2.61 bits/dim
+  digits_x0          37 s: the same with the image as target: 0.99, 0.62, 2.61 bits/dim
   digits_regression  36 s: no diffusion, one step: 1.00, FD 6.67
   mnist              12,000 steps: agreement 0.85, FD(mlp, n=1000) 3.0 (floor 1.9), 1.51 bits/dim;
                      35 evaluations by Heun's method; others: docs/solvers.md
