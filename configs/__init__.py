@@ -1,1 +1,1 @@
-"""Experiments as data: no network code, no maths."""
+"""Configs of experiments, as data: no network code, no mathematics."""

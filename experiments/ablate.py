@@ -46,8 +46,8 @@ def main() -> int:
       return measure(config, folder, metrics, options)
 
     # Rows that share a model share these metrics, because they do not depend on sampling.
-    of_model = [TRAINING_SECONDS, *(name for name, m in METRICS.items() if not m.of_samples)]
-    results = studies.run(jobs, study, workdir, train, evaluate, of_model)
+    model_metrics = [TRAINING_SECONDS, *(name for name, m in METRICS.items() if not m.of_samples)]
+    results = studies.run(jobs, study, workdir, train, evaluate, model_metrics)
   write_results(results, workdir)
   return 1 if results.failures else 0
 

@@ -13,7 +13,7 @@ from common import config_files
 from common.config import Config, Tables, pick
 from common.data import tokenizers
 from common.data.spec import DataSpec
-from common.domains.base import Edit
+from common.domains.base import ImageTask
 from common.method import Method, PyTree
 from configs.autoregressive import base as autoregressive_base
 from configs.diffusion import base as diffusion_base
@@ -27,13 +27,13 @@ def _random_initial_params(config: Mapping, spec: DataSpec, params: PyTree) -> P
 
 
 class Family(NamedTuple):
-  """A family of methods: how it builds a method, its default config, and its editing tasks.
+  """A family of methods: how it builds a method, its default config, and its tasks on images.
 
   Attributes:
     build: (config, spec) -> Method. A family with `draft` also accepts an argument `draft`.
     base: returns the sections of the family's configs, without the settings in `tables`.
     tables: the constructors whose signatures have the other settings and their defaults.
-    edits: tasks on given images, by name.
+    tasks: its tasks on given images, by name.
     draft: (config, spec, params) -> a trained model that drafts in speculative decoding; None: not
       supported.
     initial_params: (config, spec, params) -> the parameters at the start of training, for example
@@ -43,7 +43,7 @@ class Family(NamedTuple):
   build: Callable[..., Method]
   base: Callable[[], ConfigDict]
   tables: Tables
-  edits: Mapping[str, Edit]
+  tasks: Mapping[str, ImageTask]
   draft: Callable[[Mapping, DataSpec, PyTree], Any] | None = None
   initial_params: Callable[[Mapping, DataSpec, PyTree], PyTree] = _random_initial_params
 
@@ -60,7 +60,7 @@ FAMILIES = {
     diffusion_base.get_base,
     Tables(diffusion.COMPONENTS, given=diffusion.GIVEN),
     {
-      name: Edit(task.needs, {'task': name}, random=not task.reversible)
+      name: ImageTask(task.needs, {'task': name}, random=not task.reversible)
       for name, task in TASKS.items()
       if name != 'generate'
     },
@@ -69,7 +69,7 @@ FAMILIES = {
     autoregressive.build,
     autoregressive_base.get_base,
     Tables(autoregressive.COMPONENTS, autoregressive.SECTIONS, autoregressive.GIVEN),
-    {'complete': Edit(('past', 'mask'), {}, mask='bottom')},
+    {'complete': ImageTask(('past', 'mask'), {}, mask='bottom')},
     autoregressive.build_draft,
     _autoregressive_initial_params,
   ),

@@ -25,7 +25,7 @@ import pathlib
 from absl import flags
 
 from common.domains import DOMAINS, domain_of
-from common.domains.base import SampleFlags, SampleSettings, Trained
+from common.domains.base import SampleFlags, SampleSettings, TrainedModel
 from experiments import cli, families, runs
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
@@ -86,8 +86,8 @@ def main() -> None:
   out = pathlib.Path(name) if name else None
   domain.check_flags(spec, settings.flags, out)
   family = run.config['family']
-  edits = families.FAMILIES[family].edits
-  trained = Trained(run.method, run.params, run.data, run.step, family, edits)
+  tasks = families.FAMILIES[family].tasks
+  trained = TrainedModel(run.method, run.params, run.data, run.step, family, tasks)
   print(domain.sample(trained, settings, out))
 
 

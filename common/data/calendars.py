@@ -51,8 +51,8 @@ class Frequency(NamedTuple):
   def season(self) -> int:
     """Number of steps after which a series tends to repeat.
 
-    A year for months and weeks, a week for days, a day for anything shorter; 1 if these are not
-    a whole number of steps.
+    A year for months and weeks, a week for days, a day for anything shorter; 1 if that is not a
+    whole number of steps.
     """
     if self.unit == 'month':
       return 12 // self.step if 12 % self.step == 0 else 1
@@ -65,7 +65,7 @@ class Frequency(NamedTuple):
 
   @property
   def cycles(self) -> tuple[str, ...]:
-    """Those of 'day', 'week' and 'year' that the series can resolve."""
+    """The cycles that the series can resolve, out of 'day', 'week' and 'year'."""
     # Steps without dates count as a year each, which resolves no cycle.
     seconds = {'month': self.step * YEAR / 12, 'second': self.step}.get(self.unit, YEAR)
     lengths = {'day': DAY, 'week': WEEK, 'year': YEAR}
@@ -77,7 +77,7 @@ class UnevenTimesError(Exception):
   """Times are not evenly spaced.
 
   Attributes:
-    index: the first time at a wrong distance from the one before it.
+    index: index of the first time at a wrong distance from the one before it.
   """
 
   def __init__(self, index: int):
@@ -130,7 +130,7 @@ def infer_frequency(
 ) -> tuple[Frequency, Timestamps]:
   """The frequency that several series have in common, and their times in its unit.
 
-  Dates may be a month, a quarter or a year apart: on the same day of the month, or on the last.
+  Dates may be a month, a quarter or a year apart: on the same day of the month, or on its last.
 
   Args:
     times: one series after the other, each in the order of time.
@@ -141,7 +141,7 @@ def infer_frequency(
   """
   fewest_errors = None
   for candidate in _interpretations(times):
-    # The gap between two series is no step of either.
+    # The gap between two series is not a step of either.
     gaps = np.where(starts[1:], 0, np.diff(candidate.values))
     inner = gaps[~starts[1:]]
     steps, counts = np.unique(inner[inner > 0], return_counts=True)
@@ -171,11 +171,11 @@ def _interpretations(times: Timestamps) -> Iterator[Timestamps]:
 def time_features(
   times: Timestamps, frequency: Frequency, age: Int[np.ndarray, 'n']
 ) -> tuple[tuple[str, ...], Float[np.ndarray, 'n columns']]:
-  """Covariates that follow from the time alone: the phase of each cycle, and the age.
+  """Covariates that depend only on the time: the phase of each cycle, and the age.
 
   Args:
-    times: in the unit of the frequency.
-    frequency: of the series.
+    times: the times, in the unit of the frequency.
+    frequency: the frequency of the series.
     age: number of steps since the start of the series; the feature is log10(2 + age).
 
   Returns:

@@ -59,14 +59,14 @@ class Pitches:
   highest: int
 
   @property
-  def number(self) -> int:
+  def num_pitches(self) -> int:
     """Number of pitches in the range."""
     return self.highest - self.lowest + 1
 
   @property
   def levels(self) -> int:
     """Number of values that a voice can have in a frame: rest, onsets, held notes."""
-    return 1 + 2 * self.number
+    return 1 + 2 * self.num_pitches
 
   def encode(self, voices: Sequence[Voice], steps: int) -> UInt8[np.ndarray, 'steps voices']:
     """Frames from notes.
@@ -87,7 +87,7 @@ class Pitches:
             f'got {pitch_name(pitch)} (MIDI {pitch}) in voice {i + 1} at step {start}'
           )
         # The whole note as held, then its first step as an onset.
-        frames[start:end, i] = 1 + self.number + pitch - self.lowest
+        frames[start:end, i] = 1 + self.num_pitches + pitch - self.lowest
         frames[start : start + 1, i] = 1 + pitch - self.lowest
     return frames
 
@@ -100,8 +100,8 @@ class Pitches:
 
   def _decode_voice(self, values: np.ndarray) -> tuple[Note, ...]:
     sounding = values > REST
-    onset = sounding & (values <= self.number)
-    pitch = np.where(sounding, self.lowest + (values - 1) % self.number, -1)
+    onset = sounding & (values <= self.num_pitches)
+    pitch = np.where(sounding, self.lowest + (values - 1) % self.num_pitches, -1)
     # A segment (a note or a rest) starts at an onset and wherever the pitch changes.
     segment_start = np.ones(len(values), bool)
     segment_start[1:] = onset[1:] | (pitch[1:] != pitch[:-1])

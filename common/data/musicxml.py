@@ -16,7 +16,7 @@ CONTAINER = 'META-INF/container.xml'  # names the score within a zipped file
 def read_score(path: pathlib.Path) -> tuple[tuple[Note, ...], ...]:
   """The notes of each part of a zipped score (.mxl), as written: repeats are not unrolled.
 
-  A part is one voice: of a chord, the first note is kept. Grace notes are left out. Starts and
+  A part is one voice: only the first note of a chord is kept. Grace notes are left out. Starts and
   ends of notes are rounded up to the grid, so a note that lies between two steps disappears.
 
   Raises:

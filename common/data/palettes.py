@@ -1,7 +1,7 @@
 """Colour palettes: pixels as indices of K colours, found by k-means (ImageGPT, Chen et al. 2020).
 
-Each pixel becomes one integer in place of three. Bits/dim of such data are those of the indices:
-they do not measure how far the colours of the palette are from those of the image.
+Each pixel becomes one integer in place of three. Bits/dim of such data are per index: they do not
+measure how far the colours of the palette are from the colours of the image.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ class Palette:
   colours: tuple[tuple[int, int, int], ...]
 
   def encode(self, images: UInt8[np.ndarray, '*batch 3']) -> Int[np.ndarray, '*batch 1']:
-    """The index of the colour nearest to each pixel; of equally near ones, the first."""
+    """The index of the colour nearest to each pixel; the first if several are equally near."""
     # Each different colour of the images is looked up once.
     packed, inverse = np.unique(_pack_rgb(images.reshape(-1, 3)), return_inverse=True)
     indices = _nearest(_unpack_rgb(packed), np.array(self.colours, np.float64))
@@ -51,17 +51,17 @@ def fit(images: Iterable[UInt8[np.ndarray, '...']], num_colours: int) -> tuple[P
 
   Args:
     images: uint8 arrays [..., 3].
-    num_colours: size of the palette. If the images have no more different colours than that, the
-      palette consists of exactly these.
+    num_colours: size of the palette. If the images have at most this number of different colours,
+      the palette consists of exactly these.
 
   Returns:
-    The palette, with sorted colours, and the root mean square difference between the values of
-    the images (0 to 255) and those of the palette.
+    The palette, with sorted colours, and the root mean square difference between the images and
+    their colours in the palette, for values from 0 to 255.
 
   Raises:
     ConfigError: if the images have a single colour.
   """
-  # A histogram over all 2^24 colours: it holds integers, so that the order of images is lost.
+  # A histogram over all 2^24 colours: integer counts do not depend on the order of the images.
   counts = np.zeros(2**24, np.int64)
   for image in images:
     packed, occurrences = np.unique(_pack_rgb(image.reshape(-1, 3)), return_counts=True)
@@ -75,7 +75,7 @@ def fit(images: Iterable[UInt8[np.ndarray, '...']], num_colours: int) -> tuple[P
     )
   points = _unpack_rgb(packed)
   centres = points if len(packed) <= num_colours else _kmeans(points, counts, num_colours)
-  # Rounding may merge centres: the palette can be smaller than asked for. `unique` also sorts.
+  # Rounding may merge centres: the palette can be smaller than requested. `unique` also sorts.
   centres = np.unique(np.rint(centres).astype(np.uint8), axis=0)
   palette = Palette(tuple(map(tuple, centres.tolist())))
   error = np.square(points - centres[_nearest(points, centres)]).mean(-1)
@@ -95,7 +95,7 @@ def _kmeans(
     chosen, counts = np.unique(np.searchsorted(np.cumsum(counts), positions), return_counts=True)
     points = points[chosen]
     num_clusters = min(num_clusters, len(points))
-  # One thread: sums in another order, on a machine with other cores, could move a colour.
+  # One thread: the number of cores would change the order of sums, which could move a colour.
   with threadpool_limits(1):
     kmeans = cluster.KMeans(num_clusters, n_init=1, random_state=0)
     return kmeans.fit(points, sample_weight=counts).cluster_centers_

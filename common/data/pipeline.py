@@ -69,14 +69,14 @@ def load(settings: Mapping[str, Any], in_memory: bool | None = None) -> Data:
 
 
 def _read_spec(name: str, info: tfds.core.DatasetInfo) -> DataSpec:
-  """The spec of a prepared dataset, from what `Builder.metadata` stored with it."""
+  """The spec of a prepared dataset, from the result of `Builder.metadata` stored with it."""
   metadata = info.metadata
   class_names = tuple(metadata['class_names'])
   tokenizer, series = metadata.get('tokenizer'), metadata.get('series')
   pitches, palette = metadata.get('pitches'), metadata.get('palette')
   return DataSpec(
     name=name,
-    # Images that were prepared before there were other domains do not name theirs.
+    # Datasets prepared when images were the only domain do not store it.
     domain=metadata.get('domain', 'image'),
     shape=info.features['x'].shape,
     levels=metadata['levels'],
@@ -170,7 +170,7 @@ def train_batches(
     data: the dataset.
     seed: chooses the order of the examples.
     batch_size: size of the global batch.
-    chunks: (first step, number of steps) of each item. Read ahead of the items that are yielded.
+    chunks: (first step, number of steps) of each item; they are read ahead of the items.
     process_index: which contiguous part of each global batch to yield.
     process_count: number of parts.
 
@@ -215,7 +215,7 @@ class _Message(NamedTuple):
 
 
 def _prefetch(items: Iterator[Any]) -> Iterator[Any]:
-  """Yields `items`, which a background thread computes; it ends when its consumer does."""
+  """Yields `items`, computed by a background thread, which ends when the consumer does."""
   messages, stop = queue.Queue(CHUNKS_AHEAD), threading.Event()
   thread = threading.Thread(
     target=_produce, args=(items, messages, stop), name='train_batches', daemon=True
@@ -240,12 +240,12 @@ def _produce(items: Iterator[Any], messages: queue.Queue, stop: threading.Event)
       if stop.is_set():
         return
     _put(messages, _Message(end=True), stop)
-  except BaseException as error:  # of any kind: it is raised again in the consumer's thread
+  except BaseException as error:  # any error: it is raised again in the consumer's thread
     _put(messages, _Message(error=error), stop)
 
 
 def _put(messages: queue.Queue, message: _Message, stop: threading.Event) -> None:
-  """Waits for a free place in the queue, but not longer than the consumer lives."""
+  """Puts a message into the queue once there is room; gives up when `stop` is set."""
   while not stop.is_set():
     with contextlib.suppress(queue.Full):
       messages.put(message, timeout=0.1)

@@ -52,7 +52,7 @@ def is_prepared(folder: pathlib.Path) -> bool:
 
 
 def prepare(settings: Mapping[str, Any], network: bool) -> pathlib.Path:
-  """Prepares a dataset, unless that has been done.
+  """Prepares a dataset, unless it is already prepared.
 
   Args:
     settings: the `data` section of a config.
@@ -69,9 +69,9 @@ def prepare(settings: Mapping[str, Any], network: bool) -> pathlib.Path:
     return folder
   builder_class = BUILDERS[settings['name']]
   try:
-    # An incomplete folder, which TFDS would take for a finished dataset. The order of the two
-    # questions matters: if another process finishes between them, its folder is complete by the
-    # time of the second, and is not removed.
+    # TFDS would take an incomplete folder for a finished dataset. The order of the two checks
+    # matters: if another process finishes between them, the second finds its folder complete and
+    # keeps it.
     if folder.exists() and not is_prepared(folder):
       shutil.rmtree(folder)
     # TFDS appends NAME/VERSION to `data_dir`.

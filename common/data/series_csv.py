@@ -42,8 +42,8 @@ class Rows(NamedTuple):
   """The rows of a CSV file, as text.
 
   Attributes:
-    lines: the number of the line of each row in the file, for messages.
-    texts: the fields of each column, by its name.
+    lines: the line number of each row in the file, for messages.
+    texts: the fields of each column, by name of the column.
   """
 
   lines: Sequence[int]
@@ -86,7 +86,7 @@ def read_table(data: bytes, what: str, columns: Columns | None = None) -> Table:
     columns: the roles of the columns; None: as in COLUMN_NAMES, and all others are covariates.
 
   Raises:
-    ConfigError: for any other file, with the line and the column that are wrong.
+    ConfigError: for a file in another format, with the line and the column that are wrong.
   """
   header, rows = _read_rows(data, what)
   columns = columns or _find_columns(header, what)
@@ -107,7 +107,9 @@ def read_table(data: bytes, what: str, columns: Columns | None = None) -> Table:
   except calendars.UnevenTimesError as error:
     before, after = order[error.index - 1 : error.index + 1].tolist()
     in_series = f'in series {str(names[series[after]])!r}'
-    raise ConfigError(f'{what}, {_uneven(rows, columns, before, after, in_series)}') from None
+    raise ConfigError(
+      f'{what}, {_uneven_message(rows, columns, before, after, in_series)}'
+    ) from None
   numbers = np.stack([_numbers(rows, name, what) for name in numeric], -1)[order]
   return Table(
     names=tuple(map(str, names)),
@@ -140,7 +142,7 @@ def _read_rows(data: bytes, what: str) -> tuple[list[str], Rows]:
   lines, fields = zip(*numbered, strict=True)
   texts = {}
   for name, column in zip(header, zip(*fields, strict=True), strict=True):
-    texts.setdefault(name, column)  # of two columns of one name, the first counts
+    texts.setdefault(name, column)  # of two columns with the same name, the first counts
   return header, Rows(lines, texts)
 
 
@@ -174,7 +176,7 @@ def _starts(series: Int[np.ndarray, 'rows']) -> Bool[np.ndarray, 'rows']:
   return np.diff(series, prepend=-1) > 0
 
 
-def _uneven(rows: Rows, columns: Columns, before: int, after: int, in_series: str) -> str:
+def _uneven_message(rows: Rows, columns: Columns, before: int, after: int, in_series: str) -> str:
   """Describes two rows of a series whose times are at a wrong distance."""
   earlier, later = rows.texts[columns.time][before], rows.texts[columns.time][after]
   hint = ''
@@ -189,7 +191,7 @@ def _uneven(rows: Rows, columns: Columns, before: int, after: int, in_series: st
 def _numbers(rows: Rows, name: str, what: str) -> Float[np.ndarray, 'rows']:
   """A column as finite numbers."""
   texts = rows.texts[name]
-  # NaN stands for text that is not a number: both are refused below, as infinity is.
+  # Text that is not a number stays NaN, which is refused below, like infinity.
   numbers = np.full(len(texts), np.nan)
   for i, text in enumerate(texts):
     with contextlib.suppress(ValueError):

@@ -16,7 +16,7 @@ import numpy as np
 from common.config import ConfigError
 
 READ_THREADS = 16
-RECORDS_PER_READ = 64  # of one thread; reading 64 at a time is six times as fast as one by one
+RECORDS_PER_READ = 64  # by one thread; reading 64 at a time is six times as fast as one by one
 
 
 class Source(abc.ABC):

@@ -24,7 +24,7 @@ class SeriesSpec:
   Attributes:
     horizon: number of values at the end of a window that are to be forecast.
     season: number of steps after which a series tends to repeat; 1 if no season is known.
-    counts: whether all values are whole numbers from 0 on.
+    counts: whether all values are integers of at least 0.
     covariates: names of the columns next to the value.
   """
 
@@ -54,10 +54,10 @@ class DataSpec:
     num_classes: number of classes; 0 if the data has no labels.
     class_names: names of the classes, in the order of the labels.
     num_train: number of training examples, which is the length of an epoch.
-    tokenizer: the tokenizer of a text.
-    series: the description of windows of time series.
-    pitches: for music, the notes that the values stand for.
-    palette: for images of one channel that holds indices, the colours that they stand for.
+    tokenizer: for text, the tokenizer.
+    series: for time series, the description of the windows.
+    pitches: for music, the range of pitches (common/data/music.py).
+    palette: for images of palette indices (one channel), the colours.
   """
 
   name: str
@@ -74,7 +74,7 @@ class DataSpec:
 
   @property
   def num_dims(self) -> int:
-    """Number of values in one example, by which bits/dim are divided."""
+    """Number of values in one example: the divisor of bits/dim."""
     return int(np.prod(self.shape))
 
   @property

@@ -2,8 +2,7 @@
 
   bytes        the 256 bytes of UTF-8
   characters   one token for each character that occurs in the text
-  gpt2         byte-level BPE from given files: those of GPT-2 (Radford et al. 2019), or any
-               `tokenizer.json`
+  gpt2         byte-level BPE from files: GPT-2's (Radford et al. 2019), or any `tokenizer.json`
   bpe          byte-level BPE, trained on the text (Sennrich et al. 2016)
 
 Tokenizers are saved as JSON (`to_json`, `from_json`) next to prepared data and in the folder of a
@@ -25,8 +24,8 @@ from common.config import ConfigError, pick
 
 Tokens = Integer[np.ndarray, 'length'] | Sequence[int]
 SEPARATOR = '\0'  # stands between documents; the builder refuses texts that contain it
-END_OF_TEXT = '<|endoftext|>'  # the separator of GPT-2's vocabulary and of those trained here
-# Names of GPT-2's two files: those that transformers uses, and those that OpenAI published.
+END_OF_TEXT = '<|endoftext|>'  # the separator of GPT-2, and of the BPE trained here
+# Names of GPT-2's two files, as transformers uses them and as OpenAI published them.
 GPT2_FILES = (('vocab.json', 'merges.txt'), ('encoder.json', 'vocab.bpe'))
 MIN_BPE_VOCABULARY = 257  # 256 bytes and the separator
 
@@ -102,7 +101,7 @@ class Characters(Tokenizer):
 
   @property
   def start_token(self) -> int:
-    # A text of one line has no line break: then any token serves, and the first is taken.
+    # A text of one line has no line break: any token will do, so the first is taken.
     return self.ids.get('\n', 0) if self.separator is None else self.separator
 
   def encode(self, text: str) -> np.ndarray:
@@ -153,7 +152,7 @@ class BytePairs(Tokenizer):
     return self.library.token_to_id(END_OF_TEXT)
 
   def encode(self, text: str) -> np.ndarray:
-    # No special tokens: windows are cut from one stream, whose only separators the builder adds.
+    # No special tokens: only the builder adds separators to the stream of documents.
     return np.array(self.library.encode(text, add_special_tokens=False).ids, np.int32)
 
   def decode(self, tokens: Tokens) -> str:

@@ -17,5 +17,5 @@ DOMAINS: dict[str, Domain] = {
 
 
 def domain_of(spec: DataSpec) -> Domain:
-  """The domain of data. Raises ConfigError for an unknown one."""
+  """The domain of a dataset. Raises ConfigError for an unknown one."""
   return pick(DOMAINS, spec.domain, 'domain')

@@ -1,10 +1,10 @@
-"""What the code needs to know of a kind of data: how it is asked for, shown, written and evaluated.
+"""A kind of data: how its samples are requested, shown, written to files and evaluated.
 
 Each kind is a subclass of `Domain` in a module of its own, with one line in
 `common.domains.DOMAINS`. All other code asks the domain of its data; it never compares names.
 
 The methods of `Domain` itself suit any data that can be shown as a picture: a new kind of data must
-implement `as_images`, and replaces the other members where its answer differs.
+implement `as_images`, and overrides the other members that do not suit it.
 """
 
 import dataclasses
@@ -37,7 +37,7 @@ class Display(NamedTuple):
 
   Attributes:
     images: the samples as images, in the order of the grid.
-    labels: the classes that were requested for them, or None.
+    label: the classes that were requested for them, or None.
     columns: images in a row of the grid.
     levels: the images hold integers in [0, levels).
     text: a page of text.
@@ -45,14 +45,14 @@ class Display(NamedTuple):
   """
 
   images: UInt8[np.ndarray, 'n height width channels'] = NO_IMAGES
-  labels: Int[np.ndarray, 'n'] | None = None
+  label: Int[np.ndarray, 'n'] | None = None
   columns: int = 1
   levels: int = 256
   text: str = ''
   plot: UInt8[np.ndarray, 'rows cols 3'] | None = None
 
   def picture(self, scale: int = 1) -> UInt8[np.ndarray, 'rows cols 3'] | None:
-    """The plot, or the grid of images with its pixels enlarged `scale` times; None without both."""
+    """The plot, or the grid of images with its pixels enlarged `scale` times; None if empty."""
     if self.plot is None and len(self.images):
       return pictures.image_grid(self.images, self.columns, scale, self.levels)
     return self.plot
@@ -66,7 +66,7 @@ class Display(NamedTuple):
       atomic_write(folder / f'{name}.txt', self.text)
 
 
-class Edit(NamedTuple):
+class ImageTask(NamedTuple):
   """A task that a family of models can do with given images, such as inpainting.
 
   Attributes:
@@ -82,15 +82,15 @@ class Edit(NamedTuple):
   mask: str = 'centre'
 
 
-class Trained(NamedTuple):
-  """A trained model, with what is needed to sample from it.
+class TrainedModel(NamedTuple):
+  """A trained model, with everything needed to sample from it.
 
   Attributes:
     method, params: the model.
     data: the data it was trained on.
     step: the optimizer step of its checkpoint.
     family: the name of its family, for messages.
-    edits: the tasks of its family, by name.
+    tasks: the tasks of its family, by name.
   """
 
   method: Method
@@ -98,7 +98,7 @@ class Trained(NamedTuple):
   data: Data
   step: int
   family: str
-  edits: Mapping[str, Edit]
+  tasks: Mapping[str, ImageTask]
 
   def draw(self, request: Request, seed: int) -> tuple[Samples, float]:
     """Samples, and the seconds that drawing them took, compilation included."""
@@ -110,7 +110,7 @@ class Trained(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class SampleFlags:
-  """The flags of `experiments.sample` whose meaning depends on the data. None: not given.
+  """The flags of `experiments.sample` whose meaning depends on the data; None if not given.
 
   `Domain.flags` says which of them a kind of data takes, and what they mean there.
   """
@@ -134,10 +134,10 @@ class SampleFlags:
 
 @dataclasses.dataclass(frozen=True)
 class SampleSettings:
-  """How `experiments.sample` draws.
+  """The settings of one call of `experiments.sample`.
 
   Attributes:
-    flags: what was asked for.
+    flags: the flags that depend on the data.
     seed: determines all random numbers.
     options: sampler settings that replace those of the config.
   """
@@ -147,8 +147,8 @@ class SampleSettings:
   options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-class Drawn(NamedTuple):
-  """What an evaluation has drawn, for `Domain.evaluation_display`.
+class EvaluationDraws(NamedTuple):
+  """The samples and forecasts of an evaluation, for `Domain.evaluation_display`.
 
   Attributes:
     x: samples; None if no metric needed samples.
@@ -212,7 +212,7 @@ class Domain:
     """The request that training repeats now and then, to show its progress.
 
     Args:
-      spec: of the data.
+      spec: the data.
       labelled: see `common.method.Method`.
       source: the validation split, for requests that need real data.
     """
@@ -224,25 +224,25 @@ class Domain:
   def evaluation_request(
     self,
     spec: DataSpec,
-    places: Int[np.ndarray, 'batch'],
+    indices: Int[np.ndarray, 'batch'],
     labelled: bool,
     source: Source,
     options: Mapping[str, Any],
   ) -> Request:
-    """A request for the samples of an evaluation that have these numbers, counted from 0.
+    """A request for some of the samples of an evaluation.
 
     Args:
-      spec: of the data.
-      places: the numbers of the samples. The class of a sample depends only on its number.
+      spec: the data.
+      indices: the numbers of these samples, counted from 0. They decide the classes.
       labelled: see `common.method.Method`.
       source: the split that is evaluated, for requests that need real data.
       options: sampler settings that replace those of the config.
     """
     del source
-    # Classes in turn: any number of samples has them in equal shares, and a column per class.
+    # Classes in turn: all are equally frequent, and the picture has a column per class.
     classes = spec.num_classes if labelled else 0
-    label = jnp.asarray(places % classes) if classes else None
-    return self.request(spec, len(places), label, options)
+    label = jnp.asarray(indices % classes) if classes else None
+    return self.request(spec, len(indices), label, options)
 
   # Showing samples.
 
@@ -281,8 +281,8 @@ class Domain:
     """Columns of the picture of an evaluation: one per class, or ten."""
     return spec.num_classes or GRID
 
-  def evaluation_display(self, spec: DataSpec, drawn: Drawn) -> Display:
-    """The first samples of an evaluation, as far as it drew any."""
+  def evaluation_display(self, spec: DataSpec, drawn: EvaluationDraws) -> Display:
+    """The first samples of an evaluation; empty if it drew none."""
     if drawn.x is None:
       return Display()
     columns = self.picture_columns(spec)
@@ -292,19 +292,19 @@ class Domain:
     return Display(images, label, columns, levels)
 
   def dimension_note(self, spec: DataSpec, bits: float) -> str:
-    """What one dimension of `bits` bits/dim is, if that is not obvious: '; ...' or ''."""
+    """A note on the dimensions of bits/dim, such as '; of palette indices'; '' if obvious."""
     del spec, bits
     return ''
 
   # The commands `experiments.prepare_data` and `experiments.sample`.
 
   def describe(self, spec: DataSpec) -> str:
-    """The shape and values of an example, in a line."""
+    """The shape and values of an example, in one line."""
     shape = '×'.join(map(str, spec.shape))
     return f'{shape}, {spec.levels} levels, {spec.num_classes} classes'
 
   def check_flags(self, spec: DataSpec, flags: SampleFlags, out: pathlib.Path | None) -> None:
-    """Raises ValueError for a flag that the data do not take, or a file with another ending."""
+    """Raises ValueError for a flag or a file suffix that does not apply to the data."""
     for name, value in flags.given().items():
       if name not in self.flags:
         known = ', '.join(f'--{flag}' for flag in self.flags)
@@ -314,16 +314,18 @@ class Domain:
     if out is not None and out.suffix not in self.suffixes:
       raise ValueError(f'--out={out}: the name must end in {one_of(self.suffixes)}')
 
-  def sample(self, trained: Trained, settings: SampleSettings, out: pathlib.Path | None) -> str:
+  def sample(
+    self, trained: TrainedModel, settings: SampleSettings, out: pathlib.Path | None
+  ) -> str:
     """Draws samples and writes them to a file.
 
     Args:
       trained: the model.
       settings: what to draw; `check_flags` has accepted its flags.
-      out: the file; None: none is written.
+      out: the file; None to write none.
 
     Returns:
-      What to tell the user.
+      A message for the user.
     """
     flags, spec = settings.flags, trained.data.spec
     num = flags.num or self.num
@@ -344,5 +346,5 @@ class Domain:
 
 
 def one_of(names: tuple[str, ...]) -> str:
-  """'.png, .npy or .mid'."""
+  """Joins names for a message: '.png, .npy or .mid'."""
   return ' or '.join(filter(None, (', '.join(names[:-1]), names[-1])))

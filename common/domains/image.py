@@ -6,8 +6,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from common.data.spec import DataSpec
-from common.domains import edits
-from common.domains.base import Domain, SampleSettings, Trained
+from common.domains import image_tasks
+from common.domains.base import Domain, SampleSettings, TrainedModel
 from common.domains.masks import HIDDEN
 from common.reporting import pictures
 
@@ -20,11 +20,11 @@ class ImageDomain(Domain):
   metrics = Domain.metrics | {'agreement', 'frechet'}
   flags: Mapping[str, str] = {
     'num': 'number of images to draw (100) or to edit (10)',
-    'label': "class, by name or number, or 'none' (all in turn; of a task: those of its images)",
+    'label': "class, by name or number, or 'none' (all in turn; for a task, those of its images)",
     'task': 'an edit of images of the test split, such as inpaint',
     'mask': f'pixels that a task fills in: {", ".join(HIDDEN)} or random, with :SHARE if not 0.5; '
-    'or a .png (white) or .npy (1) of the size of an image',
-    'draws': 'results of each image of a task (3)',
+    'or a .png (white) or .npy (1) as large as an image',
+    'draws': 'number of results for each image of a task (3)',
     'columns': 'number in a row of the picture (10)',
     'scale': 'size of a pixel in the picture (4)',
   }
@@ -39,15 +39,15 @@ class ImageDomain(Domain):
   def sample(self, trained, settings, out):
     flags = settings.flags
     if flags.task is not None:
-      return self._edit(trained, settings, out)
+      return self._perform(trained, settings, out)
     if flags.mask is not None:
       raise ValueError(f'--mask={flags.mask!r} needs a --task that fills pixels in')
     return super().sample(trained, settings, out)
 
-  def _edit(self, trained: Trained, settings: SampleSettings, out: pathlib.Path) -> str:
-    """Does the task of the flags and writes its picture, or its results as an array."""
+  def _perform(self, trained: TrainedModel, settings: SampleSettings, out: pathlib.Path) -> str:
+    """Performs the task of the flags and writes its picture, or its results as an array."""
     flags = settings.flags
-    edited = edits.perform(
+    result = image_tasks.perform(
       trained,
       flags.task,
       num=flags.num or 10,
@@ -58,18 +58,18 @@ class ImageDomain(Domain):
       options=settings.options,
     )
     if out.suffix == '.npy':
-      pictures.save_array(out, edited.results)
+      pictures.save_array(out, result.images)
     else:
-      pictures.save_png(out, self.edit_picture(trained.data.spec, flags.task, edited, flags.scale))
-    draws, num = edited.results.shape[:2]
-    return f'{edited.title}; {draws} × {num} results in {out}'
+      pictures.save_png(out, self.task_picture(trained.data.spec, flags.task, result, flags.scale))
+    draws, num = result.images.shape[:2]
+    return f'{result.title}; {draws} × {num} results in {out}'
 
-  def edit_picture(
-    self, spec: DataSpec, name: str, edited: edits.Edited, scale: int | None
+  def task_picture(
+    self, spec: DataSpec, name: str, result: image_tasks.TaskResult, scale: int | None
   ) -> np.ndarray:
     """The picture of a task in the colours of the data; `scale` is the size of a pixel (4)."""
     # Colours come first: a grey version or a mask of palette indices would be meaningless.
-    given, levels = self.as_images(spec, edited.given.x)
-    results, _ = self.as_images(spec, edited.results)
-    visible = edited._replace(given=edited.given._replace(x=given), results=results)
-    return edits.picture(name, visible, levels, scale or 4)
+    given, levels = self.as_images(spec, result.given.x)
+    images, _ = self.as_images(spec, result.images)
+    visible = result._replace(given=result.given._replace(x=given), images=images)
+    return image_tasks.picture(name, visible, levels, scale or 4)

@@ -9,13 +9,13 @@ from common.data.spec import DataSpec
 def parse_label(
   text: str | None, num: int, spec: DataSpec, labelled: bool = True
 ) -> Int[Array, 'num'] | None:
-  """The classes of `num` samples; None if the data have no classes, or none is asked for.
+  """The classes of `num` samples; None if the data have no classes, or no class is requested.
 
   Args:
     text: name or number of a class; 'none' for no class; None for all classes in turn.
-    num: of samples.
-    spec: of the data.
-    labelled: whether the method can be asked for a class; if not, `text=None` gives no class.
+    num: number of samples.
+    spec: the data.
+    labelled: whether samples can be requested by class; if not, `text=None` gives no class.
 
   Raises:
     ValueError: for a class that the data do not have.
@@ -25,7 +25,7 @@ def parse_label(
   if not spec.num_classes:
     raise ValueError(f'--label={text!r}: {spec.name} has no classes; leave the flag out')
   names = list(spec.class_names)
-  # A name comes first: the classes of a dataset may themselves be called by numbers or 'none'.
+  # Names come first: a class may itself be named '3' or 'none'.
   if text in names:
     return jnp.full(num, names.index(text))
   if text.isdecimal() and int(text) < spec.num_classes:

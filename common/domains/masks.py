@@ -55,8 +55,8 @@ def read_mask(text: str, spec: DataSpec, seed: int) -> Bool[np.ndarray, 'height 
     text: NAME or NAME:SHARE, where NAME is a key of `HIDDEN` or 'random', and SHARE is the hidden
       share of each side (of all pixels, if random), by default 0.5; or a file: a .png whose white,
       or a .npy whose ones are filled in.
-    spec: of the data; a file must have its height and width.
-    seed: of a random mask.
+    spec: the data; a file must have the height and width of its images.
+    seed: chooses the pixels of a random mask.
 
   Raises:
     ValueError: for an unknown name, a share outside (0, 1), or a file of another shape.
@@ -95,7 +95,7 @@ def _parse(text: str) -> tuple[str, float]:
 def _read_hidden(
   path: pathlib.Path, shape: tuple[int, ...]
 ) -> Bool[np.ndarray, 'height width channels_or_1']:
-  """The pixels that a file says to fill in."""
+  """The pixels to fill in, from a file."""
   if path.suffix == '.png':
     with Image.open(path) as image:
       values = np.asarray(image.convert('L')) // 128
@@ -104,7 +104,7 @@ def _read_hidden(
   values = values[..., None] if values.ndim == 2 else values
   if values.shape not in ((*shape[:2], 1), shape):
     raise ValueError(
-      f'--mask={path} is of shape {values.shape}; the images are {shape}: give an array of shape '
+      f'--mask={path} has shape {values.shape}; the images are {shape}: use a file of shape '
       f'{shape[:2]}, or {shape} for a mask per channel'
     )
   if not np.isin(values, (0, 1)).all():

@@ -1,4 +1,4 @@
-"""Standard MIDI files of several voices, by `mido`, which the extra `music` installs."""
+"""Standard MIDI files of several voices, using `mido`, which the extra `music` installs."""
 
 import io
 import pathlib
@@ -49,7 +49,7 @@ def write(path: pathlib.Path, voices: Sequence[Voice]) -> None:
 
 
 def _messages(mido: Any, voice: Voice, channel: int):
-  """Messages that switch the notes of a voice on and off, each timed from the message before."""
+  """Messages that switch the notes of a voice on and off; times count from the message before."""
   now = 0
   for pitch, start, end in voice:
     for kind, step in (('note_on', start), ('note_off', end)):

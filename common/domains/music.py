@@ -1,4 +1,4 @@
-"""Music: the beginning of a piece continued, shown as piano rolls or written as MIDI files."""
+"""Music: continues the beginning of a piece, and shows piano rolls or writes MIDI files."""
 
 import math
 import pathlib
@@ -11,7 +11,7 @@ from common.config import ConfigError
 from common.data import music
 from common.data.spec import DataSpec
 from common.domains import midi
-from common.domains.base import Domain, SampleSettings, Trained
+from common.domains.base import Domain, SampleSettings, TrainedModel
 from common.domains.piano_roll import legend, piano_rolls
 from common.method import Request
 from common.reporting import pictures
@@ -31,16 +31,16 @@ class MusicDomain(Domain):
   suffixes = ('.png', '.npy', '.mid')
   num = 4
   preview_num = 4
-  preview_columns = 1  # pieces are wide: below each other
+  preview_columns = 1  # pieces are wide: one below the other
   preview_scale = 4
 
   def request(self, spec, num, label=None, options=None):
-    # A piece begins behind a frame of rests, as every chorale of the training data does.
+    # A piece begins after a frame of rests, like every chorale of the training data.
     past = np.full((num, 1, spec.shape[1]), music.REST, np.int32)
     return Request(num, label, past=past, options=options or {})
 
   def as_images(self, spec, x):
-    # Without the first frame, which was given.
+    # The first frame was given: leave it out.
     return piano_rolls(np.asarray(x)[:, 1:], spec.pitches), 256
 
   def picture_columns(self, spec):
@@ -72,7 +72,7 @@ class MusicDomain(Domain):
     )
 
   def continue_piece(
-    self, trained: Trained, settings: SampleSettings, num: int
+    self, trained: TrainedModel, settings: SampleSettings, num: int
   ) -> tuple[Integer[np.ndarray, 'num frames voices'], float]:
     """Draws frames of music; returns them with the seconds that it took.
 
@@ -82,7 +82,7 @@ class MusicDomain(Domain):
       trained: a model of music.
       settings: the flags `prompt` (a MIDI file, a track per voice; None: nothing is given) and
         `length`.
-      num: of pieces.
+      num: number of pieces.
 
     Raises:
       ConfigError: for a prompt that has another number of voices, or pitches outside the range.

@@ -5,7 +5,7 @@ from jaxtyping import Integer, UInt8
 
 from common.data.music import Pitches, pitch_name
 
-# Of the first voice, the second, ...; further voices repeat them.
+# The colours of the first voice, the second, ...; further voices repeat them.
 COLOURS = np.array([(0, 132, 209), (213, 94, 0), (0, 158, 115), (139, 92, 246)], np.uint8)
 COLOUR_NAMES = ('blue', 'orange', 'green', 'violet')
 WHITE_KEYS, BLACK_KEYS, C_KEYS = 255, 240, 215  # grey values of the background
@@ -31,14 +31,14 @@ def piano_rolls(
     which, step = np.nonzero(values)
     # With n pitches, value v in [0, n) begins pitch v, and n + v continues it (common.data.music).
     value = values[which, step] - 1
-    row = pitches.number - 1 - value % pitches.number
-    begins = value < pitches.number
+    row = pitches.num_pitches - 1 - value % pitches.num_pitches
+    begins = value < pitches.num_pitches
     rolls[which, row, step] = np.where(begins[:, None], dark, pale)
   return rolls
 
 
 def legend(pitches: Pitches) -> str:
-  """An explanation of a roll, in a line."""
+  """One line that explains a roll."""
   return (
     f'{pitch_name(pitches.lowest)} to {pitch_name(pitches.highest)}, every C grey; a column is a '
     f'sixteenth, dark where a note begins; from the top voice: {", ".join(COLOUR_NAMES)}'

@@ -11,24 +11,24 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 
 from common.data.sources import Source
 from common.data.spec import DataSpec
-from common.domains.base import Display, Domain, SampleSettings, Trained
+from common.domains.base import Display, Domain, SampleSettings, TrainedModel
 from common.domains.labels import parse_label
 from common.files import atomic_write
 from common.method import Method, PyTree, Request
 from common.reporting import pictures, plots
 
-LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)  # the median, and the ends of 50 % and 90 % intervals
+QUANTILE_LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)  # the median and the 50 % and 90 % intervals
 WINDOWS, DRAWS = 6, 100  # windows that a plot shows, and draws of each
-ROWS = 500  # draws of one call of the sampler
+BATCH_SIZE = 500  # draws in one call of the sampler
 
 
 class Windows(NamedTuple):
   """Windows of a split that are to be forecast.
 
   Attributes:
-    spec: of the data.
+    spec: the data.
     source: the split.
-    indices: of the windows.
+    indices: indices of the windows in the split.
   """
 
   spec: DataSpec
@@ -36,7 +36,7 @@ class Windows(NamedTuple):
   indices: Int[np.ndarray, 'windows']
 
   def repeated(self, draws: int) -> dict[str, np.ndarray]:
-    """A batch in which each window stands `draws` times in a row."""
+    """A batch in which each window is repeated `draws` times in a row."""
     return self.source.gather(np.repeat(self.indices, draws))
 
 
@@ -44,7 +44,7 @@ class Forecasts(NamedTuple):
   """Draws of the values that follow the given part of each window.
 
   Attributes:
-    names: of the series.
+    names: the series of each window.
     past: the given values.
     truth: the values that followed.
     draws: the forecast values, drawn several times for each window.
@@ -56,9 +56,9 @@ class Forecasts(NamedTuple):
   draws: Float[np.ndarray, 'windows draws horizon']
 
   def quantiles(
-    self, levels: Sequence[float] = LEVELS
+    self, levels: Sequence[float] = QUANTILE_LEVELS
   ) -> Float[np.ndarray, 'levels windows horizon']:
-    """Quantiles of the draws, of each step separately."""
+    """Quantiles of the draws, for each step separately."""
     return np.quantile(self.draws, levels, axis=1)
 
   def first(self, number: int) -> 'Forecasts':
@@ -86,24 +86,27 @@ class SeriesDomain(Domain):
     windows = Windows(spec, source, np.arange(min(WINDOWS, len(source))))
     return forecast_request(spec, windows.repeated(DRAWS))
 
-  def evaluation_request(self, spec, places, labelled, source, options):
+  def evaluation_request(self, spec, indices, labelled, source, options):
     # One draw of each window, in turn: enough to count evaluations and seconds.
-    return forecast_request(spec, source.gather(places % len(source)), options)
+    return forecast_request(spec, source.gather(indices % len(source)), options)
 
   def preview_display(self, spec, x, request):
     batch = {'x': request.past, 'label': request.label}
-    return Display(plot=picture(collect(spec, batch, x, DRAWS)))
+    return Display(plot=picture(to_forecasts(spec, batch, x, DRAWS)))
 
   def evaluation_display(self, spec, drawn):
-    found = drawn.forecasts
-    return Display() if found is None else Display(plot=picture(found.first(WINDOWS)))
+    if drawn.forecasts is None:
+      return Display()
+    return Display(plot=picture(drawn.forecasts.first(WINDOWS)))
 
   def describe(self, spec):
     return f'windows of {spec.shape[0] - spec.series.horizon} + {spec.series.horizon} steps'
 
   def sample(self, trained, settings, out):
-    windows = self._windows(trained, settings, all_of_them=out.suffix == '.csv')
-    found = forecast(
+    # A table holds all windows, a picture or an array only a few, unless --num says otherwise.
+    default_num = None if out.suffix == '.csv' else WINDOWS
+    windows = self._windows(trained, settings, default_num)
+    forecasts = forecast(
       trained.method,
       trained.params,
       jax.random.key(settings.seed),
@@ -112,40 +115,44 @@ class SeriesDomain(Domain):
       options=settings.options,
     )
     if out.suffix == '.csv':
-      atomic_write(out, table(found))
+      atomic_write(out, table(forecasts))
     elif out.suffix == '.npy':
-      pictures.save_array(out, found.draws)
+      pictures.save_array(out, forecasts.draws)
     else:
-      pictures.save_png(out, picture(found))
-    number, draws, horizon = found.draws.shape
+      pictures.save_png(out, picture(forecasts))
+    number, draws, horizon = forecasts.draws.shape
     return (
       f'{number} × {horizon} steps of the test split, {draws} draws from step {trained.step}, '
       f'in {out}'
     )
 
-  def _windows(self, trained: Trained, settings: SampleSettings, all_of_them: bool) -> Windows:
-    """The windows of the test split that the flags ask for."""
+  def _windows(
+    self, trained: TrainedModel, settings: SampleSettings, default_num: int | None
+  ) -> Windows:
+    """The windows of the test split that the flags select; without --num, `default_num` or all."""
     flags, spec = settings.flags, trained.data.spec
     source = trained.data.splits['test']
     indices = np.arange(len(source))
     label = None if flags.label is None else parse_label(flags.label, 1, spec)
     if label is not None:
       indices = indices[source.gather(indices)['label'] == int(label[0])]
-    return Windows(spec, source, indices[: flags.num or (None if all_of_them else WINDOWS)])
+    return Windows(spec, source, indices[: flags.num or default_num])
 
 
 def forecast_request(
   spec: DataSpec, batch: Mapping[str, Any], options: Mapping[str, Any] | None = None
 ) -> Request:
-  """A request for one draw of each window of a batch: the values before the horizon are given, the
-  covariates everywhere."""
+  """A request for one draw of each window of a batch.
+
+  The values before the horizon and all covariates are given.
+  """
   mask = np.ones(spec.shape, bool)
   mask[-spec.series.horizon :, 0] = False  # column 0 holds the values, the others the covariates
   return Request(len(batch['x']), batch['label'], batch['x'], mask, options or {})
 
 
-def collect(spec: DataSpec, batch: Mapping[str, Any], x: np.ndarray, draws: int) -> Forecasts:
-  """Forecasts from the samples of a batch in which each window stands `draws` times in a row."""
+def to_forecasts(spec: DataSpec, batch: Mapping[str, Any], x: np.ndarray, draws: int) -> Forecasts:
+  """Forecasts from the samples of `forecast_request` for a batch from `Windows.repeated`."""
   context = spec.shape[0] - spec.series.horizon
   # Rows i·draws ... (i + 1)·draws - 1 belong to window i: one of them gives its past and truth.
   values = np.asarray(batch['x'])[::draws, :, 0]
@@ -160,7 +167,7 @@ def forecast(
   key: Key[Array, ''],
   windows: Windows,
   draws: int,
-  rows: int = ROWS,
+  batch_size: int = BATCH_SIZE,
   options: Mapping[str, Any] | None = None,
 ) -> Forecasts:
   """Draws forecasts of windows of a split.
@@ -169,30 +176,34 @@ def forecast(
     method, params: the model.
     key: determines all random numbers.
     windows: what to forecast.
-    draws: of each window.
-    rows: draws of one call of the sampler: memory against speed.
+    draws: number of draws of each window.
+    batch_size: draws in one call of the sampler: more are faster but need more memory.
     options: sampler settings that replace those of the config.
   """
   batch = windows.repeated(draws)
   total, x = len(batch['x']), []
-  rows = min(rows, total)
-  for call, start in enumerate(range(0, total, rows)):
+  batch_size = min(batch_size, total)
+  for call, start in enumerate(range(0, total, batch_size)):
     # The last call repeats its last row: all calls have one shape, so the sampler compiles once.
-    part = np.minimum(start + np.arange(rows), total - 1)
+    part = np.minimum(start + np.arange(batch_size), total - 1)
     request = forecast_request(windows.spec, {k: v[part] for k, v in batch.items()}, options)
     x.append(np.asarray(method.sample(params, jax.random.fold_in(key, call), request).x))
-  return collect(windows.spec, batch, np.concatenate(x)[:total], draws)
+  return to_forecasts(windows.spec, batch, np.concatenate(x)[:total], draws)
 
 
-def picture(found: Forecasts, columns: int = 2) -> UInt8[np.ndarray, 'height width 3']:
-  """A panel for each window: past, truth, the median, and the intervals of 50 % and 90 %."""
-  context, horizon = found.past.shape[1], found.truth.shape[1]
+def picture(forecasts: Forecasts, columns: int = 2) -> UInt8[np.ndarray, 'height width 3']:
+  """A panel for each window: past, truth, the median, and the 50 % and 90 % intervals."""
+  context, horizon = forecasts.past.shape[1], forecasts.truth.shape[1]
   shown = min(context, 4 * horizon)  # a longer past would squeeze the forecast
   # Step 0 is the last given value; the line of the truth starts there, joined to the past.
   before, after = np.arange(-shown + 1, 1), np.arange(1, horizon + 1)
   panels = []
   for name, past, truth, levels in zip(
-    found.names, found.past, found.truth, found.quantiles().swapaxes(0, 1), strict=True
+    forecasts.names,
+    forecasts.past,
+    forecasts.truth,
+    forecasts.quantiles().swapaxes(0, 1),
+    strict=True,
   ):
     panels.append(
       plots.Panel(
@@ -211,14 +222,15 @@ def picture(found: Forecasts, columns: int = 2) -> UInt8[np.ndarray, 'height wid
   return plots.panels(panels, columns, 'steps after the last given value')
 
 
-def table(found: Forecasts) -> str:
+def table(forecasts: Forecasts) -> str:
   """Quantiles as CSV: a row for each step of each window."""
   buffer = io.StringIO()
   writer = csv.writer(buffer, lineterminator='\n')
-  writer.writerow(['window', 'series', 'step', 'truth', 'mean', *(f'q{q:g}' for q in LEVELS)])
-  levels, means = found.quantiles(), found.draws.mean(1)
-  for i, name in enumerate(found.names):
-    for step, truth in enumerate(found.truth[i]):
+  names = (f'q{level:g}' for level in QUANTILE_LEVELS)
+  writer.writerow(['window', 'series', 'step', 'truth', 'mean', *names])
+  levels, means = forecasts.quantiles(), forecasts.draws.mean(1)
+  for i, name in enumerate(forecasts.names):
+    for step, truth in enumerate(forecasts.truth[i]):
       numbers = (truth, means[i, step], *levels[:, i, step])
       writer.writerow([i, name, step + 1, *(f'{float(number):.6g}' for number in numbers)])
   return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Texts: a prompt continued, beyond the model's context where that is asked for."""
+"""Text: continuations of a prompt, which may become longer than the model's context."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -7,7 +7,7 @@ import numpy as np
 
 from common.data import tokenizers
 from common.data.spec import DataSpec
-from common.domains.base import Display, Domain, SampleSettings, Trained
+from common.domains.base import Display, Domain, SampleSettings, TrainedModel
 from common.files import atomic_write
 from common.method import Request
 
@@ -41,7 +41,7 @@ class TextDomain(Domain):
   preview_num = TEXTS
 
   def request(self, spec, num, label=None, options=None):
-    # A model of text predicts from a token on: a separator, or else a new line, opens each text.
+    # The first token is given, never predicted: a separator, or else a line break.
     past = np.full((num, 1), spec.tokenizer.start_token, np.int32)
     return Request(num, label, past=past, options=options or {})
 
@@ -69,7 +69,7 @@ class TextDomain(Domain):
 
 
 def decode(spec: DataSpec, x: np.ndarray) -> tuple[str, ...]:
-  """Samples [num, tokens] as texts, without the token that opens them."""
+  """Samples [num, tokens] as texts, without their first token, which was given."""
   return tuple(spec.tokenizer.decode(row[1:]) for row in np.asarray(x))
 
 
@@ -78,7 +78,7 @@ def page(texts: Sequence[str]) -> str:
   return RULE.join(text.strip('\n') for text in texts) + '\n'
 
 
-def continue_prompt(trained: Trained, settings: SampleSettings) -> Continued:
+def continue_prompt(trained: TrainedModel, settings: SampleSettings) -> Continued:
   """Draws texts.
 
   If a text becomes longer than the model's context, the window slides: see `sampling.slide`.

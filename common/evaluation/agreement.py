@@ -18,10 +18,10 @@ def agreement(
 
 
 def share(hits: int, total: int) -> tuple[float, float]:
-  """A binomial share and its standard error.
+  """A binomial proportion and its standard error.
 
-  The error is that of the estimate of Agresti and Coull (1998), with two hits and two misses added,
-  so that a share of 0 or 1 does not get an error of zero.
+  The error is computed with two hits and two misses added (Agresti and Coull 1998), so that a
+  proportion of 0 or 1 does not get an error of zero.
   """
   # For a 95 % interval, z² ≈ 4 pseudo-observations are added, half of them hits.
   smooth = (hits + 2) / (total + 4)

@@ -23,7 +23,7 @@ class LabelledImages:
   """Real images with their classes; equal if their digests are, so that a fit can be reused.
 
   Attributes:
-    digest: of images and labels.
+    digest: hash of images and labels.
     x, label: the training split.
     test_x, test_label: the split on which the accuracy of a classifier is measured.
     levels: images hold integers in [0, levels).
@@ -57,17 +57,17 @@ class Classifier(NamedTuple):
 
   def predict(self, images: UInt8[np.ndarray, 'n height width channels']) -> np.ndarray:
     """The class of each image."""
-    return self.model.predict(flat(images, self.levels))
+    return self.model.predict(as_vectors(images, self.levels))
 
 
-def flat(
+def as_vectors(
   images: UInt8[np.ndarray, 'n height width channels'], levels: int
 ) -> Float[np.ndarray, 'n dim']:
   """Images as vectors in [0, 1]."""
   return images.reshape(len(images), -1).astype(np.float32) / (levels - 1)
 
 
-def judge(real: LabelledImages) -> Classifier:
+def agreement_classifier(real: LabelledImages) -> Classifier:
   """The classifier for class agreement: an SVM if the images are few and small, else an MLP."""
   small = len(real.x) <= SVM_EXAMPLES and real.x[0].size <= SVM_PIXELS
   return fit('svm' if small else 'mlp', real)
@@ -81,10 +81,10 @@ def fit(name: str, real: LabelledImages) -> Classifier:
   model = _MODELS[name](len(real.x))
   # The matrix products are so small that threads slow them down: on a busy machine 20-fold.
   with warnings.catch_warnings(), threadpoolctl.threadpool_limits(1):
-    # A few passes are enough for a judge: it need not converge.
+    # A few passes are enough to recognise classes: the fit need not converge.
     warnings.simplefilter('ignore', exceptions.ConvergenceWarning)
-    model.fit(flat(real.x, real.levels), real.label)
-  accuracy = float(model.score(flat(real.test_x, real.levels), real.test_label))
+    model.fit(as_vectors(real.x, real.levels), real.label)
+  accuracy = float(model.score(as_vectors(real.test_x, real.levels), real.test_label))
   return Classifier(model, name, real.levels, accuracy)
 
 
@@ -92,7 +92,7 @@ def penultimate(
   classifier: Classifier, images: UInt8[np.ndarray, 'n height width channels']
 ) -> Float[np.ndarray, 'n dim']:
   """Activations of an MLP's last hidden layer."""
-  hidden = flat(images, classifier.levels)
+  hidden = as_vectors(images, classifier.levels)
   model = classifier.model
   for weight, bias in zip(model.coefs_[:-1], model.intercepts_[:-1], strict=True):
     hidden = np.maximum(hidden @ weight + bias, 0.0)  # ReLU, the default of scikit-learn
@@ -109,7 +109,7 @@ def _svm(num_examples: int):
 def _mlp(num_examples: int):
   from sklearn import neural_network
 
-  # Passes over the split: about 600,000 examples in all, so that large sets do not take hours.
+  # Passes over the split: about 600,000 examples in total, so that large sets do not take hours.
   passes = int(np.clip(600_000 // num_examples, 8, 200))
   return neural_network.MLPClassifier((128, 64), max_iter=passes, random_state=0)
 

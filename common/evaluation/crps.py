@@ -20,16 +20,16 @@ def crps(
   many without bias (Ferro 2014).
 
   Args:
-    draws: of the forecast.
+    draws: draws of the forecast.
     truth: the value that followed.
   """
-  number = draws.shape[-1]
+  num = draws.shape[-1]
   error = np.abs(draws - truth[..., None]).mean(-1)
-  if number == 1:
+  if num == 1:
     return error
   # ½·E|X - X'| in O(n log n): among the n (n - 1) / 2 pairs, the sorted draw k (from 0) is the
   # greater of k pairs and the lesser of n - 1 - k, so its coefficient is k - (n - 1 - k).
-  weights = (2 * np.arange(number) - number + 1) / (number * (number - 1))
+  weights = (2 * np.arange(num) - num + 1) / (num * (num - 1))
   return error - (np.sort(draws, -1) * weights).sum(-1)
 
 
@@ -48,28 +48,28 @@ class Scores(NamedTuple):
   Attributes:
     crps: CRPS of each window, in units of the values.
     naive: CRPS of the seasonal naive forecast.
-    size: mean |truth| of each window.
-    inside: shares of the true values inside the intervals of 50 % and 90 %.
+    magnitude: mean |truth| of each window.
+    coverage: shares of the true values inside the 50 % and 90 % intervals.
     note: which split, and the number of windows, steps and draws.
   """
 
   crps: Float[np.ndarray, 'windows']
   naive: Float[np.ndarray, 'windows']
-  size: Float[np.ndarray, 'windows']
-  inside: tuple[float, float]
+  magnitude: Float[np.ndarray, 'windows']
+  coverage: tuple[float, float]
   note: str
 
 
-def score(found: Forecasts, season: int, split: str) -> Scores:
-  """The scores of forecasts; the note names the split."""
-  truth = found.truth.astype(np.float64)
+def score(forecasts: Forecasts, season: int, split: str) -> Scores:
+  """The scores of forecasts; `split` is named in the note."""
+  truth = forecasts.truth.astype(np.float64)
   # The CRPS of a forecast of a single value is its absolute error.
-  naive = seasonal_naive(found.past, truth.shape[1], season)
-  low, lower, _, upper, high = found.quantiles()
+  naive = seasonal_naive(forecasts.past, truth.shape[1], season)
+  low, lower, _, upper, high = forecasts.quantiles()
   inside = ((a <= truth) & (truth <= b) for a, b in ((lower, upper), (low, high)))
-  windows, draws, horizon = found.draws.shape
+  windows, draws, horizon = forecasts.draws.shape
   return Scores(
-    crps(found.draws.astype(np.float64).swapaxes(1, 2), truth).mean(1),
+    crps(forecasts.draws.astype(np.float64).swapaxes(1, 2), truth).mean(1),
     np.abs(naive - truth).mean(1),
     np.abs(truth).mean(1),
     tuple(float(part.mean()) for part in inside),
@@ -77,23 +77,24 @@ def score(found: Forecasts, season: int, split: str) -> Scores:
   )
 
 
-def in_units(scores: Scores) -> Measure:
+def mean_crps(scores: Scores) -> Measure:
   """The mean CRPS, in units of the values."""
-  inside = '{:.0%} and {:.0%}'.format(*scores.inside)
+  coverage = '{:.0%} and {:.0%}'.format(*scores.coverage)
   note = (
-    f'seasonal naive {scores.naive.mean():.4g}; intervals of 50 and 90 % hold {inside}; '
+    f'seasonal naive {scores.naive.mean():.4g}; intervals of 50 and 90 % hold {coverage}; '
     f'{scores.note}'
   )
   return Measure(float(scores.crps.mean()), _error(scores.crps), note)
 
 
-def normalised(scores: Scores) -> Measure:
+def normalised_crps(scores: Scores) -> Measure:
   """Σ CRPS / Σ |truth|; for a forecast of one value it is the normalised deviation (ND)."""
-  size = max(scores.size.mean(), 1e-12)  # all true values may be zero
-  share = scores.crps.mean() / size
-  # The error of a ratio of means a/b, to first order: that of the mean of (a - (a/b)·b) / b.
-  note = f'seasonal naive {scores.naive.mean() / size:.4g}; {scores.note}'
-  return Measure(float(share), _error(scores.crps - share * scores.size) / size, note)
+  magnitude = max(scores.magnitude.mean(), 1e-12)  # all true values may be zero
+  ratio = scores.crps.mean() / magnitude
+  note = f'seasonal naive {scores.naive.mean() / magnitude:.4g}; {scores.note}'
+  # The error of a ratio a/b of means, to first order: the error of the mean of (a - (a/b)·b) / b.
+  error = _error(scores.crps - ratio * scores.magnitude)
+  return Measure(float(ratio), None if error is None else error / magnitude, note)
 
 
 def _error(values: Float[np.ndarray, 'windows']) -> float | None:

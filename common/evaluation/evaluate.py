@@ -1,4 +1,4 @@
-"""Evaluates a method by name of metric, whatever its family.
+"""Evaluates a method of any family by named metrics.
 
   evaluation = evaluate(method, params, data, config.evaluation, key)
   evaluation.measures['agreement']  # Measure(value=0.957, standard_error=0.0066, note='...')
@@ -21,7 +21,7 @@ from common.config import ConfigError, pick
 from common.data.pipeline import Data, evaluation_batches
 from common.data.sources import Source
 from common.domains import domain_of
-from common.domains.base import Domain, Drawn
+from common.domains.base import Domain, EvaluationDraws
 from common.domains.series import Forecasts, Windows, forecast
 from common.evaluation import classifiers, crps, frechet
 from common.evaluation.agreement import agreement
@@ -32,7 +32,7 @@ from common.method import Method, PyTree
 
 # Calls of the sampler that are timed, after the first, which compiles it.
 TIMED_CALLS = 3
-# Real examples of a split that distances and classifiers use at most.
+# The largest number of real examples of a split for distances and classifiers.
 REAL_EXAMPLES = 60_000
 
 
@@ -41,13 +41,13 @@ class TimedSamples(NamedTuple):
 
   Attributes:
     x: the samples.
-    labels: the classes that were requested, or None.
+    label: the classes that were requested, or None.
     evaluations: network evaluations per sample.
-    seconds: of each timed call.
+    seconds: duration of each timed call.
   """
 
   x: Integer[np.ndarray, 'n *shape']
-  labels: Int[np.ndarray, 'n'] | None
+  label: Int[np.ndarray, 'n'] | None
   evaluations: int
   seconds: tuple[float, ...]
 
@@ -83,7 +83,7 @@ class Subject:
 
   @functools.cached_property
   def samples(self) -> TimedSamples:
-    """`settings.num_samples` samples, their classes in turn."""
+    """`settings.num_samples` samples, with all classes in turn."""
     num, batch = self.settings['num_samples'], self.settings['batch_size']
     batch = min(batch, num)
     calls = -(-num // batch)
@@ -126,7 +126,7 @@ class Subject:
 
   @functools.cached_property
   def scores(self) -> crps.Scores:
-    """The scores of these forecasts."""
+    """The scores of `forecasts`."""
     return crps.score(self.forecasts, self.data.spec.series.season, self.settings['split'])
 
   @functools.cached_property
@@ -182,39 +182,39 @@ def evaluate(
   return Evaluation(measures, subject.domain.evaluation_display(data.spec, _drawn(subject, draws)))
 
 
-def _drawn(subject: Subject, draws: set[str]) -> Drawn:
-  """The kinds of draws that a metric asked for: only these are shown."""
+def _drawn(subject: Subject, draws: set[str]) -> EvaluationDraws:
+  """The draws that some metric needed: only these are shown."""
   forecasts = subject.forecasts if FORECASTS in draws else None
   if SAMPLES not in draws:
-    return Drawn(forecasts=forecasts)
-  return Drawn(subject.samples.x, subject.samples.labels, forecasts)
+    return EvaluationDraws(forecasts=forecasts)
+  return EvaluationDraws(subject.samples.x, subject.samples.label, forecasts)
 
 
 def _agreement(subject: Subject) -> Measure:
   if not subject.data.spec.num_classes:
     return Measure(None, note='the data has no classes')
   if not subject.method.labelled:
-    return Measure(None, note='the model cannot be asked for a class')
-  judge = classifiers.judge(subject.real)
-  value, error = agreement(subject.images, subject.samples.labels, judge)
-  num_test = len(subject.real.test_x)
-  own = f'{judge.name.upper()} with accuracy {judge.accuracy:.1%} on {num_test} test images'
-  return Measure(value, error, f'judged by an {own}; n={len(subject.images)}')
+    return Measure(None, note='the model cannot draw a requested class')
+  judge = classifiers.agreement_classifier(subject.real)
+  value, error = agreement(subject.images, subject.samples.label, judge)
+  accuracy = f'accuracy {judge.accuracy:.1%} on {len(subject.real.test_x)} test images'
+  note = f'judged by an {judge.name.upper()} with {accuracy}; n={len(subject.images)}'
+  return Measure(value, error, note)
 
 
 def _frechet(subject: Subject) -> Measure:
   if subject.data.spec.num_classes == 0 and subject.settings['extractor'] == 'mlp':
-    raise ConfigError("evaluation.extractor='mlp' needs data with classes; use 'pixels'")
+    raise ConfigError("evaluation.extractor='mlp' needs data with classes; set it to 'pixels'")
   features = extractor(subject.settings['extractor'], subject.real)
-  samples, labels = subject.images, subject.samples.labels
+  samples, label = subject.images, subject.samples.label
   real = features.apply(subject.real.x)
-  # Distance and floor must compare sets of one size: the bias of a distance depends on it.
-  one, _ = frechet.halves(subject.real.label, len(samples))
-  size, reference = len(one), frechet.moments(real[one])
-  # The samples' classes are in turn, so the first `size` have the proportions of all.
+  # Distance and floor must compare sets of the same size: the bias of a distance depends on it.
+  half, _ = frechet.halves(subject.real.label, len(samples))
+  size, reference = len(half), frechet.moments(real[half])
+  # The samples' classes come in turn, so the first `size` have the proportions of all samples.
   ours = features.apply(samples[:size])
   value = frechet.gaussian_distance(frechet.moments(ours), reference)
-  error = frechet.standard_error(ours, reference, None if labels is None else labels[:size])
+  error = frechet.standard_error(ours, reference, None if label is None else label[:size])
   floor = frechet.floor(real, subject.real.label, size)
   name = f'FD({features.name}, n={size})'
   return Measure(value, error, f'{name}, floor {floor:.3g}; {features.note}')
@@ -233,11 +233,11 @@ def _bits_per_dim(subject: Subject) -> Measure:
 
 
 def _crps(subject: Subject) -> Measure:
-  return crps.in_units(subject.scores)
+  return crps.mean_crps(subject.scores)
 
 
 def _normalised_crps(subject: Subject) -> Measure:
-  return crps.normalised(subject.scores)
+  return crps.normalised_crps(subject.scores)
 
 
 def _evaluations(subject: Subject) -> Measure:
@@ -258,17 +258,17 @@ def _parameters(subject: Subject) -> Measure:
 
 
 # The kinds of draws that a metric can need.
-SAMPLES, FORECASTS, NONE = 'samples', 'forecasts', ''
+SAMPLES, FORECASTS, NO_DRAWS = 'samples', 'forecasts', ''
 
 
 class Metric(NamedTuple):
   """A metric.
 
   Attributes:
-    measure: computes it.
+    measure: the function that computes it.
     title: its name in tables.
     draws: the kind of draws that it needs, if any.
-    scope: the kind of data that it applies to, if it does not apply to all (`Domain.metrics`).
+    scope: a note for other kinds of data, if it does not apply to all (`Domain.metrics`).
   """
 
   measure: Callable[[Subject], Measure]
@@ -279,25 +279,25 @@ class Metric(NamedTuple):
   @property
   def of_samples(self) -> bool:
     """Whether the value depends on how samples are drawn."""
-    return self.draws != NONE
+    return self.draws != NO_DRAWS
 
 
 METRICS = {
-  'agreement': Metric(_agreement, 'class agreement', scope='applies to images only'),
-  'frechet': Metric(_frechet, 'Fréchet distance', scope='a distance between images'),
-  'bits_per_dim': Metric(_bits_per_dim, 'bits/dim', NONE),
-  'crps': Metric(_crps, 'CRPS', FORECASTS, 'a score of forecasts of time series'),
+  'agreement': Metric(_agreement, 'class agreement', scope='applies only to images'),
+  'frechet': Metric(_frechet, 'Fréchet distance', scope='applies only to images'),
+  'bits_per_dim': Metric(_bits_per_dim, 'bits/dim', NO_DRAWS),
+  'crps': Metric(_crps, 'CRPS', FORECASTS, 'applies only to time series'),
   'normalised_crps': Metric(
-    _normalised_crps, 'normalised CRPS', FORECASTS, 'a score of forecasts of time series'
+    _normalised_crps, 'normalised CRPS', FORECASTS, 'applies only to time series'
   ),
   'evaluations': Metric(_evaluations, 'network evaluations per sample'),
   'seconds_per_sample': Metric(_seconds_per_sample, 'seconds per sample'),
-  'parameters': Metric(_parameters, 'parameters', NONE),
+  'parameters': Metric(_parameters, 'parameters', NO_DRAWS),
 }
 
 
 def _examples(source: Source, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-  """Examples and labels of a split, or of a fixed random part of a large one."""
+  """Examples and labels of a split; of a large split, a fixed random part."""
   indices = np.sort(np.random.default_rng(0).permutation(len(source))[:REAL_EXAMPLES])
   examples = source.gather(indices)
   labels = examples['label'] if num_classes else np.zeros(len(indices), np.int32)

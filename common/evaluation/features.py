@@ -31,7 +31,7 @@ class Extractor(NamedTuple):
 def _pixels(real: classifiers.LabelledImages) -> Extractor:
   return Extractor(
     'pixels',
-    functools.partial(classifiers.flat, levels=real.levels),
+    functools.partial(classifiers.as_vectors, levels=real.levels),
     f'{real.x[0].size} pixels in [0, 1]',
   )
 
@@ -53,7 +53,7 @@ EXTRACTORS = {
 
 
 def extractor(name: str, real: classifiers.LabelledImages) -> Extractor:
-  """The extractor `name`; if it learns, it is fitted on `real`.
+  """The extractor `name`; a learned one is fitted on `real`.
 
   Raises:
     ConfigError: for an unknown name.

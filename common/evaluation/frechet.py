@@ -1,6 +1,6 @@
 """The Fréchet distance between two sets of features, with its standard error and its floor.
 
-It is the distance of two Gaussians with the means and covariances of the sets (Dowson & Landau
+It is the distance between two Gaussians with the means and covariances of the sets (Dowson & Landau
 1982; Heusel et al. 2017, eq. 6): |m - m'|² + tr(C + C' - 2 (C C')^½). With few samples it is far
 above zero even for two sets from one distribution. A distance is therefore only meaningful next to
 its floor: the distance between two disjoint sets of real data of the same size.
@@ -30,7 +30,7 @@ def moments(features: Float[np.ndarray, 'n dim']) -> Moments:
 
 
 def gaussian_distance(a: Moments, b: Moments) -> float:
-  """Fréchet distance of two Gaussians.
+  """Fréchet distance between two Gaussians.
 
   tr (C C')^½ is computed as the sum of the singular values of C^½ C'^½. Unlike a matrix square root
   of C C', it has no complex parts to drop and needs no offset for a singular covariance.
@@ -41,7 +41,7 @@ def gaussian_distance(a: Moments, b: Moments) -> float:
 
 
 def distance(a: Float[np.ndarray, 'n dim'], b: Float[np.ndarray, 'm dim']) -> float:
-  """Fréchet distance of two sets of features."""
+  """Fréchet distance between two sets of features."""
   return gaussian_distance(moments(a), moments(b))
 
 
@@ -58,10 +58,10 @@ def standard_error(
   is of first order: when the distance is near its floor, the true error is somewhat larger.
 
   Args:
-    samples: their features.
+    samples: features of the samples.
     reference: moments of the other set.
     strata: group of each sample, if the number of samples in each group was fixed in advance: the
-      spread between groups is then no part of the error.
+      spread between groups is then not part of the error.
   """
   mean, covariance = moments(samples)
   root = _root(reference.covariance)
@@ -75,8 +75,8 @@ def standard_error(
     # Fixed group sizes: only the spread within each group counts.
     groups, position, counts = np.unique(strata, return_inverse=True, return_counts=True)
     influence = influence - (np.bincount(position, influence) / counts)[position]
-  freedom = len(samples) - (1 if strata is None else len(groups))
-  return float(np.sqrt(np.sum((influence - influence.mean()) ** 2) / freedom / len(samples)))
+  dof = len(samples) - (1 if strata is None else len(groups))  # degrees of freedom
+  return float(np.sqrt(np.sum((influence - influence.mean()) ** 2) / dof / len(samples)))
 
 
 def halves(
@@ -90,8 +90,8 @@ def halves(
   num = len(strata)
   size = min(size, num // 2)
   order = np.random.default_rng(seed).permutation(num)
-  # Sorted by group, in random order within each; even spacing then takes the same share of each,
-  # and every second of the chosen goes to the other set.
+  # Sorted by group, in random order within each: even spacing takes the same share of each group.
+  # The two sets alternate.
   order = order[np.argsort(strata[order], kind='stable')]
   chosen = order[np.arange(2 * size) * num // max(2 * size, 1)]
   return chosen[::2], chosen[1::2]

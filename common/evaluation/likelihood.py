@@ -16,11 +16,11 @@ class BitsPerDim(NamedTuple):
 
   Attributes:
     value: the mean.
-    standard_error: of the mean, as an estimate for the distribution that the examples come from. It
+    standard_error: the error of the mean, as an estimate for the distribution of the examples. It
       includes the estimation error of each example, which is part of the spread over examples.
     estimation_error: the error of the mean over exactly these examples: 0 if `nll` is exact.
     num: number of examples.
-    parts: of `value`, in bits per dimension: see `common.method.Likelihood`.
+    parts: the terms of `value`, in bits per dimension: see `common.method.Likelihood`.
   """
 
   value: float
@@ -38,7 +38,7 @@ def bits_per_dim(
   Args:
     method: a method with a likelihood.
     params: its parameters.
-    batches: all of one shape, so that `nll` compiles once; 'weight' 0 marks padding.
+    batches: batches of one shape, so that `nll` compiles once; 'weight' 0 marks padding.
     num_dims: dimensions of an example.
     key: batch i gets `fold_in(key, i)`.
 
@@ -74,7 +74,7 @@ def summary(nats: np.ndarray, errors: np.ndarray, num_dims: int | np.ndarray) ->
     raise ValueError(f'{int((~np.isfinite(nats)).sum())} of {num} likelihoods are not finite')
   num_dims = np.broadcast_to(num_dims, nats.shape)
   unit = float(num_dims.mean()) * math.log(2.0)
-  # The error of a ratio of means, to first order: that of the mean of these residuals.
+  # The error of a ratio of means, to first order: the error of the mean of these residuals.
   residual = nats - num_dims * (nats.mean() / num_dims.mean())
   spread = residual.std(ddof=1) / math.sqrt(num) if num > 1 else 0.0
   estimation = math.sqrt(np.sum(errors**2)) / num  # independent errors add in quadrature

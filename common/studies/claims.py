@@ -1,4 +1,4 @@
-"""Claims about the cells of a table, and their verdicts by the measurements.
+"""Claims about the cells of a table, and the verdicts that follow from the measurements.
 
 A claim is data: a cell, a relation, and another cell or a number. It *holds* if the 95 % interval
 of the difference lies entirely on the claimed side, *fails* if it lies entirely on the other side,
@@ -34,10 +34,10 @@ class Claim:
 
   Attributes:
     text: the claim, for a reader.
-    cell: (row, metric). With several rows, it is claimed of at least one of them.
+    cell: (row, metric). With several rows, the claim is about at least one of them.
     above, below, near: the other side: a number, or (row, metric). With several rows, the claim is
       about each of them.
-    times: a factor of the other side.
+    times: a factor that multiplies the other side.
     within: for `near`: the largest difference allowed, as a fraction of the other side.
   """
 
@@ -83,16 +83,16 @@ class Claim:
 
 
 class Estimate(NamedTuple):
-  """A mean, its standard error (None: unknown), and the degrees of freedom of that error."""
+  """A mean, its standard error (None: unknown), and the degrees of freedom of the error."""
 
   value: float
   error: float | None
-  freedom: float = math.inf
+  dof: float = math.inf
 
   @property
-  def half(self) -> float | None:
+  def half_width(self) -> float | None:
     """Half the width of the 95 % interval."""
-    return None if self.error is None else _quantile(self.freedom) * self.error
+    return None if self.error is None else _quantile(self.dof) * self.error
 
 
 def estimate(measures: Sequence[Measure]) -> Estimate | None:
@@ -104,7 +104,7 @@ def estimate(measures: Sequence[Measure]) -> Estimate | None:
   known = [measure for measure in measures if measure.value is not None]
   if not known:
     return None
-  # A single seed says nothing about the spread of training: its error is the measurement's alone.
+  # A single seed says nothing about the spread of training: only the measurement has an error.
   if len(known) == 1:
     return Estimate(float(known[0].value), known[0].standard_error)
   values = np.array([measure.value for measure in known])
@@ -154,12 +154,12 @@ def _compare(
     return 'undecided', 'not measured' if one is None else f'{name}: not measured'
   factor = f'{claim.times:g} × ' if claim.times != 1 else ''
   named = f' ({name})' if name else ''
-  detail = f'{shown(one)} against {factor}{shown(other)}{named}'
+  detail = f'{format_estimate(one)} against {factor}{format_estimate(other)}{named}'
   if one.error is None or other.error is None:
     return 'undecided', f'{detail}; the error is unknown'
   gap = one.value - claim.times * other.value
-  half = _half_width(one, other, float(claim.times))
-  low, high = gap - half, gap + half
+  half_width = _gap_half_width(one, other, float(claim.times))
+  low, high = gap - half_width, gap + half_width
   # "near" holds inside ± within · |other|, and fails where the interval lies entirely outside.
   if claim.relation == 'near':
     room = claim.within * abs(claim.times * other.value)
@@ -174,40 +174,41 @@ def _verdict(holds: bool, fails: bool) -> str:
   return 'holds' if holds else 'fails' if fails else 'undecided'
 
 
-def _half_width(one: Estimate, other: Estimate, times: float) -> float:
+def _gap_half_width(one: Estimate, other: Estimate, times: float) -> float:
   """Half the width of the interval of one − times · other (Welch 1947)."""
-  parts = [(one.error**2, one.freedom), ((times * other.error) ** 2, other.freedom)]
+  parts = [(one.error**2, one.dof), ((times * other.error) ** 2, other.dof)]
   variance = sum(part for part, _ in parts)
   if variance == 0:
     return 0.0
-  spread = sum(part**2 / freedom for part, freedom in parts)
+  spread = sum(part**2 / dof for part, dof in parts)
   # Welch–Satterthwaite: ν = (Σ sᵢ²)² / Σ (sᵢ⁴ / νᵢ); exact parts do not reduce it.
-  freedom = variance**2 / spread if spread > 0 else math.inf
-  return _quantile(freedom) * math.sqrt(variance)
+  dof = variance**2 / spread if spread > 0 else math.inf
+  return _quantile(dof) * math.sqrt(variance)
 
 
-def _quantile(freedom: float) -> float:
+def _quantile(dof: float) -> float:
+  """The factor from a standard error to half a t-interval: 1.96 for infinite `dof`."""
   from scipy import stats
 
-  return float(stats.t.ppf(0.5 + CONFIDENCE / 2, freedom))
+  return float(stats.t.ppf(0.5 + CONFIDENCE / 2, dof))
 
 
 def _each(rows: str | tuple[str, ...]) -> tuple[str, ...]:
   return rows if isinstance(rows, tuple) else (rows,)
 
 
-def shown(found: Estimate | None) -> str:
+def format_estimate(found: Estimate | None) -> str:
   """'0.957 ± 0.013': two digits of half the 95 % interval, and the value to the same decimals."""
-  return '' if found is None else ' ± '.join(part for part in value_and_half(found) if part)
+  return '' if found is None else ' ± '.join(part for part in format_parts(found) if part)
 
 
-def value_and_half(found: Estimate) -> tuple[str, str]:
-  """The two numbers of `shown` as text; the second is empty if the value is exact."""
-  if not found.half or not math.isfinite(found.half):
+def format_parts(found: Estimate) -> tuple[str, str]:
+  """The two numbers of `format_estimate`; the second is empty without an error."""
+  if not found.half_width or not math.isfinite(found.half_width):
     whole = found.value.is_integer() and abs(found.value) < 1e15
     return (f'{found.value:,.0f}' if whole else f'{found.value:.4g}'), ''
   if abs(found.value) < 1e-3:
-    return f'{found.value:.3g}', f'{found.half:.2g}'
-  # Two significant digits of the half-width: 1 − ⌊log₁₀ half⌋ decimals.
-  decimals = max(1 - math.floor(math.log10(found.half)), 0)
-  return f'{found.value:,.{decimals}f}', f'{found.half:,.{decimals}f}'
+    return f'{found.value:.3g}', f'{found.half_width:.2g}'
+  # Two significant digits of the half-width h: 1 − ⌊log₁₀ h⌋ decimals.
+  decimals = max(1 - math.floor(math.log10(found.half_width)), 0)
+  return f'{found.value:,.{decimals}f}', f'{found.half_width:,.{decimals}f}'

@@ -32,7 +32,7 @@ class Row:
   """A row of a study.
 
   Attributes:
-    name: of the row.
+    name: the row's name in the table.
     config: settings of the training config that differ from the study's, by dotted key. A value
       that is a dict replaces a whole component.
     sampling: sampler options. Rows that differ only in these share one trained model.
@@ -50,13 +50,13 @@ class Study:
   """A table to measure.
 
   Attributes:
-    name: short, for files.
-    title: for a reader.
+    name: a short name, for files.
+    title: a title, for readers.
     base: the config file that rows start from, 'FILE.py:variant'.
-    rows: of the table.
-    metrics: its columns, by name of metric.
+    rows: the rows of the table.
+    metrics: the columns of the table, by name of metric.
     paper: the paper and the number of its table: the source of the published cells.
-    scale: the size at which it is run ('demo', 'cpu', 'paper').
+    scale: the size at which the study is run ('demo', 'cpu', 'paper').
     about: a paragraph on what the study compares.
     config: settings for all rows, by dotted key.
     published: by (row, metric), a number or the paper's word ('diverges').
@@ -105,9 +105,9 @@ class Results(NamedTuple):
   Attributes:
     study: the study.
     measures: by (row, metric), one per seed that was measured.
-    pictures: samples by row, as PNG files, or as text files where the data is text.
-    folders: of the trained models by row (first seed).
-    failures: by row, the reason why it has no cells.
+    pictures: samples by row, as PNG files, or as text files if the data is text.
+    folders: folders of the trained models, by row (first seed).
+    failures: the reason why a row has no cells, by row.
   """
 
   study: Study
@@ -137,7 +137,7 @@ def plan(
 
   Args:
     study: the table.
-    load: (base, overrides) -> config; a config file, completed.
+    load: (base, overrides) -> the completed config of a config file.
     workdir: the folder for trained models and cells.
     known_metrics: names that `evaluate` knows.
     changeable: prefixes of settings that may differ between two runs of one model.
@@ -174,7 +174,7 @@ def run(
   workdir: pathlib.Path,
   train: Callable[[Config, pathlib.Path], None],
   evaluate: Callable[[Config, pathlib.Path, list[str], dict[str, Any]], Evaluation],
-  of_model: Collection[str] = (),
+  model_metrics: Collection[str] = (),
   say: Callable[[str], None] = print,
 ) -> Results:
   """Trains and measures everything that is not finished.
@@ -183,46 +183,47 @@ def run(
   the run; everything finished by then is kept.
 
   Args:
-    jobs: from `plan`.
-    study: the same.
-    workdir: the same.
-    train: (config, folder): trains or resumes the run there; returns once it is finished.
-    evaluate: (config, folder, metrics, sampler options) -> what it measured.
-    of_model: metrics that do not depend on sampler options: measured once per model.
+    jobs: the jobs, from `plan`.
+    study: the study, as in `plan`.
+    workdir: the folder, as in `plan`.
+    train: (config, folder): trains or resumes a run in the folder; returns once it is finished.
+    evaluate: (config, folder, metrics, sampler options) -> the measured values.
+    model_metrics: metrics that do not depend on sampler options: measured once per model.
     say: called with lines of progress.
   """
   results = Results(study, {}, {}, {}, {})
-  broken: dict[pathlib.Path, str] = {}  # models whose training failed: not tried for the next row
+  # Reasons by folder: a model whose training failed is not tried again for the next row.
+  failed_models: dict[pathlib.Path, str] = {}
   for number, job in enumerate(jobs, 1):
     name = job.row.name
     label = f'[{number}/{len(jobs)}] {name}' + (f', seed {job.seed}' if job.seed else '')
-    store = CellStore(workdir / 'cells', job.keys, of_model)
+    store = CellStore(workdir / 'cells', job.keys, model_metrics)
     missing = store.missing(study.metrics)
     try:
       if missing:
-        if job.folder in broken:
-          raise RuntimeError(broken[job.folder])
+        if job.folder in failed_models:
+          raise RuntimeError(failed_models[job.folder])
         if not _is_trained(job):
           say(f'{label}: training in {job.folder}')
-          _train(job, train, broken)
+          _train(job, train, failed_models)
         say(f'{label}: measuring {", ".join(missing)}')
         store.add(evaluate(job.config, job.folder, missing, dict(job.row.sampling)))
       found = store.read()
       if left := store.missing(study.metrics):
-        raise RuntimeError(f'no value came back for {", ".join(left)}')
-    except Exception as error:  # of any kind: it costs one row, not the study
+        raise RuntimeError(f'the evaluation returned no value for {", ".join(left)}')
+    except Exception as error:  # any error: it costs one row, not the study
       logging.exception('%s', label)
       results.failures[name] = _one_line(error)
       say(f'{label}: failed: {results.failures[name]}')
       continue
-    # Cells from the files, also those that were just measured: a resumed study reads the same.
+    # All cells come from the files, even new ones: a resumed study reads the same values.
     _add(results, job, found, store)
     say(f'{label}: ' + ', '.join(f'{m} {_short(found[m])}' for m in study.metrics))
   return results
 
 
 def _add(results: Results, job: Job, found: Mapping[str, Measure], store: 'CellStore') -> None:
-  """Adds the cells of a job; picture and folder of a row are those of its first seed."""
+  """Adds the cells of a job; the picture and folder of a row come from its first seed."""
   name = job.row.name
   for metric in results.study.metrics:
     earlier = results.measures.get((name, metric), ())
@@ -237,12 +238,12 @@ def _is_trained(job: Job) -> bool:
   return (job.folder / 'trained').exists()
 
 
-def _train(job: Job, train: Callable, broken: dict[pathlib.Path, str]) -> None:
-  """Trains the job's model, and notes whether that was finished or failed."""
+def _train(job: Job, train: Callable, failed_models: dict[pathlib.Path, str]) -> None:
+  """Trains the job's model, and records success in its folder, or failure in `failed_models`."""
   try:
     train(job.config, job.folder)
   except Exception as error:
-    broken[job.folder] = _one_line(error)
+    failed_models[job.folder] = _one_line(error)
     raise
   atomic_write(job.folder / 'trained', '')
 
@@ -250,10 +251,10 @@ def _train(job: Job, train: Callable, broken: dict[pathlib.Path, str]) -> None:
 class CellStore:
   """The cells of one job: a file for metrics of the model, and one for metrics of its samples."""
 
-  def __init__(self, folder: pathlib.Path, keys: tuple[str, str], of_model: Collection[str]):
+  def __init__(self, folder: pathlib.Path, keys: tuple[str, str], model_metrics: Collection[str]):
     self.model, self.samples = (folder / f'{key}.json' for key in keys)
     self.picture, self.texts = (folder / f'{keys[1]}.{suffix}' for suffix in ('png', 'txt'))
-    self.of_model = of_model
+    self.model_metrics = model_metrics
 
   def read(self) -> dict[str, Measure]:
     """Every stored measure. A damaged file counts as missing, so its cells are measured again."""
@@ -266,7 +267,7 @@ class CellStore:
     return found
 
   def missing(self, metrics: Iterable[str]) -> list[str]:
-    """Those of `metrics` that are not stored."""
+    """The metrics that are not stored yet."""
     found = self.read()
     return [metric for metric in metrics if metric not in found]
 
@@ -281,21 +282,21 @@ class CellStore:
       atomic_write(self.texts, display.text)
     # The picture before the cells: once a cell is there, its row is never drawn again.
     for path, of_model in ((self.model, True), (self.samples, False)):
-      kept = {k: v._asdict() for k, v in found.items() if (k in self.of_model) == of_model}
+      kept = {k: v._asdict() for k, v in found.items() if (k in self.model_metrics) == of_model}
       atomic_write(path, json.dumps(kept, indent=2))
 
 
 def _job(
   row: Row, seed: int, config: Config, workdir: pathlib.Path, changeable: Collection[str]
 ) -> Job:
-  # What each result depends on: a model on what training reads, its metrics also on evaluation
-  # settings, and metrics of samples on sampler options too.
+  # A model depends on the settings that training reads, its metrics also on evaluation settings,
+  # and metrics of its samples also on sampler options.
   flat = flatten(config)
   sampled = {k: v for k, v in flat.items() if k.startswith(SAMPLING)}
   measured = {k: v for k, v in flat.items() if k.startswith(MEASURING)}
   others = (*SAMPLING, *MEASURING, *changeable)
   trained = {k: v for k, v in flat.items() if not k.startswith(others)}
-  # Names depend on content alone: renaming, adding or moving a row keeps everything finished.
+  # Names depend only on content: renaming, adding or moving a row keeps everything finished.
   folder = workdir / 'models' / f'{config.get("family") or "model"}-{_hash(trained)}'
   model = _hash([trained, measured])
   samples = _hash([trained, measured, sampled, dict(row.sampling)])
@@ -317,7 +318,7 @@ def _check(study: Study, known_metrics: set[str]) -> None:
         raise ConfigError(f'study {study.name!r} has the {what} {name!r} twice; remove one')
   for metric in study.metrics:
     pick(dict.fromkeys(known_metrics), metric, 'metric')
-  # Everything that names a cell: claims, published values, plots.
+  # Claims, published values and plots name cells, which must exist.
   cells = [(f'claim {claim.text!r}', *cell) for claim in study.claims for cell in claim.cells()]
   cells += [('a published cell', *cell) for cell in study.published]
   cells += [('a plot', rows[0], metric) for plot in study.plots for metric in plot]

@@ -26,7 +26,7 @@ from common.reporting.report import (
   Text,
   Verdicts,
 )
-from common.studies.claims import Estimate, shown, value_and_half
+from common.studies.claims import Estimate, format_estimate, format_parts
 from common.studies.studies import Results
 
 Estimates = Mapping[tuple[str, str], Estimate | None]  # by (row, metric)
@@ -46,33 +46,33 @@ def columns(results: Results) -> list[tuple[str, bool]]:
   """(metric, whether published) of each column; published ones only for metrics that have them."""
   published = {metric for _, metric in results.study.published}
   return [
-    (metric, side)
+    (metric, is_published)
     for metric in results.study.metrics
-    for side in ((False, True) if metric in published else (False,))
+    for is_published in ((False, True) if metric in published else (False,))
   ]
 
 
 def header(results: Results) -> list[str]:
   """The title of each column, starting with the column of row names."""
-  as_what = results.study.published_as
+  published_titles = results.study.published_as
   return [
     'row',
     *(
-      f'published {as_what.get(metric, title(metric))}' if published else title(metric)
+      f'published {published_titles.get(metric, title(metric))}' if published else title(metric)
       for metric, published in columns(results)
     ),
   ]
 
 
 def notes(results: Results) -> list[str]:
-  """What a reader needs to know about the numbers: notes on metrics, seeds, sources, failures."""
+  """Notes for readers of the numbers: on metrics, seeds, sources and failures."""
   study = results.study
   lines = []
   for metric in study.metrics:
     found = [m.note for row in study.rows for m in results.measures.get((row.name, metric), ())]
-    told = '; or '.join(dict.fromkeys(note for note in found if note))
-    if told:
-      lines.append(f'{title(metric)}: {told}')
+    joined = '; or '.join(dict.fromkeys(note for note in found if note))
+    if joined:
+      lines.append(f'{title(metric)}: {joined}')
   if len(study.seeds) > 1:
     lines.append(f'means of {len(study.seeds)} seeds, ± half of a 95 % t-interval')
   else:
@@ -99,7 +99,7 @@ def markdown(results: Results, facts: Mapping[str, str]) -> str:
     cells = [
       _published(results, row.name, metric)
       if published
-      else shown(estimates.get((row.name, metric)))
+      else format_estimate(estimates.get((row.name, metric)))
       for metric, published in columns(results)
     ]
     lines.append(_bar([row.name, *cells]))
@@ -131,8 +131,9 @@ def as_csv(results: Results) -> str:
     line = [row.name]
     for metric in results.study.metrics:
       found = estimates.get((row.name, metric))
-      # An exact value has an empty interval, a missing value two empty cells.
-      line += ['', ''] if found is None else [found.value, '' if found.half is None else found.half]
+      # A value without a known error has an empty interval, a missing value two empty cells.
+      half_width = None if found is None else found.half_width
+      line += ['' if found is None else found.value, '' if half_width is None else half_width]
       if metric in published:
         line.append(results.study.published.get((row.name, metric), ''))
     writer.writerow(line)
@@ -167,7 +168,7 @@ def _cell_record(results: Results, estimates: Estimates, row: str, metric: str) 
   found = estimates.get((row, metric))
   return {
     'value': found and found.value,
-    'interval': found and found.half,
+    'interval': found and found.half_width,
     'published': results.study.published.get((row, metric)),
     'seeds': [measure._asdict() for measure in results.measures.get((row, metric), ())],
   }
@@ -184,7 +185,7 @@ def sections(
     records: lines of `metrics.jsonl` of the trained models, by name.
   """
   study = results.study
-  found = []  # the answer first, then the numbers, then how they came about
+  found = []  # the answers first, then the numbers, then what they are based on
   if study.claims:
     found.append(Section('Claims', [Verdicts(results.verdicts())]))
   about = [Text(study.about)] if study.about else []
@@ -218,8 +219,8 @@ def _table(results: Results) -> Table:
         failed = row.name in results.failures and len(cells) == 1
         cells.append(Cell('failed' if failed else '', style='failed' if failed else ''))
         continue
-      value, half = value_and_half(estimate)
-      cells.append(Cell(value, f'± {half}' if half else ''))
+      value, half_width = format_parts(estimate)
+      cells.append(Cell(value, f'± {half_width}' if half_width else ''))
     rows.append(cells)
   return Table(['', *header(results)[1:]], rows, notes(results))
 
@@ -230,13 +231,13 @@ def _pictures(results: Results) -> list[Picture | Quote]:
   for row in results.study.rows:
     if path := results.pictures.get(row.name):
       found = estimates.get((row.name, first))
-      told = f': {title(first)} {shown(found)}' if found else ''
+      suffix = f': {title(first)} {format_estimate(found)}' if found else ''
       # Texts are shown as text; everything else was saved as a picture.
       if path.suffix == '.txt':
-        pictures.append(Quote(path.read_text('utf-8'), row.name + told))
+        pictures.append(Quote(path.read_text('utf-8'), row.name + suffix))
         continue
       alt = f'Samples of {row.name}, one class per column'
-      pictures.append(Picture(path.read_bytes(), alt, row.name + told))
+      pictures.append(Picture(path.read_bytes(), alt, row.name + suffix))
   return pictures
 
 
@@ -245,7 +246,7 @@ def overview(results: Results, height: float = 0.42) -> bytes | None:
 
   Args:
     results: the results.
-    height: of a strip, in inches.
+    height: height of a strip, in inches.
   """
   strips = {}
   for row in results.study.rows:
@@ -276,7 +277,7 @@ def _scatter(results: Results, x: str, y: str) -> plots.Plot | None:
     along, up = (estimates.get((row.name, metric)) for metric in (x, y))
     # The horizontal axis is logarithmic: it has no place for 0.
     if along is not None and up is not None and along.value > 0:
-      points[row.name] = plots.Series([along.value], [up.value], [up.half or 0.0])
+      points[row.name] = plots.Series([along.value], [up.value], [up.half_width or 0.0])
   if not points:
     return None
   return plots.scatter_plot(points, title(x), title(y), log_x=True)

@@ -1,1 +1,1 @@
-"""Published tables, and our own, as data."""
+"""Studies as data: published tables, and our own."""

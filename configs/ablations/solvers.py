@@ -2,13 +2,13 @@
 
 python -m experiments.ablate --study=configs/ablations/solvers.py:mnist --workdir=runs/solvers
 
-Scales: mnist (one model of configs/diffusion/images.py:mnist, half as long as there, then 38
+Scales: mnist (one model of configs/diffusion/images.py:mnist, trained for half its steps, then 38
 evaluations of it), digits (the same in minutes), smoke (seconds; nothing is learned).
 
-Reproduces: nothing published; our own table. Its rows with η are of the kind of DDIM's (Song et al.
+Reproduces: nothing published; our own table. Its rows with η are like those of DDIM (Song et al.
 2021, table 1).
 
-To expect of mnist: docs/solvers.md, with all numbers and which claims hold.
+To expect for mnist: docs/solvers.md, with all numbers and which claims hold.
 """
 
 from common.config import pick
@@ -16,7 +16,7 @@ from common.studies.claims import Claim
 from common.studies.studies import Row, Study
 
 BASES = {'mnist': 'mnist', 'digits': 'digits', 'smoke': 'digits'}  # variants, by scale
-SCALES = {  # by scale, what differs from the variant
+SCALES = {  # settings that differ from the variant, by scale
   'mnist': {'train.steps': '6000'},
   'digits': {},
   'smoke': {
@@ -29,7 +29,7 @@ SCALES = {  # by scale, what differs from the variant
 
 # {network evaluations: steps}
 ONE = {n: n for n in (5, 10, 20, 40)}
-TWO = {5: 3, 11: 6, 21: 11, 41: 21}  # two evaluations for each step but the last, which takes one
+TWO = {5: 3, 11: 6, 21: 11, 41: 21}  # two evaluations per step, one for the last step
 # (name in the table, sampler, budgets)
 DETERMINISTIC = (
   ('Euler', {'name': 'euler'}, ONE),
@@ -59,11 +59,11 @@ def get_study(scale: str = 'mnist') -> Study:
   )
   return Study(
     name='solvers',
-    title='Solvers and their evaluations',
+    title='Solvers and their network evaluations',
     about=(
       'One trained model, sampled by each solver with a budget of network evaluations. '
       'Deterministic solvers follow the same flow, so they differ only in their error; '
-      'η is the share of noise that DDIM puts back (Song et al. 2021, table 1).'
+      'η scales the noise that DDIM adds in each step (Song et al. 2021, table 1).'
     ),
     base=f'configs/diffusion/images.py:{BASES[scale]}',
     scale=scale,
@@ -72,7 +72,7 @@ def get_study(scale: str = 'mnist') -> Study:
     metrics=('frechet', 'agreement', 'evaluations', 'seconds_per_sample'),
     claims=(
       Claim(
-        'with 10 evaluations, a multistep solver of second order is better than DDIM',
+        'with 10 evaluations, a second-order multistep solver is better than DDIM',
         ('DPM-Solver++(2M), 10', 'frechet'),
         below=('DDIM, 10', 'frechet'),
       ),
@@ -82,12 +82,12 @@ def get_study(scale: str = 'mnist') -> Study:
         below=('DDIM, η=1, 10', 'frechet'),
       ),
       Claim(
-        'and η=0.5 below η=1',
+        'with 10 steps, less noise is better: η=0.5 below η=1',
         ('DDIM, η=0.5, 10', 'frechet'),
         below=('DDIM, η=1, 10', 'frechet'),
       ),
       Claim(
-        'at 100 evaluations, half of them in a corrector are better spent than in the predictor',
+        'at 100 evaluations, it is better to spend half of them in a corrector',
         ('predictor and corrector, 100', 'frechet'),
         below=('predictor, 100', 'frechet'),
       ),

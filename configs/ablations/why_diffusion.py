@@ -7,9 +7,9 @@ Scales: demo (scikit-learn's digits, 10 minutes on two cores), smoke (seconds; n
 
 Reproduces: nothing published; our own table.
 
-To expect of demo: the table in README.md (7 minutes on a 2-core CPU machine, 2026-11-25). On this
-small data, diffusion reaches the quality of autoregression over pixels in a third of its
-evaluations, at a likelihood (a bound) that is a little worse.
+To expect for demo: the table in README.md (7 minutes on a 2-core CPU machine, 2026-11-25). On this
+small dataset, diffusion reaches the quality of autoregression over pixels with a third of the
+evaluations, at a slightly worse likelihood (a bound).
 """
 
 from typing import Any
@@ -37,7 +37,7 @@ SCALES = {
 
 
 def steps(number: int) -> dict[str, Any]:
-  """Sampler options: so many steps of DDIM."""
+  """Sampler options: DDIM with this number of steps."""
   return {'sampler': {'name': 'ddim'}, 'steps': number}
 
 
@@ -85,29 +85,37 @@ def get_study(scale: str = 'demo') -> Study:
     ),
     claims=(
       Claim(
-        'diffusion draws the class that it is asked for',
+        'diffusion draws the requested class',
         ((DIFFUSION, MANY, GUIDED), 'agreement'),
         above=0.9,
       ),
-      Claim('so does autoregression over pixels', (PIXELS, 'agreement'), above=0.9),
       Claim(
-        'regression is the worst of all that may take their time',
+        'autoregression over pixels draws the requested class too',
+        (PIXELS, 'agreement'),
+        above=0.9,
+      ),
+      Claim(
+        'regression is the worst, except for diffusion with few evaluations',
         (REGRESSION, 'frechet'),
         above=((PIXELS, *PATCHES, DIFFUSION, MANY, GUIDED, NOISE, IMAGE), 'frechet'),
         times=2,
       ),
       Claim(
-        'one evaluation of a diffusion model is no better than that',
+        'diffusion with one evaluation is also much worse than with 20 or 100',
         (FEW[0], 'frechet'),
         above=((DIFFUSION, MANY), 'frechet'),
         times=2,
       ),
       Claim(
-        'the larger the patch that is drawn at once, the worse the likelihood: 2×2',
+        '2×2 patches, drawn at once, have a worse likelihood than pixels',
         (PATCHES[0], 'bits_per_dim'),
         above=(PIXELS, 'bits_per_dim'),
       ),
-      Claim('and 4×4', (PATCHES[1], 'bits_per_dim'), above=(PATCHES[0], 'bits_per_dim')),
+      Claim(
+        '4×4 patches have a worse likelihood than 2×2',
+        (PATCHES[1], 'bits_per_dim'),
+        above=(PATCHES[0], 'bits_per_dim'),
+      ),
       Claim(
         'diffusion needs a third of the evaluations of autoregression over pixels',
         (DIFFUSION, 'evaluations'),
@@ -115,13 +123,13 @@ def get_study(scale: str = 'demo') -> Study:
         times=0.34,
       ),
       Claim(
-        'equal parameters',
+        'all have the same number of parameters (±5 %)',
         (PIXELS, 'parameters'),
         near=((DIFFUSION, REGRESSION, *PATCHES), 'parameters'),
         within=0.05,
       ),
       Claim(
-        'equal time to train',
+        'all train for the same time (±25 %)',
         (PIXELS, 'training_seconds'),
         near=((DIFFUSION, REGRESSION, *PATCHES), 'training_seconds'),
         within=0.25,

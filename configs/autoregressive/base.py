@@ -1,8 +1,8 @@
-"""The sections of an autoregressive experiment, beside those of `configs/base.py`.
+"""The sections of an autoregressive experiment, in addition to those of `configs/base.py`.
 
-A component is a dict with a `name` and the settings that differ from that one's defaults. Each name
-is a key of a table, and each default stands in the signature of a constructor: both are in the file
-given at the section. `experiments.families.complete` fills the defaults in.
+A component is a dict with a `name` and the settings that differ from its defaults. Each name is a
+key of a table, and each default is in the signature of a constructor: the comment at the section
+names the file of both. `experiments.families.complete` fills in the defaults.
 """
 
 from ml_collections import ConfigDict
@@ -20,8 +20,8 @@ def get_base() -> ConfigDict:
         ordering=dict(name='patches'),  # autoregressive/orderings.py; patches of one pixel
         network=dict(name='transformer'),  # autoregressive/networks/__init__.py
         head=dict(name='categorical'),  # autoregressive/heads/__init__.py
-        model=dict(  # and the settings of Model, autoregressive/model.py
-          class_dropout=0.0,  # how often training hides the class: guidance needs that
+        model=dict(  # also the settings of Model, autoregressive/model.py
+          class_dropout=0.0,  # share of examples whose class training hides, for guidance
         ),
         objective=dict(),  # Objective, autoregressive/objectives.py
         finetune=dict(),  # Finetune, autoregressive/finetuning.py

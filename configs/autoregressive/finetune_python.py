@@ -1,4 +1,4 @@
-"""A model trained on Shakespeare learns Python: bytes, so that both have the same vocabulary.
+"""Fine-tunes a model of Shakespeare on Python, in bytes, so that both have the same vocabulary.
 
 python -m experiments.prepare_data --dataset=shakespeare --tokenizer=bytes
 python -m experiments.train --config=configs/autoregressive/finetune_python.py:pretrain \\
@@ -7,12 +7,13 @@ python -m experiments.train --config=configs/autoregressive/finetune_python.py:f
   --config.finetune.source=runs/plays --workdir=runs/python
 python -m experiments.evaluate --workdir=runs/python --on=shakespeare --metrics=bits_per_dim
 
-Variants: pretrain (Shakespeare), full, frozen (embeddings stay), lora (rank 8), scratch (Python
-from nothing, for comparison). The validation loss at step 0 is that before fine-tuning.
+Variants: pretrain (Shakespeare), full, frozen (embeddings are not trained), lora (rank 8), scratch
+(Python from random parameters, for comparison). The validation loss at step 0 is that of
+pretrain.
 
 Reproduces: nothing published; our own settings.
 
-To expect, in bits per byte of the test split, after short runs (--config.train.steps=1000 for
+To expect, in bits per byte on the test split, after short runs (--config.train.steps=1000 for
 pretrain, 500 for the others) on a 2-core CPU machine, 2026-11-25:
 
                         Shakespeare      Python

@@ -10,11 +10,11 @@ mnist, fashion_mnist: 2026-11-22, experiments.evaluate):
   digits         35 s: agreement 0.95, FD(mlp, n=722) 0.63 (floor 0.42), 1.71 bits/dim
   digits_2x2     32 s: agreement 0.92, FD 0.98, 1.79 bits/dim
   digits_4x4     31 s: agreement 0.96, FD 1.04, 2.21 bits/dim
-  mnist          2×2 patches, 2,000 steps, a beginning: agreement 0.66, FD(mlp, n=1000) 19.5
+  mnist          2×2 patches, 2,000 steps, a short run: agreement 0.66, FD(mlp, n=1000) 19.5
                  (floor 1.9), 1.028 bits/dim
   fashion_mnist  the same, 1,000 steps: 0.45, 16.6 (floor 0.7), 3.419 bits/dim
   palette        a folder of colour images (--config.data.source=IMAGES/) at 16×16, each pixel one
-                 of 16 colours. 1,911 emoji, 200 steps, 1.5 minutes of processor time, 2026-11-25:
+                 of 16 colours. 1,911 emoji, 200 steps, 1.5 minutes of CPU time, 2026-11-25:
                  1.409 ± 0.030 bits per palette index
 """
 
@@ -40,8 +40,8 @@ MNIST = dict(
 
 VARIANTS = {
   'digits': DIGITS,
-  # Larger patches make cheaper steps, and so more passes over the 1,445 images in the same time:
-  # without dropout these learn them by heart. The widths keep the number of parameters equal.
+  # Larger patches make steps cheaper, so the same time allows more passes over the 1,445 images:
+  # without dropout, these models overfit. The widths keep the number of parameters equal.
   'digits_2x2': merge(
     DIGITS,
     dict(ordering=dict(size=2), network=dict(mlp_width=232, dropout=0.2), train=dict(steps='2900')),

@@ -10,8 +10,8 @@ python -m experiments.train --config=configs/autoregressive/series.py:aus_retail
 Reproduces: nothing published; our own settings.
 
 To expect: the last 12 months of 150 series from the 48 before them, 100 draws of each, on a 2-core
-CPU machine that much other work shared (2026-11-25), 114k parameters, 1,500 steps. Inside: share of
-the values within the intervals of 50 and 90 %.
+CPU machine shared with much other work (2026-11-25), 114k parameters, 1,500 steps. Inside: share of
+the values within the 50 % and 90 % intervals.
 
                          normalised CRPS    CRPS        inside       seconds
   aus_retail             0.0289 ± 0.0019    9.9 ± 1.0   59 %, 95 %   268
@@ -19,8 +19,8 @@ the values within the intervals of 50 and 90 %.
   aus_retail_quantiles   0.0347 ± 0.0023   11.9 ± 1.2   48 %, 86 %   239
   seasonal naive         0.0422            14.5
 
-It holds for this small dataset. file, file_counts: your own CSV file (docs/datasets.md),
---config.data.source=FILE.csv; file_counts is for whole numbers, by a negative binomial.
+Variants file and file_counts: your own CSV file (docs/datasets.md), --config.data.source=FILE.csv;
+file_counts is for counts, with a negative binomial.
 """
 
 from ml_collections import ConfigDict

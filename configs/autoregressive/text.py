@@ -1,4 +1,4 @@
-"""A causal transformer that writes: characters, bytes or byte pairs of a text.
+"""A causal transformer over the characters, bytes or byte pairs of a text.
 
 python -m experiments.train --config=configs/autoregressive/text.py:shakespeare_char \\
   --workdir=runs/shakespeare
@@ -6,8 +6,8 @@ python -m experiments.train --config=configs/autoregressive/text.py:shakespeare_
   python -m experiments.prepare_data --dataset=shakespeare   (once)
   python -m experiments.sample --workdir=runs/shakespeare --prompt="ROMEO" --length=300
 
-Reproduces: nanoGPT's settings for Shakespeare by characters, its small one for a CPU
-(`shakespeare_char`) and its larger one for a GPU (`shakespeare_char_large`); docs/shakespeare.md
+Reproduces: nanoGPT's settings for Shakespeare by characters, the small model for a CPU
+(`shakespeare_char`) and the larger model for a GPU (`shakespeare_char_large`); docs/shakespeare.md
 has both curves. The others are our own settings.
 
 To expect on a 2-core CPU machine (2026-11-22):
@@ -28,7 +28,7 @@ COMMON = dict(
   network=dict(width=128, layers=4, heads=4, bias=False),
   model=dict(start='none', tied=True),
   optimizer=dict(final=0.1, weight_decay=0.1),
-  ema=dict(decay=0.0, warmup=False),  # as published: no average
+  ema=dict(decay=0.0, warmup=False),  # no average, as in nanoGPT
 )
 
 VARIANTS = {

@@ -2,7 +2,7 @@
 
 python -m experiments.train --config=configs/diffusion/images.py:digits --workdir=runs/diffusion
 
-Reproduces: nothing published. Our own settings for two CPU cores, of published parts: EDM (Karras
+Reproduces: nothing published; our own settings for two CPU cores, from published parts: EDM (Karras
 et al. 2022), the prediction of noise (Ho et al. 2020) on the cosine schedule (Nichol & Dhariwal
 2021), and a regression as the baseline for comparison.
 
@@ -11,11 +11,11 @@ mnist, fashion_mnist: 2026-11-22, experiments.evaluate):
 
   digits             36 s: agreement 0.98, FD(mlp, n=722) 0.67 (floor 0.42), 1.82 bits/dim; 20 steps
   digits_eps         36 s: the same with the noise as target: 0.96, 0.65, 1.93 bits/dim
-  digits_x0          37 s: and with the image: 0.99, 0.62, 2.61 bits/dim
+  digits_x0          37 s: the same with the image as target: 0.99, 0.62, 2.61 bits/dim
   digits_regression  36 s: no diffusion, one step: 1.00, FD 6.67
   mnist              12,000 steps: agreement 0.85, FD(mlp, n=1000) 3.0 (floor 1.9), 1.51 bits/dim;
                      35 evaluations by Heun's method; others: docs/solvers.md
-  fashion_mnist      the same network, 1,200 steps, a beginning: 0.45, 13.1 (floor 0.7), 4.36
+  fashion_mnist      the same network, 1,200 steps, a short run: 0.45, 13.1 (floor 0.7), 4.36
 """
 
 from ml_collections import ConfigDict
@@ -41,8 +41,8 @@ EDM = dict(  # Karras et al. 2022, table 1, last column; sampled by Heun's metho
   objective=dict(weighting=dict(name='edm'), times=dict(name='log_normal')),
   sampling=dict(sampler=dict(name='heun'), steps=18, grid=dict(name='karras', end='clean')),
 )
-# The smallest noise at which the 17 levels of a digit stay apart (docs/decisions.md). On the cosine
-# schedule it is that of time 0.011.
+# The smallest noise at which the 17 levels of a pixel can still be told apart (docs/decisions.md).
+# The cosine schedule has this noise at time 0.011.
 DIGITS_EDM = merge(DIGITS, EDM, dict(process=dict(sigma_min=0.03)))
 DIGITS_COSINE = merge(DIGITS, dict(process=dict(name='cosine', t_min=0.011)))
 REGRESSION = dict(  # no diffusion: one step from pure noise to the image, trained by squared error

@@ -1,4 +1,4 @@
-"""The networks of the papers, as settings; published sizes beside them."""
+"""The networks of the papers, as settings, with their published numbers of parameters."""
 
 UNETS = {
   # Ho et al. 2020, CIFAR-10: 35.7M parameters.
@@ -49,7 +49,8 @@ UNETS = {
   ),
 }
 
-# Peebles & Xie 2022, table 1: 33M, 130M, 458M and 675M parameters; the patch is chosen apart.
+# Peebles & Xie 2022, table 1: 33M, 130M, 458M and 675M parameters; the patch size is a separate
+# choice.
 DITS = {
   'S': dict(name='dit', width=384, depth=12, heads=6),
   'B': dict(name='dit', width=768, depth=12, heads=12),

@@ -1,4 +1,4 @@
-"""Every default stands in one place: the signature of a constructor, or the base of a family."""
+"""Every default is in one place: the signature of a constructor, or the base of a family."""
 
 import inspect
 
@@ -34,7 +34,7 @@ def at(config, path):
 
 
 @pytest.mark.parametrize(('family', 'path', 'name'), COMPONENTS)
-def test_a_component_named_alone_has_all_its_settings(family, path, name):
+def test_a_component_given_only_by_name_has_all_its_settings(family, path, name):
   config = families.defaults(family)
   *parents, last = path.split('.')
   at(config, parents)[last] = {'name': name}
@@ -58,7 +58,7 @@ def test_a_section_of_one_constructor_has_all_its_settings(path):
 
 @pytest.mark.parametrize('family', FAMILIES)
 def test_a_section_with_a_name_is_a_component_or_a_known_exception(family):
-  """What `merge` replaces is what `complete` completes."""
+  """The sections that `merge` replaces are those that `complete` completes."""
 
   def named(config, path=''):
     for key, value in config.items():

@@ -72,7 +72,7 @@ def test_evaluation_scores_forecasts(trained):
   metrics = '--metrics=agreement,crps,normalised_crps'
   printed = run('evaluate', f'--workdir={trained}/run', metrics)
   assert 'normalised CRPS: 0.' in printed and 'seasonal naive 0.' in printed
-  assert 'class agreement: -   applies to images only' in printed
+  assert 'class agreement: -   applies only to images' in printed
   assert list((trained / 'run' / 'evaluations').glob('*.png'))
 
 

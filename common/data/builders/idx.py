@@ -30,7 +30,7 @@ def parse(data: bytes, what: str) -> np.ndarray:
     what: the file, for messages.
 
   Raises:
-    ConfigError: for another format, or if the length does not match the header.
+    ConfigError: for a file in another format, or of another length than its header says.
   """
   rank = data[3] if len(data) > 3 else 0
   if data[:3] != b'\0\0\x08' or len(data) < 4 + 4 * rank:
@@ -74,7 +74,7 @@ class Idx(base.ImageBuilder, skip_registration=True):
     """The images and labels, from the first source that has them; local files come first.
 
     Raises:
-      ConfigError: if no source has the files, which is known after seconds, or if they differ from
+      ConfigError: if no source has the files (found out within seconds), or if they differ from
         the published ones.
     """
     if source := self.settings.get('source'):
@@ -102,7 +102,7 @@ class Idx(base.ImageBuilder, skip_registration=True):
 
 
 def _arrays(files: downloads.Files) -> tfds_datasets.LabelledImages:
-  # In the order of FILES: 'train' images and labels, then those of 't10k', the test set.
+  # In the order of FILES: images and labels of 'train', then of 't10k', the test set.
   train_x, train_label, test_x, test_label = (parse(files[name], name) for name in FILES)
   return {'train': (train_x[..., None], train_label), 'test': (test_x[..., None], test_label)}
 
@@ -114,7 +114,7 @@ class Mnist(Idx, skip_registration=True):
   class_names = tuple(map(str, range(10)))
   published = downloads.PublishedFiles(
     name='mnist',
-    # Of the uncompressed contents, in the order of FILES.
+    # Hashes of the uncompressed contents, in the order of FILES.
     sha256=dict(
       zip(
         FILES,
@@ -156,7 +156,7 @@ class FashionMnist(Idx, skip_registration=True):
   )
   published = downloads.PublishedFiles(
     name='fashion_mnist',
-    # Of the uncompressed contents, in the order of FILES.
+    # Hashes of the uncompressed contents, in the order of FILES.
     sha256=dict(
       zip(
         FILES,

@@ -51,7 +51,7 @@ class ImageFolder(base.ImageBuilder, skip_registration=True):
   def variant(cls, settings: Mapping[str, Any]) -> str:
     """A hash of the names, sizes and modification times of the files; none is opened."""
     folder = _folder(settings)
-    # The bytes that are hashed decide the name of the folder: a change prepares all folders again.
+    # The hash names the prepared folder: hashing other bytes would prepare every dataset again.
     state = hashlib.blake2b(digest_size=8)
     state.update(repr((_image_size(settings), base.broken_policy(settings))).encode())
     for path in list_images(folder):

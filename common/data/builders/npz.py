@@ -13,9 +13,9 @@ from common.data.builders import base
 
 
 class Npz(base.ImageBuilder, skip_registration=True):
-  """Arrays `x`, uint8 [n, h, w, c] or [n, h, w], and optionally `y`, integers from 0 on, [n].
+  """Arrays `x`, uint8 [n, h, w, c] or [n, h, w], and optionally `y`, integers [n], at least 0.
 
-  Split by the hash of each image.
+  The hash of each image decides its split.
   """
 
   name = 'npz'
@@ -75,10 +75,10 @@ def read_arrays(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray | None]:
   if label is not None:
     if not np.issubdtype(label.dtype, np.integer) or label.shape != x.shape[:1]:
       raise ConfigError(
-        f'{path}: y must be {len(x)} whole numbers from 0 on, got {label.dtype} {list(label.shape)}'
+        f'{path}: y must be {len(x)} integers of at least 0, got {label.dtype} {list(label.shape)}'
       )
     if label.min() < 0:
       raise ConfigError(
-        f'{path}: y must be {len(x)} whole numbers from 0 on, got {label.min()} among them'
+        f'{path}: y must be {len(x)} integers of at least 0, got {label.min()} among them'
       )
   return (x if x.ndim == 4 else x[..., None]), label

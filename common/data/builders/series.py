@@ -2,13 +2,13 @@
 
 A window has `context` + `horizon` steps of one series: [value, covariates], float32. The first
 `context` steps are given, the last `horizon` are to be forecast. Covariates are known in advance:
-the other columns of the file, and features of the time (common/data/calendars.py). Those of the
-file are standardised to mean 0 and standard deviation 1 over the training part. Values are not
-changed, because a model scales each window by itself.
+the other columns of the file, and features of the time (common/data/calendars.py). The columns of
+the file are standardised to mean 0 and standard deviation 1 over the training part. Values are not
+changed, because the model scales each window itself.
 
 Splits are by time, within each series. The last 5 % of its steps, rounded down to whole horizons
-but at least one, are for testing, and as many before them for validation. Training windows end
-before these. The steps that one split forecasts belong to no earlier split; a later split may
+but at least one, are for testing, and the same number before them for validation. Training windows
+end before these. The steps that one split forecasts belong to no earlier split; a later split may
 contain them as context.
 """
 
@@ -26,7 +26,7 @@ from common.data import calendars
 from common.data.builders import base, downloads
 from common.data.series_csv import Columns, Table, read_table
 
-HELD_OUT = 0.05  # of the steps of a series, for each of validation and test
+HELD_OUT = 0.05  # share of the steps of a series, for each of validation and test
 
 
 class WindowSizes(NamedTuple):
@@ -44,7 +44,7 @@ class WindowSizes(NamedTuple):
 
   @property
   def length(self) -> int:
-    """Steps of a window."""
+    """Number of steps in a window."""
     return self.context + self.horizon
 
 
@@ -86,12 +86,12 @@ class SeriesBuilder(base.Builder, skip_registration=True):
         f'{table.lengths.max()}; lower one of them'
       )
     starts = table.starts
-    windows = {split: [] for split in base.SPLITS}  # pairs of a label and the first row
+    windows = {split: [] for split in base.SPLITS}  # (label, first row) of each window
     for label, i in enumerate(kept):
       offsets = window_offsets(int(table.lengths[i]), int(held_out[i]), sizes)
       for split in base.SPLITS:
         windows[split] += [(label, int(starts[i]) + offset) for offset in offsets[split]]
-    # Rows of all training parts: those before the held-out steps of validation and test.
+    # Rows of all training parts, which end before the held-out steps of validation and test.
     training = np.concatenate(
       [starts[i] + np.arange(table.lengths[i] - 2 * held_out[i]) for i in kept]
     )
@@ -103,8 +103,8 @@ class SeriesBuilder(base.Builder, skip_registration=True):
       levels=0,
       class_names=tuple(table.names[i] for i in kept),
       splits={
-        split: functools.partial(_examples, rows, places, sizes.length)
-        for split, places in windows.items()
+        split: functools.partial(_examples, rows, chosen, sizes.length)
+        for split, chosen in windows.items()
       },
       notes=(
         f'{len(kept)} series of {lengths.min()} to {lengths.max()} values, season {season}, '
@@ -122,9 +122,9 @@ class SeriesBuilder(base.Builder, skip_registration=True):
 
 
 def held_out_steps(lengths: Int[np.ndarray, 'series'], horizon: int) -> Int[np.ndarray, 'series']:
-  """Steps of each series that are held out for validation, and again for test.
+  """Number of steps of each series that are held out for validation, and again for test.
 
-  HELD_OUT of the series, rounded down to whole horizons, at least one.
+  This is the share HELD_OUT, rounded down to whole horizons, but at least one horizon.
   """
   return np.maximum((HELD_OUT * lengths).astype(int) // horizon, 1) * horizon
 
@@ -134,7 +134,7 @@ def window_offsets(length: int, held_out: int, sizes: WindowSizes) -> dict[str, 
 
   Args:
     length: length of the series.
-    held_out: number of its last steps that are for test, and of those before for validation.
+    held_out: number of steps for test, at its end, and for validation, before these.
     sizes: sizes of the windows.
   """
   # The first window of each split: its horizon begins with the held-out steps, and its context
@@ -153,13 +153,13 @@ def window_offsets(length: int, held_out: int, sizes: WindowSizes) -> dict[str, 
 def window_rows(
   table: Table, training: Int[np.ndarray, 'some']
 ) -> tuple[tuple[str, ...], Float[np.ndarray, 'rows columns']]:
-  """Names of all covariates, and the rows that windows are cut from: the value, then these.
+  """Names of all covariates, and the rows of all windows: the value, then the covariates.
 
   Args:
     table: the series.
     training: the rows of the training part.
   """
-  # Mean and deviation of the training part alone, so that nothing of the held-out steps leaks.
+  # Mean and standard deviation of the training part only: held-out steps must not leak into it.
   seen = table.covariates[training]
   deviation = seen.std(0)
   standardised = (table.covariates - seen.mean(0)) / np.where(deviation > 0, deviation, 1)
@@ -171,10 +171,10 @@ def window_rows(
 
 
 def _examples(
-  rows: Float[np.ndarray, 'rows columns'], places: Sequence[tuple[int, int]], length: int
+  rows: Float[np.ndarray, 'rows columns'], windows: Sequence[tuple[int, int]], length: int
 ) -> base.Examples:
   # Windows are views of `rows`: overlapping ones take no memory of their own.
-  for key, (label, start) in enumerate(places):
+  for key, (label, start) in enumerate(windows):
     yield f'{key:09d}', {'x': rows[start : start + length], 'label': label}
 
 

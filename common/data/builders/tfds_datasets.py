@@ -1,6 +1,6 @@
-"""Datasets whose raw files TFDS's own builders download, for which TensorFlow is needed, once.
+"""Datasets whose raw files TFDS's own builders download; only this download needs TensorFlow.
 
-They are stored again in the format of all datasets here, so reading them needs no TensorFlow.
+The examples are stored again in the format of all datasets here, so reading needs no TensorFlow.
 """
 
 import importlib.util

@@ -65,12 +65,12 @@ def test_a_file_that_changed_is_read_again_and_examples_keep_their_splits(tmp_pa
     ({'x': images()[:0]}, r'x must be .*, got uint8 \[0, 4, 3, 2\]'),
     (
       {'x': images(), 'y': np.arange(39)},
-      r'y must be 40 whole numbers from 0 on, got int64 \[39\]',
+      r'y must be 40 integers of at least 0, got int64 \[39\]',
     ),
-    ({'x': images(), 'y': np.arange(40) - 1}, 'y must be 40 whole numbers from 0 on, got -1'),
+    ({'x': images(), 'y': np.arange(40) - 1}, 'y must be 40 integers of at least 0, got -1'),
     (
       {'x': images(), 'y': np.arange(40) / 2},
-      r'y must be 40 whole numbers from 0 on, got float64 \[40\]',
+      r'y must be 40 integers of at least 0, got float64 \[40\]',
     ),
     (
       {'x': images()[:2]},

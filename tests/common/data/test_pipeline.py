@@ -20,13 +20,13 @@ class Numbers(Source):
 
   def __init__(self, size: int):
     self.size = size
-    self.asked = 0
+    self.num_reads = 0
 
   def __len__(self) -> int:
     return self.size
 
   def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-    self.asked += 1
+    self.num_reads += 1
     return {'x': indices.reshape(-1, 1, 1, 1), 'label': indices.astype(np.int32)}
 
 
@@ -161,7 +161,7 @@ def test_only_a_few_batches_are_read_ahead():
   )
   next(batches)
   time.sleep(0.3)
-  assert 2 <= data.splits['train'].asked <= 2 + pipeline.CHUNKS_AHEAD
+  assert 2 <= data.splits['train'].num_reads <= 2 + pipeline.CHUNKS_AHEAD
   batches.close()
 
 

@@ -80,7 +80,7 @@ def test_a_tokenizer_json_is_used_unchanged(bpe, tmp_path):
 
 
 @pytest.mark.peers
-def test_transformers_encodes_alike_from_the_same_files(bpe, tmp_path):
+def test_transformers_gives_the_same_tokens_from_the_same_files(bpe, tmp_path):
   transformers = pytest.importorskip('transformers')
   write_files(bpe, tmp_path)
   peer = transformers.GPT2Tokenizer(

@@ -14,7 +14,7 @@ from common.data.pipeline import Data
 from common.data.spec import DataSpec, SeriesSpec
 from common.data.tokenizers import Bytes
 from common.domains import DOMAINS, domain_of
-from common.domains.base import Domain, SampleFlags, SampleSettings, Trained
+from common.domains.base import Domain, SampleFlags, SampleSettings, TrainedModel
 from common.evaluation.evaluate import METRICS, evaluate
 from common.reporting.writers import Writer
 from tests.common.domains.toy import Sampler, Split
@@ -55,7 +55,7 @@ def trained(monkeypatch):
   label = np.arange(12, dtype=np.int32) % 2
   splits = {name: Split(x=rings(label), label=label) for name in ('train', 'validation', 'test')}
   method = Sampler(lambda key, request: rings(request.label, jax.random.uniform(key)))
-  return Trained(method, {'w': np.zeros(3)}, Data(SPEC, splits), 5, 'toy', {})
+  return TrainedModel(method, {'w': np.zeros(3)}, Data(SPEC, splits), 5, 'toy', {})
 
 
 def test_training_shows_a_preview_of_a_new_kind_of_data(trained, tmp_path):
@@ -75,9 +75,9 @@ def test_evaluation_measures_and_shows_a_new_kind_of_data(trained):
   assert values['bits_per_dim'] == pytest.approx(1 / np.log(2))
   assert values['parameters'] == 3 and values['evaluations'] == 1
   assert {k for k, value in values.items() if value is None} == METRICS.keys() - Domain.metrics
-  assert found.measures['frechet'].note == 'a distance between images'
+  assert found.measures['frechet'].note == 'applies only to images'
   assert found.display.columns == 2 and found.display.picture().ndim == 3
-  np.testing.assert_array_equal(found.display.labels, np.arange(12) % 2)
+  np.testing.assert_array_equal(found.display.label, np.arange(12) % 2)
 
 
 def test_the_command_writes_samples_of_a_new_kind_of_data(trained, tmp_path):

@@ -9,7 +9,7 @@ from common.domains.labels import parse_label
 SPEC = DataSpec('toy', 'image', (4, 4, 1), 17, 3, class_names=('a', 'b', 'c'))
 
 
-def test_classes_in_turn_unless_the_method_takes_none():
+def test_classes_come_in_turn_unless_the_method_takes_no_classes():
   np.testing.assert_array_equal(parse_label(None, 4, SPEC), [0, 1, 2, 0])
   assert parse_label(None, 4, SPEC, labelled=False) is None
   np.testing.assert_array_equal(parse_label('b', 2, SPEC), [1, 1])

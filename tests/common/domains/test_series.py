@@ -31,7 +31,7 @@ def test_forecasts_are_the_same_however_many_are_drawn_at_once():
     return request.past + 0.5 * ~np.asarray(request.mask)
 
   asked = series.Windows(SPEC, source, np.arange(1, 6))
-  found = series.forecast(Sampler(draw), {}, jax.random.key(0), asked, draws=3, rows=4)
+  found = series.forecast(Sampler(draw), {}, jax.random.key(0), asked, draws=3, batch_size=4)
   assert shapes == [(4, 8, 2)] * 4
   assert found.names == ('b', 'c', 'a', 'b', 'c')
   np.testing.assert_array_equal(found.past, windows[1:6, :5, 0])

@@ -7,10 +7,10 @@ import pytest
 from scipy import stats
 
 from common.data.pipeline import Data
-from common.data.sources import Source
 from common.data.spec import DataSpec, SeriesSpec
 from common.evaluation import crps, evaluate
 from common.method import Likelihood, Samples
+from tests.common.domains.toy import Split
 from tests.toy import Functions
 
 SETTINGS = dict(split='test', batch_size=64, num_samples=200, extractor='mlp')
@@ -67,22 +67,14 @@ def test_the_seasonal_naive_forecast_repeats_the_last_season():
   assert crps.seasonal_naive(past, 3, 12).tolist() == [[9, 9, 9]]
 
 
-class Split(Source):
+def counting_windows(num):
   """Windows that count up, each from another number."""
-
-  def __init__(self, num):
-    x = np.zeros((num, *SPEC.shape), np.float32)
-    x[..., 0] = 10 + np.arange(8) + 100 * np.arange(num)[:, None]
-    self.arrays = {'x': x, 'label': np.arange(num, dtype=np.int32) % 3}
-
-  def __len__(self):
-    return len(self.arrays['x'])
-
-  def gather(self, indices):
-    return {key: array[indices] for key, array in self.arrays.items()}
+  x = np.zeros((num, *SPEC.shape), np.float32)
+  x[..., 0] = 10 + np.arange(8) + 100 * np.arange(num)[:, None]
+  return Split(x=x, label=np.arange(num, dtype=np.int32) % 3)
 
 
-def measured(metrics, bias=0.0, deviation=1.0):
+def measured(metrics, bias=0.0, deviation=1.0, windows=9):
   """Evaluates a method that draws around the truth, which it finds by counting on."""
 
   def sample(params, key, request):
@@ -98,7 +90,7 @@ def measured(metrics, bias=0.0, deviation=1.0):
     num = len(batch['x'])
     return Likelihood(jnp.full(num, 3.0), jnp.zeros(num), jnp.full(num, 3.0))
 
-  data = Data(SPEC, {'test': Split(9), 'train': Split(9)})
+  data = Data(SPEC, {'test': counting_windows(windows), 'train': counting_windows(9)})
   method = Functions(None, None, sample, nll)
   return evaluate.evaluate(method, {}, data, SETTINGS, jax.random.key(0), metrics)
 
@@ -122,6 +114,13 @@ def test_metrics_of_forecasts():
   worse = measured(['crps'], bias=3.0).measures['crps']
   assert worse.value == pytest.approx(gaussian_crps(0.0, 3.0, 1.0), rel=0.05)
   assert 'hold 0% and 0%' in worse.note
+
+
+def test_the_error_over_a_single_window_is_unknown():
+  found = measured(['crps', 'normalised_crps'], windows=1).measures
+  assert found['crps'].standard_error is None
+  assert found['normalised_crps'].standard_error is None
+  assert found['normalised_crps'].value > 0
 
 
 def test_metrics_of_images_do_not_apply_to_time_series():

@@ -10,28 +10,15 @@ from sklearn import datasets
 
 from common.config import ConfigError
 from common.data.pipeline import Data
-from common.data.sources import Source
 from common.data.spec import DataSpec
 from common.evaluation import agreement, classifiers, evaluate, features, likelihood
 from common.evaluation.measures import Measure
 from common.method import Likelihood, Samples
+from tests.common.domains.toy import Split
 from tests.toy import Functions
 
 SETTINGS = dict(split='test', batch_size=128, num_samples=300, extractor='mlp')
 KEY = jax.random.key(0)
-
-
-class Memory(Source):
-  """A split held in memory."""
-
-  def __init__(self, arrays):
-    self.arrays = arrays
-
-  def __len__(self):
-    return len(self.arrays['x'])
-
-  def gather(self, indices):
-    return {key: array[indices] for key, array in self.arrays.items()}
 
 
 @pytest.fixture(scope='module')
@@ -42,7 +29,7 @@ def data():
   label = digits.target[order].astype(np.int32)
   spec = DataSpec('digits', 'image', (8, 8, 1), 17, 10, tuple('0123456789'), num_train=1400)
   splits = {'train': slice(0, 1400), 'test': slice(1400, None)}
-  return Data(spec, {k: Memory({'x': x[s], 'label': label[s]}) for k, s in splits.items()})
+  return Data(spec, {k: Split(x=x[s], label=label[s]) for k, s in splits.items()})
 
 
 def replay(data, wrong=0.0, noise=0.0, nll=None):
@@ -102,7 +89,7 @@ def test_no_class_is_requested_from_a_method_without_labels(data):
   found = measure(
     data, Functions(None, None, sample, None, labelled=False), ['agreement', 'frechet']
   )
-  assert set(asked) == {None} and found.display.labels is None
+  assert set(asked) == {None} and found.display.label is None
   assert found.measures['agreement'].value is None
   assert found.measures['frechet'].value > 0
 
@@ -155,7 +142,7 @@ def test_samples_are_balanced_and_in_order(data):
   asked = np.concatenate([label for _, label, _ in calls])[:300]
   assert np.array_equal(np.bincount(asked), [30] * 10)
   assert found.display.images.shape == (80, 8, 8, 1) and found.display.columns == 10
-  assert np.array_equal(found.display.labels, np.tile(np.arange(10), 8))
+  assert np.array_equal(found.display.label, np.tile(np.arange(10), 8))
   assert found.measures['evaluations'].value == 7.0
   assert found.measures['parameters'] == Measure(16.0, 0.0)
   assert 'median of 3 calls for 128 samples' in found.measures['seconds_per_sample'].note
@@ -170,7 +157,7 @@ def test_the_same_key_gives_the_same_samples(data):
 
 def test_metrics_that_the_method_or_the_data_cannot_give_are_empty(data):
   spec = DataSpec('plain', 'image', (8, 8, 1), 17, num_train=1400)
-  splits = {k: Memory({'x': source.arrays['x']}) for k, source in data.splits.items()}
+  splits = {k: Split(x=source.arrays['x']) for k, source in data.splits.items()}
 
   def sample(params, key, request):
     assert request.label is None
@@ -185,8 +172,8 @@ def test_metrics_that_the_method_or_the_data_cannot_give_are_empty(data):
   )
   assert found.measures['agreement'] == Measure(None, None, 'the data has no classes')
   assert found.measures['bits_per_dim'] == Measure(None, None, 'the method has no likelihood')
-  assert found.measures['frechet'].value > 0 and found.display.labels is None
-  with pytest.raises(ConfigError, match="use 'pixels'"):
+  assert found.measures['frechet'].value > 0 and found.display.label is None
+  with pytest.raises(ConfigError, match="set it to 'pixels'"):
     measure(Data(spec, splits), Functions(None, None, sample, None), ['frechet'])
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from common.config import ConfigError
 from common.evaluation.measures import Measure
-from common.studies.claims import Claim, Estimate, estimate, judge, shown
+from common.studies.claims import Claim, Estimate, estimate, format_estimate, judge
 
 
 def verdict(claim, **cells):
@@ -41,7 +41,7 @@ def test_the_boundary_is_the_95_percent_interval_of_the_difference():
 
 
 def test_a_verdict_is_wrong_no_more_often_than_its_level():
-  """Two equal rows with three seeds each: 'holds' and 'fails' come about 2.5 % of the time each."""
+  """Two equal rows with three seeds each: 'holds' and 'fails' occur 2.5 % of the time each."""
   rng = np.random.default_rng(0)
   claim = Claim('', ('a', 'm'), above=('b', 'm'))
   found = []
@@ -52,21 +52,21 @@ def test_a_verdict_is_wrong_no_more_often_than_its_level():
   assert 0.008 < found.count('fails') / 800 < 0.04
 
 
-def test_times_scales_the_other_and_its_error():
+def test_times_scales_the_other_side_and_its_error():
   claim = Claim('', ('a', 'm'), above=('b', 'm'), times=2.0)
   assert verdict(claim, a=(3.0, 0.0), b=(1.0, 0.24)) == 'holds'
   assert verdict(claim, a=(3.0, 0.0), b=(1.0, 0.27)) == 'undecided'
   assert verdict(claim, a=(1.0, 0.0), b=(1.0, 0.0)) == 'fails'
 
 
-def test_near_within_a_fraction_of_the_other():
+def test_near_means_within_a_fraction_of_the_other_side():
   claim = Claim('', ('a', 'm'), near=('b', 'm'), within=0.05)
   assert verdict(claim, a=(104.0, 0.0), b=(100.0, 0.0)) == 'holds'
   assert verdict(claim, a=(94.0, 0.0), b=(100.0, 0.0)) == 'fails'
   assert verdict(claim, a=(104.0, 1.0), b=(100.0, 0.0)) == 'undecided'
 
 
-def test_of_several_rows_one_suffices_and_of_several_others_each_counts():
+def test_one_of_several_rows_suffices_but_all_other_sides_count():
   some = Claim('', (('a', 'b'), 'm'), above=0.9)
   assert verdict(some, a=(0.5, 0.0), b=(0.95, 0.0)) == 'holds'
   assert verdict(some, a=(0.5, 0.0), b=(0.85, 0.0)) == 'fails'
@@ -77,17 +77,17 @@ def test_of_several_rows_one_suffices_and_of_several_others_each_counts():
   assert verdict(every, a=(0.5, 0.0), b=(0.95, 0.0)) == 'undecided'  # c was not measured
 
 
-def test_the_detail_names_what_decided():
+def test_the_detail_names_the_deciding_row():
   claim = Claim('', (('a', 'b'), 'm'), above=0.9)
   found = judge(claim, {('a', 'm'): Estimate(0.5, 0.01), ('b', 'm'): Estimate(0.95, 0.01)})
   assert found.detail == 'b: 0.950 ± 0.020 against 0.9'
 
 
-def test_several_seeds_give_a_t_interval_and_one_its_own_error():
+def test_several_seeds_give_a_t_interval_and_one_seed_its_own_error():
   found = estimate([Measure(1.0, 9.0), Measure(2.0, 9.0), Measure(3.0, 9.0)])
   assert found == Estimate(2.0, pytest.approx(1 / math.sqrt(3)), 2.0)
-  assert found.half == pytest.approx(4.30265273 / math.sqrt(3))  # t of 2 degrees of freedom
-  assert estimate([Measure(1.0, 0.5)]).half == pytest.approx(1.95996398 * 0.5)
+  assert found.half_width == pytest.approx(4.30265273 / math.sqrt(3))  # t of 2 degrees of freedom
+  assert estimate([Measure(1.0, 0.5)]).half_width == pytest.approx(1.95996398 * 0.5)
   assert estimate([Measure(None), Measure(3.0, 0.5)]) == Estimate(3.0, 0.5)
   assert estimate([Measure(None)]) is None
 
@@ -106,7 +106,7 @@ def test_several_seeds_give_a_t_interval_and_one_its_own_error():
   ],
 )
 def test_numbers_are_shown_to_the_digits_that_their_error_allows(found, text):
-  assert shown(found) == text
+  assert format_estimate(found) == text
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def run(study, folder, toy, **changes):
   """Plans and runs a study quietly."""
   jobs = studies.plan(study, load_config, folder, METRICS, changeable=('parallel.',))
   settings = dict(train=toy.train, evaluate=toy.evaluate, say=lambda _: None)
-  return studies.run(jobs, study, folder, of_model=('parameters',), **(settings | changes))
+  return studies.run(jobs, study, folder, model_metrics=('parameters',), **(settings | changes))
 
 
 def test_rows_that_differ_in_sampling_share_a_model(base, tmp_path):
@@ -166,7 +166,7 @@ def test_a_row_that_fails_is_reported_and_the_others_continue(base, tmp_path):
   assert f'narrow failed: {why}' in tables.markdown(results, {})
 
   toy.fail = ()
-  assert not run(study_of(base), tmp_path / 'work', toy).failures  # and tried anew the next time
+  assert not run(study_of(base), tmp_path / 'work', toy).failures  # tried again the next time
 
 
 def test_seeds_give_a_mean_and_an_interval(base, tmp_path):
@@ -175,7 +175,7 @@ def test_seeds_give_a_mean_and_an_interval(base, tmp_path):
   assert len(toy.trained) == 6
   found = results.estimates()['narrow', 'quality']
   assert found.value == pytest.approx(2.6)
-  assert found.half == pytest.approx(4.30265273 * 0.1 / np.sqrt(3))
+  assert found.half_width == pytest.approx(4.30265273 * 0.1 / np.sqrt(3))
 
 
 @pytest.mark.parametrize(

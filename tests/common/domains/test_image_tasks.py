@@ -8,8 +8,8 @@ from PIL import Image
 
 from common.data import pipeline
 from common.data.spec import DataSpec
-from common.domains import edits
-from common.domains.base import Trained
+from common.domains import image_tasks
+from common.domains.base import TrainedModel
 from common.domains.masks import read_mask
 from experiments import families
 
@@ -25,7 +25,7 @@ def untrained(spec, changes):
   batch = {k: jnp.zeros(v.shape, v.dtype) for k, v in data.spec.batch_struct(1).items()}
   params = method.init(jax.random.key(0), batch)[0]
   family = config['family']
-  return Trained(method, params, data, 0, family, families.FAMILIES[family].edits)
+  return TrainedModel(method, params, data, 0, family, families.FAMILIES[family].tasks)
 
 
 @pytest.fixture(scope='module')
@@ -60,7 +60,7 @@ def test_masks_from_files(tmp_path):
     np.testing.assert_array_equal(known, np.repeat(~hidden[..., None], 3, axis=-1))
 
 
-def test_bad_masks_are_refused_with_what_would_be_right(tmp_path):
+def test_bad_masks_are_refused_with_the_valid_forms(tmp_path):
   np.save(tmp_path / 'square.npy', np.zeros((4, 4)))
   np.save(tmp_path / 'half.npy', np.full((4, 6), 0.5))
   for text, message in (
@@ -77,19 +77,19 @@ def test_bad_masks_are_refused_with_what_would_be_right(tmp_path):
 
 def test_known_pixels_stay_and_the_others_are_drawn(diffusion, pixels):
   for model, name in ((diffusion, 'inpaint'), (pixels, 'complete')):
-    done = edits.perform(model, name, num=3, draws=2, mask='bottom')
-    assert done.results.shape == (2, 3, 8, 8, 1)
-    for result in done.results:
+    done = image_tasks.perform(model, name, num=3, draws=2, mask='bottom')
+    assert done.images.shape == (2, 3, 8, 8, 1)
+    for result in done.images:
       np.testing.assert_array_equal(result[:, :4], done.given.x[:, :4])
-    assert (done.results[0][:, 4:] != done.results[1][:, 4:]).any()
+    assert (done.images[0][:, 4:] != done.images[1][:, 4:]).any()
 
 
 def test_a_trajectory_leads_from_noise_to_the_sample(diffusion):
-  done = edits.perform(diffusion, 'trajectory', num=5, draws=1)
-  noise = done.results[0, 0] / 8.0 - 1.0  # unit noise, clipped to [-1, 1]: variance 0.516
+  done = image_tasks.perform(diffusion, 'trajectory', num=5, draws=1)
+  noise = done.images[0, 0] / 8.0 - 1.0  # unit noise, clipped to [-1, 1]: variance 0.516
   assert abs(noise.mean()) < 0.3 and abs(noise.var() - 0.516) < 0.2
   # An untrained network predicts 0: each state is the noise, scaled down until the image is grey.
-  spread = [state.std() for state in done.results[0]]
+  spread = [state.std() for state in done.images[0]]
   assert spread[0] > 4 > spread[-1] and (np.diff(spread) <= 0.1).all()
 
 
@@ -97,11 +97,11 @@ def test_the_picture_shows_input_mask_and_results():
   x = np.full((2, 8, 8, 1), 16, np.uint8)
   spec = DataSpec('toy', 'image', (8, 8, 1), 17)
   known = read_mask('left', spec, 0)
-  given = edits.Given(x, None, known)
-  edited = edits.Edited(given, 'a title', np.zeros((2, 2, 8, 8, 1), np.uint8))
-  shown = edits.picture('inpaint', edited, spec.levels, 4)
+  given = image_tasks.TaskInput(x, None, known)
+  result = image_tasks.TaskResult(given, 'a title', np.zeros((2, 2, 8, 8, 1), np.uint8))
+  shown = image_tasks.picture('inpaint', result, spec.levels, 4)
   assert shown.shape[0] > 4 * (8 + 2) * 4  # four rows: input, given, two results
-  assert (shown == edits.FILL).all(-1).sum() == 2 * 8 * 4 * 4 * 4  # half of each of two images
+  assert (shown == image_tasks.FILL).all(-1).sum() == 2 * 8 * 4 * 4 * 4  # half of both images
 
 
 def test_tasks_that_a_model_cannot_do_are_refused(diffusion, pixels):
@@ -115,4 +115,4 @@ def test_tasks_that_a_model_cannot_do_are_refused(diffusion, pixels):
     (pixels, 'complete', {'mask': 'top'}, 'must be a beginning of the sequence'),
   ):
     with pytest.raises(ValueError, match=message):
-      edits.perform(model, name, **settings)
+      image_tasks.perform(model, name, **settings)

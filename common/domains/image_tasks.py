@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, UInt8
 
 from common.config import pick
-from common.domains.base import Edit, Trained
+from common.domains.base import ImageTask, TrainedModel
 from common.domains.labels import parse_label
 from common.domains.masks import read_mask
 from common.method import Request
@@ -19,7 +19,7 @@ FILL = (0, 132, 209)  # the colour of pixels that are to be filled in
 Rows = list[tuple[str, UInt8[np.ndarray, 'n height width 3']]]  # captions and images
 
 
-class Given(NamedTuple):
+class TaskInput(NamedTuple):
   """The input of a task.
 
   Attributes:
@@ -33,16 +33,16 @@ class Given(NamedTuple):
   known: Bool[np.ndarray, 'height width channels'] | None
 
 
-class Edited(NamedTuple):
+class TaskResult(NamedTuple):
   """The result of a task: its input, a title, and the images that came out."""
 
-  given: Given
+  given: TaskInput
   title: str
-  results: UInt8[np.ndarray, 'draws n height width channels']
+  images: UInt8[np.ndarray, 'draws n height width channels']
 
 
 def perform(
-  trained: Trained,
+  trained: TrainedModel,
   name: str,
   *,
   num: int = 10,
@@ -51,14 +51,14 @@ def perform(
   mask: str | None = None,
   seed: int = 0,
   options: Mapping[str, Any] | None = None,
-) -> Edited:
-  """Does a task with images of the test split.
+) -> TaskResult:
+  """Performs a task on images of the test split.
 
   Args:
     trained: the model.
-    name: of the task, one of `trained.edits`.
-    num: of images, chosen by the seed.
-    draws: results of each image, if the task is random.
+    name: the task, a key of `trained.tasks`.
+    num: number of images, chosen by the seed.
+    draws: number of results for each image, if the task is random.
     label: class of the results (see `parse_label`); None: the classes of the images.
     mask: the pixels to fill in (see `read_mask`); None: the task's own default.
     seed: determines all random numbers.
@@ -68,34 +68,34 @@ def perform(
     ValueError: for an unknown task, a mask that the task does not take or that does not fit, too
       many images, and anything that the method refuses.
   """
-  edit = pick(trained.edits, name, f'{trained.family} task')
+  task = pick(trained.tasks, name, f'{trained.family} task')
   if num < 2 and name in SHARED_LABELS:
     raise ValueError(f'--num={num}: --task={name} needs at least 2 images')
-  given = _given(trained, name, edit, num, mask, seed)
+  given = _given(trained, name, task, num, mask, seed)
   results, evaluations = [], 0
-  for draw in range(draws if edit.random else 1):
+  for draw in range(draws if task.random else 1):
     wanted = _labels(trained, name, given, label, draw)
     request = Request(
       num,
       None if wanted is None else jnp.asarray(wanted),
-      past=jnp.asarray(given.x) if 'past' in edit.needs else None,
+      past=jnp.asarray(given.x) if 'past' in task.needs else None,
       mask=None if given.known is None else jnp.asarray(given.known, jnp.uint8),
-      options={**edit.options, **(options or {})},
+      options={**task.options, **(options or {})},
     )
     # One key per draw: draws of an image differ, and asking for more draws keeps the first ones.
     key = jax.random.fold_in(jax.random.key(seed), draw)
     samples = trained.method.sample(trained.params, key, request)
     results.append(np.asarray(samples.x))
     evaluations = samples.evaluations
-  hidden = f', --mask={mask or edit.mask} (blue: to fill in)' if 'mask' in edit.needs else ''
+  hidden = f', --mask={mask or task.mask} (blue: to fill in)' if 'mask' in task.needs else ''
   title = f'{name}{hidden}, step {trained.step}, {evaluations} network evaluations'
-  return Edited(given, title, np.stack(results))
+  return TaskResult(given, title, np.stack(results))
 
 
 def _labels(
-  trained: Trained, name: str, given: Given, label: str | None, draw: int
+  trained: TrainedModel, name: str, given: TaskInput, label: str | None, draw: int
 ) -> Int[np.ndarray | Array, 'n'] | None:
-  """The classes of the results: those of the images unless a flag names another."""
+  """The classes of the results: the images' own, unless --label names another."""
   if label is None and given.label is not None and trained.method.labelled:
     return SHARED_LABELS[name](given.label, draw) if name in SHARED_LABELS else given.label
   return parse_label(label, len(given.x), trained.data.spec, trained.method.labelled)
@@ -118,23 +118,25 @@ SHARED_LABELS: dict[str, Callable[[Int[np.ndarray, 'n'], int], Int[np.ndarray, '
 }
 
 
-def _given(trained: Trained, name: str, edit: Edit, num: int, mask: str | None, seed: int) -> Given:
+def _given(
+  trained: TrainedModel, name: str, task: ImageTask, num: int, mask: str | None, seed: int
+) -> TaskInput:
   """Images of the test split, and the mask."""
   test = trained.data.splits['test']
   if num > len(test):
     raise ValueError(f'--num={num}: the test split has only {len(test)} images')
-  if mask is not None and 'mask' not in edit.needs:
+  if mask is not None and 'mask' not in task.needs:
     raise ValueError(f'--mask={mask!r}: --task={name} takes no mask; leave the flag out')
   images = test.gather(np.random.default_rng(seed).permutation(len(test))[:num])
-  known = read_mask(mask or edit.mask, trained.data.spec, seed) if 'mask' in edit.needs else None
-  return Given(images['x'], images.get('label'), known)
+  known = read_mask(mask or task.mask, trained.data.spec, seed) if 'mask' in task.needs else None
+  return TaskInput(images['x'], images.get('label'), known)
 
 
-def _input(given: Given, levels: int) -> Rows:
+def _input(given: TaskInput, levels: int) -> Rows:
   return [('input', pictures.to_rgb(given.x, levels))]
 
 
-def _masked(given: Given, levels: int) -> Rows:
+def _masked(given: TaskInput, levels: int) -> Rows:
   """The images, and the known part of them: the pixels to fill in are blue."""
   (caption, images) = _input(given, levels)[0]
   # A pixel counts as known if any of its channels is.
@@ -142,26 +144,26 @@ def _masked(given: Given, levels: int) -> Rows:
   return [(caption, images), ('given', visible)]
 
 
-def _grey(given: Given, levels: int) -> Rows:
+def _grey(given: TaskInput, levels: int) -> Rows:
   (caption, images) = _input(given, levels)[0]
   # The unweighted mean of the channels: the grey image that the task is conditioned on.
   grey = np.round(images.mean(-1, keepdims=True)).astype(np.uint8)
   return [(caption, images), ('given', np.broadcast_to(grey, images.shape))]
 
 
-def _ends(given: Given, levels: int) -> Rows:
+def _ends(given: TaskInput, levels: int) -> Rows:
   (_, images) = _input(given, levels)[0]
   visible = np.full(images.shape, 255, np.uint8)
   visible[[0, -1]] = images[[0, -1]]
   return [('ends', visible)]
 
 
-def _nothing(given: Given, levels: int) -> Rows:
+def _nothing(given: TaskInput, levels: int) -> Rows:
   return []
 
 
 # The rows that show the input of each task.
-INPUT_ROWS: dict[str, Callable[[Given, int], Rows]] = {
+INPUT_ROWS: dict[str, Callable[[TaskInput, int], Rows]] = {
   'inpaint': _masked,
   'repaint': _masked,
   'complete': _masked,
@@ -173,17 +175,17 @@ INPUT_ROWS: dict[str, Callable[[Given, int], Rows]] = {
 }
 
 
-def picture(name: str, edited: Edited, levels: int, scale: int) -> UInt8[np.ndarray, 'h w 3']:
+def picture(name: str, result: TaskResult, levels: int, scale: int) -> UInt8[np.ndarray, 'h w 3']:
   """One picture of a task: its input, its mask, and the results.
 
   Args:
-    name: of the task.
-    edited: from `perform`, with its images in visible colours (`Domain.as_images`).
+    name: the task.
+    result: from `perform`, with its images in visible colours (`Domain.as_images`).
     levels: the images hold integers in [0, levels).
     scale: size of a pixel.
   """
-  rows = INPUT_ROWS[name](edited.given, levels)
-  for number, x in enumerate(edited.results, 1):
-    caption = 'result' if len(edited.results) == 1 else f'result {number}'
+  rows = INPUT_ROWS[name](result.given, levels)
+  for number, x in enumerate(result.images, 1):
+    caption = 'result' if len(result.images) == 1 else f'result {number}'
     rows.append((caption, pictures.to_rgb(x, levels)))
-  return pictures.captioned_rows(edited.title, rows, scale)
+  return pictures.captioned_rows(result.title, rows, scale)
