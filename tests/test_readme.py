@@ -60,7 +60,6 @@ def files_of_a_step(family):
   mesh = make_mesh(config['parallel'], jax.devices()[:1])
   program = build_program(config, method, data.spec, mesh)
   state = program.step.create_state(program.init)
-  jax.clear_caches()  # a step that was traced before runs no Python
   with recorded_files() as found:
     for _, _, batches in batches_by_call(config, data, program.schedule, 0):
       program.step.run(state, program.step.put_batches(batches))
