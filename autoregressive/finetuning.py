@@ -251,7 +251,7 @@ def initial_params(params: PyTree, finetune: Finetune, tokenizer: str | None = N
         'use the same data.tokenizer, or name its embeddings in finetune.fresh'
       )
   else:
-    source = weights.read(folder).params
+    source = weights.read_published(folder).params
   if not finetune.lora_rank:
     return adopt(params, source, finetune.fresh)
   # The updates stay as initialised (A·B = 0), so training starts at the source itself.

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from autoregressive.decoding.decoder import Decoder, Draft
-from autoregressive.decoding.requests import Sampler
+from autoregressive.decoding.requests import RequestSampler
 from autoregressive.decoding.settings import build_settings
 from autoregressive.finetuning import LoRA, build_finetune
 from autoregressive.heads import build_head
@@ -53,7 +53,7 @@ class Autoregression(Method):
 
   ordering: Ordering
   model: Model
-  sampler: Sampler
+  sampler: RequestSampler
   objective: Objective
   spec: DataSpec
   class_dropout: float
@@ -194,7 +194,7 @@ def build(config: Mapping, spec: DataSpec, draft: Draft | None = None) -> Autore
     raise ConfigError(f'model.class_dropout must be in [0, 1), got {class_dropout}')
   # Guidance needs a model that was trained both with and without its class.
   can_guide = class_dropout > 0 and spec.num_classes > 0
-  sampler = Sampler(Decoder(model, ordering, draft), settings, spec, can_guide)
+  sampler = RequestSampler(Decoder(model, ordering, draft), settings, spec, can_guide)
   method = Autoregression(ordering, model, sampler, objective, spec, class_dropout)
   finetune = build_finetune(config)
   return LoRA(method, finetune) if finetune.lora_rank else method

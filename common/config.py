@@ -257,7 +257,7 @@ def complete(
     strict: whether to raise an error for a key that a section of the base lacks, or for a value of
       another type. Otherwise both are kept, because an older run may have them. A section that is
       empty in the base accepts any key.
-    path: the dotted path of the section `config`; '' for a whole config.
+    path: the dotted path of the section `config`; '' for a complete config.
 
   Raises:
     ConfigError: for a component or setting that is unknown, or a setting of another type.

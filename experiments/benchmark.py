@@ -112,7 +112,7 @@ def table(results: list[tuple[Race, Seconds]], peers: bool) -> str:
   if any(race.flops for race, _ in results):
     lines += utilisation(results)
   if not peers:
-    lines.append('- peers not installed: `pip install twofold[peers]`')
+    lines.append("- peers not installed: `pip install -e '.[peers]'`")
   facts = report.environment()
   lines += ['', '## Measured with', '', *(f'- {name}: {value}' for name, value in facts.items())]
   return '\n'.join(lines) + '\n'

@@ -30,6 +30,7 @@ flags.DEFINE_bool('debug', False, 'Show the full traceback of an error.')
 flags.DEFINE_string(
   'compilation_cache', '', "Folder of JAX's compilation cache; empty: in the user's cache folder."
 )
+flags.disclaim_key_flags()  # flags that are defined below belong to the command that asks for them
 
 
 def run(main: Callable[[], int | None]) -> None:

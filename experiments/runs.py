@@ -61,7 +61,7 @@ def train(
   """Trains a config in a folder, or resumes the run there; returns whether it is finished.
 
   Args:
-    config: a whole config.
+    config: a complete config.
     workdir: the folder of the run.
     fresh: whether to rename an existing run in the folder, and to start a new one.
     stop: called after every compiled call; if it returns True, the run saves and returns.
@@ -123,7 +123,7 @@ def lock_workdir(workdir: pathlib.Path, config: Mapping, data: pipeline.Data, fr
 
   Args:
     workdir: the folder of the run.
-    config: a whole config.
+    config: a complete config.
     data: the data to train on.
     fresh: whether to rename an existing run in the folder.
 

@@ -118,7 +118,7 @@ class Decoder:
       params: parameters of the model.
       keys: one per sample.
       prompt: the given beginning of each sample; emissions and lengths are NumPy arrays.
-      settings: with stops as tokens and the length in emissions (`Sampler.requested`).
+      settings: with stops as tokens and the length in emissions (`RequestSampler.requested`).
     """
     length = prompt.emissions.shape[1]
     # A draft excludes beams, guidance and sliding (checked in requests.py).

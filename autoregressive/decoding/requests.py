@@ -20,7 +20,7 @@ from common.method import PyTree, Request, Samples, example_keys
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Sampler:
+class RequestSampler:
   """Answers requests for samples.
 
   A request without labels draws classes uniformly; one with `past` (and a `mask` that is the

@@ -48,7 +48,7 @@ class Speculated(NamedTuple):
   rounds: Int[Array, '']
 
 
-class Task(NamedTuple):
+class Speculation(NamedTuple):
   """The arguments of `speculate`, which stay the same in every round.
 
   Attributes:
@@ -187,7 +187,7 @@ def speculate(
   end = length if limits.end is None else limits.end
   common, known = common_prefix(prompt, limits)
   limits = dataclasses.replace(limits, end=end)
-  task = Task(target, draft, keys, given, prompt.lengths, transforms, greedy, ahead, limits)
+  fixed = Speculation(target, draft, keys, given, prompt.lengths, transforms, greedy, ahead, limits)
   progress = Progress(
     known,
     jnp.int32(0),
@@ -197,7 +197,7 @@ def speculate(
     jnp.zeros((batch, room)),
   )
   progress = jax.lax.while_loop(
-    functools.partial(_is_running, task), functools.partial(_round, task), progress
+    functools.partial(_is_running, fixed), functools.partial(_round, fixed), progress
   )
   made = Generated(
     progress.tokens[:, :length, None], progress.log_prob[:, :length], jnp.full(batch, end)
@@ -207,67 +207,69 @@ def speculate(
   return Speculated(made, progress.rounds)
 
 
-def propose(task: Task, i: Int[Array, ''], state: ModelState) -> Proposal:
+def propose(fixed: Speculation, i: Int[Array, ''], state: ModelState) -> Proposal:
   """Drafts the tokens i, i + 1, .. of each sample.
 
   The draft runs once more than it proposes: if all tokens are accepted, its cache must hold the
   last one too.
   """
   last, (tokens, q) = jax.lax.scan(
-    functools.partial(_draft_one, task), state, i + jnp.arange(task.ahead + 1)
+    functools.partial(_draft_one, fixed), state, i + jnp.arange(fixed.ahead + 1)
   )
-  # From [ahead + 1, batch, ...], without the extra run.
-  tokens, q = (x[: task.ahead].swapaxes(0, 1) for x in (tokens, q))
+  # From [ahead + 1, batch, ...], without the extra fixed.
+  tokens, q = (x[: fixed.ahead].swapaxes(0, 1) for x in (tokens, q))
   return Proposal(tokens, q, last.cache)
 
 
-def _draft_one(task: Task, state: ModelState, i: Int[Array, '']):
-  outputs, cache = task.draft.extend(state.inputs, state.cache)
-  q = _distribution(task, task.draft.model.head, outputs[:, 0])
+def _draft_one(fixed: Speculation, state: ModelState, i: Int[Array, '']):
+  outputs, cache = fixed.draft.extend(state.inputs, state.cache)
+  q = _distribution(fixed, fixed.draft.model.head, outputs[:, 0])
   # A token of the prompt replaces the draw: `verify` accepts it whatever q says.
-  token = _or_given(task, i, _pick(task, q, i, DRAFT))
-  return ModelState(task.draft.embed(token[:, None, None]), cache), (token, q)
+  token = _or_given(fixed, i, _pick(fixed, q, i, DRAFT))
+  return ModelState(fixed.draft.embed(token[:, None, None]), cache), (token, q)
 
 
-def verify(task: Task, progress: Progress, proposal: Proposal) -> Verdict:
+def verify(fixed: Speculation, progress: Progress, proposal: Proposal) -> Verdict:
   """One pass of the target model over the proposal, and the number of tokens it accepts."""
-  i, tokens, ahead = progress.i, proposal.tokens, task.ahead
+  i, tokens, ahead = progress.i, proposal.tokens, fixed.ahead
   # The input of the last step, then the drafted tokens: ahead + 1 outputs, one after each.
-  drafted = task.target.embed(tokens[..., None])
+  drafted = fixed.target.embed(tokens[..., None])
   inputs = jnp.concatenate([progress.target.inputs, drafted], 1)
-  outputs, cache = task.target.extend(inputs, progress.target.cache)
-  p = _distribution(task, task.target.model.head, outputs)
+  outputs, cache = fixed.target.extend(inputs, progress.target.cache)
+  p = _distribution(fixed, fixed.target.model.head, outputs)
   # A token is judged by the output before it, so p[:, j] is the distribution of token i + j.
   at = i + jnp.arange(ahead)
-  chance = jax.vmap(functools.partial(_uniform, task), out_axes=1)(at)
+  chance = jax.vmap(functools.partial(_uniform, fixed), out_axes=1)(at)
   # Given tokens were not drawn, and tokens after a stop are cut off later: accept both.
-  stopped = _ends(task, progress.tokens) <= i
-  free = (at < task.lengths[:, None]) | stopped[:, None]
+  stopped = _ends(fixed, progress.tokens) <= i
+  free = (at < fixed.lengths[:, None]) | stopped[:, None]
   # u < min(1, p / q), without the division: q may be 0 for a given token.
   accepted = (chance * _of(tokens, proposal.q) < _of(tokens, p[:, :ahead])) | free
   # The number of leading ones: a token counts only if all before it are accepted.
   return Verdict(outputs, p, jnp.cumprod(accepted, axis=1).sum(1), cache)
 
 
-def commit(task: Task, progress: Progress, proposal: Proposal, verdict: Verdict) -> Progress:
+def commit(
+  fixed: Speculation, progress: Progress, proposal: Proposal, verdict: Verdict
+) -> Progress:
   """Writes the accepted tokens and one more, and rewinds both caches to just before that one."""
-  i, ahead, lengths = progress.i, task.ahead, task.lengths
+  i, ahead, lengths = progress.i, fixed.ahead, fixed.lengths
   kept = verdict.accepted.min()  # the batch advances together
   # q is 0 after the draft: if all tokens are accepted, the one after them is drawn from p itself.
   q = jnp.pad(proposal.q, ((0, 0), (0, 1), (0, 0)))
   residual = jnp.maximum(verdict.p - q, 0)[:, kept]
-  replaced = _or_given(task, i + kept, _pick(task, residual, i + kept, REPLACE))
+  replaced = _or_given(fixed, i + kept, _pick(fixed, residual, i + kept, REPLACE))
   tokens = jnp.pad(proposal.tokens, ((0, 0), (0, 1)))
   # A sample that accepted more than `kept` keeps its own token there.
   last = jnp.where(verdict.accepted > kept, tokens[:, kept], replaced)
   tokens = tokens.at[:, kept].set(last)
   # Log-probabilities under the model itself: `outputs` are from before the transforms.
-  log_prob = task.target.model.head.log_prob(verdict.outputs, tokens[..., None])
+  log_prob = fixed.target.model.head.log_prob(verdict.outputs, tokens[..., None])
   log_prob = jnp.where(i + jnp.arange(ahead + 1) < lengths[:, None], 0.0, log_prob)
   # Both caches hold ahead + 1 new inputs, of which kept + 1 stay: up to the token before `last`.
   back = ahead - kept
   last = last[:, None, None]
-  target, draft = task.target, task.draft
+  target, draft = fixed.target, fixed.draft
   # Tokens beyond `kept` are written too: the next round overwrites them.
   return Progress(
     i + kept + 1,
@@ -279,24 +281,24 @@ def commit(task: Task, progress: Progress, proposal: Proposal, verdict: Verdict)
   )
 
 
-def _round(task: Task, progress: Progress) -> Progress:
-  proposal = propose(task, progress.i, progress.draft)
-  return commit(task, progress, proposal, verify(task, progress, proposal))
+def _round(fixed: Speculation, progress: Progress) -> Progress:
+  proposal = propose(fixed, progress.i, progress.draft)
+  return commit(fixed, progress, proposal, verify(fixed, progress, proposal))
 
 
-def _is_running(task: Task, progress: Progress) -> Bool[Array, '']:
+def _is_running(fixed: Speculation, progress: Progress) -> Bool[Array, '']:
   """Whether any sample has neither stopped nor reached the end."""
-  running = (_ends(task, progress.tokens) > progress.i).any()
-  return (progress.i < task.limits.end) & running
+  running = (_ends(fixed, progress.tokens) > progress.i).any()
+  return (progress.i < fixed.limits.end) & running
 
 
-def _ends(task: Task, tokens: Int[Array, 'batch room']) -> Int[Array, 'batch']:
+def _ends(fixed: Speculation, tokens: Int[Array, 'batch room']) -> Int[Array, 'batch']:
   """Where each sample stops. For a sample that has not stopped before position i the result is
   above i, whatever tokens an earlier round has left from i on."""
-  stop, end = task.limits.stop, task.limits.end
+  stop, end = fixed.limits.stop, fixed.limits.end
   if stop is None:
     return jnp.full(tokens.shape[0], end)
-  return jnp.minimum(first_stop(tokens[:, : task.length], task.lengths, stop), end)
+  return jnp.minimum(first_stop(tokens[:, : fixed.length], fixed.lengths, stop), end)
 
 
 def _prefilled(
@@ -308,41 +310,43 @@ def _prefilled(
 
 
 def _distribution(
-  task: Task, head: Head, outputs: Float[Array, '*batch size']
+  fixed: Speculation, head: Head, outputs: Float[Array, '*batch size']
 ) -> Float[Array, '*batch vocabulary']:
   """Probabilities after the transforms; one-hot at the mode in greedy decoding."""
   logits = head.logits(outputs)[..., 0, :]
-  if task.greedy:
+  if fixed.greedy:
     return jax.nn.one_hot(logits.argmax(-1), logits.shape[-1])
   # Transforms come before the comparison: p and q are the distributions that are drawn from.
-  return jax.nn.softmax(transform(logits, task.transforms))
+  return jax.nn.softmax(transform(logits, fixed.transforms))
 
 
-def _keys(task: Task, i: Int[Array, ''], use: int) -> Key[Array, 'batch']:
+def _keys(fixed: Speculation, i: Int[Array, ''], use: int) -> Key[Array, 'batch']:
   """A key per sample for one use at position i."""
   # By position, not by round, so random numbers do not depend on where rounds begin. A position
   # that is drafted again uses the same numbers: its first draft has influenced nothing.
   fold = jax.vmap(jax.random.fold_in, (0, None))
-  return fold(fold(task.keys, i), use)
+  return fold(fold(fixed.keys, i), use)
 
 
-def _uniform(task: Task, i: Int[Array, '']) -> Float[Array, 'batch']:
+def _uniform(fixed: Speculation, i: Int[Array, '']) -> Float[Array, 'batch']:
   """A uniform number per sample: whether token i is accepted."""
-  return jax.vmap(jax.random.uniform)(_keys(task, i, ACCEPT))
+  return jax.vmap(jax.random.uniform)(_keys(fixed, i, ACCEPT))
 
 
 def _pick(
-  task: Task, weights: Float[Array, 'batch vocabulary'], i: Int[Array, ''], use: int
+  fixed: Speculation, weights: Float[Array, 'batch vocabulary'], i: Int[Array, ''], use: int
 ) -> Int[Array, 'batch']:
   """A draw with probabilities proportional to the weights."""
   # Weights need no normalisation: `categorical` takes logits up to a constant; log 0 = -inf.
-  draws = jax.vmap(jax.random.categorical)(_keys(task, i, use), jnp.log(weights))
+  draws = jax.vmap(jax.random.categorical)(_keys(fixed, i, use), jnp.log(weights))
   return draws.astype(jnp.int32)
 
 
-def _or_given(task: Task, i: Int[Array, ''], drawn: Int[Array, 'batch']) -> Int[Array, 'batch']:
+def _or_given(
+  fixed: Speculation, i: Int[Array, ''], drawn: Int[Array, 'batch']
+) -> Int[Array, 'batch']:
   """Token i of each sample: that of its prompt, or the one drawn."""
-  return jnp.where(i < task.lengths, task.given[:, i], drawn)
+  return jnp.where(i < fixed.lengths, fixed.given[:, i], drawn)
 
 
 def _of(

@@ -74,7 +74,7 @@ def read_weights(
   Raises:
     ConfigError: as in `read`; for a context longer than the learned positions.
   """
-  published = read(folder)
+  published = read_published(folder)
   network = Transformer(**published.network)
   context, params = context or network.length, published.params
   if network.max_length is not None:
@@ -139,10 +139,10 @@ def write_weights(
   kind = 'llama' if network['positions'] == 'rotary' else 'gpt2'
   network |= {'length': context}
   made = Published(kind, network, config['model']['tied'], vocabulary, dict(params) | rows)
-  write(made, folder, shard_bytes)
+  write_published(made, folder, shard_bytes)
 
 
-def read(folder: str | pathlib.Path) -> Published:
+def read_published(folder: str | pathlib.Path) -> Published:
   """Reads a folder of published weights.
 
   Raises:
@@ -163,7 +163,9 @@ def read(folder: str | pathlib.Path) -> Published:
   return published._replace(params=_import(published, tensors))
 
 
-def write(published: Published, folder: str | pathlib.Path, shard_bytes: int = 5 * 10**9) -> None:
+def write_published(
+  published: Published, folder: str | pathlib.Path, shard_bytes: int = 5 * 10**9
+) -> None:
   """Writes a folder of published weights, in files of at most `shard_bytes` if tensors allow.
 
   Raises:

@@ -168,7 +168,7 @@ def _library():
     import tokenizers
   except ImportError:
     raise ConfigError(
-      "BPE needs the `tokenizers` library; install it with: pip install 'twofold[text]'"
+      "BPE needs the `tokenizers` library; install it with: pip install -e '.[text]'"
     ) from None
   return tokenizers
 

@@ -21,7 +21,7 @@ def _library() -> Any:
   try:
     import mido
   except ImportError:
-    raise ConfigError("MIDI files need mido: pip install 'twofold[music]'") from None
+    raise ConfigError("MIDI files need mido: pip install -e '.[music]'") from None
   return mido
 
 

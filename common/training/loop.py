@@ -41,7 +41,7 @@ def train(
   """Trains, or resumes the run in `workdir`.
 
   Args:
-    config: a whole config.
+    config: a complete config.
     method: the method to train.
     data: the data to train it on.
     program: the training program, from `build_program`.

@@ -39,7 +39,7 @@ def build_program(config: Mapping, method: Method, spec: DataSpec, mesh: Mesh) -
   """Builds the training program of a config for a mesh.
 
   Args:
-    config: a whole config.
+    config: a complete config.
     method: the method to train.
     spec: the `DataSpec` of the data.
     mesh: the devices, which may belong to another machine.

@@ -128,7 +128,7 @@ class BareStep:
   """A compiled training step on one batch that stays on the devices; each call runs it.
 
   Args:
-    config: a whole config.
+    config: a complete config.
     spec: the `DataSpec` of random data.
     steps: optimiser steps in one call.
     devices: the number of devices.

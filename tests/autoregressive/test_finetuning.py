@@ -170,7 +170,7 @@ def test_invalid_sources_are_refused(tmp_path, plain):
 def test_published_weights_are_a_source(tmp_path, monkeypatch, plain):
   _, params = plain
   published = weights.Published('gpt2', {}, False, 9, params)
-  monkeypatch.setattr(finetuning.weights, 'read', lambda folder: published)
+  monkeypatch.setattr(finetuning.weights, 'read_published', lambda folder: published)
   started = initial_params(jax.tree.map(jnp.zeros_like, params), Finetune(source=str(tmp_path)))
   jax.tree.map(np.testing.assert_array_equal, started, params)
 

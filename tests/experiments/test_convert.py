@@ -7,7 +7,7 @@ import pytest
 import safetensors.numpy
 
 from autoregressive.finetuning import plain
-from autoregressive.interop.weights import INDEX, Published, read, write
+from autoregressive.interop.weights import INDEX, Published, read_published, write_published
 from autoregressive.method import build, build_model
 from common.data.pipeline import Data
 from experiments import convert, runs
@@ -25,7 +25,7 @@ def weights(tmp_path_factory):
   made = Published('gpt2', network, True, PIXELS[1], None)
   params = jax.jit(made.model().init)(jax.random.key(0), jnp.zeros((1, 2, 1), jnp.int32))
   folder = tmp_path_factory.mktemp('weights')
-  write(made._replace(params=params['params']), folder)
+  write_published(made._replace(params=params['params']), folder)
   return folder
 
 
@@ -94,7 +94,7 @@ def test_a_run_with_lora_is_written_merged(kind, shard_bytes, tmp_path):
   out = tmp_path / 'out'
   convert.write(runs.Run(config, Data(WINDOWS, {}), method, params, 7), out, shard_bytes)
   assert (out / INDEX).exists() == (shard_bytes == 2000)
-  published = read(out)
+  published = read_published(out)
   assert published.kind == kind
   tokens = batch['x'].astype(jnp.int32)[..., None]
   _, model = build_model(config, WINDOWS)
@@ -116,6 +116,6 @@ def test_writing_removes_earlier_weights(tmp_path):
   params = params['params']
   for turn, shard_bytes in enumerate((2000, 10**9, 2000)):
     params = perturbed(params, seed=turn)
-    write(made._replace(params=params), tmp_path, shard_bytes)
-    jax.tree.map(np.testing.assert_array_equal, read(tmp_path).params, params)
+    write_published(made._replace(params=params), tmp_path, shard_bytes)
+    jax.tree.map(np.testing.assert_array_equal, read_published(tmp_path).params, params)
     assert (tmp_path / 'model.safetensors').exists() == (shard_bytes == 10**9)

@@ -25,7 +25,7 @@ def load_arrays(name: str) -> LabelledImages:
       answer. It is probed first, because TFDS itself would try for minutes.
   """
   if importlib.util.find_spec('tensorflow') is None:
-    raise downloads.Unavailable("TensorFlow is not installed (pip install 'twofold[prepare]')")
+    raise downloads.Unavailable("TensorFlow is not installed (pip install -e '.[prepare]')")
   address = next(iter(tfds.builder_cls(name).url_infos))
   try:
     request = urllib.request.Request(address, method='HEAD')

@@ -65,10 +65,10 @@ def logits(made, tokens=TOKENS):
 @pytest.mark.parametrize('shard_bytes', [10**9, 20_000])
 def test_weights_survive_a_round_trip(name, shard_bytes, tmp_path):
   made = published(name)
-  weights.write(made, tmp_path, shard_bytes)
+  weights.write_published(made, tmp_path, shard_bytes)
   files = list(tmp_path.glob('*.safetensors'))
   assert (len(files) > 1) == (shard_bytes < 10**9)
-  again = weights.read(tmp_path)
+  again = weights.read_published(tmp_path)
   assert (again.kind, again.tied) == (made.kind, made.tied)
   if made.network.get('scan'):  # read as layers apart
     np.testing.assert_allclose(logits(again), logits(made), atol=1e-4)
@@ -121,7 +121,7 @@ def test_parameters_of_the_small_published_setting():
 def test_weights_are_sections_of_a_config_and_back(name, tmp_path):
   """A model of a shorter context has the same outputs; written again, the weights are the same."""
   made = published(name)
-  weights.write(made, tmp_path / 'one')
+  weights.write_published(made, tmp_path / 'one')
   sections, params = read_weights(tmp_path / 'one', 11)
   assert (sections['vocabulary'], sections['context']) == (61, 11)
   sections['network']['rotary_scaling'] = list(sections['network']['rotary_scaling'])  # as JSON
@@ -150,7 +150,7 @@ def test_a_padded_model_without_biases_is_gpt2_with_zeros(tmp_path):
   params = perturbed(jax.jit(model.init)(jax.random.key(0), jnp.asarray(tokens))['params'], 0.2)
   write_weights(tmp_path, config, params, 61, 11)
   ours = outputs_of(model, params, tokens)[..., :61]
-  np.testing.assert_allclose(ours, logits(weights.read(tmp_path)), atol=1e-4)
+  np.testing.assert_allclose(ours, logits(weights.read_published(tmp_path)), atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -175,14 +175,14 @@ def test_models_of_neither_kind_are_refused(overrides, message, tmp_path):
 
 
 def test_a_context_beyond_the_positions_is_refused(tmp_path):
-  weights.write(published('gpt2'), tmp_path)
+  weights.write_published(published('gpt2'), tmp_path)
   with pytest.raises(ConfigError, match='has learned 24 positions, too few for a context of 25'):
     read_weights(tmp_path, 25)
 
 
 def damaged(tmp_path, change):
   """A folder of weights with its tensors changed."""
-  weights.write(published('llama'), tmp_path)
+  weights.write_published(published('llama'), tmp_path)
   tensors = safetensors.numpy.load_file(tmp_path / 'model.safetensors')
   change(tensors)
   safetensors.numpy.save_file(tensors, tmp_path / 'model.safetensors')
@@ -210,24 +210,24 @@ def transposed(tensors):
 def test_tensors_that_disagree_are_named(change, message, tmp_path):
   damaged(tmp_path, change)
   with pytest.raises(ConfigError, match=message) as error:
-    weights.read(tmp_path)
+    weights.read_published(tmp_path)
   assert '\n' not in str(error.value)
 
 
 def test_folders_without_complete_weights_are_refused(tmp_path):
   with pytest.raises(ConfigError, match=r'has no config\.json'):
-    weights.read(tmp_path)
-  weights.write(published('gpt2'), tmp_path, 20_000)
+    weights.read_published(tmp_path)
+  weights.write_published(published('gpt2'), tmp_path, 20_000)
   shard = sorted(tmp_path.glob('*.safetensors'))[1]
   shard.write_bytes(shard.read_bytes()[:100])
   with pytest.raises(ConfigError, match='is not a complete safetensors file'):
-    weights.read(tmp_path)
+    weights.read_published(tmp_path)
   shard.unlink()
   with pytest.raises(ConfigError, match=f'has no {shard.name}'):
-    weights.read(tmp_path)
+    weights.read_published(tmp_path)
   (tmp_path / 'config.json').write_text(json.dumps({'model_type': 'bert'}))
   with pytest.raises(ConfigError, match="'bert'; known: gpt2, llama"):
-    weights.read(tmp_path)
+    weights.read_published(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -243,18 +243,18 @@ def test_folders_without_complete_weights_are_refused(tmp_path):
 def test_networks_of_another_kind_are_refused(kind, change, message, tmp_path):
   network = (LLAMA if kind == 'llama' else GPT2) | change
   with pytest.raises(ConfigError, match=message):
-    weights.write(Published(kind, network, True, 61, {}), tmp_path)
+    weights.write_published(Published(kind, network, True, 61, {}), tmp_path)
 
 
 def test_a_folder_without_the_prefix_and_with_masks_is_gpt2_too(tmp_path):
   """The layout in which GPT-2 itself is published."""
   made = published('gpt2')
-  weights.write(made, tmp_path)
+  weights.write_published(made, tmp_path)
   tensors = safetensors.numpy.load_file(tmp_path / 'model.safetensors')
   tensors = {name.removeprefix('transformer.'): value for name, value in tensors.items()}
   tensors['h.0.attn.bias'] = np.tril(np.ones((1, 1, 24, 24), np.float32))
   safetensors.numpy.save_file(tensors, tmp_path / 'model.safetensors')
-  jax.tree.map(np.testing.assert_array_equal, made.params, weights.read(tmp_path).params)
+  jax.tree.map(np.testing.assert_array_equal, made.params, weights.read_published(tmp_path).params)
 
 
 PEERS = [name for name in KINDS if name != 'gpt2_scan']
@@ -264,7 +264,7 @@ def peer(name, folder):
   """Our weights as `transformers` loads them."""
   torch = pytest.importorskip('torch')
   transformers = pytest.importorskip('transformers')
-  weights.write(published(name), folder)
+  weights.write_published(published(name), folder)
   model = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation='eager')
   return torch, model.eval()
 
@@ -290,7 +290,7 @@ def test_weights_of_transformers_load_here_with_the_same_logits(name, tmp_path):
   model.save_pretrained(tmp_path / 'theirs', max_shard_size='20KB')
   with torch.no_grad():
     theirs = model(torch.tensor(TOKENS)).logits.numpy()
-  np.testing.assert_allclose(logits(weights.read(tmp_path / 'theirs')), theirs, atol=1e-4)
+  np.testing.assert_allclose(logits(weights.read_published(tmp_path / 'theirs')), theirs, atol=1e-4)
 
 
 @pytest.mark.peers

