@@ -3,7 +3,7 @@
 make demo
 python -m experiments.ablate --study=configs/ablations/why_diffusion.py:demo --workdir=runs/why
 
-Scales: demo (scikit-learn's digits, 10 minutes on two cores), smoke (seconds; nothing is learned).
+Scales: demo (scikit-learn's digits, 7 minutes on two cores), smoke (seconds; nothing is learned).
 
 Reproduces: nothing published; our own table.
 

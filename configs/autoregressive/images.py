@@ -4,12 +4,12 @@ python -m experiments.train --config=configs/autoregressive/images.py:digits --w
 
 Reproduces: nothing published; our own settings for two CPU cores.
 
-To expect, on a 2-core CPU machine (digits: 2026-11-25, `make demo`;
+To expect, on a 2-core CPU machine (digits: 2026-11-28, `make demo`;
 mnist, fashion_mnist: 2026-11-22, experiments.evaluate):
 
-  digits         35 s: agreement 0.95, FD(mlp, n=722) 0.63 (floor 0.42), 1.71 bits/dim
-  digits_2x2     32 s: agreement 0.92, FD 0.98, 1.79 bits/dim
-  digits_4x4     31 s: agreement 0.96, FD 1.04, 2.21 bits/dim
+  digits         30 s: agreement 0.95, FD(mlp, n=722) 0.69 (floor 0.42), 1.71 bits/dim
+  digits_2x2     40 s: agreement 0.91, FD 0.77, 1.79 bits/dim
+  digits_4x4     38 s: agreement 0.97, FD 1.15, 2.20 bits/dim
   mnist          2×2 patches, 2,000 steps, a short run: agreement 0.66, FD(mlp, n=1000) 19.5
                  (floor 1.9), 1.028 bits/dim
   fashion_mnist  the same, 1,000 steps: 0.45, 16.6 (floor 0.7), 3.419 bits/dim

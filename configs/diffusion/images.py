@@ -6,13 +6,13 @@ Reproduces: nothing published; our own settings for two CPU cores, from publishe
 et al. 2022), the prediction of noise (Ho et al. 2020) on the cosine schedule (Nichol & Dhariwal
 2021), and a regression as the baseline for comparison.
 
-To expect, on a 2-core CPU machine (digits: 2026-11-25, `make demo`;
+To expect, on a 2-core CPU machine (digits: 2026-11-28, `make demo`;
 mnist, fashion_mnist: 2026-11-22, experiments.evaluate):
 
-  digits             36 s: agreement 0.98, FD(mlp, n=722) 0.67 (floor 0.42), 1.82 bits/dim; 20 steps
-  digits_eps         36 s: the same with the noise as target: 0.96, 0.65, 1.93 bits/dim
-  digits_x0          37 s: the same with the image as target: 0.99, 0.62, 2.61 bits/dim
-  digits_regression  36 s: no diffusion, one step: 1.00, FD 6.67
+  digits             47 s: agreement 0.98, FD(mlp, n=722) 0.72 (floor 0.42), 1.84 bits/dim; 20 steps
+  digits_eps         46 s: the same with the noise as target: 0.95, 0.75, 1.92 bits/dim
+  digits_x0          47 s: the same with the image as target: 0.99, 0.67, 2.69 bits/dim
+  digits_regression  49 s: no diffusion, one step: 1.00, FD 6.69
   mnist              12,000 steps: agreement 0.85, FD(mlp, n=1000) 3.0 (floor 1.9), 1.51 bits/dim;
                      35 evaluations by Heun's method; others: docs/solvers.md
   fashion_mnist      the same network, 1,200 steps, a short run: 0.45, 13.1 (floor 0.7), 4.36

@@ -57,7 +57,12 @@ VARIANTS = [
 ]
 
 
-@pytest.mark.parametrize('variant', VARIANTS)
+# Tracing the large PixelCNN++ takes longer than all other variants together.
+LARGE = ('pixelcnn.py:cifar10', 'pixelcnn.py:mnist_pp')
+TRACED = [pytest.param(v, marks=pytest.mark.slow) if v.endswith(LARGE) else v for v in VARIANTS]
+
+
+@pytest.mark.parametrize('variant', TRACED)
 def test_a_variant_builds_and_its_step_can_be_lowered(variant):
   config = families.load_config(variant, {})
   spec = SPECS[config['data']['name']]

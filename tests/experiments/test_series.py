@@ -68,6 +68,7 @@ def test_sampling_plots_forecasts_and_tables_their_quantiles(trained):
   assert [row['truth'] for row in rows if row['series'] == 'south'] == actual
 
 
+@pytest.mark.slow
 def test_evaluation_scores_forecasts(trained):
   metrics = '--metrics=agreement,crps,normalised_crps'
   printed = run('evaluate', f'--workdir={trained}/run', metrics)

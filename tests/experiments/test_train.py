@@ -59,7 +59,9 @@ def wait_for(condition, seconds=120):
 
 
 # Saves are at 8, 16, ...: while the temporary folder exists, a save is in progress.
-@pytest.mark.parametrize('moment', ['between saves', 'during a save'])
+@pytest.mark.parametrize(
+  'moment', ['between saves', pytest.param('during a save', marks=pytest.mark.slow)]
+)
 def test_a_killed_and_restarted_run_is_the_same_bit_for_bit(whole, tmp_path, moment):
   workdir = tmp_path / 'run'
   process = start('train', *TINY, f'--workdir={workdir}')
@@ -130,6 +132,7 @@ def test_a_finished_run_does_not_change(whole):
   assert {p: p.read_bytes() for p in (whole / 'checkpoints').rglob('*') if p.is_file()} == before
 
 
+@pytest.mark.slow
 def test_a_workdir_with_another_config_is_refused_and_fresh_renames_it(whole, tmp_path):
   workdir = tmp_path / 'run'
   run('train', *TINY, f'--workdir={workdir}')
@@ -190,6 +193,7 @@ def test_a_workdir_that_cannot_be_written(tmp_path):
   assert 'file/run' in refused('train', *TINY, f'--workdir={tmp_path}/file/run')
 
 
+@pytest.mark.slow
 def test_the_diffusion_family_trains_on_the_same_loop(tmp_path):
   run('train', *TINY_DIFFUSION, f'--workdir={tmp_path}/run', '--config.train.sample_every=40')
   assert (tmp_path / 'run' / 'samples' / '00000040.png').stat().st_size > 500

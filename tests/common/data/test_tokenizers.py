@@ -122,7 +122,7 @@ def test_broken_files_are_refused(tmp_path):
 
 def test_without_the_library_one_line_says_how_to_get_it(monkeypatch):
   monkeypatch.setitem(sys.modules, 'tokenizers', None)
-  with pytest.raises(ConfigError, match=r"pip install 'twofold\[text\]'"):
+  with pytest.raises(ConfigError, match=r"pip install -e '.\[text\]'"):
     build(tokenizer='bpe')
   assert build(tokenizer='bytes').decode([97]) == 'a'
 

@@ -65,7 +65,7 @@ def test_a_file_that_cannot_be_read_is_refused_in_one_line(tmp_path):
 
 def test_without_the_library_one_line_says_how_to_install_it(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, 'mido', None)
-  with pytest.raises(ConfigError, match=r"pip install 'twofold\[music\]'"):
+  with pytest.raises(ConfigError, match=r"pip install -e '.\[music\]'"):
     midi.write(tmp_path / 'x.mid', VOICES)
   assert not list(tmp_path.iterdir())
 
