@@ -1,4 +1,4 @@
-"""Why diffusion: regression, autoregression and diffusion on the same images, at equal cost.
+"""Why diffusion: regression, autoregression and diffusion on the same images, at similar cost.
 
 make demo
 python -m experiments.ablate --study=configs/ablations/why_diffusion.py:demo --workdir=runs/why
@@ -55,7 +55,7 @@ def get_study(scale: str = 'demo') -> Study:
       'Autoregression draws pixel by pixel, or patch by patch with the pixels of a patch '
       'independent of each other. Diffusion takes the noise away in a few evaluations of a '
       'network that sees the whole image. All have the same number of '
-      'parameters (±5 %), the same data and the same time to train on two cores.'
+      'parameters (±5 %) and the same data; a claim below checks the time to train.'
     ),
     base=diffusion,
     scale=scale,
