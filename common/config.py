@@ -133,6 +133,18 @@ SETTING_TYPES = {
 }
 
 
+def check_type(what: str, value: Any, default: Any) -> None:
+  """Checks that a value has the type of its setting's default, if SETTING_TYPES has that type.
+
+  Raises:
+    ConfigError: names the setting, and gives a valid value as an example.
+  """
+  types, description = SETTING_TYPES.get(type(default), (object, ''))
+  # Python counts True and False as ints, but a config must not use them as numbers.
+  if not isinstance(value, types) or (isinstance(value, bool) and type(default) in (int, float)):
+    raise ConfigError(f'{what}={value!r} must be {description}, such as {default!r}')
+
+
 def check_setting(what: str, value: Any, setting: Setting) -> None:
   """Checks that a value has the type of its setting's default, and lies in its range.
 
@@ -141,12 +153,8 @@ def check_setting(what: str, value: Any, setting: Setting) -> None:
   Raises:
     ConfigError: names the setting, and says which values are valid.
   """
-  kind = type(setting.default)
-  types, description = SETTING_TYPES.get(kind, (object, ''))
-  # Python counts True and False as ints, but a config must not use them as numbers.
-  if not isinstance(value, types) or (isinstance(value, bool) and kind in (int, float)):
-    raise ConfigError(f'{what}={value!r} must be {description}, such as {setting.default!r}')
-  allowed = setting.range or (FINITE if kind in (int, float) else None)
+  check_type(what, value, setting.default)
+  allowed = setting.range or (FINITE if type(setting.default) in (int, float) else None)
   if allowed is not None and not allowed.allows(value):
     raise ConfigError(f'{what}={value!r} {allowed.explain(value)}')
 

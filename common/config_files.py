@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from common.config import Config, ConfigError, as_tuple, nearby_settings, plain_dict
+from common.config import Config, ConfigError, as_tuple, check_type, nearby_settings, plain_dict
 
 
 def load_module(file: str) -> types.ModuleType:
@@ -84,4 +84,6 @@ def _replace(config: dict[str, Any], key: str, value: Any, spec: str) -> None:
   if isinstance(old, dict) != isinstance(value, Mapping):
     wanted = 'a dict, because it is a section' if isinstance(old, dict) else 'a value, not a dict'
     raise ConfigError(f'{key} of {spec} must be {wanted}, got {value!r}')
+  if not isinstance(old, dict):
+    check_type(key, value, old)
   node[last] = as_tuple(plain_dict(value) if isinstance(value, Mapping) else value)
