@@ -116,7 +116,7 @@ class Each(Range):
 
   def explain(self, value: Any) -> str:
     kind = {int: 'whole numbers', float: 'numbers'}[self.kind]
-    least = f'at least {self.least} ' if self.least else ''
+    least = f'{self.least} or more ' if self.least else ''
     return f'must be a tuple of {least}{kind}, each {self.item}'
 
 
@@ -168,6 +168,7 @@ class Path(Range):
 
 
 PATTERN, PATH = Pattern(), Path()
+DTYPE = OneOf('float32', 'bfloat16')  # of products in networks
 
 
 @dataclasses.dataclass(frozen=True)

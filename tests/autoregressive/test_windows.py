@@ -262,7 +262,7 @@ def test_requests_that_are_not_forecasts_are_refused(change, message):
   'spec, settings, message',
   [
     (DIGITS, {}, "'windows' is for data of domain 'series', but 'digits' has domain 'image'"),
-    (SPEC, dict(offset=-1.0), 'ordering.scale_offset must be at least 0, got -1.0'),
+    (SPEC, dict(offset=-1.0), 'ordering.scale_offset=-1.0 must be at least 0'),
     (SPEC, dict(head='categorical'), "'categorical' does not suit emissions that are numbers"),
     (
       dataclasses.replace(SPEC, series=dataclasses.replace(SPEC.series, counts=False)),

@@ -64,7 +64,7 @@ TABLE = {'module': Module, 'frozen': Frozen, 'derived': Derived, 'function': fun
     ({'name': 'frozen', 'rate': 1}, r'thing.rate=1 must be in \[0, 1\)'),
     ({'name': 'derived', 'rate': math.nan}, r'thing.rate=nan must be in \[0, 1\)'),
     ({'name': 'derived', 'kind': 'mix'}, "kind='mix' is unknown; did you mean 'min'. known: max"),
-    ({'name': 'function', 'sizes': ()}, 'tuple of at least 1 whole numbers, each at least 1'),
+    ({'name': 'function', 'sizes': ()}, 'tuple of 1 or more whole numbers, each at least 1'),
     ({'name': 'function', 'sizes': (1, 0)}, r'sizes=\(1, 0\) must be a tuple'),
     ({'name': 'function', 'sizes': (1, True)}, r'sizes=\(1, True\) must be a tuple'),
     ({'name': 'function', 'sizes': ('a',)}, r"sizes=\('a',\) must be a tuple"),
