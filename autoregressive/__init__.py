@@ -1,6 +1,6 @@
 """Causal autoregression. `build` turns a config and a description of the data into a `Method`."""
 
-from autoregressive.decoding.settings import DecodingSettings
+from autoregressive.decoding.settings import DecodingSettings, with_options
 from autoregressive.finetuning import Finetune, build_finetune, initial_params
 from autoregressive.heads import HEADS
 from autoregressive.method import build, build_draft
@@ -34,4 +34,5 @@ __all__ = [
   'build_draft',
   'build_finetune',
   'initial_params',
+  'with_options',
 ]

@@ -15,7 +15,7 @@ from common.config import Config, ConfigError, differences, flatten, pick, plain
 from common.data import pipeline, tokenizers
 from common.data.spec import DataSpec
 from common.evaluation.evaluate import Evaluation, evaluate
-from common.files import atomic_write
+from common.files import atomic_write, local_path
 from common.method import Method, PyTree
 from common.reporting import writers
 from common.training import loop
@@ -202,8 +202,9 @@ def _completed(config: Mapping) -> tuple[dict[str, Any], list[str]]:
   return whole, sorted(flatten(whole).keys() - flatten(config).keys())
 
 
-def config_of(workdir: pathlib.Path) -> dict[str, Any]:
+def config_of(workdir: str | pathlib.Path) -> dict[str, Any]:
   """The config of the run in a folder. Raises ConfigError if the folder holds no run."""
+  workdir = pathlib.Path(workdir)
   if not (workdir / 'config.json').exists():
     raise ConfigError(f'{workdir} holds no run (no config.json); train one with experiments.train')
   return _read_config(workdir / 'config.json')
@@ -274,15 +275,24 @@ def load_weak(run: Run, text: str) -> PyTree:
     ConfigError: the folder holds no run.
     CheckpointError: the checkpoint does not exist, or it has another network.
   """
+  family = run.config['family']
+  if not families.FAMILIES[family].takes_weak:
+    raise ConfigError(f'--weak: the {family} family has no guidance by a weaker model')
   folder, _, step = text.partition('@')
-  workdir = pathlib.Path(folder)
-  found = _restore(workdir, config_of(workdir), _param_shapes(run.method, run.data), _step(step))
+  workdir = pathlib.Path(local_path(folder))
+  step = parse_step(step or 'last', f'--weak={text}')
+  found = _restore(workdir, config_of(workdir), _param_shapes(run.method, run.data), step)
   logging.info('weak model for guidance: step %d of %s', found.step, workdir)
   return found.state['ema']
 
 
-def _step(text: str) -> str | int:
-  return int(text) if text.isdecimal() else text or 'last'
+def parse_step(text: str, what: str = '--step') -> str | int:
+  """A checkpoint: 'last', 'best' or a number. Raises ConfigError for any other text."""
+  if text in ('last', 'best'):
+    return text
+  if text.isascii() and text.isdecimal():
+    return int(text)
+  raise ConfigError(f"{what}: the checkpoint must be 'last', 'best' or a number, got {text!r}")
 
 
 def with_average(run: Run, workdir: str | pathlib.Path, width: float) -> Run:
@@ -323,8 +333,11 @@ def with_dataset(run: Run, name: str) -> Run:
   Raises:
     ConfigError: the dataset has another kind of examples.
   """
-  # `source` is the path of the run's own dataset.
-  data = pipeline.load(run.config['data'] | {'name': name, 'source': ''})
+  try:
+    # `source` is the path of the run's own dataset.
+    data = pipeline.load(run.config['data'] | {'name': name, 'source': ''})
+  except ConfigError as error:
+    raise ConfigError(f'--on={name}: {error}') from error
   if _data_format(data.spec) != _data_format(run.data.spec):
     raise ConfigError(
       f'{name} must be of the same kind as {run.data.spec.name}, got {data.spec.domain} '

@@ -42,6 +42,8 @@ class ImageDomain(Domain):
       return self._perform(trained, settings, out)
     if flags.mask is not None:
       raise ValueError(f'--mask={flags.mask!r} needs a --task that fills pixels in')
+    if flags.draws is not None:
+      raise ValueError(f'--draws={flags.draws} needs a --task; --num sets the number of samples')
     return super().sample(trained, settings, out)
 
   def _perform(self, trained: TrainedModel, settings: SampleSettings, out: pathlib.Path) -> str:

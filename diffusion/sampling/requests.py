@@ -14,7 +14,7 @@ from diffusion.model import Model
 from diffusion.sampling.driver import padded
 from diffusion.sampling.grids import make_times
 from diffusion.sampling.program import ProgramInputs, run_sampler
-from diffusion.sampling.settings import build_settings, override
+from diffusion.sampling.settings import build_settings, with_options
 from diffusion.sampling.tasks import build_task, check_given
 
 
@@ -35,7 +35,7 @@ class RequestSampler:
   label_dropout: float
 
   def sample(self, params: Any, key: Key[Array, ''], request: Request) -> Samples:
-    """See `Method.sample`. Besides the options of `override`, 'weak' gives a weaker model's params.
+    """See `Method.sample`. The option 'weak' gives the parameters of a weaker model.
 
     Raises:
       ConfigError: for a request that this model cannot answer.
@@ -43,7 +43,7 @@ class RequestSampler:
     """
     options = dict(request.options)
     weak = options.pop('weak', None)
-    section = override(self.defaults, options)
+    section = with_options(self.defaults, options)
     self._complete_task(section, request)
     label, weight = self._condition(section['guidance'], request, weak)
     # Computed on the host in float64; a learned process's grid depends on its parameters.

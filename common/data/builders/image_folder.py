@@ -46,6 +46,7 @@ class ImageFolder(base.ImageBuilder, skip_registration=True):
   """
 
   name = 'image_folder'
+  flags = ('source', 'image_size', 'broken', 'palette')
 
   @classmethod
   def variant(cls, settings: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ class Npz(base.ImageBuilder, skip_registration=True):
   """
 
   name = 'npz'
+  flags = ('source', 'palette')
 
   @classmethod
   def variant(cls, settings: Mapping[str, Any]) -> str:

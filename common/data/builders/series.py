@@ -64,6 +64,7 @@ class SeriesBuilder(base.Builder, skip_registration=True):
   """
 
   domain = 'series'
+  flags = ('source', 'context', 'horizon', 'stride')
 
   @abc.abstractmethod
   def table(self) -> Table:
