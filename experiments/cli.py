@@ -253,8 +253,8 @@ def _parse(argv: list[str]) -> list[str]:
     for pattern, replacement in PLAIN.items():
       text = re.sub(pattern, replacement, text, flags=re.MULTILINE)
     raise ValueError(text) from None
-  for name, flag in flags.FLAGS.flag_values_dict().items():
-    if flags.FLAGS[name].present and flag in ('', []):
+  for name, value in flags.FLAGS.flag_values_dict().items():
+    if flags.FLAGS[name].present and value in ('', []):
       raise ValueError(
         f'--{name}= is empty: write a value, or leave the flag out. {flags.FLAGS[name].help}'
       )

@@ -8,7 +8,16 @@ import autoregressive
 import diffusion
 from common import config as configs_lib
 from common import config_files
-from common.config import Config, Tables, check_setting, flatten, pick, plain_defaults
+from common.config import (
+  Config,
+  ConfigError,
+  Tables,
+  check_setting,
+  flatten,
+  nearby_settings,
+  pick,
+  plain_defaults,
+)
 from common.data import tokenizers
 from common.data.spec import DataSpec
 from common.domains.base import ImageTask
@@ -119,11 +128,14 @@ def check_options(config: Config, options: Mapping[str, Any]) -> None:
     ConfigError: for an option that is unknown, of another type than its setting, or out of range.
   """
   family = pick(FAMILIES, config['family'], 'family')
+  if 'weak' in options:
+    raise ConfigError('option weak: a weaker model is given by --weak=WORKDIR[@STEP]')
   changed = dict(config) | {'sampling': family.with_options(config['sampling'], options)}
-  declared, values = declared_settings(changed), flatten(changed)
-  for name in declared.keys() & values.keys():
-    if name.startswith('sampling.'):
-      check_setting(name, values[name], declared[name])
+  declared = declared_settings(changed)
+  for name, value in flatten({'sampling': changed['sampling']}).items():
+    if name not in declared:
+      raise ConfigError(f'there is no setting {name}{nearby_settings(name, changed)}')
+    check_setting(name, value, declared[name])
 
 
 def load_config(spec: str, overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from absl import flags
 
 from common.domains import DOMAINS, domain_of
 from common.domains.base import SampleFlags, SampleSettings, TrainedModel
+from common.ranges import MAX_INT
 from experiments import cli, families, runs
 
 WORKDIR = cli.define('workdir', 'Folder of the run.', cli.FolderParser(), required=True)
@@ -59,7 +60,10 @@ TEXT_FLAGS = ('label', 'task', 'mask', 'prompt', 'stop')
 NUMBER_FLAGS = ('num', 'draws', 'length', 'columns', 'scale')
 SAMPLE_FLAGS = (
   *(flags.DEFINE_string(name, None, _help(name)) for name in TEXT_FLAGS),
-  *(flags.DEFINE_integer(name, None, _help(name), lower_bound=1) for name in NUMBER_FLAGS),
+  *(
+    flags.DEFINE_integer(name, None, _help(name), lower_bound=1, upper_bound=MAX_INT)
+    for name in NUMBER_FLAGS
+  ),
   flags.DEFINE_bool('slide', None, _help('slide')),
 )
 

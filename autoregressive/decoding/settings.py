@@ -111,18 +111,20 @@ def with_options(section: Mapping, options: Mapping[str, Any]) -> dict[str, Any]
   A single stop may stand for a tuple of stops, and a single token for a sequence of one token.
 
   Raises:
-    ConfigError: for an option that is unknown, of another type, or out of its range.
+    ConfigError: for an option that is unknown, of another type, or out of its range, or for options
+      that exclude each other.
   """
   known = settings_of(DecodingSettings)
   for name in options:
     if name not in known:
       raise ConfigError(f'unknown sampling option {name!r};{suggestion(name, known)}')
-  chosen = dict(section) | options
-  stops = as_tuple(chosen.get('stop', ()))
+  chosen = {name: as_tuple(value) for name, value in (dict(section) | options).items()}
+  stops = chosen.get('stop', ())
   # A single text or token is short for a tuple of it.
-  stops = (stops,) if isinstance(stops, (str, int)) else stops
+  stops = stops if isinstance(stops, tuple) else (stops,)
   chosen['stop'] = tuple((part,) if isinstance(part, int) else part for part in stops)
   check_settings('sampling', chosen, known)
+  DecodingSettings(**chosen)  # raises for settings that exclude each other
   return chosen
 
 
@@ -133,4 +135,4 @@ def build_settings(section: Mapping, **options) -> DecodingSettings:
     ConfigError: for a setting that is unknown or out of range.
   """
   chosen = with_options(section, options)
-  return DecodingSettings(**{name: as_tuple(value) for name, value in chosen.items()})
+  return DecodingSettings(**chosen)

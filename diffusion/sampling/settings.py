@@ -139,6 +139,7 @@ def with_options(sampling: Mapping, options: Mapping[str, Any]) -> dict[str, Any
       setting = settings_of(constructor).get(leaf, setting)
     check_setting(f'option {name}', options[name], setting)
     result[section][leaf] = options[name]
+  build_task(result['task'])  # raises for an unknown task
   return result
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from common.config import NAMED_SECTIONS, ConfigError, check_setting, plain_defaults
 from common.ranges import settings_of
+from diffusion.sampling.program import THRESHOLDS
 from experiments import families
 from experiments.families import FAMILIES
 
@@ -98,6 +99,11 @@ def test_every_number_has_a_range_that_its_default_lies_in(family):
   assert not [name for name, entry in numbers.items() if entry.range is None]
   for name, entry in declared.items():
     check_setting(name, entry.default, entry)
+
+
+def test_the_thresholds_of_the_config_are_those_of_the_sampler():
+  threshold = FAMILIES['diffusion'].settings['sampling']['threshold']['name']
+  assert set(threshold.range.names) == set(THRESHOLDS)
 
 
 @pytest.mark.parametrize(
