@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 PyTree = Any
 Batch = Mapping[str, Any]  # arrays 'x': data; 'label': class; 'weight': 0 where it is padding
@@ -128,12 +128,41 @@ class Method:
     raise NotImplementedError
 
   def sample(self, params: PyTree, key: Key[Array, ''], request: Request) -> Samples:
-    """Draws samples. Called from the host; compiles one program per number of samples."""
+    """Draws samples. Called from the host; compiles one program per number of samples.
+
+    Raises:
+      ConfigError: for a request that this model cannot answer.
+      SamplesError: the samples are not finite.
+    """
     raise NotImplementedError
+
+  def check_request(self, params: PyTree, request: Request) -> None:
+    """Refuses what `sample` would refuse, but draws nothing.
+
+    Args:
+      params: shapes and types of the parameters, or the parameters.
+      request: what to sample.
+
+    Raises:
+      ValueError: as `sample`.
+    """
 
   def nll(self, params: PyTree, batch: Batch, key: Key[Array, '']) -> Likelihood:
     """Negative log-likelihood of each example. Pure: the caller compiles it."""
     raise NotImplementedError
+
+
+class SamplesError(ValueError):
+  """Samples are not finite: they are no picture, and no measure of the model."""
+
+
+def check_finite(finite: Bool[Array, '']) -> None:
+  """Raises SamplesError unless `finite`, a flag of all samples of a request. Waits for it."""
+  if not finite:
+    raise SamplesError(
+      'the samples are not finite: take another checkpoint (--step), more sampling steps, or '
+      'another sampler'
+    )
 
 
 def example_keys(key: Key[Array, ''], index: Int[Array, 'batch']) -> Key[Array, 'batch']:

@@ -19,7 +19,7 @@ ABOVE = {  # packages that each package must not import
 # evaluation: the loop writes metrics and draws samples, and evaluation asks a domain for its own.
 FLOORS = (
   {'config', 'config_files', 'files', 'method', 'trees'},
-  {'attention', 'checkpoints', 'data', 'reporting'},
+  {'attention', 'checkpoints', 'data', 'finetuning', 'reporting'},
   {'domains'},
   {'evaluation', 'training'},
   {'studies'},

@@ -24,7 +24,7 @@ def get_base() -> ConfigDict:
           class_dropout=0.0,  # share of examples whose class training hides, for guidance
         ),
         objective=dict(),  # Objective, autoregressive/objectives.py
-        finetune=dict(),  # Finetune, autoregressive/finetuning.py
+        finetune=dict(),  # Finetune, common/finetuning.py
         sampling=dict(),  # DecodingSettings, autoregressive/decoding/settings.py
       )
     )

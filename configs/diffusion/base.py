@@ -46,6 +46,7 @@ def get_base() -> ConfigDict:
         anisotropy=0.2,  # standard deviation of log2
         translate=0.125,  # standard deviation, relative to the image's size
       ),
+      finetune=dict(),  # Source, common/finetuning.py
       sampling=dict(
         task=dict(
           name='generate',  # a key of diffusion/sampling/tasks.py: inpaint, sdedit, ...

@@ -2,36 +2,14 @@
 
 import json
 
-import numpy as np
 import pytest
 
 from common.config import ConfigError
-from common.data.pipeline import Data, fingerprint
-from common.data.sources import Source
-from common.data.spec import DataSpec
+from common.data.pipeline import fingerprint
 from configs.diffusion import images
-from experiments import families, runs
-
-
-class Images(Source):
-  """A split of given images."""
-
-  def __init__(self, x):
-    self.x = x
-
-  def __len__(self):
-    return len(self.x)
-
-  def gather(self, indices):
-    return {'x': self.x[indices]}
-
-
-def data(change=None, num=20):
-  x = np.random.default_rng(0).integers(0, 256, (num, 4, 4, 1), np.uint8)
-  if change is not None:
-    x[change] += 1
-  spec = DataSpec('toy', 'image', (4, 4, 1), 256, num_train=num)
-  return Data(spec, {split: Images(x) for split in ('train', 'validation', 'test')})
+from experiments import families
+from experiments.startup import workdir as folders
+from tests.experiments.startup.tiny import data
 
 
 def test_a_fingerprint_depends_on_the_examples():
@@ -41,15 +19,16 @@ def test_a_fingerprint_depends_on_the_examples():
 
 def test_a_run_resumes_only_with_the_data_it_began_with(tmp_path):
   config, workdir = families.complete(images.get_config('digits')), tmp_path / 'run'
-  runs.lock_workdir(workdir, config, data(), fresh=False)
-  runs.lock_workdir(workdir, config, data(), fresh=False)
+  folders.reserve(workdir, config, data())
+  folders.reserve(workdir, config, data())
   with pytest.raises(ConfigError, match=r'has changed since it began .20 .* then, 20 now.*--fresh'):
-    runs.lock_workdir(workdir, config, data(change=3), fresh=False)
-  runs.lock_workdir(workdir, config, data(change=3), fresh=True)
+    folders.reserve(workdir, config, data(change=3))
+  folders.move_aside(workdir)
+  folders.reserve(workdir, config, data(change=3))
   assert (tmp_path / 'run.1' / 'config.json').exists()
-  runs.lock_workdir(workdir, config, data(change=3), fresh=False)
+  folders.reserve(workdir, config, data(change=3))
   (workdir / 'data.json').unlink()  # as in a run that is older than it
-  runs.lock_workdir(workdir, config, data(), fresh=False)
+  folders.reserve(workdir, config, data())
 
 
 def test_a_config_from_before_some_settings_still_works(tmp_path):
@@ -58,20 +37,20 @@ def test_a_config_from_before_some_settings_still_works(tmp_path):
   del older['augmentation'], older['classifier'], older['sampling']['task'], older['ema']['widths']
   workdir.mkdir()
   (workdir / 'config.json').write_text(json.dumps(older))
-  found = runs.config_of(workdir)
+  found = folders.config_of(workdir)
   assert found['augmentation'] == config['augmentation']
   assert found['sampling'] == config['sampling'] and found['process'] == config['process']
-  runs.lock_workdir(workdir, config, data(), fresh=False)  # the same run: it resumes
+  folders.reserve(workdir, config, data())  # the same run: it resumes
 
 
 def test_a_component_named_by_a_flag_is_the_same_when_read_back(tmp_path):
   """The flag gives only the name; the config in the folder has all settings."""
   config = families.complete(images.get_config('digits')) | {'process': {'name': 'cosine'}}
-  runs.lock_workdir(tmp_path / 'run', config, data(), fresh=False)
-  runs.lock_workdir(tmp_path / 'run', config, data(), fresh=False)
+  folders.reserve(tmp_path / 'run', config, data())
+  folders.reserve(tmp_path / 'run', config, data())
   with pytest.raises(ConfigError, match=r'process.t_max: there 0.999, now 0.5'):
     changed = config | {'process': {'name': 'cosine', 't_max': 0.5}}
-    runs.lock_workdir(tmp_path / 'run', changed, data(), fresh=False)
+    folders.reserve(tmp_path / 'run', changed, data())
 
 
 @pytest.mark.parametrize(
@@ -86,4 +65,4 @@ def test_a_component_named_by_a_flag_is_the_same_when_read_back(tmp_path):
 def test_a_file_without_a_config_is_refused_in_one_line(tmp_path, text, message):
   (tmp_path / 'config.json').write_text(text)
   with pytest.raises(ConfigError, match=message):
-    runs.config_of(tmp_path)
+    folders.config_of(tmp_path)
