@@ -160,8 +160,8 @@ def check_finite(finite: Bool[Array, '']) -> None:
   """Raises SamplesError unless `finite`, a flag of all samples of a request. Waits for it."""
   if not finite:
     raise SamplesError(
-      'the samples are not finite: take another checkpoint (--step), more sampling steps, or '
-      'another sampler'
+      'the samples are not finite: the model has diverged, or the sampler needs more steps; try '
+      'another checkpoint (--step) or sampler'
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 from absl import logging
 
-from common.checkpoints.checkpoints import Checkpoints, Restored
+from common.checkpoints.checkpoints import Restored
 from common.config import Config, ConfigError, plain_dict
 from common.data import pipeline, tokenizers
 from common.data.spec import DataSpec
@@ -22,7 +22,7 @@ from common.training.snapshots import Snapshots
 from common.training.state import EVALUATION_STREAM, TrainState, stream_key
 from common.training.validation import validation_loss
 from experiments import families
-from experiments.startup import checks
+from experiments.startup import checks, summary
 from experiments.startup import workdir as folders
 
 
@@ -81,12 +81,27 @@ def train(
   if fresh:
     folders.move_aside(path)
   with folders.locked(path):
+    if extend:
+      _say_what_extending_means(path, program)
     folders.reserve(path, config, data, program.schedule.total if extend else None)
     if data.spec.tokenizer is not None:
       atomic_write(path / 'tokenizer.json', tokenizers.to_json(data.spec.tokenizer))
     if initial_state is not None:
       _save_state_to_finetune(config, method, data, initial_state, path)
+    for line in summary.opening(config, data.spec, program):
+      logging.info('%s', line)
     return loop.train(config, method, data, program, path, stop)
+
+
+def _say_what_extending_means(workdir: pathlib.Path, program: TrainProgram) -> None:
+  """Logs how the schedule of a longer run continues that of the shorter one in the folder."""
+  done, total = folders.last_step(workdir), program.schedule.total
+  logging.info(
+    'extending the run from step %d to %d: durations in %% and the schedule of the learning rate '
+    'now refer to %d steps, so the learning rate goes on at %.3g. A run of %d steps from the start '
+    'would have followed this schedule from its first step, and ends elsewhere',
+    *(done, total, total, float(program.lr_schedule(done)), total),
+  )
 
 
 def _state_to_finetune(config: Mapping, data: pipeline.Data, program: TrainProgram) -> TrainState:
@@ -158,12 +173,7 @@ def _param_shapes(method: Method, data: pipeline.Data) -> PyTree:
 
 def _restore(workdir: pathlib.Path, config: Mapping, shapes: PyTree, step: str | int) -> Restored:
   """Restores only the averaged parameters: the optimiser's state would take twice their memory."""
-  with Checkpoints(
-    workdir / 'checkpoints',
-    best_metric=config['train']['best_metric'],
-    best_mode=config['train']['best_mode'],
-    read_only=True,
-  ) as checkpoints:
+  with loop.open_checkpoints(config, workdir, read_only=True) as checkpoints:
     return checkpoints.restore({'ema': shapes}, step, partial=True)
 
 

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
 from absl import logging
 
 from common.checkpoints import records
@@ -48,6 +49,9 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
   Raises:
     ConfigError: another process is training there.
   """
+  if jax.process_index() != 0:  # the processes of one run share its folder
+    yield
+    return
   workdir.mkdir(parents=True, exist_ok=True)
   try:
     with exclusive(workdir / '.lock'):
@@ -61,6 +65,11 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
 def is_started(workdir: pathlib.Path) -> bool:
   """Whether the folder holds a checkpoint."""
   return bool(_checkpoint_steps(workdir))
+
+
+def last_step(workdir: pathlib.Path) -> int:
+  """The step of the newest checkpoint in the folder; 0 if there is none."""
+  return max(_checkpoint_steps(workdir), default=0)
 
 
 def _checkpoint_steps(workdir: pathlib.Path) -> list[int]:
@@ -123,7 +132,7 @@ def _check_same_config(workdir: pathlib.Path, config: Mapping, extend_to: int | 
   changed = differences(_completed(config)[0], config_of(workdir))
   changed = {k: v for k, v in changed.items() if not is_changeable(k)}
   if extend_to is not None:
-    done = max(_checkpoint_steps(workdir), default=0)
+    done = last_step(workdir)
     if extend_to < done:
       raise ConfigError(
         f'--extend: the run in {workdir} has {done} steps already; set train.steps to more than '
