@@ -8,15 +8,15 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, Key, Num
+from jaxtyping import Array, Int, Key, Num
 
 from autoregressive.decoding.decoder import Decoder, Draft
-from autoregressive.decoding.sequences import Generated, Prompt
+from autoregressive.decoding.sequences import Prompt
 from autoregressive.decoding.settings import DecodingSettings, build_settings
 from autoregressive.orderings import Ordering
 from common.config import ConfigError
 from common.data.spec import DataSpec
-from common.method import PyTree, Request, Samples, check_finite, example_keys
+from common.method import PyTree, Request, Samples, example_keys
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,10 +46,7 @@ class RequestSampler:
       _check_draft(self.decoder.draft, self.decoder.ordering, self.spec)
 
   def sample(self, params: PyTree, key: Key[Array, ''], request: Request) -> Samples:
-    """`Method.sample`; raises ConfigError for a request that this model cannot serve.
-
-    Raises SamplesError if the samples are not finite.
-    """
+    """`Method.sample`; raises ConfigError for a request that this model cannot serve."""
     settings = self.requested(request)
     # Split even if labels are given: the same key then gives the same samples either way.
     label_key, key = jax.random.split(key)
@@ -57,7 +54,6 @@ class RequestSampler:
     # One key per sample, from its index: a sample does not depend on their number.
     keys = example_keys(key, jnp.arange(request.num))
     made, calls = self.decoder.decode(params, keys, prompt, settings)
-    check_finite(_is_finite(made))
     # Beams and the two branches of guidance are evaluations of the same sample.
     calls *= settings.beams * (2 if settings.guidance != 1 else 1)
     ends = made.lengths if settings.stop else None
@@ -99,11 +95,6 @@ class RequestSampler:
       # The scale comes only from the given values, which may be fewer than the context.
       covariates = ordering.covariates(jnp.asarray(request.past), jnp.asarray(lengths))
     return Prompt(emissions, lengths, label, covariates)
-
-
-def _is_finite(made: Generated) -> Bool[Array, '']:
-  """Whether values and log-probabilities are numbers; of NaN logits, tokens alone show nothing."""
-  return jnp.isfinite(made.emissions).all() & ~jnp.isnan(made.log_prob).any()
 
 
 def _check_beginning(lengths: Int[np.ndarray, 'num'], period: int) -> None:

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int, Integer, Key, UInt8
 
-from common.config import pick
+from common.config import ConfigError, pick
 from common.data.pipeline import Data, evaluation_batches
 from common.data.sources import Source
 from common.domains import domain_of
@@ -203,11 +203,9 @@ def _agreement(subject: Subject) -> Measure:
 
 
 def _frechet(subject: Subject) -> Measure:
-  name = subject.settings['extractor']
-  # A learned extractor is fitted to classes. The value is named after the one that measured it.
-  if name == 'mlp' and not subject.data.spec.num_classes:
-    name = 'pixels'
-  features = extractor(name, subject.real)
+  if subject.data.spec.num_classes == 0 and subject.settings['extractor'] == 'mlp':
+    raise ConfigError("evaluation.extractor='mlp' needs data with classes; set it to 'pixels'")
+  features = extractor(subject.settings['extractor'], subject.real)
   samples, label = subject.images, subject.samples.label
   real = features.apply(subject.real.x)
   # Distance and floor must compare sets of the same size: the bias of a distance depends on it.

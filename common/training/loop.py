@@ -17,7 +17,7 @@ from absl import logging
 from common.checkpoints.checkpoints import Checkpoints
 from common.data.pipeline import Data, train_batches
 from common.domains import domain_of
-from common.method import Method, PyTree, SamplesError
+from common.method import Method, NotFiniteError, PyTree
 from common.reporting.writers import Progress, Writer
 from common.training.meters import (
   CompileTimer,
@@ -226,9 +226,9 @@ def save_samples(
   request = domain.preview_request(spec, method.labelled, data.splits['validation'])
   # All processes sample, because the arrays may be global; only process 0 writes.
   try:
-    samples = method.sample(params, stream_key(config['seed'], PREVIEW_STREAM), request)
-  except SamplesError as error:
-    logging.warning('step %d: no picture of samples: %s', step, error)
+    samples = method.draw(params, stream_key(config['seed'], PREVIEW_STREAM), request)
+  except NotFiniteError as error:
+    logging.warning('step %d: no picture: %s', step, error)
     return
   if jax.process_index() == 0:
     folder = workdir / 'samples'

@@ -11,7 +11,7 @@ from jaxtyping import Array, Int, Key
 
 from common.config import ConfigError
 from common.data.spec import DataSpec
-from common.method import Request, Samples, check_finite
+from common.method import Request, Samples
 from diffusion.model import Model
 from diffusion.processes.process import Process
 from diffusion.sampling.driver import padded
@@ -43,13 +43,11 @@ class RequestSampler:
     Raises:
       ConfigError: for a request that this model cannot answer.
       ValueError: for settings out of range, or given data that the task cannot use.
-      SamplesError: the samples are not finite.
     """
     settings, inputs = self._prepare(self.model.process_at(params), params, key, request)
     x, evaluations, finite = run_sampler(self.model, settings, inputs)
-    check_finite(finite)
     # int() waits for the samples.
-    return Samples(x, int(evaluations))
+    return Samples(x, int(evaluations), finite=finite)
 
   def check(self, params: Any, request: Request) -> None:
     """See `Method.check_request`: prepares the program and traces it for its shapes."""

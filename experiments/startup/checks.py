@@ -86,6 +86,11 @@ def _check_samples(method: Method, data: Data, shapes: TrainState, shown: bool) 
 def _check_evaluation(config: Mapping, method: Method, data: Data, shapes: TrainState) -> None:
   settings = config['evaluation']
   pick(EXTRACTORS, settings['extractor'], 'evaluation.extractor')
+  measured = 'frechet' in domain_of(data.spec).metrics
+  if measured and settings['extractor'] == 'mlp' and data.spec.num_classes < 2:
+    raise ConfigError(
+      "evaluation.extractor='mlp' needs data with two classes or more; set it to 'pixels'"
+    )
   for name in ('batch_size', 'num_samples'):
     if settings[name] < 1:
       raise ConfigError(f'evaluation.{name} must be at least 1, got {settings[name]}')

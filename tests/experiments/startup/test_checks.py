@@ -25,7 +25,8 @@ def check(config, data):
 @pytest.mark.parametrize('family', [DIFFUSION, AUTOREGRESSIVE])
 @pytest.mark.parametrize(('channels', 'classes'), [(1, 3), (2, 0)])
 def test_a_config_that_can_finish_passes(family, channels, classes):
-  config = tiny.config(family, train__sample_every='10')
+  extractor = 'mlp' if classes else 'pixels'
+  config = tiny.config(family, train__sample_every='10', evaluation__extractor=extractor)
   check(config, tiny.data((4, 4, channels), classes=classes))
 
 
@@ -64,6 +65,11 @@ def test_a_config_that_would_fail_later_is_refused_at_once(family, changes, mess
   with pytest.raises(ConfigError) as error:
     check(tiny.config(family, **changes), tiny.data(classes=3))
   assert re.search(message, str(error.value)) and '\n' not in str(error.value)
+
+
+def test_features_of_a_classifier_need_classes():
+  with pytest.raises(ConfigError, match=r"extractor='mlp' needs .* set it to 'pixels'"):
+    check(tiny.config(DIFFUSION), tiny.data())
 
 
 def test_every_split_needs_an_example():
