@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from common.checkpoints.checkpoints import SIGNS
 from common.config import ConfigError, pick
 from common.data.pipeline import Data
 from common.domains import domain_of
@@ -58,9 +57,6 @@ def _batch(config: Mapping, data: Data, size: int) -> dict[str, jax.ShapeDtypeSt
 
 def _check_best_metric(config: Mapping, method: Method, data: Data, shapes: TrainState) -> None:
   settings = config['train']
-  if settings['keep'] < 1:
-    raise ConfigError(f'train.keep must be at least 1, got {settings["keep"]}')
-  pick(SIGNS, settings['best_mode'], 'train.best_mode')
   batch = _batch(config, data, config['data']['batch_size'])
   trace = jax.eval_shape(
     lambda *arrays: evaluation_step(method, *arrays),
@@ -91,9 +87,6 @@ def _check_evaluation(config: Mapping, method: Method, data: Data, shapes: Train
     raise ConfigError(
       "evaluation.extractor='mlp' needs data with two classes or more; set it to 'pixels'"
     )
-  for name in ('batch_size', 'num_samples'):
-    if settings[name] < 1:
-      raise ConfigError(f'evaluation.{name} must be at least 1, got {settings[name]}')
   if method.has_likelihood:
     batch = _batch(config, data, settings['batch_size'])
     try:
