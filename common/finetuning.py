@@ -19,7 +19,7 @@ import json
 import pathlib
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,7 @@ from common.method import (
   Request,
   Samples,
 )
+from common.ranges import ABOVE_ZERO, PATH, PATTERN, ZERO_IS_OFF
 from common.trees import path_name
 
 
@@ -54,9 +55,9 @@ class Source:
 
   lora_rank: ClassVar[int] = 0
 
-  source: str = ''
+  source: Annotated[str, PATH] = ''
   step: str = 'last'
-  fresh: str = ''
+  fresh: Annotated[str, PATTERN] = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,20 +68,11 @@ class Finetune(Source):
     lora_rank: rank of the updates; 0: no LoRA.
     lora_alpha: updates are scaled by alpha / rank.
     lora_paths: regular expression for the paths of the matrices that get updates.
-
-  Raises:
-    ConfigError: for a rank or a scale out of range.
   """
 
-  lora_rank: int = 0
-  lora_alpha: float = 16.0
-  lora_paths: str = r'(qkv|out|output_proj|up|down)/kernel$'
-
-  def __post_init__(self):
-    if self.lora_rank < 0:
-      raise ConfigError(f'finetune.lora_rank must be at least 0 (off), got {self.lora_rank}')
-    if self.lora_alpha <= 0:
-      raise ConfigError(f'finetune.lora_alpha must be above 0, got {self.lora_alpha}')
+  lora_rank: Annotated[int, ZERO_IS_OFF] = 0
+  lora_alpha: Annotated[float, ABOVE_ZERO] = 16.0
+  lora_paths: Annotated[str, PATTERN] = r'(qkv|out|output_proj|up|down)/kernel$'
 
   @property
   def scale(self) -> float:
