@@ -24,7 +24,7 @@ def image_grid(
   """Images side by side, row by row, as one RGB picture.
 
   Args:
-    images: integers in [0, levels), with 1 (grey), 3 (RGB) or 4 (RGBA, shown on white) channels.
+    images: integers in [0, levels), as `to_rgb` takes them.
     columns: images in a row; unused places of the last row stay empty.
     scale: each pixel becomes a square of `scale` × `scale`.
     levels: the number of values, which are scaled to 0..255; 17 for scikit-learn's digits.
@@ -32,16 +32,14 @@ def image_grid(
     background: grey value of the gaps.
 
   Raises:
-    ValueError: for no images, another number of channels, or `columns` or `scale` below 1.
+    ValueError: for no images, or `columns` or `scale` below 1.
   """
-  num, height, width, channels = images.shape
-  if not num or channels not in (1, 3, 4):
-    raise ValueError(
-      f'a grid needs one or more images of 1, 3 or 4 channels, got images of shape {images.shape}'
-    )
+  if not len(images):
+    raise ValueError('a grid needs at least one image')
   if columns < 1 or scale < 1:
     raise ValueError(f'columns and scale must be at least 1, got {columns} and {scale}')
   images = to_rgb(images, levels)
+  num, height, width, _ = images.shape
   columns = min(columns, num)
   rows = -(-num // columns)
   tall, wide = height + gap, width + gap  # an image with the gap above it and to its left
@@ -54,8 +52,15 @@ def image_grid(
 
 def to_rgb(
   images: UInt8[np.ndarray, 'n height width channels'], levels: int = 256
-) -> UInt8[np.ndarray, 'n height width 3']:
-  """Converts images of `levels` values and 1, 3 or 4 channels to RGB; RGBA is put on white."""
+) -> UInt8[np.ndarray, 'n height wide 3']:
+  """Converts images of `levels` values to RGB.
+
+  One channel is grey, three are RGB, four RGBA, which is put on white. Channels of any other number
+  have no common meaning: each becomes a grey image, next to each other.
+  """
+  num, height, width, channels = images.shape
+  if channels not in (1, 3, 4):
+    images = images.transpose(0, 1, 3, 2).reshape(num, height, channels * width, 1)
   # The largest value, levels − 1, becomes 255.
   if levels != 256:
     images = np.round(images * (255.0 / (levels - 1))).clip(0, 255).astype(np.uint8)

@@ -39,11 +39,16 @@ def test_grid_scales_levels_and_puts_rgba_on_white():
   assert pictures.image_grid(red, 1, gap=0)[0].tolist() == [[255, 0, 0], [255, 255, 255]]
 
 
+def test_grid_shows_channels_without_a_meaning_as_grey_images():
+  two = np.array([[1, 2], [3, 4]], np.uint8).reshape(1, 1, 2, 2)
+  assert pictures.image_grid(two, 1, gap=0)[0].tolist() == [[v] * 3 for v in (1, 3, 2, 4)]
+
+
 @pytest.mark.parametrize(
-  ('shape', 'columns', 'scale'), [((0, 2, 2, 1), 1, 1), ((1, 2, 2, 2), 1, 1), ((1, 2, 2, 1), 0, 1)]
+  ('shape', 'columns', 'scale'), [((0, 2, 2, 1), 1, 1), ((1, 2, 2, 1), 0, 1)]
 )
-def test_grid_refuses_invalid_images_and_columns(shape, columns, scale):
-  with pytest.raises(ValueError, match=r'got images of shape|got 0 and 1'):
+def test_grid_refuses_no_images_and_no_columns(shape, columns, scale):
+  with pytest.raises(ValueError, match=r'at least one image|got 0 and 1'):
     pictures.image_grid(np.zeros(shape, np.uint8), columns, scale)
 
 
