@@ -6,11 +6,13 @@ Either way, their sha256 must be the published one.
 import contextlib
 import gzip
 import hashlib
+import http.client
 import pathlib
 import shutil
 import subprocess
 import sys
 import tempfile
+import urllib.request
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -19,6 +21,7 @@ from common.config import ConfigError
 from common.data.builders import base
 
 DOWNLOAD_SECONDS = 600  # enough for tens of megabytes over a slow line
+ANSWER_SECONDS = 20  # for a server to answer
 
 Files = dict[str, bytes]  # uncompressed contents by the name of the file
 
@@ -107,6 +110,15 @@ def read_package(published: PublishedFiles) -> Files:
   """
   with fetch_package(published.package) as folder:
     return read_folder(folder, published)
+
+
+def fetch_file(address: str, path: pathlib.Path) -> None:
+  """Downloads one file. Raises Unavailable, within seconds if its server does not answer."""
+  try:
+    with urllib.request.urlopen(address, timeout=ANSWER_SECONDS) as answer, path.open('wb') as file:
+      shutil.copyfileobj(answer, file)
+  except (OSError, http.client.HTTPException) as error:
+    raise Unavailable(f'{address} cannot be downloaded ({error})') from None
 
 
 @contextlib.contextmanager
