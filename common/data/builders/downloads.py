@@ -21,6 +21,7 @@ from common.config import ConfigError
 from common.data.builders import base
 
 DOWNLOAD_SECONDS = 600  # enough for tens of megabytes over a slow line
+MAX_RAW_BYTES = 2**28  # of an uncompressed file; the largest published one has 47 MB
 ANSWER_SECONDS = 20  # for a server to answer
 
 Files = dict[str, bytes]  # uncompressed contents by the name of the file
@@ -84,8 +85,9 @@ def read_folder(folder: pathlib.Path, published: PublishedFiles) -> Files:
         f'{folder} has no {name}[.gz]; {published.name} needs {", ".join(published.sha256)}'
       )
     try:
-      data = path.read_bytes()
-      files[name] = gzip.decompress(data) if path.suffix == '.gz' else data
+      # Not more than this, because a small archive can unpack to any length.
+      with (gzip.open if path.suffix == '.gz' else open)(path, 'rb') as file:
+        files[name] = file.read(MAX_RAW_BYTES)
     except (OSError, EOFError, zlib.error) as error:
       raise ConfigError(f'cannot read {path}: {error}') from error
     # A hash of the uncompressed contents: how a file was compressed does not matter.
