@@ -47,11 +47,17 @@ class ImageDomain(Domain):
       return self._perform(trained, settings, out)
     if flags.mask is not None:
       raise ValueError(f'--mask={flags.mask!r} needs a --task that fills pixels in')
+    if flags.draws is not None:
+      raise ValueError(f'--draws={flags.draws} needs a --task; without one, use --num')
     return super().sample(trained, settings, out)
 
   def _perform(self, trained: TrainedModel, settings: SampleSettings, out: pathlib.Path) -> str:
     """Performs the task of the flags and writes its picture, or its results as an array."""
-    flags = settings.flags
+    flags, channels = settings.flags, trained.data.spec.shape[-1]
+    if flags.columns is not None:
+      raise ValueError(f'--columns={flags.columns}: the picture of a task has one for each image')
+    if flags.task == 'colourise' and channels not in VISIBLE[1:]:
+      raise ValueError(f'--task=colourise needs images in colour, got {channels} channels')
     result = image_tasks.perform(
       trained,
       flags.task,
@@ -72,7 +78,7 @@ class ImageDomain(Domain):
   def task_picture(
     self, spec: DataSpec, name: str, result: image_tasks.TaskResult, scale: int | None
   ) -> np.ndarray:
-    """The picture of a task in the colours of the data; without `scale`, small images are enlarged."""
+    """The picture of a task in the colours of the data; `scale` is the size of a pixel."""
     # Colours come first: a grey version or a mask of palette indices would be meaningless.
     given, levels = self.as_images(spec, result.given.x)
     images, _ = self.as_images(spec, result.images)
