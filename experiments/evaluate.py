@@ -17,11 +17,13 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from common.domains import domain_of
 from common.evaluation.evaluate import METRICS
 from common.evaluation.measures import Evaluation, Measure
 from common.files import atomic_write
 from common.ranges import MAX_INT
 from experiments import cli, families, runs
+from experiments.startup.workdir import config_of
 
 WORKDIR = cli.define('workdir', 'Folder of the run.', cli.FolderParser(), required=True)
 STEP = flags.DEFINE_string('step', 'last', "Checkpoint: 'last', 'best' or a number.")
@@ -72,7 +74,7 @@ def evaluate(run: runs.Run, settings: dict, variant: dict) -> Evaluation:
   changed = sorted((settings | variant).items())
   name = '-'.join([str(run.step), *(f'{k}={v}'.replace('/', '_') for k, v in changed)])
   atomic_write(folder / f'{name}.json', json.dumps(record, indent=2))
-  result.display.save(folder, name, scale=3)
+  result.display.save(folder, name, domain_of(run.data.spec).picture_scale)
   for metric, measure in result.measures.items():
     print(f'{METRICS[metric].title}: {format_value(measure)}   {measure.note}')
     if measure.parts:
@@ -94,7 +96,7 @@ def format_part(name: str, terms: Sequence[float]) -> str:
 
 def main() -> None:
   widths, settings = cli.parse_widths(EMA.value), cli.parse_options(OPTIONS.value)
-  families.check_options(runs.config_of(WORKDIR.value), settings)
+  families.check_options(config_of(pathlib.Path(WORKDIR.value)), settings)
   run = runs.load(WORKDIR.value, runs.parse_step(STEP.value), cli.parse_component(LIKELIHOOD.value))
   if NUM.value is not None:
     run.config['evaluation']['num_samples'] = NUM.value

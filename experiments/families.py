@@ -1,13 +1,15 @@
 """The families of methods, by the name that a config gives in `family`."""
 
 import functools
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import autoregressive
 import diffusion
+from autoregressive.interop import weights
 from common import config as configs_lib
-from common import config_files
+from common import config_files, finetuning
 from common.config import (
   Config,
   ConfigError,
@@ -28,12 +30,6 @@ from configs.diffusion import base as diffusion_base
 from diffusion.sampling.tasks import TASKS
 
 
-def _random_initial_params(config: Mapping, spec: DataSpec, params: PyTree) -> PyTree:
-  """Training starts with the parameters from `Method.init`."""
-  del config, spec
-  return params
-
-
 class Family(NamedTuple):
   """A family of methods: how it builds a method, its default config, and its tasks on images.
 
@@ -46,8 +42,7 @@ class Family(NamedTuple):
     takes_weak: whether a weaker model can guide its samples.
     draft: (config, spec, params) -> a trained model that drafts in speculative decoding; None: not
       supported.
-    initial_params: (config, spec, params) -> the parameters at the start of training, for example
-      with those of `finetune.source`.
+    read_published: reads the parameters in a folder of published weights; None: not supported.
   """
 
   build: Callable[..., Method]
@@ -57,20 +52,18 @@ class Family(NamedTuple):
   with_options: Callable[[Mapping, Mapping], dict[str, Any]]
   takes_weak: bool = False
   draft: Callable[[Mapping, DataSpec, PyTree], Any] | None = None
-  initial_params: Callable[[Mapping, DataSpec, PyTree], PyTree] = _random_initial_params
+  read_published: Callable[[pathlib.Path], PyTree] | None = None
 
 
-def _autoregressive_initial_params(config: Mapping, spec: DataSpec, params: PyTree) -> PyTree:
-  """With fine-tuning, training starts with the parameters of `finetune.source`."""
-  tokenizer = None if spec.tokenizer is None else tokenizers.to_json(spec.tokenizer)
-  return autoregressive.initial_params(params, autoregressive.build_finetune(config), tokenizer)
+def _published_params(folder: pathlib.Path) -> PyTree:
+  return weights.read_published(folder).params
 
 
 FAMILIES = {
   'diffusion': Family(
     diffusion.build,
     diffusion_base.SETTINGS,
-    Tables(diffusion.COMPONENTS, given=diffusion.GIVEN),
+    Tables(diffusion.COMPONENTS, diffusion.SECTIONS, diffusion.GIVEN),
     {
       name: ImageTask(task.needs, {'task': name}, random=not task.reversible)
       for name, task in TASKS.items()
@@ -86,7 +79,7 @@ FAMILIES = {
     {'complete': ImageTask(('past', 'mask'), {}, mask='bottom')},
     autoregressive.with_options,
     draft=autoregressive.build_draft,
-    initial_params=_autoregressive_initial_params,
+    read_published=_published_params,
   ),
 }
 
@@ -94,6 +87,18 @@ FAMILIES = {
 def build(config: Mapping, spec: DataSpec) -> Method:
   """The method of a config, for the data that `spec` describes."""
   return pick(FAMILIES, config['family'], 'family').build(config, spec)
+
+
+def initial_params(config: Mapping, spec: DataSpec, params: PyTree) -> PyTree:
+  """The parameters at the start of training: those given, or those of `finetune.source`.
+
+  Raises:
+    ConfigError: for a source that does not exist, or does not fit.
+  """
+  family = pick(FAMILIES, config['family'], 'family')
+  tokenizer = None if spec.tokenizer is None else tokenizers.to_json(spec.tokenizer)
+  finetune = finetuning.build_finetune(config)
+  return finetuning.initial_params(params, finetune, tokenizer, family.read_published)
 
 
 def complete(config: Config, strict: bool = False) -> dict[str, Any]:
@@ -133,9 +138,10 @@ def check_options(config: Config, options: Mapping[str, Any]) -> None:
   changed = dict(config) | {'sampling': family.with_options(config['sampling'], options)}
   declared = declared_settings(changed)
   for name, value in flatten({'sampling': changed['sampling']}).items():
-    if name not in declared:
+    if name in declared:
+      check_setting(name, value, declared[name])
+    elif name not in flatten(config):  # an older run may have settings that are gone
       raise ConfigError(f'there is no setting {name}{nearby_settings(name, changed)}')
-    check_setting(name, value, declared[name])
 
 
 def load_config(spec: str, overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Prepares a dataset once, so that training reads it without a network and without TensorFlow.
 
   python -m experiments.prepare_data --dataset=mnist
+  python -m experiments.prepare_data --dataset=cifar10 --source=cifar-10-binary.tar.gz
   python -m experiments.prepare_data --dataset=image_folder --source=faces/ --image_size=64
   python -m experiments.prepare_data --dataset=shakespeare --context=64
   python -m experiments.prepare_data --dataset=aus_retail --context=48 --horizon=12
@@ -38,8 +39,8 @@ DATA_DIR = cli.define(
 SETTINGS = (
   cli.define(
     'source',
-    'Folder of images, .npz file, text file or folder, .csv file, or folder of raw files from an '
-    'earlier download.',
+    'Folder of images, .npz file, text file or folder, .csv file, or raw files from an earlier '
+    'download: their folder or, for cifar10, an archive.',
     cli.PathParser(),
   ),
   flags.DEFINE_integer(

@@ -28,6 +28,7 @@ from common.domains import DOMAINS, domain_of
 from common.domains.base import SampleFlags, SampleSettings, TrainedModel
 from common.ranges import MAX_INT
 from experiments import cli, families, runs
+from experiments.startup.workdir import config_of
 
 WORKDIR = cli.define('workdir', 'Folder of the run.', cli.FolderParser(), required=True)
 STEP = flags.DEFINE_string('step', 'last', "Checkpoint: 'last', 'best' or a number.")
@@ -81,7 +82,7 @@ def load() -> runs.Run:
 
 def main() -> None:
   sampling = cli.parse_options(OPTIONS.value)
-  families.check_options(runs.config_of(WORKDIR.value), sampling)
+  families.check_options(config_of(pathlib.Path(WORKDIR.value)), sampling)
   run = load()
   if WEAK.value is not None:
     sampling['weak'] = runs.load_weak(run, WEAK.value)

@@ -11,6 +11,7 @@ from experiments import families
 from tests.experiments.commands import ROOT
 
 DIGITS = '--config=configs/diffusion/images.py:digits'
+SOLVERS = '--study=configs/ablations/solvers.py'
 REFUSED = [  # (command, flags, a part of its message); NEW is a folder that does not exist
   ('train', '', '--workdir is missing: Folder of the run.'),
   ('train', '--workdir=NEW', '--config is missing; give a file such as'),
@@ -27,7 +28,7 @@ REFUSED = [  # (command, flags, a part of its message); NEW is a folder that doe
   (
     'train',
     '--workdir=NEW --config=configs/difusion/images.py',
-    'mean configs/diffusion/images.py?',
+    'mean configs/diffusion/images',
   ),
   ('train', '--workdir=NEW --config=FILES/number.py', 'must return a dict or ConfigDict, got 3'),
   ('train', '--workdir=NEW --config=FILES/raises.py', 'failed: ZeroDivisionError: division'),
@@ -39,7 +40,7 @@ REFUSED = [  # (command, flags, a part of its message); NEW is a folder that doe
   ('ablate', '--workdir=NEW', '--study is missing'),
   (
     'ablate',
-    '--workdir=README.md --study=configs/ablations/solvers.py',
+    '--workdir=README.md ' + SOLVERS,
     'is a file: write a folder',
   ),
   ('ablate', '--workdir=NEW --study=FILES/number.py', 'must return a Study, got 3'),
@@ -47,19 +48,19 @@ REFUSED = [  # (command, flags, a part of its message); NEW is a folder that doe
   (
     'evaluate',
     '--workdir=RUN --num_samples=0',
-    '--num_samples=0: 0 is not an integer in the range',
+    '--num_samples=0: 0 is not an integer in',
   ),
   ('evaluate', '--workdir=RUN --num_samples=x', '--num_samples=x: write a whole number'),
   ('evaluate', '--workdir=RUN --metrics=', '--metrics= is empty'),
   (
     'evaluate',
-    '--workdir=RUN --metrics=parameters --options=steps=0',
-    'sampling.steps=0 must be in',
+    '--workdir=RUN --metrics=evaluations --options=steps=0',
+    'steps=0 must be in [1',
   ),
   (
     'evaluate',
-    '--workdir=RUN --options=eta=0.5',
-    'eta belongs to sampler=ddim or sampler=dpmpp_3m',
+    '--workdir=RUN --options=s_churn=3',
+    's_churn belongs to sampler=edm',
   ),
   ('sample', '--workdir=RUN --options=steps', 'write name=value, such as steps=20'),
   ('sample', '--workdir=RUN --options=weak=3', '--weak=WORKDIR'),
@@ -72,7 +73,7 @@ REFUSED = [  # (command, flags, a part of its message); NEW is a folder that doe
   (
     'prepare_data',
     '--dataset=mnist --horizon=3',
-    '--horizon does not apply to mnist; its flags: --so',
+    '--horizon does not apply to mnist; its flags',
   ),
   ('prepare_data', '--dataset=npz', 'needs --source'),
   ('prepare_data', '--dataset=digits --data_dir=s3://x', 'not a URL'),
