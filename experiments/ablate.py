@@ -24,7 +24,7 @@ STUDY = cli.define(
   cli.PathParser(),
   required=True,
 )
-WORKDIR = cli.define('workdir', 'Folder of the study.', cli.FolderParser(), required=True)
+WORKDIR = cli.define('workdir', 'Folder of the study.', cli.OutFolderParser(), required=True)
 TRAINING_SECONDS = 'training_seconds'  # a metric from the log of the run, not from an evaluation
 
 

@@ -32,6 +32,7 @@ STOPPED, INTERRUPTED = 75, 130
 # Errors that the user or the machine causes: their message says all that is needed.
 EXPECTED = (ValueError, OSError, CheckpointError, TrainingError)
 LONGEST = 600  # characters of an error message
+CPU_INFO = pathlib.Path('/proc/cpuinfo')
 
 flags.DEFINE_bool('debug', False, 'Show the full traceback of an error.')
 flags.DEFINE_string(
@@ -48,7 +49,7 @@ def run(main: Callable[[], int | None]) -> None:
   for name in ('debug', 'compilation_cache'):
     # --help lists the flags of the command that was started.
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
-  with _one_line_errors():
+  with one_line_errors():
     app.run(_guarded(main), flags_parser=_parse)
 
 
@@ -58,7 +59,7 @@ def _guarded(main: Callable[[], int | None]) -> Callable[[list[str]], None]:
   def guarded(argv: list[str]) -> None:
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().addFilter(_ours_or_serious)
-    with _one_line_errors():
+    with one_line_errors():
       if len(argv) > 1:
         raise ValueError(f'unexpected argument {argv[1]!r}; write --name=value, see --help')
       _use_compilation_cache(flags.FLAGS.compilation_cache)
@@ -68,12 +69,12 @@ def _guarded(main: Callable[[], int | None]) -> Callable[[list[str]], None]:
 
 
 @contextlib.contextmanager
-def _one_line_errors() -> Iterator[None]:
+def one_line_errors() -> Iterator[None]:
   """Turns any exception into one line and an exit code, unless --debug asks for the traceback."""
   try:
     yield
   except KeyboardInterrupt:
-    print('\ninterrupted', file=sys.stderr)
+    print('interrupted', file=sys.stderr)
     sys.exit(INTERRUPTED)
   except Exception as error:
     if flags.FLAGS.is_parsed() and flags.FLAGS.debug:
@@ -90,11 +91,11 @@ def fail(error: Exception) -> None:
 def message_of(error: Exception) -> str:
   """The message of an error in one line; that of an unexpected one names its type and --debug."""
   text = ' '.join(str(error).split())
-  if isinstance(error, OSError) and error.filename is not None:
+  if isinstance(error, OSError) and error.filename and error.strerror:
     text = f'{error.filename}: {error.strerror}'
   if 'allow_pickle' in text:  # numpy's advice would run code from the file
     text = 'the file must hold plain arrays in the format of numpy, not Python objects'
-  shown = text if len(text) <= LONGEST else f'{text[:LONGEST]} …'
+  shown = text if len(text) <= LONGEST else f'{text[:LONGEST]}…'
   if isinstance(error, EXPECTED) and shown and _is_ours(error):
     return shown
   return f'{type(error).__name__}: {shown or "no message"} (--debug shows where)'
@@ -123,19 +124,19 @@ def _use_compilation_cache(folder: str | None) -> None:
     return  # the environment has set it
   home = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
   if folder is None:
-    folder = str(pathlib.Path(home) / 'twofold' / 'jax' / _processor())
+    folder = str(pathlib.Path(home) / 'twofold' / 'jax' / processor_name())
   jax.config.update('jax_compilation_cache_dir', folder)
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
 
 
-def _processor() -> str:
+def processor_name() -> str:
   """A name for the type of this machine's processor.
 
   Compiled code may use instructions that another processor lacks, so the name depends on the model
   and the features.
   """
   try:
-    first_core = pathlib.Path('/proc/cpuinfo').read_text().partition('\n\n')[0]
+    first_core = CPU_INFO.read_text().partition('\n\n')[0]
   except OSError:  # not Linux
     first_core = f'model {platform.system()} {platform.processor()}'
   features = [line for line in first_core.splitlines() if line.startswith(('flags', 'model'))]
@@ -188,6 +189,15 @@ class FolderParser(PathParser):
     return path
 
 
+class OutFolderParser(FolderParser):
+  """A folder to write to, checked before the work whose results it will hold."""
+
+  def parse(self, argument: str) -> str:
+    path = super().parse(argument)
+    check_writable(pathlib.Path(path))
+    return path
+
+
 class OutParser(PathParser):
   """A file to write, checked before the work whose result it will hold."""
 
@@ -195,12 +205,15 @@ class OutParser(PathParser):
     path = super().parse(argument)
     if os.path.isdir(path):
       raise ValueError('is a folder: write a file')
-    existing = pathlib.Path(path).absolute().parent
-    while not existing.exists():
-      existing = existing.parent
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-      raise ValueError(f'cannot be written: {existing} is no folder with write permission')
+    check_writable(pathlib.Path(path).parent)
     return path
+
+
+def check_writable(folder: pathlib.Path) -> None:
+  """Raises ValueError for a folder that cannot be written to, or cannot be created."""
+  existing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+  if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+    raise ValueError(f'cannot be written: {existing} is no folder with write permission')
 
 
 def define(

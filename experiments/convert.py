@@ -26,7 +26,7 @@ from experiments.startup.workdir import locked, move_aside, reserve
 
 CONFIG = config_flag.define('For --read: FILE.py[:variant].')
 READ = cli.define('read', 'Folder of published weights to make a run from.', cli.FolderParser())
-WRITE = cli.define('write', 'Folder to write the weights of a run into.', cli.FolderParser())
+WRITE = cli.define('write', 'Folder to write the weights of a run into.', cli.OutFolderParser())
 WORKDIR = cli.define('workdir', 'Folder of the run.', cli.FolderParser(), required=True)
 STEP = flags.DEFINE_string('step', 'last', "For --write: checkpoint 'last', 'best' or a number.")
 SHARD_MB = flags.DEFINE_float(

@@ -96,7 +96,9 @@ def format_part(name: str, terms: Sequence[float]) -> str:
 
 def main() -> None:
   widths, settings = cli.parse_widths(EMA.value), cli.parse_options(OPTIONS.value)
-  families.check_options(config_of(pathlib.Path(WORKDIR.value)), settings)
+  workdir = pathlib.Path(WORKDIR.value)
+  families.check_options(config_of(workdir), settings)
+  cli.check_writable(workdir / 'evaluations')
   run = runs.load(WORKDIR.value, runs.parse_step(STEP.value), cli.parse_component(LIKELIHOOD.value))
   if NUM.value is not None:
     run.config['evaluation']['num_samples'] = NUM.value

@@ -32,7 +32,7 @@ DATASET = cli.define('dataset', 'Name: ' + ', '.join(BUILDERS) + '.', required=T
 DATA_DIR = cli.define(
   'data_dir',
   'Folder to write to; default: $TFDS_DATA_DIR, or else ~/tensorflow_datasets.',
-  cli.FolderParser(),
+  cli.OutFolderParser(),
 )
 # Each dataset takes some of these flags (`Builder.flags`); they are the settings of a config's
 # `data` section.
