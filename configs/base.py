@@ -22,6 +22,10 @@ def get_base() -> ConfigDict:
         context=64,  # text, music: tokens or frames in a window; series: values before a forecast
         horizon=12,  # series: values to forecast
         stride=1,  # series: steps from one training window to the next
+        target='',  # series: column of the values; empty: the one called value, target or y
+        time='',  # series: column of the times; empty: time, date, timestamp or ds
+        series='',  # series: columns that name a series, 'a,b', or none; empty: id and the like
+        covariates='all',  # series: 'all' other columns, 'none', or some of them, 'a,b'
         tokenizer='characters',  # text: bytes, characters, gpt2 (from files), bpe (trained)
         vocabulary=1024,  # text, bpe: tokens to train
         tokenizer_files='',  # text, gpt2: folder of vocab.json and merges.txt, or tokenizer.json

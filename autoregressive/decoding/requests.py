@@ -88,8 +88,10 @@ class RequestSampler:
       _check_beginning(lengths, ordering.period)
     covariates = None
     if request.past is not None:
-      # The scale comes only from the given values, which may be fewer than the context.
+      # Location and scale come only from the given values, which may be fewer than the context.
       covariates = ordering.covariates(jnp.asarray(request.past), jnp.asarray(lengths))
+    if covariates is not None:
+      emissions = emissions - np.asarray(covariates.location)[:, None, None]
     return Prompt(emissions, lengths, label, covariates)
 
 

@@ -252,8 +252,9 @@ class Domain:
     """Examples as images, and the number of levels of their values."""
     raise NotImplementedError(f'{type(self).__name__} has no images')
 
-  def preview_display(self, spec: DataSpec, x: np.ndarray, request: Request) -> Display:
-    """Samples of `preview_request`, as training shows them."""
+  def preview_display(self, spec: DataSpec, x: np.ndarray, source: Source) -> Display:
+    """Samples of `preview_request` for the split `source`, as training shows them."""
+    del source
     images, levels = self.as_images(spec, x)
     return Display(images, columns=self.preview_columns, levels=levels)
 
@@ -261,13 +262,13 @@ class Domain:
     self,
     spec: DataSpec,
     x: np.ndarray,
-    request: Request,
+    source: Source,
     step: int,
     folder: pathlib.Path,
     writer: Writer,
   ) -> None:
     """Writes samples of `preview_request` to FOLDER/STEP.png or .txt, and to TensorBoard."""
-    display = self.preview_display(spec, np.asarray(x), request)
+    display = self.preview_display(spec, np.asarray(x), source)
     display.save(folder, f'{step:08d}', self.preview_scale)
     if display.text:
       writer.text(step, 'samples', display.text)

@@ -45,7 +45,7 @@ class TextDomain(Domain):
     past = np.full((num, 1), spec.tokenizer.start_token, np.int32)
     return Request(num, label, past=past, options=options or {})
 
-  def preview_display(self, spec, x, request):
+  def preview_display(self, spec, x, source):
     return Display(text=page(decode(spec, x)))
 
   def evaluation_display(self, spec, drawn):
