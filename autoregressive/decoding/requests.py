@@ -133,6 +133,12 @@ def _check_settings(settings: DecodingSettings, decoder: Decoder, can_guide: boo
       'sampling.slide allows neither beams nor a draft, because both stay within the context: set '
       'sampling.slide=False and a shorter sampling.length'
     )
+  context, period = decoder.ordering.length, decoder.ordering.period
+  if settings.slide and context < 2 * period:
+    raise ConfigError(
+      f'sampling.slide (--slide) needs a model whose context holds 2 tokens or frames, got '
+      f'{context / period:g}: set data.context to at least 2 and train again'
+    )
   if draft is not None and (settings.beams > 1 or settings.guidance != 1):
     raise ConfigError(
       'speculative decoding allows neither beams nor guidance: set sampling.beams=1 and '

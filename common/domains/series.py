@@ -143,7 +143,10 @@ class SeriesDomain(Domain):
     label = None if flags.label is None else parse_label(flags.label, 1, spec)
     if label is not None:
       indices = indices[source.gather(indices)['label'] == int(label[0])]
-    return Windows(spec, source, indices[: flags.num or default_num])
+    # A split is stored in random order; those that are shown are in the order of series and time.
+    indices = indices[: flags.num or default_num]
+    chosen = source.gather(indices)
+    return Windows(spec, source, indices[np.lexsort((chosen['start'], chosen['label']))])
 
 
 def forecast_request(
@@ -220,12 +223,13 @@ def picture(forecasts: Forecasts, columns: int = 2) -> UInt8[np.ndarray, 'height
     forecasts.quantiles().swapaxes(0, 1),
     strict=True,
   ):
+    (begins,) = times.format_times(clock.unit, clock.style, moments[context : context + 1])
     if clock.unit != 'step':
       moments = np.array(times.moments_of(clock.unit, moments), 'datetime64[s]')
     after = moments[context:]
     panels.append(
       plots.Panel(
-        title=name,
+        title=f'{name}, from {begins}',
         lines={
           'given': plots.Series(moments[begin:context], past[begin:]),
           # From the last given value on, so that the lines are joined.
@@ -249,9 +253,12 @@ def table(forecasts: Forecasts) -> str:
   """
   buffer = io.StringIO()
   writer = csv.writer(buffer, lineterminator='\n')
-  names = (f'q{level:g}' for level in QUANTILE_LEVELS)
+  names = tuple(f'q{level:g}' for level in QUANTILE_LEVELS)
   series, horizon = forecasts.series, forecasts.truth.shape[1]
-  writer.writerow(['window', 'series', 'step', series.time, 'truth', 'mean', *names])
+  before, after = ('window', 'series', 'step'), ('truth', 'mean', *names)
+  # The user's name of the column, unless another column has it.
+  time = 'time' if series.time in (*before, *after) else series.time
+  writer.writerow([*before, time, *after])
   columns = np.stack([forecasts.truth, forecasts.draws.mean(1), *forecasts.quantiles()], -1)
   tolerance = _resolution(series, columns, forecasts.label)
   for i, name in enumerate(forecasts.names):

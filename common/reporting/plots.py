@@ -161,6 +161,7 @@ def panels(
       locator = dates.AutoDateLocator(minticks=3, maxticks=6)
       axes.xaxis.set_major_locator(locator)
       axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
+      axes.xaxis.get_offset_text().set_size(8)
     # 4,000.5 and not 0.5 + 4e3, wherever it fits.
     axes.ticklabel_format(axis='y', useOffset=False)
     axes.set_title(panel.title, fontsize=8, wrap=True)

@@ -92,10 +92,15 @@ class SeriesBuilder(base.Builder, skip_registration=True):
     needed = sizes.length + 2 * held_out
     kept = np.flatnonzero(table.lengths >= needed)
     if not len(kept):
+      longest = table.lengths.max()
+      what_to_do = 'lower one of them'
+      if longest == 1 and table.columns.series:
+        named = ', '.join(table.columns.series)
+        what_to_do = f'if column {named!r} numbers the rows, set data.series to another, or to none'
       raise ConfigError(
         f'{self.name}: the longest series must have at least {needed[table.lengths.argmax()]} '
         f'values for data.context={sizes.context} and data.horizon={sizes.horizon}, got '
-        f'{table.lengths.max()}; lower one of them'
+        f'{longest}; {what_to_do}'
       )
     starts, lengths = table.starts[kept], table.lengths[kept]
     windows = {split: [] for split in base.SPLITS}  # each with its series and its first step

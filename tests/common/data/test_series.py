@@ -195,6 +195,11 @@ GAP = rows()[:9] + rows()[10:]
       'the longest series must have at least 17 values for data.context=8 .*, got 16',
     ),
     (
+      [row.replace('a', str(i), 1) for i, row in enumerate(rows())],
+      None,
+      "got 1; if column 'series' numbers the rows, set data.series to another, or to none",
+    ),
+    (
       ['"a,2001-01,1,1'],
       None,
       'cannot read .*own.csv as a CSV file in UTF-8: unexpected end of data',

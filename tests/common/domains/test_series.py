@@ -41,6 +41,9 @@ def test_quantiles_as_a_table():
   assert lines[0] == 'window,series,step,month,truth,mean,q0.05,q0.25,q0.5,q0.75,q0.95'
   assert lines[1] == '0,"a, b",1,1970 Jun,123.45,173.45,128.45,148.45,173.45,198.45,218.45'
   assert len(lines) == 7 and lines[-1].startswith('1,c,3,1971 Feb,17,67,22,')
+  found = dated()
+  same = found._replace(series=dataclasses.replace(found.series, time='step'))
+  assert series.table(same).startswith('window,series,step,time,truth,')
 
 
 @pytest.mark.parametrize(
