@@ -252,23 +252,22 @@ class Domain:
     """Examples as images, and the number of levels of their values."""
     raise NotImplementedError(f'{type(self).__name__} has no images')
 
-  def preview_display(self, spec: DataSpec, x: np.ndarray, source: Source) -> Display:
-    """Samples of `preview_request` for the split `source`, as training shows them."""
-    del source
-    images, levels = self.as_images(spec, x)
+  def preview_display(self, data: Data, x: np.ndarray, request: Request) -> Display:
+    """Samples of `preview_request`, as training shows them."""
+    images, levels = self.as_images(data.spec, x)
     return Display(images, columns=self.preview_columns, levels=levels)
 
   def save_preview(
     self,
-    spec: DataSpec,
+    data: Data,
     x: np.ndarray,
-    source: Source,
+    request: Request,
     step: int,
     folder: pathlib.Path,
     writer: Writer,
   ) -> None:
     """Writes samples of `preview_request` to FOLDER/STEP.png or .txt, and to TensorBoard."""
-    display = self.preview_display(spec, np.asarray(x), source)
+    display = self.preview_display(data, np.asarray(x), request)
     display.save(folder, f'{step:08d}', self.preview_scale)
     if display.text:
       writer.text(step, 'samples', display.text)

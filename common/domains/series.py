@@ -97,9 +97,10 @@ class SeriesDomain(Domain):
     # One draw of each window, in turn: enough to count evaluations and seconds.
     return forecast_request(spec, source.gather(indices % len(source)), options)
 
-  def preview_display(self, spec, x, source):
-    windows = Windows(spec, source, np.arange(min(WINDOWS, len(source))))
-    return Display(plot=picture(to_forecasts(spec, windows.repeated(DRAWS), x, DRAWS)))
+  def preview_display(self, data, x, request):
+    source = data.splits['validation']  # of which `preview_request` asks for the first windows
+    windows = Windows(data.spec, source, np.arange(min(WINDOWS, len(source))))
+    return Display(plot=picture(to_forecasts(data.spec, windows.repeated(DRAWS), x, DRAWS)))
 
   def evaluation_display(self, spec, drawn):
     if drawn.forecasts is None:
@@ -229,7 +230,7 @@ def picture(forecasts: Forecasts, columns: int = 2) -> UInt8[np.ndarray, 'height
     after = moments[context:]
     panels.append(
       plots.Panel(
-        title=f'{name}, from {begins}',
+        title=f'{name}\nfrom {begins}',
         lines={
           'given': plots.Series(moments[begin:context], past[begin:]),
           # From the last given value on, so that the lines are joined.

@@ -48,7 +48,7 @@ class Scores(NamedTuple):
   Attributes:
     crps: CRPS of each window, in units of the values.
     naive: CRPS of the seasonal naive forecast.
-    magnitude: mean |truth| of each window, which depends on the level of the values.
+    magnitude: mean |truth| of each window.
     coverage: shares of the true values inside the 50 % and 90 % intervals.
     note: which split, and the number of windows, steps and draws.
   """
@@ -89,9 +89,7 @@ def mean_crps(scores: Scores) -> Measure:
 
 def normalised_crps(scores: Scores) -> Measure:
   """Σ CRPS / Σ |truth|; for a forecast of one value it is the normalised deviation (ND)."""
-  magnitude = float(scores.magnitude.mean())
-  if not magnitude:
-    return Measure(None, note=f'all true values are 0; {scores.note}')
+  magnitude = max(scores.magnitude.mean(), 1e-12)  # all true values may be zero
   ratio = scores.crps.mean() / magnitude
   note = f'seasonal naive {scores.naive.mean() / magnitude:.4g}; {scores.note}'
   # The error of a ratio a/b of means, to first order: the error of the mean of (a - (a/b)·b) / b.

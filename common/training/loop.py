@@ -166,13 +166,12 @@ def save_samples(
 ) -> None:
   """Draws and saves some samples, with the same key at every step of the run."""
   spec, domain = data.spec, domain_of(data.spec)
-  source = data.splits['validation']
-  request = domain.preview_request(spec, method.labelled, source)
+  request = domain.preview_request(spec, method.labelled, data.splits['validation'])
   # All processes sample, because the arrays may be global; only process 0 writes.
   samples = method.sample(params, stream_key(config['seed'], PREVIEW_STREAM), request)
   if jax.process_index() == 0:
     folder = workdir / 'samples'
-    domain.save_preview(spec, np.asarray(samples.x), source, step, folder, writer)
+    domain.save_preview(data, np.asarray(samples.x), request, step, folder, writer)
 
 
 def as_text(scalars: Mapping[str, float]) -> str:

@@ -60,11 +60,10 @@ def trained(monkeypatch):
 
 def test_training_shows_a_preview_of_a_new_kind_of_data(trained, tmp_path):
   domain, method = domain_of(SPEC), trained.method
-  source = trained.data.splits['validation']
-  request = domain.preview_request(SPEC, method.labelled, source)
+  request = domain.preview_request(SPEC, method.labelled, trained.data.splits['validation'])
   x = np.asarray(method.sample({}, jax.random.key(0), request).x)
   with Writer(tmp_path, tensorboard=False) as writer:
-    domain.save_preview(SPEC, x, source, 7, tmp_path / 'samples', writer)
+    domain.save_preview(trained.data, x, request, 7, tmp_path / 'samples', writer)
   with Image.open(tmp_path / 'samples' / '00000007.png') as picture:
     assert picture.size == (10 * 17 + 1, 10 * 17 + 1)
   np.testing.assert_array_equal(request.label[:4], [0, 1, 0, 1])

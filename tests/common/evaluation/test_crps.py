@@ -124,15 +124,6 @@ def test_the_error_over_a_single_window_is_unknown():
   assert found['normalised_crps'].value > 0
 
 
-def test_the_normalised_crps_of_zeros_is_unknown():
-  zeros, rest = np.zeros(3), dict(coverage=(0.5, 0.9), note='test split')
-  found = crps.normalised_crps(crps.Scores(np.ones(3), np.ones(3), zeros, **rest))
-  assert found.value is None and found.note == 'all true values are 0; test split'
-  # In whatever unit.
-  tiny = crps.Scores(np.full(3, 1e-30), np.full(3, 2e-30), np.full(3, 1e-29), **rest)
-  assert crps.normalised_crps(tiny).value == pytest.approx(0.1)
-
-
 def test_metrics_of_images_do_not_apply_to_time_series():
   found = measured(['agreement', 'frechet']).measures
   assert found['agreement'].value is None and found['frechet'].value is None
