@@ -79,6 +79,15 @@ SETTINGS = (
     lower_bound=1,
     upper_bound=MAX_INT,
   ),
+  *(
+    cli.define(role, f'series: {meaning}; default: the one with a known name.')
+    for role, meaning in (
+      ('target', 'column of the values'),
+      ('time', 'column of the times'),
+      ('series', "columns that name a series, 'a,b', or none"),
+    )
+  ),
+  cli.define('covariates', "series: columns known in advance: 'all' others, 'none', or 'a,b'."),
   flags.DEFINE_enum('tokenizer', None, list(TOKENIZERS), 'Text: tokenizer (characters).'),
   flags.DEFINE_integer(
     'vocabulary',

@@ -86,7 +86,7 @@ def test_a_component_takes_a_value_in_its_range():
 @pytest.mark.parametrize(
   ('setting', 'good', 'bad'),
   [
-    (Setting(1.0), (-1e30, 0, 3), (math.nan, math.inf, -math.inf, 2**40)),
+    (Setting(1.0), (-1e30, 0, 3), (math.nan, math.inf, -math.inf, 2**40, -1e39)),
     (Setting(1.0, ABOVE_ZERO), (1e-30, 5), (0, -1.0, math.inf)),
     (Setting(1.0, ZERO_IS_OFF), (0, 0.5), (-1e-9,)),
     (Setting(1.0, Interval(0, infinite=True)), (math.inf, 0), (math.nan, -math.inf)),

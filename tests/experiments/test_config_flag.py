@@ -97,7 +97,7 @@ def test_a_section_as_a_value_replaces_a_component():
     ({'ema.decay': 'True'}, '--config.ema.decay=True must be a number'),
     ({'network.width': 'wide', 'seed': '4'}, "--config.network.width='wide' must be a"),
     ({'optimizer.clip': '-1'}, '--config.optimizer.clip=-1 must be at least 0 (0: off)'),
-    ({'optimizer.clip': 'nan'}, '--config.optimizer.clip=nan must be at least 0'),
+    ({'optimizer.clip': 'nan'}, '--config.optimizer.clip=nan must be finite and at least 0'),
     ({'optimizer.learning_rate': '1e999'}, '--config.optimizer.learning_rate=inf must be'),
     ({'ema.widths': 'wide'}, "--config.ema.widths=('wide',) must be a tuple of numbers"),
     ({'data': 'mnist'}, '--config.data=mnist: data is a section; write one of its settings, such'),

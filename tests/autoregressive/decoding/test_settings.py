@@ -15,7 +15,7 @@ from experiments import families
     (dict(top_p=0.0), r'sampling.top_p=0.0 must be in \(0, 1\] \(1: off\)'),
     (dict(top_p=1.5), r'sampling.top_p=1.5 must be in \(0, 1\]'),
     (dict(temperature=-1.0), 'sampling.temperature=-1.0 must be at least 0'),
-    (dict(temperature=float('nan')), 'sampling.temperature=nan must be at least 0'),
+    (dict(temperature=float('nan')), 'sampling.temperature=nan must be finite and at least 0'),
     (dict(top_k=-1), 'sampling.top_k=-1 must be at least 0'),
     (dict(top_k=2.5), 'sampling.top_k=2.5 must be a whole number'),
     (dict(temperature='hot'), "sampling.temperature='hot' must be a number"),
