@@ -178,21 +178,23 @@ def parse_steps(
   Raises:
     ConfigError: the text has no number, or a unit that is not allowed.
   """
-  number, unit = _split_number_and_unit(text, what)
+  units = {'500': True, '3 epochs': bool(epoch), '10%': total is not None}
+  examples = ' or '.join(repr(example) for example, is_allowed in units.items() if is_allowed)
+  refusal = f'{what}={text!r} must be a number such as {examples}'
+  number, unit = _split_number_and_unit(text, refusal)
   if unit in ('', 'step', 'steps'):
     if number != int(number):
-      raise ConfigError(f'{what}={text!r}: the number of steps must be whole')
+      raise ConfigError(f'{what}={text!r} must be a whole number of steps')
     return int(number)
   if unit in ('epoch', 'epochs') and epoch:
     return math.ceil(number * epoch)  # rounded up: no example is seen less often than requested
   if unit in ('%', 'percent') and total is not None:
     return round(number / 100 * total)
-  units = {'steps': True, 'epochs': bool(epoch), '%': total is not None}
-  allowed = ' or '.join(name for name, is_allowed in units.items() if is_allowed)
-  raise ConfigError(f'{what}={text!r}: the unit must be {allowed}, got {unit!r}')
+  raise ConfigError(f'{refusal}; got the unit {unit!r}')
 
 
-def _split_number_and_unit(text: str | int, what: str) -> tuple[float, str]:
+def _split_number_and_unit(text: str | int, refusal: str) -> tuple[float, str]:
+  """The number and the unit in a text; raises ConfigError with the message `refusal`."""
   digits = str(text).strip()
   unit = digits.lstrip('0123456789.eE+-_').strip()
   if unit in ('poch', 'pochs'):  # '3epochs': this e belongs to the unit and is not an exponent
@@ -203,9 +205,7 @@ def _split_number_and_unit(text: str | int, what: str) -> tuple[float, str]:
   except ValueError:
     value = -1.0
   if value < 0 or not math.isfinite(value):
-    raise ConfigError(
-      f"{what} must be a number of steps, such as '500', '3 epochs' or '10%', got {text!r}"
-    )
+    raise ConfigError(refusal)
   return value, unit
 
 

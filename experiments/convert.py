@@ -25,9 +25,9 @@ from experiments import cli, config_flag, families, runs
 from experiments.startup.workdir import locked, move_aside, reserve
 
 CONFIG = config_flag.define('For --read: FILE.py[:variant].')
-READ = flags.DEFINE_string('read', None, 'Folder of published weights to make a run from.')
-WRITE = flags.DEFINE_string('write', None, 'Folder to write the weights of a run into.')
-WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
+READ = cli.define('read', 'Folder of published weights to make a run from.', cli.FolderParser())
+WRITE = cli.define('write', 'Folder to write the weights of a run into.', cli.OutFolderParser())
+WORKDIR = cli.define('workdir', 'Folder of the run.', cli.FolderParser(), required=True)
 STEP = flags.DEFINE_string('step', 'last', "For --write: checkpoint 'last', 'best' or a number.")
 SHARD_MB = flags.DEFINE_float(
   'shard_mb',
@@ -100,7 +100,7 @@ def main() -> None:
   if bool(READ.value) == bool(WRITE.value):
     raise ValueError('give either --read=FOLDER or --write=FOLDER')
   if WRITE.value:
-    run = runs.load(WORKDIR.value, cli.parse_step(STEP.value))
+    run = runs.load(WORKDIR.value, runs.parse_step(STEP.value))
     write(run, WRITE.value, int(SHARD_MB.value * 10**6))
     print(f'wrote step {run.step} of {WORKDIR.value} to {WRITE.value}')
     return

