@@ -1,8 +1,15 @@
-"""Atomic writing of files: a file is either complete or absent."""
+"""Files: atomic writing (a file or folder is complete or absent), and JSON with one-line errors."""
 
+import contextlib
+import json
 import os
 import pathlib
+import shutil
 import threading
+from collections.abc import Iterator
+from typing import Any
+
+from common.config import ConfigError
 
 
 def atomic_write(path: str | os.PathLike, content: bytes | str) -> None:
@@ -32,3 +39,51 @@ def atomic_write(path: str | os.PathLike, content: bytes | str) -> None:
   except BaseException:
     temporary.unlink(missing_ok=True)
     raise
+
+
+def check_writable_folder(path: pathlib.Path) -> None:
+  """Raises ConfigError unless the path is free, or an empty folder."""
+  try:
+    first = next(path.iterdir(), None) if path.exists() else None
+  except OSError as error:
+    raise ConfigError(f'{path} must be a new or an empty folder: {error.strerror}') from error
+  if first is not None:
+    raise ConfigError(
+      f'{path} must be a new or an empty folder, but it contains {first.name!r}; choose another '
+      'folder, or move its contents away'
+    )
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+  """Yields a temporary folder, which gets the name `path` when the block ends without an error.
+
+  Args:
+    path: a new folder, or an empty one.
+
+  Raises:
+    ConfigError: for a folder that is not empty.
+  """
+  path = pathlib.Path(path).absolute()
+  check_writable_folder(path)
+  path = path.resolve()  # a rename would replace a symbolic link, not its target
+  temporary = path.with_name(f'.{path.name}.{os.getpid()}-{threading.get_ident()}.tmp')
+  temporary.mkdir(parents=True)
+  try:
+    yield temporary
+    os.rename(temporary, path)  # fails if the folder is no longer empty
+  except BaseException:
+    shutil.rmtree(temporary, ignore_errors=True)
+    raise
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+  """The JSON object in a file. Raises ConfigError if it cannot be read, or holds something else."""
+  try:
+    found = json.loads(path.read_bytes().decode())
+  # Deeply nested JSON exceeds Python's recursion limit.
+  except (OSError, ValueError, RecursionError) as error:
+    raise ConfigError(f'{path} cannot be read as JSON: {error}') from error
+  if not isinstance(found, dict):
+    raise ConfigError(f'{path} must hold a JSON object, got a {type(found).__name__}')
+  return found
