@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from autoregressive.interop.keys import DESCRIPTIONS, FIXED, Keys
+from autoregressive.networks.positions import LLAMA3_TURNS
 from autoregressive.networks.transformer import Transformer
 from common.config import ConfigError, pick
 
@@ -303,8 +304,9 @@ def _llama_to_config(network):
     rotary |= {'rope_type': name, 'factor': factor}
     if name == 'llama3':
       names = ('original_max_position_embeddings', 'low_freq_factor', 'high_freq_factor')
-      # Values left out get the defaults of `rotary_frequencies`: low 1, high 4.
-      rotary |= dict(zip(names, (*more, *(0, 1.0, 4.0)[len(more) :]), strict=True))
+      length, *bounds = more
+      bounds += LLAMA3_TURNS[len(bounds) :]
+      rotary |= dict(zip(names, (length, *bounds), strict=True))
   return dict(
     architectures=['LlamaForCausalLM'],
     max_position_embeddings=network.length,

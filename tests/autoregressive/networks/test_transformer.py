@@ -193,6 +193,32 @@ def test_rotary_scalings_by_their_definitions():
   np.testing.assert_allclose(llama[turns < 1], plain[turns < 1] / 8)
 
 
+@pytest.mark.parametrize('bounds, expected', [((), 0.02975353), ((0.5, 2.0), 0.07617372)])
+def test_a_llama3_frequency_between_the_bounds_by_hand(bounds, expected):
+  """0.1 turns 1.59155 times in 100 positions: a share of (1.59155 - low) / (high - low) is kept."""
+  between = pos.rotary_frequencies(8, scaling=('llama3', 8.0, 100, *bounds))[1]
+  assert between == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+  'scaling',
+  [
+    ('linear',),
+    ('linear', 0.0),
+    ('linear', '2'),
+    ('ntk', 2.0, 8),
+    ('llama3', 8.0),
+    ('llama3', 8.0, 100, 4.0, 4.0),
+    ('llama3', 8.0, 100, 1.0, 4.0, 5.0),
+    ('llama3', float('inf'), 100),
+  ],
+)
+def test_scalings_without_meaning_are_refused(scaling):
+  with pytest.raises(ConfigError, match=r'rotary scaling must be \(.*, got \(') as error:
+    pos.rotary_frequencies(8, scaling=scaling)
+  assert '\n' not in str(error.value)
+
+
 def test_alibi_slopes():
   np.testing.assert_allclose(pos.alibi_slopes(8), 2.0 ** -np.arange(1, 9))
   twelve = pos.alibi_slopes(12)  # eight heads' slopes, then every second of sixteen's
