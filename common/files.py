@@ -41,6 +41,11 @@ def atomic_write(path: str | os.PathLike, content: bytes | str) -> None:
     raise
 
 
+def path_text(path: str | os.PathLike) -> str:
+  """A path as text that can be written anywhere: bytes that are no UTF-8 become '\\xe9'."""
+  return os.fsencode(path).decode(errors='backslashreplace')
+
+
 def check_writable_folder(path: pathlib.Path) -> None:
   """Raises ConfigError unless the path is free, or an empty folder."""
   try:
