@@ -55,6 +55,12 @@ class Tokenizer(abc.ABC):
   def decode(self, tokens: Tokens) -> str:
     """The text of token ids: for the output of `encode`, exactly its input."""
 
+  @property
+  def line_break(self) -> int | None:
+    """The token of a line break; None if it is not one token."""
+    tokens = self.encode('\n')
+    return int(tokens[0]) if len(tokens) == 1 else None
+
 
 @dataclasses.dataclass(frozen=True)
 class Bytes(Tokenizer):
@@ -97,6 +103,10 @@ class Characters(Tokenizer):
   @property
   def separator(self) -> int | None:
     return self.ids.get(SEPARATOR)
+
+  @property
+  def line_break(self) -> int | None:
+    return self.ids.get('\n')
 
   def encode(self, text: str) -> np.ndarray:
     """The token ids of a text. Raises ConfigError for a character outside the vocabulary."""

@@ -11,10 +11,12 @@ from common.config import ConfigError
 from common.data import music
 from common.data.spec import DataSpec
 from common.domains import midi
-from common.domains.base import Domain, SampleSettings, TrainedModel
-from common.domains.piano_roll import legend, piano_rolls
+from common.domains.base import PICTURE_ROWS, Display, Domain, SampleSettings, TrainedModel
+from common.domains.piano_roll import page, piano_rolls
 from common.method import Request
 from common.reporting import pictures
+
+STEP_SIZE = 4  # of a sixteenth in pictures, in pixels
 
 
 class MusicDomain(Domain):
@@ -31,8 +33,6 @@ class MusicDomain(Domain):
   suffixes = ('.png', '.npy', '.mid')
   num = 4
   preview_num = 4
-  preview_columns = 1  # pieces are wide: one below the other
-  preview_scale = 4
 
   def request(self, spec, num, label=None, options=None):
     # A piece begins after a frame of rests, like every chorale of the training data.
@@ -43,8 +43,14 @@ class MusicDomain(Domain):
     # The first frame was given: leave it out.
     return piano_rolls(np.asarray(x)[:, 1:], spec.pitches), 256
 
-  def picture_columns(self, spec):
-    return 1
+  def preview_display(self, spec, x, request):
+    return Display(plot=page(x[:, 1:], spec.pitches, STEP_SIZE))
+
+  def evaluation_display(self, spec, drawn):
+    if drawn.x is None:
+      return Display()
+    shown = np.asarray(drawn.x)[:PICTURE_ROWS, 1:]
+    return Display(plot=page(shown, spec.pitches, STEP_SIZE))
 
   def dimension_note(self, spec, bits):
     nats = bits * spec.shape[1] * math.log(2)
@@ -64,8 +70,7 @@ class MusicDomain(Domain):
     elif out.suffix == '.npy':
       pictures.save_array(out, x)
     else:
-      rows = [(f'{i + 1}', roll[None]) for i, roll in enumerate(piano_rolls(x, spec.pitches))]
-      pictures.save_png(out, pictures.captioned_rows(legend(spec.pitches), rows, flags.scale or 4))
+      pictures.save_png(out, page(x, spec.pitches, flags.scale or STEP_SIZE))
     return (
       f'{len(x)} pieces of {x.shape[1]} sixteenths from step {trained.step} in '
       f'{", ".join(names)}, {seconds:.1f} s with compilation'

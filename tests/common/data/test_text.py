@@ -84,7 +84,8 @@ def test_files_that_are_not_text_are_refused_or_skipped(tmp_path):
   (tmp_path / 'in' / 'empty').write_bytes(b'')
   source = str(tmp_path / 'in')
   with pytest.raises(
-    ConfigError, match=r'cannot read .*nul as UTF-8 text \(it contains NUL at character 1, .*data.broken=.skip'
+    ConfigError,
+    match=r'cannot read .*nul as UTF-8 text \(it contains NUL at character 1, .*data.broken=.skip',
   ):
     load(tmp_path, source=source)
   assert load(tmp_path, source=source, broken='skip').spec.num_train
