@@ -1,15 +1,28 @@
-"""Files: atomic writing (a file or folder is complete or absent), and JSON with one-line errors."""
+"""Paths on this machine, and atomic writing: a file or a folder is either complete or absent."""
 
 import contextlib
-import json
 import os
 import pathlib
+import re
 import shutil
 import threading
 from collections.abc import Iterator
-from typing import Any
 
-from common.config import ConfigError
+URL = re.compile(r'[A-Za-z][\w+.-]+:(/|$)')  # also 'gs:/', to which pathlib shortens 'gs://'
+
+
+def local_path(text: str) -> str:
+  """A path with `~` replaced by the home folder; '' stays ''.
+
+  Raises:
+    ValueError: for a URL, which would otherwise become a folder called 'gs:'; for an unknown home.
+  """
+  if URL.match(text):
+    raise ValueError('must be a path on this machine, not a URL: copy or mount the files first')
+  path = os.path.expanduser(text)
+  if path.startswith('~'):
+    raise ValueError(f'has no home folder {path.partition("/")[0]}: write the folder itself')
+  return path
 
 
 def atomic_write(path: str | os.PathLike, content: bytes | str) -> None:
@@ -47,13 +60,13 @@ def path_text(path: str | os.PathLike) -> str:
 
 
 def check_writable_folder(path: pathlib.Path) -> None:
-  """Raises ConfigError unless the path is free, or an empty folder."""
+  """Raises ValueError unless the path is free, or an empty folder."""
   try:
     first = next(path.iterdir(), None) if path.exists() else None
   except OSError as error:
-    raise ConfigError(f'{path} must be a new or an empty folder: {error.strerror}') from error
+    raise ValueError(f'{path} must be a new or an empty folder: {error.strerror}') from error
   if first is not None:
-    raise ConfigError(
+    raise ValueError(
       f'{path} must be a new or an empty folder, but it contains {first.name!r}; choose another '
       'folder, or move its contents away'
     )
@@ -67,7 +80,7 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     path: a new folder, or an empty one.
 
   Raises:
-    ConfigError: for a folder that is not empty.
+    ValueError: for a folder that is not empty.
   """
   path = pathlib.Path(path).absolute()
   check_writable_folder(path)
@@ -80,15 +93,3 @@ def atomic_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   except BaseException:
     shutil.rmtree(temporary, ignore_errors=True)
     raise
-
-
-def read_json(path: pathlib.Path) -> dict[str, Any]:
-  """The JSON object in a file. Raises ConfigError if it cannot be read, or holds something else."""
-  try:
-    found = json.loads(path.read_bytes().decode())
-  # Deeply nested JSON exceeds Python's recursion limit.
-  except (OSError, ValueError, RecursionError) as error:
-    raise ConfigError(f'{path} cannot be read as JSON: {error}') from error
-  if not isinstance(found, dict):
-    raise ConfigError(f'{path} must hold a JSON object, got a {type(found).__name__}')
-  return found

@@ -85,8 +85,8 @@ def write(run: runs.Run, folder: str | pathlib.Path, shard_bytes: int = 5 * 10**
     shard_bytes: the largest size of a file, unless one tensor is larger.
 
   Raises:
-    ConfigError: the model has neither the layout of GPT-2 nor that of Llama, or the folder is not
-      empty.
+    ConfigError: the model has neither the layout of GPT-2 nor that of Llama.
+    ValueError: the folder is not empty.
   """
   config = run.config
   if config['family'] != 'autoregressive':

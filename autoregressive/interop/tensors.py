@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import safetensors.numpy
 
-from common.config import ConfigError
-from common.files import atomic_write, read_json
+from common.config import ConfigError, read_json
+from common.files import atomic_write
 
 WHOLE = 'model.safetensors'
 INDEX = 'model.safetensors.index.json'

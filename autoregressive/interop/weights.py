@@ -25,8 +25,9 @@ from autoregressive.interop.layouts import LAYOUTS
 from autoregressive.interop.tensors import check_tensors, find_tensors, load_tensors, save_tensors
 from autoregressive.model import Model
 from autoregressive.networks.transformer import Transformer
-from common.config import ConfigError, as_tuple, pick, settings_of
-from common.files import atomic_folder, atomic_write, read_json
+from common.config import ConfigError, as_tuple, pick, read_json
+from common.files import atomic_folder, atomic_write
+from common.ranges import settings_of
 
 Tensors = Mapping[str, Any]  # by their public names
 HEAD = 'lm_head.weight'  # the output projection
@@ -86,7 +87,7 @@ def read_weights(
     # Positions count from 0, so a shorter context keeps the first rows.
     table = params['network']['position_embed']['embedding'][:context]
     params = params | {'network': params['network'] | {'position_embed': {'embedding': table}}}
-  settings = {name: vars(network)[name] for name in settings_of(Transformer) - {'length'}}
+  settings = {name: vars(network)[name] for name in settings_of(Transformer).keys() - {'length'}}
   config = dict(
     ordering={'name': 'tokens'},
     network={'name': 'transformer'} | settings,
@@ -117,8 +118,8 @@ def write_weights(
     shard_bytes: largest size of a file, except that a tensor is never split.
 
   Raises:
-    ConfigError: for the first setting of the model that the public layout cannot express, or a
-      folder that is not empty.
+    ConfigError: for the first setting of the model that the public layout cannot express.
+    ValueError: for a folder that is not empty.
   """
   required = {
     'network.name': (config['network']['name'], 'transformer'),
@@ -185,8 +186,8 @@ def write_published(
   """Writes a folder of published weights, in files of at most `shard_bytes` if tensors allow.
 
   Raises:
-    ConfigError: for a setting of the network that this kind of model does not have, or a folder
-      that is not empty.
+    ConfigError: for a setting of the network that this kind of model does not have.
+    ValueError: for a folder that is not empty.
   """
   layout = pick(LAYOUTS, published.kind, 'kind of published weights')
   network = Transformer(**published.network)

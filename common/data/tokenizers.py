@@ -20,8 +20,7 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Integer
 
-from common.config import ConfigError, pick
-from common.files import read_json
+from common.config import ConfigError, pick, read_json
 
 Tokens = Integer[np.ndarray, 'length'] | Sequence[int]
 SEPARATOR = '\0'  # stands between documents; the builder refuses texts that contain it

@@ -393,12 +393,12 @@ def test_weights_are_written_only_into_a_new_or_empty_folder(tmp_path):
   (tmp_path / 'run').mkdir()
   for name in ('config.json', 'mine.safetensors'):
     (tmp_path / 'run' / name).write_text('mine')
-  with pytest.raises(ConfigError, match="run must be a new or an empty folder, but it contains '"):
+  with pytest.raises(ValueError, match="run must be a new or an empty folder, but it contains '"):
     weights.write_published(made, tmp_path / 'run')
   assert {path.read_text() for path in (tmp_path / 'run').iterdir()} == {'mine'}
   (tmp_path / 'empty').mkdir()
   weights.write_published(made, tmp_path / 'empty')
-  with pytest.raises(ConfigError, match='must be a new or an empty folder: Not a directory'):
+  with pytest.raises(ValueError, match='must be a new or an empty folder: Not a directory'):
     weights.write_published(made, tmp_path / 'empty' / 'config.json')
   # Nothing is half-written: neither the folder nor its temporary name.
   with pytest.raises(KeyError):
