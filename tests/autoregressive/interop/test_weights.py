@@ -23,6 +23,7 @@ from common.config import ConfigError
 from common.data.spec import DataSpec
 from common.method import example_keys
 from tests.autoregressive.common import outputs_of, perturbed, small_config
+from tests.autoregressive.interop import reference
 
 GPT2 = dict(length=24, width=32, layers=2, heads=4, mlp_width=128)
 LLAMA = GPT2 | dict(
@@ -431,6 +432,18 @@ def test_a_folder_without_the_prefix_and_with_masks_is_gpt2_too(tmp_path):
   tensors['h.0.attn.bias'] = np.tril(np.ones((1, 1, 24, 24), np.float32))
   safetensors.numpy.save_file(tensors, tmp_path / 'model.safetensors')
   jax.tree.map(np.testing.assert_array_equal, made.params, weights.read_published(tmp_path).params)
+
+
+@pytest.mark.parametrize('name', KINDS)
+def test_our_export_has_the_logits_of_the_papers(name, tmp_path):
+  made = published(name)
+  weights.write_published(made, tmp_path)
+  config = json.loads((tmp_path / 'config.json').read_text())
+  tensors = safetensors.numpy.load_file(tmp_path / 'model.safetensors')
+  tensors = {key: value.astype(np.float64) for key, value in tensors.items()}
+  forward = {'gpt2': reference.gpt2, 'llama': reference.llama}[made.kind]
+  expected = [forward(tensors, config, row) for row in TOKENS]
+  np.testing.assert_allclose(logits(made), expected, atol=1e-4)
 
 
 PEERS = [name for name in KINDS if name != 'gpt2_scan']

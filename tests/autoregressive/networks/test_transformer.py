@@ -181,6 +181,13 @@ def test_rotary_depends_only_on_the_distance(scaling):
   assert float(jnp.linalg.norm(turned)) == pytest.approx(float(jnp.linalg.norm(query)), rel=1e-5)
 
 
+def test_a_rotation_is_anticlockwise_by_hand():
+  """A quarter turn takes the first axis to the second, its pair half the dimensions away."""
+  cos, sin = pos.rotation(jnp.array([3]), np.array([math.pi / 6, 0.0]))
+  turned = pos.rotate(jnp.array([[1.0, 2.0, 0.0, 5.0]]), cos, sin)
+  np.testing.assert_allclose(turned, [[0.0, 2.0, 1.0, 5.0]], atol=1e-6)
+
+
 def test_rotary_scalings_by_their_definitions():
   plain = pos.rotary_frequencies(8)
   np.testing.assert_allclose(pos.rotary_frequencies(8, scaling=('linear', 4.0)), plain / 4)

@@ -1,12 +1,14 @@
 """Samples of text: they begin as the data do, end at a separator, and never act on a terminal."""
 
 import dataclasses
+import pathlib
 
 import jax
 import numpy as np
 import pytest
 
 from autoregressive.method import build
+from common.config import ConfigError
 from common.data.pipeline import Data
 from common.data.spec import DataSpec
 from common.data.tokenizers import Bytes, Characters
@@ -57,6 +59,29 @@ def test_texts_end_at_their_separator_and_are_not_filled_up(trained, prompt):
 def test_a_stop_text_ends_a_text_as_well(trained):
   plain, stopped = draw(trained, prompt='ab'), draw(trained, prompt='ab', stop='c')
   assert stopped.texts == ['ab' + made[2:].partition('c')[0] for made in plain.texts]
+
+
+@pytest.mark.parametrize(
+  ('prompt', 'message'),
+  [
+    ('', 'the prompt is empty'),
+    ('aÜ', "character 'Ü' is not in the vocabulary of"),
+    ('a' * 13, 'the prompt must have at most 12 tokens, .* got 13'),
+  ],
+)
+def test_bad_prompts_are_refused(trained, prompt, message):
+  with pytest.raises(ConfigError, match=message):
+    draw(trained, prompt=prompt)
+
+
+def test_flags_that_do_not_suit_text_are_refused():
+  domain = DOMAINS['text']
+  with pytest.raises(
+    ValueError, match=r'--mask=left: letters holds text, which --prompt=TEXT cont'
+  ):
+    domain.check_flags(WINDOWS, SampleFlags(mask='left'), None)
+  with pytest.raises(ValueError, match=r'--out=x\.png: the name must end in \.txt'):
+    domain.check_flags(WINDOWS, SampleFlags(), pathlib.Path('x.png'))
 
 
 def spec(tokenizer):
