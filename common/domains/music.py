@@ -16,8 +16,6 @@ from common.domains.piano_roll import page, piano_rolls
 from common.method import Request
 from common.reporting import pictures
 
-STEP_SIZE = 4  # of a sixteenth in pictures, in pixels
-
 
 class MusicDomain(Domain):
   """Windows of frames [context + 1, voices], a frame per sixteenth; the first is only given."""
@@ -33,6 +31,7 @@ class MusicDomain(Domain):
   suffixes = ('.png', '.npy', '.mid')
   num = 4
   preview_num = 4
+  picture_scale = 4
 
   def request(self, spec, num, label=None, options=None):
     # A piece begins after a frame of rests, like every chorale of the training data.
@@ -44,13 +43,13 @@ class MusicDomain(Domain):
     return piano_rolls(np.asarray(x)[:, 1:], spec.pitches), 256
 
   def preview_display(self, spec, x, request):
-    return Display(plot=page(x[:, 1:], spec.pitches, STEP_SIZE))
+    return Display(plot=page(x[:, 1:], spec.pitches, self.picture_scale))
 
   def evaluation_display(self, spec, drawn):
     if drawn.x is None:
       return Display()
     shown = np.asarray(drawn.x)[:PICTURE_ROWS, 1:]
-    return Display(plot=page(shown, spec.pitches, STEP_SIZE))
+    return Display(plot=page(shown, spec.pitches, self.picture_scale))
 
   def dimension_note(self, spec, bits):
     nats = bits * spec.shape[1] * math.log(2)
@@ -70,7 +69,7 @@ class MusicDomain(Domain):
     elif out.suffix == '.npy':
       pictures.save_array(out, x)
     else:
-      pictures.save_png(out, page(x, spec.pitches, flags.scale or STEP_SIZE))
+      pictures.save_png(out, page(x, spec.pitches, flags.scale or self.picture_scale))
     return (
       f'{len(x)} pieces of {x.shape[1]} sixteenths from step {trained.step} in '
       f'{", ".join(names)}, {seconds:.1f} s with compilation'

@@ -51,7 +51,7 @@ class TextDomain(Domain):
     past = first_tokens(spec, source, np.arange(self.preview_num))
     return Request(self.preview_num, past=past)
 
-  def evaluation_request(self, spec, indices, labelled, source, options):
+  def evaluation_request(self, spec, indices, label, source, options):
     past = first_tokens(spec, source, indices)
     return Request(len(indices), past=past, options=options)
 

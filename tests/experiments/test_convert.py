@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from autoregressive.finetuning import plain
 from autoregressive.interop.tensors import INDEX
 from autoregressive.interop.weights import Published, read_published, write_published
 from autoregressive.method import build, build_model
 from common.data.pipeline import Data
+from common.finetuning import plain
 from experiments import convert, runs
 from tests.autoregressive.common import outputs_of, perturbed
 from tests.autoregressive.texts import WINDOWS, text_config, windows

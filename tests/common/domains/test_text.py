@@ -76,9 +76,7 @@ def test_bad_prompts_are_refused(trained, prompt, message):
 
 def test_flags_that_do_not_suit_text_are_refused():
   domain = DOMAINS['text']
-  with pytest.raises(
-    ValueError, match=r'--mask=left: letters holds text, which --prompt'
-  ):
+  with pytest.raises(ValueError, match=r'--mask=left: letters holds text, which --prompt'):
     domain.check_flags(WINDOWS, SampleFlags(mask='left'), None)
   with pytest.raises(ValueError, match=r'--out=x\.png: the name must end in \.txt'):
     domain.check_flags(WINDOWS, SampleFlags(), pathlib.Path('x.png'))
