@@ -55,8 +55,8 @@ class TextDomain(Domain):
     past = first_tokens(spec, source, indices)
     return Request(len(indices), past=past, options=options)
 
-  def preview_display(self, spec, x, request):
-    return Display(text=page(decode(spec, x)))
+  def preview_display(self, data, x, request):
+    return Display(text=page(decode(data.spec, x)))
 
   def evaluation_display(self, spec, drawn):
     return Display() if drawn.x is None else Display(text=page(decode(spec, drawn.x[:TEXTS])))
