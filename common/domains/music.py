@@ -42,8 +42,8 @@ class MusicDomain(Domain):
     # The first frame was given: leave it out.
     return piano_rolls(np.asarray(x)[:, 1:], spec.pitches), 256
 
-  def preview_display(self, spec, x, request):
-    return Display(plot=page(x[:, 1:], spec.pitches, self.picture_scale))
+  def preview_display(self, data, x, request):
+    return Display(plot=page(x[:, 1:], data.spec.pitches, self.picture_scale))
 
   def evaluation_display(self, spec, drawn):
     if drawn.x is None:
