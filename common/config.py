@@ -10,6 +10,7 @@ import copy
 import inspect
 import json
 import math
+import pathlib
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -368,6 +369,18 @@ def nearby_settings(key: str, config: Config) -> str:
 def to_json(config: Config) -> str:
   """The config as JSON: the text of `config.json` in a workdir."""
   return json.dumps(plain_dict(config), indent=2, sort_keys=True)
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+  """The JSON object in a file. Raises ConfigError if it cannot be read, or holds something else."""
+  try:
+    found = json.loads(path.read_bytes().decode())
+  # Deeply nested JSON exceeds Python's recursion limit.
+  except (OSError, ValueError, RecursionError) as error:
+    raise ConfigError(f'{path} cannot be read as JSON: {error}') from error
+  if not isinstance(found, dict):
+    raise ConfigError(f'{path} must hold a JSON object, got a {type(found).__name__}')
+  return found
 
 
 def plain_dict(config: Config) -> dict[str, Any]:
