@@ -227,7 +227,11 @@ def test_classifier_is_trained_next_to_the_model_and_guides_it():
     ),
     (
       {'objective__weighting': dict(name='vlb'), 'objective__times': dict(name='terminal')},
-      'has no meaning',
+      "'vlb' is an integral over the noise levels.*got 'terminal'",
+    ),
+    (
+      {'objective__weighting': dict(name='sigmoid'), 'objective__times': dict(name='terminal')},
+      "'sigmoid' is an integral over the noise levels",
     ),
     ({'likelihood__name': 'exact'}, 'flow, vlb'),
   ],

@@ -102,6 +102,9 @@ def test_loss_second_moment_learns_where_the_loss_is(process):
   value = np.asarray(drawn.t) ** 2
   grid = np.arange(1, 201) / 200 if process.steps else np.linspace(1e-4, 0.999, 10_000)
   assert np.mean(value * np.asarray(drawn.importance)) == pytest.approx(np.mean(grid**2), rel=2e-3)
+  # The density is that of the corrected times: a weighting over λ must not correct once more.
+  low = 0 if process.steps else process.t_min
+  np.testing.assert_allclose(drawn.density, 1 / (process.t_max - low))
 
 
 def test_loss_second_moment_ignores_padding():
