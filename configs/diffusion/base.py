@@ -38,13 +38,18 @@ def get_base() -> ConfigDict:
         network=dict(name='mlp'),  # diffusion/networks/__init__.py
       ),
       augmentation=dict(  # a condition of the network, so that samples show none (EDM)
-        probability=0.0,  # probability of each kind; 0: off
-        x_flip=True,
-        y_flip=True,
-        scale=0.2,  # standard deviation of log2
-        rotate=1.0,  # share of a half turn
-        anisotropy=0.2,  # standard deviation of log2
-        translate=0.125,  # standard deviation, relative to the image's size
+        probability=0.0,  # of each kind, times its multiplier; EDM's config F: 0.12; 0: off
+        x_flip=1e8,  # multipliers, 0: off; this one is certain: half of all images are flipped
+        y_flip=1.0,
+        scale=1.0,
+        rotate=1.0,
+        anisotropy=1.0,
+        translate=1.0,
+        scale_std=0.2,  # of log2
+        rotate_max=1.0,  # share of a half turn, in both directions
+        anisotropy_std=0.2,  # of log2
+        anisotropy_turned=0.5,  # probability of a random axis; otherwise the rows are stretched
+        translate_std=0.125,  # relative to the image's size
       ),
       sampling=dict(
         task=dict(

@@ -21,11 +21,7 @@ from common.config import ConfigError
 from common.method import Likelihood
 from diffusion.likelihood.terms import categorical_nats, prior_nats, step_nats, sum_dims
 from diffusion.predictions import Denoise, add_noise, fold_in_each, normal_like
-from diffusion.processes.process import Process
-
-# A process may end in log-SNR −∞. The bound then starts at this log-SNR: it is a bound from any
-# starting time, and here the prior term of data in [-1, 1] is below 2e-7 nats per dimension.
-MIN_LOG_SNR = -15.0
+from diffusion.processes.process import MIN_LOG_SNR, Process
 
 RECONSTRUCTION_DRAWS = 4  # noises that the reconstruction term is averaged over
 
@@ -131,7 +127,7 @@ class Ends(NamedTuple):
 
 
 def ends_of(process: Process, dtype: Any) -> Ends:
-  """The ends of a process; its log-SNR is cut off at MIN_LOG_SNR."""
+  """The ends of a process; its log-SNR is cut off at MIN_LOG_SNR (any start gives a bound)."""
   times = jnp.asarray([process.t_min, process.t_max], dtype)
   # λ falls with time: the first of the two is the larger.
   high, low = process.log_snr(times)

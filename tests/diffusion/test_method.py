@@ -12,6 +12,8 @@ from common.config import ConfigError
 from common.method import Request
 from common.training.averages import Averaging
 from common.training.state import TrainStep, init_state
+from diffusion.model import edm_conditioning, log_snr_conditioning, time_conditioning
+from diffusion.processes import build as build_process
 from tests.diffusion.small import KEY, NUM, batch, build, context, random_init
 
 CASES = {
@@ -239,3 +241,19 @@ def test_classifier_is_trained_next_to_the_model_and_guides_it():
 def test_configs_that_cannot_be_built(changes, message):
   with pytest.raises(ConfigError, match=message):
     build(**changes)
+
+
+def test_noise_conditionings():
+  """A table's entry k is the authors' timestep k − 1; log-SNRs are bounded at ±20."""
+  table, line = build_process({'name': 'ddpm', 'steps': 50}), build_process({'name': 'edm'})
+  np.testing.assert_allclose(
+    time_conditioning(table, jnp.asarray([1, 2, 26, 50]) / 50), [0, 20, 500, 980], atol=1e-3
+  )
+  np.testing.assert_allclose(time_conditioning(line, jnp.asarray([0.002, 40.0])), [0.025, 500])
+  levels = jnp.asarray([1e-5, 0.5, 1.0, 1e5])
+  np.testing.assert_allclose(
+    edm_conditioning(line, levels), [-2500, 250 * np.log(0.5), 0, 2500], rtol=1e-6
+  )
+  np.testing.assert_allclose(
+    log_snr_conditioning(line, levels), [0, 500 + 50 * np.log(0.5), 500, 1000], rtol=1e-6
+  )

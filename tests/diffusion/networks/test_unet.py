@@ -1,13 +1,15 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.signal
 
 from common.config import component
 from configs.diffusion.networks import UNETS
 from diffusion.networks import NETWORKS
 from diffusion.networks.resampling import downsample, upsample
-from diffusion.networks.unet import num_groups
+from diffusion.networks.unet import conv_downsample, num_groups
 from tests.diffusion.networks.small import batch, build, quick_jit, random_params
 
 
@@ -78,6 +80,27 @@ def test_fir_down_is_the_transpose_of_fir_up():
     np.testing.assert_allclose(
       jnp.vdot(downsample(x, fir), y), jnp.vdot(x, upsample(y, fir)) / 4, rtol=1e-4
     )
+
+
+def test_a_filtered_convolution_convolves_at_the_full_resolution():
+  """NCSN++'s: the image, filter and kernel as one kernel of 6x6, then every second pixel."""
+  rng = np.random.default_rng(0)
+  x, kernel = rng.normal(size=(1, 8, 6, 1)), rng.normal(size=(3, 3, 1, 1))
+  layer = Halve()
+  params = {'params': {'conv': {'kernel': jnp.asarray(kernel), 'bias': jnp.asarray([0.5])}}}
+  taps = np.array([1, 3, 3, 1]) / 8
+  # scipy convolves, networks correlate: the kernel is turned, the filter is symmetric.
+  both = scipy.signal.convolve2d(np.outer(taps, taps), kernel[::-1, ::-1, 0, 0])
+  whole = scipy.signal.convolve2d(x[0, :, :, 0], both)
+  np.testing.assert_allclose(
+    layer.apply(params, jnp.asarray(x))[0, :, :, 0], 0.5 + whole[3:-2:2, 3:-2:2], atol=1e-5
+  )
+
+
+class Halve(nn.Module):
+  @nn.compact
+  def __call__(self, x):
+    return conv_downsample(x, 1, 'float32', 'conv', fir=True)
 
 
 def test_groups_divide():

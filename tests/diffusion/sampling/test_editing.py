@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion import processes
-from diffusion.sampling import driver, editing, multistep, solvers
+from diffusion.sampling import driver, editing, grids, multistep, solvers
 from tests.diffusion import exact
 
 KEY = jax.random.key(0)
@@ -137,6 +137,29 @@ def test_codes(sampler):
   np.testing.assert_allclose(code, factor * x, rtol=1e-3)
   np.testing.assert_allclose(again, x, rtol=1e-3)
   assert up == down > 0
+
+
+@pytest.mark.parametrize(
+  ('sampler', 'process'),
+  [
+    (multistep.DPMpp2M(), 'rectified_flow'),
+    (multistep.DPMpp2M(), 'gvp'),
+    (multistep.DPMpp2S(), 'rectified_flow'),
+    (multistep.DPMpp3MSDE(eta=0.0), 'rectified_flow'),
+    (multistep.UniPC(), 'rectified_flow'),
+  ],
+)
+def test_codes_in_pure_noise(sampler, process):
+  """Up to t_max, where α = 0 and log(α/σ) = −∞, and down again."""
+  process = processes.build({'name': process})
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 1)))
+  denoise = exact.isotropic(0.7).denoiser(process)
+  times = grids.make_times({'name': 'log_snr', 'end': 't_min'}, process, 100)
+  code, _ = editing.encode(sampler, process, denoise, times, x)
+  again, _ = editing.decode(sampler, process, denoise, times, code)
+  alpha, sigma = (float(f(jnp.asarray(process.t_min))) for f in (process.alpha, process.sigma))
+  np.testing.assert_allclose(code, alpha * x / np.hypot(0.7 * alpha, sigma), rtol=2e-3)
+  np.testing.assert_allclose(again, x, rtol=2e-3)
 
 
 def test_slerp():

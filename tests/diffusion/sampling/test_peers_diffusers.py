@@ -13,7 +13,7 @@ import pytest
 
 from diffusion import processes
 from diffusion.predictions import Pair, split, target_pair
-from diffusion.sampling import multistep, solvers
+from diffusion.sampling import grids, multistep, solvers
 
 pytestmark = pytest.mark.peers
 torch = pytest.importorskip('torch')
@@ -126,6 +126,33 @@ def test_ddim(eta, monkeypatch):
   )
   path = ours(solvers.DDIM(eta), processes.DDPM(), table_times(scheduler), outputs, start)
   assert_paths(path, peer)
+
+
+@pytest.mark.parametrize(
+  ('option', 'settings'),
+  [
+    ('use_karras_sigmas', {'name': 'karras'}),
+    ('use_lu_lambdas', {'name': 'log_snr'}),
+  ],
+)
+def test_noise_levels_of_a_table(option, settings):
+  """Equal steps in a function of σ, rounded to the table's timesteps."""
+  scheduler = diffusers.DPMSolverMultistepScheduler(**BETAS, **{option: True})
+  scheduler.set_timesteps(12)
+  np.testing.assert_allclose(
+    grids.make_times(settings, processes.DDPM(), 12), table_times(scheduler), atol=1e-9
+  )
+
+
+@pytest.mark.parametrize(
+  ('spacing', 'grid'), [('leading', 'stride'), ('trailing', 'trailing'), ('linspace', 'adm')]
+)
+def test_spacings_of_a_table(spacing, grid):
+  scheduler = diffusers.DDIMScheduler(**BETAS, timestep_spacing=spacing)
+  for steps in (10, 30, 50):
+    scheduler.set_timesteps(steps)
+    times = grids.make_times({'name': 'respaced', 'spacing': grid}, processes.DDPM(), steps)
+    np.testing.assert_allclose(times, table_times(scheduler), atol=1e-9)
 
 
 def test_euler():
