@@ -213,7 +213,8 @@ class DiscreteBound:
     sample of `number` steps, at least 2.
     """
     first, second = split_keys(keys)
-    strata = min(number, self.process.steps - 1)
+    # At least two strata, for the standard error: T = 2 has one such step, drawn twice then.
+    strata = max(2, min(number, self.process.steps - 1))
     diffusion, error = stratified_mean(self.diffusion, first, strata)
     reconstruction, error_last = stratified_mean(self.reconstruction, second, RECONSTRUCTION_DRAWS)
     prior = prior_nats(self.process, self.x0, jnp.asarray(self.process.t_max, self.x0.dtype))

@@ -106,9 +106,6 @@ class DPMpp2S(Sampler):
     second = denoise.when(finite, inner, middle, first)
     return _first_order(process, x, t, s, h, second.x0), carry
 
-  def evaluations(self, steps: int) -> int:
-    return 2 * steps - 1
-
 
 @dataclasses.dataclass(frozen=True)
 class DPMpp3MSDE(Sampler):
@@ -302,9 +299,6 @@ class Adaptive(Sampler):
       raise ValueError(
         f'adaptive: rtol and atol must be positive, got rtol={self.rtol} and atol={self.atol}'
       )
-
-  def evaluations(self, steps: int) -> None:
-    return None
 
   def step(self, process, x, t, s, denoise, key, carry):
     integrate = functools.partial(self._integrate, process, denoise, t, s)

@@ -72,11 +72,13 @@ class Task:
     needs: which of 'past' and 'mask' must be given.
     fixed_grid: whether the grid must be known when the task is compiled.
     reversible: whether the sampler also runs backwards, on a grid that ends at t_min.
+    can_denoise: whether the task heeds `final_denoise`.
   """
 
   needs: ClassVar[tuple[str, ...]] = ('past',)
   fixed_grid: ClassVar[bool] = False
   reversible: ClassVar[bool] = False
+  can_denoise: ClassVar[bool] = True
 
   def run(self, inputs: TaskInputs) -> Result:
     """Returns samples, and network evaluations per sample."""
@@ -129,6 +131,7 @@ class Repaint(Task):
       inputs.key,
       jump=self.jump,
       repeats=self.repeats,
+      final_denoise=inputs.final_denoise,
     )
 
 
@@ -167,6 +170,7 @@ class Reconstruct(Task):
 
   fixed_grid: ClassVar[bool] = True
   reversible: ClassVar[bool] = True
+  can_denoise: ClassVar[bool] = False
 
   def run(self, inputs: TaskInputs) -> Result:
     # The evaluations of both directions count.
@@ -181,6 +185,7 @@ class Interpolate(Task):
 
   fixed_grid: ClassVar[bool] = True
   reversible: ClassVar[bool] = True
+  can_denoise: ClassVar[bool] = False
 
   def run(self, inputs: TaskInputs) -> Result:
     past = inputs.past
@@ -202,6 +207,7 @@ class Trajectory(Task):
 
   needs: ClassVar[tuple[str, ...]] = ()
   fixed_grid: ClassVar[bool] = True
+  can_denoise: ClassVar[bool] = False
 
   def run(self, inputs: TaskInputs) -> Result:
     number = inputs.like.shape[0]

@@ -109,7 +109,8 @@ def test_edm_contraction(sampler, expected):
   np.testing.assert_allclose(measured, expected, rtol=1e-9)
   error = np.abs(measured - [0.006249877933, 0.01249902355])  # from the flow's exact factors
   assert (np.diff(error, axis=0) < 0).all()
-  assert calls == [sampler.evaluations(n) for n in counts]
+  # Euler's method once per step; Heun's twice, but for the step to clean data.
+  assert calls == [n if expected is EULER else 2 * n - 1 for n in counts]
 
 
 def test_edm_churn_is_capped():
@@ -183,18 +184,28 @@ def test_ancestral_variances():
   assert (small < between).all() and (between < large).all()
 
 
-SETTINGS = [
-  *({'name': name} for name in driver.SAMPLERS),
-  {'name': 'edm', 's_churn': 3.0},
-  {'name': 'predictor_corrector', 'corrections': 2},
-  {'name': 'predictor_corrector', 'predict': False},
-  {'name': 'predictor_corrector', 'norm': 'measured'},
-  {'name': 'unipc', 'order': 3},
+TWO_CALLS = ('edm', 'heun', 'dpmpp_2s')  # a step, except the last one
+SETTINGS = [  # and the evaluations of n steps to clean data, where they are known beforehand
+  *(
+    ({'name': name}, (lambda n: 2 * n - 1) if name in TWO_CALLS else (lambda n: n))
+    for name in set(driver.SAMPLERS) - {'adaptive', 'predictor_corrector'}
+  ),
+  ({'name': 'adaptive'}, None),
+  ({'name': 'edm', 's_churn': 3.0}, lambda n: 2 * n - 1),
+  ({'name': 'predictor_corrector'}, lambda n: 2 * n),
+  ({'name': 'predictor_corrector', 'corrections': 2}, lambda n: 3 * n),
+  ({'name': 'predictor_corrector', 'predict': False}, lambda n: n + 1),
+  ({'name': 'predictor_corrector', 'norm': 'measured'}, lambda n: 2 * n),
+  ({'name': 'unipc', 'order': 3}, lambda n: n),
 ]
 
 
-@pytest.mark.parametrize('settings', SETTINGS, ids=lambda s: '-'.join(map(str, s.values())))
-def test_one_program_per_bucket_and_every_call_counted(settings):
+@pytest.mark.parametrize(
+  ('settings', 'evaluations'),
+  sorted(SETTINGS, key=lambda row: str(row[0])),
+  ids=lambda value: '-'.join(map(str, value.values())) if isinstance(value, dict) else '',
+)
+def test_one_program_per_bucket_and_every_call_counted(settings, evaluations):
   """Other numbers of steps do not compile again; padding calls no network; every call counts."""
   sampler = component(driver.SAMPLERS, settings, 'sampler')
   process, calls, traces = processes.EDM(), [], []
@@ -218,7 +229,7 @@ def test_one_program_per_bucket_and_every_call_counted(settings):
     x, count = jax.block_until_ready(run(*driver.padded(karras(steps))))
     jax.effects_barrier()
     assert len(calls) == int(count)
-    assert sampler.evaluations(steps) in (None, int(count))
+    assert evaluations is None or int(count) == evaluations(steps)
   alone, _ = run_alone(karras(11))
   np.testing.assert_allclose(x, alone, rtol=1e-9)
   assert np.isfinite(x).all() and len(traces) == 1
@@ -296,7 +307,7 @@ def test_wrong_number_of_steps(steps):
   [
     (lambda: solvers.DDIM(eta=-0.1), r'ddim.eta must be in \[0, 1\], got -0.1'),
     (lambda: solvers.DDIM(eta=1.5), r'ddim.eta must be in \[0, 1\], got 1.5'),
-    (lambda: solvers.Ancestral('large'), 'fixed_small, fixed_large, learned'),
+    (lambda: solvers.Ancestral('large'), 'model, fixed_small, fixed_large, learned'),
     (lambda: solvers.Heun('sigma'), 'time, ratio'),
     (lambda: solvers.EDMSampler(s_churn=-1.0), 'edm: needs'),
     (lambda: solvers.PredictorCorrector(snr=0.0), 'snr=0.0'),
@@ -320,8 +331,23 @@ def test_wrong_settings(build, message):
     build()
 
 
-def test_learned_variance_needs_a_model_that_learns_it():
-  process = processes.EDM()
-  denoise = lambda x, t: Pair(x, x)
-  with pytest.raises(ValueError, match='learns none'):
-    driver.sample(solvers.Ancestral('learned'), process, denoise, [2.0, 1.0], jnp.ones((1, 1)), KEY)
+def test_ancestral_sampling_takes_the_models_variance():
+  for variance in solvers.VARIANCES:
+    assert solvers.Ancestral().of_model(variance) == solvers.Ancestral(variance)
+    assert solvers.Ancestral('fixed_large').of_model(variance) == solvers.Ancestral('fixed_large')
+  assert solvers.DDIM(0.5).of_model('learned') == solvers.DDIM(0.5)
+  with pytest.raises(ValueError, match=r"prediction.variance='learned', got 'fixed_small'"):
+    solvers.Ancestral('learned').of_model('fixed_small')
+
+
+@pytest.mark.parametrize('eta', [0.3, 0.6, 1.0])
+def test_ddims_share_of_noise(eta):
+  """σ = η·√((1 − ᾱ_s)/(1 − ᾱ_t))·√(1 − ᾱ_t/ᾱ_s), and eps keeps √(1 − ᾱ_s − σ²) (eq. 12 and 16)."""
+  process, keys = processes.VPLinear(), jax.random.split(KEY, 3)
+  t, s = jnp.asarray(0.5), jnp.asarray(0.3)
+  before, after = (float(process.alpha(time)) ** 2 for time in (t, s))
+  spread = eta * np.sqrt((1 - after) / (1 - before)) * np.sqrt(1 - before / after)
+  x0, eps = jnp.full((3, 2), 0.7), jnp.full((3, 2), -1.3)
+  x, _ = solvers.DDIM(eta).step(process, x0, t, s, lambda x, t: Pair(x0, eps), keys, ())
+  mean = np.sqrt(after) * 0.7 - np.sqrt(1 - after - spread**2) * 1.3
+  np.testing.assert_allclose(x, mean + spread * np.asarray(normal_like(keys, x0)), rtol=1e-9)

@@ -41,8 +41,8 @@ CONDITION = jnp.asarray([0, 1, 0, 1, 1, 0])
 NULL = jnp.full((6,), 2)
 
 
-def guided(weight, doubled=True):
-  return guidance.ClassifierFree(conditional, CONDITION, NULL, weight, doubled=doubled)
+def guided(weight):
+  return guidance.ClassifierFree(conditional, CONDITION, NULL, weight)
 
 
 def assert_pairs(a, b, rtol=1e-12):
@@ -50,18 +50,16 @@ def assert_pairs(a, b, rtol=1e-12):
   np.testing.assert_allclose(a.eps, b.eps, rtol=rtol)
 
 
-@pytest.mark.parametrize('doubled', [True, False])
-def test_weight_1_is_the_conditional_model_and_0_the_unconditional(doubled):
-  assert_pairs(guided(1.0, doubled)(X, T), conditional(X, T, CONDITION))
-  assert_pairs(guided(0.0, doubled)(X, T), conditional(X, T, NULL))
+def test_weight_1_is_the_conditional_model_and_0_the_unconditional():
+  assert_pairs(guided(1.0)(X, T), conditional(X, T, CONDITION))
+  assert_pairs(guided(0.0)(X, T), conditional(X, T, NULL))
 
 
-@pytest.mark.parametrize('doubled', [True, False])
-def test_ho_and_salimans_convention(doubled):
+def test_ho_and_salimans_convention():
   w = 0.7
   with_condition, without = conditional(X, T, CONDITION), conditional(X, T, NULL)
   expected = (1 + w) * with_condition.eps - w * without.eps
-  np.testing.assert_allclose(guided(1 + w, doubled)(X, T).eps, expected)
+  np.testing.assert_allclose(guided(1 + w)(X, T).eps, expected)
 
 
 def test_guidance_keeps_x():
