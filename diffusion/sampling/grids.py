@@ -13,6 +13,7 @@ Grids are computed on the host in float64 and given to the compiled sampler as a
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ import numpy as np
 from jaxtyping import Float
 
 from common.config import ConfigError, component, pick
+from common.ranges import Interval
 from diffusion.processes.process import MIN_LOG_SNR, Process
 from diffusion.sampling.driver import check_times
 
@@ -106,16 +108,9 @@ class Quadratic(Grid):
     span: on a discrete process, the share of the table that the times cover. 0.8 is that of the
       authors' code, whose timesteps of 0..T−1 are the whole parts of i²·0.8·T/(n − 1)². (It repeats
       timestep 0 at 50 and 100 steps of 1000.)
-
-  Raises:
-    ConfigError: unless the span is in (0, 1].
   """
 
-  span: float = 0.8
-
-  def __post_init__(self):
-    if not 0 < self.span <= 1:
-      raise ConfigError(f'grid.span must be in (0, 1], got {self.span}')
+  span: Annotated[float, Interval(0, 1, above=True)] = 0.8
 
   def discretise(self, process: Process, number: int) -> TimeArray:
     if not process.steps:
