@@ -7,7 +7,7 @@ import pytest
 
 from common.config import component
 from diffusion import processes
-from diffusion.predictions import Pair, normal_like
+from diffusion.predictions import Pair, fold_in_each, normal_like
 from diffusion.sampling import driver, multistep, solvers
 from tests.diffusion import exact
 
@@ -338,6 +338,64 @@ def test_ancestral_sampling_takes_the_models_variance():
   assert solvers.DDIM(0.5).of_model('learned') == solvers.DDIM(0.5)
   with pytest.raises(ValueError, match=r"prediction.variance='learned', got 'fixed_small'"):
     solvers.Ancestral('learned').of_model('fixed_small')
+
+
+T, S = 0.5, 0.3
+
+
+def one_step(sampler, process, estimate, use=None):
+  """x after one step of ten from T to S at x = 0.4, and the noise that the step draws."""
+  keys, x = jax.random.split(KEY, 3), jnp.full((3, 2), 0.4)
+  counter = driver.CountingDenoiser(driver.as_denoiser(estimate), 3)
+  end, _ = sampler.step(
+    process, x, jnp.asarray(T), jnp.asarray(S), counter, keys, sampler.init(x, 10)
+  )
+  noise = normal_like(keys if use is None else fold_in_each(keys, use), x)
+  return np.asarray(end), np.asarray(noise)
+
+
+def test_churn_by_hand():
+  """σ̂ = σ·(1 + γ) and noise S_noise·√(σ̂² − σ²) (Karras et al. 2022, algorithm 2); x0 = 0."""
+  only_noise = lambda x, t: Pair(jnp.zeros_like(x), x / t[:, None])
+  run = lambda **settings: one_step(
+    solvers.EDMSampler(s_churn=2.0, **settings), processes.EDM(), only_noise
+  )
+  x, z = run(s_tmin=0.4, s_tmax=0.6, s_noise=1.1)
+  raised = T * 1.2  # γ = 2/10
+  expected = S / raised * (0.4 + 1.1 * np.sqrt(raised**2 - T**2) * z)
+  np.testing.assert_allclose(x, expected, rtol=1e-9)
+  for outside in ({'s_tmin': 0.55}, {'s_tmax': 0.45}):
+    np.testing.assert_allclose(run(**outside)[0], S / T * 0.4)
+
+
+def test_stochastic_steps_by_hand():
+  """One step of VP with x0 = 0.7 and eps = −1.3, in ᾱ and β of the papers."""
+  process = processes.VPLinear()
+  estimate = lambda x, t: Pair(0.7 + 0 * x, -1.3 + 0 * x)
+  (at, a_s), beta = ((float(process.alpha(jnp.asarray(t))) ** 2 for t in (T, S)), 0.1 + 19.9 * T)
+  sigma, ratio = np.sqrt(1 - at), at / a_s  # ratio = 1 − β′ of the transition
+  # Song et al. 2021, eq. 6: dx = (−½βx − β·score) dt + √β dw, with score = −eps/σ.
+  x, z = one_step(solvers.EulerMaruyama(), process, estimate)
+  drift = -0.5 * beta * (np.sqrt(at) * 0.7 - sigma * 1.3) - beta * 1.3 / sigma
+  np.testing.assert_allclose(x, 0.4 + (S - T) * drift + np.sqrt(beta * (T - S)) * z)
+  # Eq. 46: x_s = (2 − √(1 − β′))·x + β′·score + √β′·z.
+  x, z = one_step(solvers.ReverseDiffusion(), process, estimate)
+  expected = (2 - np.sqrt(ratio)) * 0.4 + (1 - ratio) * 1.3 / sigma + np.sqrt(1 - ratio) * z
+  np.testing.assert_allclose(x, expected)
+  # Algorithm 5: ε = 2(1 − β′)(r·‖z‖/‖score‖)², x + ε·score + √(2ε)·z; ‖z‖/‖score‖ is σ expected.
+  for norm in solvers.NORMS:
+    sampler = solvers.PredictorCorrector(snr=0.2, predict=False, norm=norm)
+    x, z = one_step(sampler, process, estimate, use=1)
+    norms = np.linalg.norm(z, axis=1, keepdims=True) / np.linalg.norm([1.3, 1.3])
+    size = 2 * ratio * (0.2 * sigma * (1 if norm == 'expected' else norms)) ** 2
+    np.testing.assert_allclose(x, 0.4 + size * 1.3 / sigma + np.sqrt(2 * size) * z)
+  # DPM-Solver++ as an SDE: the first step of any order, with h of log(α/σ).
+  x, z = one_step(multistep.DPMpp3MSDE(eta=0.6, s_noise=0.9), process, estimate)
+  h = 0.5 * np.log(a_s / (1 - a_s) * (1 - at) / at)
+  kept = np.sqrt((1 - a_s) / (1 - at)) * np.exp(-0.6 * h)
+  expected = kept * 0.4 + np.sqrt(a_s) * (1 - np.exp(-1.6 * h)) * 0.7
+  expected = expected + 0.9 * np.sqrt((1 - a_s) * (1 - np.exp(-1.2 * h))) * z
+  np.testing.assert_allclose(x, expected)
 
 
 @pytest.mark.parametrize('eta', [0.3, 0.6, 1.0])
