@@ -33,7 +33,7 @@ def main() -> int:
   workdir = pathlib.Path(WORKDIR.value)
   study = config_files.call(STUDY.value, 'get_study')
   known = (*METRICS, TRAINING_SECONDS)
-  jobs = studies.plan(study, families.load_config, workdir, known, changeable=runs.CHANGEABLE)
+  jobs = studies.plan(study, families.load_config, workdir, known)
   with cli.stop_on_signals() as stop:
     # `studies.run` turns exceptions into failed rows, but lets `SystemExit` through.
     def train(config, folder):
