@@ -9,7 +9,7 @@ from common.config import component
 from configs.diffusion.networks import UNETS
 from diffusion.networks import NETWORKS
 from diffusion.networks.resampling import downsample, upsample
-from diffusion.networks.unet import conv_downsample, num_groups
+from diffusion.networks.unet import ResBlock, Style, conv_downsample, num_groups
 from tests.diffusion.networks.small import batch, build, quick_jit, random_params
 
 
@@ -95,6 +95,27 @@ def test_a_filtered_convolution_convolves_at_the_full_resolution():
   np.testing.assert_allclose(
     layer.apply(params, jnp.asarray(x))[0, :, :, 0], 0.5 + whole[3:-2:2, 3:-2:2], atol=1e-5
   )
+
+
+@pytest.mark.parametrize('scale_shift', [True, False])
+def test_a_residual_block_by_hand(scale_shift):
+  """With convolutions that change nothing: (x + silu(the conditioned second norm))/√2."""
+  style = Style(0.0, scale_shift, True, False, False, 0, 'float32')
+  block = ResBlock(style, 4, train=False)
+  x = jax.random.normal(jax.random.key(0), (1, 2, 2, 4))
+  condition = jnp.ones((1, 3))
+  params = block.init(jax.random.key(1), x, condition)['params']
+  same = jnp.zeros((3, 3, 4, 4)).at[1, 1].set(jnp.eye(4))
+  numbers = jnp.asarray([0.5] * 4 + [0.3] * 4 if scale_shift else [0.3] * 4)
+  for name in ('conv1', 'conv2'):
+    params[name] = {'kernel': same, 'bias': jnp.zeros(4)}
+  params['condition_proj'] = {'kernel': jnp.zeros((3, len(numbers))), 'bias': numbers}
+  silu = lambda h: h / (1 + np.exp(-h))
+  norm = lambda h: (h - h.mean()) / np.sqrt(h.var() + 1e-6)
+  h = silu(norm(np.asarray(x)))
+  h = norm(h) * 1.5 + 0.3 if scale_shift else norm(h + 0.3)
+  expected = (np.asarray(x) + silu(h)) / np.sqrt(2)
+  np.testing.assert_allclose(block.apply({'params': params}, x, condition), expected, atol=1e-5)
 
 
 class Halve(nn.Module):

@@ -37,6 +37,12 @@ def test_log_snr_and_quadratic():
   np.testing.assert_allclose(
     np.diff(np.asarray(process.log_snr(jnp.asarray(times))), 2), 0, atol=1e-3
   )
+  # A process that ends in pure noise counts as ending at log-SNR −15: exp(7.5) in σ/α = t/(1 − t).
+  line = build({'name': 'rectified_flow'})
+  second = make_times({'name': 'log_snr', 'end': 't_min'}, line, 10)[1]
+  low, high = np.exp(7.5), 0.001 / 0.999
+  ratio = low * (high / low) ** 0.1
+  assert second == pytest.approx(ratio / (1 + ratio), rel=1e-9)
   roots = np.sqrt(make_times({'name': 'quadratic', 'end': 't_min'}, EDM, 10) - EDM.t_min)
   np.testing.assert_allclose(np.diff(roots, 2), 0, atol=1e-9)
 
