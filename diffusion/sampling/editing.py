@@ -5,7 +5,8 @@ used and any guidance applies; the others choose where sampling starts.
 
   sampler = inpaint(DDIM(1.0), known, mask)
   x, evaluations = sample(sampler, process, denoise, times, x, key)
-  x, evaluations = resample(sampler, process, denoise, times, x, key, jump=10, repeats=10)
+  chain = ReverseChain(sampler, process, denoise)
+  x, evaluations = resample(chain, times, x, key, jump=10, repeats=10)
 """
 
 import dataclasses
@@ -134,9 +135,7 @@ def grey_basis(channels: int) -> np.ndarray:
 
 
 def resample(
-  sampler: Sampler,
-  process: Process,
-  denoise: Denoise,
+  chain: ReverseChain,
   times: Any,
   x: Float[Array, 'batch ...'],
   key: Key[Array, ''] | Key[Array, 'batch'],
@@ -151,8 +150,8 @@ def resample(
   these steps and denoises again, until each stretch of the grid has been denoised `repeats` times.
 
   Args:
-    sampler: `inpaint` of a sampler without memory.
-    process, denoise, times, x, key: as in `driver.sample`.
+    chain: its sampler is `inpaint` of a sampler without memory.
+    times, x, key: as in `driver.sample`.
     jump: number of steps of a stretch.
     repeats: number of times that each stretch is denoised; 1 is plain inpainting.
     final_denoise: as in `driver.sample`.
@@ -166,7 +165,7 @@ def resample(
   check_times(times)
   # Known on the host, so that the whole walk is one scan.
   path = np.asarray(times)[resampling_path(len(times) - 1, jump, repeats)]
-  chain = ReverseChain(BothWays(sampler), process, denoise)
+  chain = chain._replace(sampler=BothWays(chain.sampler))
   return drive(chain, path, x, key, final_denoise=final_denoise)[:2]
 
 

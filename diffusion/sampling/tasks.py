@@ -121,11 +121,9 @@ class Repaint(Task):
   fixed_grid: ClassVar[bool] = True
 
   def run(self, inputs: TaskInputs) -> Result:
-    sampler, process, denoise = inputs.chain
+    sampler = editing.inpaint(inputs.chain.sampler, inputs.past, inputs.mask)
     return editing.resample(
-      editing.inpaint(sampler, inputs.past, inputs.mask),
-      process,
-      denoise,
+      inputs.chain._replace(sampler=sampler),
       inputs.times,
       inputs.start(),
       inputs.key,

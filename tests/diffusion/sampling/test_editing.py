@@ -44,7 +44,9 @@ def test_inpainting_keeps_the_known_part_and_resampling_corrects_the_rest():
   np.testing.assert_array_equal(replaced[:, 0], value)
   assert int(count) == 64
   resampled, count = jax.jit(
-    lambda x: editing.resample(sampler, PROCESS, denoise, TIMES, x, KEY, jump=8, repeats=8)
+    lambda x: editing.resample(
+      driver.ReverseChain(sampler, PROCESS, denoise), TIMES, x, KEY, jump=8, repeats=8
+    )
   )(start())
   np.testing.assert_array_equal(resampled[:, 0], value)
   assert int(count) == 64 * 8
@@ -68,7 +70,9 @@ def test_forward_noise_of_resampling_has_the_right_marginal():
   denoise = exact.MIXTURE.denoiser(PROCESS)
   nothing = editing.inpaint(solvers.Ancestral(), jnp.zeros((NUM, 2)), np.zeros(2, bool))
   x, _ = jax.jit(
-    lambda x: editing.resample(nothing, PROCESS, denoise, TIMES, x, KEY, jump=16, repeats=2)
+    lambda x: editing.resample(
+      driver.ReverseChain(nothing, PROCESS, denoise), TIMES, x, KEY, jump=16, repeats=2
+    )
   )(start())
   data = exact.MIXTURE
   np.testing.assert_allclose(np.mean(x, 0), data.mean, atol=0.08)

@@ -135,7 +135,7 @@ def test_whole_table(grid):
     ({'name': 'uniform', 'end': 'zero'}, EDM, 5, 'clean, t_min'),
     ({'name': 'uniform'}, DDPM, 1001, "at most 1000 on process 'ddpm', .* 1000 entries, got 1001"),
     ({'name': 'karras', 'end': 't_min'}, DDPM, 1000, 'at most 999 .* got 1000'),
-    ({'name': 'quadratic', 'span': 1.5}, DDPM, 5, r'span must be in \(0, 1\], got 1.5'),
+    ({'name': 'quadratic', 'span': 1.5}, DDPM, 5, r'span=1.5 must be in \(0, 1\]'),
     ({'name': 'given', 'times': (0.5, 0.0015)}, DDPM, 2, 'multiples of 1/1000, the entries'),
     ({'name': 'respaced'}, EDM, 5, 'needs a discrete process'),
     ({'name': 'respaced'}, DDPM, 2000, 'at most 1000 on process .*got 2000'),
