@@ -14,8 +14,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from common.config import ConfigError
-
 LABEL_DIM = 9  # the numbers that describe one augmentation
 FLIPS = ('x_flip', 'y_flip')
 RESAMPLED = ('scale', 'rotate', 'anisotropy', 'translate')
@@ -120,13 +118,3 @@ def warp(image: Image, matrix: Float[Array, '2 2'], offset: Float[Array, '2']) -
     mode='mirror',
   )
   return jax.vmap(sample, in_axes=-1, out_axes=-1)(image)
-
-
-def check(settings: Mapping) -> None:
-  """Raises ConfigError for settings that are out of range."""
-  for name in ('probability', 'anisotropy_turned'):
-    if not 0 <= settings[name] <= 1:
-      raise ConfigError(f'augmentation.{name} must be in [0, 1], got {settings[name]}')
-  for name in set(settings) - {'probability', 'anisotropy_turned'}:
-    if not settings[name] >= 0:
-      raise ConfigError(f'augmentation.{name} must be at least 0, got {settings[name]}')

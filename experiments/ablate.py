@@ -10,8 +10,6 @@ After a change of the code, delete WORKDIR/cells to measure again and WORKDIR/mo
 import pathlib
 import sys
 
-from absl import flags
-
 from common import config_files
 from common.evaluation.evaluate import METRICS
 from common.evaluation.measures import Evaluation, Measure
@@ -20,18 +18,19 @@ from common.reporting import report, writers
 from common.studies import studies, tables
 from experiments import cli, families, runs
 
-STUDY = flags.DEFINE_string(
-  'study', None, 'FILE.py[:scale], a file with a function get_study([scale]).'
+STUDY = cli.define(
+  'study',
+  'FILE.py[:scale], a file with a function get_study([scale]).',
+  cli.PathParser(),
+  required=True,
 )
-WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the study.')
+WORKDIR = cli.define('workdir', 'Folder of the study.', cli.OutFolderParser(), required=True)
 TRAINING_SECONDS = 'training_seconds'  # a metric from the log of the run, not from an evaluation
-
-flags.mark_flags_as_required(['study', 'workdir'])
 
 
 def main() -> int:
   workdir = pathlib.Path(WORKDIR.value)
-  study = config_files.call(STUDY.value, 'get_study')
+  study = config_files.call(STUDY.value, 'get_study', studies.Study)
   known = (*METRICS, TRAINING_SECONDS)
   jobs = studies.plan(study, families.load_config, workdir, known)
   with cli.stop_on_signals() as stop:

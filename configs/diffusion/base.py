@@ -89,7 +89,7 @@ SETTINGS = base.SETTINGS | dict(
       classifier=Setting(0.0, FINITE),
     ),
     threshold=dict(
-      name='static',  # or none, dynamic (Imagen)
+      name=Setting('static', OneOf('none', 'static', 'dynamic')),  # dynamic: Imagen
       bound=Setting(1.0, ABOVE_ZERO),
       percentile=Setting(0.995, Interval(0, 1, above=True)),
     ),

@@ -61,15 +61,13 @@ def build_objective(config: Mapping, model: Model) -> Objective:
 
 
 def _check(config: Mapping, model: Model, exact: bool) -> None:
-  section, dropout = config['objective'], config['label_dropout']
+  section = config['objective']
   weighting, times = section['weighting']['name'], section['times']['name']
   if exact and times in NON_UNIFORM_TIMES:
     raise ConfigError(
       "objective.weighting 'vlb' of a discrete process needs objective.times that are uniform or"
       f" corrected for ('uniform', 'low_discrepancy', 'loss_second_moment'), got {times!r}"
     )
-  if not 0 <= dropout < 1:
-    raise ConfigError(f'label_dropout must be in [0, 1), got {dropout}')
   learned = model.process.learned
   if learned and (weighting != 'vlb' or section['uncertainty']):
     raise ConfigError(

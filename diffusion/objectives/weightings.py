@@ -26,13 +26,13 @@ the weight sigmoid(b − λ) of the error in ε would be soft_min_snr with γ = 
 
 import dataclasses
 import math
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from common.config import ConfigError
+from common.ranges import ABOVE_ZERO, AT_LEAST_ZERO, FINITE
 from diffusion.predictions import Pair, determinant
 from diffusion.processes.process import Process, rate
 
@@ -68,11 +68,6 @@ class Weighting:
   def weight(self, at: NoiseLevel) -> Float[Array, 'batch']:
     """W at the noise level of each example."""
     raise NotImplementedError
-
-
-def _check_positive(setting: str, value: float) -> None:
-  if not value > 0:
-    raise ConfigError(f'objective.weighting.{setting} must be positive, got {value}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,10 +106,7 @@ class TruncatedSNR(Weighting):
 class MinSNR(Weighting):
   """min(SNR, γ)."""
 
-  gamma: float = 5.0
-
-  def __post_init__(self):
-    _check_positive('gamma', self.gamma)
+  gamma: Annotated[float, ABOVE_ZERO] = 5.0
 
   def weight(self, at: NoiseLevel) -> Float[Array, 'batch']:
     return jnp.minimum(at.snr, self.gamma)
@@ -124,10 +116,7 @@ class MinSNR(Weighting):
 class SoftMinSNR(Weighting):
   """γ·SNR/(SNR + γ)."""
 
-  gamma: float = 4.0
-
-  def __post_init__(self):
-    _check_positive('gamma', self.gamma)
+  gamma: Annotated[float, ABOVE_ZERO] = 4.0
 
   def weight(self, at: NoiseLevel) -> Float[Array, 'batch']:
     # SNR/(SNR + γ) = sigmoid(log SNR − log γ), which does not overflow at small noise.
@@ -138,11 +127,8 @@ class SoftMinSNR(Weighting):
 class P2(Weighting):
   """SNR/(k + SNR)^γ."""
 
-  k: float = 1.0
-  gamma: float = 1.0
-
-  def __post_init__(self):
-    _check_positive('k', self.k)
+  k: Annotated[float, ABOVE_ZERO] = 1.0
+  gamma: Annotated[float, AT_LEAST_ZERO] = 1.0
 
   def weight(self, at: NoiseLevel) -> Float[Array, 'batch']:
     return at.snr / (self.k + at.snr) ** self.gamma
@@ -152,10 +138,7 @@ class P2(Weighting):
 class EDM(Weighting):
   """SNR + 1/σ_d²."""
 
-  sigma_data: float = 0.5
-
-  def __post_init__(self):
-    _check_positive('sigma_data', self.sigma_data)
+  sigma_data: Annotated[float, ABOVE_ZERO] = 0.5
 
   def weight(self, at: NoiseLevel) -> Float[Array, 'batch']:
     # λ(σ) = (σ² + σ_d²)/(σ·σ_d)² (Karras et al. 2022, table 1) with SNR = 1/σ².
@@ -177,7 +160,7 @@ class VLB(Weighting):
 class Sigmoid(Weighting):
   """The bound weighted by w(λ) = sigmoid(b − λ): clean images count less."""
 
-  bias: float = 2.0
+  bias: Annotated[float, FINITE] = 2.0
   over_log_snr = True
 
   def weight(self, at: NoiseLevel) -> Float[Array, 'batch']:

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float
 
 from common.config import ConfigError, component, pick
-from common.ranges import Interval
+from common.ranges import ABOVE_ZERO, AT_LEAST_ONE, AT_LEAST_ZERO, Each, Interval, OneOf
 from diffusion.processes.process import MIN_LOG_SNR, Process
 from diffusion.sampling.driver import check_times
 
@@ -133,17 +133,9 @@ class LogSNR(Grid):
 
 @dataclasses.dataclass(frozen=True)
 class Karras(Grid):
-  """Equal steps in (σ/α)^(1/ρ) (Karras et al. 2022, eq. 5).
+  """Equal steps in (σ/α)^(1/ρ) (Karras et al. 2022, eq. 5)."""
 
-  Raises:
-    ConfigError: unless ρ is positive.
-  """
-
-  rho: float = 7.0
-
-  def __post_init__(self):
-    if not self.rho > 0:
-      raise ConfigError(f'grid.rho must be positive, got {self.rho}')
+  rho: Annotated[float, ABOVE_ZERO] = 7.0
 
   def discretise(self, process: Process, number: int) -> TimeArray:
     rho = self.rho
@@ -199,12 +191,8 @@ class Respaced(Grid):
       times, cleanest first; their sum is the number of steps.
   """
 
-  spacing: str = 'adm'
-  sections: tuple[int, ...] = ()
-
-  def __post_init__(self):
-    if self.spacing not in SPACINGS:
-      raise ConfigError(f'unknown grid.spacing {self.spacing!r}; known: {", ".join(SPACINGS)}')
+  spacing: Annotated[str, OneOf(*SPACINGS)] = 'adm'
+  sections: Annotated[tuple[int, ...], Each(AT_LEAST_ONE, int)] = ()
 
   def discretise(self, process: Process, number: int) -> TimeArray:
     if not process.steps:
@@ -228,7 +216,7 @@ class Respaced(Grid):
 class Given(Grid):
   """Times listed in the config; the number of steps must agree."""
 
-  times: tuple[float, ...] = ()
+  times: Annotated[tuple[float, ...], Each(AT_LEAST_ZERO, float)] = ()
 
   def discretise(self, process: Process, number: int) -> TimeArray:
     if len(self.times) != number:

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from common.config import ConfigError
 from diffusion import augmentation
 from experiments import families
 
@@ -133,10 +132,3 @@ def test_frequencies_of_edms_config_f():
   # The kinds are independent, but the numbers of one kind come together.
   assert (label[:, 3] == label[:, 4]).all() and (label[:, 7] == label[:, 8]).all()
   assert (label[:, 2] & label[:, 7]).mean() == pytest.approx(0.12**2, abs=0.008)
-
-
-def test_settings_out_of_range():
-  with pytest.raises(ConfigError, match=r'probability must be in .* got 2'):
-    augmentation.check(OFF | {'probability': 2})
-  with pytest.raises(ConfigError, match='scale must be at least 0, got -1'):
-    augmentation.check(OFF | {'scale': -1})

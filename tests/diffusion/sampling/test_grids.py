@@ -131,7 +131,7 @@ def test_whole_table(grid):
     ({'name': 'uniform'}, EDM, 0, 'steps must be at least 1, got 0'),
     ({'name': 'uniformly'}, EDM, 5, "did you mean 'uniform'"),
     ({'name': 'karras', 'ro': 7.0}, EDM, 5, "did you mean 'rho'"),
-    ({'name': 'karras', 'rho': -1.0}, EDM, 5, 'must be positive'),
+    ({'name': 'karras', 'rho': -1.0}, EDM, 5, 'must be above 0'),
     ({'name': 'uniform', 'end': 'zero'}, EDM, 5, 'clean, t_min'),
     ({'name': 'uniform'}, DDPM, 1001, "at most 1000 on process 'ddpm', .* 1000 entries, got 1001"),
     ({'name': 'karras', 'end': 't_min'}, DDPM, 1000, 'at most 999 .* got 1000'),
