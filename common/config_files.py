@@ -8,14 +8,50 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from common.config import Config, ConfigError, as_tuple, check_type, nearby_settings, plain_dict
+from common.config import (
+  Config,
+  ConfigError,
+  as_tuple,
+  check_type,
+  nearby_settings,
+  plain_dict,
+  suggestion,
+)
+
+SHIPPED = pathlib.Path(__file__).parents[1] / 'configs'  # installed next to this package
+
+
+def shipped_files(function: str) -> dict[str, pathlib.Path]:
+  """{'configs/FAMILY/FILE.py': path} of the shipped files that define a function."""
+  paths = sorted(path for path in SHIPPED.rglob('*.py') if path.name != 'base.py')
+  return {
+    f'{SHIPPED.name}/{path.relative_to(SHIPPED)}': path
+    for path in paths
+    if f'def {function}(' in path.read_text('utf-8')
+  }
+
+
+def find_file(file: str) -> pathlib.Path:
+  """The path of a config or study: a file of the user, or else a shipped one.
+
+  'configs/diffusion/images.py' and 'diffusion/images' name the same shipped file from any folder.
+
+  Raises:
+    ConfigError: there is no such file; lists the shipped ones.
+  """
+  path = pathlib.Path(file)
+  if path.is_file():
+    return path
+  shipped = shipped_files('get_config') | shipped_files('get_study')
+  name = f'{SHIPPED.name}/' + file.removeprefix(f'{SHIPPED.name}/').removesuffix('.py') + '.py'
+  if name not in shipped:
+    raise ConfigError(f'there is no file {file};{suggestion(file, shipped)}')
+  return shipped[name]
 
 
 def load_module(file: str) -> types.ModuleType:
-  """Runs a file. Raises ConfigError if it does not exist or raises an error."""
-  path = pathlib.Path(file)
-  if not path.is_file():
-    raise ConfigError(f'there is no file {file}')
+  """Runs a file (see `find_file`). Raises ConfigError if it does not exist or raises an error."""
+  path = find_file(file)
   # The module's name includes a hash of the path, so that two files of the same name do not clash.
   name = f'_{path.stem}_{zlib.crc32(str(path.resolve()).encode()):08x}'
   source = importlib.util.spec_from_file_location(name, path)

@@ -11,8 +11,8 @@ def get_base() -> ConfigDict:
   return ConfigDict(
     dict(
       family='',  # 'diffusion' or 'autoregressive'
-      seed=0,
-      data=dict(
+      seed=0,  # decides initial parameters, order of the data and all noise
+      data=dict(  # what is trained on
         name='digits',  # a key of common/data/builders/__init__.py
         dir='',  # folder of prepared datasets; empty: TFDS's own default
         source='',  # folder or file of custom data (image_folder, npz, text, series) or raw files
@@ -27,24 +27,24 @@ def get_base() -> ConfigDict:
         tokenizer_files='',  # text, gpt2: folder of vocab.json and merges.txt, or tokenizer.json
         batch_size=128,  # the global batch, whatever the number of devices
       ),
-      optimizer=dict(
+      optimizer=dict(  # how a step changes the parameters
         name='adamw',  # adam, adamw, sgd, muon
-        learning_rate=1e-3,
+        learning_rate=1e-3,  # the peak, after the warm-up
         schedule='cosine',  # constant, cosine, rsqrt, trapezoid; each after the warm-up
-        warmup='5%',
+        warmup='5%',  # of the run, from near 0 to the peak
         cooldown='20%',  # trapezoid only: the length of its final decay
         final=0.0,  # the last learning rate, as a fraction of `learning_rate`
-        b1=0.9,
-        b2=0.99,
-        eps=1e-8,
+        b1=0.9,  # adam, adamw: decay of the mean of gradients
+        b2=0.99,  # adam, adamw: decay of the mean of squared gradients
+        eps=1e-8,  # adam, adamw: added to the root of the squares
         momentum=0.9,  # sgd and muon
-        weight_decay=0.0,
+        weight_decay=0.0,  # adamw, sgd, muon; 0: off
         no_decay='(bias|scale|embedding)$',  # a regular expression: parameters without decay
         clip=1.0,  # global norm of the gradient; 0: off
         frozen='',  # a regular expression: parameters that are not trained
         groups=dict(),  # by name: `paths` (a regular expression) and its own settings
       ),
-      ema=dict(
+      ema=dict(  # averages of the parameters
         decay=0.999,  # decay of the average that is evaluated and sampled from
         warmup=True,  # the decay is at most (1 + n)/(10 + n) at step n
         half_life='0',  # unless 0, replaces the two above: steps after which a weight halves
@@ -53,29 +53,29 @@ def get_base() -> ConfigDict:
         snapshot_every='12.5%',  # how often these averages are stored
         keep=16,  # newest stored averages to keep
       ),
-      train=dict(
-        steps='2000',
+      train=dict(  # the run
+        steps='2000',  # a number, or epochs: '3 epochs'
         steps_per_call=20,  # optimiser steps in one compiled call
         micro_batches=1,  # gradient accumulation: parts of each batch, one after the other
-        log_every='5%',
-        evaluate_every='25%',
-        sample_every='50%',
-        checkpoint_every='25%',
+        log_every='5%',  # training loss; for this and the next three, 0: never
+        evaluate_every='25%',  # validation loss
+        sample_every='50%',  # a picture of samples
+        checkpoint_every='25%',  # a checkpoint
         keep=2,  # newest checkpoints to keep, besides the best
         best_metric='loss',  # metric on the validation split that chooses the best checkpoint
-        best_mode='min',
+        best_mode='min',  # 'min' or 'max'
         max_bad_steps=20,  # stop after this number of steps in a row with a non-finite gradient
         profile='',  # 'first:last': steps to profile, into WORKDIR/profile
       ),
-      parallel=dict(
+      parallel=dict(  # how a step is spread over devices
         mode='jit',  # 'jit' over a mesh, or 'pmap'
         data=-1,  # devices over which the batch is split; -1: all others
         fsdp=1,  # devices over which parameters, optimiser state and batch are split
         tensor=1,  # devices over which the width of the network is split
       ),
-      evaluation=dict(
-        split='test',
-        batch_size=256,
+      evaluation=dict(  # how `experiments.evaluate` measures
+        split='test',  # train, validation or test
+        batch_size=256,  # examples or samples in one compiled call
         num_samples=1000,  # for the Fréchet distance and class agreement; draws of each forecast
         extractor='mlp',  # a key of common/evaluation/features.py
       ),

@@ -33,17 +33,22 @@ flags.DEFINE_string(
 flags.disclaim_key_flags()  # flags that are defined below belong to the command that asks for them
 
 
-def run(main: Callable[[], int | None]) -> None:
-  """Parses the flags, runs `main` and exits with its code (None: 0)."""
+def run(main: Callable[..., int | None], takes_arguments: bool = False) -> None:
+  """Parses the flags, runs `main` and exits with its code (None: 0).
+
+  Args:
+    main: the command.
+    takes_arguments: whether it takes arguments besides flags; `main` then receives them as a list.
+  """
 
   def guarded(argv: list[str]) -> None:
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().addFilter(_ours_or_serious)
     try:
-      if len(argv) > 1:
+      if len(argv) > 1 and not takes_arguments:
         raise ValueError(f'unexpected argument {argv[1]!r}; write --name=value, see --help')
       _use_compilation_cache(flags.FLAGS.compilation_cache)
-      sys.exit(main() or 0)
+      sys.exit((main(argv[1:]) if takes_arguments else main()) or 0)
     except EXPECTED as error:
       if flags.FLAGS.debug:
         raise

@@ -12,7 +12,9 @@ from common.config import ConfigError, as_tuple, suggestion
 
 @dataclasses.dataclass(frozen=True)
 class DecodingSettings:
-  """How samples are decoded. Hashable, so that it can be a static argument of a program.
+  """How samples are decoded.
+
+  Hashable, so that it can be a static argument of a program.
 
   Attributes:
     temperature: divides the logits; 0: greedy.

@@ -125,7 +125,11 @@ def _check_std(std: float) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class LogNormal(TimeDistribution):
-  """log(σ/α) is normal, cut off at the ends of the process (Karras et al. 2022, table 1)."""
+  """log(σ/α) is normal, cut off at the ends of the process (Karras et al. 2022, table 1).
+
+  Attributes:
+    mean, std: mean and standard deviation of log(σ/α).
+  """
 
   mean: float = -1.2
   std: float = 1.2
@@ -150,7 +154,11 @@ class LogNormal(TimeDistribution):
 
 @dataclasses.dataclass(frozen=True)
 class LogitNormal(TimeDistribution):
-  """logit(t), t scaled to (0, 1), is normal (Esser et al. 2024, section 3.1)."""
+  """logit(t), t scaled to (0, 1), is normal (Esser et al. 2024, section 3.1).
+
+  Attributes:
+    mean, std: mean and standard deviation of logit(t).
+  """
 
   mean: float = 0.0
   std: float = 1.0

@@ -67,7 +67,7 @@ def _check_positive(setting: str, value: float) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Simple(Weighting):
-  """The target's own error, unweighted."""
+  """The target's own error, unweighted (Ho et al. 2020, eq. 14)."""
 
   def weight(self, at: NoiseLevel) -> Float[Array, 'batch']:
     return at.target_factor
@@ -75,7 +75,7 @@ class Simple(Weighting):
 
 @dataclasses.dataclass(frozen=True)
 class SNR(Weighting):
-  """The error in eps, unweighted."""
+  """SNR: the error in eps, unweighted."""
 
   def weight(self, at: NoiseLevel) -> Float[Array, 'batch']:
     return at.snr
@@ -83,7 +83,7 @@ class SNR(Weighting):
 
 @dataclasses.dataclass(frozen=True)
 class SNRPlusOne(Weighting):
-  """The error in v of a variance-preserving process, unweighted."""
+  """SNR + 1: the error in v of a variance-preserving process (Salimans & Ho 2022)."""
 
   def weight(self, at: NoiseLevel) -> Float[Array, 'batch']:
     return at.snr + 1
@@ -91,7 +91,7 @@ class SNRPlusOne(Weighting):
 
 @dataclasses.dataclass(frozen=True)
 class TruncatedSNR(Weighting):
-  """The larger of the errors in x0 and in eps."""
+  """max(SNR, 1): the larger of the errors in x0 and in eps (Salimans & Ho 2022)."""
 
   def weight(self, at: NoiseLevel) -> Float[Array, 'batch']:
     return jnp.maximum(at.snr, 1)
@@ -99,7 +99,11 @@ class TruncatedSNR(Weighting):
 
 @dataclasses.dataclass(frozen=True)
 class MinSNR(Weighting):
-  """min(SNR, γ)."""
+  """min(SNR, γ) (Hang et al. 2023).
+
+  Attributes:
+    gamma: γ, the largest weight.
+  """
 
   gamma: float = 5.0
 
@@ -112,7 +116,11 @@ class MinSNR(Weighting):
 
 @dataclasses.dataclass(frozen=True)
 class SoftMinSNR(Weighting):
-  """γ·SNR/(SNR + γ)."""
+  """γ·SNR/(SNR + γ) (Crowson et al. 2024).
+
+  Attributes:
+    gamma: γ, the limit of the weight at small noise.
+  """
 
   gamma: float = 4.0
 
@@ -126,7 +134,12 @@ class SoftMinSNR(Weighting):
 
 @dataclasses.dataclass(frozen=True)
 class P2(Weighting):
-  """SNR/(k + SNR)^γ."""
+  """SNR/(k + SNR)^γ (Choi et al. 2022).
+
+  Attributes:
+    k: keeps the weight finite where SNR is small.
+    gamma: γ; 0 is the error in eps.
+  """
 
   k: float = 1.0
   gamma: float = 1.0
@@ -140,7 +153,11 @@ class P2(Weighting):
 
 @dataclasses.dataclass(frozen=True)
 class Sigmoid(Weighting):
-  """SNR·sigmoid(b − log SNR)."""
+  """SNR·sigmoid(b − log SNR).
+
+  Attributes:
+    bias: b, the log-SNR at which the weight of the error in eps is ½.
+  """
 
   bias: float = 2.0
 
@@ -150,7 +167,11 @@ class Sigmoid(Weighting):
 
 @dataclasses.dataclass(frozen=True)
 class EDM(Weighting):
-  """SNR + 1/σ_d²."""
+  """SNR + 1/σ_d² (Karras et al. 2022, table 1).
+
+  Attributes:
+    sigma_data: σ_d, the standard deviation of the data.
+  """
 
   sigma_data: float = 0.5
 

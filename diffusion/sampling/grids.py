@@ -99,6 +99,9 @@ class LogSNR(Grid):
 class Karras(Grid):
   """Equal steps in (σ/α)^(1/ρ) (Karras et al. 2022, eq. 5).
 
+  Attributes:
+    rho: ρ; the larger it is, the more times have little noise.
+
   Raises:
     ConfigError: unless ρ is positive.
   """
@@ -194,7 +197,11 @@ class Respaced(Grid):
 
 @dataclasses.dataclass(frozen=True)
 class Given(Grid):
-  """Times listed in the config; the number of steps must agree."""
+  """Times listed in the config; the number of steps must agree.
+
+  Attributes:
+    times: from noise to data, without the 0 that ends a clean grid.
+  """
 
   times: tuple[float, ...] = ()
 
