@@ -73,7 +73,7 @@ def get_base() -> ConfigDict:
         fsdp=1,  # devices over which parameters, optimiser state and batch are split
         tensor=1,  # devices over which the width of the network is split
       ),
-      evaluation=dict(  # how `experiments.evaluate` measures
+      evaluation=dict(  # how `twofold evaluate` measures
         split='test',  # train, validation or test
         batch_size=256,  # examples or samples in one compiled call
         num_samples=1000,  # for the Fréchet distance and class agreement; draws of each forecast

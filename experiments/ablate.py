@@ -1,6 +1,6 @@
 """Runs a study: trains the models of its table, measures every cell, checks its claims.
 
-python -m experiments.ablate --study=configs/ablations/why_diffusion.py:demo --workdir=runs/why
+twofold ablate --study=configs/ablations/why_diffusion.py:demo --workdir=runs/why
 
 The workdir receives table.md, table.csv, table.json, report.html, samples.png and a folder for each
 trained model. The same command resumes a study that was stopped, and repeats no finished work.

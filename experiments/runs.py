@@ -205,7 +205,7 @@ def _completed(config: Mapping) -> tuple[dict[str, Any], list[str]]:
 def config_of(workdir: pathlib.Path) -> dict[str, Any]:
   """The config of the run in a folder. Raises ConfigError if the folder holds no run."""
   if not (workdir / 'config.json').exists():
-    raise ConfigError(f'{workdir} holds no run (no config.json); train one with experiments.train')
+    raise ConfigError(f'{workdir} holds no run (no config.json); train one with twofold train')
   return _read_config(workdir / 'config.json')
 
 

@@ -1,8 +1,8 @@
 """Trains a model, or resumes the run in the workdir.
 
-  python -m experiments.train --config=configs/diffusion/images.py:digits --workdir=runs/digits
-  python -m experiments.train --config=... --config.optimizer.learning_rate=3e-4 --workdir=...
-  python -m experiments.train --config=... --config.process.name=edm \\
+  twofold train --config=configs/diffusion/images.py:digits --workdir=runs/digits
+  twofold train --config=... --config.optimizer.learning_rate=3e-4 --workdir=...
+  twofold train --config=... --config.process.name=edm \\
     --config.process.sigma_max=10 --workdir=...
 
 A flag that names another component (process, network, weighting, ...) starts from that component's

@@ -1,8 +1,8 @@
 """Lists everything that a flag can name, with a line each, its settings and their defaults.
 
-python -m experiments.list
-python -m experiments.list samplers
-python -m experiments.list dpmpp_2m
+twofold list
+twofold list samplers
+twofold list dpmpp_2m
 
 Without an argument it lists the kinds; with a kind, the names of that kind; with any other name,
 what has that name. --markdown prints docs/reference.md.

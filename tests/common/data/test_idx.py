@@ -179,7 +179,7 @@ def test_a_run_names_the_command_that_prepares_the_dataset(tiny, tmp_path):
     pipeline.load({'name': 'tiny', 'dir': str(tmp_path / 'a')})
   assert str(error.value) == (
     f'tiny is not prepared in {tmp_path}/a; run: '
-    f'python -m experiments.prepare_data --dataset=tiny --data_dir={tmp_path}/a'
+    f'twofold prepare_data --dataset=tiny --data_dir={tmp_path}/a'
   )
 
 
@@ -266,9 +266,7 @@ def test_tfds_is_not_used_if_its_address_does_not_answer(tiny, tmp_path, monkeyp
 
 def test_cifar10_comes_from_tfds(tmp_path, monkeypatch):
   settings = {'name': 'cifar10', 'dir': str(tmp_path)}
-  with pytest.raises(
-    ConfigError, match=r'run: python -m experiments.prepare_data --dataset=cifar1'
-  ):
+  with pytest.raises(ConfigError, match=r'run: twofold prepare_data --dataset=cifar1'):
     pipeline.load(settings)
   without_tensorflow(monkeypatch)
   with pytest.raises(ConfigError, match=r'cannot get cifar10: TensorFlow is not installed'):
