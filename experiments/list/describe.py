@@ -4,18 +4,18 @@ import ast
 import inspect
 import io
 import re
-import textwrap
 import tokenize
-from collections.abc import Callable, Collection, Iterator
+import types
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
-from common.config import defaults_of
+from common.ranges import FINITE, Interval, OneOf, Setting, settings_of
 
 SECTIONS = ('Attributes:', 'Args:')  # the parts of a docstring that explain settings
 
 
-class Setting(NamedTuple):
-  """A setting of a component: its name, its default, and what it means ('' if not explained)."""
+class Explained(NamedTuple):
+  """A setting of a component: its name, its default, and what it means ('' if nothing says so)."""
 
   name: str
   default: Any
@@ -34,7 +34,7 @@ class Entry(NamedTuple):
 
   name: str
   line: str
-  settings: tuple[Setting, ...] = ()
+  settings: tuple[Explained, ...] = ()
   family: str = ''
 
 
@@ -47,14 +47,25 @@ def describe(name: str, thing: Any, given: Collection[str] = (), family: str = '
     given: arguments of the constructor that are not settings.
     family: see `Entry`.
   """
-  defaults = defaults_of(thing, given) if inspect.isclass(thing) else {}
-  explained = meanings(thing, defaults)
-  # In the order of the signature.
-  order = (
-    [key for key in inspect.signature(thing).parameters if key in defaults] if defaults else []
+  settings = settings_of(thing) if inspect.isclass(thing) else {}
+  meant = meanings(thing, settings)
+  explained = (
+    explain(key, setting, meant.get(key, ''))
+    for key, setting in settings.items()
+    if key not in given and setting.default is not inspect.Parameter.empty
   )
-  settings = (Setting(key, defaults[key], explained.get(key, '')) for key in order)
-  return Entry(name, first_line(inspect.getdoc(thing) or ''), tuple(settings), family)
+  return Entry(name, first_line(inspect.getdoc(thing) or ''), tuple(explained), family)
+
+
+def explain(name: str, setting: Setting, meaning: str) -> Explained:
+  """A setting, with the range of its values after its meaning."""
+  known, values = setting.range, ''
+  if isinstance(known, Interval) and known != FINITE:
+    note = known.note if known.note not in meaning else ''
+    values = f'({"; ".join(filter(None, (str(known), note)))})'
+  elif isinstance(known, OneOf) and not all(name in meaning for name in known.names):
+    values = f'({", ".join(known.names)})'
+  return Explained(name, setting.default, ' '.join(filter(None, (meaning, values))))
 
 
 def first_line(docstring: str) -> str:
@@ -99,33 +110,44 @@ def _sentence(text: str) -> str:
   return text.strip().removesuffix('.')
 
 
-def comments(get_base: Callable) -> dict[str, str]:
-  """{dotted path: comment} of all settings and sections in the source of a base config, in order.
+def comments(module: types.ModuleType) -> dict[str, str]:
+  """{dotted path: comment} of all settings and sections of a base config, in the order of its file.
 
   Args:
-    get_base: the function that returns it: `dict(...)` with keywords, one to a line, each with its
-      comment at the end of the line; a keyword without a comment has ''.
+    module: it assigns `dict(...)`, perhaps added to another dict, to SETTINGS. The comment of a
+      keyword is at the end of its line, or in the lines above it; '' if there is none.
   """
-  source = textwrap.dedent(inspect.getsource(get_base))
-  tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-  by_line = {
-    token.start[0]: token.string.lstrip('# ') for token in tokens if token.type == tokenize.COMMENT
-  }
+  source = inspect.getsource(module)
+  tree = ast.parse(source)
+  assigned = next(
+    node for node in tree.body if isinstance(node, ast.Assign) and node.targets[0].id == 'SETTINGS'
+  )
   # Breadth first: the outermost `dict(...)` comes before those inside it.
-  root = next(node for node in ast.walk(ast.parse(source)) if _is_dict(node))
-  return {path: by_line.get(line, '') for path, line in _lines(root)}
+  root = next(node for node in ast.walk(assigned) if _is_dict(node))
+  at_end, alone = {}, {}
+  for token in tokenize.generate_tokens(io.StringIO(source).readline):
+    if token.type == tokenize.COMMENT:
+      kind = alone if token.line.lstrip().startswith('#') else at_end
+      kind[token.start[0]] = token.string.lstrip('# ')
+  return {
+    path: at_end.get(last) or ' '.join(_above(first, alone)) for path, first, last in _lines(root)
+  }
+
+
+def _above(line: int, alone: dict[int, str]) -> list[str]:
+  """The comments in the lines right above a line."""
+  return [*_above(line - 1, alone), alone[line - 1]] if line - 1 in alone else []
 
 
 def _is_dict(node: ast.AST) -> bool:
   return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict'
 
 
-def _lines(section: ast.Call, prefix: str = '') -> Iterator[tuple[str, int]]:
-  """(path, number of the line with its comment) of all keywords of `dict(...)`."""
+def _lines(section: ast.Call, prefix: str = '') -> Iterator[tuple[str, int, int]]:
+  """(path, first line, line with the comment at its end) of all keywords of `dict(...)`."""
   for keyword in section.keywords:
     path, value = f'{prefix}{keyword.arg}', keyword.value
-    several_lines = value.lineno != value.end_lineno
-    # The comment of a section is at its first line.
-    yield path, value.lineno if _is_dict(value) else value.end_lineno
-    if _is_dict(value) and several_lines:
+    # The comment of a section is at the end of its first line.
+    yield path, keyword.lineno, value.lineno if _is_dict(value) else value.end_lineno
+    if _is_dict(value) and value.lineno != value.end_lineno:
       yield from _lines(value, f'{path}.')

@@ -1,6 +1,7 @@
 """Everything that a flag can name, by kind, read from the tables that the code itself uses."""
 
 import functools
+import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from common.domains import DOMAINS
 from common.domains.masks import HIDDEN
 from common.evaluation.evaluate import METRICS
 from common.evaluation.features import EXTRACTORS
+from common.ranges import Setting
 from common.training.optimizers import LR_SCHEDULES, OPTIMIZERS
 from configs import base
 from diffusion.model import NOISE_CONDITIONINGS
@@ -22,7 +24,8 @@ from diffusion.sampling.program import THRESHOLDS
 from diffusion.sampling.tasks import TASKS
 from experiments import families
 from experiments.benchmarks import SUITES
-from experiments.list.describe import Entry, Setting, comments, describe, first_line
+from experiments.list.describe import Entry, comments, describe, explain, first_line
+from experiments.list.show import BASES
 
 TOP, ABOUT_TOP = 'top level', 'settings outside all sections'
 
@@ -66,27 +69,27 @@ def _tasks() -> list[Entry]:
 
 def _sections() -> list[Entry]:
   """The sections of configs whose settings have their defaults in a base config."""
-  entries = _sections_of(base.get_base, '')
+  entries = _sections_of(base, '')
   shared = {entry.name for entry in entries} - {TOP}
   for name, family in families.FAMILIES.items():
-    entries += [entry for entry in _sections_of(family.base, name) if entry.name not in shared]
+    entries += [entry for entry in _sections_of(BASES[name], name) if entry.name not in shared]
     for path, thing in family.tables.sections.items():
       entry = describe(path, thing, family.tables.given.get(path, ()), name)
       entries.append(entry)
   return entries
 
 
-def _sections_of(get_base: Callable, family: str) -> list[Entry]:
+def _sections_of(module: types.ModuleType, family: str) -> list[Entry]:
   """The sections of a base config, with the comments in its source."""
-  explained, found = comments(get_base), {}
-  values = flatten(get_base().to_dict()) | {
-    'optimizer.groups': {}
-  }  # empty, so that it has no leaves
-  for path in (path for path in explained if path in values):
+  declared, meant, found = flatten(module.SETTINGS), comments(module), {}
+  declared |= {'optimizer.groups': {}}  # empty, so that it has no leaves
+  for path in (path for path in meant if path in declared):
     section, _, key = path.rpartition('.')
-    found.setdefault(section, []).append(Setting(key, values[path], explained[path]))
+    value = declared[path]
+    setting = value if isinstance(value, Setting) else Setting(value)
+    found.setdefault(section, []).append(explain(key, setting, meant[path]))
   return [
-    Entry(section or TOP, explained.get(section, ABOUT_TOP), tuple(settings), family)
+    Entry(section or TOP, meant.get(section, ABOUT_TOP), tuple(settings), family)
     for section, settings in found.items()
   ]
 

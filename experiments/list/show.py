@@ -4,9 +4,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from common.config import Config, differences, flatten
+from common.ranges import Setting
 from configs import base
+from configs.autoregressive import base as autoregressive_base
+from configs.diffusion import base as diffusion_base
 from experiments import families
-from experiments.list.describe import comments, describe
+from experiments.list.describe import comments, describe, explain
+
+BASES = {'diffusion': diffusion_base, 'autoregressive': autoregressive_base}
 
 WIDTH = 44  # of 'name = value', before the comment
 
@@ -33,10 +38,12 @@ def show(config: Config) -> str:
 
 def explanations(config: Config) -> dict[str, str]:
   """{dotted path: meaning} of the sections and settings of a complete config, in order."""
-  family = families.FAMILIES[config['family']]
-  found = {}
-  for path, comment in (comments(base.get_base) | comments(family.base)).items():
-    found.setdefault(path, comment)
+  family, found = families.FAMILIES[config['family']], {}
+  declared = families.declared_settings(config)
+  own = {path: text for path, text in comments(BASES[config['family']]).items() if text}
+  for path, comment in (comments(base) | own).items():
+    setting = declared.get(path, Setting(None))
+    found.setdefault(path, explain(path, setting, comment).meaning)
     if path in family.tables.components:
       name = _at(config, path)['name']
       entry = describe(name, family.tables.components[path][name])
