@@ -83,7 +83,8 @@ def _sections_of(module: types.ModuleType, family: str) -> list[Entry]:
   """The sections of a base config, with the comments in its source."""
   declared, meant, found = flatten(module.SETTINGS), comments(module), {}
   declared |= {'optimizer.groups': {}}  # empty, so that it has no leaves
-  for path in (path for path in meant if path in declared):
+  inherited = set() if module is base else set(flatten(base.SETTINGS))
+  for path in (path for path in meant if path in declared.keys() - inherited):
     section, _, key = path.rpartition('.')
     value = declared[path]
     setting = value if isinstance(value, Setting) else Setting(value)
