@@ -20,7 +20,9 @@ from common.config import differences
 from experiments import cli, config_flag, families, runs
 from experiments.list import show
 
-CONFIG = config_flag.define('FILE.py[:variant]; --config.a.b=value replaces a setting.')
+CONFIG = config_flag.define(
+  'FILE.py[:variant], see `twofold list variants`; --config.a.b=value replaces a setting.'
+)
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
 SHOW = flags.DEFINE_bool(
   'show', False, 'Print every setting of the config with its meaning, and train nothing.'

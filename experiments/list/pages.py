@@ -1,6 +1,7 @@
 """The kinds and their entries as text: for a terminal, and for docs/reference.md."""
 
 import difflib
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 
@@ -30,20 +31,27 @@ def overview() -> str:
 def listing(word: str) -> str:
   """All entries of a kind; for any other word, the entries of that name, of every kind.
 
+  'guidance' is also the name of 'sampling.guidance', and 'digits' that of a config's ':digits'.
+
   Raises:
     ConfigError: it is neither a kind nor a name.
   """
   if word in KINDS:
     return '\n'.join(_part(word, KINDS[word].read()))
   entries = {kind: KINDS[kind].read() for kind in KINDS}
-  found = {kind: [e for e in named if e.name == word] for kind, named in entries.items()}
+  found = {kind: [e for e in named if word in _names(e)] for kind, named in entries.items()}
   parts = ['\n'.join(_part(kind, chosen)) for kind, chosen in found.items() if chosen]
   if not parts:
-    names = [*KINDS, *sorted({e.name for named in entries.values() for e in named})]
+    names = [*KINDS, *sorted({n for named in entries.values() for e in named for n in _names(e)})]
     close = difflib.get_close_matches(word, names, n=1)
     hint = f' did you mean {close[0]!r}?' if close else ''
     raise ConfigError(f'there is no kind or name {word!r};{hint} kinds: {", ".join(KINDS)}')
   return '\n\n'.join(parts)
+
+
+def _names(entry: Entry) -> tuple[str, str]:
+  """The name of an entry, and its last part."""
+  return entry.name, re.split('[.:]', entry.name)[-1]
 
 
 def _part(name: str, entries: Sequence[Entry]) -> Iterator[str]:

@@ -46,6 +46,11 @@ def test_a_line_and_settings_of_one_sampler():
   assert text.count('--config.') >= 3
 
 
+def test_the_last_part_of_a_name_is_enough():
+  assert 'rescale=0.0' in pages.listing('guidance')
+  assert 'configs/diffusion/images.py:digits_eps' in pages.listing('digits_eps')
+
+
 def test_an_unknown_kind_or_name_is_refused_with_the_nearest():
   with pytest.raises(ConfigError, match=r"'smaplers'; did you mean 'samplers'\? kinds: commands, "):
     pages.listing('smaplers')
