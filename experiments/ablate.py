@@ -39,7 +39,7 @@ def main() -> int:
     raise ValueError('--workdir is missing; give the folder of the study, such as runs/why')
   workdir = pathlib.Path(WORKDIR.value or '')
   known = (*METRICS, TRAINING_SECONDS)
-  jobs = studies.plan(study, families.load_config, workdir, known, changeable=runs.CHANGEABLE)
+  jobs = studies.plan(study, families.load_config, workdir, known)
   if SHOW.value:
     print(show_rows(jobs))
     return 0

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from common.domains import domain_of
 from common.evaluation.evaluate import METRICS
 from common.evaluation.measures import Evaluation, Measure
 from common.files import atomic_write
@@ -68,7 +69,7 @@ def evaluate(run: runs.Run, settings: dict, variant: dict) -> Evaluation:
   changed = sorted((settings | variant).items())
   name = '-'.join([str(run.step), *(f'{k}={v}'.replace('/', '_') for k, v in changed)])
   atomic_write(folder / f'{name}.json', json.dumps(record, indent=2))
-  result.display.save(folder, name, scale=3)
+  result.display.save(folder, name, domain_of(run.data.spec).picture_scale)
   for metric, measure in result.measures.items():
     print(f'{METRICS[metric].title}: {format_value(measure)}   {measure.note}')
     if measure.parts:

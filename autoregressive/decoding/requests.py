@@ -61,6 +61,10 @@ class RequestSampler:
     x = self.decoder.ordering.decode(made.emissions, prompt.covariates)
     return Samples(x, calls, made.log_prob, ends)
 
+  def check(self, request: Request) -> None:
+    """`Method.check_request`: everything that `sample` does before it decodes."""
+    self.prompt(jax.random.key(0), request, self.requested(request))
+
   def requested(self, request: Request) -> DecodingSettings:
     """The settings after those of the request, with stops as tokens and length in emissions."""
     ordering = self.decoder.ordering
@@ -238,7 +242,7 @@ def prompt_emissions(
   if (given != beginning).any():
     raise ConfigError(
       'the given part must be a beginning of the sequence, in the order of the model, but the mask '
-      'has given values after missing ones'
+      'has given values after missing ones; for images row by row, --mask=bottom leaves a beginning'
     )
   # A value outside the vocabulary would silently read another row of the embedding table.
   values, limit = emissions[given], ordering.vocabulary

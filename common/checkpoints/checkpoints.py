@@ -122,6 +122,12 @@ class Checkpoints:
     """The finished step with the best metric, or None if no step has that metric."""
     return next(iter(self._best_first()), None)
 
+  @property
+  def last_good(self) -> int | None:
+    """The newest finished step whose metrics, if it has any, are all finite; or None."""
+    metrics = {s: self._records[s]['metrics'] for s in self.steps if s in self._records}
+    return max((s for s, m in metrics.items() if all(map(math.isfinite, m.values()))), default=None)
+
   def save(
     self,
     step: int,

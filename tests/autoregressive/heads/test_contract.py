@@ -32,6 +32,12 @@ def support(head):
   return x, np.gradient(x)
 
 
+def log_prob_of(head, outputs, x, scale):
+  """The log-probability or log-density at each point."""
+  tiled = jnp.broadcast_to(outputs, (len(x), head.size))
+  return jax.jit(lambda o, e: head.log_prob(o, e, scale))(tiled, x[:, None])
+
+
 @pytest.mark.parametrize('scale', [1.0, 3.0])
 @pytest.mark.parametrize('name', LIKELIHOODS)
 def test_the_density_is_one_in_total_and_samples_follow_it(name, scale):
@@ -39,7 +45,7 @@ def test_the_density_is_one_in_total_and_samples_follow_it(name, scale):
   outputs = jax.random.normal(jax.random.key(3), (head.size,))
   x, weight = support(head)
   kind = jnp.float32 if head.over_numbers else jnp.int32
-  log_prob = jax.jit(lambda e: head.log_prob(outputs, e, scale))(jnp.asarray(x, kind)[:, None])
+  log_prob = log_prob_of(head, outputs, jnp.asarray(x, kind), scale)
   mass = np.exp(np.asarray(log_prob, np.float64)) * weight
   assert mass.sum() == pytest.approx(1, abs=2e-3)
 
@@ -59,6 +65,6 @@ def test_the_mode_is_the_most_probable_point(name):
   outputs = jax.random.normal(jax.random.key(3), (head.size,))
   x, _ = support(head)
   kind = jnp.float32 if head.over_numbers else jnp.int32
-  log_prob = jax.jit(lambda e: head.log_prob(outputs, e, 1.0))(jnp.asarray(x, kind)[:, None])
+  log_prob = log_prob_of(head, outputs, jnp.asarray(x, kind), 1.0)
   mode = head.mode(outputs, 1.0)
   assert float(head.log_prob(outputs, mode, 1.0)) == pytest.approx(float(log_prob.max()), abs=1e-2)
