@@ -78,7 +78,7 @@ TESTED = {
   'weighting': (WEIGHTINGS, 'tests/diffusion/objectives/test_weightings.py'),
   'distribution of times': (TIME_DISTRIBUTIONS, 'tests/diffusion/objectives/test_times.py'),
   'grid': (GRIDS, 'tests/diffusion/sampling/test_grids.py'),
-  'task': (TASKS, 'tests/diffusion/sampling'),
+  'task': (TASKS, 'tests'),
   'likelihood': (LIKELIHOODS, 'tests/diffusion'),
   'ordering': (ORDERINGS, 'tests/autoregressive'),
   'metric': (METRICS, 'tests/common/evaluation'),
@@ -96,6 +96,12 @@ STUDIES = {
 }
 
 
+def mention(name, thing):
+  """A pattern of 'name', name=..., the class of that name, or a test of that name."""
+  own = rf'|\b{thing.__name__}\b' if isinstance(thing, type) else ''
+  return rf"'{name}\b|\b{name}=|test_{name}{own}"
+
+
 @pytest.mark.parametrize('kind', CONTRACTS)
 def test_every_name_is_held_to_its_contract(kind):
   names, held, contract, place = CONTRACTS[kind]
@@ -109,8 +115,7 @@ def test_every_name_is_tested(kind):
   path = ROOT / place
   files = [path] if path.is_file() else sorted(path.rglob('test_*.py'))
   text = '\n'.join(file.read_text(encoding='utf-8') for file in files)
-  # As 'name', or as name= in a call of dict(...).
-  missing = [name for name in table if not re.search(rf"'{name}\b|\b{name}=", text)]
+  missing = [name for name, thing in table.items() if not re.search(mention(name, thing), text)]
   assert not missing, f'test the {kind} {missing} in {place}'
 
 
