@@ -20,7 +20,7 @@ SECTIONS = {
 }
 # Arguments that come from the data or from another component, and are not settings.
 GIVEN = {
-  'ordering': ('spec',),
+  'ordering': ('spec', 'centred'),
   'network': ('length', 'grid'),
   'head': ('values', 'vocabulary'),
   'model': ('network', 'head', 'values', 'rows', 'num_classes', 'features'),

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Integer, Num
 
 from common.config import ConfigError, component
@@ -22,10 +23,12 @@ class Covariates(NamedTuple):
 
   Attributes:
     features: covariates of each emission.
+    location: the number that is subtracted from the values of each sequence.
     scale: the scale ν of each sequence (autoregressive/heads/numbers.py).
   """
 
   features: Float[Array, 'batch length features']
+  location: Float[Array, 'batch']
   scale: Float[Array, 'batch']
 
 
@@ -63,8 +66,10 @@ class Ordering:
   counts: ClassVar[bool] = False
   needs_past: ClassVar[bool] = False
 
-  def encode(self, x: Num[Array, 'batch *shape']) -> Num[Array, 'batch length values']:
-    """Data to emissions."""
+  def encode(
+    self, x: Num[Array, 'batch *shape'], covariates: Covariates | None = None
+  ) -> Num[Array, 'batch length values']:
+    """Data, with the covariates of its sequences if there are any, to emissions."""
     raise NotImplementedError
 
   def decode(
@@ -79,6 +84,13 @@ class Ordering:
     """The covariates of data whose first `lengths` emissions are given; None if it has none."""
     del x, lengths
     return None
+
+  def log_units(self, label: Int[Array, 'batch']) -> Float[Array, 'batch']:
+    """ln of the unit in which examples of a class are stored, in the unit of the raw data.
+
+    A density of a stored value, divided by this unit, is a density of the raw value.
+    """
+    return jnp.zeros(label.shape, jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,9 +146,10 @@ class Patches(Ordering):
     return self.spec.levels
 
   def encode(
-    self, x: Integer[Array, 'batch height width channels']
+    self, x: Integer[Array, 'batch height width channels'], covariates: Covariates | None = None
   ) -> Int[Array, 'batch length values']:
     """Images to emissions."""
+    del covariates
     rows, columns = self.grid
     # Height is (row, y) and width (column, x).
     x = x.reshape(-1, rows, self.size, columns, self.size, self.spec.shape[2])
@@ -183,8 +196,11 @@ class Tokens(Ordering):
     """Number of different tokens."""
     return self.spec.levels
 
-  def encode(self, x: Integer[Array, 'batch length']) -> Int[Array, 'batch length 1']:
+  def encode(
+    self, x: Integer[Array, 'batch length'], covariates: Covariates | None = None
+  ) -> Int[Array, 'batch length 1']:
     """Texts to emissions."""
+    del covariates
     return x[..., None].astype(jnp.int32)
 
   def decode(
@@ -199,30 +215,30 @@ class Tokens(Ordering):
 class Windows(Ordering):
   """Windows of time series: the values are emissions, the other columns are covariates.
 
-  The scale of a window is ν = scale_offset + mean |value| over its given part (Salinas et al. 2020,
-  section 3.3, have an offset of 1), so it reveals nothing about the values to be forecast. A ν of 0
-  becomes 1.
+  A window has a location m, which is subtracted from its values, and a scale ν. Both depend only on
+  the n given values z, so they reveal nothing about the values to be forecast:
+
+    m = mean z and ν = (1 + Σ |z - m|) / (1 + n).
+
+  The 1s count as one more value, at a distance of the unit in which the series is stored
+  (common/data/builders/series.py), so that a constant context has a scale too. Forecasts of
+  a·series + b are therefore a·forecasts + b.
+
+  For a head over counts, m = 0 and ν = 1 + mean z (Salinas et al. 2020, section 3.3): emissions
+  must remain whole numbers from 0, and a count has no other unit.
 
   Attributes:
     spec: DataSpec of domain 'series', with shape (context + horizon, 1 + covariates).
-    scale_offset: 1 suits counts, which may be small. With 0, forecasts of a Gaussian or Student's
-      t are proportional to the series.
-
-  Raises:
-    ConfigError: if the offset is negative.
+    centred: whether m is the mean; False for a head over counts.
   """
 
   spec: DataSpec
-  scale_offset: float = 1.0
+  centred: bool = True
 
   domain: ClassVar[str] = 'series'
   values: ClassVar[int] = 1
   vocabulary: ClassVar[int] = 0
   needs_past: ClassVar[bool] = True
-
-  def __post_init__(self):
-    if self.scale_offset < 0:
-      raise ConfigError(f'ordering.scale_offset must be at least 0, got {self.scale_offset}')
 
   @property
   def length(self) -> int:
@@ -245,28 +261,43 @@ class Windows(Ordering):
     """Number of covariates of a step."""
     return self.spec.shape[1] - 1
 
-  def encode(self, x: Num[Array, 'batch length columns']) -> Float[Array, 'batch length 1']:
-    """Windows to emissions."""
-    return x[..., :1].astype(jnp.float32)
+  def encode(
+    self, x: Num[Array, 'batch length columns'], covariates: Covariates | None = None
+  ) -> Float[Array, 'batch length 1']:
+    """Windows to emissions: values minus the location of their window."""
+    values = x[..., :1].astype(jnp.float32)
+    return values if covariates is None else values - covariates.location[:, None, None]
 
   def covariates(
     self, x: Float[Array, 'batch length columns'], lengths: Int[Array, 'batch'] | None = None
   ) -> Covariates:
-    """Covariates and scales of windows with `lengths` given values; None: the whole context."""
-    value = jnp.abs(x[:, : self.given, 0])
+    """Covariates of windows with `lengths` given values; None: the whole context."""
     count = self.given if lengths is None else jnp.minimum(lengths, self.given)[:, None]
-    # ν = offset + Σ |z_t| / n over the n given values; `where` also keeps out NaNs beyond them.
     seen = jnp.arange(self.given) < count
-    mean = jnp.where(seen, value, 0).sum(1) / jnp.maximum(seen.sum(-1), 1)
-    scale = self.scale_offset + mean
-    # With no offset, a context of zeros would have ν = 0.
-    return Covariates(x[..., 1:], jnp.where(scale > 0, scale, 1.0))
+    # `where` also keeps out NaNs beyond the n given values.
+    value, n = jnp.where(seen, x[:, : self.given, 0], 0), seen.sum(-1)
+    if not self.centred:
+      location, scale = jnp.zeros(len(x)), 1 + value.sum(1) / jnp.maximum(n, 1)
+      return Covariates(x[..., 1:], location, scale)
+    # As a mean of differences, which float32 keeps exactly for values that are close to each other.
+    first = value[:, 0]
+    differences = jnp.where(seen, value - first[:, None], 0)
+    location = first + differences.sum(1) / jnp.maximum(n, 1)
+    deviations = jnp.where(seen, jnp.abs(value - location[:, None]), 0)
+    return Covariates(x[..., 1:], location, (1 + deviations.sum(1)) / (1 + n))
 
   def decode(
     self, emissions: Float[Array, 'batch length 1'], covariates: Covariates | None = None
   ) -> Float[Array, 'batch length columns']:
     """Emissions to windows: the inverse of `encode` and `covariates`."""
-    return jnp.concatenate([emissions, covariates.features], -1)
+    values = emissions + covariates.location[:, None, None]
+    return jnp.concatenate([values, covariates.features], -1)
+
+  def log_units(self, label: Int[Array, 'batch']) -> Float[Array, 'batch']:
+    """ln of the unit of each series."""
+    units = self.spec.series.units
+    # In float64 on the host: a unit may lie beyond the range of float32.
+    return jnp.asarray(np.log(units), jnp.float32)[label] if units else super().log_units(label)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -312,8 +343,11 @@ class Frames(Ordering):
     """Number of values that a voice can have."""
     return self.spec.levels
 
-  def encode(self, x: Integer[Array, 'batch frames voices']) -> Int[Array, 'batch length values']:
+  def encode(
+    self, x: Integer[Array, 'batch frames voices'], covariates: Covariates | None = None
+  ) -> Int[Array, 'batch length values']:
     """Frames to emissions."""
+    del covariates
     # Voices are the last axis: 'apart' splits frames into emissions of one value each.
     return x.reshape(x.shape[0], -1, self.values).astype(jnp.int32)
 
@@ -339,8 +373,13 @@ ORDERINGS: Mapping[str, type[Ordering]] = {
 }
 
 
-def build_ordering(settings: Mapping, spec: DataSpec) -> Ordering:
+def build_ordering(settings: Mapping, spec: DataSpec, centred: bool = True) -> Ordering:
   """The ordering that a config's `ordering` section names.
+
+  Args:
+    settings: the section.
+    spec: the description of the data.
+    centred: see `Windows`.
 
   Raises:
     ConfigError: for an unknown ordering or setting, or an ordering for another kind of data.
@@ -352,4 +391,4 @@ def build_ordering(settings: Mapping, spec: DataSpec) -> Ordering:
       f'ordering {name!r} is for data of domain {ORDERINGS[name].domain!r}, but {spec.name!r} has '
       f'domain {spec.domain!r}: use {" or ".join(map(repr, suitable)) or "another family"}'
     )
-  return component(ORDERINGS, settings, 'ordering', spec=spec)
+  return component(ORDERINGS, settings, 'ordering', spec=spec, centred=centred)

@@ -53,6 +53,17 @@ HORIZON = flags.DEFINE_integer('horizon', 12, 'Time series: values to forecast.'
 STRIDE = flags.DEFINE_integer(
   'stride', 1, 'Time series: steps from one training window to the next.', lower_bound=1
 )
+TARGET, TIME, SERIES = (
+  flags.DEFINE_string(role, '', f'Time series: {meaning}; empty: the one with a known name.')
+  for role, meaning in (
+    ('target', 'column of the values'),
+    ('time', 'column of the times'),
+    ('series', "columns that name a series, 'a,b', or none"),
+  )
+)
+COVARIATES = flags.DEFINE_string(
+  'covariates', 'all', "Time series: columns known in advance: 'all' others, 'none', or 'a,b'."
+)
 TOKENIZER = flags.DEFINE_string(
   'tokenizer', 'characters', f'Text: tokenizer, one of {", ".join(TOKENIZERS)}.'
 )
@@ -75,6 +86,10 @@ def main() -> None:
     context=CONTEXT.value,
     horizon=HORIZON.value,
     stride=STRIDE.value,
+    target=TARGET.value,
+    time=TIME.value,
+    series=SERIES.value,
+    covariates=COVARIATES.value,
     tokenizer=TOKENIZER.value,
     vocabulary=VOCABULARY.value,
     tokenizer_files=TOKENIZER_FILES.value,

@@ -1,8 +1,9 @@
 """Heads over numbers: the values of time series, real or counted.
 
-All take a `scale` ν, such as 1 + mean |z| of a series' past (Salinas et al. 2020, section 3.3). The
-network sees emission/ν, but the distribution is over the emission itself, so likelihoods of
-differently scaled series can be compared. Without a scale ν is 1.
+All take a `scale` ν, such as 1 + mean z of the past of a series of counts (Salinas et al. 2020,
+section 3.3). The network sees emission/ν, but the distribution is over the emission itself, so
+likelihoods of differently scaled series can be compared. Without a scale ν is 1. The ordering has
+subtracted the location of a window already, which changes no density (`orderings.Windows`).
 
 Parametrisations differ between libraries. GluonTS keeps the negative binomial's shape as ν grows
 (variance μ + μ²/r); here, as in the paper, α shrinks by √ν.

@@ -270,15 +270,15 @@ class Domain:
     """Examples as images, and the number of levels of their values."""
     raise NotImplementedError(f'{type(self).__name__} has no images')
 
-  def preview_display(self, spec: DataSpec, x: np.ndarray, request: Request) -> Display:
+  def preview_display(self, data: Data, x: np.ndarray, request: Request) -> Display:
     """Samples of `preview_request`, as training shows them."""
-    images, levels = self.as_images(spec, x)
+    images, levels = self.as_images(data.spec, x)
     label = None if request.label is None else np.asarray(request.label)
-    return Display(images, label, self.preview_columns, levels, spec.class_names)
+    return Display(images, label, self.preview_columns, levels, data.spec.class_names)
 
   def save_preview(
     self,
-    spec: DataSpec,
+    data: Data,
     x: np.ndarray,
     request: Request,
     step: int,
@@ -286,7 +286,7 @@ class Domain:
     writer: Writer,
   ) -> None:
     """Writes samples of `preview_request` to FOLDER/STEP.png or .txt, and to TensorBoard."""
-    display = self.preview_display(spec, np.asarray(x), request)
+    display = self.preview_display(data, np.asarray(x), request)
     display.save(folder, f'{step:08d}', self.picture_scale)
     if display.text:
       writer.text(step, 'samples', display.text)

@@ -45,8 +45,8 @@ class TextDomain(Domain):
     past = np.full((num, 1), spec.tokenizer.start_token, np.int32)
     return Request(num, label, past=past, options=options or {})
 
-  def preview_display(self, spec, x, request):
-    return Display(text=page(decode(spec, x)))
+  def preview_display(self, data, x, request):
+    return Display(text=page(decode(data.spec, x)))
 
   def evaluation_display(self, spec, drawn):
     return Display() if drawn.x is None else Display(text=page(decode(spec, drawn.x[:TEXTS])))

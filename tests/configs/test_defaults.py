@@ -15,6 +15,7 @@ COMPONENTS = [
   for name in table
 ]
 GIVEN = {  # by the code, from the data or another component
+  'centred',
   *('parent', 'name', 'out_channels', 'num_classes', 'spec', 'length', 'grid', 'values'),
   *('vocabulary', 'network', 'head', 'rows', 'features'),
 }

@@ -173,6 +173,12 @@ def test_drafts_refuse(network, spec, options, message):
   assert '\n' not in str(error.value)
 
 
+def test_a_context_of_one_token_cannot_slide():
+  made = build(text_model()[0], dataclasses.replace(TEXT, shape=(1,)))
+  with pytest.raises(ConfigError, match=r'slide.* context holds 2 tokens .*, got 1: set data.con'):
+    sample(made, {}, SHORT, length=4, slide=True)
+
+
 @pytest.mark.parametrize(
   'prompts, options, message',
   [

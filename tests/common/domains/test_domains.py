@@ -63,7 +63,7 @@ def test_training_shows_a_preview_of_a_new_kind_of_data(trained, tmp_path):
   request = domain.preview_request(SPEC, method.labelled, trained.data.splits['validation'])
   x = np.asarray(method.sample({}, jax.random.key(0), request).x)
   with Writer(tmp_path, tensorboard=False) as writer:
-    domain.save_preview(SPEC, x, request, 7, tmp_path / 'samples', writer)
+    domain.save_preview(trained.data, x, request, 7, tmp_path / 'samples', writer)
   with Image.open(tmp_path / 'samples' / '00000007.png') as picture:
     # Pixels four times as large, and the names of the classes at the left.
     grid = 4 * (10 * 17 + 1)
@@ -131,7 +131,7 @@ def test_images_of_two_channels_are_shown_side_by_side(tmp_path):
   # Training's picture, and the picture of a task whose mask hides a part of one channel.
   with Writer(tmp_path, tensorboard=False) as writer:
     request = domain.preview_request(spec, True, Split(x=x))
-    domain.save_preview(spec, x, request, 1, tmp_path, writer)
+    domain.save_preview(Data(spec, {}), x, request, 1, tmp_path, writer)
   with Image.open(tmp_path / '00000001.png') as picture:
     assert picture.size == (11 * (10 * 7 + 1), 11 * (10 * 3 + 1))
   known = np.ones((2, 3, 2), bool)
