@@ -36,11 +36,16 @@ def code_of_page(text):
   """The lines of code blocks, and the code in running text."""
   blocks = re.findall(r'^```\w*\n(.*?)^```', text, re.M | re.S)
   rest = re.sub(r'^```.*?^```', '', text, flags=re.M | re.S)
-  return [*itertools.chain(*map(str.splitlines, blocks)), *re.findall(r'`([^`]+)`', rest)]
+  return [*itertools.chain(*map(str.splitlines, blocks)), *code_in_prose(rest)]
 
 
 def code_of_docstring(text):
-  return [*text.splitlines(), *re.findall(r'`([^`]+)`', text)]
+  return [*text.splitlines(), *code_in_prose(text)]
+
+
+def code_in_prose(text):
+  """Code in running text is only part of a command, as '...' at its end says."""
+  return [f'{code} ...' for code in re.findall(r'`([^`]+)`', text)]
 
 
 def commands_in(text, code):
@@ -69,6 +74,7 @@ LINES = sorted(set(command_lines()))
 REFERENCE = 'experiments.benchmarks.reference'  # its --config is plain text
 # In place of values that a line leaves open: '--config=...'.
 EXAMPLES = {'config': 'diffusion/images', 'workdir': 'runs/any', 'study': 'ablations/solvers'}
+REQUIRED = {'workdir': 'runs/any', 'study': 'ablations/solvers', 'dataset': 'mnist'}
 
 
 def arguments_of(line):
@@ -88,8 +94,11 @@ OURS = [(file, line) for file, line in LINES if re.search(r'^(\S+=\S+ )?(twofold
 
 
 @contextlib.contextmanager
-def parsed(module, arguments):
-  """The namespace of a command's module, with its flags parsed as the command itself would."""
+def parsed(module, arguments, whole):
+  """The namespace of a command's module, with its flags parsed as the command itself would.
+
+  Unless the command is whole, it need not have its required flags.
+  """
   others = [
     name
     for name in flags.FLAGS
@@ -102,7 +111,10 @@ def parsed(module, arguments):
   sys.argv = [module, *arguments]
   try:
     namespace = runpy.run_module(module)
-    yield namespace, flags.FLAGS(sys.argv)[1:]
+    given = {word.partition('=')[0] for word in arguments}
+    lacking = [name for name in REQUIRED if name in flags.FLAGS and f'--{name}' not in given]
+    examples = [f'--{name}={REQUIRED[name]}' for name in lacking if not whole]
+    yield namespace, flags.FLAGS([*sys.argv, *examples])[1:]
   finally:
     sys.argv = argv
     flags.FLAGS.remove_flag_values(set(flags.FLAGS) - before)
@@ -173,7 +185,7 @@ def check(line, trained):
     module = f'experiments.{command}'
   if arguments in ([], ['--help']):
     return  # only the name of a command
-  with parsed(module, arguments) as (namespace, words):
+  with parsed(module, arguments, not line.endswith('...')) as (namespace, words):
     values = {name: flags.FLAGS[name].value for name in flags.FLAGS}
     if 'config' in values and module != REFERENCE and namespace['CONFIG'].given:
       namespace['CONFIG'].load()
@@ -232,7 +244,7 @@ def test_targets_of_make_and_extras_of_pip_exist():
   targets = set(re.findall(r'^([\w-]+):', (ROOT / 'Makefile').read_text(), re.M))
   extras = set(re.findall(r"^  '(\w+)': \[", (ROOT / 'setup.py').read_text(), re.M))
   for file, line in LINES:
-    program, *words = line.split('#')[0].split()
+    program, *words = line.split('#')[0].removesuffix('...').split()
     if program == 'make':
       assert {word for word in words if '=' not in word} <= targets, (file, line)
     elif program == 'pip':

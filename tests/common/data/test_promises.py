@@ -56,7 +56,7 @@ SOURCES = {
 ELSEWHERE = {
   'mnist': 'test_idx.py',
   'fashion_mnist': 'test_idx.py',
-  'cifar10': 'test_idx.py',
+  'cifar10': 'test_cifar10.py',
   'aus_retail': 'test_series.py',
   'shakespeare': 'test_text.py',
   'python_code': 'test_text.py',
