@@ -1,6 +1,6 @@
 """Causal autoregression. `build` turns a config and a description of the data into a `Method`."""
 
-from autoregressive.decoding.settings import DecodingSettings
+from autoregressive.decoding.settings import DecodingSettings, with_options
 from autoregressive.heads import HEADS
 from autoregressive.method import build, build_draft
 from autoregressive.model import Model
@@ -32,4 +32,5 @@ __all__ = [
   'SECTIONS',
   'build',
   'build_draft',
+  'with_options',
 ]

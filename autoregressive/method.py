@@ -201,8 +201,6 @@ def build(config: Mapping, spec: DataSpec, draft: Draft | None = None) -> Autore
   settings = build_settings(config['sampling'])
   objective = build_objective(config.get('objective', {}), model.head, spec)
   class_dropout = config['model']['class_dropout']
-  if not 0 <= class_dropout < 1:
-    raise ConfigError(f'model.class_dropout must be in [0, 1), got {class_dropout}')
   # Guidance needs a model that was trained both with and without its class.
   can_guide = class_dropout > 0 and spec.num_classes > 0
   sampler = RequestSampler(Decoder(model, ordering, draft), settings, spec, can_guide)

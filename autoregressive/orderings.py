@@ -8,7 +8,7 @@ times fewer steps than pixels, at the cost of likelihood.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int, Integer, Num
 
 from common.config import ConfigError, component
 from common.data.spec import DataSpec, token_dtype
+from common.ranges import AT_LEAST_ONE, OneOf
 
 
 class Covariates(NamedTuple):
@@ -104,23 +105,22 @@ class Patches(Ordering):
       'apart': each channel of a patch is its own emission, in the order of the channels.
 
   Raises:
-    ConfigError: if the size does not divide the image, or for an unknown choice of channels.
+    ConfigError: if the size does not divide the image.
   """
 
   spec: DataSpec
-  size: int = 1
-  channels: str = 'together'
+  size: Annotated[int, AT_LEAST_ONE] = 1
+  channels: Annotated[str, OneOf('together', 'apart')] = 'together'
 
   domain: ClassVar[str] = 'image'
 
   def __post_init__(self):
     height, width, _ = self.spec.shape
-    if self.size < 1 or height % self.size or width % self.size:
+    if height % self.size or width % self.size:
       raise ConfigError(
         f'ordering.size={self.size} does not divide images of {height} x {width}; choose a common '
         'divisor'
       )
-    _check_choice('ordering.channels', self.channels)
 
   @property
   def grid(self) -> tuple[int, int]:
@@ -308,19 +308,13 @@ class Frames(Ordering):
     spec: DataSpec of domain 'music', with shape (frames, voices).
     voices: 'together': an emission is a frame, its voices independent given the past; 'apart': each
       voice of a frame is its own emission, which sees the earlier voices of the frame.
-
-  Raises:
-    ConfigError: for an unknown choice of voices.
   """
 
   spec: DataSpec
-  voices: str = 'together'
+  voices: Annotated[str, OneOf('together', 'apart')] = 'together'
 
   domain: ClassVar[str] = 'music'
   open_ended: ClassVar[bool] = True
-
-  def __post_init__(self):
-    _check_choice('ordering.voices', self.voices)
 
   @property
   def period(self) -> int:
@@ -358,11 +352,6 @@ class Frames(Ordering):
     del covariates
     # Any number of frames: a piece may be shorter or longer than in training.
     return emissions.reshape(emissions.shape[0], -1, self.spec.shape[1])
-
-
-def _check_choice(setting: str, value: str) -> None:
-  if value not in ('together', 'apart'):
-    raise ConfigError(f'unknown {setting} {value!r}; known: apart, together')
 
 
 ORDERINGS: Mapping[str, type[Ordering]] = {

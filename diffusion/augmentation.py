@@ -12,8 +12,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from common.config import ConfigError
-
 LABEL_DIM = 9  # the numbers that describe one augmentation
 
 Image = Float[Array, 'height width channels']
@@ -110,12 +108,3 @@ def warp(image: Image, matrix: Float[Array, '2 2'], offset: Float[Array, '2']) -
     mode='mirror',
   )
   return jax.vmap(sample, in_axes=-1, out_axes=-1)(image)
-
-
-def check(settings: Mapping) -> None:
-  """Raises ConfigError for settings that are out of range."""
-  if not 0 <= settings['probability'] <= 1:
-    raise ConfigError(f'augmentation.probability must be in [0, 1], got {settings["probability"]}')
-  for name in ('scale', 'rotate', 'anisotropy', 'translate'):
-    if settings[name] < 0:
-      raise ConfigError(f'augmentation.{name} must be at least 0, got {settings[name]}')

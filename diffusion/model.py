@@ -188,14 +188,11 @@ def build_model(config: Mapping, spec: DataSpec) -> Model:
     raise ConfigError(
       f"prediction.variance='learned' needs a discrete process (ddpm), got {process.name!r}"
     )
-  if not prediction['sigma_data'] > 0:
-    raise ConfigError(f'prediction.sigma_data must be positive, got {prediction["sigma_data"]}')
   check_target(prediction['target'], process, prediction['sigma_data'])
   # Index num_classes is the null class: the network embeds num_classes + 1 classes.
   num_classes = spec.num_classes if config['conditional'] else 0
   # A learned variance is predicted for each dimension, next to the target.
   channels = spec.shape[-1] * (2 if variance == 'learned' else 1)
-  augmentation.check(config['augmentation'])
   augmented = (
     {'augment_dim': augmentation.LABEL_DIM} if config['augmentation']['probability'] else {}
   )

@@ -22,22 +22,23 @@ from common.reporting import report, writers
 from common.studies import studies, tables
 from experiments import cli, families, runs
 
-STUDY = flags.DEFINE_string(
-  'study', None, 'FILE.py[:scale], a file with a function get_study([scale]).'
+STUDY = cli.define(
+  'study',
+  'FILE.py[:scale], a file with a function get_study([scale]).',
+  cli.PathParser(),
+  required=True,
 )
-WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the study.')
+WORKDIR = cli.define('workdir', 'Folder of the study.', cli.OutFolderParser())
 TRAINING_SECONDS = 'training_seconds'  # a metric from the log of the run, not from an evaluation
 
 SHOW = flags.DEFINE_bool('show', False, 'Print the settings of each row, and train nothing.')
 
-flags.mark_flag_as_required('study')
-
 
 def main() -> int:
-  study = config_files.call(STUDY.value, 'get_study')
   if not (WORKDIR.value or SHOW.value):
-    raise ValueError('--workdir is missing; give the folder of the study, such as runs/why')
+    raise ValueError('--workdir is missing: give the folder of the study, such as runs/why')
   workdir = pathlib.Path(WORKDIR.value or '')
+  study = config_files.call(STUDY.value, 'get_study', studies.Study)
   known = (*METRICS, TRAINING_SECONDS)
   jobs = studies.plan(study, families.load_config, workdir, known)
   if SHOW.value:

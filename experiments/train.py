@@ -29,7 +29,7 @@ from experiments.startup import summary
 CONFIG = config_flag.define(
   'FILE.py[:variant], see `twofold list variants`; --config.a.b=value replaces a setting.'
 )
-WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.')
+WORKDIR = cli.define('workdir', 'Folder of the run.', cli.FolderParser())
 SHOW = flags.DEFINE_bool(
   'show', False, 'Print every setting of the config with its meaning, and train nothing.'
 )
@@ -42,12 +42,12 @@ EXTEND = flags.DEFINE_bool(
 
 
 def main() -> int:
+  if not (WORKDIR.value or SHOW.value):
+    raise ValueError('--workdir is missing: give the folder of the run, such as runs/digits')
   config = CONFIG.load()
   if SHOW.value:
     print(show.show(config))
     return 0
-  if not WORKDIR.value:
-    raise ValueError('--workdir is missing; give the folder of the run, such as runs/digits')
   if FRESH.value and EXTEND.value:
     raise ValueError('--fresh starts a new run and --extend continues one: give only one of them')
   with cli.stop_on_signals() as stop:

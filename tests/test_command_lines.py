@@ -18,9 +18,10 @@ from common.config import pick
 from common.data.builders import BUILDERS
 from common.domains.masks import HIDDEN
 from common.evaluation.evaluate import METRICS
+from common.studies.studies import Study
 from diffusion.likelihood import LIKELIHOODS
 from diffusion.sampling.settings import override
-from experiments import COMMANDS, cli, families
+from experiments import COMMANDS, cli, families, runs
 from experiments.benchmarks import SUITES
 from experiments.list import pages
 
@@ -160,7 +161,7 @@ def check_values(values, config):
     if values.get(flag):
       pick(BUILDERS, values[flag], flag)
   if values.get('study'):
-    config_files.call(values['study'], 'get_study')
+    config_files.call(values['study'], 'get_study', Study)
   if values.get('options'):
     check_options(values['options'], config)
   if values.get('likelihood'):
@@ -172,7 +173,7 @@ def check_values(values, config):
   if values.get('mask'):
     pick({**HIDDEN, 'random': None}, values['mask'].partition(':')[0], 'mask')
   if values.get('step'):
-    cli.parse_step(values['step'])
+    runs.parse_step(values['step'])
   cli.parse_widths(values.get('ema') or [])
 
 

@@ -90,7 +90,7 @@ TESTED = {
   'schedule': (LR_SCHEDULES, 'tests/common/training/test_optimizers.py'),
 }
 STUDIES = {
-  f'{file}:{scale}': config_files.call(f'{file}:{scale}', 'get_study')
+  f'{file}:{scale}': config_files.call(f'{file}:{scale}', 'get_study', studies.Study)
   for file in config_files.shipped_files('get_study')
   for scale in config_files.load_module(file).SCALES
 }

@@ -44,7 +44,7 @@ def test_shipped_files_are_found_from_any_folder_unless_the_user_has_one(tmp_pat
   mine.write_text(CONFIG)
   assert config_files.find_file('configs/diffusion/images.py') == mine
   assert config_files.find_file('diffusion/images') == shipped
-  with pytest.raises(ConfigError, match=r"did you mean 'configs/diffusion/images\.py'"):
+  with pytest.raises(ConfigError, match=r'did you mean configs/diffusion/images\.py\?'):
     config_files.find_file('diffusion/image.py')
 
 

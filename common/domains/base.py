@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, UInt8
+from jaxtyping import Array, Int, Key, UInt8
 
 from common.data.pipeline import Data
 from common.data.sources import Source
@@ -29,6 +29,7 @@ from common.reporting.writers import Writer
 
 GRID = 10  # rows and columns of training's grid of samples
 PICTURE_ROWS = 8  # rows in the picture of an evaluation; with classes, samples of each
+BATCH = 128  # samples in one call of a sampler
 NO_IMAGES = np.zeros((0, 1, 1, 1), np.uint8)
 
 
@@ -118,11 +119,40 @@ class TrainedModel(NamedTuple):
   tasks: Mapping[str, ImageTask]
 
   def draw(self, request: Request, seed: int) -> tuple[Samples, float]:
-    """Samples, and the seconds that drawing them took, compilation included."""
+    """Samples, and the seconds that drawing them took, compilation included.
+
+    At most BATCH samples are drawn at a time, so that the memory of the device does not depend on
+    their number, nor do the first ones: sample i is always sample i % BATCH of call i // BATCH.
+    """
     start = time.perf_counter()
-    samples = self.method.sample(self.params, jax.random.key(seed), request)
-    jax.block_until_ready(samples.x)
+    key = jax.random.key(seed)
+    if request.num <= BATCH:
+      samples = self.method.draw(self.params, key, request)
+      jax.block_until_ready(samples.x)
+    else:
+      samples = self._draw_batches(key, request)
     return samples, time.perf_counter() - start
+
+  def _draw_batches(self, key: Key[Array, ''], request: Request) -> Samples:
+    """Samples in calls of BATCH, as NumPy arrays."""
+    calls = []
+    for call, first in enumerate(range(0, request.num, BATCH)):
+      # The last call repeats its last sample: all have one shape, so the sampler compiles once.
+      index = np.minimum(first + np.arange(BATCH), request.num - 1)
+      label, past, mask = request.label, request.past, request.mask
+      if mask is not None and np.ndim(mask) == np.ndim(past):
+        mask = mask[index]  # otherwise all samples share it
+      label, past = (None if x is None else x[index] for x in (label, past))
+      # The first call has the key of a request that needs only one.
+      call_key = jax.random.fold_in(key, call) if call else key
+      part = request._replace(num=BATCH, label=label, past=past, mask=mask)
+      calls.append(jax.device_get(self.method.draw(self.params, call_key, part)))
+    joined = {
+      name: values[0] if values[0] is None else np.concatenate(values)[: request.num]
+      for name, *values in zip(Samples._fields, *calls, strict=True)
+      if name != 'evaluations'
+    }
+    return Samples(**joined, evaluations=max(samples.evaluations for samples in calls))
 
 
 @dataclasses.dataclass(frozen=True)

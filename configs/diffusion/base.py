@@ -80,7 +80,7 @@ SETTINGS = base.SETTINGS | dict(
       classifier=Setting(0.0, FINITE),
     ),
     threshold=dict(  # how clean estimates are clipped
-      name='static',  # none, static, or dynamic (Imagen)
+      name=Setting('static', OneOf('none', 'static', 'dynamic')),  # dynamic: Imagen
       bound=Setting(1.0, ABOVE_ZERO),  # static: the largest size; dynamic: the least bound
       percentile=Setting(0.995, Interval(0, 1, above=True)),  # dynamic: of one example's sizes
     ),

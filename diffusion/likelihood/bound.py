@@ -11,14 +11,14 @@ In discrete time it is a sum of KLs between Gaussians (Ho et al. 2020, eq. 5).
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from common.config import ConfigError
 from common.method import Likelihood
+from common.ranges import Interval
 from diffusion.likelihood.terms import categorical_nats, prior_nats, step_nats, sum_dims
 from diffusion.predictions import Denoise, add_noise, fold_in_each, normal_like
 from diffusion.processes.process import Process
@@ -256,13 +256,7 @@ class VLB(Estimator):
     terms: number of network evaluations per example for the middle term, at least 2.
   """
 
-  terms: int = 32
-
-  def __post_init__(self):
-    if self.terms < 2:
-      raise ConfigError(
-        f'likelihood.terms must be at least 2, for a standard error, got {self.terms}'
-      )
+  terms: Annotated[int, Interval(2)] = 32
 
   def estimate(
     self,

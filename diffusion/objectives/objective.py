@@ -56,7 +56,7 @@ def build_objective(config: Mapping, model: Model) -> Objective:
 
 
 def _check(config: Mapping, model: Model, exact: bool) -> None:
-  section, dropout = config['objective'], config['label_dropout']
+  section = config['objective']
   weighting, times = section['weighting']['name'], section['times']['name']
   if exact and times in NON_UNIFORM_TIMES:
     raise ConfigError(
@@ -67,8 +67,6 @@ def _check(config: Mapping, model: Model, exact: bool) -> None:
     raise ConfigError(
       f"objective.weighting {weighting!r} has no meaning with times 'terminal'; use 'simple'"
     )
-  if not 0 <= dropout < 1:
-    raise ConfigError(f'label_dropout must be in [0, 1), got {dropout}')
   learned = model.process.learned
   if learned and (weighting != 'vlb' or section['uncertainty']):
     raise ConfigError(

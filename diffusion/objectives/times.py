@@ -5,13 +5,13 @@ a time. So u can be drawn independently, or spread evenly over a batch.
 """
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from common.config import ConfigError
+from common.ranges import ABOVE_ZERO, FINITE, Interval
 from diffusion.processes.process import Process, rate
 
 MIN_SHARE = 1e-7  # keeps u away from 0 and 1, where the normal's inverse is infinite
@@ -118,11 +118,6 @@ class LowDiscrepancy(Uniform):
   stratified: ClassVar[bool] = True
 
 
-def _check_std(std: float) -> None:
-  if not std > 0:
-    raise ConfigError(f'objective.times.std must be positive, got {std}')
-
-
 @dataclasses.dataclass(frozen=True)
 class LogNormal(TimeDistribution):
   """log(σ/α) is normal, cut off at the ends of the process (Karras et al. 2022, table 1).
@@ -131,11 +126,8 @@ class LogNormal(TimeDistribution):
     mean, std: mean and standard deviation of log(σ/α).
   """
 
-  mean: float = -1.2
-  std: float = 1.2
-
-  def __post_init__(self):
-    _check_std(self.std)
+  mean: Annotated[float, FINITE] = -1.2
+  std: Annotated[float, ABOVE_ZERO] = 1.2
 
   def sample(self, process: Process, u: Float[Array, 'batch'], memory: Any) -> TimeSample:
     mean, std = self.mean, self.std
@@ -160,11 +152,8 @@ class LogitNormal(TimeDistribution):
     mean, std: mean and standard deviation of logit(t).
   """
 
-  mean: float = 0.0
-  std: float = 1.0
-
-  def __post_init__(self):
-    _check_std(self.std)
+  mean: Annotated[float, FINITE] = 0.0
+  std: Annotated[float, ABOVE_ZERO] = 1.0
 
   def sample(self, process: Process, u: Float[Array, 'batch'], memory: Any) -> TimeSample:
     low, high = time_range(process)
@@ -213,16 +202,9 @@ class LossSecondMoment(TimeDistribution):
     floor: share of uniform times, mixed in.
   """
 
-  buckets: int = 100
-  history: float = 10.0
-  floor: float = 0.001
-
-  def __post_init__(self):
-    if self.buckets < 2 or not 0 < self.floor <= 1:
-      raise ConfigError(
-        'objective.times loss_second_moment: buckets must be at least 2 and floor in (0, 1], got'
-        f' buckets={self.buckets} and floor={self.floor}'
-      )
+  buckets: Annotated[int, Interval(2)] = 100
+  history: Annotated[float, ABOVE_ZERO] = 10.0
+  floor: Annotated[float, Interval(0, 1, above=True)] = 0.001
 
   def _size(self, process: Process) -> int:
     return min(self.buckets, process.steps) if process.steps else self.buckets

@@ -22,13 +22,13 @@ weighting is therefore written once and means the same for every target. In term
 
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from common.config import ConfigError
+from common.ranges import ABOVE_ZERO, AT_LEAST_ZERO, FINITE
 from diffusion.predictions import Pair, determinant
 from diffusion.processes.process import Process, rate
 
@@ -58,11 +58,6 @@ class Weighting:
   def weight(self, at: NoiseLevel) -> Float[Array, 'batch']:
     """W at the noise level of each example."""
     raise NotImplementedError
-
-
-def _check_positive(setting: str, value: float) -> None:
-  if not value > 0:
-    raise ConfigError(f'objective.weighting.{setting} must be positive, got {value}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,10 +100,7 @@ class MinSNR(Weighting):
     gamma: γ, the largest weight.
   """
 
-  gamma: float = 5.0
-
-  def __post_init__(self):
-    _check_positive('gamma', self.gamma)
+  gamma: Annotated[float, ABOVE_ZERO] = 5.0
 
   def weight(self, at: NoiseLevel) -> Float[Array, 'batch']:
     return jnp.minimum(at.snr, self.gamma)
@@ -122,10 +114,7 @@ class SoftMinSNR(Weighting):
     gamma: γ, the limit of the weight at small noise.
   """
 
-  gamma: float = 4.0
-
-  def __post_init__(self):
-    _check_positive('gamma', self.gamma)
+  gamma: Annotated[float, ABOVE_ZERO] = 4.0
 
   def weight(self, at: NoiseLevel) -> Float[Array, 'batch']:
     # SNR/(SNR + γ) = sigmoid(log SNR − log γ), which does not overflow at small noise.
@@ -141,11 +130,8 @@ class P2(Weighting):
     gamma: γ; 0 is the error in eps.
   """
 
-  k: float = 1.0
-  gamma: float = 1.0
-
-  def __post_init__(self):
-    _check_positive('k', self.k)
+  k: Annotated[float, ABOVE_ZERO] = 1.0
+  gamma: Annotated[float, AT_LEAST_ZERO] = 1.0
 
   def weight(self, at: NoiseLevel) -> Float[Array, 'batch']:
     return at.snr / (self.k + at.snr) ** self.gamma
@@ -159,7 +145,7 @@ class Sigmoid(Weighting):
     bias: b, the log-SNR at which the weight of the error in eps is ½.
   """
 
-  bias: float = 2.0
+  bias: Annotated[float, FINITE] = 2.0
 
   def weight(self, at: NoiseLevel) -> Float[Array, 'batch']:
     return at.snr * jax.nn.sigmoid(self.bias - at.log_snr)
@@ -173,10 +159,7 @@ class EDM(Weighting):
     sigma_data: σ_d, the standard deviation of the data.
   """
 
-  sigma_data: float = 0.5
-
-  def __post_init__(self):
-    _check_positive('sigma_data', self.sigma_data)
+  sigma_data: Annotated[float, ABOVE_ZERO] = 0.5
 
   def weight(self, at: NoiseLevel) -> Float[Array, 'batch']:
     # λ(σ) = (σ² + σ_d²)/(σ·σ_d)² (Karras et al. 2022, table 1) with SNR = 1/σ².

@@ -9,6 +9,7 @@ Grids are computed on the host in float64 and given to the compiled sampler as a
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from common.config import ConfigError, component, pick
+from common.ranges import ABOVE_ZERO, AT_LEAST_ONE, AT_LEAST_ZERO, Each, OneOf
 from diffusion.processes.process import Process
 from diffusion.sampling.driver import check_times
 
@@ -101,16 +103,9 @@ class Karras(Grid):
 
   Attributes:
     rho: ρ; the larger it is, the more times have little noise.
-
-  Raises:
-    ConfigError: unless ρ is positive.
   """
 
-  rho: float = 7.0
-
-  def __post_init__(self):
-    if not self.rho > 0:
-      raise ConfigError(f'grid.rho must be positive, got {self.rho}')
+  rho: Annotated[float, ABOVE_ZERO] = 7.0
 
   def discretise(self, process: Process, number: int) -> TimeArray:
     rho = self.rho
@@ -166,12 +161,8 @@ class Respaced(Grid):
       times, cleanest first; their sum is the number of steps.
   """
 
-  spacing: str = 'adm'
-  sections: tuple[int, ...] = ()
-
-  def __post_init__(self):
-    if self.spacing not in SPACINGS:
-      raise ConfigError(f'unknown grid.spacing {self.spacing!r}; known: {", ".join(SPACINGS)}')
+  spacing: Annotated[str, OneOf(*SPACINGS)] = 'adm'
+  sections: Annotated[tuple[int, ...], Each(AT_LEAST_ONE, int)] = ()
 
   def discretise(self, process: Process, number: int) -> TimeArray:
     if not process.steps:
@@ -203,7 +194,7 @@ class Given(Grid):
     times: from noise to data, without the 0 that ends a clean grid.
   """
 
-  times: tuple[float, ...] = ()
+  times: Annotated[tuple[float, ...], Each(AT_LEAST_ZERO, float)] = ()
 
   def discretise(self, process: Process, number: int) -> TimeArray:
     if len(self.times) != number:

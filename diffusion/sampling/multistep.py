@@ -9,15 +9,16 @@ the remaining estimates allow.
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from common.ranges import ABOVE_ZERO, AT_LEAST_ONE, AT_LEAST_ZERO, PROBABILITY, Interval, OneOf
 from diffusion.predictions import normal_like, velocity
 from diffusion.processes.process import Process
-from diffusion.sampling.solvers import Sampler, Time, refuse_outside, refuse_unknown
+from diffusion.sampling.solvers import Sampler, Time
 
 
 class Past(NamedTuple):
@@ -117,19 +118,11 @@ class DPMpp3MSDE(Sampler):
     curvature: weight of the parabola's curvature. 1 integrates the parabola exactly, and is third
       order where eta is 0. 0.5 is the weight in the code of k-diffusion and diffusers: second
       order, but steadier with few steps.
-
-  Raises:
-    ValueError: if eta or curvature is outside [0, 1], or s_noise is negative.
   """
 
-  eta: float = 1.0
-  s_noise: float = 1.0
-  curvature: float = 0.5
-
-  def __post_init__(self):
-    refuse_outside('dpmpp_3m_sde.eta', self.eta, 0.0, 1.0)
-    refuse_outside('dpmpp_3m_sde.curvature', self.curvature, 0.0, 1.0)
-    refuse_outside('dpmpp_3m_sde.s_noise', self.s_noise, 0.0, float('inf'))
+  eta: Annotated[float, PROBABILITY] = 1.0
+  s_noise: Annotated[float, AT_LEAST_ZERO] = 1.0
+  curvature: Annotated[float, PROBABILITY] = 0.5
 
   @property
   def deterministic(self) -> bool:
@@ -193,19 +186,11 @@ class UniPC(Sampler):
   Attributes:
     order: order of the predictor, 1 to 3.
     variant: the paper's B₁(h) = h or B₂(h) = e^h − 1.
-
-  Raises:
-    ValueError: for an unknown order or variant.
   """
 
-  order: int = 2
-  variant: str = 'bh2'
+  order: Annotated[int, Interval(1, 3)] = 2
+  variant: Annotated[str, OneOf(*VARIANTS)] = 'bh2'
   deterministic = True
-
-  def __post_init__(self):
-    if self.order not in (1, 2, 3):
-      raise ValueError(f'unipc.order must be 1, 2 or 3, got {self.order}')
-    refuse_unknown('unipc.variant', self.variant, VARIANTS)
 
   def init(self, x, steps):
     return _UniPCState(_no_past(self.order, x), x, jnp.zeros((), x.dtype))
@@ -282,21 +267,12 @@ class Adaptive(Sampler):
   Attributes:
     rtol, atol: relative and absolute tolerance, of the root mean square over the batch.
     max_steps: maximal number of the solver's steps between two times of the grid.
-
-  Raises:
-    ValueError: for a tolerance that is not positive.
   """
 
-  rtol: float = 1e-4
-  atol: float = 1e-4
-  max_steps: int = 1000
+  rtol: Annotated[float, ABOVE_ZERO] = 1e-4
+  atol: Annotated[float, ABOVE_ZERO] = 1e-4
+  max_steps: Annotated[int, AT_LEAST_ONE] = 1000
   deterministic = True
-
-  def __post_init__(self):
-    if self.rtol <= 0 or self.atol <= 0:
-      raise ValueError(
-        f'adaptive: rtol and atol must be positive, got rtol={self.rtol} and atol={self.atol}'
-      )
 
   def evaluations(self, steps: int) -> None:
     return None

@@ -16,6 +16,7 @@ from common.domains.masks import HIDDEN
 from common.evaluation.evaluate import METRICS
 from common.evaluation.features import EXTRACTORS
 from common.ranges import Setting
+from common.studies import studies
 from common.training.optimizers import LR_SCHEDULES, OPTIMIZERS
 from configs import base
 from diffusion.model import NOISE_CONDITIONINGS
@@ -123,7 +124,7 @@ def _studies() -> list[Entry]:
   entries = []
   for file in config_files.shipped_files('get_study'):
     for scale in config_files.load_module(file).SCALES:
-      study = config_files.call(f'{file}:{scale}', 'get_study')
+      study = config_files.call(f'{file}:{scale}', 'get_study', studies.Study)
       size = f'{len(study.rows)} rows, {len(study.metrics)} metrics, {len(study.claims)} claims'
       entries.append(Entry(f'{file}:{scale}', f'{study.title} ({size})'))
   return entries

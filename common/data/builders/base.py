@@ -121,12 +121,14 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   Attributes:
     name: name of the dataset.
     domain: kind of data, as in `DataSpec.domain`.
+    flags: the flags of `prepare_data` that apply, besides --dataset and --data_dir.
     supports_palette: whether `data.palette` applies, as it does to images.
   """
 
   VERSION = tfds.core.Version('1.0.0')
   name: ClassVar[str]
   domain: ClassVar[str]
+  flags: ClassVar[tuple[str, ...]] = ()
   supports_palette: ClassVar[bool] = False
 
   def __init__(self, settings: Mapping[str, Any], network: bool, **kwargs):
@@ -212,6 +214,7 @@ class ImageBuilder(Builder, skip_registration=True):
   """Small uint8 images, with or without classes."""
 
   domain = 'image'
+  flags = ('palette',)
   supports_palette = True
 
 

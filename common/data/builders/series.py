@@ -76,6 +76,7 @@ class SeriesBuilder(base.Builder, skip_registration=True):
 
   VERSION = tfds.core.Version('2.0.0')
   domain = 'series'
+  flags = ('source', 'context', 'horizon', 'stride')
 
   @abc.abstractmethod
   def table(self) -> Table:
@@ -279,6 +280,7 @@ class Series(SeriesBuilder, skip_registration=True):
   """The user's CSV file; docs/datasets.md describes its format."""
 
   name = 'series'
+  flags = (*SeriesBuilder.flags, 'target', 'time', 'series', 'covariates')
 
   @classmethod
   def variant(cls, settings: Mapping[str, Any]) -> str:

@@ -14,8 +14,9 @@ from common.data.pipeline import Data
 from common.data.spec import DataSpec, SeriesSpec
 from common.data.tokenizers import Bytes
 from common.domains import DOMAINS, domain_of, image_tasks
-from common.domains.base import Domain, SampleFlags, SampleSettings, TrainedModel
+from common.domains.base import BATCH, Domain, SampleFlags, SampleSettings, TrainedModel
 from common.evaluation.evaluate import METRICS, evaluate
+from common.method import Request
 from common.reporting.writers import Writer
 from tests.common.domains.toy import Sampler, Split
 
@@ -96,6 +97,30 @@ def test_the_command_writes_samples_of_a_new_kind_of_data(trained, tmp_path):
   ]:
     with pytest.raises(ValueError, match=message):
       domain.check_flags(SPEC, flags, pathlib.Path(out))
+
+
+def test_large_requests_are_drawn_in_calls_of_one_size_and_begin_like_small_ones(trained):
+  sizes = set()
+
+  def sample(key, request):
+    sizes.add(request.num)
+    assert request.label.shape == (request.num,) and len(request.past) == request.num
+    noise = jax.random.uniform(key, (BATCH, 1))[: request.num]
+    return np.concatenate([noise, np.asarray(request.label)[:, None], request.past], 1)
+
+  found = {}
+  for num in (5, BATCH + 2, 2 * BATCH + 50):
+    label, past = np.arange(num), np.arange(num)[:, None] + 0.5
+    model = trained._replace(method=Sampler(sample))
+    samples, _ = model.draw(Request(num, label, past), seed=1)
+    found[num] = np.asarray(samples.x)
+    np.testing.assert_array_equal(found[num][:, 1:], np.concatenate([label[:, None], past], 1))
+    assert samples.evaluations == 1 and samples.log_prob is None
+  assert sizes == {5, BATCH}
+  longest = found[2 * BATCH + 50]
+  for num, x in found.items():
+    np.testing.assert_array_equal(x, longest[:num])
+  assert len(np.unique(longest[:, 0])) == len(longest)  # calls have keys of their own
 
 
 def test_an_unknown_kind_of_data_is_refused_with_the_known_ones():

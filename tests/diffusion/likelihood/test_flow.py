@@ -168,9 +168,9 @@ def test_standard_errors():
     ({'probe': 'normal'}, 'gaussian, rademacher'),
     ({'dequantization': 'none'}, 'uniform, variational'),
     ({'solver': 'rk4'}, 'dopri5'),
-    ({'samples': 1}, 'samples must be at least 2, got 1'),
+    ({'samples': 1}, 'samples=1 must be at least 2'),
     ({'importance': True}, "importance needs trace='exact', not 'hutchinson'"),
-    ({'rtol': 0.0}, 'positive'),
+    ({'rtol': 0.0}, 'rtol=0.0 must be above 0'),
   ],
 )
 def test_refusals(settings, message):

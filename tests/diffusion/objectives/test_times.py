@@ -118,7 +118,7 @@ def test_loss_second_moment_ignores_padding():
 @pytest.mark.parametrize(
   ('settings', 'message'),
   [
-    ({'name': 'log_normal', 'std': 0.0}, 'std must be positive, got 0.0'),
+    ({'name': 'log_normal', 'std': 0.0}, 'std=0.0 must be above 0'),
     ({'name': 'loss_second_moment', 'buckets': 1}, 'at least 2'),
     ({'name': 'lognormal'}, "did you mean 'log_normal'"),
   ],

@@ -115,8 +115,8 @@ def test_vlb_ratio_of_discrete_to_continuous_steps():
   [
     ({'name': 'min_srn'}, "did you mean 'min_snr'"),
     ({'name': 'min_snr', 'gama': 5.0}, "did you mean 'gamma'"),
-    ({'name': 'min_snr', 'gamma': 0.0}, 'gamma must be positive, got 0.0'),
-    ({'name': 'edm', 'sigma_data': -1.0}, 'must be positive'),
+    ({'name': 'min_snr', 'gamma': 0.0}, 'gamma=0.0 must be above 0'),
+    ({'name': 'edm', 'sigma_data': -1.0}, 'must be above 0'),
   ],
 )
 def test_refusals(settings, message):

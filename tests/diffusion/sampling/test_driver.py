@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from common.config import component
+from common.config import ConfigError, component
 from diffusion import processes
 from diffusion.predictions import Pair, normal_like
 from diffusion.sampling import driver, multistep, solvers
@@ -292,32 +292,31 @@ def test_wrong_number_of_steps(steps):
 
 
 @pytest.mark.parametrize(
-  ('build', 'message'),
+  ('settings', 'message'),
   [
-    (lambda: solvers.DDIM(eta=-0.1), r'ddim.eta must be in \[0, 1\], got -0.1'),
-    (lambda: solvers.DDIM(eta=1.5), r'ddim.eta must be in \[0, 1\], got 1.5'),
-    (lambda: solvers.Ancestral('large'), 'fixed_small, fixed_large, learned'),
-    (lambda: solvers.Heun('sigma'), 'time, ratio'),
-    (lambda: solvers.EDMSampler(s_churn=-1.0), 'edm: needs'),
-    (lambda: solvers.PredictorCorrector(snr=0.0), 'snr=0.0'),
-    (lambda: solvers.PredictorCorrector(corrections=0), 'corrections=0'),
-    (lambda: solvers.PredictorCorrector(norm='batch'), 'expected, measured'),
-    (lambda: multistep.DPMpp3MSDE(eta=2.0), 'dpmpp_3m_sde.eta must be in .* got 2.0'),
-    (lambda: multistep.DPMpp3MSDE(s_noise=-1.0), 's_noise must be in .* got -1.0'),
-    (lambda: multistep.DPMpp3MSDE(curvature=2.0), 'curvature must be in .* got 2.0'),
-    (lambda: multistep.UniPC(order=4), 'unipc.order must be 1, 2 or 3, got 4'),
-    (lambda: multistep.UniPC(variant='b2'), 'bh1, bh2'),
-    (lambda: multistep.Adaptive(rtol=0.0), 'must be positive'),
-    (lambda: component(driver.SAMPLERS, {'name': 'dpm'}, 'sampler'), 'unknown sampler .*unipc'),
-    (
-      lambda: component(driver.SAMPLERS, {'name': 'ddim', 'etta': 1.0}, 'sampler'),
-      "unknown setting sampler.etta .* did you mean 'eta'",
-    ),
+    ({'name': 'ddim', 'eta': -0.1}, r'sampler.eta=-0.1 must be in \[0, 1\]'),
+    ({'name': 'ddim', 'eta': 1.5}, r'sampler.eta=1.5 must be in \[0, 1\]'),
+    ({'name': 'ancestral', 'variance': 'large'}, 'fixed_large, fixed_small, learned'),
+    ({'name': 'heun', 'space': 'sigma'}, 'ratio, time'),
+    ({'name': 'edm', 's_churn': -1.0}, 'sampler.s_churn=-1.0 must be at least 0'),
+    ({'name': 'edm', 's_tmin': 2.0, 's_tmax': 1.0}, 's_tmax=1.0 must be at least sampler.s_tmin'),
+    ({'name': 'predictor_corrector', 'snr': 0.0}, 'snr=0.0'),
+    ({'name': 'predictor_corrector', 'corrections': 0}, 'corrections=0'),
+    ({'name': 'predictor_corrector', 'norm': 'batch'}, 'expected, measured'),
+    ({'name': 'dpmpp_3m_sde', 'eta': 2.0}, 'eta=2.0 must be in'),
+    ({'name': 'dpmpp_3m_sde', 's_noise': -1.0}, 's_noise=-1.0 must be at least 0'),
+    ({'name': 'dpmpp_3m_sde', 'curvature': 2.0}, 'curvature=2.0 must be in'),
+    ({'name': 'unipc', 'order': 4}, r'sampler.order=4 must be in \[1, 3\]'),
+    ({'name': 'unipc', 'variant': 'b2'}, 'bh1, bh2'),
+    ({'name': 'adaptive', 'rtol': 0.0}, 'rtol=0.0 must be above 0'),
+    ({'name': 'adaptive', 'max_steps': 0}, 'max_steps=0 must be at least 1'),
+    ({'name': 'dpm'}, 'unknown sampler .*unipc'),
+    ({'name': 'ddim', 'etta': 1.0}, "unknown setting sampler.etta .* did you mean 'eta'"),
   ],
 )
-def test_wrong_settings(build, message):
-  with pytest.raises(ValueError, match=message):
-    build()
+def test_wrong_settings(settings, message):
+  with pytest.raises(ConfigError, match=message):
+    component(driver.SAMPLERS, settings, 'sampler')
 
 
 def test_learned_variance_needs_a_model_that_learns_it():

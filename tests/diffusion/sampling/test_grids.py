@@ -91,7 +91,7 @@ def test_whole_table():
     ({'name': 'uniform'}, EDM, 0, 'steps must be at least 1, got 0'),
     ({'name': 'uniformly'}, EDM, 5, "did you mean 'uniform'"),
     ({'name': 'karras', 'ro': 7.0}, EDM, 5, "did you mean 'rho'"),
-    ({'name': 'karras', 'rho': -1.0}, EDM, 5, 'must be positive'),
+    ({'name': 'karras', 'rho': -1.0}, EDM, 5, 'must be above 0'),
     ({'name': 'uniform', 'end': 'zero'}, EDM, 5, 'clean, t_min'),
     ({'name': 'uniform'}, DDPM, 1001, 'decrease'),
     ({'name': 'respaced'}, EDM, 5, 'needs a discrete process'),

@@ -106,7 +106,7 @@ def test_editing_tasks():
     (Request(2, options={'rho': 3.0, 'grid': 'uniform'}), "unknown sampling option 'rho'"),
     (Request(2, options={'steps': 0}), 'steps must be at least 1, got 0'),
     (Request(2, options={'steps': 2.5}), 'steps=2.5 must be a whole number, such as 50'),
-    (Request(2, options={'eta': 2.0}), 'eta must be in .* got 2.0'),
+    (Request(2, options={'eta': 2.0}), 'eta=2.0 must be in'),
     (Request(2, options={'eta': 'high'}), "eta='high' must be a number, such as 0.0"),
     (Request(2, options={'sampler': 'edm', 's_churn': True}), 's_churn=True must be a number'),
     (Request(2, options={'guidance': 'strong'}), "guidance='strong' must be a number"),
