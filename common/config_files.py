@@ -72,10 +72,12 @@ def load_module(file: str) -> types.ModuleType:
 
 def _similar_file(path: pathlib.Path, shipped: Iterable[str]) -> str:
   """'; did you mean FILE?' for a misspelt path: shipped, or below the folder that exists."""
-  folder = next(parent for parent in path.parents if parent.is_dir())
-  below = itertools.islice(folder.rglob('[!_]*.py'), MOST_FILES)
-  known = [*shipped, *map(str, below)]
-  close = difflib.get_close_matches(str(path), known, n=1)
+  folder = next((parent for parent in path.parents if parent.is_dir()), pathlib.Path())
+  below = map(str, itertools.islice(folder.rglob('[!_]*.py'), MOST_FILES))
+  # Shipped files first: below a clone there are many other files.
+  whole = path if path.parts[:1] == (SHIPPED.name,) else SHIPPED.name / path
+  close = difflib.get_close_matches(str(whole), shipped, n=1, cutoff=0.85)
+  close = close or difflib.get_close_matches(str(path), below, n=1)
   return f'; did you mean {close[0]}?' if close else ''
 
 

@@ -12,7 +12,7 @@ import sys
 import pytest
 from absl import flags
 
-from autoregressive.decoding.settings import DecodingSettings
+from autoregressive.decoding import settings as autoregressive_settings
 from common import config_files
 from common.config import pick
 from common.data.builders import BUILDERS
@@ -20,7 +20,7 @@ from common.domains.masks import HIDDEN
 from common.evaluation.evaluate import METRICS
 from common.studies.studies import Study
 from diffusion.likelihood import LIKELIHOODS
-from diffusion.sampling.settings import override
+from diffusion.sampling import settings as diffusion_settings
 from experiments import COMMANDS, cli, families, runs
 from experiments.benchmarks import SUITES
 from experiments.list import pages
@@ -91,7 +91,8 @@ def arguments_of(line):
   return 'twofold', words
 
 
-OURS = [(file, line) for file, line in LINES if re.search(r'^(\S+=\S+ )?(twofold|python)\b', line)]
+RUNS = re.compile(r'(\S+=\S+ )?(twofold|python -m (experiments|twofold))\b')
+OURS = [(file, line) for file, line in LINES if RUNS.match(line)]
 
 
 @contextlib.contextmanager
@@ -137,6 +138,12 @@ def trained_configs():
   return found
 
 
+WITH_OPTIONS = {
+  'diffusion': diffusion_settings.with_options,
+  'autoregressive': autoregressive_settings.with_options,
+}
+
+
 def check_options(texts, config):
   """Options are settings of the sampling of the run's family, or of any if the run is unknown."""
   options = cli.parse_options(texts)
@@ -145,7 +152,7 @@ def check_options(texts, config):
   errors = []
   for name, section in sections:
     try:
-      return override(section, options) if name == 'diffusion' else DecodingSettings(**options)
+      return WITH_OPTIONS[name](section, options)
     except (TypeError, ValueError) as error:
       errors.append(f'{name}: {error}')
   raise AssertionError(errors)

@@ -79,7 +79,7 @@ def test_the_box_holds_as_many_things_as_it_says():
   text = (ROOT / 'README.md').read_text()
   box = re.search(r'^\| in the box .*?\n\n', text, re.M | re.S).group()
   counted = set()
-  for line in box.splitlines():
+  for line in box.strip().splitlines():
     family = {'diffusion': 'diffusion', 'autoregression': 'autoregressive'}.get(line.split()[1], '')
     for number, kind in re.findall(r'(?<![\w-])(\d+) (\w+)', line):
       entries = [e for e in KINDS[kind].read() if not family or e.family in ('', family)]
