@@ -79,5 +79,5 @@ def test_explanations_are_those_of_the_chosen_component():
   config = families.load_config('diffusion/images:digits', {'process': {'name': 've'}})
   found = explanations(config)
   assert found['process.name'].startswith('Variance exploding')
-  assert found['process.sigma_max'] == 'σ at time 0 and at time 1' and 'process.s' not in found
+  assert found['process.sigma_max'].startswith('σ at time 0') and 'process.s' not in found
   assert found['sampling.sampler.space'].startswith('the variable of integration')
