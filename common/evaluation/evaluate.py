@@ -209,6 +209,7 @@ def _drawn(subject: Subject, draws: set[str]) -> EvaluationDraws:
 
 
 def _agreement(subject: Subject) -> Measure:
+  """Share of samples that a classifier assigns to the class they were requested for."""
   if not subject.data.spec.num_classes:
     return Measure(None, note='the data has no classes')
   if not subject.method.labelled:
@@ -224,6 +225,7 @@ def _agreement(subject: Subject) -> Measure:
 
 
 def _frechet(subject: Subject) -> Measure:
+  """Fréchet distance between samples and training images, in the features of an extractor."""
   if np.count_nonzero(subject.class_counts) < 2 and subject.settings['extractor'] == 'mlp':
     raise ConfigError(
       "evaluation.extractor='mlp' needs data with two classes or more; set it to 'pixels'"
@@ -253,6 +255,7 @@ def _class_note(subject: Subject) -> str:
 
 
 def _bits_per_dim(subject: Subject) -> Measure:
+  """Negative log-likelihood of the evaluated split, in bits per dimension."""
   if not subject.method.has_likelihood:
     return Measure(None, note='the method has no likelihood')
   spec, split = subject.data.spec, subject.settings['split']
@@ -265,18 +268,22 @@ def _bits_per_dim(subject: Subject) -> Measure:
 
 
 def _crps(subject: Subject) -> Measure:
+  """Continuous ranked probability score of forecasts, in units of the values."""
   return crps.mean_crps(subject.scores)
 
 
 def _normalised_crps(subject: Subject) -> Measure:
+  """Σ CRPS / Σ |truth| over the windows of the evaluated split."""
   return crps.normalised_crps(subject.scores)
 
 
 def _evaluations(subject: Subject) -> Measure:
+  """Calls of the network for one sample."""
   return Measure(float(subject.samples.evaluations), 0.0)
 
 
 def _seconds_per_sample(subject: Subject) -> Measure:
+  """Time for one sample, in batches of evaluation.batch_size."""
   batch = min(subject.settings['batch_size'], subject.settings['num_samples'])
   # The last batch is full, so every call draws `batch` samples.
   seconds = np.asarray(subject.samples.seconds) / batch
@@ -286,6 +293,7 @@ def _seconds_per_sample(subject: Subject) -> Measure:
 
 
 def _parameters(subject: Subject) -> Measure:
+  """Number of parameters."""
   return Measure(float(sum(leaf.size for leaf in jax.tree.leaves(subject.params))), 0.0)
 
 

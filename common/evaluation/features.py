@@ -29,6 +29,7 @@ class Extractor(NamedTuple):
 
 
 def _pixels(real: classifiers.LabelledImages) -> Extractor:
+  """The pixels themselves."""
   return Extractor(
     'pixels',
     functools.partial(classifiers.as_vectors, levels=real.levels),
@@ -37,6 +38,7 @@ def _pixels(real: classifiers.LabelledImages) -> Extractor:
 
 
 def _mlp(real: classifiers.LabelledImages) -> Extractor:
+  """The last hidden layer of a classifier fitted on the training split; needs classes."""
   classifier = classifiers.fit('mlp', real)
   dim = classifier.model.coefs_[-1].shape[0]  # inputs of the output layer
   return Extractor(
