@@ -8,10 +8,15 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-from jaxtyping import Array, Float, Int, Key
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
 
 PyTree = Any
 Batch = Mapping[str, Any]  # arrays 'x': data; 'label': class; 'weight': 0 where it is padding
+
+
+class NotFiniteError(ValueError):
+  """Samples or likelihoods are NaN or infinite. The message says how many."""
 
 
 class Context(NamedTuple):
@@ -77,12 +82,30 @@ class Samples(NamedTuple):
     log_prob: [num, parts] log-probability in nats of each part under the unmodified model (no
       temperature, no truncation); 0 for given parts. None if the method does not draw parts.
     lengths: [num] number of parts of each sample, if samples may stop early; None: all parts.
+    finite: [num] whether all values of a sample were finite before they were rounded to whole
+      numbers; None: the method rounds nothing.
   """
 
   x: Array
   evaluations: int
   log_prob: Array | None = None
   lengths: Array | None = None
+  finite: Bool[Array, 'num'] | None = None
+
+  def num_not_finite(self) -> int:
+    """The number of samples with a value or a log-probability that is NaN, or an infinite value."""
+    # Rounding turns NaN into a number, and an argmax over NaN is a class: `x` alone hides both.
+    bad = _any_in_each(~np.isfinite(np.asarray(self.x)))
+    if self.log_prob is not None:
+      bad |= _any_in_each(np.isnan(np.asarray(self.log_prob)))
+    if self.finite is not None:
+      bad |= ~np.asarray(self.finite)
+    return int(bad.sum())
+
+
+def _any_in_each(marks: Bool[np.ndarray, 'num ...']) -> Bool[np.ndarray, 'num']:
+  """Whether any mark of a sample is set."""
+  return marks.reshape(len(marks), -1).any(1)
 
 
 class Likelihood(NamedTuple):
@@ -130,6 +153,20 @@ class Method:
   def sample(self, params: PyTree, key: Key[Array, ''], request: Request) -> Samples:
     """Draws samples. Called from the host; compiles one program per number of samples."""
     raise NotImplementedError
+
+  def draw(self, params: PyTree, key: Key[Array, ''], request: Request) -> Samples:
+    """Like `sample`, for samples that are kept or measured.
+
+    Raises:
+      NotFiniteError: some samples are not finite.
+    """
+    samples = self.sample(params, key, request)
+    if bad := samples.num_not_finite():
+      raise NotFiniteError(
+        f'{bad} of {request.num} samples are not finite (NaN or infinite): use another checkpoint, '
+        'such as --step=best, or other sampler settings, such as more steps or less guidance'
+      )
+    return samples
 
   def nll(self, params: PyTree, batch: Batch, key: Key[Array, '']) -> Likelihood:
     """Negative log-likelihood of each example. Pure: the caller compiles it."""

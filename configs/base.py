@@ -77,7 +77,7 @@ def get_base() -> ConfigDict:
         split='test',
         batch_size=256,
         num_samples=1000,  # for the Fréchet distance and class agreement; draws of each forecast
-        extractor='mlp',  # a key of common/evaluation/features.py
+        extractor='auto',  # auto, mlp or pixels (common/evaluation/features.py)
       ),
     )
   )

@@ -1,4 +1,8 @@
-"""Evaluates a checkpoint and writes the result to WORKDIR/evaluations/STEP.json.
+"""Evaluates a checkpoint and adds the result to WORKDIR/evaluations/STEP.json.
+
+Each step has one file for each choice of options: a metric that is measured again replaces its
+earlier value there, and the other metrics stay. In what is printed, ± is half of a 95 % interval of
+the measurement; the file holds standard errors.
 
 python -m experiments.evaluate --workdir=runs/digits
 python -m experiments.evaluate --workdir=runs/digits --metrics=agreement,frechet --options=steps=5
@@ -10,16 +14,15 @@ python -m experiments.evaluate --workdir=runs/python --on=shakespeare --metrics=
 python -m experiments.evaluate --workdir=runs/retail --metrics=crps,normalised_crps
 """
 
-import datetime
-import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from absl import flags
 
 from common.evaluation.evaluate import METRICS
 from common.evaluation.measures import Evaluation, Measure
-from common.files import atomic_write
+from common.evaluation.results import ResultFile, file_name
+from common.studies.claims import Estimate, format_estimate
 from experiments import cli, runs
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
@@ -46,7 +49,7 @@ OPTIONS = cli.define_options_flag()
 
 
 def evaluate(run: runs.Run, settings: dict, variant: dict) -> Evaluation:
-  """Measures a run, and writes the result to a file named after the step and the settings.
+  """Measures a run, and adds the result to the file of this step and these settings.
 
   Args:
     run: a trained model.
@@ -56,31 +59,28 @@ def evaluate(run: runs.Run, settings: dict, variant: dict) -> Evaluation:
   sampling = dict(settings)
   if WEAK.value is not None:
     sampling['weak'] = runs.load_weak(run, WEAK.value)
-  result = runs.evaluate_run(run, CHOSEN.value, sampling)
   folder = pathlib.Path(WORKDIR.value) / 'evaluations'
-  record = {
-    'step': run.step,
-    'date': datetime.date.today().isoformat(),
-    'options': settings,
-    **variant,
-    'measures': {name: measure._asdict() for name, measure in result.measures.items()},
-  }
-  changed = sorted((settings | variant).items())
-  name = '-'.join([str(run.step), *(f'{k}={v}'.replace('/', '_') for k, v in changed)])
-  atomic_write(folder / f'{name}.json', json.dumps(record, indent=2))
+  name = file_name(run.step, settings | variant)
+  sections = {part: run.config.get(part) for part in ('sampling', 'likelihood', 'evaluation')}
+  conditions = {'step': run.step, 'options': settings, **variant, 'config': sections}
+  # Opened before the work: a file that cannot be read must not cost the result.
+  file = ResultFile(folder / f'{name}.json', conditions)
+  result = runs.evaluate_run(run, CHOSEN.value, sampling)
+  file.add(result.measures)
   result.display.save(folder, name, scale=3)
   for metric, measure in result.measures.items():
     print(f'{METRICS[metric].title}: {format_value(measure)}   {measure.note}')
     if measure.parts:
       print('  = ' + ' + '.join(format_part(*part) for part in measure.parts.items()))
-  print(f'step {run.step}; written to {folder / name}.json')
+  print(f'{run.about}; ± is half of a 95 % interval; written to {folder / name}.json')
   return result
 
 
 def format_value(measure: Measure) -> str:
-  """A value with its standard error."""
-  value = '-' if measure.value is None else f'{measure.value:.5g}'
-  return value + (f' ± {measure.standard_error:.2g}' if measure.standard_error else '')
+  """A value with half of its 95 % interval."""
+  if measure.value is None:
+    return '-'
+  return format_estimate(Estimate(measure.value, measure.standard_error))
 
 
 def format_part(name: str, terms: Sequence[float]) -> str:
@@ -88,12 +88,12 @@ def format_part(name: str, terms: Sequence[float]) -> str:
   return f'{name} {sum(terms):.4g}' + (f' (sum of {len(terms)})' if len(terms) > 1 else '')
 
 
-def main() -> None:
+def main() -> int:
   widths = cli.parse_widths(EMA.value)
   run = runs.load(WORKDIR.value, cli.parse_step(STEP.value), cli.parse_component(LIKELIHOOD.value))
-  if NUM.value is not None:
-    run.config['evaluation']['num_samples'] = NUM.value
   settings, variant = cli.parse_options(OPTIONS.value), {}
+  if NUM.value not in (None, run.config['evaluation']['num_samples']):
+    run.config['evaluation']['num_samples'] = variant['num_samples'] = NUM.value
   if ON.value is not None:
     run = runs.with_dataset(run, ON.value)
     variant['on'] = ON.value
@@ -102,12 +102,17 @@ def main() -> None:
   if WEAK.value is not None:
     variant['weak'] = WEAK.value
   if not widths:
-    evaluate(run, settings, variant)
-    return
+    return exit_code([evaluate(run, settings, variant)])
   averaged = {width: runs.with_average(run, WORKDIR.value, width) for width in widths}
   found = {w: evaluate(one, settings, variant | {'ema': w}) for w, one in averaged.items()}
   if len(found) > 1:
     print_table(found)
+  return exit_code(found.values())
+
+
+def exit_code(found: Iterable[Evaluation]) -> int:
+  """1 if a measured value is not finite, otherwise 0."""
+  return int(not all(measure.is_finite for one in found for measure in one.measures.values()))
 
 
 def print_table(found: dict[float, Evaluation]) -> None:

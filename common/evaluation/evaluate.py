@@ -9,8 +9,9 @@ and says why.
 
 import dataclasses
 import functools
+import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -25,15 +26,16 @@ from common.domains.base import Domain, EvaluationDraws
 from common.domains.series import Forecasts, Windows, forecast
 from common.evaluation import classifiers, crps, frechet
 from common.evaluation.agreement import agreement
-from common.evaluation.features import extractor
+from common.evaluation.features import EXTRACTORS, extractor
 from common.evaluation.likelihood import bits_per_dim
 from common.evaluation.measures import Evaluation, Measure
-from common.method import Method, PyTree
+from common.method import Method, NotFiniteError, PyTree
 
 # Calls of the sampler that are timed, after the first, which compiles it.
 TIMED_CALLS = 3
 # The largest number of real examples of a split for distances and classifiers.
 REAL_EXAMPLES = 60_000
+MIN_FRECHET_SAMPLES = 2  # a covariance needs two
 
 
 class TimedSamples(NamedTuple):
@@ -99,7 +101,7 @@ class Subject:
         self.options,
       )
       start = time.perf_counter()
-      samples = self.method.sample(self.params, jax.random.fold_in(self.key, call), request)
+      samples = self.method.draw(self.params, jax.random.fold_in(self.key, call), request)
       drawn = np.asarray(samples.x)  # waits until the device has finished: part of the time
       seconds.append(time.perf_counter() - start)
       if call < calls:
@@ -167,19 +169,72 @@ def evaluate(
     options: sampler settings that replace those of the config.
 
   Raises:
-    ConfigError: for an unknown metric, split or extractor.
+    ConfigError: see `check_settings`.
   """
   names = list(METRICS if metrics is None else metrics)
-  chosen = {name: pick(METRICS, name, 'metric') for name in names}
-  pick(data.splits, settings['split'], 'split')
+  check_settings(settings, data, names)
   subject = Subject(method, params, data, settings, key, options or {})
-  applicable = subject.domain.metrics
-  measures = {
-    name: metric.measure(subject) if name in applicable else Measure(None, note=metric.scope)
-    for name, metric in chosen.items()
-  }
-  draws = {metric.draws for name, metric in chosen.items() if name in applicable}
-  return Evaluation(measures, subject.domain.evaluation_display(data.spec, _drawn(subject, draws)))
+  measures, draws = {}, _Draws()
+  for name in names:
+    metric = METRICS[name]
+    if name in subject.domain.metrics:
+      measures[name] = draws.measure(metric, subject)
+    else:
+      measures[name] = Measure(None, note=metric.scope)
+  drawn = _drawn(subject, draws.finite)
+  return Evaluation(measures, subject.domain.evaluation_display(data.spec, drawn))
+
+
+def check_settings(settings: Mapping[str, Any], data: Data, metrics: Collection[str] = ()) -> None:
+  """Checks that data can be evaluated with some settings; evaluates nothing.
+
+  Args:
+    settings: the `evaluation` section of a config.
+    data: the data to evaluate on.
+    metrics: names of the metrics to measure.
+
+  Raises:
+    ConfigError: for an unknown metric, split or extractor, an extractor that does not suit the
+      data, or too few samples for a metric.
+  """
+  for name in metrics:
+    pick(METRICS, name, 'metric')
+  pick(data.splits, settings['split'], 'split')
+  extractor_name = settings['extractor']
+  pick(EXTRACTORS, extractor_name, 'extractor')
+  frechet_applies = 'frechet' in domain_of(data.spec).metrics
+  if frechet_applies and extractor_name == 'mlp' and data.spec.num_classes < 2:
+    raise ConfigError(
+      "evaluation.extractor='mlp' needs data with two classes or more; set it to 'pixels'"
+    )
+  num = settings['num_samples']
+  if frechet_applies and 'frechet' in metrics and num < MIN_FRECHET_SAMPLES:
+    raise ConfigError(
+      f'a Fréchet distance needs at least {MIN_FRECHET_SAMPLES} samples, got '
+      f'evaluation.num_samples={num}: draw more, or leave frechet out of the metrics'
+    )
+
+
+class _Draws:
+  """Measures metrics; draws that are not finite cost the metrics that need them, and no others."""
+
+  def __init__(self):
+    self.finite: set[str] = set()  # the kinds of draws that some metric used
+    self._failed: dict[str, Measure] = {}  # by kind of draws: they are not tried again
+
+  def measure(self, metric: 'Metric', subject: Subject) -> Measure:
+    """The measure; NaN, with the reason as its note, if it is not finite."""
+    if metric.draws in self._failed:
+      return self._failed[metric.draws]
+    try:
+      measure = metric.measure(subject)
+    except NotFiniteError as error:
+      measure = Measure(math.nan, note=str(error))
+      if metric.draws != NO_DRAWS:
+        self._failed[metric.draws] = measure
+      return measure
+    self.finite.add(metric.draws)
+    return measure
 
 
 def _drawn(subject: Subject, draws: set[str]) -> EvaluationDraws:
@@ -203,8 +258,6 @@ def _agreement(subject: Subject) -> Measure:
 
 
 def _frechet(subject: Subject) -> Measure:
-  if subject.data.spec.num_classes == 0 and subject.settings['extractor'] == 'mlp':
-    raise ConfigError("evaluation.extractor='mlp' needs data with classes; set it to 'pixels'")
   features = extractor(subject.settings['extractor'], subject.real)
   samples, label = subject.images, subject.samples.label
   real = features.apply(subject.real.x)

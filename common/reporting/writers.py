@@ -84,7 +84,7 @@ class Writer:
       )
     now = time.time()
     line = {'step': int(step), 'split': split, 'time': round(now, 3)}
-    line |= {name: _to_json(value) for name, value in values.items()}
+    line |= {name: to_json_number(value) for name, value in values.items()}
     self._file.write(json.dumps(line, allow_nan=False) + '\n')
     self._file.flush()  # a killed run keeps its lines
     if self._events is not None:
@@ -125,7 +125,9 @@ def read(workdir: Path, split: str | None = None) -> list[dict[str, Any]]:
     ValueError: a complete line is not a JSON object with a step and a split.
   """
   lines = _complete_lines(pathlib.Path(workdir) / METRICS_FILE)
-  rows = [{k: _from_json(k, v) for k, v in row.items()} for _, row in lines]
+  rows = [
+    {k: v if k == 'split' else from_json_number(v) for k, v in row.items()} for _, row in lines
+  ]
   return [row for row in rows if split is None or row['split'] == split]
 
 
@@ -155,14 +157,16 @@ def _remove_lines_after(path: pathlib.Path, step: int) -> None:
     atomic_write(path, kept)
 
 
-def _to_json(value: float) -> float | str:
+def to_json_number(value: float) -> float | str:
+  """The number, or 'NaN', 'Infinity' or '-Infinity', which JSON has no numbers for."""
   if math.isfinite(value):
     return value
   return 'NaN' if math.isnan(value) else ('Infinity' if value > 0 else '-Infinity')
 
 
-def _from_json(name: str, value: Any) -> Any:
-  return value if name == 'split' else NOT_FINITE.get(value, value)
+def from_json_number(value: Any) -> Any:
+  """The value that `to_json_number` converted; any other value is returned unchanged."""
+  return NOT_FINITE.get(value, value)
 
 
 class Progress:

@@ -261,8 +261,8 @@ class CellStore:
     found = {}
     for path in (self.model, self.samples):
       try:
-        found |= {k: Measure(**v) for k, v in json.loads(path.read_text('utf-8')).items()}
-      except (OSError, ValueError, TypeError, AttributeError):
+        found |= {k: Measure.from_json(v) for k, v in json.loads(path.read_text('utf-8')).items()}
+      except (OSError, ValueError, TypeError, KeyError, AttributeError):
         continue
     return found
 
@@ -282,8 +282,8 @@ class CellStore:
       atomic_write(self.texts, display.text)
     # The picture before the cells: once a cell is there, its row is never drawn again.
     for path, of_model in ((self.model, True), (self.samples, False)):
-      kept = {k: v._asdict() for k, v in found.items() if (k in self.model_metrics) == of_model}
-      atomic_write(path, json.dumps(kept, indent=2))
+      kept = {k: v.to_json() for k, v in found.items() if (k in self.model_metrics) == of_model}
+      atomic_write(path, json.dumps(kept, indent=2, allow_nan=False))
 
 
 def _job(

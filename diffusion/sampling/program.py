@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from common.config import pick
 from common.data.spec import from_unit, to_unit
@@ -50,8 +50,8 @@ class ProgramInputs(NamedTuple):
 @functools.partial(jax.jit, static_argnames=('model', 'settings'))
 def run_sampler(
   model: Model, settings: SamplerSettings, inputs: ProgramInputs
-) -> tuple[Array, Int[Array, '']]:
-  """Samples in data space, and network evaluations per sample.
+) -> tuple[Array, Int[Array, ''], Bool[Array, 'num']]:
+  """Samples in data space, network evaluations per sample, and which samples were finite.
 
   Compiled once for each model, settings, and structure and shapes of the inputs: steps within a
   bucket and the weight of the guidance share a program. Tasks that walk back and forth on the grid
@@ -75,7 +75,9 @@ def run_sampler(
     mask=inputs.mask,
   )
   x, evaluations = settings.task.run(task_inputs)
-  return from_unit(x, settings.levels), evaluations
+  # Before rounding, which turns NaN into a black pixel.
+  finite = jnp.isfinite(x).all(axis=range(1, x.ndim))
+  return from_unit(x, settings.levels), evaluations, finite
 
 
 def guided_denoiser(

@@ -64,9 +64,9 @@ class RequestSampler:
       past=request.past,
       mask=request.mask,
     )
-    x, evaluations = run_sampler(self.model, settings, inputs)
+    x, evaluations, finite = run_sampler(self.model, settings, inputs)
     # int() waits for the samples.
-    return Samples(x, int(evaluations))
+    return Samples(x, int(evaluations), finite=finite)
 
   def _complete_task(self, section: dict, request: Request) -> None:
     """Completes the section for the request's task, and checks the inputs of the task.
