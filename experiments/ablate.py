@@ -4,6 +4,8 @@ python -m experiments.ablate --study=configs/ablations/why_diffusion.py:demo --w
 
 The workdir receives table.md, table.csv, table.json, report.html, samples.png and a folder for each
 trained model. The same command resumes a study that was stopped, and repeats no finished work.
+With --shard=1/4, 2/4, 3/4 and 4/4, four commands at the same time train and measure a part of the
+models each; the command without --shard then writes the tables.
 After a change of the code, delete WORKDIR/cells to measure again and WORKDIR/models to train again.
 """
 
@@ -24,16 +26,20 @@ STUDY = flags.DEFINE_string(
   'study', None, 'FILE.py[:scale], a file with a function get_study([scale]).'
 )
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the study.')
+SHARD = flags.DEFINE_string('shard', '1/1', 'i/n: train and measure only part i of n.')
 TRAINING_SECONDS = 'training_seconds'  # a metric from the log of the run, not from an evaluation
 
 flags.mark_flags_as_required(['study', 'workdir'])
 
 
 def main() -> int:
-  workdir = pathlib.Path(WORKDIR.value)
+  workdir, (part, parts) = pathlib.Path(WORKDIR.value), parse_shard(SHARD.value)
+  if workdir.exists() and not workdir.is_dir():
+    raise ValueError(f'--workdir={workdir} must be a folder, but it is a file')
   study = config_files.call(STUDY.value, 'get_study')
   known = (*METRICS, TRAINING_SECONDS)
   jobs = studies.plan(study, families.load_config, workdir, known, changeable=runs.CHANGEABLE)
+  jobs = studies.shard(jobs, part, parts)
   with cli.stop_on_signals() as stop:
     # `studies.run` turns exceptions into failed rows, but lets `SystemExit` through.
     def train(config, folder):
@@ -48,8 +54,19 @@ def main() -> int:
     # Rows that share a model share these metrics, because they do not depend on sampling.
     model_metrics = [TRAINING_SECONDS, *(name for name, m in METRICS.items() if not m.of_samples)]
     results = studies.run(jobs, study, workdir, train, evaluate, model_metrics)
-  write_results(results, workdir)
+  if parts == 1:
+    write_results(results, workdir)
+  else:
+    print(f'part {SHARD.value} is finished; without --shard, the command writes the tables')
   return 1 if results.failures else 0
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+  """(2, 4) from '2/4'. Raises ValueError unless the part is one of the parts."""
+  part, _, parts = text.partition('/')
+  if part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts):
+    return int(part), int(parts)
+  raise ValueError(f'--shard={text}: write PART/PARTS, such as 1/4, 2/4, 3/4 and 4/4')
 
 
 def measure(config: dict, folder: pathlib.Path, metrics: list[str], options: dict) -> Evaluation:

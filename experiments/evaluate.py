@@ -22,7 +22,7 @@ from absl import flags
 from common.evaluation.evaluate import METRICS
 from common.evaluation.measures import Evaluation, Measure
 from common.evaluation.results import ResultFile, file_name
-from common.studies.claims import Estimate, format_estimate
+from common.studies.estimates import Estimate, format_estimate, scaled, unit
 from experiments import cli, runs
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
@@ -69,18 +69,18 @@ def evaluate(run: runs.Run, settings: dict, variant: dict) -> Evaluation:
   file.add(result.measures)
   result.display.save(folder, name, scale=3)
   for metric, measure in result.measures.items():
-    print(f'{METRICS[metric].title}: {format_value(measure)}   {measure.note}')
+    print(f'{": ".join(column(metric, [measure]))}   {measure.note}')
     if measure.parts:
       print('  = ' + ' + '.join(format_part(*part) for part in measure.parts.items()))
   print(f'{run.about}; ± is half of a 95 % interval; written to {folder / name}.json')
   return result
 
 
-def format_value(measure: Measure) -> str:
-  """A value with half of its 95 % interval."""
-  if measure.value is None:
-    return '-'
-  return format_estimate(Estimate(measure.value, measure.standard_error))
+def column(metric: str, measures: Sequence[Measure]) -> list[str]:
+  """A metric's name with its unit, and the value of each measure: '0.957 ± 0.013' or '-'."""
+  name, factor = unit(metric, [m.value for m in measures if m.value is not None])
+  estimates = (None if m.value is None else Estimate(m.value, m.standard_error) for m in measures)
+  return [name, *('-' if e is None else format_estimate(scaled(e, factor)) for e in estimates)]
 
 
 def format_part(name: str, terms: Sequence[float]) -> str:
@@ -117,14 +117,11 @@ def exit_code(found: Iterable[Evaluation]) -> int:
 
 def print_table(found: dict[float, Evaluation]) -> None:
   """Prints one line per width of the average, and one column per metric."""
-  titles = [METRICS[metric].title for metric in CHOSEN.value]
-  rows = [
-    [f'{width:g}', *(format_value(result.measures[metric]) for metric in CHOSEN.value)]
-    for width, result in found.items()
-  ]
-  table = [['ema', *titles], *rows]
-  lengths = [max(map(len, column)) for column in zip(*table, strict=True)]
-  for row in table:
+  columns = [['ema', *(f'{width:g}' for width in found)]]
+  for metric in CHOSEN.value:
+    columns.append(column(metric, [result.measures[metric] for result in found.values()]))
+  lengths = [max(map(len, cells)) for cells in columns]
+  for row in zip(*columns, strict=True):
     print('  '.join(cell.rjust(length) for cell, length in zip(row, lengths, strict=True)))
 
 

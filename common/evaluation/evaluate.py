@@ -279,7 +279,9 @@ def _bits_per_dim(subject: Subject) -> Measure:
   spec, split = subject.data.spec, subject.settings['split']
   batches = evaluation_batches(subject.split, subject.settings['batch_size'])
   bits = bits_per_dim(subject.method, subject.params, batches, spec.num_dims, subject.key)
-  exact = f'estimation error {bits.estimation_error:.2g}' if bits.estimation_error else 'exact'
+  exact = (
+    f'estimation error ± {1.96 * bits.estimation_error:.2g}' if bits.estimation_error else 'exact'
+  )
   unit = subject.domain.dimension_note(spec, bits.value)
   note = f'{split} split, n={bits.num}, {exact}{unit}'
   return Measure(bits.value, bits.standard_error, note, bits.parts)

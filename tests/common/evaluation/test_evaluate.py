@@ -121,7 +121,7 @@ def test_bits_per_dim_leaves_out_the_padding(data):
   bits, unit = found.measures['bits_per_dim'], 64 * math.log(2)
   assert bits.value == pytest.approx(label.mean() / unit, rel=1e-6)
   assert bits.standard_error == pytest.approx(label.std(ddof=1) / math.sqrt(397) / unit, rel=1e-6)
-  assert f'estimation error {0.5 / math.sqrt(397) / unit:.2g}' in bits.note
+  assert f'estimation error ± {1.96 * 0.5 / math.sqrt(397) / unit:.2g}' in bits.note
   assert bits.parts['two'] == pytest.approx((0.5 / unit, 0.5 / unit))
   assert sum(map(sum, bits.parts.values())) == pytest.approx(bits.value, rel=1e-6)
   assert len(found.display.images) == 0  # no metric needed samples
