@@ -1,6 +1,7 @@
 """Output of a run: metrics as JSON lines and TensorBoard events, and a line of progress."""
 
 import collections
+import errno
 import io
 import json
 import math
@@ -34,8 +35,9 @@ class Writer:
 
   Args:
     workdir: the folder of the run; created if it is missing.
-    step: the step at which the run starts or resumes. Lines of later steps, and an incomplete last
-      line, are removed, because the run will write them again. None: keep all lines.
+    step: the step at which the run starts or resumes. Lines of later steps are removed, because
+      the run will write them again. None: keep all lines. An incomplete last line is removed in
+      either case.
     tensorboard: whether to write TensorBoard events too.
   """
 
@@ -45,10 +47,10 @@ class Writer:
       return
     workdir = pathlib.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    if step is not None:
-      # Before the file is opened for appending.
-      _remove_lines_after(workdir / METRICS_FILE, step)
-    self._file = (workdir / METRICS_FILE).open('a', encoding='utf-8')
+    # Before the file is opened for appending.
+    _remove_lines_after(workdir / METRICS_FILE, math.inf if step is None else step)
+    # Without a buffer: each line is one write, so that a kill cannot leave half of one.
+    self._file = (workdir / METRICS_FILE).open('ab', buffering=0)
     if tensorboard:
       from tensorboardX import SummaryWriter
 
@@ -85,12 +87,21 @@ class Writer:
     now = time.time()
     line = {'step': int(step), 'split': split, 'time': round(now, 3)}
     line |= {name: to_json_number(value) for name, value in values.items()}
-    self._file.write(json.dumps(line, allow_nan=False) + '\n')
-    self._file.flush()  # a killed run keeps its lines
+    self._append(json.dumps(line, allow_nan=False) + '\n')
     if self._events is not None:
       for name, value in values.items():
         if math.isfinite(value):
           self._events.add_scalar(f'{split}/{name}', value, step, walltime=now)
+
+  def _append(self, line: str) -> None:
+    """Writes a line, or nothing if the disk is full."""
+    data, end = line.encode(), self._file.seek(0, os.SEEK_END)
+    try:
+      if self._file.write(data) < len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._file.name))
+    except OSError:
+      self._file.truncate(end)
+      raise
 
   def images(self, step: int, name: str, grid: UInt8[np.ndarray, 'height width channels']) -> None:
     """Shows an image of 1, 3 or 4 channels under `name` in TensorBoard."""
@@ -150,7 +161,7 @@ def _complete_lines(path: pathlib.Path) -> list[tuple[str, dict]]:
   return lines
 
 
-def _remove_lines_after(path: pathlib.Path, step: int) -> None:
+def _remove_lines_after(path: pathlib.Path, step: int | float) -> None:
   """Removes lines of steps after `step`, and an incomplete last line, atomically."""
   if path.exists():
     kept = ''.join(text + '\n' for text, row in _complete_lines(path) if row['step'] <= step)

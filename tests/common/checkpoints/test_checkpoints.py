@@ -164,6 +164,28 @@ def test_the_state_may_be_donated_as_soon_as_save_returns(tmp_path):
         assert as_bytes(checkpoints.restore(abstract(state), n).state) == expected[n]
 
 
+def test_a_saved_step_is_on_the_disk_before_older_ones_are_removed(tmp_path, monkeypatch):
+  synced, fsync, rmtree = set(), os.fsync, shutil.rmtree
+
+  def spy(descriptor):
+    fsync(descriptor)
+    synced.add(os.fstat(descriptor).st_ino)
+
+  def removed(path):
+    step = tmp_path / '2'
+    assert {p.stat().st_ino for p in (*step.rglob('*'), step, tmp_path)} <= synced
+    gone.append(path.name)
+    rmtree(path)
+
+  gone = []
+  monkeypatch.setattr(os, 'fsync', spy)
+  monkeypatch.setattr(shutil, 'rmtree', removed)
+  with Checkpoints(tmp_path, keep=1) as checkpoints:
+    for step in (1, 2):
+      save(checkpoints, step, {'x': jnp.arange(3.0)}, loss=-step)
+  assert len(gone) == 1 and gone[0].startswith('1.')
+
+
 # Which steps are kept.
 
 
