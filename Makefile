@@ -12,7 +12,7 @@ bin := $(VENV)/bin
 ready := $(VENV)/.ready
 peers := $(VENV)/.peers
 
-.PHONY: demo test test-all lint format benchmark clean
+.PHONY: demo test test-slow test-all lint format benchmark clean
 
 demo: $(ready)
 	$(bin)/python -m experiments.ablate --study=configs/ablations/why_diffusion.py:demo --workdir=$(DEMO)
@@ -22,9 +22,12 @@ demo: $(ready)
 test: $(ready)
 	$(bin)/python -m pytest -n $(JOBS) --dist=worksteal -m "not slow and not peers"
 
-# Everything, with the comparisons against PyTorch, diffusers and transformers.
-test-all: $(peers)
-	$(bin)/python -m pytest -n $(JOBS) --dist=worksteal
+# What `make test` leaves out: minutes-long tests, and the comparisons against PyTorch, diffusers
+# and transformers.
+test-slow: $(peers)
+	$(bin)/python -m pytest -n $(JOBS) --dist=worksteal -m "slow or peers"
+
+test-all: test test-slow
 
 lint: $(ready)
 	$(bin)/ruff check .

@@ -2,12 +2,11 @@
 
 A component of a config is a dict with a `name` and settings. A table, one literal dict in one file,
 maps the name to a constructor, and the settings are that constructor's keyword arguments. A config
-contains only the settings that differ from their defaults. The defaults stand in the constructor's
-signature and nowhere else; `complete` fills them in.
+contains only the settings that differ from their defaults. The defaults and their ranges stand in
+the constructor's signature and nowhere else; `complete` fills them in and checks them.
 """
 
 import copy
-import difflib
 import inspect
 import json
 import math
@@ -15,6 +14,9 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from ml_collections import ConfigDict
+
+from common.files import local_path
+from common.ranges import FINITE, PATH, Setting, settings_of, suggestion
 
 T = TypeVar('T')
 Config = Mapping | ConfigDict  # below the commands, configs are plain nested dicts
@@ -44,13 +46,6 @@ class Tables(NamedTuple):
   given: Mapping[str, Collection[str]] = {}
 
 
-def suggestion(name: str, known) -> str:
-  """' did you mean X? known: ...' for an unknown name."""
-  known = sorted(map(str, known))
-  close = difflib.get_close_matches(str(name), known, n=1)
-  return (f' did you mean {close[0]!r}?' if close else '') + ' known: ' + ', '.join(known)
-
-
 def pick(table: Mapping[str, T], name: str, what: str) -> T:
   """The entry of `table` under `name`. Raises ConfigError that lists the known names."""
   if name not in table:
@@ -69,11 +64,11 @@ def component(table: Mapping[str, Callable[..., T]], settings: Mapping, what: st
     **given: arguments that the code passes; a constructor gets only those that it accepts.
 
   Raises:
-    ConfigError: for an unknown name, an unknown setting, or a value whose type differs from that of
-      the default.
+    ConfigError: for an unknown name, an unknown setting, a value whose type differs from that of
+      the default, or a value out of its range.
   """
   constructor = checked_constructor(table, settings, what, given)
-  arguments = inspect.signature(constructor).parameters
+  arguments = settings_of(constructor)
   chosen = {key: as_tuple(value) for key, value in settings.items() if key != 'name'}
   return constructor(**chosen, **{k: v for k, v in given.items() if k in arguments})
 
@@ -83,7 +78,7 @@ def checked_constructor(
   settings: Mapping,
   what: str,
   given: Collection[str] = (),
-  shared: Mapping[str, Any] | None = None,
+  shared: Mapping[str, Setting] | None = None,
 ) -> Callable[..., T]:
   """Checks the settings of a component, and returns the constructor that its `name` selects.
 
@@ -92,25 +87,40 @@ def checked_constructor(
     settings: the component: its `name` and settings.
     what: what the component is, for messages.
     given: names of arguments that the code passes, which are not settings.
-    shared: settings (with defaults) that every component of the table has, in addition to the
-      arguments of its constructor.
+    shared: settings that every component of the table has, in addition to the arguments of its
+      constructor.
 
   Raises:
     ConfigError: see `component`.
   """
   if 'name' not in settings:
     raise ConfigError(f'{what} needs a name; known: {", ".join(sorted(table))}')
-  name = settings['name']
-  constructor = pick(table, name, what)
-  defaults = dict.fromkeys(settings_of(constructor) - set(given), inspect.Parameter.empty)
-  defaults |= defaults_of(constructor, given) | dict(shared or {})
-  for key, value in settings.items():
-    if key == 'name':
-      continue
-    if key not in defaults:
-      raise ConfigError(f'unknown setting {what}.{key} of {name!r};{suggestion(key, defaults)}')
-    check_type(f'{what}.{key}', value, defaults[key])
+  constructor = pick(table, settings['name'], what)
+  known = {k: v for k, v in settings_of(constructor).items() if k not in given} | dict(shared or {})
+  check_settings(what, {k: v for k, v in settings.items() if k != 'name'}, known, settings['name'])
   return constructor
+
+
+def check_settings(
+  what: str, values: Mapping[str, Any], known: Mapping[str, Setting], owner: str = ''
+) -> None:
+  """Checks the settings of a section or component.
+
+  Args:
+    what: the section, for messages.
+    values: the settings.
+    known: all settings that there are.
+    owner: the name of the component whose settings they are, for messages.
+
+  Raises:
+    ConfigError: for an unknown setting, a value of another type than the default, or a value out of
+      its range.
+  """
+  for key, value in values.items():
+    if key not in known:
+      of = f' of {owner!r}' if owner else ''
+      raise ConfigError(f'unknown setting {what}.{key}{of};{suggestion(key, known)}')
+    check_setting(f'{what}.{key}', value, known[key])
 
 
 # {type of a default: (types that its values may have, how messages describe them)}
@@ -135,17 +145,18 @@ def check_type(what: str, value: Any, default: Any) -> None:
     raise ConfigError(f'{what}={value!r} must be {description}, such as {default!r}')
 
 
-def settings_of(constructor: Callable) -> set[str]:
-  """Names of the keyword arguments that a component's constructor takes."""
-  hidden = {'parent', 'name', 'self'}  # every flax.linen module takes the first two
-  return set(inspect.signature(constructor).parameters) - hidden
+def check_setting(what: str, value: Any, setting: Setting) -> None:
+  """Checks that a value has the type of its setting's default, and lies in its range.
 
+  Every number must be finite, unless the range says otherwise.
 
-def defaults_of(constructor: Callable, given: Collection[str] = ()) -> dict[str, Any]:
-  """The settings of a constructor that have a default, without the arguments in `given`."""
-  parameters = inspect.signature(constructor).parameters
-  defaults = {key: parameters[key].default for key in settings_of(constructor) - set(given)}
-  return {k: v for k, v in defaults.items() if v is not inspect.Parameter.empty}
+  Raises:
+    ConfigError: names the setting, and says which values are valid.
+  """
+  check_type(what, value, setting.default)
+  allowed = setting.range or (FINITE if type(setting.default) in (int, float) else None)
+  if allowed is not None and not allowed.allows(value):
+    raise ConfigError(f'{what}={value!r} {allowed.explain(value)}')
 
 
 def as_tuple(value: Any) -> Any:
@@ -240,7 +251,7 @@ def _renames(change: Mapping, section: Mapping) -> bool:
 
 
 def complete(
-  config: Config, base: Config, tables: Tables, strict: bool = False, path: str = ''
+  config: Config, base: Mapping, tables: Tables, strict: bool = False, path: str = ''
 ) -> dict[str, Any]:
   """A config with a value for every setting.
 
@@ -251,45 +262,89 @@ def complete(
 
   Args:
     config: the settings that differ from their defaults.
-    base: the sections of the family. Settings of a component in the base that no constructor takes
-      belong to every component at that path.
+    base: the sections of the family: a `Setting` or a default for each setting. Settings of a
+      component in the base that no constructor takes belong to every component at that path.
     tables: the family's constructors.
     strict: whether to raise an error for a key that a section of the base lacks, or for a value of
-      another type. Otherwise both are kept, because an older run may have them. A section that is
-      empty in the base accepts any key.
+      another type or out of its range, and to replace `~` in paths. Otherwise all are kept, because
+      an older run may have them. A section that is empty in the base accepts any key; the sections
+      inside it have settings of the section around it (`optimizer.groups`).
     path: the dotted path of the section `config`; '' for a complete config.
 
   Raises:
-    ConfigError: for a component or setting that is unknown, or a setting of another type.
+    ConfigError: for a component or setting that is unknown, a setting of another type, or a value
+      out of its range.
   """
-  base, known = plain_dict(base), plain_dict(config)
-  if path in tables.components:
-    base = _component_defaults(known, base, tables, path)
-  elif path in tables.sections:
-    base = defaults_of(tables.sections[path], tables.given.get(path, ())) | base
-  result = base | known
+  known = plain_dict(config)
+  declared = _declared(known, base, tables, path)
+  result = plain_defaults(declared) | known
   for key, value in result.items():
-    inside = f'{path}.{key}' if path else key
-    if strict and base and key not in base:
-      raise ConfigError(f'{inside}: there is no such setting;{suggestion(key, base)}')
-    if strict and key in base:
-      check_type(inside, value, base[key])
-    section = isinstance(base.get(key), dict)
+    inside, entry = f'{path}.{key}' if path else key, declared.get(key)
+    if strict and declared and entry is None:
+      raise ConfigError(f'{inside}: there is no such setting;{suggestion(key, declared)}')
+    section = isinstance(entry, dict)
     if section and not isinstance(value, dict):
       raise ConfigError(f'{inside}={value!r} must be a section: a dict of settings')
     if section or inside in tables.components:
-      result[key] = complete(value, base.get(key, {}), tables, strict, inside)
+      result[key] = complete(value, entry if section else {}, tables, strict, inside)
+    elif strict and entry is not None:
+      check_setting(inside, value, entry)
+      result[key] = local_path(value) if entry.range is PATH else value
+    if strict and entry == {}:
+      _check_groups(inside, value, declared)
   return result
 
 
-def _component_defaults(settings: dict, base: dict, tables: Tables, path: str) -> dict[str, Any]:
-  """The name of a component and every setting that it may have, with its default."""
-  table = tables.components[path]
-  own = set().union(*map(settings_of, table.values())) | {'name'}  # of any constructor
-  shared = {key: value for key, value in base.items() if key not in own}
+def _declared(
+  settings: Mapping, base: Mapping, tables: Tables, path: str
+) -> dict[str, Setting | dict]:
+  """What a section of the config `settings` may hold: a `Setting` or a section for each key."""
+  entries = {k: v if isinstance(v, dict | Setting) else Setting(v) for k, v in base.items()}
   given = tables.given.get(path, ())
-  constructor = checked_constructor(table, settings, path, given, shared)
-  return {'name': settings['name']} | shared | defaults_of(constructor, given)
+  if path in tables.components:
+    table = tables.components[path]
+    own = set().union(*map(settings_of, table.values())) | {'name'}  # of any constructor
+    shared = {key: entry for key, entry in entries.items() if key not in own}
+    constructor = checked_constructor(table, settings, path, given, shared)
+    entries = {'name': Setting(settings['name'])} | shared
+  elif path in tables.sections:
+    constructor = tables.sections[path]
+  else:
+    return entries
+  own = settings_of(constructor).items()
+  return entries | {k: v for k, v in own if k not in given and k not in entries}
+
+
+def plain_defaults(declared: Mapping) -> dict[str, Any]:
+  """The defaults of nested settings, as nested dicts."""
+  sections = {k: plain_defaults(v) for k, v in declared.items() if isinstance(v, dict)}
+  settings = {k: v for k, v in declared.items() if not isinstance(v, dict)}
+  values = {k: v if not isinstance(v, Setting) else v.default for k, v in settings.items()}
+  whole = copy.deepcopy(values) | sections
+  return {k: whole[k] for k in declared if whole[k] is not inspect.Parameter.empty}
+
+
+def _check_groups(what: str, groups: Mapping, declared: Mapping[str, Setting | dict]) -> None:
+  """Checks the sections of `groups`, which have the settings in `declared`, and others."""
+  known = {k: entry for k, entry in declared.items() if isinstance(entry, Setting)}
+  for name, group in groups.items():
+    if isinstance(group, dict):
+      check_settings(f'{what}.{name}', {k: v for k, v in group.items() if k in known}, known)
+
+
+def declared_settings(
+  config: Config, base: Mapping, tables: Tables, path: str = ''
+) -> dict[str, Setting]:
+  """{dotted name: setting} for all settings of a complete config; see `complete`."""
+  found = {}
+  for key, entry in _declared(config, base, tables, path).items():
+    inside = f'{path}.{key}' if path else key
+    if isinstance(entry, dict) or inside in tables.components:
+      section = entry if isinstance(entry, dict) else {}
+      found |= declared_settings(config[key], section, tables, inside)
+    else:
+      found[inside] = entry
+  return found
 
 
 def nearby_settings(key: str, config: Config) -> str:

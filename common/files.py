@@ -1,9 +1,26 @@
-"""Atomic writing of files: a file is either complete or absent."""
+"""Paths on this machine, and atomic writing of files: a file is either complete or absent."""
 
 import errno
 import os
 import pathlib
+import re
 import threading
+
+URL = re.compile(r'[A-Za-z][\w+.-]+:(/|$)')  # also 'gs:/', to which pathlib shortens 'gs://'
+
+
+def local_path(text: str) -> str:
+  """A path with `~` replaced by the home folder; '' stays ''.
+
+  Raises:
+    ValueError: for a URL, which would otherwise become a folder called 'gs:'; for an unknown home.
+  """
+  if URL.match(text):
+    raise ValueError('must be a path on this machine, not a URL: copy or mount the files first')
+  path = os.path.expanduser(text)
+  if path.startswith('~'):
+    raise ValueError(f'has no home folder {path.partition("/")[0]}: write the folder itself')
+  return path
 
 
 def atomic_write(path: str | os.PathLike, content: bytes | str) -> None:

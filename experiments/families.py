@@ -4,17 +4,16 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict
-
 import autoregressive
 import diffusion
 from common import config as configs_lib
 from common import config_files
-from common.config import Config, Tables, pick
+from common.config import Config, Tables, pick, plain_defaults
 from common.data import tokenizers
 from common.data.spec import DataSpec
 from common.domains.base import ImageTask
 from common.method import Method, PyTree
+from common.ranges import Setting
 from configs.autoregressive import base as autoregressive_base
 from configs.diffusion import base as diffusion_base
 from diffusion.sampling.tasks import TASKS
@@ -31,8 +30,8 @@ class Family(NamedTuple):
 
   Attributes:
     build: (config, spec) -> Method. A family with `draft` also accepts an argument `draft`.
-    base: returns the sections of the family's configs, without the settings in `tables`.
-    tables: the constructors whose signatures have the other settings and their defaults.
+    settings: the sections of the family's configs, without the settings in `tables`.
+    tables: the constructors whose signatures have the other settings, their defaults and ranges.
     tasks: its tasks on given images, by name.
     draft: (config, spec, params) -> a trained model that drafts in speculative decoding; None: not
       supported.
@@ -41,7 +40,7 @@ class Family(NamedTuple):
   """
 
   build: Callable[..., Method]
-  base: Callable[[], ConfigDict]
+  settings: Mapping[str, Any]
   tables: Tables
   tasks: Mapping[str, ImageTask]
   draft: Callable[[Mapping, DataSpec, PyTree], Any] | None = None
@@ -57,7 +56,7 @@ def _autoregressive_initial_params(config: Mapping, spec: DataSpec, params: PyTr
 FAMILIES = {
   'diffusion': Family(
     diffusion.build,
-    diffusion_base.get_base,
+    diffusion_base.SETTINGS,
     Tables(diffusion.COMPONENTS, given=diffusion.GIVEN),
     {
       name: ImageTask(task.needs, {'task': name}, random=not task.reversible)
@@ -67,7 +66,7 @@ FAMILIES = {
   ),
   'autoregressive': Family(
     autoregressive.build,
-    autoregressive_base.get_base,
+    autoregressive_base.SETTINGS,
     Tables(autoregressive.COMPONENTS, autoregressive.SECTIONS, autoregressive.GIVEN),
     {'complete': ImageTask(('past', 'mask'), {}, mask='bottom')},
     autoregressive.build_draft,
@@ -92,12 +91,18 @@ def complete(config: Config, strict: bool = False) -> dict[str, Any]:
     ConfigError: for an unknown family or component, or an unknown setting of a component.
   """
   family = pick(FAMILIES, config.get('family', ''), 'family')
-  return configs_lib.complete(config, family.base(), family.tables, strict)
+  return configs_lib.complete(config, family.settings, family.tables, strict)
 
 
 def defaults(family: str) -> dict[str, Any]:
   """Every setting of a family's configs, with its default."""
-  return complete(pick(FAMILIES, family, 'family').base())
+  return complete(plain_defaults(pick(FAMILIES, family, 'family').settings))
+
+
+def declared_settings(config: Config) -> dict[str, Setting]:
+  """{dotted name: setting} for all settings of a complete config."""
+  family = pick(FAMILIES, config['family'], 'family')
+  return configs_lib.declared_settings(config, family.settings, family.tables)
 
 
 def load_config(spec: str, overrides: Mapping[str, Any]) -> dict[str, Any]:

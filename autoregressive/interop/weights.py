@@ -25,8 +25,9 @@ from autoregressive.heads.categorical import Categorical
 from autoregressive.interop.layouts import LAYOUTS
 from autoregressive.model import Model
 from autoregressive.networks.transformer import Transformer
-from common.config import ConfigError, as_tuple, pick, settings_of
+from common.config import ConfigError, as_tuple, pick
 from common.files import atomic_write
+from common.ranges import settings_of
 
 Tensors = Mapping[str, Any]  # by their public names
 INDEX = 'model.safetensors.index.json'
@@ -86,7 +87,7 @@ def read_weights(
     # Positions count from 0, so a shorter context keeps the first rows.
     table = params['network']['position_embed']['embedding'][:context]
     params = params | {'network': params['network'] | {'position_embed': {'embedding': table}}}
-  settings = {name: vars(network)[name] for name in settings_of(Transformer) - {'length'}}
+  settings = {name: vars(network)[name] for name in settings_of(Transformer).keys() - {'length'}}
   config = dict(
     ordering={'name': 'tokens'},
     network={'name': 'transformer'} | settings,

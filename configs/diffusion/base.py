@@ -7,69 +7,88 @@ names the file of both. `experiments.families.complete` fills in the defaults.
 
 from ml_collections import ConfigDict
 
+from common.config import plain_defaults
+from common.ranges import (
+  ABOVE_ZERO,
+  AT_LEAST_ONE,
+  AT_LEAST_ZERO,
+  BELOW_ONE,
+  FINITE,
+  PROBABILITY,
+  Interval,
+  OneOf,
+  Setting,
+)
 from configs import base
+
+SETTINGS = base.SETTINGS | dict(
+  family='diffusion',
+  conditional=True,  # tell the network the class, if the data has classes
+  # share of the training examples whose class is hidden, for guidance
+  label_dropout=Setting(0.1, BELOW_ONE),
+  process=dict(name='cosine'),  # diffusion/processes/__init__.py
+  network=dict(name='dit', width=192, depth=6),  # diffusion/networks/__init__.py
+  prediction=dict(
+    target='v',  # x0, eps, v, velocity, score, edm
+    sigma_data=Setting(0.5, ABOVE_ZERO),  # standard deviation of the data in [-1, 1]
+    scale_input=True,  # feed the network x at unit variance (EDM's c_in)
+    noise='log_snr',  # the network's measure of the noise level: time, log_snr, edm
+    variance='fixed_small',  # of discrete reverse steps: fixed_small, fixed_large, learned
+  ),
+  objective=dict(
+    weighting=dict(name='simple'),  # diffusion/objectives/__init__.py: WEIGHTINGS
+    times=dict(name='low_discrepancy'),  # the distribution of times in training; same file
+    # with a learned variance: weight of the bound that is added to the loss
+    hybrid=Setting(0.001, AT_LEAST_ZERO),
+    uncertainty=False,  # balance the noise levels by a learned uncertainty (EDM2)
+  ),
+  classifier=dict(  # classifies noisy data, trained together with the model, to guide it
+    weight=Setting(0.0, AT_LEAST_ZERO),  # weight of its cross-entropy in the loss; 0: no classifier
+    network=dict(name='mlp'),  # diffusion/networks/__init__.py
+  ),
+  augmentation=dict(  # a condition of the network, so that samples show none (EDM)
+    probability=Setting(0.0, PROBABILITY),  # probability of each kind; 0: off
+    x_flip=True,
+    y_flip=True,
+    scale=Setting(0.2, AT_LEAST_ZERO),  # standard deviation of log2
+    rotate=Setting(1.0, PROBABILITY),  # share of a half turn
+    anisotropy=Setting(0.2, AT_LEAST_ZERO),  # standard deviation of log2
+    translate=Setting(0.125, AT_LEAST_ZERO),  # standard deviation, relative to the image's size
+  ),
+  sampling=dict(
+    task=dict(
+      name='generate',  # a key of diffusion/sampling/tasks.py: inpaint, sdedit, ...
+      strength=Setting(0.5, Interval(0, 1, above=True)),  # sdedit: share of the steps to take
+      jump=Setting(5, AT_LEAST_ONE),  # repaint: number of steps in a stretch
+      repeats=Setting(5, AT_LEAST_ONE),  # repaint: how often each stretch is denoised
+    ),
+    sampler=dict(name='ddim'),  # diffusion/sampling/driver.py
+    steps=Setting(50, Interval(1, 100_000)),
+    grid=dict(  # diffusion/sampling/grids.py
+      name='uniform',
+      # for every grid: the last time is 0 ('clean') or 't_min'
+      end=Setting('clean', OneOf('clean', 't_min')),
+    ),
+    guidance=dict(
+      weight=Setting(1.0, FINITE),  # 1: no guidance; above 1: guided
+      low=Setting(0.0, AT_LEAST_ZERO),  # guide only where low < sigma/alpha <= high
+      high=Setting(0.0, Interval(0, note='0: no upper end')),
+      # φ of Lin et al. 2023: how far the contrast is restored
+      rescale=Setting(0.0, Interval(0, 1, note='0: off')),
+      # scale of classifier guidance, in addition to the above; 0: off
+      classifier=Setting(0.0, FINITE),
+    ),
+    threshold=dict(
+      name='static',  # or none, dynamic (Imagen)
+      bound=Setting(1.0, ABOVE_ZERO),
+      percentile=Setting(0.995, Interval(0, 1, above=True)),
+    ),
+    final_denoise=False,  # one more evaluation at the end, if the grid ends at t_min
+  ),
+  likelihood=dict(name='vlb'),  # diffusion/likelihood/__init__.py
+)
 
 
 def get_base() -> ConfigDict:
   """The base config of the diffusion family: class-conditional, on the cosine VP process."""
-  config = base.get_base()
-  config.family = 'diffusion'
-  config.update(
-    dict(
-      conditional=True,  # tell the network the class, if the data has classes
-      label_dropout=0.1,  # share of the training examples whose class is hidden, for guidance
-      process=dict(name='cosine'),  # diffusion/processes/__init__.py
-      network=dict(name='dit', width=192, depth=6),  # diffusion/networks/__init__.py
-      prediction=dict(
-        target='v',  # x0, eps, v, velocity, score, edm
-        sigma_data=0.5,  # standard deviation of the data in [-1, 1]
-        scale_input=True,  # feed the network x at unit variance (EDM's c_in)
-        noise='log_snr',  # the network's measure of the noise level: time, log_snr, edm
-        variance='fixed_small',  # of discrete reverse steps: fixed_small, fixed_large, learned
-      ),
-      objective=dict(
-        weighting=dict(name='simple'),  # diffusion/objectives/__init__.py: WEIGHTINGS
-        times=dict(name='low_discrepancy'),  # the distribution of times in training; same file
-        hybrid=0.001,  # with a learned variance: weight of the bound that is added to the loss
-        uncertainty=False,  # balance the noise levels by a learned uncertainty (EDM2)
-      ),
-      classifier=dict(  # classifies noisy data, trained together with the model, to guide it
-        weight=0.0,  # weight of its cross-entropy in the loss; 0: no classifier
-        network=dict(name='mlp'),  # diffusion/networks/__init__.py
-      ),
-      augmentation=dict(  # a condition of the network, so that samples show none (EDM)
-        probability=0.0,  # probability of each kind; 0: off
-        x_flip=True,
-        y_flip=True,
-        scale=0.2,  # standard deviation of log2
-        rotate=1.0,  # share of a half turn
-        anisotropy=0.2,  # standard deviation of log2
-        translate=0.125,  # standard deviation, relative to the image's size
-      ),
-      sampling=dict(
-        task=dict(
-          name='generate',  # a key of diffusion/sampling/tasks.py: inpaint, sdedit, ...
-          strength=0.5,  # sdedit: share of the steps to take
-          jump=5,  # repaint: number of steps in a stretch
-          repeats=5,  # repaint: how often each stretch is denoised
-        ),
-        sampler=dict(name='ddim'),  # diffusion/sampling/driver.py
-        steps=50,
-        grid=dict(  # diffusion/sampling/grids.py
-          name='uniform',
-          end='clean',  # for every grid: the last time is 0 ('clean') or 't_min'
-        ),
-        guidance=dict(
-          weight=1.0,  # 1: no guidance; above 1: guided
-          low=0.0,  # guide only where low < sigma/alpha <= high
-          high=0.0,  # 0: no upper end
-          rescale=0.0,  # φ of Lin et al. 2023: how far the contrast is restored; 0: off
-          classifier=0.0,  # scale of classifier guidance, in addition to the above; 0: off
-        ),
-        threshold=dict(name='static', bound=1.0, percentile=0.995),  # or none, dynamic (Imagen)
-        final_denoise=False,  # one more evaluation at the end, if the grid ends at t_min
-      ),
-      likelihood=dict(name='vlb'),  # diffusion/likelihood/__init__.py
-    )
-  )
-  return config
+  return ConfigDict(plain_defaults(SETTINGS))

@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from common.config import ConfigError, check_type, component, pick, settings_of, suggestion
+from common.config import ConfigError, check_setting, component, pick, suggestion
+from common.ranges import Setting, settings_of
 from diffusion.sampling.driver import SAMPLERS
 from diffusion.sampling.grids import GRIDS
 from diffusion.sampling.solvers import Sampler
@@ -137,7 +138,7 @@ def override(sampling: Mapping, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _replace(section: dict, leaf: str, option: str, value: Any) -> None:
-  check_type(f'option {option}', value, section.get(leaf))
+  check_setting(f'option {option}', value, Setting(section.get(leaf)))
   section[leaf] = value
 
 

@@ -9,11 +9,12 @@ Steps that end at time 0, where σ = 0, end on the estimate of clean data.
 """
 
 import dataclasses
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from common.ranges import AT_LEAST_ZERO, Interval
 from diffusion.predictions import Pair, fold_in_each, normal_like, velocity
 from diffusion.processes.process import Process
 
@@ -234,10 +235,10 @@ class EDMSampler(Sampler):
     ValueError: for a negative setting or an empty range.
   """
 
-  s_churn: float = 0.0
-  s_tmin: float = 0.0
-  s_tmax: float = float('inf')
-  s_noise: float = 1.0
+  s_churn: Annotated[float, AT_LEAST_ZERO] = 0.0
+  s_tmin: Annotated[float, AT_LEAST_ZERO] = 0.0
+  s_tmax: Annotated[float, Interval(0, infinite=True)] = float('inf')
+  s_noise: Annotated[float, AT_LEAST_ZERO] = 1.0
 
   def __post_init__(self):
     if min(self.s_churn, self.s_tmin, self.s_noise) < 0 or self.s_tmax < self.s_tmin:

@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 
-from common.config import NAMED_SECTIONS
+from common.config import NAMED_SECTIONS, plain_defaults
 from experiments import families
 from experiments.families import FAMILIES
 
@@ -72,7 +72,7 @@ def test_a_section_with_a_name_is_a_component_or_a_known_exception(family):
 
 @pytest.mark.parametrize('family', FAMILIES)
 def test_a_base_repeats_no_default_of_a_constructor(family):
-  base, tables = FAMILIES[family].base().to_dict(), FAMILIES[family].tables
+  base, tables = plain_defaults(FAMILIES[family].settings), FAMILIES[family].tables
   for path, table in tables.components.items():
     written = dict(at(base, path))
     defaults = settings(table[written.pop('name')], ())

@@ -4,7 +4,7 @@ import pytest
 
 from autoregressive.heads import HEADS
 from autoregressive.heads.base import Head
-from common.config import settings_of
+from common.ranges import settings_of
 
 
 @pytest.mark.parametrize('name', HEADS)
