@@ -30,6 +30,7 @@ from common.evaluation.features import EXTRACTORS, extractor
 from common.evaluation.likelihood import bits_per_dim
 from common.evaluation.measures import Evaluation, Measure
 from common.method import Method, NotFiniteError, PyTree
+from common.reporting.progress import reported
 
 # Calls of the sampler that are timed, after the first, which compiles it.
 TIMED_CALLS = 3
@@ -277,7 +278,9 @@ def _bits_per_dim(subject: Subject) -> Measure:
   if not subject.method.has_likelihood:
     return Measure(None, note='the method has no likelihood')
   spec, split = subject.data.spec, subject.settings['split']
-  batches = evaluation_batches(subject.split, subject.settings['batch_size'])
+  size = subject.settings['batch_size']
+  batches = evaluation_batches(subject.split, size)
+  batches = reported(batches, -(-len(subject.split) // size), 'likelihood')
   bits = bits_per_dim(subject.method, subject.params, batches, spec.num_dims, subject.key)
   exact = (
     f'estimation error ± {1.96 * bits.estimation_error:.2g}' if bits.estimation_error else 'exact'
