@@ -22,7 +22,7 @@ from absl import flags
 from common.evaluation.evaluate import METRICS
 from common.evaluation.measures import Evaluation, Measure
 from common.evaluation.results import ResultFile, file_name
-from common.studies.estimates import Estimate, format_estimate, scaled, unit
+from common.studies.estimates import estimate, format_estimate, scaled, unit
 from experiments import cli, runs
 
 WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
@@ -79,8 +79,8 @@ def evaluate(run: runs.Run, settings: dict, variant: dict) -> Evaluation:
 def column(metric: str, measures: Sequence[Measure]) -> list[str]:
   """A metric's name with its unit, and the value of each measure: '0.957 ± 0.013' or '-'."""
   name, factor = unit(metric, [m.value for m in measures if m.value is not None])
-  estimates = (None if m.value is None else Estimate(m.value, m.standard_error) for m in measures)
-  return [name, *('-' if e is None else format_estimate(scaled(e, factor)) for e in estimates)]
+  found = [estimate({0: measure}) for measure in measures]
+  return [name, *('-' if e is None else format_estimate(scaled(e, factor)) for e in found)]
 
 
 def format_part(name: str, terms: Sequence[float]) -> str:

@@ -308,7 +308,7 @@ def _seconds_per_sample(subject: Subject) -> Measure:
   seconds = np.asarray(subject.samples.seconds) / batch
   error = float(seconds.std(ddof=1) / np.sqrt(len(seconds)))
   note = f'median of {len(seconds)} calls for {batch} samples at once, compiled'
-  return Measure(float(np.median(seconds)), error, note)
+  return Measure(float(np.median(seconds)), error, note, dof=len(seconds) - 1)
 
 
 def _parameters(subject: Subject) -> Measure:

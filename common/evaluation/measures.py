@@ -16,12 +16,14 @@ class Measure(NamedTuple):
     standard_error: 0 if the value is exact, None if the error is unknown.
     note: what a reader needs to know next to the number.
     parts: if the value is a sum: its parts by name, each given by its terms, which add up to it.
+    dof: degrees of freedom of the standard error; None: so many that it is as good as known.
   """
 
   value: float | None
   standard_error: float | None = None
   note: str = ''
   parts: Mapping[str, tuple[float, ...]] = {}
+  dof: int | None = None
 
   @property
   def is_finite(self) -> bool:

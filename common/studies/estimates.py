@@ -51,7 +51,8 @@ def estimate(measures: Mapping[int, Measure]) -> Estimate | None:
   # A single seed says nothing about the spread of training: only the measurement has an error.
   if len(known) == 1:
     (measure,) = known.values()
-    return Estimate(float(measure.value), measure.standard_error)
+    dof = math.inf if measure.dof is None else float(measure.dof)
+    return Estimate(float(measure.value), measure.standard_error, dof)
   # The spread of the seeds; the measurement's own error is part of it.
   return _mean({seed: float(measure.value) for seed, measure in known.items()})
 

@@ -131,6 +131,7 @@ def test_several_seeds_give_a_t_interval_and_one_seed_its_own_error():
   assert found == Estimate(2.0, pytest.approx(1 / math.sqrt(3)), 2.0, {0: 1.0, 1: 2.0, 2: 3.0})
   assert found.half_width == pytest.approx(4.30265273 / math.sqrt(3))  # t of 2 degrees of freedom
   assert estimate({0: Measure(1.0, 0.5)}).half_width == pytest.approx(1.95996398 * 0.5)
+  assert estimate({0: Measure(1.0, 0.5, dof=2)}).half_width == pytest.approx(4.30265273 * 0.5)
   assert estimate({0: Measure(None), 1: Measure(3.0, 0.5)}) == Estimate(3.0, 0.5)
   assert estimate({0: Measure(None)}) is None
 
