@@ -68,5 +68,5 @@ class ResultFile:
       self._outdated = False
     today = {'date': datetime.date.today().isoformat()}
     self._earlier |= {name: measure.to_json() | today for name, measure in measures.items()}
-    record = self._conditions | {'measures': self._earlier}
+    record = {'measures': self._earlier} | self._conditions
     atomic_write(self._path, json.dumps(record, indent=2, allow_nan=False))
