@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 
 from absl import flags
 
+from common.domains import domain_of
 from common.evaluation.evaluate import METRICS
 from common.evaluation.measures import Evaluation, Measure
 from common.evaluation.results import ResultFile, file_name
@@ -67,7 +68,7 @@ def evaluate(run: runs.Run, settings: dict, variant: dict) -> Evaluation:
   file = ResultFile(folder / f'{name}.json', conditions)
   result = runs.evaluate_run(run, CHOSEN.value, sampling)
   file.add(result.measures)
-  result.display.save(folder, name, scale=3)
+  result.display.save(folder, name, domain_of(run.data.spec).picture_scale)
   for metric, measure in result.measures.items():
     print(f'{": ".join(column(metric, [measure]))}   {measure.note}')
     if measure.parts:

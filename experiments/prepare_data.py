@@ -1,6 +1,7 @@
 """Prepares a dataset once, so that training reads it without a network and without TensorFlow.
 
   python -m experiments.prepare_data --dataset=mnist
+  python -m experiments.prepare_data --dataset=cifar10 --source=cifar-10-binary.tar.gz
   python -m experiments.prepare_data --dataset=image_folder --source=faces/ --image_size=64
   python -m experiments.prepare_data --dataset=shakespeare --context=64
   python -m experiments.prepare_data --dataset=aus_retail --context=48 --horizon=12
@@ -22,8 +23,8 @@ DATASET = flags.DEFINE_string('dataset', None, 'Name: ' + ', '.join(BUILDERS) + 
 SOURCE = flags.DEFINE_string(
   'source',
   '',
-  'Folder of images, .npz file, text file or folder, .csv file, or folder of raw files from an '
-  'earlier download.',
+  'Folder of images, .npz file, text file or folder, .csv file, or raw files from an earlier '
+  'download: their folder or, for cifar10, an archive.',
 )
 DATA_DIR = flags.DEFINE_string(
   'data_dir', '', 'Folder to write to; empty: $TFDS_DATA_DIR, or else ~/tensorflow_datasets.'

@@ -238,7 +238,7 @@ def prompt_emissions(
   if (given != beginning).any():
     raise ConfigError(
       'the given part must be a beginning of the sequence, in the order of the model, but the mask '
-      'has given values after missing ones'
+      'has given values after missing ones; for images row by row, --mask=bottom leaves a beginning'
     )
   # A value outside the vocabulary would silently read another row of the embedding table.
   values, limit = emissions[given], ordering.vocabulary

@@ -78,6 +78,9 @@ def prepare(settings: Mapping[str, Any], network: bool) -> pathlib.Path:
     builder = builder_class(settings, network, data_dir=folder.parents[1])
     with _quiet():
       builder.download_and_prepare()
+    if not network:  # in a run; the command that prepares data prints them itself
+      for note in builder.info.metadata['notes']:
+        logging.info('%s: %s', builder.name, note)
   except OSError as error:
     # Renaming fails if another process was faster; then its dataset is used.
     if not is_prepared(folder):

@@ -10,7 +10,7 @@ implement `as_images`, and overrides the other members that do not suit it.
 import dataclasses
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +28,7 @@ from common.reporting import pictures
 from common.reporting.writers import Writer
 
 GRID = 10  # rows and columns of training's grid of samples
-PICTURE_ROWS = 8  # rows of samples in the picture of an evaluation
+PICTURE_ROWS = 8  # rows in the picture of an evaluation; with classes, samples of each
 NO_IMAGES = np.zeros((0, 1, 1, 1), np.uint8)
 
 
@@ -37,9 +37,10 @@ class Display(NamedTuple):
 
   Attributes:
     images: the samples as images, in the order of the grid.
-    label: the classes that were requested for them, or None.
+    label: the classes that were requested for them, or None. Each class then has rows of its own.
     columns: images in a row of the grid.
     levels: the images hold integers in [0, levels).
+    class_names: names of the classes, which the picture shows; empty if there are none.
     text: a page of text.
     plot: a finished picture.
   """
@@ -48,16 +49,32 @@ class Display(NamedTuple):
   label: Int[np.ndarray, 'n'] | None = None
   columns: int = 1
   levels: int = 256
+  class_names: tuple[str, ...] = ()
   text: str = ''
   plot: UInt8[np.ndarray, 'rows cols 3'] | None = None
 
-  def picture(self, scale: int = 1) -> UInt8[np.ndarray, 'rows cols 3'] | None:
-    """The plot, or the grid of images with its pixels enlarged `scale` times; None if empty."""
-    if self.plot is None and len(self.images):
-      return pictures.image_grid(self.images, self.columns, scale, self.levels)
-    return self.plot
+  def picture(self, scale: int = 0) -> UInt8[np.ndarray, 'rows cols 3'] | None:
+    """The plot, or the grid of images with its pixels enlarged `scale` times; None if empty.
 
-  def save(self, folder: pathlib.Path, name: str, scale: int = 1) -> None:
+    Without a scale, small images are enlarged until they are large enough to see.
+    """
+    if self.plot is not None or not len(self.images):
+      return self.plot
+    scale = scale or pictures.visible_scale(self.images)
+    if self.label is None or not self.class_names:
+      return pictures.image_grid(self.images, self.columns, scale, self.levels)
+    return pictures.captioned_rows('', list(self._rows()), scale)
+
+  def _rows(self) -> Iterator[tuple[str, UInt8[np.ndarray, 'n height width 3']]]:
+    """Rows of images of one class, with its name at the first of them."""
+    images = pictures.to_rgb(self.images, self.levels)
+    for label in np.unique(self.label):
+      chosen = images[np.asarray(self.label) == label]
+      for start in range(0, len(chosen), self.columns):
+        name = '' if start else self.class_names[label]
+        yield name, chosen[start : start + self.columns]
+
+  def save(self, folder: pathlib.Path, name: str, scale: int = 0) -> None:
     """Writes FOLDER/NAME.png if there is a picture, FOLDER/NAME.txt if there is a text."""
     picture = self.picture(scale)
     if picture is not None:
@@ -174,7 +191,7 @@ class Domain:
     num: samples that `experiments.sample` draws by default.
     preview_num: samples that training draws at once.
     preview_columns: columns of training's picture of them.
-    preview_scale: size of a pixel in training's picture.
+    picture_scale: size of a pixel in pictures; 0: small images are enlarged.
   """
 
   noun: str = 'examples'
@@ -185,15 +202,15 @@ class Domain:
   flags: Mapping[str, str] = {
     'num': 'number of samples (100)',
     'label': "class of the samples, by name or number, or 'none' (default: all classes in turn)",
-    'columns': 'number in a row of the picture (10)',
-    'scale': 'size of a pixel in the picture (4)',
+    'columns': 'number in a row of the picture (10); each class has rows of its own',
+    'scale': 'size of a pixel in the picture (small images are enlarged)',
   }
   suffixes: tuple[str, ...] = ('.png', '.npy')
   default_out: str = 'samples.png'
   num: int = 100
   preview_num: int = GRID * GRID
   preview_columns: int = GRID
-  preview_scale: int = 1
+  picture_scale: int = 0
 
   # Requests.
 
@@ -217,15 +234,18 @@ class Domain:
       source: the validation split, for requests that need real data.
     """
     del source
-    classes = min(spec.num_classes, self.preview_columns) if labelled else 0
-    label = jnp.arange(self.preview_num) % classes if classes else None  # one class per column
+    rows = -(-self.preview_num // self.preview_columns)
+    classes = min(spec.num_classes, rows) if labelled else 0
+    # Each row has one class, so that all are seen, however rare.
+    row = jnp.arange(self.preview_num) // self.preview_columns
+    label = jnp.sort(row % classes) if classes else None
     return self.request(spec, self.preview_num, label)
 
   def evaluation_request(
     self,
     spec: DataSpec,
     indices: Int[np.ndarray, 'batch'],
-    labelled: bool,
+    label: Int[np.ndarray, 'batch'] | None,
     source: Source,
     options: Mapping[str, Any],
   ) -> Request:
@@ -233,15 +253,13 @@ class Domain:
 
     Args:
       spec: the data.
-      indices: the numbers of these samples, counted from 0. They decide the classes.
-      labelled: see `common.method.Method`.
+      indices: the numbers of these samples, counted from 0.
+      label: the class of each, as frequent as in the data; None if none can be requested.
       source: the split that is evaluated, for requests that need real data.
       options: sampler settings that replace those of the config.
     """
     del source
-    # Classes in turn: all are equally frequent, and the picture has a column per class.
-    classes = spec.num_classes if labelled else 0
-    label = jnp.asarray(indices % classes) if classes else None
+    label = None if label is None else jnp.asarray(label, jnp.int32)
     return self.request(spec, len(indices), label, options)
 
   # Showing samples.
@@ -255,7 +273,8 @@ class Domain:
   def preview_display(self, spec: DataSpec, x: np.ndarray, request: Request) -> Display:
     """Samples of `preview_request`, as training shows them."""
     images, levels = self.as_images(spec, x)
-    return Display(images, columns=self.preview_columns, levels=levels)
+    label = None if request.label is None else np.asarray(request.label)
+    return Display(images, label, self.preview_columns, levels, spec.class_names)
 
   def save_preview(
     self,
@@ -268,28 +287,28 @@ class Domain:
   ) -> None:
     """Writes samples of `preview_request` to FOLDER/STEP.png or .txt, and to TensorBoard."""
     display = self.preview_display(spec, np.asarray(x), request)
-    display.save(folder, f'{step:08d}', self.preview_scale)
+    display.save(folder, f'{step:08d}', self.picture_scale)
     if display.text:
       writer.text(step, 'samples', display.text)
-    picture = display.picture(self.preview_scale)
+    picture = display.picture(self.picture_scale)
     if picture is not None:
       writer.images(step, 'samples', picture)
 
   # Evaluation.
 
-  def picture_columns(self, spec: DataSpec) -> int:
-    """Columns of the picture of an evaluation: one per class, or ten."""
-    return spec.num_classes or GRID
-
   def evaluation_display(self, spec: DataSpec, drawn: EvaluationDraws) -> Display:
-    """The first samples of an evaluation; empty if it drew none."""
+    """The first samples of an evaluation, of each class if it asked for some; empty if none."""
     if drawn.x is None:
       return Display()
-    columns = self.picture_columns(spec)
-    shown = PICTURE_ROWS * columns
-    images, levels = self.as_images(spec, drawn.x[:shown])
-    label = None if drawn.label is None else drawn.label[:shown]
-    return Display(images, label, columns, levels)
+    if drawn.label is None:
+      images, levels = self.as_images(spec, drawn.x[: PICTURE_ROWS * self.preview_columns])
+      return Display(images, None, self.preview_columns, levels)
+    classes = np.unique(drawn.label)[:GRID]
+    # Of a rare class there may be fewer.
+    shown = [np.flatnonzero(drawn.label == label)[:PICTURE_ROWS] for label in classes]
+    chosen = np.concatenate(shown)
+    images, levels = self.as_images(spec, drawn.x[chosen])
+    return Display(images, drawn.label[chosen], PICTURE_ROWS, levels, spec.class_names)
 
   def dimension_note(self, spec: DataSpec, bits: float) -> str:
     """A note on the dimensions of bits/dim, such as '; of palette indices'; '' if obvious."""
@@ -337,8 +356,8 @@ class Domain:
       pictures.save_array(out, x)
     else:
       images, levels = self.as_images(spec, x)
-      grid = pictures.image_grid(images, flags.columns or GRID, flags.scale or 4, levels)
-      pictures.save_png(out, grid)
+      display = Display(images, label, flags.columns or GRID, levels, spec.class_names)
+      pictures.save_png(out, display.picture(flags.scale or self.picture_scale))
     return (
       f'{len(x)} samples from step {trained.step} in {out}: {samples.evaluations} network '
       f'evaluations each, {seconds:.1f} s with compilation'

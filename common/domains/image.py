@@ -1,15 +1,18 @@
-"""Images: a grid of samples with a class per column, and tasks on given images."""
+"""Images: a grid of samples with rows for each class, and tasks on given images."""
 
 import pathlib
 from collections.abc import Mapping
 
 import numpy as np
+from jaxtyping import Shaped
 
 from common.data.spec import DataSpec
 from common.domains import image_tasks
 from common.domains.base import Domain, SampleSettings, TrainedModel
 from common.domains.masks import HIDDEN
 from common.reporting import pictures
+
+VISIBLE = (1, 3, 4)  # numbers of channels that have colours: grey, RGB, RGBA
 
 
 class ImageDomain(Domain):
@@ -25,13 +28,15 @@ class ImageDomain(Domain):
     'mask': f'pixels that a task fills in: {", ".join(HIDDEN)} or random, with :SHARE if not 0.5; '
     'or a .png (white) or .npy (1) as large as an image',
     'draws': 'number of results for each image of a task (3)',
-    'columns': 'number in a row of the picture (10)',
-    'scale': 'size of a pixel in the picture (4)',
+    'columns': 'number in a row of the picture (10); each class has rows of its own',
+    'scale': 'size of a pixel in the picture (small images are enlarged)',
   }
 
   def as_images(self, spec, x):
     x = np.asarray(x)
-    return (x, spec.levels) if spec.palette is None else (spec.palette.decode(x), 256)
+    if spec.palette is not None:
+      return spec.palette.decode(x), 256
+    return (x if spec.shape[-1] in VISIBLE else side_by_side(x)), spec.levels
 
   def dimension_note(self, spec, bits):
     return '' if spec.palette is None else '; of palette indices, not of colours'
@@ -42,11 +47,17 @@ class ImageDomain(Domain):
       return self._perform(trained, settings, out)
     if flags.mask is not None:
       raise ValueError(f'--mask={flags.mask!r} needs a --task that fills pixels in')
+    if flags.draws is not None:
+      raise ValueError(f'--draws={flags.draws} needs a --task; without one, use --num')
     return super().sample(trained, settings, out)
 
   def _perform(self, trained: TrainedModel, settings: SampleSettings, out: pathlib.Path) -> str:
     """Performs the task of the flags and writes its picture, or its results as an array."""
-    flags = settings.flags
+    flags, channels = settings.flags, trained.data.spec.shape[-1]
+    if flags.columns is not None:
+      raise ValueError(f'--columns={flags.columns}: the picture of a task has one for each image')
+    if flags.task == 'colourise' and channels not in VISIBLE[1:]:
+      raise ValueError(f'--task=colourise needs images in colour, got {channels} channels')
     result = image_tasks.perform(
       trained,
       flags.task,
@@ -67,9 +78,20 @@ class ImageDomain(Domain):
   def task_picture(
     self, spec: DataSpec, name: str, result: image_tasks.TaskResult, scale: int | None
   ) -> np.ndarray:
-    """The picture of a task in the colours of the data; `scale` is the size of a pixel (4)."""
+    """The picture of a task in the colours of the data; `scale` is the size of a pixel."""
     # Colours come first: a grey version or a mask of palette indices would be meaningless.
     given, levels = self.as_images(spec, result.given.x)
     images, _ = self.as_images(spec, result.images)
-    visible = result._replace(given=result.given._replace(x=given), images=images)
-    return image_tasks.picture(name, visible, levels, scale or 4)
+    known = result.given.known
+    if known is not None and spec.shape[-1] not in VISIBLE:
+      known = side_by_side(known)
+    visible = result._replace(given=result.given._replace(x=given, known=known), images=images)
+    return image_tasks.picture(name, visible, levels, scale or pictures.visible_scale(images))
+
+
+def side_by_side(
+  x: Shaped[np.ndarray, '... height width channels'],
+) -> Shaped[np.ndarray, '... height channels_width 1']:
+  """The channels of images next to each other, from left to right, as one grey image."""
+  *batch, height, width, channels = x.shape
+  return np.moveaxis(x, -1, -2).reshape(*batch, height, channels * width, 1)

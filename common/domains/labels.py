@@ -1,9 +1,13 @@
-"""The class that a flag asks for: --label=3, --label=cat, --label=none."""
+"""Classes of samples: those that a flag asks for, and as many of each as the data have."""
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Int
 
+from common.config import suggestion
 from common.data.spec import DataSpec
+
+MAX_LISTED = 20  # classes that a message lists
 
 
 def parse_label(
@@ -12,7 +16,8 @@ def parse_label(
   """The classes of `num` samples; None if the data have no classes, or no class is requested.
 
   Args:
-    text: name or number of a class; 'none' for no class; None for all classes in turn.
+    text: name of a class, or its number if no class is named by a number; 'none' for no class; None
+      for all classes in turn.
     num: number of samples.
     spec: the data.
     labelled: whether samples can be requested by class; if not, `text=None` gives no class.
@@ -28,8 +33,26 @@ def parse_label(
   # Names come first: a class may itself be named '3' or 'none'.
   if text in names:
     return jnp.full(num, names.index(text))
-  if text.isdecimal() and int(text) < spec.num_classes:
+  # If classes are named 5, 7 and 10, class 2 is a mistake and not the third class.
+  numbered = any(name.isdecimal() for name in names)
+  if text.isdecimal() and int(text) < spec.num_classes and not numbered:
     return jnp.full(num, int(text))
   if text == 'none':
     return None
-  raise ValueError(f'--label={text!r} is not a class of {spec.name}; known: {", ".join(names)}')
+  known = suggestion(text, names)
+  if len(names) > MAX_LISTED:
+    known = f' it has {len(names)}, such as {", ".join(names[:MAX_LISTED])}'
+  raise ValueError(f'--label={text!r} is not a class of {spec.name};{known}')
+
+
+def class_cycle(counts: Int[np.ndarray, 'classes']) -> Int[np.ndarray, 'total']:
+  """An order of classes in which every beginning has them in proportion to `counts`.
+
+  It is the order in which the divisor method of Webster (Sainte-Laguë 1910) gives out seats. The
+  whole order has exactly `counts` of each class; classes of equal counts come in turn.
+  """
+  classes = np.repeat(np.arange(len(counts)), counts)
+  # Example j of n has the position (j + ½)/n: each class is spread evenly over [0, 1).
+  positions = np.concatenate([(np.arange(count) + 0.5) / count for count in counts if count])
+  # Stable: of equal positions, the class with the lower number comes first.
+  return classes[np.argsort(positions, kind='stable')]

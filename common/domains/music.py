@@ -32,7 +32,7 @@ class MusicDomain(Domain):
   num = 4
   preview_num = 4
   preview_columns = 1  # pieces are wide: one below the other
-  preview_scale = 4
+  picture_scale = 4
 
   def request(self, spec, num, label=None, options=None):
     # A piece begins after a frame of rests, like every chorale of the training data.
@@ -42,9 +42,6 @@ class MusicDomain(Domain):
   def as_images(self, spec, x):
     # The first frame was given: leave it out.
     return piano_rolls(np.asarray(x)[:, 1:], spec.pitches), 256
-
-  def picture_columns(self, spec):
-    return 1
 
   def dimension_note(self, spec, bits):
     nats = bits * spec.shape[1] * math.log(2)
@@ -65,7 +62,9 @@ class MusicDomain(Domain):
       pictures.save_array(out, x)
     else:
       rows = [(f'{i + 1}', roll[None]) for i, roll in enumerate(piano_rolls(x, spec.pitches))]
-      pictures.save_png(out, pictures.captioned_rows(legend(spec.pitches), rows, flags.scale or 4))
+      pictures.save_png(
+        out, pictures.captioned_rows(legend(spec.pitches), rows, flags.scale or self.picture_scale)
+      )
     return (
       f'{len(x)} pieces of {x.shape[1]} sixteenths from step {trained.step} in '
       f'{", ".join(names)}, {seconds:.1f} s with compilation'

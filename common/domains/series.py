@@ -86,7 +86,7 @@ class SeriesDomain(Domain):
     windows = Windows(spec, source, np.arange(min(WINDOWS, len(source))))
     return forecast_request(spec, windows.repeated(DRAWS))
 
-  def evaluation_request(self, spec, indices, labelled, source, options):
+  def evaluation_request(self, spec, indices, label, source, options):
     # One draw of each window, in turn: enough to count evaluations and seconds.
     return forecast_request(spec, source.gather(indices % len(source)), options)
 

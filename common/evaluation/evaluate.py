@@ -23,6 +23,7 @@ from common.data.pipeline import Data, evaluation_batches
 from common.data.sources import Source
 from common.domains import domain_of
 from common.domains.base import Domain, EvaluationDraws
+from common.domains.labels import class_cycle
 from common.domains.series import Forecasts, Windows, forecast
 from common.evaluation import classifiers, crps, frechet
 from common.evaluation.agreement import agreement
@@ -37,6 +38,8 @@ TIMED_CALLS = 3
 # The largest number of real examples of a split for distances and classifiers.
 REAL_EXAMPLES = 60_000
 MIN_FRECHET_SAMPLES = 2  # a covariance needs two
+# Classes whose numbers of examples differ by this factor are unequal: a note says so.
+UNEQUAL = 1.5
 
 
 class TimedSamples(NamedTuple):
@@ -86,7 +89,7 @@ class Subject:
 
   @functools.cached_property
   def samples(self) -> TimedSamples:
-    """`settings.num_samples` samples, with all classes in turn."""
+    """`settings.num_samples` samples, with each class as frequent as in the training split."""
     num, batch = self.settings['num_samples'], self.settings['batch_size']
     batch = min(batch, num)
     calls = -(-num // batch)
@@ -94,12 +97,10 @@ class Subject:
     # All calls draw `batch` samples, so the sampler compiles once; a surplus is cut off at the end.
     # Calls beyond the number needed only serve the timing.
     for call in range(max(calls, 1 + TIMED_CALLS)):
+      indices = call * batch + np.arange(batch)
+      label = None if self.classes is None else self.classes[indices % len(self.classes)]
       request = self.domain.evaluation_request(
-        self.data.spec,
-        call * batch + np.arange(batch),
-        self.method.labelled,
-        self.split,
-        self.options,
+        self.data.spec, indices, label, self.split, self.options
       )
       start = time.perf_counter()
       samples = self.method.draw(self.params, jax.random.fold_in(self.key, call), request)
@@ -113,6 +114,25 @@ class Subject:
     label = np.concatenate(labels)[:num] if labels else None
     # The first call compiles, so its time does not count.
     return TimedSamples(np.concatenate(x)[:num], label, evaluations, tuple(seconds[1:]))
+
+  @functools.cached_property
+  def class_counts(self) -> Int[np.ndarray, 'classes']:
+    """Number of real training examples of each class; empty if the data have no classes."""
+    num_classes = self.data.spec.num_classes
+    label = self.training[1] if num_classes else np.zeros(0, np.int32)
+    return np.bincount(label, minlength=num_classes)
+
+  @functools.cached_property
+  def classes(self) -> Int[np.ndarray, 'total'] | None:
+    """The classes of the samples, in turn; None if the method does not take classes."""
+    # As frequent as in the reference: otherwise a perfect model would be far from it.
+    labelled = self.data.spec.num_classes and self.method.labelled
+    return class_cycle(self.class_counts) if labelled else None
+
+  @functools.cached_property
+  def training(self) -> tuple[np.ndarray, Int[np.ndarray, 'n']]:
+    """Examples of the training split and their classes: the reference."""
+    return _examples(self.data.splits['train'], self.data.spec.num_classes)
 
   @functools.cached_property
   def forecasts(self) -> Forecasts:
@@ -141,9 +161,7 @@ class Subject:
   def real(self) -> classifiers.LabelledImages:
     """The training split, and the evaluated split, on which a classifier's accuracy is measured."""
     spec = self.data.spec
-    (x, label), (test_x, test_label) = (
-      _examples(source, spec.num_classes) for source in (self.data.splits['train'], self.split)
-    )
+    (x, label), (test_x, test_label) = self.training, _examples(self.split, spec.num_classes)
     (x, levels), (test_x, _) = (self.domain.as_images(spec, part) for part in (x, test_x))
     return classifiers.labelled_images(x, label, test_x, test_label, levels)
 
@@ -251,27 +269,43 @@ def _agreement(subject: Subject) -> Measure:
     return Measure(None, note='the data has no classes')
   if not subject.method.labelled:
     return Measure(None, note='the model cannot draw a requested class')
+  if np.count_nonzero(subject.class_counts) < 2:
+    return Measure(None, note='the data has only one class')
   judge = classifiers.agreement_classifier(subject.real)
   value, error = agreement(subject.images, subject.samples.label, judge)
   accuracy = f'accuracy {judge.accuracy:.1%} on {len(subject.real.test_x)} test images'
   note = f'judged by an {judge.name.upper()} with {accuracy}; n={len(subject.images)}'
+  note += _class_note(subject)
   return Measure(value, error, note)
 
 
 def _frechet(subject: Subject) -> Measure:
+  if np.count_nonzero(subject.class_counts) < 2 and subject.settings['extractor'] == 'mlp':
+    raise ConfigError(
+      "evaluation.extractor='mlp' needs data with two classes or more; set it to 'pixels'"
+    )
   features = extractor(subject.settings['extractor'], subject.real)
   samples, label = subject.images, subject.samples.label
   real = features.apply(subject.real.x)
   # Distance and floor must compare sets of the same size: the bias of a distance depends on it.
   half, _ = frechet.halves(subject.real.label, len(samples))
   size, reference = len(half), frechet.moments(real[half])
-  # The samples' classes come in turn, so the first `size` have the proportions of all samples.
+  # The first `size` samples have the classes in the same proportions as all.
   ours = features.apply(samples[:size])
   value = frechet.gaussian_distance(frechet.moments(ours), reference)
   error = frechet.standard_error(ours, reference, None if label is None else label[:size])
   floor = frechet.floor(real, subject.real.label, size)
   name = f'FD({features.name}, n={size})'
-  return Measure(value, error, f'{name}, floor {floor:.3g}; {features.note}')
+  note = f'{name}, floor {floor:.3g}; {features.note}{_class_note(subject)}'
+  return Measure(value, error, note)
+
+
+def _class_note(subject: Subject) -> str:
+  """A note on the classes of the samples, if the data have some far oftener than others."""
+  counts = subject.class_counts[subject.class_counts > 0]
+  if not subject.method.labelled or not len(counts) or counts.max() < UNEQUAL * counts.min():
+    return ''
+  return f'; classes as frequent as in training ({counts.min():,} to {counts.max():,} examples)'
 
 
 def _bits_per_dim(subject: Subject) -> Measure:

@@ -5,12 +5,14 @@ import os
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from common.files import atomic_write
 
 Path = str | os.PathLike
+VISIBLE_SIDE = 64  # pixels to which small images are enlarged, about
+MAX_CAPTION = 24  # letters of a class's name in a picture
 
 
 def image_grid(
@@ -52,6 +54,11 @@ def image_grid(
   return grid.repeat(scale, 0).repeat(scale, 1)
 
 
+def visible_scale(images: Shaped[np.ndarray, '... height width channels']) -> int:
+  """The size of a pixel that makes the longer side of an image about 64 pixels, and at least 1."""
+  return max(1, round(VISIBLE_SIDE / max(images.shape[-3:-1])))
+
+
 def to_rgb(
   images: UInt8[np.ndarray, 'n height width channels'], levels: int = 256
 ) -> UInt8[np.ndarray, 'n height width 3']:
@@ -75,28 +82,35 @@ def captioned_rows(
   """Rows of images below a title, each with its caption on the left.
 
   Args:
-    title: a line above the rows; a long title widens the picture.
-    rows: (caption, images) of each row.
+    title: a line above the rows, or ''; a long title widens the picture.
+    rows: (caption, images) of each row; long captions are cut.
     scale: each pixel of an image becomes a square of `scale` × `scale`.
     text_size: height of the letters, in pixels.
   """
   font = ImageFont.load_default(text_size)
   margin, line = text_size // 2, 2 * text_size
+  head = line if title else margin
+  rows = [(_shortened(caption), images) for caption, images in rows]
   grids = [image_grid(images, len(images), scale, background=255) for _, images in rows]
-  # Images start to the right of the longest caption. A row is as high as its images or its caption,
-  # whichever is higher.
+  # Images start to the right of the longest caption. A row is at least as high as its caption.
   left = 2 * margin + int(max(font.getlength(caption) for caption, _ in rows))
   width = max(left + max(grid.shape[1] for grid in grids), int(font.getlength(title)) + margin)
-  heights = [max(len(grid), line) for grid in grids]
-  picture = Image.new('RGB', (width + margin, line + sum(heights) + margin), 'white')
+  heights = [
+    max(len(grid), line if caption else 0) for (caption, _), grid in zip(rows, grids, strict=True)
+  ]
+  picture = Image.new('RGB', (width + margin, head + sum(heights) + margin), 'white')
   draw = ImageDraw.Draw(picture)
   draw.text((margin, line // 2), title, 'black', font, anchor='lm')
-  top = line
+  top = head
   for (caption, _), grid, height in zip(rows, grids, heights, strict=True):
     draw.text((margin, top + height // 2), caption, 'black', font, anchor='lm')
     picture.paste(Image.fromarray(grid), (left, top))
     top += height
   return np.asarray(picture)
+
+
+def _shortened(caption: str) -> str:
+  return caption if len(caption) <= MAX_CAPTION else f'{caption[: MAX_CAPTION - 1]}…'
 
 
 def png_bytes(picture: UInt8[np.ndarray, 'height width 3']) -> bytes:

@@ -1,10 +1,13 @@
-"""Class-conditional diffusion of small images: a DiT with EDM's preconditioning and weighting.
+"""Class-conditional diffusion of small images: a DiT or U-Net with EDM's preconditioning.
 
 python -m experiments.train --config=configs/diffusion/images.py:digits --workdir=runs/diffusion
+python -m experiments.train --config=configs/diffusion/images.py:folder32 --workdir=runs/mine \
+    --config.data.source=IMAGES/
 
-Reproduces: nothing published; our own settings for two CPU cores, from published parts: EDM (Karras
-et al. 2022), the prediction of noise (Ho et al. 2020) on the cosine schedule (Nichol & Dhariwal
-2021), and a regression as the baseline for comparison.
+Reproduces: nothing published; our own settings from published parts: EDM (Karras et al. 2022), the
+prediction of noise (Ho et al. 2020) on the cosine schedule (Nichol & Dhariwal 2021), the U-Nets of
+Ho et al. 2020 and Dhariwal & Nichol 2021, and a regression as the baseline for comparison. Digits,
+mnist and fashion_mnist are for two CPU cores, the others for one accelerator.
 
 To expect, on a 2-core CPU machine (digits: 2026-11-28, `make demo`;
 mnist, fashion_mnist: 2026-11-22, experiments.evaluate):
@@ -16,12 +19,19 @@ mnist, fashion_mnist: 2026-11-22, experiments.evaluate):
   mnist              12,000 steps: agreement 0.85, FD(mlp, n=1000) 3.0 (floor 1.9), 1.51 bits/dim;
                      35 evaluations by Heun's method; others: docs/solvers.md
   fashion_mnist      the same network, 1,200 steps, a short run: 0.45, 13.1 (floor 0.7), 4.36
+
+Not measured here, for one accelerator:
+
+  cifar10            the U-Net of Ho et al. 2020, 36M parameters, with classes
+  folder32           the same on your own images (IMAGES/CLASS/NAME, or IMAGES/NAME without classes)
+  folder64           your own images at 64×64; a U-Net of 100M parameters
 """
 
 from ml_collections import ConfigDict
 
 from common.config import merge, pick
 from configs.diffusion.base import get_base
+from configs.diffusion.networks import UNETS
 
 DIGITS = dict(
   data=dict(name='digits', batch_size=32),
@@ -45,6 +55,26 @@ EDM = dict(  # Karras et al. 2022, table 1, last column; sampled by Heun's metho
 # The cosine schedule has this noise at time 0.011.
 DIGITS_EDM = merge(DIGITS, EDM, dict(process=dict(sigma_min=0.03)))
 DIGITS_COSINE = merge(DIGITS, dict(process=dict(name='cosine', t_min=0.011)))
+# For one accelerator: batch, learning rate and average of Ho et al. 2020 for CIFAR-10.
+U_NET = dict(
+  data=dict(batch_size=128),
+  optimizer=dict(learning_rate=2e-4, schedule='constant', warmup='2.5%', b2=0.999),
+  ema=dict(decay=0.9999),
+  train=dict(
+    steps='200000',
+    steps_per_call=10,
+    log_every='0.05%',
+    evaluate_every='2.5%',
+    sample_every='2.5%',
+    checkpoint_every='2.5%',
+  ),
+)
+# Dhariwal & Nichol 2021 at 64×64, two thirds as wide and with a block less at each level.
+U_NET_64 = merge(UNETS['adm_imagenet64'], dict(width=128, blocks=2, attention=(16, 8)))
+FOLDER = dict(
+  data=dict(name='image_folder'),
+  evaluation=dict(extractor='pixels'),  # 'mlp' needs classes
+)
 REGRESSION = dict(  # no diffusion: one step from pure noise to the image, trained by squared error
   process=dict(name='rectified_flow'),
   prediction=dict(target='x0'),
@@ -60,6 +90,21 @@ VARIANTS = {
   'mnist': merge(MNIST, EDM),
   'fashion_mnist': merge(
     MNIST, EDM, dict(data=dict(name='fashion_mnist'), train=dict(steps='1200'))
+  ),
+  'cifar10': merge(U_NET, EDM, dict(data=dict(name='cifar10'), network=UNETS['ddpm_cifar10'])),
+  'folder32': merge(
+    U_NET, EDM, FOLDER, dict(data=dict(image_size=32), network=UNETS['ddpm_cifar10'])
+  ),
+  'folder64': merge(
+    U_NET,
+    EDM,
+    FOLDER,
+    dict(
+      data=dict(image_size=64, batch_size=64),
+      network=U_NET_64,
+      optimizer=dict(learning_rate=1e-4),
+      sampling=dict(steps=40),  # Karras et al. 2022, for 64×64
+    ),
   ),
 }
 

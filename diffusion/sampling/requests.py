@@ -114,8 +114,9 @@ class RequestSampler:
     if label is None or not self.model.num_classes:
       classes = self.model.num_classes
       why = 'the request has no labels' if classes else 'the model is unconditional'
+      other = ', or request a class (--label=NAME)' if classes else ''
       raise ConfigError(
-        f'guidance of weight {weight:g} needs classes to guide to, but {why}; set guidance=1'
+        f'guidance of weight {weight:g} needs classes to guide to, but {why}; set guidance=1{other}'
       )
     if not self.label_dropout:
       raise ConfigError(

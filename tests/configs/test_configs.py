@@ -34,10 +34,21 @@ SPECS |= {
   name: DataSpec(name, 'series', (60, 4), 0, 2, ('a', 'b'), 1000, series=MONTHLY)
   for name in ('series', 'aus_retail')
 }
-COLOURS = Palette(tuple((i, i, i) for i in range(16)))
-SPECS['image_folder'] = DataSpec('image_folder', 'image', (16, 16, 1), 16, palette=COLOURS)
 PITCHES = Pitches(36, 81)
 SPECS['chorales'] = DataSpec('chorales', 'music', (65, 4), 93, num_train=1009, pitches=PITCHES)
+
+
+def spec_of(data):
+  """The spec of the data that the section `data` of a config asks for."""
+  if data['name'] != 'image_folder':
+    return SPECS[data['name']]
+  size, colours = data['image_size'], data['palette']
+  if not colours:
+    return DataSpec('image_folder', 'image', (size, size, 3), 256)
+  palette = Palette(tuple((0, i // 256, i % 256) for i in range(colours)))
+  return DataSpec('image_folder', 'image', (size, size, 1), colours, palette=palette)
+
+
 ROOT = pathlib.Path(__file__).parents[2]
 FILES = sorted(
   str(f.relative_to(ROOT))
@@ -57,15 +68,15 @@ VARIANTS = [
 ]
 
 
-# Tracing the large PixelCNN++ takes longer than all other variants together.
-LARGE = ('pixelcnn.py:cifar10', 'pixelcnn.py:mnist_pp')
+# Tracing these takes longer than all other variants together; folder32 has the network of cifar10.
+LARGE = ('pixelcnn.py:cifar10', 'pixelcnn.py:mnist_pp', 'diffusion/images.py:cifar10', ':folder64')
 TRACED = [pytest.param(v, marks=pytest.mark.slow) if v.endswith(LARGE) else v for v in VARIANTS]
 
 
 @pytest.mark.parametrize('variant', TRACED)
 def test_a_variant_builds_and_its_step_can_be_lowered(variant):
   config = families.load_config(variant, {})
-  spec = SPECS[config['data']['name']]
+  spec = spec_of(config['data'])
   method = families.build(config, spec)
   mesh = make_mesh(config['parallel'], jax.devices()[:1])
   step = build_program(config, method, spec, mesh).step
@@ -80,7 +91,7 @@ def test_a_variant_builds_and_its_step_can_be_lowered(variant):
 @pytest.mark.parametrize('variant', [v for v in VARIANTS if ':digits' in v])
 def test_a_small_variant_has_a_finite_loss(variant):
   config = families.load_config(variant, {})
-  spec = SPECS[config['data']['name']]
+  spec = spec_of(config['data'])
   method = families.build(config, spec)
   batch = {
     'x': jax.random.randint(jax.random.key(1), (4, *spec.shape), 0, spec.levels).astype(jnp.uint8),

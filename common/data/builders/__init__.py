@@ -2,20 +2,20 @@
 
 from common.data.builders import (
   chorales,
+  cifar10,
   digits,
   idx,
   image_folder,
   npz,
   series,
   text,
-  tfds_datasets,
 )
 
 BUILDERS = {
   'digits': digits.Digits,
   'mnist': idx.Mnist,
   'fashion_mnist': idx.FashionMnist,
-  'cifar10': tfds_datasets.Cifar10,
+  'cifar10': cifar10.Cifar10,
   'image_folder': image_folder.ImageFolder,
   'npz': npz.Npz,
   'series': series.Series,

@@ -6,11 +6,13 @@ Either way, their sha256 must be the published one.
 import contextlib
 import gzip
 import hashlib
+import http.client
 import pathlib
 import shutil
 import subprocess
 import sys
 import tempfile
+import urllib.request
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -19,6 +21,8 @@ from common.config import ConfigError
 from common.data.builders import base
 
 DOWNLOAD_SECONDS = 600  # enough for tens of megabytes over a slow line
+MAX_RAW_BYTES = 2**28  # of an uncompressed file; the largest published one has 47 MB
+ANSWER_SECONDS = 20  # for a server to answer
 
 Files = dict[str, bytes]  # uncompressed contents by the name of the file
 
@@ -81,8 +85,9 @@ def read_folder(folder: pathlib.Path, published: PublishedFiles) -> Files:
         f'{folder} has no {name}[.gz]; {published.name} needs {", ".join(published.sha256)}'
       )
     try:
-      data = path.read_bytes()
-      files[name] = gzip.decompress(data) if path.suffix == '.gz' else data
+      # Not more than this, because a small archive can unpack to any length.
+      with (gzip.open if path.suffix == '.gz' else open)(path, 'rb') as file:
+        files[name] = file.read(MAX_RAW_BYTES)
     except (OSError, EOFError, zlib.error) as error:
       raise ConfigError(f'cannot read {path}: {error}') from error
     # A hash of the uncompressed contents: how a file was compressed does not matter.
@@ -107,6 +112,15 @@ def read_package(published: PublishedFiles) -> Files:
   """
   with fetch_package(published.package) as folder:
     return read_folder(folder, published)
+
+
+def fetch_file(address: str, path: pathlib.Path) -> None:
+  """Downloads one file. Raises Unavailable, within seconds if its server does not answer."""
+  try:
+    with urllib.request.urlopen(address, timeout=ANSWER_SECONDS) as answer, path.open('wb') as file:
+      shutil.copyfileobj(answer, file)
+  except (OSError, http.client.HTTPException) as error:
+    raise Unavailable(f'{address} cannot be downloaded ({error})') from None
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ MNIST: LeCun, Bottou, Bengio & Haffner 1998. Fashion-MNIST: Xiao, Rasul & Vollgr
 last 5,000 training examples in the order of their hashes are for validation.
 """
 
+import math
 import pathlib
 
 import numpy as np
@@ -41,9 +42,9 @@ def parse(data: bytes, what: str) -> np.ndarray:
   # '>u4': big-endian, whatever the byte order of this machine.
   shape = tuple(np.frombuffer(data, '>u4', rank, offset=4).tolist())
   values = np.frombuffer(data, np.uint8, offset=4 + 4 * rank)
-  if len(values) != np.prod(shape):
+  if len(values) != (promised := math.prod(shape)):
     raise ConfigError(
-      f'{what} must hold {np.prod(shape)} values according to its header {shape}, got {len(values)}'
+      f'{what} must hold {promised} values according to its header {shape}, got {len(values)}'
     )
   return values.reshape(shape)
 

@@ -2,22 +2,26 @@
 
 import pathlib
 import zipfile
-import zlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import tensorflow_datasets as tfds
 
 from common.config import ConfigError
 from common.data.builders import base
+
+LABELS_END = 1_000_000  # labels are smaller: larger ones are mistakes, and classes cost memory
 
 
 class Npz(base.ImageBuilder, skip_registration=True):
   """Arrays `x`, uint8 [n, h, w, c] or [n, h, w], and optionally `y`, integers [n], at least 0.
 
-  The hash of each image decides its split.
+  The classes are the different labels, each named by its number. The hash of each image decides its
+  split.
   """
 
+  VERSION = tfds.core.Version('1.1.0')  # 1.0.0 had a class for every number up to the largest label
   name = 'npz'
 
   @classmethod
@@ -33,16 +37,25 @@ class Npz(base.ImageBuilder, skip_registration=True):
     path = _path(self.settings)
     x, label = read_arrays(path)
     splits = base.hash_splits((base.digest(image.tobytes()) for image in x), str(path))
+    names = ()
+    if label is not None:
+      # Consecutive labels: a class that no image has could not be trained.
+      values, label = np.unique(label, return_inverse=True)
+      names = tuple(map(str, values.tolist()))
     return base.Contents(
       shape=x.shape[1:],
       levels=256,
-      class_names=() if label is None else tuple(map(str, range(int(label.max()) + 1))),
+      class_names=names,
       splits=base.array_splits(x, label, splits),
     )
 
 
 def _path(settings: Mapping[str, Any]) -> pathlib.Path:
-  return base.source_path(settings, Npz.name, 'an .npz file')
+  path = base.source_path(settings, Npz.name, 'an .npz file')
+  # Reading a pipe or a device would wait for ever.
+  if path.exists() and not path.is_file():
+    raise ConfigError(f'data.source={str(path)!r} must be an .npz file')
+  return path
 
 
 def read_arrays(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray | None]:
@@ -54,31 +67,42 @@ def read_arrays(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray | None]:
   Raises:
     ConfigError: for a file that is not an .npz file, is damaged, or holds unsuitable arrays.
   """
+  if not zipfile.is_zipfile(path):
+    raise ConfigError(
+      f'{path} must be an .npz file, as numpy.savez writes it; it is not, or is cut'
+    )
   try:
     # No pickles: loading one would run code from the file.
-    file = np.load(path, allow_pickle=False)
-    if not isinstance(file, np.lib.npyio.NpzFile):
-      raise ValueError('it holds a single array, as an .npy file does')
-    with file:
-      arrays = {key: file[key] for key in file.files}
-  except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-    raise ConfigError(f'cannot read {path} as an .npz file of plain arrays: {error}') from error
+    with np.load(path, allow_pickle=False) as file:
+      arrays = {key: file[key] for key in ('x', 'y') if key in file.files}
+      names = ', '.join(sorted(file.files)) or 'no array'
+  except Exception as error:  # a damaged file makes NumPy raise almost anything, MemoryError too
+    raise ConfigError(f'cannot read {path} as an .npz file: {_reason(error)}') from error
   if 'x' not in arrays:
-    raise ConfigError(
-      f'{path} must hold the images as an array x, got {", ".join(sorted(arrays)) or "no array"}'
-    )
+    raise ConfigError(f'{path} must hold the images as an array x, got {names}')
   x, label = arrays['x'], arrays.get('y')
   if x.dtype != np.uint8 or x.ndim not in (3, 4) or 0 in x.shape:
     raise ConfigError(
       f'{path}: x must be uint8 [n, h, w, c] or [n, h, w], got {x.dtype} {list(x.shape)}'
     )
   if label is not None:
-    if not np.issubdtype(label.dtype, np.integer) or label.shape != x.shape[:1]:
-      raise ConfigError(
-        f'{path}: y must be {len(x)} integers of at least 0, got {label.dtype} {list(label.shape)}'
-      )
-    if label.min() < 0:
-      raise ConfigError(
-        f'{path}: y must be {len(x)} integers of at least 0, got {label.min()} among them'
-      )
+    _check_labels(label, len(x), path)
   return (x if x.ndim == 4 else x[..., None]), label
+
+
+def _check_labels(label: np.ndarray, num: int, path: pathlib.Path) -> None:
+  if not np.issubdtype(label.dtype, np.integer) or label.shape != (num,):
+    found = f'{label.dtype} {list(label.shape)}'
+  elif label.min() < 0 or label.max() >= LABELS_END:
+    found = f'{label.min() if label.min() < 0 else label.max()} among them'
+  else:
+    return
+  raise ConfigError(f'{path}: y must be {num} integers in [0, {LABELS_END:,}), got {found}')
+
+
+def _reason(error: Exception) -> str:
+  """Why an array cannot be read, in one line."""
+  # NumPy would advise to load the pickle.
+  if 'pickle' in str(error):
+    return 'it holds Python objects, which could run code; save arrays of numbers'
+  return (str(error) or type(error).__name__).splitlines()[0]

@@ -9,8 +9,7 @@ import urllib.request
 import numpy as np
 import tensorflow_datasets as tfds
 
-from common.config import ConfigError
-from common.data.builders import base, downloads
+from common.data.builders import downloads
 
 PROBE_SECONDS = 5
 
@@ -35,28 +34,3 @@ def load_arrays(name: str) -> LabelledImages:
   # batch_size=-1: a whole split as one array.
   splits = tfds.as_numpy(tfds.load(name, batch_size=-1))
   return {split: (splits[split]['image'], splits[split]['label']) for split in ('train', 'test')}
-
-
-class Cifar10(base.ImageBuilder, skip_registration=True):
-  """32×32 colour photographs of ten kinds of objects (Krizhevsky 2009).
-
-  The last 5,000 training examples in the order of their hashes are for validation.
-  """
-
-  name = 'cifar10'
-  num_validation = 5000
-
-  def read(self) -> base.Contents:
-    if not self.network:
-      raise base.not_prepared_error(self.name, self.settings)
-    try:
-      arrays = load_arrays(self.name)
-    except downloads.Unavailable as reason:
-      raise ConfigError(f'cannot get {self.name}: {reason}') from None
-    names = 'airplane automobile bird cat deer dog frog horse ship truck'
-    return base.Contents(
-      shape=(32, 32, 3),
-      levels=256,
-      class_names=tuple(names.split()),
-      splits=base.published_splits(arrays['train'], arrays['test'], self.num_validation),
-    )

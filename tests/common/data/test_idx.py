@@ -264,30 +264,6 @@ def test_tfds_is_not_used_if_its_address_does_not_answer(tiny, tmp_path, monkeyp
   assert time.monotonic() - start < 10
 
 
-def test_cifar10_comes_from_tfds(tmp_path, monkeypatch):
-  settings = {'name': 'cifar10', 'dir': str(tmp_path)}
-  with pytest.raises(
-    ConfigError, match=r'run: python -m experiments.prepare_data --dataset=cifar1'
-  ):
-    pipeline.load(settings)
-  without_tensorflow(monkeypatch)
-  with pytest.raises(ConfigError, match=r'cannot get cifar10: TensorFlow is not installed'):
-    preparation.prepare(settings, network=True)
-  rng = np.random.default_rng(0)
-  found = {
-    split: {'image': rng.integers(0, 256, (n, 32, 32, 3), np.uint8), 'label': np.arange(n) % 10}
-    for split, n in (('train', 20), ('test', 6))
-  }
-  fake_tensorflow(monkeypatch, 'cifar10', found)
-  monkeypatch.setattr(BUILDERS['cifar10'], 'num_validation', 5)
-  preparation.prepare(settings, network=True)
-  spec, splits = pipeline.load(settings)
-  assert (spec.shape, spec.class_names[3], spec.num_train) == ((32, 32, 3), 'cat', 15)
-  labelled = {x.tobytes(): k for x, k in zip(*found['test'].values(), strict=True)}
-  examples = splits['test'].gather(np.arange(6))
-  assert [labelled[x.tobytes()] for x in examples['x']] == examples['label'].tolist()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize('name', ['mnist', 'fashion_mnist'])
 def test_the_published_files_have_the_published_counts(name, tmp_path):

@@ -1,6 +1,8 @@
 """A folder of images: classes, sizes, modes, broken files, and changes of the folder."""
 
 import os
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -187,12 +189,136 @@ def test_skipping_is_refused_if_every_file_is_broken(tmp_path):
     pipeline.load(settings | {'broken': 'skip'})
 
 
-def test_sixteen_bits_per_channel_are_refused(settings, pets):
-  Image.fromarray(np.full((6, 5), 40_000, np.uint16)).save(pets / 'cat' / 'deep.png')
+def chunk(name: bytes, data: bytes) -> bytes:
+  return struct.pack('>I', len(data)) + name + data + struct.pack('>I', zlib.crc32(name + data))
+
+
+def png(array: np.ndarray, kind: int, width: int = 0) -> bytes:
+  """A PNG by hand, of 8 or 16 bits, of a kind that Pillow cannot write: 2 RGB, 4 grey and alpha."""
+  bits = 8 * array.dtype.itemsize
+  header = struct.pack('>IIBBBBB', width or array.shape[1], len(array), bits, kind, 0, 0, 0)
+  rows = b''.join(b'\0' + row.astype(f'>u{bits // 8}').tobytes() for row in array)
+  chunks = (b'IHDR', header), (b'IDAT', zlib.compress(rows)), (b'IEND', b'')
+  return b'\x89PNG\r\n\x1a\n' + b''.join(chunk(*part) for part in chunks)
+
+
+def tiff(array: np.ndarray) -> bytes:
+  """A TIFF of RGB with 16 bits by hand: a header, 10 tags, the bits of the channels, the pixels."""
+  height, width, _ = array.shape
+  after = 8 + 2 + 10 * 12 + 4
+  tags = [(256, 3, 1, width), (257, 3, 1, height), (258, 3, 3, after), (259, 3, 1, 1)]
+  tags += [(262, 3, 1, 2), (273, 4, 1, after + 6), (277, 3, 1, 3), (278, 3, 1, height)]
+  tags += [(279, 4, 1, array.nbytes), (284, 3, 1, 1)]
+  entries = b''.join(struct.pack('<HHII', *tag) for tag in tags)
+  start = b'II*\0' + struct.pack('<IH', 8, len(tags)) + entries + struct.pack('<I', 0)
+  return start + struct.pack('<HHH', 16, 16, 16) + array.astype('<u2').tobytes()
+
+
+DEEP = np.full((6, 5, 3), 40_000, np.uint16)
+
+
+@pytest.mark.parametrize(
+  ('name', 'data'),
+  [
+    ('grey.png', png(DEEP[..., 0], 0)),
+    ('rgb.png', png(DEEP, 2)),
+    ('alpha.png', png(DEEP[..., :2], 4)),
+    ('rgb.tif', tiff(DEEP)),
+    ('rgb.ppm', b'P6 5 6 65535 ' + DEEP.astype('>u2').tobytes()),
+    ('grey.ppm', b'P5 5 6 65535 ' + DEEP[..., 0].astype('>u2').tobytes()),
+  ],
+  ids=['grey.png', 'rgb.png', 'alpha.png', 'rgb.tif', 'rgb.ppm', 'grey.ppm'],
+)
+def test_sixteen_bits_per_channel_are_refused(settings, pets, name, data):
+  """Pillow reads most of these as images of 8 bits."""
+  (pets / 'cat' / name).write_bytes(data)
   with pytest.raises(
-    ConfigError, match=r'deep.png \(its pixels must have 8 bits per channel, got mode I;16'
+    ConfigError, match=rf'{name} \(its pixels must have 8 bits per channel, got (16 bits|mode I)\)'
   ):
     pipeline.load(settings)
+
+
+def test_grey_images_have_one_channel_in_every_mode(tmp_path):
+  """Grey with alpha, a grey palette, and one bit."""
+  grey = [random_image(i, 4, 4) for i in range(4)]
+  alpha = np.stack([grey[0], np.full((4, 4), 255, np.uint8)], -1)
+  folder = tmp_path / 'grey'
+  save(folder / 'l.png', grey[0] // 2)
+  (folder / 'la.png').write_bytes(png(alpha, 4))
+  palette = Image.fromarray(grey[1] // 16, 'P')
+  palette.putpalette([value for i in range(16) for value in (i, i, i)])
+  palette.save(folder / 'p.png')
+  Image.fromarray(grey[2] > 127).save(folder / 'one.png')
+  settings = {'name': 'image_folder', 'dir': str(tmp_path / 'data'), 'source': str(folder)}
+  data = pipeline.load(settings)
+  expected = (grey[0] // 2, grey[0], grey[1] // 16, (grey[2] > 127) * np.uint8(255))
+  assert data.spec.shape == (4, 4, 1) and contents(data).keys() == {x.tobytes() for x in expected}
+  palette.putpalette([value for i in range(16) for value in (i, 0, i)])
+  palette.save(folder / 'p.png')
+  assert pipeline.load(settings).spec.shape == (4, 4, 3)
+
+
+def notes_of(settings) -> list[str]:
+  folder = preparation.prepare(settings, network=False)
+  return list(preparation.open_prepared(folder).info.metadata['notes'])
+
+
+def test_what_is_left_out_or_guessed_is_said(settings, pets):
+  for name in ('a.heic', 'b.heic', 'c.TXT', 'd'):
+    (pets / 'cat' / name).touch()
+  frames = [Image.fromarray(random_image(i, 6, 5, 3)) for i in (50, 51)]
+  frames[0].save(pets / 'dog' / 'moving.png', save_all=True, append_images=frames[1:])
+  frames[0].convert('CMYK').save(pets / 'dog' / 'print.jpg')
+  assert notes_of(settings) == [
+    'left out 4 files that are no images by their endings: .heic 2, .txt 1, no ending 1',
+    f'CMYK is converted without a colour profile: {pets}/dog/print.jpg',
+    f'only the first of several frames is read: {pets}/dog/moving.png',
+  ]
+  assert random_image(50, 6, 5, 3).tobytes() in contents(pipeline.load(settings))
+
+
+def test_a_folder_that_contains_itself_is_refused(settings, pets):
+  """Two links to a folder within itself have 2^40 paths."""
+  for name in ('a', 'b'):
+    (pets / name).symlink_to('.')
+  with pytest.raises(
+    ConfigError, match=r'pets/[ab] is a link to a folder that contains it; remove'
+  ):
+    pipeline.load(settings)
+
+
+def test_links_to_other_folders_are_followed(settings, pets, tmp_path):
+  (pets / 'cat').rename(tmp_path / 'elsewhere')
+  (pets / 'cat').symlink_to(tmp_path / 'elsewhere')
+  assert len(contents(pipeline.load(settings))) == 30
+
+
+def test_only_regular_files_of_bounded_size_are_read(settings, pets, monkeypatch):
+  pipe = pets / 'cat' / 'pipe.png'
+  os.mkfifo(pipe)
+  with pytest.raises(ConfigError, match=r'pipe.png must be a regular file'):
+    pipeline.load(settings)
+  pipe.unlink()
+  pipe.symlink_to('nothing.png')
+  with pytest.raises(ConfigError, match=r'pipe.png must be a regular file or a link to one'):
+    pipeline.load(settings)
+  pipe.unlink()
+  # A bomb: a small file whose header promises many pixels.
+  (pets / 'cat' / 'bomb.png').write_bytes(png(np.zeros((9_500, 1), np.uint8), 0, width=9_500))
+  with pytest.raises(
+    ConfigError, match=r'bomb.png \(it must have at most 67,108,864 pixels, got 950'
+  ):
+    pipeline.load(settings)
+  monkeypatch.setattr(image_folder, 'MAX_BYTES', 50)
+  with pytest.raises(ConfigError, match=r'png \(a file must have at most 50 bytes, got '):
+    pipeline.load(settings)
+
+
+def test_a_name_that_is_not_utf8_is_shown(settings, pets):
+  os.rename(pets / 'cat' / '0.png', os.fsencode(pets) + b'/cat/caf\xe9.png')
+  with pytest.raises(ConfigError) as error:
+    pipeline.load(settings)
+  assert str(error.value) == (f"names must be UTF-8, got b'{pets}/cat/caf\\xe9.png'; rename it")
 
 
 @pytest.mark.parametrize(

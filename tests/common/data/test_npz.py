@@ -1,5 +1,9 @@
 """A NumPy file (.npz) as a dataset."""
 
+import io
+import os
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -65,23 +69,58 @@ def test_a_file_that_changed_is_read_again_and_examples_keep_their_splits(tmp_pa
     ({'x': images()[:0]}, r'x must be .*, got uint8 \[0, 4, 3, 2\]'),
     (
       {'x': images(), 'y': np.arange(39)},
-      r'y must be 40 integers of at least 0, got int64 \[39\]',
+      r'y must be 40 integers in \[0, 1,000,000\), got int64 \[39\]',
     ),
-    ({'x': images(), 'y': np.arange(40) - 1}, 'y must be 40 integers of at least 0, got -1'),
+    ({'x': images(), 'y': np.arange(40) - 1}, r'y must be 40 integers in .*, got -1 among them'),
+    (
+      {'x': images(), 'y': np.arange(40) * 50_000_000},
+      r'y must be 40 integers in \[0, 1,000,000\), got 1950000000 among them',
+    ),
+    ({'x': images().astype(np.uint16)}, r'x must be uint8 .*, got uint16 \[40, 4, 3, 2\]'),
+    ({'x': np.full((40, 4, 3, 2), np.nan)}, r'x must be uint8 .*, got float64'),
     (
       {'x': images(), 'y': np.arange(40) / 2},
-      r'y must be 40 integers of at least 0, got float64 \[40\]',
+      r'y must be 40 integers in \[0, 1,000,000\), got float64 \[40\]',
     ),
     (
       {'x': images()[:2]},
       'at least 3 different examples, one for each of train, validation and test, got 2',
     ),
-    ({'x': np.array([{'a': 1}], object)}, 'as an .npz file of plain arrays: Object arrays'),
+    (
+      {'x': np.array([{'a': 1}], object)},
+      'set.npz as an .npz file: it holds Python objects, which could run code; save arrays of',
+    ),
   ],
 )
 def test_unsuitable_arrays_are_refused(tmp_path, arrays, message):
   with pytest.raises(ConfigError, match=message):
     load(tmp_path, **arrays)
+
+
+def test_the_classes_are_the_labels_that_occur(tmp_path):
+  x, y = images(), np.where(np.arange(40) % 2, 7, 3)
+  data = load(tmp_path, x=x, y=y)
+  assert data.spec.class_names == ('3', '7')
+  assert contents(data) == {
+    a.tobytes(): k % 2 for a, k in zip(x, np.arange(40).tolist(), strict=True)
+  }
+
+
+def test_a_shape_that_the_file_does_not_have_is_refused(tmp_path):
+  """The header promises 8 TB."""
+  buffer = io.BytesIO()
+  header = {'descr': '|u1', 'fortran_order': False, 'shape': (10**7, 1000, 800)}
+  np.lib.format.write_array_header_1_0(buffer, header)
+  with zipfile.ZipFile(tmp_path / 'set.npz', 'w') as file:
+    file.writestr('x.npy', buffer.getvalue() + bytes(100))
+  with pytest.raises(ConfigError, match=r'cannot read .*set.npz as an .npz file: ') as error:
+    load_file(tmp_path)
+  assert '\n' not in str(error.value)
+
+
+def test_other_arrays_of_the_file_are_not_read(tmp_path):
+  data = load(tmp_path, x=images(), names=np.array([None], object))
+  assert len(contents(data)) == 40
 
 
 @pytest.mark.parametrize('kind', ['text', 'short', 'npy', 'empty'])
@@ -94,11 +133,25 @@ def test_other_files_are_refused(tmp_path, kind):
       np.save(file, images())
   else:
     path.write_bytes(data)
-  with pytest.raises(ConfigError, match=r'cannot read .*set.npz as an .npz file of plain arrays: '):
+  with pytest.raises(ConfigError, match=r'set.npz must be an .npz file, as numpy.savez writes it'):
     load_file(tmp_path)
 
 
+def test_a_damaged_array_is_refused(tmp_path):
+  path = tmp_path / 'set.npz'
+  np.savez_compressed(path, x=images())
+  data = bytearray(path.read_bytes())
+  data[200:260] = bytes(60)
+  path.write_bytes(data)
+  with pytest.raises(ConfigError, match=r'cannot read .*set.npz as an .npz file: ') as error:
+    load_file(tmp_path)
+  assert '\n' not in str(error.value)
+
+
 def test_a_missing_file_is_named(tmp_path):
+  os.mkfifo(tmp_path / 'pipe.npz')
+  with pytest.raises(ConfigError, match=r'pipe.npz. must be an .npz file'):
+    pipeline.load({'name': 'npz', 'dir': str(tmp_path), 'source': str(tmp_path / 'pipe.npz')})
   with pytest.raises(ConfigError, match=r'cannot read data.source=.*set.npz.*: No such file'):
     load_file(tmp_path)
   with pytest.raises(ConfigError, match=r'data.name=npz needs data.source'):

@@ -13,7 +13,7 @@ from common.data.music import Pitches
 from common.data.pipeline import Data
 from common.data.spec import DataSpec, SeriesSpec
 from common.data.tokenizers import Bytes
-from common.domains import DOMAINS, domain_of
+from common.domains import DOMAINS, domain_of, image_tasks
 from common.domains.base import Domain, SampleFlags, SampleSettings, TrainedModel
 from common.evaluation.evaluate import METRICS, evaluate
 from common.reporting.writers import Writer
@@ -65,8 +65,10 @@ def test_training_shows_a_preview_of_a_new_kind_of_data(trained, tmp_path):
   with Writer(tmp_path, tensorboard=False) as writer:
     domain.save_preview(SPEC, x, request, 7, tmp_path / 'samples', writer)
   with Image.open(tmp_path / 'samples' / '00000007.png') as picture:
-    assert picture.size == (10 * 17 + 1, 10 * 17 + 1)
-  np.testing.assert_array_equal(request.label[:4], [0, 1, 0, 1])
+    # Pixels four times as large, and the names of the classes at the left.
+    grid = 4 * (10 * 17 + 1)
+    assert picture.width > grid + 30 and picture.height == 10 * 4 * 18 + 14
+  np.testing.assert_array_equal(request.label, np.repeat([0, 1], 50))
 
 
 def test_evaluation_measures_and_shows_a_new_kind_of_data(trained):
@@ -76,8 +78,8 @@ def test_evaluation_measures_and_shows_a_new_kind_of_data(trained):
   assert values['parameters'] == 3 and values['evaluations'] == 1
   assert {k for k, value in values.items() if value is None} == METRICS.keys() - Domain.metrics
   assert found.measures['frechet'].note == 'applies only to images'
-  assert found.display.columns == 2 and found.display.picture().ndim == 3
-  np.testing.assert_array_equal(found.display.label, np.arange(12) % 2)
+  assert found.display.picture().ndim == 3
+  np.testing.assert_array_equal(found.display.label, np.repeat([0, 1], 6))
 
 
 def test_the_command_writes_samples_of_a_new_kind_of_data(trained, tmp_path):
@@ -118,3 +120,23 @@ def test_every_domain_names_known_metrics_and_flags_and_takes_its_own_flags(name
 def test_every_metric_that_does_not_apply_everywhere_says_what_it_applies_to():
   for name, metric in METRICS.items():
     assert bool(metric.scope) == (name not in Domain.metrics)
+
+
+def test_images_of_two_channels_are_shown_side_by_side(tmp_path):
+  domain, spec = domain_of(SPECS['image']), DataSpec('two', 'image', (2, 3, 2), 256)
+  x = np.random.default_rng(0).integers(0, 256, (100, 2, 3, 2), np.uint8)
+  images, levels = domain.as_images(spec, x)
+  assert levels == 256 and images.shape == (100, 2, 6, 1)
+  np.testing.assert_array_equal(images[..., 0], np.concatenate([x[..., 0], x[..., 1]], 2))
+  # Training's picture, and the picture of a task whose mask hides a part of one channel.
+  with Writer(tmp_path, tensorboard=False) as writer:
+    request = domain.preview_request(spec, True, Split(x=x))
+    domain.save_preview(spec, x, request, 1, tmp_path, writer)
+  with Image.open(tmp_path / '00000001.png') as picture:
+    assert picture.size == (11 * (10 * 7 + 1), 11 * (10 * 3 + 1))
+  known = np.ones((2, 3, 2), bool)
+  known[:, 0, 1] = False
+  given = image_tasks.TaskInput(x[:4], None, known)
+  result = image_tasks.TaskResult(given, 'a title', x[None, :4])
+  shown = domain.task_picture(spec, 'inpaint', result, 1)
+  assert (shown == image_tasks.FILL).all(-1).sum() == 4 * 2

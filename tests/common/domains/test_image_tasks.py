@@ -8,8 +8,8 @@ from PIL import Image
 
 from common.data import pipeline
 from common.data.spec import DataSpec
-from common.domains import image_tasks
-from common.domains.base import TrainedModel
+from common.domains import domain_of, image_tasks
+from common.domains.base import SampleFlags, SampleSettings, TrainedModel
 from common.domains.masks import read_mask
 from experiments import families
 
@@ -116,3 +116,21 @@ def test_tasks_that_a_model_cannot_do_are_refused(diffusion, pixels):
   ):
     with pytest.raises(ValueError, match=message):
       image_tasks.perform(model, name, **settings)
+
+
+@pytest.mark.parametrize(
+  ('flags', 'message'),
+  [
+    (dict(mask='left'), "--mask='left' needs a --task"),
+    (dict(draws=2), '--draws=2 needs a --task; without one, use --num'),
+    (dict(task='inpaint', columns=2), '--columns=2: the picture of a task has one for each image'),
+    (dict(task='colourise'), '--task=colourise needs images in colour, got 1 channels'),
+    (dict(task='complete'), "unknown diffusion task 'complete'; known: colourise"),
+    (dict(label='11'), "--label='11' is not a class of digits"),
+    (dict(label='none'), 'guidance of weight 2 needs classes .* or request a class .--label=NAME'),
+  ],
+)
+def test_flags_without_an_effect_are_refused(diffusion, tmp_path, flags, message):
+  settings = SampleSettings(SampleFlags(**flags), options={'guidance': 2.0})
+  with pytest.raises(ValueError, match=message):
+    domain_of(diffusion.data.spec).sample(diffusion, settings, tmp_path / 'x.png')

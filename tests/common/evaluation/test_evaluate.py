@@ -158,7 +158,42 @@ def test_a_likelihood_that_is_not_finite_is_reported(data):
     likelihood.summary(np.array([1.0, np.inf]), np.zeros(2), 4)
 
 
-def test_samples_are_balanced_and_in_order(data):
+@pytest.mark.parametrize('counts', [(178, 20), (0, 60, 120)])
+def test_classes_are_drawn_as_often_as_training_has_them(counts):
+  """A perfect sampler is near the floor; with even classes it is 100 times as far as that."""
+  digits = datasets.load_digits()
+  kept = np.concatenate([np.flatnonzero(digits.target == c)[:n] for c, n in enumerate(counts)])
+  x, label = digits.images[kept].astype(np.uint8)[..., None], digits.target[kept].astype(np.int32)
+  assert np.array_equal(np.bincount(label), counts)
+  names = tuple('0123456789')[: len(counts)]
+  spec = DataSpec('unequal', 'image', (8, 8, 1), 17, len(counts), names, num_train=len(x))
+  split = Split(x=x, label=label)
+  method, calls = replay(Data(spec, {'test': split}))
+  metrics = ['frechet', 'agreement']
+  found = measure(Data(spec, {'train': split, 'test': split}), method, metrics).measures
+  floor = float(found['frechet'].note.split('floor ')[1].split(';')[0])
+  assert found['frechet'].value < 3 * floor
+  # In any beginning, each class is within one example of its share.
+  asked = np.concatenate([label for _, label, _ in calls])
+  share = np.arange(1, len(asked) + 1)[:, None] * np.array(counts) / sum(counts)
+  assert (abs(np.cumsum(asked[:, None] == np.arange(len(counts)), 0) - share) < 1).all()
+  smallest = min(filter(None, counts))
+  told = f'; classes as frequent as in training ({smallest} to {max(counts)} examples)'
+  assert all(measure.note.endswith(told) for measure in found.values())
+
+
+def test_data_with_one_class_has_no_agreement(data):
+  x = data.splits['train'].arrays['x']
+  split = Split(x=x, label=np.zeros(len(x), np.int32))
+  spec = DataSpec('one', 'image', (8, 8, 1), 17, 1, ('a',), num_train=len(x))
+  one = Data(spec, {'train': split, 'test': split})
+  found = measure(one, replay(one)[0], ['agreement']).measures['agreement']
+  assert found == Measure(None, None, 'the data has only one class')
+  with pytest.raises(ConfigError, match='two classes or more'):
+    measure(one, replay(one)[0], ['frechet'])
+
+
+def test_samples_are_in_proportion_and_in_order(data):
   method, calls = replay(data)
   settings = SETTINGS | dict(num_samples=300, batch_size=128)
   metrics = ['evaluations', 'seconds_per_sample', 'parameters']
@@ -166,9 +201,10 @@ def test_samples_are_balanced_and_in_order(data):
   assert {num for num, _, _ in calls} == {128}  # one shape, one compilation
   assert all(options == {'steps': 3} for _, _, options in calls)
   asked = np.concatenate([label for _, label, _ in calls])[:300]
-  assert np.array_equal(np.bincount(asked), [30] * 10)
-  assert found.display.images.shape == (80, 8, 8, 1) and found.display.columns == 10
-  assert np.array_equal(found.display.label, np.tile(np.arange(10), 8))
+  share = 300 * np.bincount(data.splits['train'].arrays['label']) / 1400
+  assert (abs(np.bincount(asked) - share) < 1).all()
+  assert found.display.images.shape == (80, 8, 8, 1) and found.display.columns == 8
+  assert np.array_equal(found.display.label, np.repeat(np.arange(10), 8))
   assert found.measures['evaluations'].value == 7.0
   assert found.measures['parameters'] == Measure(16.0, 0.0)
   assert 'median of 3 calls for 128 samples' in found.measures['seconds_per_sample'].note

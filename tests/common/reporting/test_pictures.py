@@ -40,6 +40,26 @@ def test_grid_scales_levels_and_puts_rgba_on_white():
 
 
 @pytest.mark.parametrize(
+  ('height', 'width', 'scale'), [(8, 8, 8), (28, 28, 2), (32, 32, 2), (64, 64, 1), (4, 300, 1)]
+)
+def test_small_images_are_enlarged(height, width, scale):
+  assert pictures.visible_scale(np.zeros((5, height, width, 1), np.uint8)) == scale
+
+
+def test_captions_stand_at_the_left_and_long_ones_are_cut():
+  image = np.zeros((1, 40, 40, 3), np.uint8)
+  plain, short, long, longer = (
+    pictures.captioned_rows('', [(caption, image)]) for caption in ('', 'cat', 'c' * 24, 'c' * 99)
+  )
+  assert plain.shape[1] < short.shape[1] < long.shape[1]
+  assert longer.shape[1] <= long.shape[1] + 14  # the sign of what is cut
+  titled = pictures.captioned_rows('a title', [('cat', image)])
+  assert len(titled) > len(short)
+  # The image is black, at the right of its caption.
+  assert (short[7 + 1 : 7 + 41, -7 - 41 : -7 - 1] == 0).all()
+
+
+@pytest.mark.parametrize(
   ('shape', 'columns', 'scale'), [((0, 2, 2, 1), 1, 1), ((1, 2, 2, 2), 1, 1), ((1, 2, 2, 1), 0, 1)]
 )
 def test_grid_refuses_invalid_images_and_columns(shape, columns, scale):
