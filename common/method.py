@@ -154,7 +154,7 @@ class Method:
     """Draws samples. Called from the host; compiles one program per number of samples."""
     raise NotImplementedError
 
-  def draw(self, params: PyTree, key: Key[Array, ''], request: Request) -> Samples:
+  def checked_sample(self, params: PyTree, key: Key[Array, ''], request: Request) -> Samples:
     """Like `sample`, for samples that are kept or measured.
 
     Raises:

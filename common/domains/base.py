@@ -74,6 +74,15 @@ class Display(NamedTuple):
         name = '' if start else self.class_names[label]
         yield name, chosen[start : start + self.columns]
 
+  def strip(self, number: int = GRID) -> UInt8[np.ndarray, 'rows cols 3'] | None:
+    """One row of images, the first of each class if there are classes; None if there are none."""
+    if not len(self.images):
+      return None
+    chosen = np.arange(len(self.images))
+    if self.label is not None:
+      _, chosen = np.unique(self.label, return_index=True)
+    return pictures.image_grid(self.images[chosen[:number]], number, 1, self.levels)
+
   def save(self, folder: pathlib.Path, name: str, scale: int = 0) -> None:
     """Writes FOLDER/NAME.png if there is a picture, FOLDER/NAME.txt if there is a text."""
     picture = self.picture(scale)
@@ -120,7 +129,7 @@ class TrainedModel(NamedTuple):
   def draw(self, request: Request, seed: int) -> tuple[Samples, float]:
     """Samples, and the seconds that drawing them took, compilation included."""
     start = time.perf_counter()
-    samples = self.method.draw(self.params, jax.random.key(seed), request)
+    samples = self.method.checked_sample(self.params, jax.random.key(seed), request)
     jax.block_until_ready(samples.x)
     return samples, time.perf_counter() - start
 
@@ -168,7 +177,7 @@ class EvaluationDraws(NamedTuple):
   """The samples and forecasts of an evaluation, for `Domain.evaluation_display`.
 
   Attributes:
-    x: samples; None if no metric needed samples.
+    x: the samples that `Domain.shown` names; None if no metric needed samples.
     label: the classes that were requested for them, or None.
     forecasts: `common.domains.series.Forecasts`; None if no metric scored forecasts.
   """
@@ -296,19 +305,22 @@ class Domain:
 
   # Evaluation.
 
+  def shown(self, num: int, label: Int[np.ndarray, 'num'] | None) -> Int[np.ndarray, 'shown']:
+    """Numbers of the samples of an evaluation to look at: the first ones, of each class if any."""
+    if label is None:
+      return np.arange(min(num, PICTURE_ROWS * self.preview_columns))
+    # Of a rare class there may be fewer.
+    classes = np.unique(label)[:GRID]
+    return np.concatenate([np.flatnonzero(label == one)[:PICTURE_ROWS] for one in classes])
+
   def evaluation_display(self, spec: DataSpec, drawn: EvaluationDraws) -> Display:
-    """The first samples of an evaluation, of each class if it asked for some; empty if none."""
+    """The samples of an evaluation to look at; empty if it drew none."""
     if drawn.x is None:
       return Display()
+    images, levels = self.as_images(spec, drawn.x)
     if drawn.label is None:
-      images, levels = self.as_images(spec, drawn.x[: PICTURE_ROWS * self.preview_columns])
       return Display(images, None, self.preview_columns, levels)
-    classes = np.unique(drawn.label)[:GRID]
-    # Of a rare class there may be fewer.
-    shown = [np.flatnonzero(drawn.label == label)[:PICTURE_ROWS] for label in classes]
-    chosen = np.concatenate(shown)
-    images, levels = self.as_images(spec, drawn.x[chosen])
-    return Display(images, drawn.label[chosen], PICTURE_ROWS, levels, spec.class_names)
+    return Display(images, drawn.label, PICTURE_ROWS, levels, spec.class_names)
 
   def dimension_note(self, spec: DataSpec, bits: float) -> str:
     """A note on the dimensions of bits/dim, such as '; of palette indices'; '' if obvious."""

@@ -8,8 +8,6 @@ from common.evaluation.measures import Evaluation, Measure
 from common.files import atomic_write
 from common.reporting import pictures
 
-PICTURE_WIDTH = 700  # the least width of a picture of samples, in pixels
-
 
 class CellStore:
   """The cells of one job: a file for metrics of the model, and one for metrics of its samples."""
@@ -17,6 +15,7 @@ class CellStore:
   def __init__(self, folder: pathlib.Path, keys: tuple[str, str], model_metrics: Collection[str]):
     self.model, self.samples = (folder / f'{key}.json' for key in keys)
     self.picture, self.texts = (folder / f'{keys[1]}.{suffix}' for suffix in ('png', 'txt'))
+    self.strip = folder / f'{keys[1]}-strip.png'
     self.model_metrics = model_metrics
 
   def read(self) -> dict[str, Measure]:
@@ -39,8 +38,8 @@ class CellStore:
     found = self.read() | evaluation.measures
     display = evaluation.display
     if len(display.images):
-      scale = -(-PICTURE_WIDTH // display.picture().shape[1])
-      pictures.save_png(self.picture, display.picture(scale))
+      pictures.save_png(self.picture, display.picture())
+      pictures.save_png(self.strip, display.strip())
     if display.text:
       atomic_write(self.texts, display.text)
     # The picture before the cells: once a cell is there, its row is never drawn again.

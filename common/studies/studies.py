@@ -114,6 +114,7 @@ class Results(NamedTuple):
     study: the study.
     measures: by (row, metric), and by seed.
     pictures: samples by row, as PNG files, or as text files if the data is text.
+    strips: one row of samples for each row of the table, as PNG files.
     folders: folders of the trained models, by row (first seed).
     configs: the configs of these models, by row.
     failures: the reason why cells of a row are missing or not finite, by row.
@@ -122,6 +123,7 @@ class Results(NamedTuple):
   study: Study
   measures: dict[tuple[str, str], dict[int, Measure]]
   pictures: dict[str, pathlib.Path]
+  strips: dict[str, pathlib.Path]
   folders: dict[str, pathlib.Path]
   configs: dict[str, Config]
   failures: dict[str, str]
@@ -201,7 +203,7 @@ def run(
     model_metrics: metrics that do not depend on sampler options: measured once per model.
     say: called with lines of progress.
   """
-  results = Results(study, {}, {}, {}, {}, {})
+  results = Results(study, {}, {}, {}, {}, {}, {})
   stores = [CellStore(workdir / 'cells', job.keys, model_metrics) for job in jobs]
   clock = _Clock(sum(bool(store.missing(study.metrics)) for store in stores))
   # Reasons by folder: a model whose training failed is not tried again for the next row.
@@ -272,6 +274,8 @@ def _add(results: Results, job: Job, found: Mapping[str, Measure], store: CellSt
   for path in (store.picture, store.texts):
     if path.exists():
       results.pictures.setdefault(name, path)
+  if store.strip.exists():
+    results.strips.setdefault(name, store.strip)
 
 
 def loss_kind(config: Config) -> str:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from PIL import Image as PillowImage
 
-from common.domains.base import PICTURE_ROWS
 from common.reporting import plots
 from common.reporting.report import (
   Cell,
@@ -269,7 +268,7 @@ def _pictures(results: Results) -> list[Picture | Quote]:
       if path.suffix == '.txt':
         pictures.append(Quote(path.read_text('utf-8'), row.name + suffix))
         continue
-      alt = f'Samples of {row.name}, one class per column'
+      alt = f'Samples of {row.name}'
       pictures.append(Picture(path.read_bytes(), alt, row.name + suffix))
   return pictures
 
@@ -281,12 +280,11 @@ def overview(results: Results, height: float = 0.42) -> bytes | None:
     results: the results.
     height: height of a strip, in inches.
   """
-  strips = {}
-  for row in results.study.rows:
-    path = results.pictures.get(row.name)
-    if path and path.suffix == '.png':
-      picture = np.asarray(PillowImage.open(path))
-      strips[row.name] = picture[: len(picture) // PICTURE_ROWS]  # its first row of samples
+  strips = {
+    row.name: np.asarray(PillowImage.open(results.strips[row.name]))
+    for row in results.study.rows
+    if row.name in results.strips
+  }
   if not strips:
     return None
   import matplotlib.figure

@@ -1,6 +1,7 @@
 """Metrics by name, on methods with known answers."""
 
 import math
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -208,6 +209,20 @@ def test_samples_are_in_proportion_and_in_order(data):
   assert found.measures['evaluations'].value == 7.0
   assert found.measures['parameters'] == Measure(16.0, 0.0)
   assert 'median of 3 calls for 128 samples' in found.measures['seconds_per_sample'].note
+
+
+def test_the_memory_does_not_hold_all_samples_at_once():
+  """8 MB of samples, of which only one batch and the samples to look at are kept."""
+  spec = DataSpec('large', 'image', (64, 64, 1), 17)
+  split = Split(x=np.zeros((1, *spec.shape), np.uint8))
+  x = np.zeros((20, *spec.shape), np.uint8)
+  method = Functions(None, None, lambda params, key, request: Samples(x, 1), None)
+  settings = SETTINGS | dict(num_samples=2000, batch_size=20)
+  tracemalloc.start()
+  measure(Data(spec, {'train': split, 'test': split}), method, ['evaluations'], settings)
+  _, peak = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  assert peak < 2e6
 
 
 def test_the_same_key_gives_the_same_samples(data):
