@@ -1,13 +1,13 @@
 """Causal autoregression. `build` turns a config and a description of the data into a `Method`."""
 
 from autoregressive.decoding.settings import DecodingSettings
-from autoregressive.finetuning import Finetune, build_finetune, initial_params
 from autoregressive.heads import HEADS
 from autoregressive.method import build, build_draft
 from autoregressive.model import Model
 from autoregressive.networks import NETWORKS
 from autoregressive.objectives import Objective
 from autoregressive.orderings import ORDERINGS
+from common.finetuning import Finetune
 
 # The constructors whose names and settings a config may choose, by the path of its section.
 COMPONENTS = {'ordering': ORDERINGS, 'network': NETWORKS, 'head': HEADS}
@@ -32,6 +32,4 @@ __all__ = [
   'SECTIONS',
   'build',
   'build_draft',
-  'build_finetune',
-  'initial_params',
 ]

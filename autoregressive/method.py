@@ -12,7 +12,6 @@ from jaxtyping import Array, Float, Int, Key
 from autoregressive.decoding.decoder import Decoder, Draft
 from autoregressive.decoding.requests import RequestSampler
 from autoregressive.decoding.settings import build_settings
-from autoregressive.finetuning import LoRA, build_finetune
 from autoregressive.heads import build_head
 from autoregressive.model import Model
 from autoregressive.networks import build_network
@@ -20,6 +19,7 @@ from autoregressive.objectives import Objective, build_objective, document_numbe
 from autoregressive.orderings import Ordering, build_ordering
 from common.config import ConfigError, component
 from common.data.spec import DataSpec
+from common.finetuning import LoRA, build_finetune
 from common.method import (
   Aux,
   Batch,
@@ -95,6 +95,10 @@ class Autoregression(Method):
   def sample(self, params: PyTree, key: Key[Array, ''], request: Request) -> Samples:
     """Draws samples; speculatively if the method was built with a draft."""
     return self.sampler.sample(params, key, request)
+
+  def check_request(self, params: PyTree, request: Request) -> None:
+    """The checks of `sample`, which do not need the parameters."""
+    self.sampler.check(request)
 
   def nll(self, params: PyTree, batch: Batch, key: Key[Array, '']) -> Likelihood:
     """The exact negative log-likelihood of each example."""
@@ -181,7 +185,7 @@ def build(config: Mapping, spec: DataSpec, draft: Draft | None = None) -> Autore
   """Builds the method from a config with the sections of configs/autoregressive/base.py.
 
   With a draft, sampling is speculative (autoregressive/decoding/speculative.py). With
-  finetune.lora_rank, only low-rank updates are trained (autoregressive/finetuning.py).
+  finetune.lora_rank, only low-rank updates are trained (common/finetuning.py).
 
   Raises:
     ConfigError: for a config that names an unknown component, or does not suit the data.

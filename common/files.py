@@ -1,10 +1,14 @@
-"""Paths on this machine, and atomic writing of files: a file is either complete or absent."""
+"""Paths on this machine, atomic writing of files, and locks between processes."""
 
+import contextlib
 import errno
+import fcntl
 import os
 import pathlib
 import re
+import socket
 import threading
+from collections.abc import Iterator
 
 URL = re.compile(r'[A-Za-z][\w+.-]+:(/|$)')  # also 'gs:/', to which pathlib shortens 'gs://'
 
@@ -75,3 +79,30 @@ def sync_tree(folder: pathlib.Path) -> None:
         os.fsync(file.fileno())
   for path in (*(path for path in folder.rglob('*') if path.is_dir()), folder, folder.parent):
     sync_folder(path)
+
+
+@contextlib.contextmanager
+def exclusive(path: pathlib.Path) -> Iterator[None]:
+  """Holds a lock on a file, which is created if it is missing.
+
+  The operating system releases the lock when the process ends, however it ends. On a file system
+  without locks nothing is held.
+
+  Raises:
+    BlockingIOError: another process holds the lock; its `strerror` names that process.
+  """
+  with path.open('a+', encoding='utf-8') as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      file.seek(0)
+      holder = file.read().strip() or 'another process'
+      raise BlockingIOError(error.errno, holder, str(path)) from None
+    except OSError as error:
+      if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):
+        raise
+    # The file stays when the lock is released: removing it would race with the next process.
+    file.truncate(0)
+    file.write(f'process {os.getpid()} on {socket.gethostname()}\n')
+    file.flush()
+    yield

@@ -154,7 +154,7 @@ class Method:
     """Draws samples. Called from the host; compiles one program per number of samples."""
     raise NotImplementedError
 
-  def checked_sample(self, params: PyTree, key: Key[Array, ''], request: Request) -> Samples:
+  def draw(self, params: PyTree, key: Key[Array, ''], request: Request) -> Samples:
     """Like `sample`, for samples that are kept or measured.
 
     Raises:
@@ -167,6 +167,17 @@ class Method:
         'such as --step=best, or other sampler settings, such as more steps or less guidance'
       )
     return samples
+
+  def check_request(self, params: PyTree, request: Request) -> None:
+    """Refuses what `sample` would refuse, but draws nothing.
+
+    Args:
+      params: shapes and types of the parameters, or the parameters.
+      request: what to sample.
+
+    Raises:
+      ValueError: as `sample`.
+    """
 
   def nll(self, params: PyTree, batch: Batch, key: Key[Array, '']) -> Likelihood:
     """Negative log-likelihood of each example. Pure: the caller compiles it."""

@@ -1,5 +1,6 @@
 """Score-based diffusion. `build` turns a config and a description of the data into a `Method`."""
 
+from common.finetuning import Source
 from diffusion.likelihood import LIKELIHOODS
 from diffusion.method import build
 from diffusion.networks import NETWORKS
@@ -19,7 +20,9 @@ COMPONENTS = {
   'sampling.grid': GRIDS,
   'likelihood': LIKELIHOODS,
 }
+# Sections without a name: their settings are the arguments of one constructor.
+SECTIONS = {'finetune': Source}
 # The constructors' arguments that come from the data and are not settings.
 GIVEN = dict.fromkeys(('network', 'classifier.network'), ('out_channels', 'num_classes'))
 
-__all__ = ['COMPONENTS', 'GIVEN', 'build']
+__all__ = ['COMPONENTS', 'GIVEN', 'SECTIONS', 'build']

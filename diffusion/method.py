@@ -137,6 +137,9 @@ class Diffusion(Method):
   def sample(self, params: PyTree, key: Key[Array, ''], request: Request) -> Samples:
     return self.sampling.sample(params, key, request)
 
+  def check_request(self, params: PyTree, request: Request) -> None:
+    self.sampling.check(params, request)
+
   def nll(self, params: PyTree, batch: Batch, key: Key[Array, '']) -> Likelihood:
     x0 = to_unit(batch['x'], self.spec.levels)
     # Evaluation hides no label and augments no image: the likelihood is that of the data itself.

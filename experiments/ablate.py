@@ -38,8 +38,7 @@ def main() -> int:
     raise ValueError(f'--workdir={workdir} must be a folder, but it is a file')
   study = config_files.call(STUDY.value, 'get_study')
   known = (*METRICS, TRAINING_SECONDS)
-  jobs = studies.plan(study, families.load_config, workdir, known, changeable=runs.CHANGEABLE)
-  jobs = studies.shard(jobs, part, parts)
+  jobs = studies.shard(studies.plan(study, families.load_config, workdir, known), part, parts)
   with cli.stop_on_signals() as stop:
     # `studies.run` turns exceptions into failed rows, but lets `SystemExit` through.
     def train(config, folder):

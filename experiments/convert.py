@@ -16,12 +16,13 @@ import pathlib
 import jax
 from absl import flags
 
-from autoregressive import finetuning
 from autoregressive.interop import weights
+from common import finetuning
 from common.checkpoints.checkpoints import Checkpoints
 from common.config import Config, ConfigError, plain_dict
 from common.data import pipeline
 from experiments import cli, config_flag, families, runs
+from experiments.startup.workdir import locked, move_aside, reserve
 
 CONFIG = config_flag.define('For --read: FILE.py[:variant].')
 READ = flags.DEFINE_string('read', None, 'Folder of published weights to make a run from.')
@@ -66,9 +67,12 @@ def read(folder: str, config: Config, workdir: str | pathlib.Path, fresh: bool =
   if jax.tree.map(lambda x: x.shape, expected) != jax.tree.map(lambda x: x.shape, params):
     raise ConfigError(f'{folder} needs data that is a sequence of tokens, got {data.spec.name}')
   workdir = pathlib.Path(workdir)
-  runs.lock_workdir(workdir, config, data, fresh)
-  with Checkpoints(workdir / 'checkpoints') as checkpoints:
-    checkpoints.save(0, {'ema': params}, config=config, position={'step': 0, 'examples': 0})
+  if fresh:
+    move_aside(workdir)
+  with locked(workdir):
+    reserve(workdir, config, data)
+    with Checkpoints(workdir / 'checkpoints') as checkpoints:
+      checkpoints.save(0, {'ema': params}, config=config, position={'step': 0, 'examples': 0})
   return sum(x.size for x in jax.tree.leaves(params))
 
 

@@ -1,13 +1,15 @@
 """The families of methods, by the name that a config gives in `family`."""
 
 import functools
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import autoregressive
 import diffusion
+from autoregressive.interop import weights
 from common import config as configs_lib
-from common import config_files
+from common import config_files, finetuning
 from common.config import Config, Tables, pick, plain_defaults
 from common.data import tokenizers
 from common.data.spec import DataSpec
@@ -17,12 +19,6 @@ from common.ranges import Setting
 from configs.autoregressive import base as autoregressive_base
 from configs.diffusion import base as diffusion_base
 from diffusion.sampling.tasks import TASKS
-
-
-def _random_initial_params(config: Mapping, spec: DataSpec, params: PyTree) -> PyTree:
-  """Training starts with the parameters from `Method.init`."""
-  del config, spec
-  return params
 
 
 class Family(NamedTuple):
@@ -35,8 +31,7 @@ class Family(NamedTuple):
     tasks: its tasks on given images, by name.
     draft: (config, spec, params) -> a trained model that drafts in speculative decoding; None: not
       supported.
-    initial_params: (config, spec, params) -> the parameters at the start of training, for example
-      with those of `finetune.source`.
+    read_published: reads the parameters in a folder of published weights; None: not supported.
   """
 
   build: Callable[..., Method]
@@ -44,20 +39,18 @@ class Family(NamedTuple):
   tables: Tables
   tasks: Mapping[str, ImageTask]
   draft: Callable[[Mapping, DataSpec, PyTree], Any] | None = None
-  initial_params: Callable[[Mapping, DataSpec, PyTree], PyTree] = _random_initial_params
+  read_published: Callable[[pathlib.Path], PyTree] | None = None
 
 
-def _autoregressive_initial_params(config: Mapping, spec: DataSpec, params: PyTree) -> PyTree:
-  """With fine-tuning, training starts with the parameters of `finetune.source`."""
-  tokenizer = None if spec.tokenizer is None else tokenizers.to_json(spec.tokenizer)
-  return autoregressive.initial_params(params, autoregressive.build_finetune(config), tokenizer)
+def _published_params(folder: pathlib.Path) -> PyTree:
+  return weights.read_published(folder).params
 
 
 FAMILIES = {
   'diffusion': Family(
     diffusion.build,
     diffusion_base.SETTINGS,
-    Tables(diffusion.COMPONENTS, given=diffusion.GIVEN),
+    Tables(diffusion.COMPONENTS, diffusion.SECTIONS, diffusion.GIVEN),
     {
       name: ImageTask(task.needs, {'task': name}, random=not task.reversible)
       for name, task in TASKS.items()
@@ -70,7 +63,7 @@ FAMILIES = {
     Tables(autoregressive.COMPONENTS, autoregressive.SECTIONS, autoregressive.GIVEN),
     {'complete': ImageTask(('past', 'mask'), {}, mask='bottom')},
     autoregressive.build_draft,
-    _autoregressive_initial_params,
+    _published_params,
   ),
 }
 
@@ -78,6 +71,18 @@ FAMILIES = {
 def build(config: Mapping, spec: DataSpec) -> Method:
   """The method of a config, for the data that `spec` describes."""
   return pick(FAMILIES, config['family'], 'family').build(config, spec)
+
+
+def initial_params(config: Mapping, spec: DataSpec, params: PyTree) -> PyTree:
+  """The parameters at the start of training: those given, or those of `finetune.source`.
+
+  Raises:
+    ConfigError: for a source that does not exist, or does not fit.
+  """
+  family = pick(FAMILIES, config['family'], 'family')
+  tokenizer = None if spec.tokenizer is None else tokenizers.to_json(spec.tokenizer)
+  finetune = finetuning.build_finetune(config)
+  return finetuning.initial_params(params, finetune, tokenizer, family.read_published)
 
 
 def complete(config: Config, strict: bool = False) -> dict[str, Any]:

@@ -1,17 +1,14 @@
 """A run is a folder: its config, checkpoints, metrics, samples and evaluations."""
 
-import itertools
-import json
 import pathlib
-import shutil
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 from absl import logging
 
-from common.checkpoints.checkpoints import Checkpoints, Restored
-from common.config import Config, ConfigError, differences, flatten, pick, plain_dict, to_json
+from common.checkpoints.checkpoints import Restored
+from common.config import Config, ConfigError, plain_dict
 from common.data import pipeline, tokenizers
 from common.data.spec import DataSpec
 from common.evaluation.evaluate import Evaluation, evaluate
@@ -25,9 +22,8 @@ from common.training.snapshots import Snapshots
 from common.training.state import EVALUATION_STREAM, TrainState, stream_key
 from common.training.validation import validation_loss
 from experiments import families
-
-# Settings that may change when a run resumes: they do not affect its results.
-CHANGEABLE = ('parallel.', 'data.dir', 'train.log_every', 'train.profile', 'train.keep', 'ema.keep')
+from experiments.startup import checks, summary
+from experiments.startup import workdir as folders
 
 
 class Run(NamedTuple):
@@ -58,6 +54,7 @@ def train(
   workdir: str | pathlib.Path,
   *,
   fresh: bool = False,
+  extend: bool = False,
   stop: Callable[[], bool] = loop.never_stop,
 ) -> bool:
   """Trains a config in a folder, or resumes the run there; returns whether it is finished.
@@ -66,34 +63,53 @@ def train(
     config: a complete config.
     workdir: the folder of the run.
     fresh: whether to rename an existing run in the folder, and to start a new one.
+    extend: whether the run in the folder may get another number of steps.
     stop: called after every compiled call; if it returns True, the run saves and returns.
 
   Raises:
-    ConfigError: the config cannot be run, or the folder holds a run of another config.
+    ConfigError: the config cannot be run to its end; the folder holds a run of another config; or
+      another process trains in it.
   """
-  workdir, config = pathlib.Path(workdir), plain_dict(config)
+  path, config = folders.check_path(workdir), plain_dict(config)
   # Everything that may reject the config comes before the first write.
   data = pipeline.load(config['data'])
   method = families.build(config, data.spec)
   program = build_program(config, method, data.spec, make_mesh(config['parallel']))
+  checks.check(config, method, data, program)
   initial_state = None
-  started = any((workdir / 'checkpoints').glob('[0-9]*'))
-  if config.get('finetune', {}).get('source') and (fresh or not started):
+  if config['finetune']['source'] and (fresh or not folders.is_started(path)):
     initial_state = _state_to_finetune(config, data, program)
   # After all checks, so that a rejected config leaves no folder behind.
-  lock_workdir(workdir, config, data, fresh)
-  if data.spec.tokenizer is not None:
-    atomic_write(workdir / 'tokenizer.json', tokenizers.to_json(data.spec.tokenizer))
-  if initial_state is not None:
-    _save_state_to_finetune(config, method, data, initial_state, workdir)
-  return loop.train(config, method, data, program, workdir, stop)
+  if fresh:
+    folders.move_aside(path)
+  with folders.locked(path):
+    if extend:
+      _say_what_extending_means(path, program)
+    folders.reserve(path, config, data, program.schedule.total if extend else None)
+    if data.spec.tokenizer is not None:
+      atomic_write(path / 'tokenizer.json', tokenizers.to_json(data.spec.tokenizer))
+    if initial_state is not None:
+      _save_state_to_finetune(config, method, data, initial_state, path)
+    for line in summary.opening(config, data.spec, program):
+      logging.info('%s', line)
+    return loop.train(config, method, data, program, path, stop)
+
+
+def _say_what_extending_means(workdir: pathlib.Path, program: TrainProgram) -> None:
+  """Logs how the schedule of a longer run continues that of the shorter one in the folder."""
+  done, total = folders.last_step(workdir), program.schedule.total
+  logging.info(
+    'extending the run from step %d to %d: durations in %% and the schedule of the learning rate '
+    'now refer to %d steps, so the learning rate goes on at %.3g. A run of %d steps from the start '
+    'would have followed this schedule from its first step, and ends elsewhere',
+    *(done, total, total, float(program.lr_schedule(done)), total),
+  )
 
 
 def _state_to_finetune(config: Mapping, data: pipeline.Data, program: TrainProgram) -> TrainState:
   """The state before the first step, with the weights of `finetune.source`."""
   state = jax.jit(program.init)()
-  family = pick(families.FAMILIES, config['family'], 'family')
-  params = family.initial_params(config, data.spec, state.params)
+  params = families.initial_params(config, data.spec, state.params)
   averages = tuple(params for _ in state.averages)
   # The optimiser's state does not depend on the values of the parameters.
   return state._replace(params=params, ema=params, averages=averages)
@@ -112,103 +128,6 @@ def _save_state_to_finetune(
   with loop.open_checkpoints(config, workdir) as checkpoints:
     position = {'step': 0, 'examples': 0}
     checkpoints.save(0, state, config=config, position=position, metrics=found)
-
-
-# The folder of a run.
-
-
-def lock_workdir(workdir: pathlib.Path, config: Mapping, data: pipeline.Data, fresh: bool) -> None:
-  """Reserves a folder for one config and one dataset.
-
-  Writes the config and the fingerprint of the data, unless the folder holds a run of another config
-  or on other data.
-
-  Args:
-    workdir: the folder of the run.
-    config: a complete config.
-    data: the data to train on.
-    fresh: whether to rename an existing run in the folder.
-
-  Raises:
-    ConfigError: the folder holds a run of another config or on other data, or its files cannot be
-      read.
-  """
-  path, data_path = workdir / 'config.json', workdir / 'data.json'
-  identity = {'fingerprint': pipeline.fingerprint(data), 'train': data.spec.num_train}
-  if fresh and workdir.exists():
-    _move_aside(workdir)
-  if path.exists():
-    _check_same_config(workdir, config)
-    # A run from before fingerprints existed gets the fingerprint of the present data.
-    before = _read_json(data_path) if data_path.exists() else identity
-    if before != identity:
-      raise ConfigError(
-        f'the data of the run in {workdir} has changed since it began ({before.get("train")} '
-        f'training examples then, {identity["train"]} now): restore the data, choose another '
-        '--workdir, or add --fresh to rename that run and start a new one'
-      )
-  # Written at every start, because some settings may change (CHANGEABLE).
-  atomic_write(path, to_json(config))
-  atomic_write(data_path, json.dumps(identity))
-
-
-def _move_aside(workdir: pathlib.Path) -> None:
-  """Renames WORKDIR to the first of WORKDIR.1, WORKDIR.2, ... that does not exist."""
-  names = (workdir.with_name(f'{workdir.name}.{n}') for n in itertools.count(1))
-  free = next(name for name in names if not name.exists())
-  shutil.move(workdir, free)
-  logging.info('renamed the existing run to %s', free)
-
-
-def _check_same_config(workdir: pathlib.Path, config: Mapping) -> None:
-  changed = differences(_completed(config)[0], _read_config(workdir / 'config.json'))
-  changed = {k: v for k, v in changed.items() if not k.startswith(CHANGEABLE)}
-  if changed:
-    shown = '; '.join(f'{k}: there {old!r}, now {new!r}' for k, (old, new) in changed.items())
-    raise ConfigError(
-      f'{workdir} holds a run of another config ({shown}); '
-      'choose another --workdir, or add --fresh to rename that run and start a new one'
-    )
-
-
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-  try:
-    found = json.loads(path.read_text())
-  except (OSError, ValueError) as error:
-    raise ConfigError(f'{path} cannot be read: {error}') from error
-  if not isinstance(found, dict):
-    raise ConfigError(f'{path} must hold a JSON object, got a {type(found).__name__}')
-  return found
-
-
-def _read_config(path: pathlib.Path) -> dict[str, Any]:
-  """The config of a run. Settings that it lacks because they are newer have their defaults.
-
-  Raises:
-    ConfigError: the file does not hold the config of a run.
-  """
-  config = _read_json(path)
-  if 'family' not in config:
-    raise ConfigError(f'{path} must be the config of a run, but it names no family')
-  config, added = _completed(config)
-  if added:
-    logging.info(
-      '%s lacks these newer settings, which get their defaults: %s', path, ', '.join(added)
-    )
-  return config
-
-
-def _completed(config: Mapping) -> tuple[dict[str, Any], list[str]]:
-  """A config with a value for every setting, and the names of the settings that it lacked."""
-  whole = families.complete(config)
-  return whole, sorted(flatten(whole).keys() - flatten(config).keys())
-
-
-def config_of(workdir: pathlib.Path) -> dict[str, Any]:
-  """The config of the run in a folder. Raises ConfigError if the folder holds no run."""
-  if not (workdir / 'config.json').exists():
-    raise ConfigError(f'{workdir} holds no run (no config.json); train one with experiments.train')
-  return _read_config(workdir / 'config.json')
 
 
 def training_seconds(workdir: str | pathlib.Path) -> float:
@@ -236,7 +155,7 @@ def load(
     CheckpointError: the checkpoint does not exist, or it is damaged.
   """
   workdir = pathlib.Path(workdir)
-  config = config_of(workdir)
+  config = folders.config_of(workdir)
   if likelihood is not None:
     if 'likelihood' not in config:
       raise ConfigError(
@@ -256,12 +175,7 @@ def _param_shapes(method: Method, data: pipeline.Data) -> PyTree:
 
 def _restore(workdir: pathlib.Path, config: Mapping, shapes: PyTree, step: str | int) -> Restored:
   """Restores only the averaged parameters: the optimiser's state would take twice their memory."""
-  with Checkpoints(
-    workdir / 'checkpoints',
-    best_metric=config['train']['best_metric'],
-    best_mode=config['train']['best_mode'],
-    read_only=True,
-  ) as checkpoints:
+  with loop.open_checkpoints(config, workdir, read_only=True) as checkpoints:
     return checkpoints.restore({'ema': shapes}, step, partial=True)
 
 
@@ -278,7 +192,9 @@ def load_weak(run: Run, text: str) -> PyTree:
   """
   folder, _, step = text.partition('@')
   workdir = pathlib.Path(folder)
-  found = _restore(workdir, config_of(workdir), _param_shapes(run.method, run.data), _step(step))
+  found = _restore(
+    workdir, folders.config_of(workdir), _param_shapes(run.method, run.data), _step(step)
+  )
   logging.info('weak model for guidance: step %d of %s', found.step, workdir)
   return found.state['ema']
 

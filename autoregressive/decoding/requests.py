@@ -61,6 +61,10 @@ class RequestSampler:
     x = self.decoder.ordering.decode(made.emissions, prompt.covariates)
     return Samples(x, calls, made.log_prob, ends)
 
+  def check(self, request: Request) -> None:
+    """`Method.check_request`: everything that `sample` does before it decodes."""
+    self.prompt(jax.random.key(0), request, self.requested(request))
+
   def requested(self, request: Request) -> DecodingSettings:
     """The settings after those of the request, with stops as tokens and length in emissions."""
     ordering = self.decoder.ordering

@@ -123,6 +123,12 @@ class Checkpoints:
     """The finished step with the best metric, or None if no step has that metric."""
     return next(iter(self._best_first()), None)
 
+  @property
+  def last_good(self) -> int | None:
+    """The newest finished step whose metrics, if it has any, are all finite; or None."""
+    metrics = {s: self._records[s]['metrics'] for s in self.steps if s in self._records}
+    return max((s for s, m in metrics.items() if all(map(math.isfinite, m.values()))), default=None)
+
   def describe(self, step: int) -> str:
     """'step 40 (validation loss 1.31; best: step 30, validation loss 1.23)'."""
     best = self.best
@@ -241,14 +247,8 @@ class Checkpoints:
         continue
       self._move_aside(damage)  # only now: if every step is damaged, all stay where they are
       state = jax.tree.unflatten(jax.tree.structure(abstract_state), leaves)
-      return Restored(
-        candidate,
-        state,
-        record['config'],
-        record['position'],
-        record['metrics'],
-        self.describe(candidate),
-      )
+      config, position, metrics = (record[key] for key in ('config', 'position', 'metrics'))
+      return Restored(candidate, state, config, position, metrics, self.describe(candidate))
     reasons = '; '.join(f'step {s}: {reason}' for s, reason in damage.items())
     raise CheckpointError(f'no usable checkpoint in {self.directory}: {reasons}')
 

@@ -129,7 +129,7 @@ class TrainedModel(NamedTuple):
   def draw(self, request: Request, seed: int) -> tuple[Samples, float]:
     """Samples, and the seconds that drawing them took, compilation included."""
     start = time.perf_counter()
-    samples = self.method.checked_sample(self.params, jax.random.key(seed), request)
+    samples = self.method.draw(self.params, jax.random.key(seed), request)
     jax.block_until_ready(samples.x)
     return samples, time.perf_counter() - start
 

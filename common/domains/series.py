@@ -187,7 +187,7 @@ def forecast(
     # The last call repeats its last row: all calls have one shape, so the sampler compiles once.
     part = np.minimum(start + np.arange(batch_size), total - 1)
     request = forecast_request(windows.spec, {k: v[part] for k, v in batch.items()}, options)
-    x.append(np.asarray(method.checked_sample(params, jax.random.fold_in(key, call), request).x))
+    x.append(np.asarray(method.draw(params, jax.random.fold_in(key, call), request).x))
   return to_forecasts(windows.spec, batch, np.concatenate(x)[:total], draws)
 
 

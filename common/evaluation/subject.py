@@ -125,7 +125,7 @@ class Subject:
     request = self.domain.evaluation_request(
       self.data.spec, indices, label, self.split, self.options
     )
-    return self.method.checked_sample(self.params, jax.random.fold_in(self.key, call), request)
+    return self.method.draw(self.params, jax.random.fold_in(self.key, call), request)
 
   def _read(self, drawn: np.ndarray) -> dict[str, np.ndarray]:
     """What each reader reads from a batch."""

@@ -21,6 +21,7 @@ from common.files import atomic_write
 
 Path = str | os.PathLike
 METRICS_FILE = 'metrics.jsonl'
+BAR_WIDTH, LEAST_WIDTH = 12, 40  # columns of the bar with its spaces, and of the text next to it
 NOT_FINITE = {'NaN': math.nan, 'Infinity': math.inf, '-Infinity': -math.inf}
 
 
@@ -75,11 +76,15 @@ class Writer:
       step: the optimiser step.
       values: scalars by name; no name may be 'step', 'split' or 'time'.
       split: the data or samples that were measured: 'train', 'validation' or 'samples'.
+
+    Raises:
+      FileNotFoundError: the folder was removed, renamed or unmounted.
     """
     if self._file is None:
       return
     # `float` waits for values that are still on a device.
     values = {name: float(value) for name, value in values.items()}
+    self._check_file()
     if reserved := values.keys() & {'step', 'split', 'time'}:
       raise ValueError(
         f"a metric must not be called 'step', 'split' or 'time'; rename {sorted(reserved)[0]!r}"
@@ -102,6 +107,18 @@ class Writer:
     except OSError:
       self._file.truncate(end)
       raise
+
+  def _check_file(self) -> None:
+    """Raises FileNotFoundError if the folder was removed, renamed or unmounted meanwhile.
+
+    The open file would take all lines, and nobody would ever see them.
+    """
+    there, ours = pathlib.Path(self._file.name), os.fstat(self._file.fileno())
+    if not there.exists() or not os.path.samestat(there.stat(), ours):
+      raise FileNotFoundError(
+        f'{there} was removed or replaced while the run was writing to it; its later results are '
+        'lost: restore the folder and start the run again'
+      )
 
   def images(self, step: int, name: str, grid: UInt8[np.ndarray, 'height width channels']) -> None:
     """Shows an image of 1, 3 or 4 channels under `name` in TensorBoard."""
@@ -183,6 +200,8 @@ def from_json_number(value: Any) -> Any:
 class Progress:
   """The progress of a run: one line, redrawn, on a terminal; plain log lines elsewhere.
 
+  A terminal that tells no width, or too small a one, also gets plain lines.
+
   Rate and remaining time are estimated from the last `window` reports. The first report only starts
   the clock, because compilation happens before it.
 
@@ -208,11 +227,12 @@ class Progress:
     self._total, self._batch_size, self._log_every = total, batch_size, log_every
     self._seen = collections.deque(maxlen=window + 1)  # (step, time) of the last reports
     self._paused = 0.0  # seconds in which the run did not train
-    self._logged = step
+    self._reported = step
     self._bar = None
     stream = stream or sys.stderr
     self._silent = jax.process_index() != 0
-    if not self._silent and stream.isatty():
+    self._stream = stream
+    if not self._silent and self._width >= LEAST_WIDTH:
       from tqdm import tqdm
 
       self._bar = tqdm(
@@ -228,6 +248,11 @@ class Progress:
 
   def __exit__(self, *exception) -> None:
     self.close()
+
+  @property
+  def _width(self) -> int:
+    """Columns for the text; asked for each time, because a terminal may be resized."""
+    return _columns(self._stream) - BAR_WIDTH
 
   def rate(self) -> float | None:
     """Steps per second over the recent reports; None before there are two."""
@@ -253,26 +278,40 @@ class Progress:
       return
     # tqdm redraws once, in `update`; setting the text must not draw as well.
     if self._bar is not None:
-      self._bar.set_description_str(self.text(step, loss), refresh=False)
+      self._bar.set_description_str(self.text(step, loss, self._width), refresh=False)
       self._bar.update(step - self._bar.n)
-    elif step - self._logged >= self._log_every or step >= self._total:
-      self._logged = step
+    # At multiples of `log_every`, also after a resumption between two of them.
+    elif step // self._log_every > self._reported // self._log_every or step >= self._total:
       logging.info('%s', self.text(step, loss))
+    self._reported = step
 
-  def text(self, step: int, loss: float | None) -> str:
-    """'step 200/1000  loss 0.1234  5.1 steps/s  326 examples/s  2:37 left', as far as known."""
+  def text(self, step: int, loss: float | None, width: int | None = None) -> str:
+    """'step 200/1000  loss 0.1234  5.1 steps/s  326 examples/s  2:37 left', as far as known.
+
+    Parts that a width has no room for are left out, the rates first.
+    """
     parts = [f'step {step}/{self._total}']
     if loss is not None:
       parts.append(f'loss {loss:.4g}')
     if rate := self.rate():
       parts += [f'{rate:.3g} steps/s', f'{rate * self._batch_size:.4g} examples/s']
       parts.append(f'{duration((self._total - step) / rate)} left')
+    while width is not None and len('  '.join(parts)) > width and len(parts) > 1:
+      parts.pop(-2 if len(parts) > 3 else -1)
     return '  '.join(parts)
 
   def close(self) -> None:
     """Ends the line."""
     if self._bar is not None:
       self._bar.close()
+
+
+def _columns(stream: io.TextIOBase) -> int:
+  """The width of a terminal; 0 if the stream is none, or does not tell."""
+  try:
+    return os.get_terminal_size(stream.fileno()).columns if stream.isatty() else 0
+  except (OSError, ValueError):
+    return 0
 
 
 def duration(seconds: float) -> str:

@@ -23,9 +23,8 @@ from common.reporting.writers import duration
 from common.studies.cells import CellStore
 from common.studies.claims import Claim, judge
 from common.studies.estimates import Estimate, estimate
+from common.training.resume import MEASURING, SAMPLING, is_changeable
 
-# Sections of a config that training does not depend on.
-SAMPLING, MEASURING = ('sampling.',), ('evaluation.', 'likelihood.')
 # Sections on which the meaning of the loss does not depend; all others define it.
 NOT_OF_THE_LOSS = (
   *('seed', 'network', 'optimizer', 'ema', 'train', 'parallel', 'finetune'),
@@ -143,7 +142,6 @@ def plan(
   load: Callable[[str, Mapping[str, Any]], Mapping[str, Any]],
   workdir: pathlib.Path,
   known_metrics: Iterable[str],
-  changeable: Collection[str] = (),
 ) -> list[Job]:
   """Checks a study, and lists its jobs. Trains nothing and writes nothing.
 
@@ -152,7 +150,6 @@ def plan(
     load: (base, overrides) -> the completed config of a config file.
     workdir: the folder for trained models and cells.
     known_metrics: names that `evaluate` knows.
-    changeable: prefixes of settings that may differ between two runs of one model.
 
   Raises:
     ConfigError: for unknown names, and for names or rows that occur twice.
@@ -169,7 +166,7 @@ def plan(
     overrides = {**study.config, **row.config}
     for seed in study.seeds:
       config = plain_dict(load(row.base or study.base, {**overrides, 'seed': seed}))
-      job = _job(row, seed, config, workdir, changeable)
+      job = _job(row, seed, config, workdir)
       # The key of its samples covers everything that a row depends on.
       twin = same.setdefault(job.keys[1], job)
       if twin is not job:
@@ -307,16 +304,13 @@ def _train(job: Job, train: Callable, failed_models: dict[pathlib.Path, str]) ->
   atomic_write(job.folder / 'trained', '')
 
 
-def _job(
-  row: Row, seed: int, config: Config, workdir: pathlib.Path, changeable: Collection[str]
-) -> Job:
+def _job(row: Row, seed: int, config: Config, workdir: pathlib.Path) -> Job:
   # A model depends on the settings that training reads, its metrics also on evaluation settings,
   # and metrics of its samples also on sampler options.
   flat = flatten(config)
   sampled = {k: v for k, v in flat.items() if k.startswith(SAMPLING)}
   measured = {k: v for k, v in flat.items() if k.startswith(MEASURING)}
-  others = (*SAMPLING, *MEASURING, *changeable)
-  trained = {k: v for k, v in flat.items() if not k.startswith(others)}
+  trained = {k: v for k, v in flat.items() if not is_changeable(k)}
   # Names depend only on content: renaming, adding or moving a row keeps everything finished.
   folder = workdir / 'models' / f'{config.get("family") or "model"}-{_hash(trained)}'
   model = _hash([trained, measured])

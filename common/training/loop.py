@@ -5,8 +5,10 @@ call and fetches its metrics only after it has started the next call. It waits f
 when the schedule says to log, evaluate, draw samples or save.
 """
 
+import math
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -15,13 +17,20 @@ from absl import logging
 from common.checkpoints.checkpoints import Checkpoints
 from common.data.pipeline import Data, train_batches
 from common.domains import domain_of
-from common.method import Method, PyTree
+from common.method import Method, NotFiniteError, PyTree
 from common.reporting.writers import Progress, Writer
-from common.training.meters import LogMeans, Profile, StepMetrics
+from common.training.meters import (
+  CompileTimer,
+  LogMeans,
+  Profile,
+  StepMetrics,
+  TrainingError,
+  advice,
+)
 from common.training.program import TrainProgram
 from common.training.schedule import Schedule
 from common.training.snapshots import Snapshots, remove_snapshots_after
-from common.training.state import PREVIEW_STREAM, TrainState, stream_key
+from common.training.state import PREVIEW_STREAM, TrainState, is_finite, stream_key
 from common.training.validation import validation_loss
 
 
@@ -53,24 +62,32 @@ def train(
 
   Raises:
     CheckpointError: a checkpoint cannot be read or written.
-    TrainingError: too many steps in a row had a gradient that was not finite.
+    TrainingError: too many steps in a row had a gradient that was not finite; or the parameters, or
+      the last validation loss, are not finite.
+    FileNotFoundError: the folder was removed while the run was training.
   """
   schedule, step, size = program.schedule, program.step, config['data']['batch_size']
   with open_checkpoints(config, workdir) as checkpoints:
-    start, state = first_state(program, checkpoints)
+    start = first_state(program, checkpoints)
+    state, loss = start.state, start.loss
     # The run repeats the steps after its last checkpoint, so it will write these snapshots again.
-    remove_snapshots_after(workdir, start)
+    remove_snapshots_after(workdir, start.step)
     log_every = schedule.log or schedule.total
     with (
-      Writer(workdir, step=start) as writer,
-      Progress(schedule.total, step=start, batch_size=size, log_every=log_every) as progress,
+      Writer(workdir, step=start.step) as writer,
+      Progress(schedule.total, step=start.step, batch_size=size, log_every=log_every) as progress,
     ):
-      log_means, profile = LogMeans(), Profile(schedule.profile, workdir)
+      profile, timer, log_means = (
+        Profile(schedule.profile, workdir),
+        CompileTimer(),
+        start.log_means,
+      )
       meter = StepMetrics(log_means, progress, checkpoints, config['train']['max_bad_steps'])
-      for first, now, batches in batches_by_call(config, data, schedule, start):
+      for first, now, batches in batches_by_call(config, data, schedule, start.step):
         # Batch and step. The call returns before the devices have finished it.
         profile.before(first)
-        state, metrics = step.run(state, step.put_batches(batches))
+        with timer:
+          state, metrics = step.run(state, step.put_batches(batches))
 
         # Metrics: of the previous call, while the devices work on this one.
         meter.fetch()
@@ -81,8 +98,8 @@ def train(
         meter.fetch()  # of this call too; from here on the host waits for the devices
         jax.block_until_ready(state.step)
 
-        # Log.
-        if stopping or schedule.due(now, schedule.log):
+        # Log. A run that stops between two log lines does not: its checkpoint has the sums.
+        if schedule.due(now, schedule.log):
           lr = float(program.lr_schedule(now - 1))  # the rate of the step just taken
           writer.scalars(now, log_means.means() | {'learning_rate': lr}, 'train')
 
@@ -90,9 +107,9 @@ def train(
         logical, validation = step.logical_state(state), None
         saving = now == schedule.total or schedule.due(now, schedule.checkpoint)
         if saving or schedule.due(now, schedule.evaluate):
-          validation = validation_loss(
-            method, logical, data, size, step.evaluation_sharding, config['seed']
-          )
+          sharding, seed = step.evaluation_sharding, config['seed']
+          validation = validation_loss(method, logical, data, size, sharding, seed)
+          loss = validation['loss']
           writer.scalars(now, validation, 'validation')
           logging.info('step %d validation: %s', now, as_text(validation))
 
@@ -105,7 +122,8 @@ def train(
           with Snapshots(workdir, config['ema']['keep']) as snapshots:
             snapshots.save(now, logical.averages, config)
         if saving or stopping:
-          position = {'step': now, 'examples': now * size}
+          check_parameters(logical, now, checkpoints)
+          position = {'step': now, 'examples': now * size, 'log': log_means.sums()}
           checkpoints.save(now, logical, config=config, position=position, metrics=validation)
 
         # The time since the call was not spent on training.
@@ -113,10 +131,30 @@ def train(
         progress.exclude_pause()
         if stopping and now < schedule.total:
           return False
+    # Also if nothing was left to do: a run that failed once fails again.
+    check_loss(loss, schedule.total, checkpoints)
   return True
 
 
-def open_checkpoints(config: Mapping, workdir: pathlib.Path) -> Checkpoints:
+class Start(NamedTuple):
+  """Where a run starts or resumes.
+
+  Attributes:
+    step: the number of steps already taken.
+    state: the state on the devices.
+    loss: the validation loss of the checkpoint, or 0 if it has none.
+    log_means: the means of metrics, with their sums since the last log line.
+  """
+
+  step: int
+  state: TrainState
+  loss: float
+  log_means: LogMeans
+
+
+def open_checkpoints(
+  config: Mapping, workdir: pathlib.Path, read_only: bool = False
+) -> Checkpoints:
   """The checkpoints of a run, with the settings of its config."""
   settings = config['train']
   return Checkpoints(
@@ -124,16 +162,32 @@ def open_checkpoints(config: Mapping, workdir: pathlib.Path) -> Checkpoints:
     keep=settings['keep'],
     best_metric=settings['best_metric'],
     best_mode=settings['best_mode'],
+    read_only=read_only,
   )
 
 
-def first_state(program: TrainProgram, checkpoints: Checkpoints) -> tuple[int, TrainState]:
-  """(step, state) of the last checkpoint, or (0, initial state) if there is none."""
+def first_state(program: TrainProgram, checkpoints: Checkpoints) -> Start:
+  """The last checkpoint, or the initial state if there is none."""
   if checkpoints.latest is None:
-    return 0, program.step.create_state(program.init)
+    return Start(0, program.step.create_state(program.init), 0.0, LogMeans())
   restored = checkpoints.restore(program.step.abstract_state)
   logging.info('resuming at step %d of %d', restored.step, program.schedule.total)
-  return restored.step, program.step.put_state(restored.state)
+  state, loss = program.step.put_state(restored.state), restored.metrics.get('loss', 0.0)
+  return Start(restored.step, state, loss, LogMeans(restored.position.get('log')))
+
+
+def check_parameters(state: TrainState, step: int, checkpoints: Checkpoints) -> None:
+  """Raises TrainingError unless the parameters are finite: such a state is never saved."""
+  if not is_finite((state.params, state.ema)):
+    raise TrainingError(f'the parameters are not finite at step {step}; {advice(checkpoints)}')
+
+
+def check_loss(loss: float, step: int, checkpoints: Checkpoints) -> None:
+  """Raises TrainingError unless the last validation loss is finite."""
+  if not math.isfinite(loss):
+    raise TrainingError(
+      f'the validation loss at the last step, {step}, is {loss}; {advice(checkpoints)}'
+    )
 
 
 def batches_by_call(
@@ -164,11 +218,18 @@ def save_samples(
   workdir: pathlib.Path,
   writer: Writer,
 ) -> None:
-  """Draws and saves some samples, with the same key at every step of the run."""
+  """Draws and saves some samples, with the same key at every step of the run.
+
+  Samples that are not finite are only reported: later ones may be.
+  """
   spec, domain = data.spec, domain_of(data.spec)
   request = domain.preview_request(spec, method.labelled, data.splits['validation'])
   # All processes sample, because the arrays may be global; only process 0 writes.
-  samples = method.sample(params, stream_key(config['seed'], PREVIEW_STREAM), request)
+  try:
+    samples = method.draw(params, stream_key(config['seed'], PREVIEW_STREAM), request)
+  except NotFiniteError as error:
+    logging.warning('step %d: no picture: %s', step, error)
+    return
   if jax.process_index() == 0:
     folder = workdir / 'samples'
     domain.save_preview(spec, np.asarray(samples.x), request, step, folder, writer)

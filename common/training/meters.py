@@ -3,6 +3,7 @@
 import pathlib
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,6 +16,14 @@ from common.reporting.writers import Progress
 
 class TrainingError(RuntimeError):
   """Training cannot continue. The message says why and names the last good checkpoint."""
+
+
+def advice(checkpoints: Checkpoints) -> str:
+  """The end of the message of a run that diverged."""
+  return (
+    f'last good checkpoint: {checkpoints.last_good}. Lower optimizer.learning_rate, or set '
+    'optimizer.clip'
+  )
 
 
 class StepMetrics:
@@ -57,8 +66,7 @@ class StepMetrics:
     if bad >= self._max_bad_steps:
       raise TrainingError(
         f'the gradient was not finite in {bad} steps in a row up to step {step} '
-        f'(train.max_bad_steps={self._max_bad_steps}); last good checkpoint: '
-        f'{self._checkpoints.latest}. Lower optimizer.learning_rate, or set optimizer.clip'
+        f'(train.max_bad_steps={self._max_bad_steps}); {advice(self._checkpoints)}'
       )
 
 
@@ -66,16 +74,36 @@ class LogMeans:
   """Means of the metrics, and the training time, from one log line to the next.
 
   The first call includes compilation: its metrics count, but its time does not.
+
+  Args:
+    sums: those of the run up to its checkpoint, from `sums`; None: nothing to add to.
   """
 
-  def __init__(self):
+  def __init__(self, sums: Mapping[str, Any] | None = None):
     self._last: float | None = None  # time of the last `add`; None before the first
     self._reset()
+    if sums is not None:
+      self._sums = dict(sums['metrics'])
+      self._good, self._bad = sums['good'], sums['bad']
+      self._seconds, self._timed_steps = sums['seconds'], sums['timed_steps']
 
   def _reset(self) -> None:
     self._sums: dict[str, float] = {}
     self._good = self._bad = self._timed_steps = 0
     self._seconds = 0.0
+
+  def sums(self) -> dict[str, Any]:
+    """The sums since the last log line, for a checkpoint: a resumed run adds to them.
+
+    A row of metrics is therefore the mean over the same steps with and without an interruption.
+    """
+    return {
+      'metrics': self._sums,
+      'good': self._good,
+      'bad': self._bad,
+      'seconds': self._seconds,
+      'timed_steps': self._timed_steps,
+    }
 
   def add(self, metrics: Mapping[str, np.ndarray]) -> None:
     """Adds the fetched metrics of one call, each [steps]."""
@@ -97,14 +125,35 @@ class LogMeans:
       self._last = time.perf_counter()
 
   def means(self) -> dict[str, float]:
-    """Means over the good steps since the last call of `means`, with rate and seconds."""
-    means = {name: total / max(self._good, 1) for name, total in self._sums.items()}
+    """Means over the good steps since the last call of `means`, with rate and seconds.
+
+    Without a good step there are no means: they are left out.
+    """
+    means = {name: total / self._good for name, total in self._sums.items() if self._good}
     means['bad_steps'] = float(self._bad)
     means['seconds'] = self._seconds
     if self._seconds:
       means['steps_per_second'] = self._timed_steps / self._seconds
     self._reset()
     return means
+
+
+class CompileTimer:
+  """Says that the step is being compiled, and how long that took; once, at its first call."""
+
+  def __init__(self):
+    self._done = False
+
+  def __enter__(self) -> None:
+    if not self._done:
+      logging.info('compiling the training step ...')
+    self._start = time.perf_counter()
+
+  def __exit__(self, *exception) -> None:
+    # The call returns as soon as the program is compiled and its work is handed to the devices.
+    if not self._done and exception[0] is None:
+      logging.info('compiled in %.1f s', time.perf_counter() - self._start)
+    self._done = True
 
 
 class Profile:

@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
+from common import flops
 from common.config import ConfigError, pick
 from common.method import Batch, PyTree
 from common.training.state import Metrics, TrainState, TrainStep
@@ -151,6 +152,15 @@ class PlacedStep:
     """The logical state for a state on the devices."""
     raise NotImplementedError
 
+  def flops(self, batches: Mapping[str, jax.ShapeDtypeStruct]) -> int:
+    """Floating-point operations of one step, forward and backward, on all devices together.
+
+    Args:
+      batches: shapes of the stacked global batches [steps, batch, ...] of a call.
+    """
+    one = _first_step(batches)
+    return flops.count(jax.make_jaxpr(self.step)(self.shapes, one).jaxpr)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class JitStep(PlacedStep):
@@ -220,6 +230,12 @@ class JitStep(PlacedStep):
 
   def logical_state(self, state: TrainState) -> TrainState:
     return state
+
+  def flops(self, batches: Mapping[str, jax.ShapeDtypeStruct]) -> int:
+    batches = _first_step(batches) if self.unrolled else batches
+    # JAX keeps the trace, and uses it again for the first call with these shapes.
+    traced = self.compiled.trace(self.abstract_state, batches)
+    return flops.count(traced.jaxpr.jaxpr) // batches['x'].shape[0]
 
 
 PMAP_AXIS = 'devices'
@@ -314,6 +330,11 @@ def place_step(mode: str, step: TrainStep, shapes: TrainState, mesh: Mesh) -> Pl
     ConfigError: for an unknown mode, or one that cannot run this step on this mesh.
   """
   return pick(MODES, mode, 'parallel.mode')(step, mesh, shapes)
+
+
+def _first_step(batches: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDtypeStruct]:
+  """Shapes of the first of stacked batches, [1, batch, ...]."""
+  return {k: jax.ShapeDtypeStruct((1, *v.shape[1:]), v.dtype) for k, v in batches.items()}
 
 
 def _with_shardings(shapes: PyTree, where: PyTree) -> PyTree:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from common.method import Aux, Batch, Context, Method, PyTree
 from common.training.averages import Averaging, power_update_weight
@@ -176,6 +176,13 @@ class TrainStep:
     )
     weighted = jax.tree.map(lambda v: v * aux.count, (loss, grads, dict(aux.metrics)))
     return aux.memory, (weighted, aux.count)
+
+
+@jax.jit
+def is_finite(tree: PyTree) -> Bool[Array, '']:
+  """Whether no value of a pytree of floats is NaN or infinite."""
+  finite = jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), tree)
+  return jax.tree.reduce(jnp.logical_and, finite, jnp.bool_(True))
 
 
 def has_convolutions(method: Method, state: TrainState, batch: Batch) -> bool:

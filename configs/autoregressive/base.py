@@ -20,7 +20,7 @@ SETTINGS = base.SETTINGS | dict(
     class_dropout=Setting(0.0, BELOW_ONE),  # share of hidden classes in training, for guidance
   ),
   objective=dict(),  # Objective, autoregressive/objectives.py
-  finetune=dict(),  # Finetune, autoregressive/finetuning.py
+  finetune=dict(),  # Finetune, common/finetuning.py
   sampling=dict(),  # DecodingSettings, autoregressive/decoding/settings.py
 )
 

@@ -55,6 +55,7 @@ SETTINGS = base.SETTINGS | dict(
     anisotropy=Setting(0.2, AT_LEAST_ZERO),  # standard deviation of log2
     translate=Setting(0.125, AT_LEAST_ZERO),  # standard deviation, relative to the image's size
   ),
+  finetune=dict(),  # Source, common/finetuning.py
   sampling=dict(
     task=dict(
       name='generate',  # a key of diffusion/sampling/tasks.py: inpaint, sdedit, ...

@@ -1,9 +1,11 @@
 """From a request to samples: checks it, and runs the compiled program that it needs."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
@@ -11,10 +13,11 @@ from common.config import ConfigError
 from common.data.spec import DataSpec
 from common.method import Request, Samples
 from diffusion.model import Model
+from diffusion.processes.process import Process
 from diffusion.sampling.driver import padded
 from diffusion.sampling.grids import make_times
 from diffusion.sampling.program import ProgramInputs, run_sampler
-from diffusion.sampling.settings import build_settings, override
+from diffusion.sampling.settings import SamplerSettings, build_settings, override
 from diffusion.sampling.tasks import build_task, check_given
 
 
@@ -41,13 +44,30 @@ class RequestSampler:
       ConfigError: for a request that this model cannot answer.
       ValueError: for settings out of range, or given data that the task cannot use.
     """
+    settings, inputs = self._prepare(self.model.process_at(params), params, key, request)
+    x, evaluations, finite = run_sampler(self.model, settings, inputs)
+    # int() waits for the samples.
+    return Samples(x, int(evaluations), finite=finite)
+
+  def check(self, params: Any, request: Request) -> None:
+    """See `Method.check_request`: prepares the program and traces it for its shapes."""
+    # A learned process has no values yet: its grid is checked at its initial ones.
+    key = jax.random.key(0)
+    process = self.model.process_at({'process': self.model.process.init(key)})
+    settings, inputs = self._prepare(process, params, key, request)
+    jax.eval_shape(functools.partial(run_sampler, self.model, settings), inputs)
+
+  def _prepare(
+    self, process: Process, params: Any, key: Key[Array, ''], request: Request
+  ) -> tuple[SamplerSettings, ProgramInputs]:
+    """The program of a request, and its inputs; `process` gives the times of the grid."""
     options = dict(request.options)
     weak = options.pop('weak', None)
     section = override(self.defaults, options)
     self._complete_task(section, request)
     label, weight = self._condition(section['guidance'], request, weak)
     # Computed on the host in float64; a learned process's grid depends on its parameters.
-    times = make_times(section['grid'], self.model.process_at(params), section['steps'])
+    times = make_times(section['grid'], process, section['steps'])
     shape = (request.num, *self.spec.shape)
     settings = build_settings(section, shape, self.spec.levels, weight != 1, tuple(times))
     # Padded to a bucket, so that other numbers of steps share the program.
@@ -64,9 +84,7 @@ class RequestSampler:
       past=request.past,
       mask=request.mask,
     )
-    x, evaluations, finite = run_sampler(self.model, settings, inputs)
-    # int() waits for the samples.
-    return Samples(x, int(evaluations), finite=finite)
+    return settings, inputs
 
   def _complete_task(self, section: dict, request: Request) -> None:
     """Completes the section for the request's task, and checks the inputs of the task.

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from autoregressive.finetuning import plain
 from autoregressive.interop.weights import INDEX, Published, read_published, write_published
 from autoregressive.method import build, build_model
 from common.data.pipeline import Data
+from common.finetuning import plain
 from experiments import convert, runs
 from tests.autoregressive.common import outputs_of, perturbed
 from tests.autoregressive.texts import WINDOWS, text_config, windows

@@ -128,7 +128,9 @@ def test_a_profile_of_a_few_steps(tmp_path):
 
 def test_a_finished_run_does_not_change(whole):
   before = {p: p.read_bytes() for p in (whole / 'checkpoints').rglob('*') if p.is_file()}
-  run('train', *TINY, f'--workdir={whole}')
+  printed = run('train', *TINY, f'--workdir={whole}')
+  assert 'is that of step 40, the best that of step' in printed
+  assert f'next: python -m experiments.sample --workdir={whole}' in printed
   assert {p: p.read_bytes() for p in (whole / 'checkpoints').rglob('*') if p.is_file()} == before
 
 

@@ -59,7 +59,7 @@ def test_samples_from_parameters_that_are_not_finite_are_refused():
   broken = jax.tree.map(lambda x: jnp.nan * x, params)
   assert sample(made, params, num=2).num_not_finite() == 0
   with pytest.raises(ValueError, match='2 of 2 samples are not finite'):
-    made.checked_sample(broken, jax.random.key(0), Request(2))
+    made.draw(broken, jax.random.key(0), Request(2))
 
 
 SHORT, LONG = (1, 4, 2), (3, 0, 0, 2, 4, 1, 1, 3, 2, 0, 4)

@@ -24,12 +24,12 @@ class Split(Source):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Sampler(Method):
-  """Samples are `draw(key, request)`; every dimension costs a nat."""
+  """Samples are `function(key, request)`; every dimension costs a nat."""
 
-  draw: Callable
+  function: Callable
 
   def sample(self, params, key, request):
-    return Samples(jnp.asarray(self.draw(key, request)), 1)
+    return Samples(jnp.asarray(self.function(key, request)), 1)
 
   def nll(self, params, batch, key):
     x = batch['x']

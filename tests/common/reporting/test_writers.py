@@ -179,6 +179,9 @@ class Terminal(io.StringIO):
   def isatty(self):
     return True
 
+  def fileno(self):
+    return 0
+
 
 def test_the_rate_leaves_out_compilation_and_pauses(monkeypatch):
   clock = Clock(monkeypatch)
@@ -220,20 +223,54 @@ def test_plain_lines_without_a_terminal(monkeypatch, caplog):
       clock.now += 1
       progress.report(step, 0.5)
   lines = [r.getMessage() for r in caplog.records]
-  assert [line.split('  ')[0] for line in lines] == ['step 50/95', 'step 80/95', 'step 95/95']
-  assert all('loss 0.5  5 steps/s' in line for line in lines) and stream.getvalue() == ''
+  # At multiples of 30, as without an interruption at step 20.
+  assert [line.split('  ')[0] for line in lines] == [f'step {n}/95' for n in (30, 60, 90, 95)]
+  assert all('loss 0.5  5 steps/s' in line for line in lines[1:]) and stream.getvalue() == ''
 
 
-def test_one_line_redrawn_on_a_terminal(monkeypatch, caplog):
+@pytest.mark.parametrize(
+  ('columns', 'line'),
+  [
+    (120, 'step 40/40  loss 0.125  2 steps/s  16 examples/s  0:00 left'),
+    (60, 'step 40/40  loss 0.125  2 steps/s  0:00 left'),
+    (52, 'step 40/40  loss 0.125  0:00 left'),
+  ],
+)
+def test_one_line_redrawn_on_a_terminal_whole_at_any_width(monkeypatch, caplog, columns, line):
   caplog.set_level('INFO')
   clock, stream = Clock(monkeypatch), Terminal()
+  monkeypatch.setattr(os, 'get_terminal_size', lambda *_: os.terminal_size((columns, 24)))
   with Progress(40, batch_size=8, stream=stream) as progress:
     for step in (10, 20, 30, 40):
       clock.now += 5
       progress.report(step, 0.125)
   shown = stream.getvalue()
-  assert 'step 40/40  loss 0.125  2 steps/s  16 examples/s  0:00 left' in shown
-  assert shown.count('\n') == 1 and '\r' in shown and not caplog.records
+  assert f'\r{line}' in shown and len(line) <= columns
+  assert shown.count('\n') == 1 and not caplog.records
+
+
+@pytest.mark.parametrize('columns', [0, 30])
+def test_a_terminal_without_a_width_gets_plain_lines(monkeypatch, caplog, columns):
+  caplog.set_level('INFO')
+  logging.set_verbosity(logging.INFO)
+  stream = Terminal()
+  monkeypatch.setattr(os, 'get_terminal_size', lambda *_: os.terminal_size((columns, 24)))
+  with Progress(40, stream=stream) as progress:
+    progress.report(40, 0.125)
+  assert [r.getMessage() for r in caplog.records] == ['step 40/40  loss 0.125']
+  assert stream.getvalue() == ''
+
+
+def test_a_folder_that_vanishes_is_noticed_at_the_next_line(tmp_path):
+  with Writer(tmp_path / 'run', tensorboard=False) as writer:
+    writer.scalars(1, {'loss': 1.0})
+    (tmp_path / 'run').rename(tmp_path / 'elsewhere')
+    for _ in range(2):  # also where a new folder has the name
+      with pytest.raises(FileNotFoundError, match='was removed or replaced'):
+        writer.scalars(2, {'loss': 1.0})
+      (tmp_path / 'run').mkdir(exist_ok=True)
+      (tmp_path / 'run' / 'metrics.jsonl').touch()
+  assert [row['step'] for row in read(tmp_path / 'elsewhere')] == [1]
 
 
 def test_durations():

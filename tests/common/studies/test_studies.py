@@ -85,7 +85,7 @@ def study_of(base, **changes):
 
 def run(study, folder, toy, **changes):
   """Plans and runs a study quietly."""
-  jobs = studies.plan(study, load_config, folder, METRICS, changeable=('parallel.',))
+  jobs = studies.plan(study, load_config, folder, METRICS)
   settings = dict(train=toy.train, evaluate=toy.evaluate, say=lambda _: None)
   return studies.run(jobs, study, folder, model_metrics=('parameters',), **(settings | changes))
 

@@ -3,7 +3,8 @@
   full     every parameter is trained
   frozen   parameters whose path matches `optimizer.frozen` are not trained
   lora     only low-rank updates of matrices are trained (Hu et al. 2021): W + (alpha / rank)·A·B,
-           with A random and B zero at first, so training starts at the weights of the source
+           with A random and B zero at first, so training starts at the weights of the source;
+           only for the autoregressive family
   fresh    parameters whose path matches `finetune.fresh` (a new head, say) keep their random
            initial values
 
@@ -17,14 +18,13 @@ import functools
 import json
 import pathlib
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from autoregressive.interop import weights
 from common.checkpoints.checkpoints import Checkpoints
 from common.config import ConfigError, component
 from common.method import (
@@ -37,38 +37,42 @@ from common.method import (
   Request,
   Samples,
 )
+from common.ranges import ABOVE_ZERO, PATH, PATTERN, ZERO_IS_OFF
 from common.trees import path_name
 
 
 @dataclasses.dataclass(frozen=True)
-class Finetune:
+class Source:
   """The `finetune` section of a config.
 
   Attributes:
-    source: WORKDIR of a run, or a folder of published weights; empty: random initial weights.
+    source: WORKDIR of a run, or (autoregressive) a folder of published weights; empty: random
+      initial weights.
     step: checkpoint of that run: 'last', 'best' or a step number.
     fresh: regular expression; parameters whose path matches are not copied from the source; empty:
       copy all.
+  """
+
+  lora_rank: ClassVar[int] = 0
+
+  source: Annotated[str, PATH] = ''
+  step: str = 'last'
+  fresh: Annotated[str, PATTERN] = ''
+
+
+@dataclasses.dataclass(frozen=True)
+class Finetune(Source):
+  """The `finetune` section of a config of a family with low-rank updates.
+
+  Attributes:
     lora_rank: rank of the updates; 0: no LoRA.
     lora_alpha: updates are scaled by alpha / rank.
     lora_paths: regular expression for the paths of the matrices that get updates.
-
-  Raises:
-    ConfigError: for a rank or a scale out of range.
   """
 
-  source: str = ''
-  step: str = 'last'
-  fresh: str = ''
-  lora_rank: int = 0
-  lora_alpha: float = 16.0
-  lora_paths: str = r'(qkv|out|output_proj|up|down)/kernel$'
-
-  def __post_init__(self):
-    if self.lora_rank < 0:
-      raise ConfigError(f'finetune.lora_rank must be at least 0 (off), got {self.lora_rank}')
-    if self.lora_alpha <= 0:
-      raise ConfigError(f'finetune.lora_alpha must be above 0, got {self.lora_alpha}')
+  lora_rank: Annotated[int, ZERO_IS_OFF] = 0
+  lora_alpha: Annotated[float, ABOVE_ZERO] = 16.0
+  lora_paths: Annotated[str, PATTERN] = r'(qkv|out|output_proj|up|down)/kernel$'
 
   @property
   def scale(self) -> float:
@@ -137,6 +141,11 @@ class LoRA(Method):
   def sample(self, params: PyTree, key: Key[Array, ''], request: Request) -> Samples:
     """The method's samples at the merged parameters."""
     return self.method.sample(_merge_program(params, self.finetune), key, request)
+
+  def check_request(self, params: PyTree, request: Request) -> None:
+    """That of the wrapped method."""
+    merged = jax.eval_shape(functools.partial(merge, finetune=self.finetune), params)
+    self.method.check_request(merged, request)
 
   def nll(self, params: PyTree, batch: Batch, key: Key[Array, '']) -> Likelihood:
     """The method's likelihood at the merged parameters."""
@@ -226,13 +235,20 @@ def adopt(params: PyTree, source: PyTree, fresh: str = '') -> PyTree:
   return jax.tree_util.tree_map_with_path(take, params)
 
 
-def initial_params(params: PyTree, finetune: Finetune, tokenizer: str | None = None) -> PyTree:
+def initial_params(
+  params: PyTree,
+  finetune: Source,
+  tokenizer: str | None = None,
+  read_published: Callable[[pathlib.Path], PyTree] | None = None,
+) -> PyTree:
   """The parameters that a run starts with: its own, or those of its source.
 
   Args:
     params: as `Method.init` gave them.
     finetune: the section.
     tokenizer: the data's tokenizer, as JSON; a run with another vocabulary is not accepted.
+    read_published: reads the parameters of a folder of published weights; None: the family has no
+      layout for them.
 
   Raises:
     ConfigError: for a source that does not exist, or does not fit.
@@ -250,8 +266,10 @@ def initial_params(params: PyTree, finetune: Finetune, tokenizer: str | None = N
         f'{folder} was trained with another vocabulary than the data has; '
         'use the same data.tokenizer, or name its embeddings in finetune.fresh'
       )
+  elif read_published is None:
+    raise ConfigError(f'finetune.source={finetune.source!r} must be the WORKDIR of a run')
   else:
-    source = weights.read_published(folder).params
+    source = read_published(folder)
   if not finetune.lora_rank:
     return adopt(params, source, finetune.fresh)
   # The updates stay as initialised (A·B = 0), so training starts at the source itself.

@@ -8,20 +8,20 @@ import numpy as np
 import optax
 import pytest
 
-from autoregressive import finetuning
-from autoregressive.finetuning import (
+from autoregressive.interop import weights
+from autoregressive.method import build
+from common.checkpoints.checkpoints import Checkpoints
+from common.config import ConfigError
+from common.data import tokenizers
+from common.finetuning import (
   Finetune,
+  Source,
   adopt,
   build_finetune,
   init_lora,
   initial_params,
   merge,
 )
-from autoregressive.interop import weights
-from autoregressive.method import build
-from common.checkpoints.checkpoints import Checkpoints
-from common.config import ConfigError
-from common.data import tokenizers
 from common.method import Context
 from common.training import optimizers
 from common.training.averages import Averaging
@@ -161,25 +161,29 @@ def test_invalid_sources_are_refused(tmp_path, plain):
     params, Finetune(source=str(first), fresh='^(token_embed|output_proj)/'), other
   )
   with pytest.raises(ConfigError, match='holds no published weights'):
-    initial_params(params, Finetune(source=str(tmp_path)))
+    initial_params(params, Finetune(source=str(tmp_path)), None, weights.read_published)
+  with pytest.raises(ConfigError, match='must be the WORKDIR of a run'):
+    initial_params(params, Source(source=str(tmp_path)))
   with pytest.raises(Exception, match='no checkpoint 9'):
     initial_params(params, Finetune(source=str(first), step='9'))
   assert initial_params(params, Finetune()) is params
 
 
-def test_published_weights_are_a_source(tmp_path, monkeypatch, plain):
-  _, params = plain
-  published = weights.Published('gpt2', {}, False, 9, params)
-  monkeypatch.setattr(finetuning.weights, 'read_published', lambda folder: published)
-  started = initial_params(jax.tree.map(jnp.zeros_like, params), Finetune(source=str(tmp_path)))
-  jax.tree.map(np.testing.assert_array_equal, started, params)
+def test_published_weights_are_a_source(tmp_path, plain):
+  method, params = plain
+  config = text_config(network__layers=1)
+  weights.write_weights(tmp_path / 'gpt2', config, params, 9, 12)
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  finetune = Finetune(source=str(tmp_path / 'gpt2'))
+  started = initial_params(zeros, finetune, None, lambda path: weights.read_published(path).params)
+  np.testing.assert_allclose(nats(method, started), nats(method, params), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
   ('finetune', 'message'),
   [
-    (dict(lora_rank=-1), 'finetune.lora_rank must be at least 0 .*, got -1'),
-    (dict(lora_alpha=0.0), 'finetune.lora_alpha must be above 0, got 0.0'),
+    (dict(lora_rank=-1), 'finetune.lora_rank=-1 must be at least 0'),
+    (dict(lora_alpha=0.0), 'finetune.lora_alpha=0.0 must be above 0'),
     (dict(rank=2), 'unknown setting finetune.rank'),
     (dict(lora_rank=2), r"set optimizer.frozen='\^base/'"),
   ],

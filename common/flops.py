@@ -1,0 +1,55 @@
+"""Floating-point operations of a traced program: its matrix products and convolutions.
+
+A product of [m, k] and [k, n] counts 2·m·k·n operations, and a convolution as the product that it
+is. Everything else (norms, activations, the optimiser) is left out, as is usual; so are kernels
+that JAX cannot look into (Pallas, cuDNN), and a `while` counts as one pass. XLA's own cost analysis
+is not used, because it counts only a part of a convolution on some backends.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from jax.extend import core
+
+
+def count(jaxpr: core.Jaxpr) -> int:
+  """The operations of one run of a program, as the Jaxpr of `jax.jit(...).trace` describes it."""
+  total = 0
+  for equation in jaxpr.eqns:
+    name, params = equation.primitive.name, equation.params
+    inner = [count(part) for part in _parts(params)]
+    if name == 'dot_general':
+      total += _product(equation)
+    elif name == 'conv_general_dilated':
+      total += _convolution(equation)
+    elif name == 'cond':
+      total += max(inner)  # one branch runs: the most expensive
+    elif name != 'pallas_call':  # its body is only one block of the work
+      total += sum(inner) * params.get('length', 1)  # the length of a scan
+  return total
+
+
+def _parts(params: dict[str, Any]) -> Iterator[core.Jaxpr]:
+  """The programs inside an equation: a body, a called function, the branches of a condition."""
+  for value in params.values():
+    for part in value if isinstance(value, tuple | list) else (value,):
+      if isinstance(part, core.ClosedJaxpr):
+        yield part.jaxpr
+      elif isinstance(part, core.Jaxpr):
+        yield part
+
+
+def _product(equation: core.JaxprEqn) -> int:
+  (contracted, _), _ = equation.params['dimension_numbers']
+  left, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
+  return 2 * math.prod(out) * math.prod(left[axis] for axis in contracted)
+
+
+def _convolution(equation: core.JaxprEqn) -> int:
+  # Each output is a sum over the kernel's window and its input channels (of one group). In the
+  # gradient of a strided convolution, only one in `lhs_dilation` inputs is not a filled-in zero.
+  kernel, out = equation.invars[1].aval.shape, equation.outvars[0].aval.shape
+  outputs = kernel[equation.params['dimension_numbers'].rhs_spec[0]]
+  filled_in = math.prod(equation.params['lhs_dilation'])
+  return 2 * math.prod(out) * math.prod(kernel) // (outputs * filled_in)

@@ -1,0 +1,29 @@
+"""The settings that training does not depend on.
+
+They may change when a run resumes, and rows of a study that differ only in them share one trained
+model. An entry is a setting, or a section if it ends with a dot.
+"""
+
+SAMPLING = ('sampling.',)
+MEASURING = ('evaluation.', 'likelihood.')
+PLACE = ('parallel.', 'data.dir')  # where a run is, and how fast
+REPORTING = (
+  'train.log_every',
+  'train.evaluate_every',
+  'train.sample_every',
+  'train.checkpoint_every',
+  'train.keep',
+  'train.best_metric',
+  'train.best_mode',
+  'train.max_bad_steps',
+  'train.profile',
+  'ema.snapshot_every',
+  'ema.keep',
+)
+
+CHANGEABLE = (*SAMPLING, *MEASURING, *PLACE, *REPORTING)
+
+
+def is_changeable(key: str) -> bool:
+  """Whether a setting, by its dotted key, may differ between two parts of one run."""
+  return any(key.startswith(entry) if entry.endswith('.') else key == entry for entry in CHANGEABLE)

@@ -1,0 +1,1 @@
+"""Before the first step of a run: its checks, its folder and its summary."""

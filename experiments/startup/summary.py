@@ -1,0 +1,75 @@
+"""What a run says before its first step, and after its last one."""
+
+import pathlib
+from collections.abc import Iterator, Mapping
+
+import jax
+
+from common.config import differences
+from common.data.spec import DataSpec
+from common.training import loop
+from common.training.program import TrainProgram
+from experiments import families
+
+
+def opening(config: Mapping, spec: DataSpec, program: TrainProgram) -> Iterator[str]:
+  """Lines on what is trained, where, on which data, and what differs from the defaults.
+
+  Args:
+    config: a complete config.
+    spec: the data.
+    program: the training program.
+  """
+  shapes, schedule, size = program.step.shapes, program.schedule, config['data']['batch_size']
+  parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
+  flops = program.step.flops(_batches(spec, schedule.per_call, size))
+  yield (
+    f'model: {config["family"]}, network {config["network"]["name"]!r}, {parameters:,} parameters, '
+    f'{_giga(flops)} per step (products and convolutions, forward and backward)'
+  )
+  devices, types = program.step.mesh.devices, {str(x.dtype) for x in jax.tree.leaves(shapes.params)}
+  axes = ' × '.join(f'{axis} {size}' for axis, size in program.step.mesh.shape.items())
+  products = config['network'].get('dtype', 'float32')
+  yield (
+    f'devices: {devices.size} × {devices.flat[0].device_kind} ({axes}; '
+    f'mode {config["parallel"]["mode"]}), parameters in {", ".join(sorted(types))}, products in '
+    f'{products}'
+  )
+  epoch = max(spec.num_train // size, 1)
+  yield (
+    f'data: {spec.name}, {spec.num_train:,} training examples, batches of {size}, {epoch:,} steps '
+    f'per epoch; {schedule.total:,} steps in all'
+  )
+  # None: only the family's default component has the setting.
+  changed = differences(config, families.defaults(config['family']))
+  for key, (old, new) in changed.items():
+    if new is not None:
+      yield f'differs from the default: {key}={new!r}' + ('' if old is None else f' (not {old!r})')
+
+
+def closing(config: Mapping, workdir: pathlib.Path, finished: bool) -> Iterator[str]:
+  """Lines on the checkpoints of a run, and the command to type next."""
+  with loop.open_checkpoints(config, workdir, read_only=True) as checkpoints:
+    last, best = checkpoints.latest, checkpoints.best
+  metric = config['train']['best_metric']
+  shown = f', the best that of step {best} (by {metric} on the validation split)' if best else ''
+  yield f'the last checkpoint in {workdir} is that of step {last}{shown}'
+  if finished:
+    yield f'next: python -m experiments.sample --workdir={workdir}'
+    yield f'  or: python -m experiments.evaluate --workdir={workdir} --step=best'
+  else:
+    yield 'stopped: the same command continues the run'
+
+
+def _batches(spec: DataSpec, steps: int, size: int) -> dict[str, jax.ShapeDtypeStruct]:
+  """Shapes of the stacked batches of one call."""
+  one = spec.batch_struct(size)
+  return {k: jax.ShapeDtypeStruct((steps, *v.shape), v.dtype) for k, v in one.items()}
+
+
+def _giga(flops: int) -> str:
+  """'12.3 GFLOP', or in the unit that suits the number."""
+  for unit, factor in (('T', 1e12), ('G', 1e9), ('M', 1e6)):
+    if flops >= factor:
+      return f'{flops / factor:.3g} {unit}FLOP'
+  return f'{flops} FLOP'

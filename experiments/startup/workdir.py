@@ -1,0 +1,202 @@
+"""The folder of a run: one config, one dataset, and one process that trains at a time."""
+
+import contextlib
+import itertools
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+from absl import logging
+
+from common.checkpoints import records
+from common.config import ConfigError, differences, flatten, to_json
+from common.data import pipeline
+from common.files import atomic_write, exclusive
+from common.training.resume import is_changeable
+from experiments import families
+
+ANOTHER = 'choose another --workdir, or add --fresh to rename that run and start a new one'
+
+
+def check_path(workdir: str | pathlib.Path) -> pathlib.Path:
+  """The path of a folder that a run can be written to; nothing is created yet.
+
+  Raises:
+    ConfigError: the name is empty, or a file or a folder without write access is in the way.
+  """
+  path = pathlib.Path(workdir)
+  if not str(workdir).strip():
+    raise ConfigError('--workdir is empty; name the folder of the run, such as runs/digits')
+  nearest = next(folder for folder in (path, *path.absolute().parents) if os.path.lexists(folder))
+  if not nearest.is_dir():
+    raise ConfigError(f'--workdir={workdir}: {nearest} must be a folder; choose another --workdir')
+  if not os.access(nearest, os.W_OK | os.X_OK):
+    raise ConfigError(
+      f'--workdir={workdir}: {nearest} cannot be written to; change its permissions, or choose '
+      'another --workdir'
+    )
+  return path
+
+
+@contextlib.contextmanager
+def locked(workdir: pathlib.Path) -> Iterator[None]:
+  """Keeps other processes from training in the folder, which is created if it is missing.
+
+  Raises:
+    ConfigError: another process is training there.
+  """
+  if jax.process_index() != 0:  # the processes of one run share its folder
+    yield
+    return
+  workdir.mkdir(parents=True, exist_ok=True)
+  try:
+    with exclusive(workdir / '.lock'):
+      yield
+  except BlockingIOError as error:
+    raise ConfigError(
+      f'{workdir} is in use by {error.strerror}: wait for it, stop it, or choose another --workdir'
+    ) from None
+
+
+def is_started(workdir: pathlib.Path) -> bool:
+  """Whether the folder holds a checkpoint."""
+  return bool(_checkpoint_steps(workdir))
+
+
+def last_step(workdir: pathlib.Path) -> int:
+  """The step of the newest checkpoint in the folder; 0 if there is none."""
+  return max(_checkpoint_steps(workdir), default=0)
+
+
+def _checkpoint_steps(workdir: pathlib.Path) -> list[int]:
+  paths = (workdir / 'checkpoints').glob('[0-9]*')
+  return sorted(int(path.name) for path in paths if path.name.isdecimal())
+
+
+def reserve(
+  workdir: pathlib.Path, config: Mapping, data: pipeline.Data, extend_to: int | None = None
+) -> None:
+  """Reserves a folder for one config and one dataset.
+
+  Writes the config and the fingerprint of the data, unless the folder holds a run of another config
+  or on other data.
+
+  Args:
+    workdir: the folder of the run.
+    config: a complete config.
+    data: the data to train on.
+    extend_to: the new number of steps, if the run in the folder may get another one.
+
+  Raises:
+    ConfigError: the folder holds a run of another config or on other data, or its files cannot be
+      read; or there is no run to extend, or one with more steps.
+  """
+  path, data_path = workdir / 'config.json', workdir / 'data.json'
+  identity = {'fingerprint': pipeline.fingerprint(data), 'train': data.spec.num_train}
+  if path.exists() or is_started(workdir):
+    _check_same_config(workdir, config, extend_to)
+    # A run from before fingerprints existed gets the fingerprint of the present data.
+    before = _read_json(data_path) if data_path.exists() else identity
+    if before != identity:
+      raise ConfigError(
+        f'the data of the run in {workdir} has changed since it began ({before.get("train")} '
+        f'training examples then, {identity["train"]} now): restore the data, {ANOTHER}'
+      )
+  elif extend_to is not None:
+    raise ConfigError(f'--extend: {workdir} holds no run; remove the flag to start one')
+  # Written at every start, because some settings may change (common/training/resume.py).
+  atomic_write(path, to_json(config))
+  atomic_write(data_path, json.dumps(identity))
+
+
+def move_aside(workdir: pathlib.Path) -> None:
+  """Renames WORKDIR, if it exists, to the first of WORKDIR.1, WORKDIR.2, ... that does not exist.
+
+  Raises:
+    ConfigError: another process is training there.
+  """
+  if not workdir.exists():
+    return
+  names = (workdir.with_name(f'{workdir.name}.{n}') for n in itertools.count(1))
+  free = next(name for name in names if not name.exists())
+  with locked(workdir):
+    shutil.move(workdir, free)
+  logging.info('renamed the existing run to %s', free)
+
+
+def _check_same_config(workdir: pathlib.Path, config: Mapping, extend_to: int | None) -> None:
+  changed = differences(_completed(config)[0], config_of(workdir))
+  changed = {k: v for k, v in changed.items() if not is_changeable(k)}
+  if extend_to is not None:
+    done = last_step(workdir)
+    if extend_to < done:
+      raise ConfigError(
+        f'--extend: the run in {workdir} has {done} steps already; set train.steps to more than '
+        f'{done}, got {extend_to}'
+      )
+    changed.pop('train.steps', None)
+  if changed.keys() == {'train.steps'}:
+    old, new = changed['train.steps']
+    raise ConfigError(
+      f'{workdir} holds a run of {old} steps, not {new}: add --extend to continue it, {ANOTHER}'
+    )
+  if changed:
+    shown = '; '.join(f'{k}: there {old!r}, now {new!r}' for k, (old, new) in changed.items())
+    raise ConfigError(f'{workdir} holds a run of another config ({shown}); {ANOTHER}')
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+  try:
+    found = json.loads(path.read_text())
+  except (OSError, ValueError) as error:
+    raise ConfigError(f'{path} cannot be read: {error}') from error
+  if not isinstance(found, dict):
+    raise ConfigError(f'{path} must hold a JSON object, got a {type(found).__name__}')
+  return found
+
+
+def config_of(workdir: pathlib.Path) -> dict[str, Any]:
+  """The config of the run in a folder. Settings that it lacks because they are newer have defaults.
+
+  Raises:
+    ConfigError: the folder holds no run, or its file does not hold the config of a run.
+  """
+  path = workdir / 'config.json'
+  if path.exists():
+    config = _read_json(path)
+  elif steps := _checkpoint_steps(workdir):
+    config = _recorded_config(workdir, steps)
+  else:
+    raise ConfigError(f'{workdir} holds no run (no config.json); train one with experiments.train')
+  if 'family' not in config:
+    raise ConfigError(f'{path} must be the config of a run, but it names no family')
+  config, added = _completed(config)
+  if added:
+    logging.info(
+      '%s lacks these newer settings, which get their defaults: %s', path, ', '.join(added)
+    )
+  return config
+
+
+def _recorded_config(workdir: pathlib.Path, steps: list[int]) -> dict[str, Any]:
+  """The config in the record of the newest checkpoint that can be read."""
+  for step in reversed(steps):
+    folder = workdir / 'checkpoints' / str(step)
+    with contextlib.suppress(records.DamagedCheckpoint):
+      config = records.read_sealed(folder, records.RECORD)['config']
+      logging.warning('%s has no config.json; its config is that of checkpoint %d', workdir, step)
+      return config
+  raise ConfigError(
+    f'{workdir} has checkpoints, but no config.json, and no checkpoint has a readable record: '
+    'restore the file, or choose another --workdir'
+  )
+
+
+def _completed(config: Mapping) -> tuple[dict[str, Any], list[str]]:
+  """A config with a value for every setting, and the names of the settings that it lacked."""
+  whole = families.complete(config)
+  return whole, sorted(flatten(whole).keys() - flatten(config).keys())
