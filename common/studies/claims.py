@@ -126,8 +126,10 @@ def _compare(
     return 'undecided', f'{detail}; the error is unknown'
   gap = difference(one, other, float(claim.times))
   low, high = gap.value - gap.half_width, gap.value + gap.half_width
-  if is_paired(one, other):
-    detail += f'; difference {format_estimate(gap)}, paired over {len(one.seeds)} seeds'
+  if is_paired(one, other) and gap.error:
+    _, factor = unit(claim.cell[1], (one.value, other.value))
+    shown = format_estimate(scaled(gap, factor))
+    detail += f'; difference {shown}, paired over {len(one.seeds)} seeds'
   # "near" holds inside ± within · |other|, and fails where the interval lies entirely outside.
   if claim.relation == 'near':
     room = claim.within * abs(claim.times * other.value)
@@ -141,8 +143,9 @@ def _compare(
 def _detail(claim: Claim, row: str, one: Estimate, name: str, other: Estimate) -> str:
   """'class agreement: 0.957 ± 0.013 (pixels) against 2 × 0.9 (patches)'."""
   metric, factor = unit(claim.cell[1], (one.value, other.value))
-  times = f'{claim.times:g} × ' if claim.times != 1 else ''
   ours, theirs = (format_estimate(scaled(found, factor)) for found in (one, other))
+  times = f'{claim.times:g} × ' if claim.times != 1 else ''
+  theirs = f'({theirs})' if times and '±' in theirs else theirs
   named = f' ({name})' if name else ''
   return f'{metric}: {ours} ({row}) against {times}{theirs}{named}'
 

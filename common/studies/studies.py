@@ -264,8 +264,10 @@ def _add(results: Results, job: Job, found: Mapping[str, Measure], store: CellSt
   name = job.row.name
   for metric in results.study.metrics:
     results.measures.setdefault((name, metric), {})[job.seed] = found[metric]
-    if not found[metric].is_finite:
-      _add_failure(results, job, f'{metric} is not finite: {found[metric].note}')
+  broken = {m: found[m].note for m in results.study.metrics if not found[m].is_finite}
+  for why in dict.fromkeys(broken.values()):
+    metrics = ', '.join(metric for metric, note in broken.items() if note == why)
+    _add_failure(results, job, f'not finite: {metrics}: {why}')
   results.folders.setdefault(name, job.folder)
   results.configs.setdefault(name, job.config)
   for path in (store.picture, store.texts):

@@ -26,7 +26,7 @@ from common.reporting.report import (
   Verdicts,
 )
 from common.reporting.writers import to_json_number
-from common.studies.estimates import Estimate, format_estimate, format_parts, scaled, title, unit
+from common.studies.estimates import Estimate, format_estimate, format_parts, scaled, unit
 from common.studies.studies import Results, loss_kind
 
 Estimates = Mapping[tuple[str, str], Estimate | None]  # by (row, metric)
@@ -89,14 +89,15 @@ def notes(results: Results) -> list[str]:
 
 def _metric_notes(results: Results, metric: str) -> list[str]:
   """The notes on a metric; where rows have different ones, each names its rows."""
-  rows_of: dict[str, list[str]] = {}
+  name, rows_of = units(results)[metric][0], {}
   for row in results.study.rows:
     measures = results.measures.get((row.name, metric), {}).values()
-    for note in dict.fromkeys(measure.note for measure in measures if measure.note):
+    # The failures of the study say why a value is not finite.
+    for note in dict.fromkeys(m.note for m in measures if m.note and m.is_finite):
       rows_of.setdefault(note, []).append(row.name)
   if len(rows_of) < 2:
-    return [f'{title(metric)}: {note}' for note in rows_of]
-  return [f'{title(metric)} of {_listed(rows)}: {note}' for note, rows in rows_of.items()]
+    return [f'{name}: {note}' for note in rows_of]
+  return [f'{name} of {_listed(rows)}: {note}' for note, rows in rows_of.items()]
 
 
 def _listed(names: Sequence[str]) -> str:

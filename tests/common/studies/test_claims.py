@@ -99,6 +99,8 @@ def test_times_scales_the_other_side_and_its_error():
   claim = Claim('', ('a', 'm'), above=('b', 'm'), times=2.0)
   assert verdict(claim, a=(3.0, 0.0), b=(1.0, 0.24)) == 'holds'
   assert verdict(claim, a=(3.0, 0.0), b=(1.0, 0.27)) == 'undecided'
+  found = judge(claim, {('a', 'm'): Estimate(3.0, 0.0), ('b', 'm'): Estimate(1.0, 0.24)})
+  assert found.detail == 'm: 3 (a) against 2 × (1.00 ± 0.47) (b)'
   assert verdict(claim, a=(1.0, 0.0), b=(1.0, 0.0)) == 'fails'
 
 

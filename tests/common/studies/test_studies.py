@@ -194,7 +194,7 @@ def test_a_value_that_is_not_finite_fails_its_row_and_stays_in_the_table(base, t
   study = study_of(base, seeds=(0, 1))
   for _ in range(2):  # the second time from the files
     results = run(study, tmp_path / 'work', toy, evaluate=diverged)
-    why = 'seed 1: quality is not finite: 2 of 4 samples are not finite'
+    why = 'seed 1: not finite: quality: 2 of 4 samples are not finite'
     assert results.failures == {'wide': why}
     text = tables.markdown(results, {})
     assert '| wide | not finite | diverges | 10 | 300 |' in text and f'wide failed: {why}' in text
