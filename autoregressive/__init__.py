@@ -1,6 +1,6 @@
 """Causal autoregression. `build` turns a config and a description of the data into a `Method`."""
 
-from autoregressive.decoding.settings import DecodingSettings
+from autoregressive.decoding.settings import DecodingSettings, with_options
 from autoregressive.heads import HEADS
 from autoregressive.method import build, build_draft
 from autoregressive.model import Model
@@ -20,7 +20,7 @@ SECTIONS = {
 }
 # Arguments that come from the data or from another component, and are not settings.
 GIVEN = {
-  'ordering': ('spec',),
+  'ordering': ('spec', 'centred'),
   'network': ('length', 'grid'),
   'head': ('values', 'vocabulary'),
   'model': ('network', 'head', 'values', 'rows', 'num_classes', 'features'),
@@ -32,4 +32,5 @@ __all__ = [
   'SECTIONS',
   'build',
   'build_draft',
+  'with_options',
 ]

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Key
 from autoregressive.decoding.decoder import Decoder, Draft
 from autoregressive.decoding.requests import RequestSampler
 from autoregressive.decoding.settings import build_settings
-from autoregressive.heads import build_head
+from autoregressive.heads import HEADS, build_head
 from autoregressive.model import Model
 from autoregressive.networks import build_network
 from autoregressive.objectives import Objective, build_objective, document_numbers, separator_of
@@ -38,9 +38,9 @@ from common.method import (
 class Autoregression(Method):
   """p(x) = ∏ p(e_i | e_<i), trained by maximum likelihood.
 
-  Losses are in nats per value; `Aux.count` is the number of values that the loss is a mean over. If
-  an ordering has a given part, such as the context of a forecast, training counts every emission,
-  but evaluation and likelihood count only the emissions after that part.
+  Losses are in nats per value of the raw data; `Aux.count` is the number of values that the loss is
+  a mean over. If an ordering has a given part, such as the context of a forecast, training counts
+  every emission, but evaluation and likelihood count only the emissions after that part.
 
   Attributes:
     ordering: data as a sequence of emissions.
@@ -67,7 +67,8 @@ class Autoregression(Method):
     """The parameters of the model; there is no memory."""
     x = batch['x'][:1]
     # Only shapes matter: one example is enough.
-    emissions, covariates = self.ordering.encode(x), self.ordering.covariates(x)
+    covariates = self.ordering.covariates(x)
+    emissions = self.ordering.encode(x, covariates)
     variables = self.model.init(key, emissions, None, covariates=covariates)
     return variables['params'], ()
 
@@ -128,11 +129,11 @@ class Autoregression(Method):
     self, params: PyTree, batch: Batch, label: Int[Array, 'batch'] | None, **settings: Any
   ) -> tuple[Float[Array, 'batch modelled size'], Float[Array, 'batch modelled']]:
     """The outputs for each modelled emission, and its nats."""
-    emissions = self.ordering.encode(batch['x'])
+    covariates = self.ordering.covariates(batch['x'])
+    emissions = self.ordering.encode(batch['x'], covariates)
     if self.objective.documents:
       separator = separator_of(self.spec)
       settings['segments'] = document_numbers(emissions, separator, self.model.start)
-    covariates = self.ordering.covariates(batch['x'])
     scale = 1.0 if covariates is None else covariates.scale[:, None]
     outputs = self.model.apply(
       {'params': params}, emissions, label, covariates=covariates, **settings
@@ -141,7 +142,11 @@ class Autoregression(Method):
     # emissions: the model has outputs for all but the first of them, which do not count.
     given = self.ordering.period if self.model.start == 'none' else 0
     outputs = outputs[:, given - emissions.shape[1] :]
-    return outputs, -self.model.head.log_prob(outputs, emissions[:, given:], scale)
+    nats = -self.model.head.log_prob(outputs, emissions[:, given:], scale)
+    if self.has_likelihood and 'label' in batch:
+      # p(raw value) = p(stored value) / unit, for each value. A score, which is no density, stays.
+      nats += self.ordering.values * self.ordering.log_units(batch['label'])[:, None]
+    return outputs, nats
 
   def _evaluated(self, nats: Float[Array, 'batch modelled']) -> Float[Array, 'batch evaluated']:
     """The nats that evaluation counts: only emissions after the given part of the ordering."""
@@ -150,7 +155,9 @@ class Autoregression(Method):
 
 def build_model(config: Mapping, spec: DataSpec) -> tuple[Ordering, Model]:
   """The ordering and the model that a config describes."""
-  ordering = build_ordering(config['ordering'], spec)
+  # Whether values are centred depends on the head, which takes its sizes from the ordering.
+  counted = config['head'].get('name') in HEADS and HEADS[config['head']['name']].counts
+  ordering = build_ordering(config['ordering'], spec, centred=not counted)
   head = build_head(config['head'], ordering)
   if spec.palette is not None and not head.discrete:
     raise ConfigError(
@@ -194,8 +201,6 @@ def build(config: Mapping, spec: DataSpec, draft: Draft | None = None) -> Autore
   settings = build_settings(config['sampling'])
   objective = build_objective(config.get('objective', {}), model.head, spec)
   class_dropout = config['model']['class_dropout']
-  if not 0 <= class_dropout < 1:
-    raise ConfigError(f'model.class_dropout must be in [0, 1), got {class_dropout}')
   # Guidance needs a model that was trained both with and without its class.
   can_guide = class_dropout > 0 and spec.num_classes > 0
   sampler = RequestSampler(Decoder(model, ordering, draft), settings, spec, can_guide)

@@ -4,6 +4,8 @@ This is where a causal network becomes a model of sequences: inputs are the emis
 one, behind a start token that carries the class, so outputs[:, i] depends on emissions[:, < i].
 """
 
+from typing import Annotated
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
@@ -12,6 +14,7 @@ from autoregressive.heads.base import Head
 from autoregressive.networks.base import CausalNetwork
 from autoregressive.orderings import Covariates
 from common.config import ConfigError
+from common.ranges import AT_LEAST_ZERO, ZERO_IS_OFF, OneOf
 
 STARTS = ('learned', 'token', 'none')
 
@@ -36,7 +39,7 @@ class Model(nn.Module):
       them is added to the input that predicts the emission.
 
   Raises:
-    ConfigError: for an unknown start, or one that cannot carry the class; for tied embeddings or
+    ConfigError: for a start that cannot carry the class; for tied embeddings or
       start='token' without an embedding table.
   """
 
@@ -46,15 +49,13 @@ class Model(nn.Module):
   rows: int
   num_classes: int = 0
   tied: bool = False
-  start: str = 'learned'
-  start_token: int = 0
-  logit_cap: float = 0.0
+  start: Annotated[str, OneOf(*STARTS)] = 'learned'
+  start_token: Annotated[int, AT_LEAST_ZERO] = 0
+  logit_cap: Annotated[float, ZERO_IS_OFF] = 0.0
   features: int = 0
 
   def __post_init__(self):
     super().__post_init__()
-    if self.start not in STARTS:
-      raise ConfigError(f'unknown model.start {self.start!r}; known: {", ".join(STARTS)}')
     if self.num_classes and self.start != 'learned':
       raise ConfigError(
         f'model.start={self.start!r} carries no class, but the data has {self.num_classes} '

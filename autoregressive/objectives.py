@@ -14,6 +14,7 @@ z_loss, label_smoothing and positions act only in training; the document mask is
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -22,32 +23,19 @@ from jaxtyping import Array, Float, Int, Key
 from autoregressive.heads.base import Head
 from common.config import ConfigError, component
 from common.data.spec import DataSpec
+from common.ranges import BELOW_ONE, ZERO_IS_OFF, OneOf
 
 POSITIONS = ('all', 'one')
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-  """The settings described at the top of this module.
+  """The settings described at the top of this module."""
 
-  Raises:
-    ConfigError: for a value outside its range.
-  """
-
-  z_loss: float = 0.0
-  label_smoothing: float = 0.0
+  z_loss: Annotated[float, ZERO_IS_OFF] = 0.0
+  label_smoothing: Annotated[float, BELOW_ONE] = 0.0
   documents: bool = False
-  positions: str = 'all'
-
-  def __post_init__(self):
-    if self.z_loss < 0:
-      raise ConfigError(f'objective.z_loss must be at least 0 (off), got {self.z_loss}')
-    if not 0 <= self.label_smoothing < 1:
-      raise ConfigError(f'objective.label_smoothing must be in [0, 1), got {self.label_smoothing}')
-    if self.positions not in POSITIONS:
-      raise ConfigError(
-        f'unknown objective.positions {self.positions!r}; known: {", ".join(POSITIONS)}'
-      )
+  positions: Annotated[str, OneOf(*POSITIONS)] = 'all'
 
   def regularizers(
     self, head: Head, outputs: Float[Array, 'batch length size'], nats: Float[Array, 'batch length']

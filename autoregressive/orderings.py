@@ -8,13 +8,15 @@ times fewer steps than pixels, at the cost of likelihood.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Integer, Num
 
 from common.config import ConfigError, component
 from common.data.spec import DataSpec, token_dtype
+from common.ranges import AT_LEAST_ONE, OneOf
 
 
 class Covariates(NamedTuple):
@@ -22,10 +24,12 @@ class Covariates(NamedTuple):
 
   Attributes:
     features: covariates of each emission.
+    location: the number that is subtracted from the values of each sequence.
     scale: the scale ν of each sequence (autoregressive/heads/numbers.py).
   """
 
   features: Float[Array, 'batch length features']
+  location: Float[Array, 'batch']
   scale: Float[Array, 'batch']
 
 
@@ -63,8 +67,10 @@ class Ordering:
   counts: ClassVar[bool] = False
   needs_past: ClassVar[bool] = False
 
-  def encode(self, x: Num[Array, 'batch *shape']) -> Num[Array, 'batch length values']:
-    """Data to emissions."""
+  def encode(
+    self, x: Num[Array, 'batch *shape'], covariates: Covariates | None = None
+  ) -> Num[Array, 'batch length values']:
+    """Data, with the covariates of its sequences if there are any, to emissions."""
     raise NotImplementedError
 
   def decode(
@@ -80,6 +86,13 @@ class Ordering:
     del x, lengths
     return None
 
+  def log_units(self, label: Int[Array, 'batch']) -> Float[Array, 'batch']:
+    """ln of the unit in which examples of a class are stored, in the unit of the raw data.
+
+    A density of a stored value, divided by this unit, is a density of the raw value.
+    """
+    return jnp.zeros(label.shape, jnp.float32)
+
 
 @dataclasses.dataclass(frozen=True)
 class Patches(Ordering):
@@ -92,23 +105,22 @@ class Patches(Ordering):
       'apart': each channel of a patch is its own emission, in the order of the channels.
 
   Raises:
-    ConfigError: if the size does not divide the image, or for an unknown choice of channels.
+    ConfigError: if the size does not divide the image.
   """
 
   spec: DataSpec
-  size: int = 1
-  channels: str = 'together'
+  size: Annotated[int, AT_LEAST_ONE] = 1
+  channels: Annotated[str, OneOf('together', 'apart')] = 'together'
 
   domain: ClassVar[str] = 'image'
 
   def __post_init__(self):
     height, width, _ = self.spec.shape
-    if self.size < 1 or height % self.size or width % self.size:
+    if height % self.size or width % self.size:
       raise ConfigError(
         f'ordering.size={self.size} does not divide images of {height} x {width}; choose a common '
         'divisor'
       )
-    _check_choice('ordering.channels', self.channels)
 
   @property
   def grid(self) -> tuple[int, int]:
@@ -134,9 +146,10 @@ class Patches(Ordering):
     return self.spec.levels
 
   def encode(
-    self, x: Integer[Array, 'batch height width channels']
+    self, x: Integer[Array, 'batch height width channels'], covariates: Covariates | None = None
   ) -> Int[Array, 'batch length values']:
     """Images to emissions."""
+    del covariates
     rows, columns = self.grid
     # Height is (row, y) and width (column, x).
     x = x.reshape(-1, rows, self.size, columns, self.size, self.spec.shape[2])
@@ -183,8 +196,11 @@ class Tokens(Ordering):
     """Number of different tokens."""
     return self.spec.levels
 
-  def encode(self, x: Integer[Array, 'batch length']) -> Int[Array, 'batch length 1']:
+  def encode(
+    self, x: Integer[Array, 'batch length'], covariates: Covariates | None = None
+  ) -> Int[Array, 'batch length 1']:
     """Texts to emissions."""
+    del covariates
     return x[..., None].astype(jnp.int32)
 
   def decode(
@@ -199,30 +215,30 @@ class Tokens(Ordering):
 class Windows(Ordering):
   """Windows of time series: the values are emissions, the other columns are covariates.
 
-  The scale of a window is ν = scale_offset + mean |value| over its given part (Salinas et al. 2020,
-  section 3.3, have an offset of 1), so it reveals nothing about the values to be forecast. A ν of 0
-  becomes 1.
+  A window has a location m, which is subtracted from its values, and a scale ν. Both depend only on
+  the n given values z, so they reveal nothing about the values to be forecast:
+
+    m = mean z and ν = (1 + Σ |z - m|) / (1 + n).
+
+  The 1s count as one more value, at a distance of the unit in which the series is stored
+  (common/data/builders/series.py), so that a constant context has a scale too. Forecasts of
+  a·series + b are therefore a·forecasts + b.
+
+  For a head over counts, m = 0 and ν = 1 + mean z (Salinas et al. 2020, section 3.3): emissions
+  must remain whole numbers from 0, and a count has no other unit.
 
   Attributes:
     spec: DataSpec of domain 'series', with shape (context + horizon, 1 + covariates).
-    scale_offset: 1 suits counts, which may be small. With 0, forecasts of a Gaussian or Student's
-      t are proportional to the series.
-
-  Raises:
-    ConfigError: if the offset is negative.
+    centred: whether m is the mean; False for a head over counts.
   """
 
   spec: DataSpec
-  scale_offset: float = 1.0
+  centred: bool = True
 
   domain: ClassVar[str] = 'series'
   values: ClassVar[int] = 1
   vocabulary: ClassVar[int] = 0
   needs_past: ClassVar[bool] = True
-
-  def __post_init__(self):
-    if self.scale_offset < 0:
-      raise ConfigError(f'ordering.scale_offset must be at least 0, got {self.scale_offset}')
 
   @property
   def length(self) -> int:
@@ -245,28 +261,43 @@ class Windows(Ordering):
     """Number of covariates of a step."""
     return self.spec.shape[1] - 1
 
-  def encode(self, x: Num[Array, 'batch length columns']) -> Float[Array, 'batch length 1']:
-    """Windows to emissions."""
-    return x[..., :1].astype(jnp.float32)
+  def encode(
+    self, x: Num[Array, 'batch length columns'], covariates: Covariates | None = None
+  ) -> Float[Array, 'batch length 1']:
+    """Windows to emissions: values minus the location of their window."""
+    values = x[..., :1].astype(jnp.float32)
+    return values if covariates is None else values - covariates.location[:, None, None]
 
   def covariates(
     self, x: Float[Array, 'batch length columns'], lengths: Int[Array, 'batch'] | None = None
   ) -> Covariates:
-    """Covariates and scales of windows with `lengths` given values; None: the whole context."""
-    value = jnp.abs(x[:, : self.given, 0])
+    """Covariates of windows with `lengths` given values; None: the whole context."""
     count = self.given if lengths is None else jnp.minimum(lengths, self.given)[:, None]
-    # ν = offset + Σ |z_t| / n over the n given values; `where` also keeps out NaNs beyond them.
     seen = jnp.arange(self.given) < count
-    mean = jnp.where(seen, value, 0).sum(1) / jnp.maximum(seen.sum(-1), 1)
-    scale = self.scale_offset + mean
-    # With no offset, a context of zeros would have ν = 0.
-    return Covariates(x[..., 1:], jnp.where(scale > 0, scale, 1.0))
+    # `where` also keeps out NaNs beyond the n given values.
+    value, n = jnp.where(seen, x[:, : self.given, 0], 0), seen.sum(-1)
+    if not self.centred:
+      location, scale = jnp.zeros(len(x)), 1 + value.sum(1) / jnp.maximum(n, 1)
+      return Covariates(x[..., 1:], location, scale)
+    # As a mean of differences, which float32 keeps exactly for values that are close to each other.
+    first = value[:, 0]
+    differences = jnp.where(seen, value - first[:, None], 0)
+    location = first + differences.sum(1) / jnp.maximum(n, 1)
+    deviations = jnp.where(seen, jnp.abs(value - location[:, None]), 0)
+    return Covariates(x[..., 1:], location, (1 + deviations.sum(1)) / (1 + n))
 
   def decode(
     self, emissions: Float[Array, 'batch length 1'], covariates: Covariates | None = None
   ) -> Float[Array, 'batch length columns']:
     """Emissions to windows: the inverse of `encode` and `covariates`."""
-    return jnp.concatenate([emissions, covariates.features], -1)
+    values = emissions + covariates.location[:, None, None]
+    return jnp.concatenate([values, covariates.features], -1)
+
+  def log_units(self, label: Int[Array, 'batch']) -> Float[Array, 'batch']:
+    """ln of the unit of each series."""
+    units = self.spec.series.units
+    # In float64 on the host: a unit may lie beyond the range of float32.
+    return jnp.asarray(np.log(units), jnp.float32)[label] if units else super().log_units(label)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -277,19 +308,13 @@ class Frames(Ordering):
     spec: DataSpec of domain 'music', with shape (frames, voices).
     voices: 'together': an emission is a frame, its voices independent given the past; 'apart': each
       voice of a frame is its own emission, which sees the earlier voices of the frame.
-
-  Raises:
-    ConfigError: for an unknown choice of voices.
   """
 
   spec: DataSpec
-  voices: str = 'together'
+  voices: Annotated[str, OneOf('together', 'apart')] = 'together'
 
   domain: ClassVar[str] = 'music'
   open_ended: ClassVar[bool] = True
-
-  def __post_init__(self):
-    _check_choice('ordering.voices', self.voices)
 
   @property
   def period(self) -> int:
@@ -312,8 +337,11 @@ class Frames(Ordering):
     """Number of values that a voice can have."""
     return self.spec.levels
 
-  def encode(self, x: Integer[Array, 'batch frames voices']) -> Int[Array, 'batch length values']:
+  def encode(
+    self, x: Integer[Array, 'batch frames voices'], covariates: Covariates | None = None
+  ) -> Int[Array, 'batch length values']:
     """Frames to emissions."""
+    del covariates
     # Voices are the last axis: 'apart' splits frames into emissions of one value each.
     return x.reshape(x.shape[0], -1, self.values).astype(jnp.int32)
 
@@ -326,11 +354,6 @@ class Frames(Ordering):
     return emissions.reshape(emissions.shape[0], -1, self.spec.shape[1])
 
 
-def _check_choice(setting: str, value: str) -> None:
-  if value not in ('together', 'apart'):
-    raise ConfigError(f'unknown {setting} {value!r}; known: apart, together')
-
-
 ORDERINGS: Mapping[str, type[Ordering]] = {
   'patches': Patches,
   'tokens': Tokens,
@@ -339,8 +362,13 @@ ORDERINGS: Mapping[str, type[Ordering]] = {
 }
 
 
-def build_ordering(settings: Mapping, spec: DataSpec) -> Ordering:
+def build_ordering(settings: Mapping, spec: DataSpec, centred: bool = True) -> Ordering:
   """The ordering that a config's `ordering` section names.
+
+  Args:
+    settings: the section.
+    spec: the description of the data.
+    centred: see `Windows`.
 
   Raises:
     ConfigError: for an unknown ordering or setting, or an ordering for another kind of data.
@@ -352,4 +380,4 @@ def build_ordering(settings: Mapping, spec: DataSpec) -> Ordering:
       f'ordering {name!r} is for data of domain {ORDERINGS[name].domain!r}, but {spec.name!r} has '
       f'domain {spec.domain!r}: use {" or ".join(map(repr, suitable)) or "another family"}'
     )
-  return component(ORDERINGS, settings, 'ordering', spec=spec)
+  return component(ORDERINGS, settings, 'ordering', spec=spec, centred=centred)

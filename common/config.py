@@ -10,6 +10,7 @@ import copy
 import inspect
 import json
 import math
+import pathlib
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -178,21 +179,23 @@ def parse_steps(
   Raises:
     ConfigError: the text has no number, or a unit that is not allowed.
   """
-  number, unit = _split_number_and_unit(text, what)
+  units = {'500': True, '3 epochs': bool(epoch), '10%': total is not None}
+  examples = ' or '.join(repr(example) for example, is_allowed in units.items() if is_allowed)
+  refusal = f'{what}={text!r} must be a number such as {examples}'
+  number, unit = _split_number_and_unit(text, refusal)
   if unit in ('', 'step', 'steps'):
     if number != int(number):
-      raise ConfigError(f'{what}={text!r}: the number of steps must be whole')
+      raise ConfigError(f'{what}={text!r} must be a whole number of steps')
     return int(number)
   if unit in ('epoch', 'epochs') and epoch:
     return math.ceil(number * epoch)  # rounded up: no example is seen less often than requested
   if unit in ('%', 'percent') and total is not None:
     return round(number / 100 * total)
-  units = {'steps': True, 'epochs': bool(epoch), '%': total is not None}
-  allowed = ' or '.join(name for name, is_allowed in units.items() if is_allowed)
-  raise ConfigError(f'{what}={text!r}: the unit must be {allowed}, got {unit!r}')
+  raise ConfigError(f'{refusal}; got the unit {unit!r}')
 
 
-def _split_number_and_unit(text: str | int, what: str) -> tuple[float, str]:
+def _split_number_and_unit(text: str | int, refusal: str) -> tuple[float, str]:
+  """The number and the unit in a text; raises ConfigError with the message `refusal`."""
   digits = str(text).strip()
   unit = digits.lstrip('0123456789.eE+-_').strip()
   if unit in ('poch', 'pochs'):  # '3epochs': this e belongs to the unit and is not an exponent
@@ -203,9 +206,7 @@ def _split_number_and_unit(text: str | int, what: str) -> tuple[float, str]:
   except ValueError:
     value = -1.0
   if value < 0 or not math.isfinite(value):
-    raise ConfigError(
-      f"{what} must be a number of steps, such as '500', '3 epochs' or '10%', got {text!r}"
-    )
+    raise ConfigError(refusal)
   return value, unit
 
 
@@ -368,6 +369,18 @@ def nearby_settings(key: str, config: Config) -> str:
 def to_json(config: Config) -> str:
   """The config as JSON: the text of `config.json` in a workdir."""
   return json.dumps(plain_dict(config), indent=2, sort_keys=True)
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+  """The JSON object in a file. Raises ConfigError if it cannot be read, or holds something else."""
+  try:
+    found = json.loads(path.read_bytes().decode())
+  # Deeply nested JSON exceeds Python's recursion limit.
+  except (OSError, ValueError, RecursionError) as error:
+    raise ConfigError(f'{path} cannot be read as JSON: {error}') from error
+  if not isinstance(found, dict):
+    raise ConfigError(f'{path} must hold a JSON object, got a {type(found).__name__}')
+  return found
 
 
 def plain_dict(config: Config) -> dict[str, Any]:

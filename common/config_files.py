@@ -1,21 +1,29 @@
 """Python files that hold data: configs and studies."""
 
 import contextlib
+import difflib
 import importlib.util
+import itertools
 import pathlib
 import types
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from common.config import Config, ConfigError, as_tuple, check_type, nearby_settings, plain_dict
+
+MOST_FILES = 1000  # in which a misspelt path is looked for
 
 
 def load_module(file: str) -> types.ModuleType:
-  """Runs a file. Raises ConfigError if it does not exist or raises an error."""
+  """Runs a file. Raises ConfigError if it is no Python file, or raises an error."""
   path = pathlib.Path(file)
   if not path.is_file():
-    raise ConfigError(f'there is no file {file}')
+    raise ConfigError(f'there is no file {file}{_similar_file(path)}')
+  if path.suffix != '.py':
+    raise ConfigError(f'{file} must be a Python file, which ends in .py')
   # The module's name includes a hash of the path, so that two files of the same name do not clash.
   name = f'_{path.stem}_{zlib.crc32(str(path.resolve()).encode()):08x}'
   source = importlib.util.spec_from_file_location(name, path)
@@ -25,18 +33,36 @@ def load_module(file: str) -> types.ModuleType:
   return found
 
 
-def call(spec: str, function: str) -> Any:
+def _similar_file(path: pathlib.Path) -> str:
+  """'; did you mean FILE?' for a misspelt path: the nearest below the folder that exists."""
+  folder = next(parent for parent in path.parents if parent.is_dir())
+  known = [str(found) for found in itertools.islice(folder.rglob('[!_]*.py'), MOST_FILES)]
+  close = difflib.get_close_matches(str(path), known, n=1)
+  return f'; did you mean {close[0]}?' if close else ''
+
+
+def call(spec: str, function: str, kind: type | tuple[type, ...]) -> Any:
   """Runs a file and calls one of its functions: 'FILE.py' or 'FILE.py:argument'.
 
+  Args:
+    spec: the file, and the argument of the function if it has one.
+    function: the name of the function.
+    kind: the type or types that it may return.
+
   Raises:
-    ConfigError: the file does not exist, has no function of that name, or raises an error.
+    ConfigError: the file does not exist, has no function of that name, raises an error, or returns
+      something else.
   """
   file, _, argument = spec.partition(':')
   found = vars(load_module(file)).get(function)
   if not callable(found):
     raise ConfigError(f'{file} must define a function {function}()')
   with _as_config_error(f'{function}() of {file}'):
-    return found(*([argument] if argument else []))
+    made = found(*([argument] if argument else []))
+  if not isinstance(made, kind):
+    wanted = ' or '.join(each.__name__ for each in (kind if isinstance(kind, tuple) else (kind,)))
+    raise ConfigError(f'{function}() of {file} must return a {wanted}, got {made!r:.80}')
+  return made
 
 
 @contextlib.contextmanager
@@ -46,7 +72,7 @@ def _as_config_error(what: str) -> Iterator[None]:
     yield
   except ConfigError:
     raise
-  except Exception as error:
+  except (Exception, SystemExit) as error:
     raise ConfigError(f'{what} failed: {type(error).__name__}: {error}') from error
 
 
@@ -66,7 +92,7 @@ def load_config(
   Raises:
     ConfigError: for an unknown key, or a value of another type.
   """
-  config = complete(call(spec, 'get_config'))
+  config = complete(call(spec, 'get_config', (dict, ConfigDict)))
   for key, value in overrides.items():
     _replace(config, key, value, spec)
   return complete(config)

@@ -1,4 +1,4 @@
-"""Paths on this machine, atomic writing of files, and locks between processes."""
+"""Paths on this machine, atomic writing of files and folders, and locks between processes."""
 
 import contextlib
 import errno
@@ -6,6 +6,7 @@ import fcntl
 import os
 import pathlib
 import re
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -79,6 +80,47 @@ def sync_tree(folder: pathlib.Path) -> None:
         os.fsync(file.fileno())
   for path in (*(path for path in folder.rglob('*') if path.is_dir()), folder, folder.parent):
     sync_folder(path)
+
+
+def path_text(path: str | os.PathLike) -> str:
+  """A path as text that can be written anywhere: bytes that are no UTF-8 become '\\xe9'."""
+  return os.fsencode(path).decode(errors='backslashreplace')
+
+
+def check_writable_folder(path: pathlib.Path) -> None:
+  """Raises ValueError unless the path is free, or an empty folder."""
+  try:
+    first = next(path.iterdir(), None) if path.exists() else None
+  except OSError as error:
+    raise ValueError(f'{path} must be a new or an empty folder: {error.strerror}') from error
+  if first is not None:
+    raise ValueError(
+      f'{path} must be a new or an empty folder, but it contains {first.name!r}; choose another '
+      'folder, or move its contents away'
+    )
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+  """Yields a temporary folder, which gets the name `path` when the block ends without an error.
+
+  Args:
+    path: a new folder, or an empty one.
+
+  Raises:
+    ValueError: for a folder that is not empty.
+  """
+  path = pathlib.Path(path).absolute()
+  check_writable_folder(path)
+  path = path.resolve()  # a rename would replace a symbolic link, not its target
+  temporary = path.with_name(f'.{path.name}.{os.getpid()}-{threading.get_ident()}.tmp')
+  temporary.mkdir(parents=True)
+  try:
+    yield temporary
+    os.rename(temporary, path)  # fails if the folder is no longer empty
+  except BaseException:
+    shutil.rmtree(temporary, ignore_errors=True)
+    raise
 
 
 @contextlib.contextmanager

@@ -15,7 +15,6 @@ the updates to the base.
 
 import dataclasses
 import functools
-import json
 import pathlib
 import re
 from collections.abc import Callable, Mapping
@@ -26,7 +25,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from common.checkpoints.checkpoints import Checkpoints
-from common.config import ConfigError, component
+from common.config import ConfigError, component, read_json
 from common.method import (
   Aux,
   Batch,
@@ -285,7 +284,7 @@ def read_run(workdir: pathlib.Path, step: str | int = 'last') -> PyTree:
   """
   if not (workdir / 'config.json').exists():
     raise ConfigError(f'{workdir} holds no run: it has no config.json')
-  config = json.loads((workdir / 'config.json').read_text())
+  config = read_json(workdir / 'config.json')
   settings = config['train']
   with Checkpoints(
     workdir / 'checkpoints',

@@ -22,6 +22,7 @@ from typing import Any
 from common.files import local_path
 
 MAX_INT = 2**31 - 1  # JAX counts in int32
+MAX_FLOAT = 3.4e38  # and computes in float32: larger numbers become infinite there
 
 
 class Range:
@@ -55,9 +56,9 @@ class Interval(Range):
   infinite: bool = False
 
   def allows(self, value: Any) -> bool:
-    if isinstance(value, int) and abs(value) > max(MAX_INT, self.high if self._bounded else 0):
+    if math.isnan(value) or (math.isinf(value) and not self.infinite):
       return False
-    if not (math.isfinite(value) or (self.infinite and not math.isnan(value))):
+    if math.isfinite(value) and not self._bounded and abs(value) > _largest(value):
       return False
     enough = value > self.low if self.above else value >= self.low
     return enough and (value < self.high if self.below else value <= self.high)
@@ -67,9 +68,11 @@ class Interval(Range):
     return math.isfinite(self.high)
 
   def explain(self, value: Any) -> str:
-    wanted = str(self)
-    if isinstance(value, int) and value > MAX_INT and not self._bounded:
-      wanted += f', at most {MAX_INT:,}'
+    wanted, unbounded, finite = str(self), not self._bounded, math.isfinite(value)
+    if unbounded and not (finite or self.infinite) and math.isfinite(self.low):
+      wanted = f'finite and {wanted}'
+    if unbounded and finite and abs(value) > _largest(value):
+      wanted += f', at most {_largest(value):,}'
     return f'must be {wanted}' + (f' ({self.note})' if self.note else '')
 
   def __str__(self) -> str:
@@ -79,6 +82,11 @@ class Interval(Range):
       return at_least if math.isfinite(self.low) else 'a finite number'
     left, right = '(' if self.above else '[', ')' if self.below else ']'
     return f'in {left}{_number(self.low)}, {_number(self.high)}{right}'
+
+
+def _largest(value: int | float) -> int | float:
+  """The largest number of the type of `value`."""
+  return MAX_INT if isinstance(value, int) else MAX_FLOAT
 
 
 def _number(end: int | float) -> str:
@@ -116,7 +124,7 @@ class Each(Range):
 
   def explain(self, value: Any) -> str:
     kind = {int: 'whole numbers', float: 'numbers'}[self.kind]
-    least = f'at least {self.least} ' if self.least else ''
+    least = f'{self.least} or more ' if self.least else ''
     return f'must be a tuple of {least}{kind}, each {self.item}'
 
 
@@ -168,6 +176,7 @@ class Path(Range):
 
 
 PATTERN, PATH = Pattern(), Path()
+DTYPE = OneOf('float32', 'bfloat16')  # of products in networks
 
 
 @dataclasses.dataclass(frozen=True)

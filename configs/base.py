@@ -40,6 +40,10 @@ SETTINGS = dict(
     context=Setting(64, AT_LEAST_ONE),
     horizon=Setting(12, AT_LEAST_ONE),  # series: values to forecast
     stride=Setting(1, AT_LEAST_ONE),  # series: steps from one training window to the next
+    target='',  # series: column of the values; empty: the one called value, target or y
+    time='',  # series: column of the times; empty: the one called time, date, timestamp or ds
+    series='',  # series: columns that name a series, 'a,b', or 'none'; empty: id and the like
+    covariates='all',  # series: 'all' other columns, 'none', or some of them, 'a,b'
     tokenizer='characters',  # text: bytes, characters, gpt2 (from files), bpe (trained)
     vocabulary=Setting(1024, AT_LEAST_ONE),  # text, bpe: tokens to train
     # text, gpt2: folder of vocab.json and merges.txt, or tokenizer.json

@@ -8,6 +8,7 @@ from diffusion.objectives import TIME_DISTRIBUTIONS, WEIGHTINGS
 from diffusion.processes import PROCESSES
 from diffusion.sampling.driver import SAMPLERS
 from diffusion.sampling.grids import GRIDS
+from diffusion.sampling.settings import with_options
 
 # The constructors that a config can choose, by the path of its section.
 COMPONENTS = {
@@ -25,4 +26,4 @@ SECTIONS = {'finetune': Source}
 # The constructors' arguments that come from the data and are not settings.
 GIVEN = dict.fromkeys(('network', 'classifier.network'), ('out_channels', 'num_classes'))
 
-__all__ = ['COMPONENTS', 'GIVEN', 'SECTIONS', 'build']
+__all__ = ['COMPONENTS', 'GIVEN', 'SECTIONS', 'build', 'with_options']

@@ -22,8 +22,13 @@ MAX_LOG_SNR = 20.0  # log-SNRs that a network is given stay within ±20
 
 
 def time_conditioning(process: Process, t: Array) -> Array:
-  """1000·t/t_max: DDPM's timesteps (Ho et al. 2020)."""
-  return 1000 * t / process.t_max
+  """1000·t/t_max, as for flows (Esser et al. 2024); on a table, DDPM's timesteps from 0.
+
+  Entry k of a table is the authors' timestep k − 1 (Ho et al. 2020), times 1000/T (Nichol &
+  Dhariwal 2021, code). For continuous VP processes, Song et al. 2021 use 999·t.
+  """
+  start = process.t_min if process.steps else 0.0
+  return 1000 * (t - start) / process.t_max
 
 
 def log_snr_conditioning(process: Process, t: Array) -> Array:
@@ -188,14 +193,11 @@ def build_model(config: Mapping, spec: DataSpec) -> Model:
     raise ConfigError(
       f"prediction.variance='learned' needs a discrete process (ddpm), got {process.name!r}"
     )
-  if not prediction['sigma_data'] > 0:
-    raise ConfigError(f'prediction.sigma_data must be positive, got {prediction["sigma_data"]}')
   check_target(prediction['target'], process, prediction['sigma_data'])
   # Index num_classes is the null class: the network embeds num_classes + 1 classes.
   num_classes = spec.num_classes if config['conditional'] else 0
   # A learned variance is predicted for each dimension, next to the target.
   channels = spec.shape[-1] * (2 if variance == 'learned' else 1)
-  augmentation.check(config['augmentation'])
   augmented = (
     {'augment_dim': augmentation.LABEL_DIM} if config['augmentation']['probability'] else {}
   )

@@ -12,8 +12,6 @@ After a change of the code, delete WORKDIR/cells to measure again and WORKDIR/mo
 import pathlib
 import sys
 
-from absl import flags
-
 from common import config_files
 from common.evaluation.evaluate import METRICS
 from common.evaluation.measures import Evaluation, Measure
@@ -22,21 +20,20 @@ from common.reporting import report, writers
 from common.studies import studies, tables
 from experiments import cli, families, runs
 
-STUDY = flags.DEFINE_string(
-  'study', None, 'FILE.py[:scale], a file with a function get_study([scale]).'
+STUDY = cli.define(
+  'study',
+  'FILE.py[:scale], a file with a function get_study([scale]).',
+  cli.PathParser(),
+  required=True,
 )
-WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the study.')
+WORKDIR = cli.define('workdir', 'Folder of the study.', cli.OutFolderParser(), required=True)
 SHARD = flags.DEFINE_string('shard', '1/1', 'i/n: train and measure only part i of n.')
 TRAINING_SECONDS = 'training_seconds'  # a metric from the log of the run, not from an evaluation
-
-flags.mark_flags_as_required(['study', 'workdir'])
 
 
 def main() -> int:
   workdir, (part, parts) = pathlib.Path(WORKDIR.value), parse_shard(SHARD.value)
-  if workdir.exists() and not workdir.is_dir():
-    raise ValueError(f'--workdir={workdir} must be a folder, but it is a file')
-  study = config_files.call(STUDY.value, 'get_study')
+  study = config_files.call(STUDY.value, 'get_study', studies.Study)
   known = (*METRICS, TRAINING_SECONDS)
   jobs = studies.shard(studies.plan(study, families.load_config, workdir, known), part, parts)
   with cli.stop_on_signals() as stop:

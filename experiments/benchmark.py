@@ -28,7 +28,7 @@ SCALE = flags.DEFINE_enum(
   'scale', 'default', list(SIZES), 'Sizes of the models; smoke is only for tests.'
 )
 REPEATS = flags.DEFINE_integer('repeats', 5, 'Timed calls of each contender.', lower_bound=1)
-OUT = flags.DEFINE_string('out', '', 'FILE.md for the table; the numbers go to FILE.json.')
+OUT = cli.define('out', 'FILE.md for the table; the numbers go to FILE.json.', cli.OutParser())
 PEERS = flags.DEFINE_bool('peers', True, 'Also measure peers, if they are installed.')
 
 Seconds = dict[str, list[float]]  # {contender: seconds of each call}
@@ -38,6 +38,8 @@ def main() -> None:
   # One virtual device per core, unless the user has set XLA_FLAGS. This must come before the first
   # use of a device.
   os.environ.setdefault('XLA_FLAGS', f'--xla_force_host_platform_device_count={os.cpu_count()}')
+  if OUT.value and pathlib.Path(OUT.value).suffix != '.md':
+    raise ValueError(f'--out={OUT.value}: the name must end in .md')
   sizes = SIZES[SCALE.value]
   peers = PEERS.value and all(
     importlib.util.find_spec(name) for name in ('torch', 'diffusers', 'transformers')

@@ -1,7 +1,7 @@
-"""Shared code of all commands: errors, exit codes, signals, flag values, compilation cache.
+"""Shared code of all commands: errors, exit codes, signals, flags and their values, compile cache.
 
 Exit codes: 0: finished; 1: failed, with one line that says why; 75: stopped by a signal after
-saving, so that the same command resumes.
+saving, so that the same command resumes; 130: stopped by Ctrl-C.
 """
 
 import ast
@@ -10,99 +10,155 @@ import logging as std_logging
 import os
 import pathlib
 import platform
+import re
 import signal
 import sys
+import traceback
 import zlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 from absl import app, flags, logging
 
 from common.checkpoints.checkpoints import CheckpointError
+from common.config import suggestion
+from common.files import local_path
 from common.training.meters import TrainingError
 
 PACKAGES = ('autoregressive', 'common', 'configs', 'diffusion', 'experiments')
-STOPPED = 75
-# Errors that the user or the machine causes: reported in one line, without a traceback.
+ROOT = pathlib.Path(__file__).parents[1]
+STOPPED, INTERRUPTED = 75, 130
+# Errors that the user or the machine causes: their message says all that is needed.
 EXPECTED = (ValueError, OSError, CheckpointError, TrainingError)
+LONGEST = 600  # characters of an error message
+CPU_INFO = pathlib.Path('/proc/cpuinfo')
 
 flags.DEFINE_bool('debug', False, 'Show the full traceback of an error.')
 flags.DEFINE_string(
-  'compilation_cache', '', "Folder of JAX's compilation cache; empty: in the user's cache folder."
+  'compilation_cache', None, "Folder of JAX's compilation cache; default: in the user's cache."
 )
 flags.disclaim_key_flags()  # flags that are defined below belong to the command that asks for them
 
 
+# Running a command.
+
+
 def run(main: Callable[[], int | None]) -> None:
   """Parses the flags, runs `main` and exits with its code (None: 0)."""
+  for name in ('debug', 'compilation_cache'):
+    # --help lists the flags of the command that was started.
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+  with one_line_errors():
+    app.run(_guarded(main), flags_parser=_parse)
+
+
+def _guarded(main: Callable[[], int | None]) -> Callable[[list[str]], None]:
+  """`main` as absl calls it."""
 
   def guarded(argv: list[str]) -> None:
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().addFilter(_ours_or_serious)
-    try:
+    with one_line_errors():
       if len(argv) > 1:
         raise ValueError(f'unexpected argument {argv[1]!r}; write --name=value, see --help')
       _use_compilation_cache(flags.FLAGS.compilation_cache)
       sys.exit(main() or 0)
-    except EXPECTED as error:
-      if flags.FLAGS.debug:
-        raise
-      fail(error)
 
-  app.run(guarded, flags_parser=_parse)
+  return guarded
 
 
-def _ours_or_serious(record) -> bool:
-  """Whether to show a log record: all of our own, but only warnings and errors of libraries."""
-  ours = pathlib.Path(__file__).parents[1]
-  path = pathlib.Path(record.pathname)
-  inside = path.is_relative_to(ours) and path.relative_to(ours).parts[0] in PACKAGES
-  return inside or record.levelno >= std_logging.WARNING
-
-
-def _parse(argv: list[str]) -> list[str]:
-  """Parses flags; a wrong flag gives an error of one line instead of absl's usage text."""
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+  """Turns any exception into one line and an exit code, unless --debug asks for the traceback."""
   try:
-    return flags.FLAGS(argv)
-  except flags.Error as error:
+    yield
+  except KeyboardInterrupt:
+    print('interrupted', file=sys.stderr)
+    sys.exit(INTERRUPTED)
+  except Exception as error:
+    if flags.FLAGS.is_parsed() and flags.FLAGS.debug:
+      raise
     fail(error)
 
 
 def fail(error: Exception) -> None:
   """Prints the error in one line, and exits with 1."""
-  text = ' '.join(str(error).split()) or type(error).__name__
-  print(f'error: {text}', file=sys.stderr)
+  print(f'error: {message_of(error)}', file=sys.stderr)
   sys.exit(1)
 
 
-def _use_compilation_cache(folder: str) -> None:
+def message_of(error: Exception) -> str:
+  """The message of an error in one line; that of an unexpected one names its type and --debug."""
+  text = ' '.join(str(error).split())
+  if isinstance(error, OSError) and error.filename and error.strerror:
+    text = f'{error.filename}: {error.strerror}'
+  if 'allow_pickle' in text:  # numpy's advice would run code from the file
+    text = 'the file must hold plain arrays in the format of numpy, not Python objects'
+  shown = text if len(text) <= LONGEST else f'{text[:LONGEST]}…'
+  if isinstance(error, EXPECTED) and shown and _is_ours(error):
+    return shown
+  return f'{type(error).__name__}: {shown or "no message"} (--debug shows where)'
+
+
+def _is_ours(error: Exception) -> bool:
+  """Whether our own code raised the error, or the operating system did."""
+  frames = traceback.extract_tb(error.__traceback__)
+  return isinstance(error, OSError) or not frames or _inside(frames[-1].filename)
+
+
+def _inside(file: str) -> bool:
+  """Whether a file belongs to our packages."""
+  path = pathlib.Path(file)
+  return path.is_relative_to(ROOT) and path.relative_to(ROOT).parts[0] in PACKAGES
+
+
+def _ours_or_serious(record) -> bool:
+  """Whether to show a log record: all of our own, but only warnings and errors of libraries."""
+  return _inside(record.pathname) or record.levelno >= std_logging.WARNING
+
+
+def _use_compilation_cache(folder: str | None) -> None:
   """Sets JAX's compilation cache, with a separate default folder for each type of processor."""
   if jax.config.jax_compilation_cache_dir:
     return  # the environment has set it
   home = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
-  with contextlib.suppress(OSError):
-    # Compiled code may use instructions that another processor lacks, so the folder is named after
-    # the model and the features of this one.
-    first_core = pathlib.Path('/proc/cpuinfo').read_text().partition('\n\n')[0]
-    features = [line for line in first_core.splitlines() if line.startswith(('flags', 'model'))]
-    machine = f'{platform.machine()}-{zlib.crc32("".join(features).encode()):08x}'
-    folder = folder or str(pathlib.Path(home) / 'twofold' / 'jax' / machine)
-  if folder:
-    jax.config.update('jax_compilation_cache_dir', folder)
-    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+  if folder is None:
+    folder = str(pathlib.Path(home) / 'twofold' / 'jax' / processor_name())
+  jax.config.update('jax_compilation_cache_dir', folder)
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+
+
+def processor_name() -> str:
+  """A name for the type of this machine's processor.
+
+  Compiled code may use instructions that another processor lacks, so the name depends on the model
+  and the features.
+  """
+  try:
+    first_core = CPU_INFO.read_text().partition('\n\n')[0]
+  except OSError:  # not Linux
+    first_core = f'model {platform.system()} {platform.processor()}'
+  features = [line for line in first_core.splitlines() if line.startswith(('flags', 'model'))]
+  return f'{platform.machine()}-{zlib.crc32("".join(features).encode()):08x}'
 
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[Callable[[], bool]]:
-  """Yields a function that tells whether SIGTERM or SIGINT was received; a second one kills."""
+  """Yields a function that tells whether SIGTERM or SIGINT was received.
+
+  A second signal of either kind ends the process at once.
+  """
   received: list[int] = []
 
   def handle(number: int, frame) -> None:
     del frame
     # Only recorded: the loop saves between two calls, when the state is complete.
     received.append(number)
-    signal.signal(number, previous[number])  # the next signal ends the process
-    logging.info('%s: saving, then stopping', signal.Signals(number).name)
+    for each in previous:
+      signal.signal(each, signal.SIG_DFL)
+    name = signal.Signals(number).name
+    logging.info('%s: saving, then stopping; a second signal ends at once', name)
 
   previous = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
   try:
@@ -113,29 +169,171 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
       signal.signal(number, handler)
 
 
-def define_options_flag() -> flags.FlagHolder:
-  """Defines --options; `parse_options` parses its value."""
-  return flags.DEFINE_list(
-    'options', [], "Sampler settings that replace the config's: name=value, separated by commas."
+# Flags.
+
+
+class PathParser(flags.ArgumentParser):
+  """Paths on this machine, with `~` replaced by the home folder; URLs are refused."""
+
+  def parse(self, argument: str) -> str:
+    return local_path(argument)
+
+
+class FolderParser(PathParser):
+  """A folder, which may not exist yet."""
+
+  def parse(self, argument: str) -> str:
+    path = super().parse(argument)
+    if os.path.exists(path) and not os.path.isdir(path):
+      raise ValueError('is a file: write a folder')
+    return path
+
+
+class OutFolderParser(FolderParser):
+  """A folder to write to, checked before the work whose results it will hold."""
+
+  def parse(self, argument: str) -> str:
+    path = super().parse(argument)
+    check_writable(pathlib.Path(path))
+    return path
+
+
+class OutParser(PathParser):
+  """A file to write, checked before the work whose result it will hold."""
+
+  def parse(self, argument: str) -> str:
+    path = super().parse(argument)
+    if os.path.isdir(path):
+      raise ValueError('is a folder: write a file')
+    check_writable(pathlib.Path(path).parent)
+    return path
+
+
+def check_writable(folder: pathlib.Path) -> None:
+  """Raises ValueError for a folder that cannot be written to, or cannot be created."""
+  existing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+  if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+    raise ValueError(f'cannot be written: {existing} is no folder with write permission')
+
+
+def define(
+  name: str,
+  help_text: str,
+  parser: flags.ArgumentParser | None = None,
+  required: bool = False,
+) -> flags.FlagHolder:
+  """Defines a flag of text, by default None.
+
+  Args:
+    name: its name.
+    help_text: its help.
+    parser: None: any text.
+    required: whether the command refuses to run without it.
+  """
+  holder = flags.DEFINE(
+    parser or flags.ArgumentParser(),
+    name,
+    None,
+    help_text + (' (required)' if required else ''),
+    serializer=flags.ArgumentSerializer(),
   )
+  if required:
+    flags.register_validator(name, _is_given, message=f'is missing: {help_text}')
+  return holder
 
 
-def parse_options(items: list[str]) -> dict:
+def _is_given(value: str | None) -> bool:
+  return value is not None
+
+
+PLAIN = {  # messages of absl, and plainer ones
+  r'^flag --': '--',
+  r"\('Non-boolean argument .*\)$": 'write true or false',
+  r'invalid literal for int\(\).*$': 'write a whole number',
+  r'could not convert string to float.*$': 'write a number',
+}
+
+
+def _parse(argv: list[str]) -> list[str]:
+  """Parses flags; a wrong flag gives an error of one line instead of absl's usage text."""
+  try:
+    rest = flags.FLAGS(argv)
+  except flags.UnrecognizedFlagError as error:
+    raise ValueError(_unknown_flag(error.flagname)) from None
+  except flags.Error as error:
+    # 'flag --workdir=None: is missing: …', 'flag --num=x: …'
+    text = re.sub(r'^flag --([\w.]+)=None:', r'--\1', str(error), flags=re.MULTILINE)
+    for pattern, replacement in PLAIN.items():
+      text = re.sub(pattern, replacement, text, flags=re.MULTILINE)
+    raise ValueError(text) from None
+  for name, value in flags.FLAGS.flag_values_dict().items():
+    if flags.FLAGS[name].present and value in ('', []):
+      raise ValueError(
+        f'--{name}= is empty: write a value, or leave the flag out. {flags.FLAGS[name].help}'
+      )
+  return rest
+
+
+def _unknown_flag(name: str) -> str:
+  """The message about an unknown flag, with the flags of this command."""
+  known = [flag.name for flag in flags.FLAGS.get_key_flags_for_module(sys.argv[0])]
+  first, dot, rest = name.partition('.')
+  guess = suggestion(first, known).partition('known:')[0].strip()
+  guess = re.sub(r"'(\w+)'", rf"'--\1{dot}{rest}'", guess)
+  shown = ', '.join(f'--{flag}' for flag in sorted(known) if '.' not in flag)
+  return ' '.join(filter(None, (f'unknown flag --{name};', guess, f'flags: {shown}')))
+
+
+# Values of flags: lists of name=value.
+
+
+class ItemsParser(flags.ArgumentParser):
+  """Items separated by commas, where a comma in brackets or quotes separates nothing."""
+
+  def parse(self, argument: str | list[str]) -> list[str]:
+    return argument if isinstance(argument, list) else split_items(argument)
+
+
+def define_items(name: str, help_text: str) -> flags.FlagHolder:
+  """Defines a flag whose value is a list of items, by default empty."""
+  return flags.DEFINE(ItemsParser(), name, [], help_text, serializer=flags.CsvListSerializer(','))
+
+
+def split_items(text: str) -> list[str]:
+  """['steps=3', 'times=(3.0, 1.0)'] from 'steps=3,times=(3.0, 1.0)'."""
+  items, depth, quote, before = [''], 0, '', ','
+  for char in text:
+    if quote:
+      quote = '' if char == quote else quote
+    elif char in '\'"' and before in '=,([{: ':  # elsewhere it is an apostrophe
+      quote = char
+    depth += 0 if quote else (char in '([{') - (char in ')]}')
+    if char == ',' and depth <= 0 and not quote:
+      items.append('')
+    else:
+      items[-1] += char
+    before = char
+  return items if text.strip() else []
+
+
+def parse_options(items: list[str]) -> dict[str, Any]:
   """{'steps': 20} from ['steps=20']; a value that is not a Python literal stays text.
 
   Raises:
-    ValueError: for an item without '='.
+    ValueError: for an item without '=', or a name that is given twice.
   """
   options = {}
-  for item in _join_brackets(items):
-    name, equals, text = item.partition('=')
+  for item in items:
+    name, equals, text = (part.strip() for part in item.partition('='))
     if not equals or not name:
       raise ValueError(f'--options={item!r}: write name=value, such as steps=20')
-    options[name.strip()] = _parse_value(text.strip())
+    if name in options:
+      raise ValueError(f'--options: {name} is given twice; write it once')
+    options[name] = parse_value(text)
   return options
 
 
-def parse_component(items: list[str]) -> dict | None:
+def parse_component(items: list[str]) -> dict[str, Any] | None:
   """{'name': 'flow', 'trace': 'exact'} from ['flow', 'trace=exact']; None from an empty list.
 
   Raises:
@@ -162,30 +360,13 @@ def parse_widths(items: list[str]) -> list[float]:
     raise ValueError(f'--ema={",".join(items)}: write widths, such as 0.05,0.1') from None
 
 
-def _join_brackets(items: list[str]) -> list[str]:
-  """Joins items that the flag parser split inside brackets: 'times=(3.0', '1.0)'."""
-  whole: list[str] = []
-  for item in items:
-    if whole and whole[-1].count('(') > whole[-1].count(')'):
-      whole[-1] += f',{item}'
-    else:
-      whole.append(item)
-  return whole
-
-
-def _parse_value(text: str):
+def parse_value(text: str) -> Any:
+  """A Python literal, `true` or `false`; any other text stays text."""
   if text.lower() in ('true', 'false'):
     return text.lower() == 'true'
+  if text.lstrip('+-').lower() in ('inf', 'nan'):
+    return float(text)
   try:
     return ast.literal_eval(text)
-  except (ValueError, SyntaxError):
+  except (ValueError, SyntaxError, MemoryError, RecursionError):
     return text
-
-
-def parse_step(text: str) -> str | int:
-  """A checkpoint: 'last', 'best' or a number."""
-  if text in ('last', 'best'):
-    return text
-  if text.isdecimal():
-    return int(text)
-  raise ValueError(f"--step={text!r}: write 'last', 'best' or a number")

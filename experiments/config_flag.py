@@ -3,22 +3,23 @@
 The file contains only the settings that differ from their defaults; `families.complete` adds the
 others. Then the flags are applied. Flags that name a component (--config.process.name=edm) come
 first: the new component starts with its own defaults. All other flags follow, such as
---config.process.sigma_max=10. `ml_collections` parses each value and checks that it has the type of
-the value that it replaces.
+--config.process.sigma_max=10. Each value must have the type of its setting's default, and lie in
+the setting's range.
 """
 
 import dataclasses
+import functools
 import itertools
+import operator
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from absl import flags
-from ml_collections import ConfigDict, config_flags
 
-from common.config import ConfigError, nearby_settings
-from experiments import families
+from common.config import ConfigError, as_tuple, check_setting, nearby_settings, plain_dict
+from experiments import cli, families
 
 flags.disclaim_key_flags()  # --help lists these flags under the command that defines them
 
@@ -72,7 +73,14 @@ def define(
     flag_values: the object in which to define the flags.
     argv: the command line; None: the one of this process.
   """
-  file = flags.DEFINE_string('config', None, help_text, flag_values=flag_values)
+  file = flags.DEFINE(
+    cli.PathParser(),
+    'config',
+    None,
+    help_text,
+    flag_values=flag_values,
+    serializer=flags.ArgumentSerializer(),
+  )
   settings = _settings(sys.argv[1:] if argv is None else argv)
   holders = {key: _define_setting(key, alone, flag_values) for key, alone in settings.items()}
   return ConfigFlag(file, holders)
@@ -111,8 +119,8 @@ def load(file: str, settings: dict[str, list[str]]) -> dict[str, Any]:
     settings: {dotted key: values as text}; several values make a tuple.
 
   Raises:
-    ConfigError: the file or a setting does not exist, or a value has the wrong type. The message
-      names the flag.
+    ConfigError: the file or a setting does not exist, or a value has the wrong type or is out of
+      its range. The message names the flag.
   """
   config = families.load_config(file, {})
   names = {f'{path}.name' for path in families.components(config)} & settings.keys()
@@ -121,39 +129,73 @@ def load(file: str, settings: dict[str, list[str]]) -> dict[str, Any]:
   for key, texts in settings.items():
     if key not in names:
       config = _with_setting(config, key, texts)
-  # Completed again, because a value may be a section: --config.process="{'name': 'edm'}".
-  return families.complete(config)
+  return config
 
 
 def _with_component(config: dict[str, Any], path: str, name: str) -> dict[str, Any]:
   """The config with the component `name` at `path`, with its default settings."""
-  *parents, last = path.split('.')
-  section = config
-  for parent in parents:
-    section = section[parent]
-  if section[last]['name'] == name:
+  section = _at(config, path.split('.'))
+  if section['name'] == name:
     return config  # the same component keeps the settings from the file
-  section[last] = {'name': name}
-  try:
-    return families.complete(config)
-  except ConfigError as error:
-    raise ConfigError(f'--config.{path}.name={name}: {error}') from error
+  return _completed(_replaced(config, path, {'name': name}), f'--config.{path}.name={name}')
 
 
 def _with_setting(config: dict[str, Any], key: str, texts: list[str]) -> dict[str, Any]:
   """The config with one setting replaced by a value of the same type."""
+  flag = f'--config.{key}'
   if key not in set(_keys(config)):
-    raise ConfigError(f'--config.{key}: there is no such setting{nearby_settings(key, config)}')
-  values = flags.FlagValues()  # separate from the command's own flags
-  arguments = [f'--config.{key}={text}' for text in texts]
+    raise ConfigError(f'{flag}: there is no such setting{nearby_settings(key, config)}')
+  if isinstance(_at(config, key.split('.')), dict):
+    # Completed at once, because the section may name another component.
+    return _completed(_replaced(config, key, _parse_section(key, texts[-1])), flag)
+  setting = families.declared_settings(config)[key]
+  value = _parse(texts, setting.default)
+  check_setting(flag, value, setting)
+  if isinstance(setting.default, float):
+    value = float(value)  # 1 and 1.0 are the same number, but not the same text in config.json
+  return _completed(_replaced(config, key, value), flag)
+
+
+def _completed(config: dict[str, Any], flag: str) -> dict[str, Any]:
+  """The config with a value for every setting; an error names the flag."""
   try:
-    holder = config_flags.DEFINE_config_dict(
-      'config', ConfigDict(config), flag_values=values, sys_argv=arguments
+    return families.complete(config, strict=True)
+  except ConfigError as error:
+    raise ConfigError(f'{flag}: {error}') from error
+
+
+def _at(config: dict[str, Any], path: Iterable[str]) -> Any:
+  """The section or setting at a path."""
+  return functools.reduce(operator.getitem, path, config)
+
+
+def _replaced(config: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+  """A copy of the config with another section or setting at a dotted path."""
+  result = plain_dict(config)
+  *parents, last = path.split('.')
+  _at(result, parents)[last] = value
+  return result
+
+
+def _parse_section(key: str, text: str) -> dict[str, Any]:
+  """A section, written as a dict."""
+  value = cli.parse_value(text)
+  if not isinstance(value, dict):
+    example = f'--config.{key}.name={text}'
+    raise ConfigError(
+      f'--config.{key}={text}: {key} is a section; write one of its settings, such as {example}'
     )
-    values(['', *arguments])
-  except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-    raise ConfigError(f'{arguments[-1]}: {_short_message(error)}') from error
-  return holder.value.to_dict()
+  return value
+
+
+def _parse(texts: list[str], default: Any) -> Any:
+  """The value of a setting, of the type of its default if the texts can be read as that type."""
+  if isinstance(default, tuple):
+    values = [cli.parse_value(text) for text in texts]
+    parts = [value if isinstance(value, tuple | list) else (value,) for value in values]
+    return as_tuple(list(itertools.chain(*parts)))
+  # Text stays as it is: 5 is a valid name.
+  return texts[-1] if isinstance(default, str) else cli.parse_value(texts[-1])
 
 
 def _keys(config: dict[str, Any], prefix: str = '') -> Iterator[str]:
@@ -162,10 +204,3 @@ def _keys(config: dict[str, Any], prefix: str = '') -> Iterator[str]:
     yield prefix + key
     if isinstance(value, dict):
       yield from _keys(value, f'{prefix}{key}.')
-
-
-def _short_message(error: Exception) -> str:
-  """The message of an error, without its traceback and without the name of the flag."""
-  lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-  text = lines[-1] if lines else type(error).__name__
-  return re.sub(r'^flag --config\.[^=]*=[^:]*: ', '', text)

@@ -7,7 +7,8 @@ A folder of weights has the format of a pretrained model of `transformers`: conf
 safetensors. --read makes a run at step 0, to sample from and to evaluate. Its network, head and
 model come from the weights, and everything else from the config. The data must have the same
 vocabulary size as the weights, and no sequence longer than the weights' learned positions. --write
-merges the low-rank updates of a run that was fine-tuned with LoRA.
+merges the low-rank updates of a run that was fine-tuned with LoRA, and needs a new or an empty
+folder.
 """
 
 import math
@@ -21,13 +22,16 @@ from common import finetuning
 from common.checkpoints.checkpoints import Checkpoints
 from common.config import Config, ConfigError, plain_dict
 from common.data import pipeline
+from common.files import check_writable_folder
 from experiments import cli, config_flag, families, runs
 from experiments.startup.workdir import locked, move_aside, reserve
 
 CONFIG = config_flag.define('For --read: FILE.py[:variant].')
-READ = flags.DEFINE_string('read', None, 'Folder of published weights to make a run from.')
-WRITE = flags.DEFINE_string('write', None, 'Folder to write the weights of a run into.')
-WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
+READ = cli.define('read', 'Folder of published weights to make a run from.', cli.FolderParser())
+WRITE = cli.define(
+  'write', 'New or empty folder to write the weights of a run into.', cli.OutFolderParser()
+)
+WORKDIR = cli.define('workdir', 'Folder of the run.', cli.FolderParser(), required=True)
 STEP = flags.DEFINE_string('step', 'last', "For --write: checkpoint 'last', 'best' or a number.")
 SHARD_MB = flags.DEFINE_float(
   'shard_mb',
@@ -76,16 +80,17 @@ def read(folder: str, config: Config, workdir: str | pathlib.Path, fresh: bool =
   return sum(x.size for x in jax.tree.leaves(params))
 
 
-def write(run: runs.Run, folder: str, shard_bytes: int = 5 * 10**9) -> None:
+def write(run: runs.Run, folder: str | pathlib.Path, shard_bytes: int = 5 * 10**9) -> None:
   """Writes the moving average of a run's parameters as published weights; merges LoRA's updates.
 
   Args:
     run: a run of the autoregressive family.
-    folder: the folder to write to.
+    folder: the folder to write to, new or empty.
     shard_bytes: the largest size of a file, unless one tensor is larger.
 
   Raises:
     ConfigError: the model has neither the layout of GPT-2 nor that of Llama.
+    ValueError: the folder is not empty.
   """
   config = run.config
   if config['family'] != 'autoregressive':
@@ -100,9 +105,11 @@ def main() -> None:
   if bool(READ.value) == bool(WRITE.value):
     raise ValueError('give either --read=FOLDER or --write=FOLDER')
   if WRITE.value:
-    run = runs.load(WORKDIR.value, cli.parse_step(STEP.value))
-    write(run, WRITE.value, int(SHARD_MB.value * 10**6))
-    print(f'wrote step {run.step} of {WORKDIR.value} to {WRITE.value}')
+    folder = pathlib.Path(WRITE.value)
+    check_writable_folder(folder)  # before the run is loaded
+    run = runs.load(WORKDIR.value, runs.parse_step(STEP.value))
+    write(run, folder, int(SHARD_MB.value * 10**6))
+    print(f'wrote step {run.step} of {WORKDIR.value} to {folder}')
     return
   if not CONFIG.given:
     raise ValueError('--read needs --config, a file such as configs/autoregressive/images.py')

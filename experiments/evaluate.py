@@ -23,30 +23,35 @@ from common.domains import domain_of
 from common.evaluation.evaluate import METRICS
 from common.evaluation.measures import Evaluation, Measure
 from common.evaluation.results import ResultFile, file_name
+from common.ranges import MAX_INT
 from common.studies.estimates import estimate, format_estimate, scaled, unit
-from experiments import cli, runs
+from experiments import cli, families, runs
+from experiments.startup.workdir import config_of
 
-WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
+WORKDIR = cli.define('workdir', 'Folder of the run.', cli.FolderParser(), required=True)
 STEP = flags.DEFINE_string('step', 'last', "Checkpoint: 'last', 'best' or a number.")
 CHOSEN = flags.DEFINE_list('metrics', list(METRICS), 'Metrics: ' + ', '.join(METRICS) + '.')
 NUM = flags.DEFINE_integer(
-  'num_samples', None, "Number of samples, or of draws per forecast; default: the config's."
+  'num_samples',
+  None,
+  "Number of samples, or of draws per forecast; default: the config's.",
+  lower_bound=1,
+  upper_bound=MAX_INT,
 )
-ON = flags.DEFINE_string('on', None, 'Name of a dataset to use instead of the training data.')
-LIKELIHOOD = flags.DEFINE_list(
+ON = cli.define('on', 'Name of a dataset to use instead of the training data.')
+LIKELIHOOD = cli.define_items(
   'likelihood',
-  [],
   "Replaces the config's likelihood: vlb or flow, then settings: flow,trace=exact,samples=4.",
 )
-WEAK = flags.DEFINE_string(
-  'weak', None, 'WORKDIR[@STEP] of a weaker model with the same network, for --options=guidance=W.'
+WEAK = cli.define(
+  'weak', 'WORKDIR[@STEP] of a weaker model with the same network, for --options=guidance=W.'
 )
 EMA = flags.DEFINE_list(
   'ema',
   [],
   'Widths in (0, 0.288): evaluate these averages of the parameters; the run needs ema.widths.',
 )
-OPTIONS = cli.define_options_flag()
+OPTIONS = cli.define_items('options', families.options_help())
 
 
 def evaluate(run: runs.Run, settings: dict, variant: dict) -> Evaluation:
@@ -90,9 +95,12 @@ def format_part(name: str, terms: Sequence[float]) -> str:
 
 
 def main() -> int:
-  widths = cli.parse_widths(EMA.value)
-  run = runs.load(WORKDIR.value, cli.parse_step(STEP.value), cli.parse_component(LIKELIHOOD.value))
-  settings, variant = cli.parse_options(OPTIONS.value), {}
+  widths, settings = cli.parse_widths(EMA.value), cli.parse_options(OPTIONS.value)
+  workdir = pathlib.Path(WORKDIR.value)
+  families.check_options(config_of(workdir), settings)
+  cli.check_writable(workdir / 'evaluations')
+  run = runs.load(WORKDIR.value, runs.parse_step(STEP.value), cli.parse_component(LIKELIHOOD.value))
+  variant = {}
   if NUM.value not in (None, run.config['evaluation']['num_samples']):
     run.config['evaluation']['num_samples'] = variant['num_samples'] = NUM.value
   if ON.value is not None:

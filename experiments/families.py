@@ -10,7 +10,16 @@ import diffusion
 from autoregressive.interop import weights
 from common import config as configs_lib
 from common import config_files, finetuning
-from common.config import Config, Tables, pick, plain_defaults
+from common.config import (
+  Config,
+  ConfigError,
+  Tables,
+  check_setting,
+  flatten,
+  nearby_settings,
+  pick,
+  plain_defaults,
+)
 from common.data import tokenizers
 from common.data.spec import DataSpec
 from common.domains.base import ImageTask
@@ -29,6 +38,8 @@ class Family(NamedTuple):
     settings: the sections of the family's configs, without the settings in `tables`.
     tables: the constructors whose signatures have the other settings, their defaults and ranges.
     tasks: its tasks on given images, by name.
+    with_options: (sampling section, options) -> the section with the options in their places.
+    takes_weak: whether a weaker model can guide its samples.
     draft: (config, spec, params) -> a trained model that drafts in speculative decoding; None: not
       supported.
     read_published: reads the parameters in a folder of published weights; None: not supported.
@@ -38,6 +49,8 @@ class Family(NamedTuple):
   settings: Mapping[str, Any]
   tables: Tables
   tasks: Mapping[str, ImageTask]
+  with_options: Callable[[Mapping, Mapping], dict[str, Any]]
+  takes_weak: bool = False
   draft: Callable[[Mapping, DataSpec, PyTree], Any] | None = None
   read_published: Callable[[pathlib.Path], PyTree] | None = None
 
@@ -56,14 +69,17 @@ FAMILIES = {
       for name, task in TASKS.items()
       if name != 'generate'
     },
+    diffusion.with_options,
+    takes_weak=True,
   ),
   'autoregressive': Family(
     autoregressive.build,
     autoregressive_base.SETTINGS,
     Tables(autoregressive.COMPONENTS, autoregressive.SECTIONS, autoregressive.GIVEN),
     {'complete': ImageTask(('past', 'mask'), {}, mask='bottom')},
-    autoregressive.build_draft,
-    _published_params,
+    autoregressive.with_options,
+    draft=autoregressive.build_draft,
+    read_published=_published_params,
   ),
 }
 
@@ -110,6 +126,24 @@ def declared_settings(config: Config) -> dict[str, Setting]:
   return configs_lib.declared_settings(config, family.settings, family.tables)
 
 
+def check_options(config: Config, options: Mapping[str, Any]) -> None:
+  """Checks sampler options, which replace settings of a config's `sampling` section.
+
+  Raises:
+    ConfigError: for an option that is unknown, of another type than its setting, or out of range.
+  """
+  family = pick(FAMILIES, config['family'], 'family')
+  if 'weak' in options:
+    raise ConfigError('option weak: a weaker model is given by --weak=WORKDIR[@STEP]')
+  changed = dict(config) | {'sampling': family.with_options(config['sampling'], options)}
+  declared = declared_settings(changed)
+  for name, value in flatten({'sampling': changed['sampling']}).items():
+    if name in declared:
+      check_setting(name, value, declared[name])
+    elif name not in flatten(config):  # an older run may have settings that are gone
+      raise ConfigError(f'there is no setting {name}{nearby_settings(name, changed)}')
+
+
 def load_config(spec: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
   """The complete config of a file, with settings replaced; see `common.config_files`."""
   return config_files.load_config(spec, overrides, functools.partial(complete, strict=True))
@@ -118,3 +152,11 @@ def load_config(spec: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
 def components(config: Config) -> tuple[str, ...]:
   """The paths in a config at which a `name` chooses a component."""
   return tuple(pick(FAMILIES, config['family'], 'family').tables.components)
+
+
+def options_help() -> str:
+  """The help of --options, with the main options of each family."""
+  names = {family: ', '.join(defaults(family)['sampling']) for family in FAMILIES}
+  return "Sampler settings that replace the config's: name=value, separated by commas. " + ' '.join(
+    f'{family}: {known}.' for family, known in names.items()
+  )

@@ -11,76 +11,129 @@ The splits are train, validation and test; docs/datasets.md describes the source
 each dataset. Training itself prepares digits, image_folder, npz, text, python_code and series.
 """
 
+import contextlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
 from absl import flags
 
+from common.config import ConfigError, pick, plain_defaults
 from common.data import pipeline, preparation
 from common.data.builders import BUILDERS
+from common.data.palettes import MAX_COLOURS
 from common.data.tokenizers import TOKENIZERS
 from common.domains import domain_of
+from common.ranges import MAX_INT
+from configs import base
 from experiments import cli
 
-DATASET = flags.DEFINE_string('dataset', None, 'Name: ' + ', '.join(BUILDERS) + '.', required=True)
-SOURCE = flags.DEFINE_string(
-  'source',
-  '',
-  'Folder of images, .npz file, text file or folder, .csv file, or raw files from an earlier '
-  'download: their folder or, for cifar10, an archive.',
+DATASET = cli.define('dataset', 'Name: ' + ', '.join(BUILDERS) + '.', required=True)
+DATA_DIR = cli.define(
+  'data_dir',
+  'Folder to write to; default: $TFDS_DATA_DIR, or else ~/tensorflow_datasets.',
+  cli.OutFolderParser(),
 )
-DATA_DIR = flags.DEFINE_string(
-  'data_dir', '', 'Folder to write to; empty: $TFDS_DATA_DIR, or else ~/tensorflow_datasets.'
+# Each dataset takes some of these flags (`Builder.flags`); they are the settings of a config's
+# `data` section.
+SETTINGS = (
+  cli.define(
+    'source',
+    'Folder of images, .npz file, text file or folder, .csv file, or raw files from an earlier '
+    'download: their folder or, for cifar10, an archive.',
+    cli.PathParser(),
+  ),
+  flags.DEFINE_integer(
+    'image_size',
+    None,
+    'image_folder: crop images to squares and resize them to this; default: keep their sizes.',
+    lower_bound=1,
+  ),
+  flags.DEFINE_enum(
+    'broken',
+    None,
+    ['refuse', 'skip'],
+    'image_folder, text: what to do with a file that cannot be read; default: refuse.',
+  ),
+  flags.DEFINE_integer(
+    'palette',
+    None,
+    'Images: replace pixels by indices into a palette of this number of k-means colours.',
+    lower_bound=2,
+    upper_bound=MAX_COLOURS,
+  ),
+  flags.DEFINE_integer(
+    'context',
+    None,
+    'Text, chorales: tokens or frames in a window (64). Series: values before a forecast (64).',
+    lower_bound=1,
+    upper_bound=MAX_INT,
+  ),
+  flags.DEFINE_integer(
+    'horizon', None, 'Time series: values to forecast (12).', lower_bound=1, upper_bound=MAX_INT
+  ),
+  flags.DEFINE_integer(
+    'stride',
+    None,
+    'Time series: steps from one training window to the next (1).',
+    lower_bound=1,
+    upper_bound=MAX_INT,
+  ),
+  *(
+    cli.define(role, f'series: {meaning}; default: the one with a known name.')
+    for role, meaning in (
+      ('target', 'column of the values'),
+      ('time', 'column of the times'),
+      ('series', "columns that name a series, 'a,b', or none"),
+    )
+  ),
+  cli.define('covariates', "series: columns known in advance: 'all' others, 'none', or 'a,b'."),
+  flags.DEFINE_enum('tokenizer', None, list(TOKENIZERS), 'Text: tokenizer (characters).'),
+  flags.DEFINE_integer(
+    'vocabulary',
+    None,
+    'Text, bpe: size of the vocabulary (1024).',
+    lower_bound=1,
+    upper_bound=MAX_INT,
+  ),
+  cli.define(
+    'tokenizer_files',
+    'Text, gpt2: folder with vocab.json and merges.txt, or with tokenizer.json.',
+    cli.FolderParser(),
+  ),
 )
-IMAGE_SIZE = flags.DEFINE_integer(
-  'image_size',
-  0,
-  'image_folder: crop images to squares and resize them to this; 0: keep their sizes.',
-  lower_bound=0,
-)
-BROKEN = flags.DEFINE_string(
-  'broken', 'refuse', "image_folder, text: 'refuse' a file that cannot be read, or 'skip' it."
-)
-PALETTE = flags.DEFINE_integer(
-  'palette',
-  0,
-  'Images: replace pixels by indices into a palette of this number of k-means colours; 0: no.',
-)
-CONTEXT = flags.DEFINE_integer(
-  'context',
-  64,
-  'Text, chorales: tokens or frames to predict in a window. Series: values before a forecast.',
-  lower_bound=1,
-)
-HORIZON = flags.DEFINE_integer('horizon', 12, 'Time series: values to forecast.', lower_bound=1)
-STRIDE = flags.DEFINE_integer(
-  'stride', 1, 'Time series: steps from one training window to the next.', lower_bound=1
-)
-TOKENIZER = flags.DEFINE_string(
-  'tokenizer', 'characters', f'Text: tokenizer, one of {", ".join(TOKENIZERS)}.'
-)
-VOCABULARY = flags.DEFINE_integer('vocabulary', 1024, 'Text, bpe: size of the vocabulary.')
-TOKENIZER_FILES = flags.DEFINE_string(
-  'tokenizer_files',
-  '',
-  'Text, gpt2: folder with vocab.json and merges.txt, or with tokenizer.json.',
-)
+
+
+def given_settings(dataset: str) -> dict[str, Any]:
+  """The settings that the flags give. Raises ConfigError for a flag that does not apply."""
+  applicable = pick(BUILDERS, dataset, '--dataset').flags
+  given = {flag.name: flag.value for flag in SETTINGS if flag.value is not None}
+  for name in given.keys() - set(applicable):
+    known = ', '.join(f'--{flag}' for flag in applicable) or 'none'
+    raise ConfigError(f'--{name} does not apply to {dataset}; its flags: {known}')
+  return given
+
+
+@contextlib.contextmanager
+def errors_name_flags() -> Iterator[None]:
+  """Errors about the `data` section of a config name the flags of this command."""
+  names = {flag.name: flag.name for flag in SETTINGS} | {'name': 'dataset', 'dir': 'data_dir'}
+  try:
+    yield
+  except ConfigError as error:
+    text = str(error)
+    for setting, flag in names.items():
+      text = re.sub(rf'\bdata\.{setting}\b', f'--{flag}', text)
+    raise ConfigError(text) from error
 
 
 def main() -> None:
-  settings = dict(
-    name=DATASET.value,
-    dir=DATA_DIR.value,
-    source=SOURCE.value,
-    image_size=IMAGE_SIZE.value,
-    broken=BROKEN.value,
-    palette=PALETTE.value,
-    context=CONTEXT.value,
-    horizon=HORIZON.value,
-    stride=STRIDE.value,
-    tokenizer=TOKENIZER.value,
-    vocabulary=VOCABULARY.value,
-    tokenizer_files=TOKENIZER_FILES.value,
-  )
-  folder = preparation.prepare(settings, network=True)
-  spec, splits = pipeline.load(settings)
+  # The same defaults as those of training.
+  settings = plain_defaults(base.SETTINGS['data']) | given_settings(DATASET.value)
+  settings |= {'name': DATASET.value, 'dir': DATA_DIR.value or ''}
+  with errors_name_flags():
+    folder = preparation.prepare(settings, network=True)
+    spec, splits = pipeline.load(settings)
   counts = ', '.join(f'{split} {len(source):,}' for split, source in splits.items())
   print(f'{spec.name}: {counts}')
   print(domain_of(spec).describe(spec))

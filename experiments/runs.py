@@ -8,11 +8,11 @@ import jax
 from absl import logging
 
 from common.checkpoints.checkpoints import Restored
-from common.config import Config, ConfigError, plain_dict
+from common.config import Config, ConfigError
 from common.data import pipeline, tokenizers
 from common.data.spec import DataSpec
 from common.evaluation.evaluate import Evaluation, evaluate
-from common.files import atomic_write
+from common.files import atomic_write, local_path
 from common.method import Method, PyTree
 from common.reporting import writers
 from common.training import loop
@@ -70,7 +70,7 @@ def train(
     ConfigError: the config cannot be run to its end; the folder holds a run of another config; or
       another process trains in it.
   """
-  path, config = folders.check_path(workdir), plain_dict(config)
+  path, config = folders.check_path(workdir), families.complete(config, strict=True)
   # Everything that may reject the config comes before the first write.
   data = pipeline.load(config['data'])
   method = families.build(config, data.spec)
@@ -190,17 +190,25 @@ def load_weak(run: Run, text: str) -> PyTree:
     ConfigError: the folder holds no run.
     CheckpointError: the checkpoint does not exist, or it has another network.
   """
+  family = run.config['family']
+  if not families.FAMILIES[family].takes_weak:
+    raise ConfigError(f'--weak: the {family} family has no guidance by a weaker model')
   folder, _, step = text.partition('@')
-  workdir = pathlib.Path(folder)
-  found = _restore(
-    workdir, folders.config_of(workdir), _param_shapes(run.method, run.data), _step(step)
-  )
+  workdir = pathlib.Path(local_path(folder))
+  step = parse_step(step or 'last', f'--weak={text}')
+  config = folders.config_of(workdir)
+  found = _restore(workdir, config, _param_shapes(run.method, run.data), step)
   logging.info('weak model for guidance: step %d of %s', found.step, workdir)
   return found.state['ema']
 
 
-def _step(text: str) -> str | int:
-  return int(text) if text.isdecimal() else text or 'last'
+def parse_step(text: str, what: str = '--step') -> str | int:
+  """A checkpoint: 'last', 'best' or a number. Raises ConfigError for any other text."""
+  if text in ('last', 'best'):
+    return text
+  if text.isascii() and text.isdecimal():
+    return int(text)
+  raise ConfigError(f"{what}: the checkpoint must be 'last', 'best' or a number, got {text!r}")
 
 
 def with_average(run: Run, workdir: str | pathlib.Path, width: float) -> Run:
@@ -241,8 +249,11 @@ def with_dataset(run: Run, name: str) -> Run:
   Raises:
     ConfigError: the dataset has another kind of examples.
   """
-  # `source` is the path of the run's own dataset.
-  data = pipeline.load(run.config['data'] | {'name': name, 'source': ''})
+  try:
+    # `source` is the path of the run's own dataset.
+    data = pipeline.load(run.config['data'] | {'name': name, 'source': ''})
+  except ConfigError as error:
+    raise ConfigError(f'--on={name}: {error}') from error
   if _data_format(data.spec) != _data_format(run.data.spec):
     raise ConfigError(
       f'{name} must be of the same kind as {run.data.spec.name}, got {data.spec.domain} '

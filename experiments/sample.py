@@ -26,24 +26,28 @@ from absl import flags, logging
 
 from common.domains import DOMAINS, domain_of
 from common.domains.base import SampleFlags, SampleSettings, TrainedModel
+from common.ranges import MAX_INT
 from experiments import cli, families, runs
+from experiments.startup.workdir import config_of
 
-WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
+WORKDIR = cli.define('workdir', 'Folder of the run.', cli.FolderParser(), required=True)
 STEP = flags.DEFINE_string('step', 'last', "Checkpoint: 'last', 'best' or a number.")
-OUT = flags.DEFINE_string(
+OUT = cli.define(
   'out',
-  None,
   'File to write; its ending decides the format. '
   + '; '.join(f'{domain.noun}: {", ".join(domain.suffixes)}' for domain in DOMAINS.values())
   + '. A .npy holds raw values. By default samples.png; texts are only printed.',
+  cli.OutParser(),
 )
-SEED = flags.DEFINE_integer('seed', 0, 'Determines all random numbers.')
-DRAFT = flags.DEFINE_string('draft', None, 'WORKDIR of a smaller run that drafts; see above.')
-WEAK = flags.DEFINE_string(
-  'weak', None, 'WORKDIR[@STEP] of a weaker model with the same network, for --options=guidance=W.'
+SEED = flags.DEFINE_integer(
+  'seed', 0, 'Determines all random numbers.', lower_bound=0, upper_bound=2**32 - 1
+)
+DRAFT = cli.define('draft', 'WORKDIR of a smaller run that drafts; see above.', cli.FolderParser())
+WEAK = cli.define(
+  'weak', 'WORKDIR[@STEP] of a weaker model with the same network, for --options=guidance=W.'
 )
 EMA = flags.DEFINE_list('ema', [], 'Width of the average to sample from; the run needs ema.widths.')
-OPTIONS = cli.define_options_flag()
+OPTIONS = cli.define_items('options', families.options_help())
 
 
 def _help(name: str) -> str:
@@ -57,7 +61,10 @@ TEXT_FLAGS = ('label', 'task', 'mask', 'prompt', 'stop')
 NUMBER_FLAGS = ('num', 'draws', 'length', 'columns', 'scale')
 SAMPLE_FLAGS = (
   *(flags.DEFINE_string(name, None, _help(name)) for name in TEXT_FLAGS),
-  *(flags.DEFINE_integer(name, None, _help(name), lower_bound=1) for name in NUMBER_FLAGS),
+  *(
+    flags.DEFINE_integer(name, None, _help(name), lower_bound=1, upper_bound=MAX_INT)
+    for name in NUMBER_FLAGS
+  ),
   flags.DEFINE_bool('slide', None, _help('slide')),
 )
 
@@ -67,15 +74,16 @@ def load() -> runs.Run:
   widths = cli.parse_widths(EMA.value)
   if len(widths) > 1:
     raise ValueError('--ema takes one width here; experiments.evaluate compares several')
-  run = runs.load(WORKDIR.value, cli.parse_step(STEP.value))
+  run = runs.load(WORKDIR.value, runs.parse_step(STEP.value))
   for width in widths:
     run = runs.with_average(run, WORKDIR.value, width)
   return runs.with_draft(run, runs.load(DRAFT.value)) if DRAFT.value else run
 
 
 def main() -> None:
-  run = load()
   sampling = cli.parse_options(OPTIONS.value)
+  families.check_options(config_of(pathlib.Path(WORKDIR.value)), sampling)
+  run = load()
   if WEAK.value is not None:
     sampling['weak'] = runs.load_weak(run, WEAK.value)
   domain, spec = domain_of(run.data.spec), run.data.spec

@@ -24,7 +24,7 @@ from experiments import cli, config_flag, runs
 from experiments.startup import summary
 
 CONFIG = config_flag.define('FILE.py[:variant]; --config.a.b=value replaces a setting.')
-WORKDIR = flags.DEFINE_string('workdir', None, 'Folder of the run.', required=True)
+WORKDIR = cli.define('workdir', 'Folder of the run.', cli.FolderParser(), required=True)
 FRESH = flags.DEFINE_bool(
   'fresh', False, 'Rename an existing run in the workdir, and start a new one.'
 )

@@ -92,8 +92,10 @@ class RequestSampler:
       _check_beginning(lengths, ordering.period)
     covariates = None
     if request.past is not None:
-      # The scale comes only from the given values, which may be fewer than the context.
+      # Location and scale come only from the given values, which may be fewer than the context.
       covariates = ordering.covariates(jnp.asarray(request.past), jnp.asarray(lengths))
+    if covariates is not None:
+      emissions = emissions - np.asarray(covariates.location)[:, None, None]
     return Prompt(emissions, lengths, label, covariates)
 
 
@@ -134,6 +136,12 @@ def _check_settings(settings: DecodingSettings, decoder: Decoder, can_guide: boo
     raise ConfigError(
       'sampling.slide allows neither beams nor a draft, because both stay within the context: set '
       'sampling.slide=False and a shorter sampling.length'
+    )
+  context, period = decoder.ordering.length, decoder.ordering.period
+  if settings.slide and context < 2 * period:
+    raise ConfigError(
+      f'sampling.slide (--slide) needs a model whose context holds 2 tokens or frames, got '
+      f'{context / period:g}: set data.context to at least 2 and train again'
     )
   if draft is not None and (settings.beams > 1 or settings.guidance != 1):
     raise ConfigError(

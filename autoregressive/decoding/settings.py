@@ -2,12 +2,14 @@
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from autoregressive.decoding.transforms import OFF, PENALTIES, SHARED_COST, TRANSFORMS
-from common.config import ConfigError, as_tuple, suggestion
+from common.config import ConfigError, as_tuple, check_settings
+from common.ranges import AT_LEAST_ONE, FINITE, ZERO_IS_OFF, Interval, settings_of, suggestion
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,41 +40,26 @@ class DecodingSettings:
       by the network.
 
   Raises:
-    ConfigError: for a value outside its range, or settings that exclude each other.
+    ConfigError: for settings that exclude each other, or stops that are none.
   """
 
-  temperature: float = 1.0
-  top_k: int = 0
-  top_p: float = 1.0
-  min_p: float = 0.0
-  repetition_penalty: float = 1.0
-  frequency_penalty: float = 0.0
+  temperature: Annotated[float, Interval(0, note='0: greedy')] = 1.0
+  top_k: Annotated[int, ZERO_IS_OFF] = 0
+  top_p: Annotated[float, Interval(0, 1, above=True, note='1: off')] = 1.0
+  min_p: Annotated[float, Interval(0, 1, note='0: off')] = 0.0
+  repetition_penalty: Annotated[float, Interval(0, above=True, note='1: off')] = 1.0
+  frequency_penalty: Annotated[float, FINITE] = 0.0
   greedy: bool = False
-  guidance: float = 1.0
-  beams: int = 1
-  length_penalty: float = 1.0
-  length: int = 0
+  guidance: Annotated[float, FINITE] = 1.0
+  beams: Annotated[int, Interval(1, note='1: off')] = 1
+  length_penalty: Annotated[float, FINITE] = 1.0
+  length: Annotated[int, Interval(0, note='0: the length trained on')] = 0
   stop: tuple = ()
   slide: bool = False
-  draft_ahead: int = 4
-  prefill_chunk: int = 0
+  draft_ahead: Annotated[int, AT_LEAST_ONE] = 4
+  prefill_chunk: Annotated[int, Interval(0, note='0: chosen by the network')] = 0
 
   def __post_init__(self):
-    checks = {
-      'temperature': (self.temperature >= 0, 'at least 0'),
-      'top_k': (self.top_k >= 0, 'at least 0 (off)'),
-      'top_p': (0 < self.top_p <= 1, 'in (0, 1]; 1 is off'),
-      'min_p': (0 <= self.min_p <= 1, 'in [0, 1]; 0 is off'),
-      'repetition_penalty': (self.repetition_penalty > 0, 'above 0; 1 is off'),
-      'beams': (self.beams >= 1, 'at least 1 (off)'),
-      'length': (self.length >= 0, 'at least 0 (the length trained on)'),
-      'draft_ahead': (self.draft_ahead >= 1, 'at least 1'),
-      'prefill_chunk': (self.prefill_chunk >= 0, 'at least 0 (chosen by the network)'),
-    }
-    values = dataclasses.asdict(self)
-    for name, (valid, wanted) in checks.items():
-      if not valid:
-        raise ConfigError(f'sampling.{name} must be {wanted}, got {values[name]}')
     # Beams are ranked by log-probabilities without transforms.
     if self.beams > 1 and (self.active_transforms() or self.guidance != 1):
       raise ConfigError(
@@ -118,21 +105,34 @@ class DecodingSettings:
     return jnp.array(padded + padded[-1:] * (rows - len(padded)), jnp.int32)
 
 
-def build_settings(section: Mapping, **overrides) -> DecodingSettings:
-  """Decoding settings from a config's `sampling` section, with overrides.
+def with_options(section: Mapping, options: Mapping[str, Any]) -> dict[str, Any]:
+  """A config's `sampling` section with options in the place of its settings.
 
   A single stop may stand for a tuple of stops, and a single token for a sequence of one token.
 
   Raises:
+    ConfigError: for an option that is unknown, of another type, or out of its range, or for options
+      that exclude each other.
+  """
+  known = settings_of(DecodingSettings)
+  for name in options:
+    if name not in known:
+      raise ConfigError(f'unknown sampling option {name!r};{suggestion(name, known)}')
+  chosen = {name: as_tuple(value) for name, value in (dict(section) | options).items()}
+  stops = chosen.get('stop', ())
+  # A single text or token is short for a tuple of it.
+  stops = stops if isinstance(stops, tuple) else (stops,)
+  chosen['stop'] = tuple((part,) if isinstance(part, int) else part for part in stops)
+  check_settings('sampling', chosen, known)
+  DecodingSettings(**chosen)  # raises for settings that exclude each other
+  return chosen
+
+
+def build_settings(section: Mapping, **options) -> DecodingSettings:
+  """Decoding settings from a config's `sampling` section and options; see `with_options`.
+
+  Raises:
     ConfigError: for a setting that is unknown or out of range.
   """
-  known = {field.name for field in dataclasses.fields(DecodingSettings)}
-  chosen = dict(section) | overrides
-  for name in chosen:
-    if name not in known:
-      raise ConfigError(f'unknown sampler option {name!r};{suggestion(name, known)}')
-  stops = as_tuple(chosen.get('stop', ()))
-  # A single text or token is short for a tuple of it.
-  stops = (stops,) if isinstance(stops, (str, int)) else stops
-  chosen['stop'] = tuple((part,) if isinstance(part, int) else part for part in stops)
-  return DecodingSettings(**{name: as_tuple(value) for name, value in chosen.items()})
+  chosen = with_options(section, options)
+  return DecodingSettings(**chosen)

@@ -1,7 +1,7 @@
 """Heads over values of a vocabulary: a softmax for each value of an emission."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from autoregressive.heads.base import Head, Scale
 from common.config import ConfigError
+from common.ranges import AT_LEAST_ONE
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Categorical(Head):
 
   values: int
   vocabulary: int
-  pad_to: int = 1
+  pad_to: Annotated[int, AT_LEAST_ONE] = 1
 
   discrete: ClassVar[bool] = True
 

@@ -1,6 +1,7 @@
 """Discretised mixtures of logistics over pixels (Salimans et al. 2017, section 2.1 and 2.2)."""
 
 import dataclasses
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ from jaxtyping import Array, Float, Int, Key
 from autoregressive.heads.base import Head, Scale
 from common.config import ConfigError
 from common.data.spec import to_unit
+from common.ranges import AT_LEAST_ONE
 
 LOG_SCALE_MIN = -7.0  # a logistic narrower than this lies within one of 256 bins
 
@@ -36,7 +38,7 @@ class LogisticMixture(Head):
 
   values: int
   vocabulary: int
-  components: int = 10
+  components: Annotated[int, AT_LEAST_ONE] = 10
 
   def __post_init__(self):
     if self.values not in (1, 3):
@@ -45,8 +47,6 @@ class LogisticMixture(Head):
       )
     if self.vocabulary < 2:
       raise ConfigError(f"head 'logistic_mixture' needs at least 2 levels, got {self.vocabulary}")
-    if self.components < 1:
-      raise ConfigError(f'head.components must be at least 1, got {self.components}')
 
   @property
   def size(self) -> int:

@@ -1,8 +1,9 @@
 """Heads over numbers: the values of time series, real or counted.
 
-All take a `scale` ν, such as 1 + mean |z| of a series' past (Salinas et al. 2020, section 3.3). The
-network sees emission/ν, but the distribution is over the emission itself, so likelihoods of
-differently scaled series can be compared. Without a scale ν is 1.
+All take a `scale` ν, such as 1 + mean z of the past of a series of counts (Salinas et al. 2020,
+section 3.3). The network sees emission/ν, but the distribution is over the emission itself, so
+likelihoods of differently scaled series can be compared. Without a scale ν is 1. The ordering has
+subtracted the location of a window already, which changes no density (`orderings.Windows`).
 
 Parametrisations differ between libraries. GluonTS keeps the negative binomial's shape as ν grows
 (variance μ + μ²/r); here, as in the paper, α shrinks by √ν.
@@ -10,7 +11,7 @@ Parametrisations differ between libraries. GluonTS keeps the negative binomial's
 
 import dataclasses
 import itertools
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ from jaxtyping import Array, Float, Key, Num
 
 from autoregressive.heads.base import Head, Scale
 from common.config import ConfigError
+from common.ranges import Each, Interval
 
 MIN_SCALE = 1e-6  # relative to ν, so that a constant series has a finite likelihood
 
@@ -186,6 +188,10 @@ class NegativeBinomial(NumberHead):
     return jnp.floor(jnp.maximum(mean * (1 - alpha), 0))
 
 
+# 0 and 1 are excluded: they have no quantile on the real line.
+LEVELS = Each(Interval(0, 1, above=True, below=True), float, least=1)
+
+
 @dataclasses.dataclass(frozen=True)
 class Quantiles(NumberHead):
   """Quantiles at chosen levels, trained with the quantile loss; no likelihood.
@@ -198,18 +204,16 @@ class Quantiles(NumberHead):
     levels: the quantiles' levels, rising within (0, 1).
 
   Raises:
-    ConfigError: for levels that do not rise strictly within (0, 1).
+    ConfigError: for levels that do not rise strictly.
   """
 
-  levels: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+  levels: Annotated[tuple[float, ...], LEVELS] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
   likelihood: ClassVar[bool] = False
 
   def __post_init__(self):
-    # Levels of 0 and 1 are excluded too: they have no quantile on the real line.
-    ends = (0.0, *self.levels, 1.0)
-    if len(ends) < 3 or any(a >= b for a, b in itertools.pairwise(ends)):
-      raise ConfigError(f'head.levels must rise strictly within (0, 1), got {self.levels}')
+    if any(a >= b for a, b in itertools.pairwise(self.levels)):
+      raise ConfigError(f'head.levels must rise strictly, got {self.levels}')
 
   @property
   def outputs_per_value(self) -> int:

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from autoregressive.interop.keys import DESCRIPTIONS, FIXED, Keys
+from autoregressive.networks.positions import LLAMA3_TURNS
 from autoregressive.networks.transformer import Transformer
 from common.config import ConfigError, pick
 
@@ -18,7 +20,7 @@ class Layout(NamedTuple):
     ignored: name endings of tensors that are not parameters.
     fixed: settings that all networks of this kind share.
     rename: name of a tensor in a folder -> its public name.
-    from_config: config.json -> (network settings, tied, vocabulary).
+    from_config: (config.json, its name for messages) -> (network settings, tied, vocabulary).
     to_config: Transformer -> its part of config.json.
     export_outer, import_outer: parameters outside the blocks -> tensors, and back.
     export_block, import_block: (a block's parameters, Transformer) -> tensors, and back.
@@ -59,23 +61,45 @@ def join_heads(query, key, value, network: Transformer):
 
 ACTIVATIONS = {
   'gelu_new': 'gelu_tanh',
+  'gelu_fast': 'gelu_tanh',
   'gelu_pytorch_tanh': 'gelu_tanh',
   'gelu': 'gelu',
+  'gelu_python': 'gelu',
   'relu': 'relu',
 }
 
+GPT2_KEYS = Keys(
+  required=dict(n_positions=int, n_embd=int, n_layer=int, n_head=int, vocab_size=int),
+  optional=dict(
+    n_inner=(int, None),
+    activation_function=(str, 'gelu_new'),
+    layer_norm_epsilon=(float, 1e-5),
+    tie_word_embeddings=(bool, True),
+  ),
+  fixed=FIXED
+  | dict(scale_attn_weights=True, scale_attn_by_inverse_layer_idx=False, add_cross_attention=False),
+  # `reorder_and_upcast_attn` only protects half precision; weights are read in float32. `n_ctx` is
+  # an older name of `n_positions`. A summary is another head, which language models do not have.
+  ignored=DESCRIPTIONS
+  | {'reorder_and_upcast_attn', 'n_ctx', 'attn_pdrop', 'embd_pdrop', 'resid_pdrop'}
+  | {'summary_type', 'summary_use_proj', 'summary_activation', 'summary_proj_to_labels'}
+  | {'summary_first_dropout'},
+)
 
-def _gpt2_from_config(config):
+
+def _gpt2_from_config(config, where):
+  config = GPT2_KEYS.read(config, where)
+  activation = config['activation_function']
   network = dict(
     length=config['n_positions'],
     width=config['n_embd'],
     layers=config['n_layer'],
     heads=config['n_head'],
-    mlp_width=config.get('n_inner') or 4 * config['n_embd'],
-    activation=pick(ACTIVATIONS, config.get('activation_function', 'gelu_new'), 'activation'),
-    norm_eps=config.get('layer_norm_epsilon', 1e-5),
+    mlp_width=config['n_inner'] or 4 * config['n_embd'],
+    activation=pick(ACTIVATIONS, activation, f'activation_function in {where}:'),
+    norm_eps=config['layer_norm_epsilon'],
   )
-  return network, config.get('tie_word_embeddings', True), config['vocab_size']
+  return network, config['tie_word_embeddings'], config['vocab_size']
 
 
 def _gpt2_to_config(network):
@@ -188,51 +212,85 @@ GPT2 = Layout(
 )
 
 
-def _llama_rotary(config) -> dict[str, Any]:
+LLAMA_KEYS = Keys(
+  required=dict(
+    max_position_embeddings=int,
+    hidden_size=int,
+    num_hidden_layers=int,
+    num_attention_heads=int,
+    intermediate_size=int,
+    vocab_size=int,
+  ),
+  optional=dict(
+    num_key_value_heads=(int, None),
+    head_dim=(int, None),
+    rms_norm_eps=(float, 1e-6),
+    tie_word_embeddings=(bool, False),
+    rope_theta=(float, None),
+    rope_scaling=(dict, {}),  # the older name of `rope_parameters`
+    rope_parameters=(dict, {}),
+  ),
+  fixed=FIXED
+  | dict(hidden_act='silu', attention_bias=False, mlp_bias=False, partial_rotary_factor=1.0),
+  # `pretraining_tp` splits products into parts with the same sum.
+  ignored=DESCRIPTIONS | {'attention_dropout', 'pretraining_tp', 'max_sequence_length'},
+)
+# Settings of each kind of rotary scaling, in the order that `positions.rotary_frequencies` takes
+# them.
+ROTARY_SCALINGS: Mapping[str, Mapping[str, type]] = {
+  'default': {},
+  'linear': dict(factor=float),
+  'llama3': dict(
+    factor=float,
+    original_max_position_embeddings=int,
+    low_freq_factor=float,
+    high_freq_factor=float,
+  ),
+}
+
+
+def _llama_rotary(config, where) -> dict[str, Any]:
   """Base and scaling of rotary positions, which old and new configs keep in different places."""
-  # `rope_parameters` is the newer name; `rope_theta` was outside it.
-  rotary = config.get('rope_parameters') or config.get('rope_scaling') or {}
-  base = rotary.get('rope_theta') or config.get('rope_theta', 10_000.0)
-  kind = rotary.get('rope_type', rotary.get('type', 'default'))
-  # Settings of each kind, in the order that `positions.rotary_frequencies` takes them, with types.
-  fields = {
-    'default': {},
-    'linear': {'factor': float},
-    'llama3': {
-      'factor': float,
-      'original_max_position_embeddings': int,
-      'low_freq_factor': float,
-      'high_freq_factor': float,
-    },
-  }
-  chosen = pick(fields, kind, 'rope_type')
-  scaling = (kind, *(cast(rotary[name]) for name, cast in chosen.items())) if chosen else ()
-  return dict(rotary_base=float(base), rotary_scaling=scaling)
+  old, new = config['rope_scaling'], config['rope_parameters']
+  if old and new and old != new:
+    raise ConfigError(f'{where} has both rope_scaling and rope_parameters, and they differ')
+  rotary = new or old
+  kind = str(rotary.get('rope_type') or rotary.get('type') or 'default')
+  scaling = pick(ROTARY_SCALINGS, kind, f'rope_type in {where}:')
+  keys = Keys(
+    required=scaling,
+    optional=dict(rope_theta=(float, None)),
+    fixed=dict(partial_rotary_factor=1.0),
+    ignored=('rope_type', 'type'),
+  )
+  values = keys.read(rotary, f'rope_parameters in {where}')
+  bases = {base for base in (config['rope_theta'], values['rope_theta']) if base is not None}
+  if len(bases) > 1:
+    raise ConfigError(f'{where} has two values of rope_theta: {", ".join(map(str, sorted(bases)))}')
+  (base,) = bases or {10_000.0}
+  chosen = (kind, *(values[name] for name in scaling)) if scaling else ()
+  return dict(rotary_base=base, rotary_scaling=chosen)
 
 
-def _llama_from_config(config):
-  for name in ('attention_bias', 'mlp_bias'):
-    if config.get(name):
-      raise ConfigError(f'config.json has {name}=true; Llama needs {name}=false')
-  if config.get('hidden_act', 'silu') != 'silu':
-    raise ConfigError(f"config.json has hidden_act={config['hidden_act']!r}; Llama needs 'silu'")
+def _llama_from_config(config, where):
+  config = LLAMA_KEYS.read(config, where)
   heads = config['num_attention_heads']
   network = dict(
     length=config['max_position_embeddings'],
     width=config['hidden_size'],
     layers=config['num_hidden_layers'],
     heads=heads,
-    kv_heads=config.get('num_key_value_heads') or heads,
-    head_dim=config.get('head_dim') or config['hidden_size'] // heads,
+    kv_heads=config['num_key_value_heads'] or heads,
+    head_dim=config['head_dim'] or 0,  # 0: width / heads
     mlp_width=config['intermediate_size'],
     activation='swiglu',
     norm='rms',
     norm_eps=config['rms_norm_eps'],
     positions='rotary',
     bias=False,
-    **_llama_rotary(config),
+    **_llama_rotary(config, where),
   )
-  return network, config.get('tie_word_embeddings', False), config['vocab_size']
+  return network, config['tie_word_embeddings'], config['vocab_size']
 
 
 def _llama_to_config(network):
@@ -246,8 +304,9 @@ def _llama_to_config(network):
     rotary |= {'rope_type': name, 'factor': factor}
     if name == 'llama3':
       names = ('original_max_position_embeddings', 'low_freq_factor', 'high_freq_factor')
-      # Values left out get the defaults of `rotary_frequencies`: low 1, high 4.
-      rotary |= dict(zip(names, (*more, *(0, 1.0, 4.0)[len(more) :]), strict=True))
+      length, *bounds = more
+      bounds += LLAMA3_TURNS[len(bounds) :]
+      rotary |= dict(zip(names, (length, *bounds), strict=True))
   return dict(
     architectures=['LlamaForCausalLM'],
     max_position_embeddings=network.length,

@@ -19,18 +19,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors.numpy
 
 from autoregressive.heads.categorical import Categorical
 from autoregressive.interop.layouts import LAYOUTS
+from autoregressive.interop.tensors import check_tensors, find_tensors, load_tensors, save_tensors
 from autoregressive.model import Model
 from autoregressive.networks.transformer import Transformer
-from common.config import ConfigError, as_tuple, pick
-from common.files import atomic_write
+from common.config import ConfigError, as_tuple, pick, read_json
+from common.files import atomic_folder, atomic_write
 from common.ranges import settings_of
 
 Tensors = Mapping[str, Any]  # by their public names
-INDEX = 'model.safetensors.index.json'
+HEAD = 'lm_head.weight'  # the output projection
 
 
 class Published(NamedTuple):
@@ -110,7 +110,7 @@ def write_weights(
   """Writes a model of this family as Llama if its positions are rotary, otherwise as GPT-2.
 
   Args:
-    folder: the folder to write.
+    folder: the folder to write, new or empty.
     config: a config with the sections 'network', 'head' and 'model'.
     params: parameters of the model.
     vocabulary: number of tokens; the padding of the tables is left out.
@@ -119,6 +119,7 @@ def write_weights(
 
   Raises:
     ConfigError: for the first setting of the model that the public layout cannot express.
+    ValueError: for a folder that is not empty.
   """
   required = {
     'network.name': (config['network']['name'], 'transformer'),
@@ -147,20 +148,35 @@ def read_published(folder: str | pathlib.Path) -> Published:
   """Reads a folder of published weights.
 
   Raises:
-    ConfigError: for a folder without weights, another kind of model, or the first tensor that is
-      missing, unknown or not of the shape that config.json implies.
+    ConfigError: for a folder without weights, another kind of model, a key of config.json that is
+      missing, unknown or not supported, or the first tensor that is missing, unknown, not finite,
+      or not of the shape and type that config.json implies.
   """
-  folder = pathlib.Path(folder)
-  if not (folder / 'config.json').exists():
+  folder = pathlib.Path(folder).expanduser()
+  where = folder / 'config.json'
+  if not where.exists():
     raise ConfigError(f'{folder} holds no published weights: it has no config.json')
-  config = json.loads((folder / 'config.json').read_text())
-  name = config.get('model_type')
-  layout = pick(LAYOUTS, name, f'model_type in {folder / "config.json"}:')
-  network, tied, vocabulary = layout.from_config(config)
+  config = read_json(where)
+  name = str(config.get('model_type'))
+  layout = pick(LAYOUTS, name, f'model_type in {where}:')
+  network, tied, vocabulary = layout.from_config(config, str(where))
+  found = find_tensors(folder, layout.rename)
+  if network['layers'] > len(found):
+    raise ConfigError(f'{where} implies {network["layers"]} layers; {folder} holds fewer tensors')
   published = Published(name, network, tied, vocabulary, None)
-  tensors = {layout.rename(key): value for key, value in _load(folder).items()}
-  # Checked before parameters are made, so that errors name the tensor.
-  _compare(tensors, _expected(published), folder, layout.ignored)
+  try:
+    expected = _expected(published)
+  except ConfigError as error:
+    raise ConfigError(f'{where}: {error}') from error
+  # Checked before values are read and parameters made, so that errors name the tensor.
+  check_tensors(found, expected, folder, layout.ignored)
+  tensors = load_tensors(found, found.keys() & {*expected, HEAD})
+  # Many files of tied models store the table twice.
+  if tied and HEAD in tensors and (tensors[HEAD] != tensors[layout.names['embedding']]).any():
+    raise ConfigError(
+      f'{where} ties the output projection to the embedding, but {HEAD!r} differs from it; set '
+      'tie_word_embeddings to false'
+    )
   return published._replace(params=_import(published, tensors))
 
 
@@ -171,6 +187,7 @@ def write_published(
 
   Raises:
     ConfigError: for a setting of the network that this kind of model does not have.
+    ValueError: for a folder that is not empty.
   """
   layout = pick(LAYOUTS, published.kind, 'kind of published weights')
   network = Transformer(**published.network)
@@ -185,13 +202,10 @@ def write_published(
     tie_word_embeddings=published.tied,
     torch_dtype='float32',
   )
-  folder = pathlib.Path(folder)
   tensors = {k: np.ascontiguousarray(v) for k, v in _export(published).items()}
-  written = _save(tensors, folder, shard_bytes)
-  atomic_write(folder / 'config.json', json.dumps(config, indent=2) + '\n')
-  # Files of earlier weights are deleted last, so that an interruption leaves a readable folder.
-  for path in {*folder.glob('model*.safetensors'), folder / INDEX} - written:
-    path.unlink(missing_ok=True)
+  with atomic_folder(folder) as temporary:
+    save_tensors(tensors, temporary, shard_bytes)
+    atomic_write(temporary / 'config.json', json.dumps(config, indent=2) + '\n')
 
 
 def _export(published: Published) -> Tensors:
@@ -205,7 +219,7 @@ def _export(published: Published) -> Tensors:
     layer = layout.export_block(flat[f'block_{i}'], network)
     tensors |= {f'{layout.names["block"]}.{i}.{name}': value for name, value in layer.items()}
   if not published.tied:
-    tensors['lm_head.weight'] = params['output_proj']['kernel'].T  # theirs is [out, in]
+    tensors[HEAD] = params['output_proj']['kernel'].T  # theirs is [out, in]
   return tensors
 
 
@@ -220,7 +234,7 @@ def _import(published: Published, tensors: Tensors):
     flat[f'block_{i}'] = layout.import_block(layer, network)
   params = {'network': flat, 'token_embed': {'embedding': tensors[layout.names['embedding']]}}
   if not published.tied:
-    params['output_proj'] = {'kernel': tensors['lm_head.weight'].T}
+    params['output_proj'] = {'kernel': tensors[HEAD].T}
   return params
 
 
@@ -231,62 +245,3 @@ def _expected(published: Published) -> dict[str, tuple[int, ...]]:
   # Shapes only: no weights are allocated for the comparison.
   shapes = jax.eval_shape(lambda p: _export(published._replace(params=p)), params)
   return {name: x.shape for name, x in shapes.items()}
-
-
-def _compare(tensors: Tensors, expected: Mapping[str, tuple], folder, ignored) -> None:
-  """Raises ConfigError for a tensor that is missing, unexpected or of another shape."""
-  for name, shape in expected.items():
-    if name not in tensors:
-      raise ConfigError(f'{folder} has no tensor {name!r}, of shape {shape}')
-    if tensors[name].shape != shape:
-      raise ConfigError(
-        f'{folder}: tensor {name!r} has shape {tensors[name].shape}; config.json implies {shape}'
-      )
-  for name in tensors:
-    if name not in expected and not name.endswith(ignored):
-      raise ConfigError(f'{folder} has a tensor {name!r} that no part of the model uses')
-
-
-def _load(folder: pathlib.Path) -> dict[str, np.ndarray]:
-  """All tensors of a folder."""
-  files = ['model.safetensors']
-  if (folder / INDEX).exists():
-    index = json.loads((folder / INDEX).read_text())
-    files = sorted(set(index['weight_map'].values()))
-  tensors = {}
-  for file in files:
-    if not (folder / file).exists():
-      raise ConfigError(f'{folder} has no {file}')
-    try:
-      tensors |= safetensors.numpy.load_file(folder / file)
-    except safetensors.SafetensorError as error:
-      raise ConfigError(f'{folder / file} is not a complete safetensors file: {error}') from error
-  return tensors
-
-
-def _save(
-  tensors: Mapping[str, np.ndarray], folder: pathlib.Path, shard_bytes: int
-) -> set[pathlib.Path]:
-  """One file, or several with an index; returns their paths."""
-  shards, size = [{}], 0
-  for name, value in tensors.items():
-    # A tensor is never split: one above the limit gets a separate file.
-    if size and size + value.nbytes > shard_bytes:
-      shards.append({})
-      size = 0
-    shards[-1][name] = value
-    size += value.nbytes
-  metadata = {'format': 'pt'}
-  whole = folder / 'model.safetensors'
-  if len(shards) == 1:
-    atomic_write(whole, safetensors.numpy.save(shards[0], metadata))
-    return {whole}
-  where = {}
-  for i, shard in enumerate(shards):
-    file = f'model-{i + 1:05d}-of-{len(shards):05d}.safetensors'
-    atomic_write(folder / file, safetensors.numpy.save(shard, metadata))
-    where |= dict.fromkeys(shard, file)
-  total = sum(value.nbytes for value in tensors.values())
-  index = {'metadata': {'total_size': total}, 'weight_map': where}
-  atomic_write(folder / INDEX, json.dumps(index, indent=2) + '\n')
-  return {folder / INDEX, *(folder / file for file in where.values())}

@@ -5,7 +5,7 @@ sees red, blue sees both. The start token carries the class.
 """
 
 import functools
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -19,12 +19,13 @@ from autoregressive.networks.raster import (
   store_features,
 )
 from common.config import ConfigError
+from common.ranges import AT_LEAST_ONE, DTYPE, Interval
 
 
 def _check_kernels(**kernels: int) -> None:
   for name, kernel in kernels.items():
-    if kernel < 3 or kernel % 2 == 0:
-      raise ConfigError(f'network.{name} must be odd and at least 3, got {kernel}')
+    if kernel % 2 == 0:
+      raise ConfigError(f'network.{name} must be odd, got {kernel}')
 
 
 class PixelCNN(RasterNetwork):
@@ -45,11 +46,11 @@ class PixelCNN(RasterNetwork):
     ConfigError: for an odd width or an even kernel.
   """
 
-  width: int = 64
-  layers: int = 7
-  kernel: int = 3
-  first_kernel: int = 7
-  dtype: str = 'float32'
+  width: Annotated[int, AT_LEAST_ONE] = 64
+  layers: Annotated[int, AT_LEAST_ONE] = 7
+  kernel: Annotated[int, Interval(3)] = 3
+  first_kernel: Annotated[int, Interval(3)] = 7
+  dtype: Annotated[str, DTYPE] = 'float32'
 
   def __post_init__(self):
     super().__post_init__()
@@ -113,11 +114,11 @@ class GatedPixelCNN(RasterNetwork):
     ConfigError: for an even kernel.
   """
 
-  width: int = 64
-  layers: int = 8
-  kernel: int = 3
-  first_kernel: int = 7
-  dtype: str = 'float32'
+  width: Annotated[int, AT_LEAST_ONE] = 64
+  layers: Annotated[int, AT_LEAST_ONE] = 8
+  kernel: Annotated[int, Interval(3)] = 3
+  first_kernel: Annotated[int, Interval(3)] = 7
+  dtype: Annotated[str, DTYPE] = 'float32'
 
   def __post_init__(self):
     super().__post_init__()

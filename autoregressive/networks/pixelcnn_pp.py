@@ -6,7 +6,7 @@ those and the row left of it, by windows of 2 × 2, and has v as an input of eve
 """
 
 import functools
-from typing import Any
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax
@@ -21,6 +21,7 @@ from autoregressive.networks.raster import (
   store_features,
 )
 from common.config import ConfigError
+from common.ranges import AT_LEAST_ONE, BELOW_ONE, DTYPE
 
 # Windows, both causal: a row up; columns left and right of the pixel, or left only.
 DOWN = dict(rows=(1, 0), columns=(1, 1))
@@ -264,21 +265,18 @@ class PixelCNNPlusPlus(RasterNetwork):
     ConfigError: for a grid that `levels` do not divide, or separate channels.
   """
 
-  width: int = 160
-  blocks: int = 5
-  levels: int = 3
-  dropout: float = 0.5
+  width: Annotated[int, AT_LEAST_ONE] = 160
+  blocks: Annotated[int, AT_LEAST_ONE] = 5
+  levels: Annotated[int, AT_LEAST_ONE] = 3
+  dropout: Annotated[float, BELOW_ONE] = 0.5
   conditional: bool = True
   weight_norm: bool = True
-  dtype: str = 'float32'
+  dtype: Annotated[str, DTYPE] = 'float32'
 
   margin = 2
 
   def __post_init__(self):
     super().__post_init__()
-    for name, value in (('levels', self.levels), ('blocks', self.blocks)):
-      if value < 1:
-        raise ConfigError(f'network.{name} must be 1 or more, got {value}')
     rows, columns = self.grid
     if rows % 2 ** (self.levels - 1) or columns % 2 ** (self.levels - 1):
       raise ConfigError(

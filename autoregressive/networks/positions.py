@@ -5,7 +5,7 @@
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -29,20 +29,26 @@ def sinusoidal(
   return jnp.pad(table, [(0, 0)] * (table.ndim - 1) + [(0, width - 2 * half)])
 
 
-def _linear(frequencies, base, dim, factor, **_):
+def _linear(frequencies, base, dim, factor):
   """Positions divided by the factor (Chen et al. 2023)."""
   return frequencies / factor
 
 
-def _ntk(frequencies, base, dim, factor, **_):
+def _ntk(frequencies, base, dim, factor):
   """A larger base: the fastest frequency stays, the slowest is divided by the factor."""
+  if dim == 2:
+    return frequencies  # the only one, 1, does not depend on the base
   # The exponent makes base^(-(dim - 2)/dim), the slowest frequency, exactly 1/factor as fast.
   base = base * factor ** (dim / (dim - 2))
   return base ** (-np.arange(0, dim, 2) / dim)
 
 
-def _llama3(frequencies, base, dim, factor, original_length, low=1.0, high=4.0):
+LLAMA3_TURNS = (1.0, 4.0)  # the defaults of `low` and `high` in 'llama3'
+
+
+def _llama3(frequencies, base, dim, factor, original_length, *bounds):
   """Fast frequencies stay, slow ones are divided by the factor (Grattafiori et al. 2024)."""
+  low, high = (*bounds, *LLAMA3_TURNS[len(bounds) :])
   turns = original_length * frequencies / (2 * math.pi)  # full turns over the original length
   # Frequencies of at least `high` turns stay, those of at most `low` are divided; linear between.
   keep = np.clip((turns - low) / (high - low), 0.0, 1.0)
@@ -50,6 +56,12 @@ def _llama3(frequencies, base, dim, factor, original_length, low=1.0, high=4.0):
 
 
 SCALINGS: Mapping = {'linear': _linear, 'ntk': _ntk, 'llama3': _llama3}
+# {name: (its values, the least and the largest number of them)}
+SCALING_VALUES: Mapping[str, tuple[str, int, int]] = {
+  'linear': ('factor', 1, 1),
+  'ntk': ('factor', 1, 1),
+  'llama3': ('factor, original length, low, high', 2, 4),
+}
 
 
 def rotary_frequencies(dim: int, base: float = 10_000.0, scaling: tuple = ()) -> np.ndarray:
@@ -63,21 +75,31 @@ def rotary_frequencies(dim: int, base: float = 10_000.0, scaling: tuple = ()) ->
       (Grattafiori et al. 2024; low and high turns may follow).
 
   Raises:
-    ConfigError: for an odd dim or an unknown scaling.
+    ConfigError: for an odd dim, or a scaling that is unknown or lacks a value.
   """
   if dim % 2:
     raise ConfigError(f'rotary positions need heads of an even dimension, got {dim}')
   frequencies = base ** (-np.arange(0, dim, 2) / dim)
   if not scaling:
     return frequencies
-  name, factor, *more = scaling
+  name, *values = scaling
   scale = pick(SCALINGS, name, 'rotary scaling')
-  if name == 'llama3' and not more:
+  _check_scaling(name, values)
+  return scale(frequencies, base, dim, *values)
+
+
+def _check_scaling(name: str, values: Sequence) -> None:
+  """Raises ConfigError unless a scaling has its values: numbers above 0, and low below high."""
+  form, fewest, most = SCALING_VALUES[name]
+  valid = fewest <= len(values) <= most and all(
+    isinstance(value, int | float) and 0 < value < math.inf for value in values
+  )
+  bounds = values[2:]
+  if not valid or (bounds and not bounds[0] < (*bounds, *LLAMA3_TURNS[len(bounds) :])[1]):
     raise ConfigError(
-      f"rotary scaling 'llama3' must be ('llama3', factor, original length), got {tuple(scaling)}"
+      f'rotary scaling must be ({name!r}, {form}), with numbers above 0 and low below high, got '
+      f'{(name, *values)}'
     )
-  names = ('original_length', 'low', 'high')
-  return scale(frequencies, base, dim, factor, **dict(zip(names, more, strict=False)))
 
 
 def rotation(

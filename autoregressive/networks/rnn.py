@@ -4,7 +4,7 @@ The cache holds the carries of the cells from one position to the next; it does 
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from autoregressive.networks.base import CausalNetwork
+from common.ranges import AT_LEAST_ONE, BELOW_ONE, DTYPE
 
 
 class Recurrent(CausalNetwork):
@@ -24,10 +25,10 @@ class Recurrent(CausalNetwork):
     dtype: type of the matrix products; parameters stay float32.
   """
 
-  width: int = 256
-  layers: int = 2
-  dropout: float = 0.0
-  dtype: str = 'float32'
+  width: Annotated[int, AT_LEAST_ONE] = 256
+  layers: Annotated[int, AT_LEAST_ONE] = 2
+  dropout: Annotated[float, BELOW_ONE] = 0.0
+  dtype: Annotated[str, DTYPE] = 'float32'
 
   cell: ClassVar[Callable[..., nn.RNNCellBase]]
   sequential = True

@@ -1,13 +1,13 @@
 """A temporal convolutional network: stacked dilated causal convolutions (Bai et al. 2018)."""
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from autoregressive.networks.base import CausalNetwork
-from common.config import ConfigError
+from common.ranges import AT_LEAST_ONE, BELOW_ONE, DTYPE, Interval
 
 
 class TCNCache(NamedTuple):
@@ -41,20 +41,13 @@ class TCN(CausalNetwork):
     ConfigError: for a kernel of fewer than two taps or a growth below one.
   """
 
-  width: int = 256
-  layers: int = 6
-  kernel: int = 3
-  growth: int = 2
-  dropout: float = 0.0
+  width: Annotated[int, AT_LEAST_ONE] = 256
+  layers: Annotated[int, AT_LEAST_ONE] = 6
+  kernel: Annotated[int, Interval(2)] = 3
+  growth: Annotated[int, AT_LEAST_ONE] = 2
+  dropout: Annotated[float, BELOW_ONE] = 0.0
   weight_norm: bool = True
-  dtype: str = 'float32'
-
-  def __post_init__(self):
-    super().__post_init__()
-    if self.kernel < 2:
-      raise ConfigError(f'network.kernel must be 2 or more, got {self.kernel}')
-    if self.growth < 1:
-      raise ConfigError(f'network.growth must be 1 or more, got {self.growth}')
+  dtype: Annotated[str, DTYPE] = 'float32'
 
   @property
   def dilations(self) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ Llama (Touvron et al. 2023): positions 'rotary', norm 'rms', activation 'swiglu'
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -18,7 +18,8 @@ from autoregressive.networks import positions as pos
 from autoregressive.networks.attention import Attention, KVCache, Rotation
 from autoregressive.networks.base import CausalNetwork
 from common.attention import IMPLEMENTATIONS, AttentionInputs, AttentionSettings
-from common.config import ConfigError, pick
+from common.config import ConfigError
+from common.ranges import ABOVE_ZERO, AT_LEAST_ONE, BELOW_ONE, DTYPE, ZERO_IS_OFF, Interval, OneOf
 
 NORMS = {'layer': nn.LayerNorm, 'rms': nn.RMSNorm}
 
@@ -174,40 +175,34 @@ class Transformer(CausalNetwork):
   """
 
   length: int
-  width: int = 256
-  layers: int = 6
-  heads: int = 4
-  kv_heads: int = 0
-  head_dim: int = 0
-  mlp_width: int = 0
-  activation: str = 'gelu_tanh'
-  norm: str = 'layer'
-  norm_position: str = 'pre'
-  norm_eps: float = 1e-5
-  positions: str = 'learned'
-  rotary_base: float = 10_000.0
+  width: Annotated[int, AT_LEAST_ONE] = 256
+  layers: Annotated[int, AT_LEAST_ONE] = 6
+  heads: Annotated[int, AT_LEAST_ONE] = 4
+  kv_heads: Annotated[int, Interval(0, note='0: heads')] = 0
+  head_dim: Annotated[int, Interval(0, note='0: width / heads')] = 0
+  mlp_width: Annotated[int, Interval(0, note='0: 4 · width')] = 0
+  activation: Annotated[str, OneOf(*ACTIVATIONS)] = 'gelu_tanh'
+  norm: Annotated[str, OneOf(*NORMS)] = 'layer'
+  norm_position: Annotated[str, OneOf('pre', 'post')] = 'pre'
+  norm_eps: Annotated[float, ABOVE_ZERO] = 1e-5
+  positions: Annotated[str, OneOf(*pos.POSITIONS)] = 'learned'
+  rotary_base: Annotated[float, ABOVE_ZERO] = 10_000.0
   rotary_scaling: tuple = ()
   bias: bool = True
   qk_norm: bool = False
-  dropout: float = 0.0
-  attention_cap: float = 0.0
-  window: int = 0
-  attention: str = 'auto'
-  base_width: int = 0
+  dropout: Annotated[float, BELOW_ONE] = 0.0
+  attention_cap: Annotated[float, ZERO_IS_OFF] = 0.0
+  window: Annotated[int, ZERO_IS_OFF] = 0
+  attention: Annotated[str, OneOf('auto', *IMPLEMENTATIONS)] = 'auto'
+  base_width: Annotated[int, ZERO_IS_OFF] = 0
   scan: bool = False
-  remat: str = ''
-  dtype: str = 'float32'
+  remat: Annotated[str, OneOf('', *REMAT)] = ''
+  dtype: Annotated[str, DTYPE] = 'float32'
 
   can_rewind = True
 
   def __post_init__(self):
     super().__post_init__()
-    pick(NORMS, self.norm, 'network.norm')
-    pick(ACTIVATIONS, self.activation, 'network.activation')
-    pick(dict.fromkeys(pos.POSITIONS), self.positions, 'network.positions')
-    pick(dict.fromkeys(('pre', 'post')), self.norm_position, 'network.norm_position')
-    pick(IMPLEMENTATIONS | {'auto': None}, self.attention, 'network.attention')
-    pick(REMAT | {'': None}, self.remat, 'network.remat')
     if not self.head_dim and self.width % self.heads:
       raise ConfigError(f'network.heads={self.heads} does not divide network.width={self.width}')
     if self.heads % self.key_heads:

@@ -193,7 +193,8 @@ def read_sealed(path: pathlib.Path, name: pathlib.Path) -> dict:
 def one_line(e: BaseException) -> str:
   """The message of an exception, short and without line breaks."""
   text = ' '.join(str(e).split()) or type(e).__name__
-  return text if len(text) <= 300 else text[:297] + '...'
+  # Long enough for a path or two: what went wrong often comes last.
+  return text if len(text) <= 600 else text[:597] + '...'
 
 
 def _files(path: pathlib.Path) -> list[str]:

@@ -1,27 +1,20 @@
-"""Calendars of regular time series: parsing times, their frequency, seasons and time features.
+"""Calendars of regular time series: times and their frequency, seasons and time features.
 
-A time is written as one of
-  2001 Q3                               a quarter
-  2001 Mar, 2001-03                     a month
-  2001-03-31, 2001-03-31T13:30:00       a date or a moment (local: time zones are not converted)
-  7, 2001                               a whole number: a step of a series without dates
+All times of a column are written in one way (common/data/times.py reads and writes them). Moments
+are counted in seconds of local time, because days and weeks of a series follow it.
 """
 
+import datetime
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from common.config import ConfigError
-
 DAY, WEEK = 86_400, 7 * 86_400  # seconds
 YEAR = 365.2425 * DAY  # the mean year of the Gregorian calendar
-MONTHS = ('jan', 'feb', 'mar', 'apr', 'may', 'jun', 'jul', 'aug', 'sep', 'oct', 'nov', 'dec')
-QUARTER = re.compile(r'(\d{4})[ -]?Q([1-4])')
-NAMED_MONTH = re.compile(r'(\d{4})[ -]([A-Za-z]{3})[a-z]*')
-FORMATS = "a date such as 2001-03-31, a month such as '2001 Mar', '2001 Q3', or a whole number"
+ZONE = re.compile(r' ?(Z|z|UTC|GMT|[+-]\d\d(:?\d\d)?)$')  # at the end of a style
 
 
 class Timestamps(NamedTuple):
@@ -30,10 +23,41 @@ class Timestamps(NamedTuple):
   Attributes:
     unit: 'month' or 'second', counted from the beginning of 1970, or 'step'.
     values: the times in this unit.
+    style: how they were written (common/data/times.py).
+    zones: the distance of each local time from UTC in seconds, if it changes with summer time.
   """
 
   unit: str
   values: Int[np.ndarray, 'n']
+  style: str = ''
+  zones: Int[np.ndarray, 'n'] | None = None
+
+  @property
+  def instants(self) -> Int[np.ndarray, 'n']:
+    """Numbers in the order of time: in UTC where the distance from UTC changes."""
+    return self.values if self.zones is None else self.values - self.zones
+
+  def take(self, order: Int[np.ndarray, 'n']) -> 'Timestamps':
+    """The times at these positions."""
+    zones = None if self.zones is None else self.zones[order]
+    return self._replace(values=self.values[order], zones=zones)
+
+
+class Clock(NamedTuple):
+  """How the times of a dataset are counted and written.
+
+  Attributes:
+    unit: see `Timestamps`.
+    step: number of units from one step of a series to the next.
+    style: see `Timestamps`.
+  """
+
+  unit: str
+  step: int
+  style: str = ''
+
+
+STEPS = Clock('step', 1)  # of series without times
 
 
 class Frequency(NamedTuple):
@@ -85,46 +109,6 @@ class UnevenTimesError(Exception):
     self.index = index
 
 
-def parse_times(texts: Sequence[str]) -> Timestamps:
-  """Times from text, in the order given.
-
-  Raises:
-    ConfigError: for a text that is not a time, or if dates, months and steps are mixed.
-  """
-  # Series share their times: each different text is parsed once.
-  distinct, inverse = np.unique(np.array(texts, str), return_inverse=True)
-  parsed = [_parse_time(str(text)) for text in distinct]
-  other = next((i for i, (unit, _) in enumerate(parsed) if unit != parsed[0][0]), None)
-  if other is not None:
-    raise ConfigError(
-      'all times must be of one kind (moments, months or whole numbers), got '
-      f'{str(distinct[0])!r} and {str(distinct[other])!r}'
-    )
-  return Timestamps(parsed[0][0], np.array([value for _, value in parsed], np.int64)[inverse])
-
-
-def _parse_time(text: str) -> tuple[str, int]:
-  """The unit and the value of one time."""
-  text = text.strip()
-  if found := QUARTER.fullmatch(text):
-    return 'month', 12 * (int(found[1]) - 1970) + 3 * (int(found[2]) - 1)
-  if (found := NAMED_MONTH.fullmatch(text)) and found[2].lower() in MONTHS:
-    return 'month', 12 * (int(found[1]) - 1970) + MONTHS.index(found[2].lower())
-  # Before dates, because NumPy reads '2001' as a year: a bare number is a step.
-  if re.fullmatch(r'-?\d+', text):
-    return 'step', int(text)
-  unit = 'month' if re.fullmatch(r'\d{4}-\d\d', text) else 'second'
-  # The time zone is dropped: days and weeks of a series follow its local time.
-  local = re.sub(r'(Z|[+-]\d\d:?\d\d)$', '', text) if 'T' in text or ':' in text else text
-  try:
-    moment = np.datetime64(local, 'M' if unit == 'month' else 's')
-  except ValueError:
-    moment = np.datetime64('NaT')
-  if np.isnat(moment):
-    raise ConfigError(f'a time must be {FORMATS}; got {text!r}')
-  return unit, int(moment.astype(np.int64))
-
-
 def infer_frequency(
   times: Timestamps, starts: Bool[np.ndarray, 'n']
 ) -> tuple[Frequency, Timestamps]:
@@ -156,7 +140,18 @@ def infer_frequency(
 
 
 def _interpretations(times: Timestamps) -> Iterator[Timestamps]:
-  """The times in their own unit, then, for dates that may stand for months, in months."""
+  """The times in their own unit, then, for dates that may stand for months, in months.
+
+  If their distance from UTC changes, they may be even as they are written (days), or in standard
+  time (hours), which is the smaller distance.
+  """
+  if times.zones is not None:
+    zone = int(times.zones.min())
+    sign, minutes = '-' if zone < 0 else '+', abs(zone) // 60
+    plain = ZONE.sub('', times.style)
+    standard = f'{plain}{sign}{minutes // 60:02d}:{minutes % 60:02d}'
+    yield Timestamps(times.unit, times.instants + zone, standard)
+    times = Timestamps(times.unit, times.values, plain)
   yield times
   if times.unit == 'second':
     moments = times.values.astype('datetime64[s]')
@@ -164,8 +159,19 @@ def _interpretations(times: Timestamps) -> Iterator[Timestamps]:
     since_first = moments - months
     next_day = (moments + np.timedelta64(DAY, 's')).astype('datetime64[M]')
     # Always the same day and time of the month, or always the last day of one.
-    if (since_first == since_first[0]).all() or (next_day > months).all():
-      yield Timestamps('month', months.astype(np.int64))
+    if (since_first == since_first[0]).all():
+      # A month has no day, so the style keeps it.
+      yield Timestamps('month', months.astype(np.int64), _fixed_day(times.style, moments[0].item()))
+    elif (next_day > months).all():
+      yield Timestamps('month', months.astype(np.int64), times.style)
+
+
+def _fixed_day(style: str, moment: datetime.datetime) -> str:
+  """The style of dates a month apart, with the day and time of `moment`, which all share."""
+  style = '%Y-%m-%d' if style.startswith('unix') else style
+  for part in ('%d', '%H', '%M', '%S'):
+    style = style.replace(part, moment.strftime(part))
+  return style
 
 
 def time_features(

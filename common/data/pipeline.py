@@ -21,6 +21,7 @@ import tensorflow_datasets as tfds
 from common.config import ConfigError, as_tuple
 from common.data import music, palettes, preparation, tokenizers
 from common.data.builders import base
+from common.data.calendars import Clock
 from common.data.sources import DiskSource, MemorySource, Source
 from common.data.spec import DataSpec, SeriesSpec
 
@@ -84,13 +85,16 @@ def _read_spec(name: str, info: tfds.core.DatasetInfo) -> DataSpec:
     class_names=class_names,
     num_train=info.splits['train'].num_examples,
     tokenizer=tokenizers.from_json(tokenizer) if tokenizer else None,
-    # JSON has no tuples, and a spec has to be hashable.
-    series=SeriesSpec(**series | {'covariates': as_tuple(series['covariates'])})
-    if series
-    else None,
+    series=_series_spec(series) if series else None,
     pitches=music.Pitches(*pitches) if pitches else None,
     palette=palettes.Palette(as_tuple(palette)) if palette else None,
   )
+
+
+def _series_spec(stored: Mapping[str, Any]) -> SeriesSpec:
+  """A description of time series from JSON, which has no tuples; a spec has to be hashable."""
+  values = {key: as_tuple(value) for key, value in stored.items()}
+  return SeriesSpec(**values | {'clock': Clock(*values['clock'])})
 
 
 def fingerprint(data: Data) -> str:
@@ -106,6 +110,9 @@ def fingerprint(data: Data) -> str:
   # Runs store fingerprints: neither the order of these updates nor a `repr` may change.
   for decoder in (spec.pitches, spec.palette):
     state.update(b'' if decoder is None else repr(decoder).encode())
+  if spec.series is not None:
+    # Stored values are the same in every unit.
+    state.update(repr((spec.series.origins, spec.series.units)).encode())
   for split in ('train', 'validation'):
     source = data.splits[split]
     size = len(source)

@@ -1,26 +1,35 @@
 """Time series from CSV files in long format: a header, then one row for each value.
 
-Rows may be in any order. Every error names the line and the column that are wrong.
+Rows may be in any order. Fields are separated by commas, or by semicolons or tabs if the header has
+no comma; then numbers may have a decimal comma. A header is a contract: each name occurs once, and
+if two columns could have a role, a setting must choose one. Every error names the line and the
+column that are wrong.
 """
 
+import collections
 import contextlib
 import csv
 import io
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from common.config import ConfigError
-from common.data import calendars
+from common.config import ConfigError, suggestion
+from common.data import calendars, times
 
 COLUMN_NAMES = {  # in a user's file, in upper or lower case
   'series': ('series', 'series_id', 'item_id', 'unique_id', 'id'),
   'time': ('time', 'date', 'timestamp', 'ds'),
-  'value': ('value', 'target', 'y'),
+  'target': ('value', 'target', 'y'),
 }
+INDEX_NAME = re.compile(r'(Unnamed: 0)?')  # of the column that pandas adds for its row numbers
+MISSING = ('', 'na', 'n/a', 'nan', 'null', 'none', '-', '?')
+MAX_NUMBER = 1e300  # sums of larger numbers overflow float64
+MAX_SERIES, MAX_COVARIATES = 100_000, 1_000
 
 
 class Columns(NamedTuple):
@@ -28,13 +37,13 @@ class Columns(NamedTuple):
 
   Attributes:
     series: columns whose texts together name the series; empty if the file is one series.
-    time, value: the columns of the time and of the value.
+    time, target: the columns of the time and of the value.
     covariates: columns of numbers that are known in advance.
   """
 
   series: tuple[str, ...]
   time: str
-  value: str
+  target: str
   covariates: tuple[str, ...] = ()
 
 
@@ -44,10 +53,14 @@ class Rows(NamedTuple):
   Attributes:
     lines: the line number of each row in the file, for messages.
     texts: the fields of each column, by name of the column.
+    decimal_comma: whether numbers may have a decimal comma.
+    notes: what was left out.
   """
 
   lines: Sequence[int]
   texts: Mapping[str, Sequence[str]]
+  decimal_comma: bool = False
+  notes: tuple[str, ...] = ()
 
 
 class Table(NamedTuple):
@@ -60,7 +73,8 @@ class Table(NamedTuple):
     frequency: the distance between rows of a series.
     value: the value of each row.
     covariates: the covariates of each row.
-    covariate_names: names of the covariates.
+    columns: the roles of the columns.
+    notes: what was left out of the file.
   """
 
   names: tuple[str, ...]
@@ -69,7 +83,13 @@ class Table(NamedTuple):
   frequency: calendars.Frequency
   value: Float[np.ndarray, 'rows']
   covariates: Float[np.ndarray, 'rows columns']
-  covariate_names: tuple[str, ...]
+  columns: Columns
+  notes: tuple[str, ...] = ()
+
+  @property
+  def covariate_names(self) -> tuple[str, ...]:
+    """Names of the covariates."""
+    return self.columns.covariates
 
   @property
   def starts(self) -> Int[np.ndarray, 'series']:
@@ -77,33 +97,41 @@ class Table(NamedTuple):
     return np.cumsum(self.lengths) - self.lengths
 
 
-def read_table(data: bytes, what: str, columns: Columns | None = None) -> Table:
+def read_table(data: bytes, what: str, roles: Columns | Mapping[str, Any] | None = None) -> Table:
   """Reads a CSV file in long format: a header, then one row for each value.
 
   Args:
     data: contents of the file.
     what: the file, for messages.
-    columns: the roles of the columns; None: as in COLUMN_NAMES, and all others are covariates.
+    roles: the roles of the columns, or a config's `data` section, with the settings `target`,
+      `time`, `series` and `covariates`.
 
   Raises:
     ConfigError: for a file in another format, with the line and the column that are wrong.
   """
-  header, rows = _read_rows(data, what)
-  columns = columns or _find_columns(header, what)
-  numeric = (columns.value, *columns.covariates)
+  rows = _read_rows(data, what)
+  columns = roles if isinstance(roles, Columns) else _find_columns(rows, what, roles or {})
+  numeric = (columns.target, *columns.covariates)
   for name in (*columns.series, columns.time, *numeric):
-    if name not in header:
-      raise ConfigError(f'{what} needs a column {name!r}, got {", ".join(header)}')
+    if name not in rows.texts:
+      raise ConfigError(f'{what} needs a column {name!r};{suggestion(name, rows.texts)}')
   try:
-    times = calendars.parse_times(rows.texts[columns.time])
-  except ConfigError as error:
-    raise ConfigError(f'{what}, column {columns.time!r}: {error}') from None
+    moments = times.parse_times(rows.texts[columns.time])
+  except times.TimeError as error:
+    at = [text.strip() for text in rows.texts[columns.time]].index(error.text)
+    where = f'{what}, line {rows.lines[at]}, column {columns.time!r}'
+    raise ConfigError(f'{where}: {error}') from None
   names, series = np.unique(_series_of(rows, columns, what), return_inverse=True)
+  if len(names) > MAX_SERIES:
+    raise ConfigError(
+      f'{what}, column {", ".join(columns.series)!r}: at most {MAX_SERIES:,} series, got '
+      f'{len(names):,}; if the column numbers the rows, name another one with data.series'
+    )
   # By series, then by time within each: rows of the file may be in any order.
-  order = np.lexsort((times.values, series))
-  times = times._replace(values=times.values[order])
+  order = np.lexsort((moments.instants, series))
+  moments = moments.take(order)
   try:
-    frequency, times = calendars.infer_frequency(times, _starts(series[order]))
+    frequency, moments = calendars.infer_frequency(moments, _starts(series[order]))
   except calendars.UnevenTimesError as error:
     before, after = order[error.index - 1 : error.index + 1].tolist()
     in_series = f'in series {str(names[series[after]])!r}'
@@ -114,21 +142,28 @@ def read_table(data: bytes, what: str, columns: Columns | None = None) -> Table:
   return Table(
     names=tuple(map(str, names)),
     lengths=np.bincount(series),
-    times=times,
+    times=moments,
     frequency=frequency,
     value=numbers[:, 0],
     covariates=numbers[:, 1:],
-    covariate_names=columns.covariates,
+    columns=columns,
+    notes=rows.notes,
   )
 
 
-def _read_rows(data: bytes, what: str) -> tuple[list[str], Rows]:
-  """The header of a CSV file, and its rows."""
+def _read_rows(data: bytes, what: str) -> Rows:
+  """The rows of a CSV file."""
   try:
     # utf-8-sig: spreadsheets put a byte order mark in front of the header.
-    reader = csv.reader(io.StringIO(data.decode('utf-8-sig'), newline=''), strict=True)
+    text = data.decode('utf-8-sig')
+    delimiter = _delimiter(text)
+    reader = csv.reader(io.StringIO(text, newline=''), delimiter=delimiter, strict=True)
     header = [name.strip() for name in next(reader, [])]
-    numbered = [(reader.line_num, row) for row in reader if row]
+    numbered, line = [], reader.line_num
+    for row in reader:
+      # A row begins after the one before it; a quoted field may span several lines.
+      numbered += [(line + 1, row)] if row else []
+      line = reader.line_num
   except (UnicodeDecodeError, csv.Error) as error:
     raise ConfigError(f'cannot read {what} as a CSV file in UTF-8: {error}') from None
   if not numbered:
@@ -140,26 +175,90 @@ def _read_rows(data: bytes, what: str) -> tuple[list[str], Rows]:
         f'{len(row)}'
       )
   lines, fields = zip(*numbered, strict=True)
-  texts = {}
-  for name, column in zip(header, zip(*fields, strict=True), strict=True):
-    texts.setdefault(name, column)  # of two columns with the same name, the first counts
-  return header, Rows(lines, texts)
+  columns, notes = list(zip(*fields, strict=True)), ()
+  if INDEX_NAME.fullmatch(header[0]) and columns[0] == tuple(map(str, range(len(lines)))):
+    notes = ('the first column, which numbers the rows, was left out',)
+    header, columns = header[1:], columns[1:]
+  _check_names(header, what)
+  return Rows(lines, dict(zip(header, columns, strict=True)), delimiter != ',', notes)
 
 
-def _find_columns(header: Sequence[str], what: str) -> Columns:
-  """The roles of the columns of a user's file, by their names."""
-  by_lower_case = {name.lower(): name for name in header}
-  found = {}
-  for role, known in COLUMN_NAMES.items():
-    found[role] = next((by_lower_case[name] for name in known if name in by_lower_case), None)
-    if found[role] is None and role != 'series':
+def _delimiter(text: str) -> str:
+  """The character between fields: a comma, or what the header has instead."""
+  header = text.partition('\n')[0]
+  return next((mark for mark in ',;\t' if mark in header), ',')
+
+
+def _check_names(header: Sequence[str], what: str) -> None:
+  """Raises ConfigError unless every column has a name of its own."""
+  for name, number in collections.Counter(header).items():
+    if not name:
+      at = list(header).index(name) + 1
+      raise ConfigError(f'{what}, line 1: column {at} has no name; name it, or remove it')
+    if number > 1:
       raise ConfigError(
-        f'{what} needs a column for the {role}, called {" or ".join(known)}; got '
-        f'{", ".join(header)}'
+        f'{what}, line 1: {number} columns are called {name!r}; give each a name of its own'
       )
-  covariates = tuple(name for name in header if name not in found.values())
-  series = () if found['series'] is None else (found['series'],)
-  return Columns(series, found['time'], found['value'], covariates)
+
+
+def _find_columns(rows: Rows, what: str, settings: Mapping[str, Any]) -> Columns:
+  """The roles of the columns of a user's file, by the settings or else by their names."""
+  names = tuple(rows.texts)
+  time, target = (_one_column(names, role, what, settings) for role in ('time', 'target'))
+  series = _series_columns(names, what, settings)
+  others = tuple(name for name in names if name not in (time, target, *series))
+  chosen = settings.get('covariates', 'all')
+  covariates = {'all': others, 'none': ()}.get(chosen) if chosen not in names else None
+  covariates = _listed(chosen) if covariates is None else covariates
+  roles = [time, target, *series, *covariates]
+  if twice := next((name for name in roles if roles.count(name) > 1), None):
+    raise ConfigError(
+      f'{what}: column {twice!r} has two roles in data.time, data.target, data.series and '
+      'data.covariates; give it one'
+    )
+  if len(covariates) > MAX_COVARIATES:
+    raise ConfigError(
+      f'{what}: at most {MAX_COVARIATES:,} covariates, got {len(covariates):,}; list some of them '
+      'in data.covariates, or set it to none'
+    )
+  return Columns(series, time, target, covariates)
+
+
+def _listed(names: str) -> tuple[str, ...]:
+  return tuple(filter(None, (name.strip() for name in names.split(','))))
+
+
+def _one_column(
+  names: Sequence[str], role: str, what: str, settings: Mapping[str, Any]
+) -> str | None:
+  """The column of a role: the one that `data.ROLE` names, or the only one with a known name."""
+  if settings.get(role):
+    return settings[role]
+  found = [name for name in names if name.lower() in COLUMN_NAMES[role]]
+  if len(found) > 1:
+    raise ConfigError(
+      f'{what}: each of the columns {" and ".join(map(repr, found))} could be the {role}; choose '
+      f'one by data.{role}={found[0]}'
+    )
+  if not found and role != 'series':
+    raise ConfigError(
+      f'{what} needs a column for the {role}, called {" or ".join(COLUMN_NAMES[role])}, or named '
+      f'by data.{role}; got {", ".join(names)}'
+    )
+  return found[0] if found else None
+
+
+def _series_columns(
+  names: Sequence[str], what: str, settings: Mapping[str, Any]
+) -> tuple[str, ...]:
+  """The columns that name the series; empty for a single series."""
+  chosen = settings.get('series', '')
+  if chosen in names:
+    return (chosen,)
+  if chosen:
+    return () if chosen == 'none' else _listed(chosen)
+  found = _one_column(names, 'series', what, settings)
+  return () if found is None else (found,)
 
 
 def _series_of(rows: Rows, columns: Columns, what: str) -> np.ndarray:
@@ -181,7 +280,11 @@ def _uneven_message(rows: Rows, columns: Columns, before: int, after: int, in_se
   earlier, later = rows.texts[columns.time][before], rows.texts[columns.time][after]
   hint = ''
   if not columns.series and earlier == later:
-    hint = f'; a file with several series needs a column {COLUMN_NAMES["series"][0]!r}'
+    hint = (
+      f'; a file with several series needs a column {COLUMN_NAMES["series"][0]!r}, or data.series'
+    )
+  elif ':' in later:
+    hint = '; if the clock changed to or from summer time, write times in UTC or with their zone'
   return (
     f'line {rows.lines[after]}: times must be evenly spaced, without gaps, but {in_series} '
     f'{later!r} comes after {earlier!r}{hint}'
@@ -191,13 +294,28 @@ def _uneven_message(rows: Rows, columns: Columns, before: int, after: int, in_se
 def _numbers(rows: Rows, name: str, what: str) -> Float[np.ndarray, 'rows']:
   """A column as finite numbers."""
   texts = rows.texts[name]
+  # 1,5 is a number only where no number of the column has a point: 1,234.5 is ambiguous.
+  comma = rows.decimal_comma and not any('.' in text for text in texts)
   # Text that is not a number stays NaN, which is refused below, like infinity.
   numbers = np.full(len(texts), np.nan)
   for i, text in enumerate(texts):
     with contextlib.suppress(ValueError):
-      numbers[i] = float(text)
-    if not np.isfinite(numbers[i]):
+      # Python would read 1_000 as a thousand.
+      numbers[i] = float(text.replace(',', '.') if comma else text.replace('_', ' '))
+    if not abs(numbers[i]) <= MAX_NUMBER:
       raise ConfigError(
-        f'{what}, line {rows.lines[i]}, column {name!r}: a value must be a number, got {text!r}'
+        f'{what}, line {rows.lines[i]}, column {name!r}: {_number_message(text, numbers[i])}'
       )
   return numbers
+
+
+def _number_message(text: str, number: float) -> str:
+  """Why a text is not a number that can be used, and what to do."""
+  if text.strip().lower() in MISSING:
+    return f'a value is missing ({text!r}); fill it in, or leave out the column (data.covariates)'
+  if not np.isnan(number):
+    return f'a number must be at most {MAX_NUMBER:g} in size, got {text!r}'
+  return (
+    f'a value must be a number, got {text!r}; write categories as numbers, or leave out the column '
+    '(data.covariates)'
+  )

@@ -37,7 +37,8 @@ class Source(abc.ABC):
     """The examples at `indices`, in that order.
 
     Returns:
-      {'x': [n, *shape], 'label': int32 [n]}; without 'label' if the data has no classes.
+      {'x': [n, *shape], 'label': int32 [n]}; without 'label' if the data has no classes. Windows of
+      time series have 'start' too, int32 [n] (`DataSpec.domain`).
 
     Raises:
       ConfigError: if the files of the dataset are damaged.
@@ -100,6 +101,7 @@ class MemorySource(Source):
 
 def _stack(examples: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
   batch = {'x': np.stack([example['x'] for example in examples])}
-  if 'label' in examples[0]:
-    batch['label'] = np.array([example['label'] for example in examples], np.int32)
+  for key in ('label', 'start'):
+    if key in examples[0]:
+      batch[key] = np.array([example[key] for example in examples], np.int32)
   return batch

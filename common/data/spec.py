@@ -5,7 +5,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int, Num
 
+from common.data.calendars import STEPS, Clock
 from common.data.music import Pitches
 from common.data.palettes import Palette
 from common.data.tokenizers import Tokenizer
@@ -26,12 +28,40 @@ class SeriesSpec:
     season: number of steps after which a series tends to repeat; 1 if no season is known.
     counts: whether all values are integers of at least 0.
     covariates: names of the columns next to the value.
+    value, time: names of the columns of values and times in the raw data.
+    origins, units: of each series: a raw value is origin + unit · stored value. Empty: 0 and 1.
+    first: the time of the first step of each series, in `clock.unit`; empty: 0.
+    clock: how times are counted and written.
   """
 
   horizon: int
   season: int = 1
   counts: bool = False
   covariates: tuple[str, ...] = ()
+  value: str = 'value'
+  time: str = 'step'
+  origins: tuple[float, ...] = ()
+  units: tuple[float, ...] = ()
+  first: tuple[int, ...] = ()
+  clock: Clock = STEPS
+
+  def raw(
+    self, stored: Num[np.ndarray, 'windows *steps'], label: Int[np.ndarray, 'windows']
+  ) -> Float[np.ndarray, 'windows *steps']:
+    """Stored values of windows as raw values, in float64."""
+    stored = np.asarray(stored, np.float64)
+    if not self.units:
+      return stored
+    rest = (-1,) + (1,) * (stored.ndim - 1)
+    origin, unit = (np.array(each)[label].reshape(rest) for each in (self.origins, self.units))
+    return origin + unit * stored
+
+  def times(
+    self, start: Int[np.ndarray, 'windows'], label: Int[np.ndarray, 'windows'], length: int
+  ) -> Int[np.ndarray, 'windows length']:
+    """The times of `length` steps of windows that begin at the steps `start` of their series."""
+    first = np.array(self.first)[label] if self.first else np.zeros_like(start)
+    return first[:, None] + self.clock.step * (start[:, None] + np.arange(length))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +78,8 @@ class DataSpec:
         (common/data/builders/chorales.py).
       'series': a window of a time series, float32 [context + horizon, 1 + covariates]: the value,
         then the covariates, which are known in advance. The class of a window is the series that
-        it comes from (common/data/builders/series.py).
+        it comes from, 'start' the step of the series at which it begins
+        (common/data/builders/series.py).
     shape: shape of one example.
     levels: the values of an example are integers in [0, levels); 0 means float32 numbers.
     num_classes: number of classes; 0 if the data has no labels.
@@ -87,6 +118,8 @@ class DataSpec:
     struct = {'x': jax.ShapeDtypeStruct((batch_size, *self.shape), self.dtype)}
     if self.num_classes:
       struct['label'] = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
+    if self.series is not None:
+      struct['start'] = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
     return struct
 
 
@@ -97,6 +130,7 @@ def to_unit(x: jax.Array, levels: int) -> jax.Array:
 
 
 def from_unit(x: jax.Array, levels: int) -> jax.Array:
-  """Maps floats to the nearest integers in [0, levels), as uint8: the inverse of `to_unit`."""
+  """Maps floats to the nearest integers in [0, levels): the inverse of `to_unit`."""
   # Clipped before rounding: samples of a diffusion model may lie slightly outside [-1, 1].
-  return jnp.round((jnp.clip(x, -1.0, 1.0) + 1.0) * ((levels - 1) / 2.0)).astype(jnp.uint8)
+  whole = jnp.round((jnp.clip(x, -1.0, 1.0) + 1.0) * ((levels - 1) / 2.0))
+  return whole.astype(token_dtype(levels))

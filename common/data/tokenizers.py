@@ -20,14 +20,17 @@ from typing import Any, ClassVar
 import numpy as np
 from jaxtyping import Integer
 
-from common.config import ConfigError, pick
+from common.config import ConfigError, pick, read_json
 
 Tokens = Integer[np.ndarray, 'length'] | Sequence[int]
 SEPARATOR = '\0'  # stands between documents; the builder refuses texts that contain it
 END_OF_TEXT = '<|endoftext|>'  # the separator of GPT-2, and of the BPE trained here
 # Names of GPT-2's two files, as transformers uses them and as OpenAI published them.
 GPT2_FILES = (('vocab.json', 'merges.txt'), ('encoder.json', 'vocab.bpe'))
+FILES = ('tokenizer.json', *GPT2_FILES[0], *GPT2_FILES[1])  # that `tokenizer_files` may hold
 MIN_BPE_VOCABULARY = 257  # 256 bytes and the separator
+MAX_VOCABULARY = 2**20  # of byte pairs; published vocabularies have up to 2**18
+MAX_CHARACTERS = 2**16
 
 
 class Tokenizer(abc.ABC):
@@ -52,9 +55,10 @@ class Tokenizer(abc.ABC):
     """The text of token ids: for the output of `encode`, exactly its input."""
 
   @property
-  def start_token(self) -> int:
-    """The token that precedes a text sampled without a prompt: the separator or a line break."""
-    return int(self.encode('\n')[0]) if self.separator is None else self.separator
+  def line_break(self) -> int | None:
+    """The token of a line break; None if it is not one token."""
+    tokens = self.encode('\n')
+    return int(tokens[0]) if len(tokens) == 1 else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,9 +104,8 @@ class Characters(Tokenizer):
     return self.ids.get(SEPARATOR)
 
   @property
-  def start_token(self) -> int:
-    # A text of one line has no line break: any token will do, so the first is taken.
-    return self.ids.get('\n', 0) if self.separator is None else self.separator
+  def line_break(self) -> int | None:
+    return self.ids.get('\n')
 
   def encode(self, text: str) -> np.ndarray:
     """The token ids of a text. Raises ConfigError for a character outside the vocabulary."""
@@ -134,18 +137,29 @@ class BytePairs(Tokenizer):
   @functools.cached_property
   def library(self) -> Any:
     """The library's tokenizer."""
+    library = _library()
     try:
-      return _library().Tokenizer.from_str(self.serialized)
-    except ConfigError:
+      tokenizer = library.Tokenizer.from_str(self.serialized)
+    except (KeyboardInterrupt, SystemExit):
       raise
-    except Exception as error:  # the library raises no more specific type
+    except BaseException as error:  # its crashes are not of the type Exception
       raise ConfigError(
         f'cannot read the contents as a tokenizer.json of the `tokenizers` library: {error}'
       ) from error
+    # Settings of a model that takes short inputs: they would cut a text, or fill it up.
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    # A separator that is spelled out in a text is text; only the builder separates documents.
+    if tokenizer.token_to_id(END_OF_TEXT) is not None:
+      tokenizer.add_special_tokens([END_OF_TEXT])
+    tokenizer.encode_special_tokens = True
+    return tokenizer
 
   @functools.cached_property
   def vocabulary(self) -> int:
-    return self.library.get_vocab_size()
+    """The largest id + 1: a vocabulary may leave ids out, and tables have a row for each."""
+    ids = self.library.get_vocab(with_added_tokens=True).values()
+    return check_vocabulary(max(ids, default=-1) + 1, 'tokenizer.json', MAX_VOCABULARY)
 
   @functools.cached_property
   def separator(self) -> int | None:
@@ -182,7 +196,19 @@ def _characters(texts: Sequence[str], settings: Mapping) -> Characters:
   del settings
   # Sorted, so that ids do not depend on the order of the documents; NUL sorts to id 0.
   separator = {SEPARATOR} if len(texts) > 1 else set()
-  return Characters(''.join(sorted(separator.union(*texts))))
+  characters = ''.join(sorted(separator.union(*texts)))
+  check_vocabulary(len(characters), 'the text', MAX_CHARACTERS)
+  return Characters(characters)
+
+
+def check_vocabulary(size: int, what: str, largest: int) -> int:
+  """The size of a vocabulary. Raises ConfigError if it is 0, or larger than tables should be."""
+  if not 0 < size <= largest:
+    raise ConfigError(
+      f'a vocabulary must have 1 to {largest:,} tokens, but that of {what} has {size:,}; '
+      "set data.tokenizer='bytes', or 'bpe' with a smaller data.vocabulary"
+    )
+  return size
 
 
 def _load_byte_pairs(texts: Sequence[str], settings: Mapping) -> BytePairs:
@@ -195,7 +221,7 @@ def _load_byte_pairs(texts: Sequence[str], settings: Mapping) -> BytePairs:
     )
   folder = pathlib.Path(settings['tokenizer_files']).expanduser()
   if (folder / 'tokenizer.json').is_file():
-    return BytePairs((folder / 'tokenizer.json').read_text(encoding='utf-8'))
+    return _read_tokenizer_json(folder / 'tokenizer.json')
   for vocabulary, merges in ((folder / a, folder / b) for a, b in GPT2_FILES):
     if vocabulary.is_file() and merges.is_file():
       break
@@ -204,16 +230,70 @@ def _load_byte_pairs(texts: Sequence[str], settings: Mapping) -> BytePairs:
     raise ConfigError(
       f'data.tokenizer_files must be a folder with tokenizer.json, or {names}; got {str(folder)!r}'
     )
-  try:
-    tokenizer = _byte_level(_library().models.BPE.from_file(str(vocabulary), str(merges)))
-  except ConfigError:
-    raise
-  except Exception as error:  # the library raises no more specific type
-    raise ConfigError(f'cannot read {vocabulary} and {merges} as BPE files: {error}') from error
-  # As in GPT-2's own tokenizer, the separator spelled out in a text is one token.
-  if tokenizer.token_to_id(END_OF_TEXT) is not None:
+  library = _library()
+  ids, pairs = _read_bpe_files(vocabulary, merges)
+  tokenizer = _byte_level(library.models.BPE(ids, pairs))
+  # As a special token, so that spelled out in a text it is text (`BytePairs.library`).
+  if END_OF_TEXT in ids:
     tokenizer.add_special_tokens([END_OF_TEXT])
   return BytePairs(tokenizer.to_str())
+
+
+def _read_bpe_files(
+  vocabulary: pathlib.Path, merges: pathlib.Path
+) -> tuple[dict[str, int], list[tuple[str, str]]]:
+  """The ids of GPT-2's tokens, and the pairs that are merged, in this order.
+
+  The library drops what it cannot use, or crashes: the files are checked here.
+
+  Raises:
+    ConfigError: for a file that is broken, or a pair that the vocabulary does not have.
+  """
+  ids = read_json(vocabulary)
+  numbers = list(ids.values())
+  if not all(isinstance(number, int) and number >= 0 for number in numbers):
+    raise ConfigError(f'{vocabulary} must map each token to its id, a whole number')
+  if len(set(numbers)) < len(numbers):
+    raise ConfigError(f'{vocabulary} has the same id for several tokens')
+  check_vocabulary(max(numbers, default=-1) + 1, str(vocabulary), MAX_VOCABULARY)
+  missing = [byte for byte in _alphabet() if byte not in ids]
+  if missing:
+    raise ConfigError(
+      f'{vocabulary} must have a token for each of the 256 bytes; it lacks {len(missing)}, such as '
+      f'{missing[0]!r}'
+    )
+  try:
+    lines = merges.read_bytes().decode().splitlines()
+  except (OSError, ValueError) as error:
+    raise ConfigError(f'{merges} cannot be read as text: {error}') from error
+  pairs = []
+  for number, line in enumerate(lines, 1):
+    if not line.strip() or (number == 1 and line.startswith('#version')):
+      continue
+    pair = tuple(line.split(' '))
+    if len(pair) != 2 or not {*pair, ''.join(pair)} <= ids.keys():
+      raise ConfigError(
+        f'{merges}, line {number}: {line!r:.60} must be two tokens of {vocabulary.name} that are '
+        'one token together'
+      )
+    pairs.append(pair)
+  return ids, pairs
+
+
+def _read_tokenizer_json(path: pathlib.Path) -> BytePairs:
+  """The tokenizer in a file. Raises ConfigError that names the file if it is broken."""
+  try:
+    tokenizer = BytePairs(path.read_bytes().decode())
+    # The vocabulary is needed anyway; a broken file is noticed here, where its name is known.
+    check_vocabulary(tokenizer.vocabulary, str(path), MAX_VOCABULARY)
+  except (OSError, ValueError) as error:
+    raise ConfigError(f'{path}: {error}') from error
+  return tokenizer
+
+
+def _alphabet() -> list[str]:
+  """The characters that stand for the 256 bytes in the tokens of byte-level BPE."""
+  return sorted(_library().pre_tokenizers.ByteLevel.alphabet())
 
 
 def _train_byte_pairs(texts: Sequence[str], settings: Mapping) -> BytePairs:
@@ -223,12 +303,15 @@ def _train_byte_pairs(texts: Sequence[str], settings: Mapping) -> BytePairs:
       f'data.vocabulary must be at least {MIN_BPE_VOCABULARY} for BPE (256 bytes and a separator), '
       f'got {size}'
     )
+  check_vocabulary(size, 'data.vocabulary', MAX_VOCABULARY)
   library = _library()
   tokenizer = _byte_level(library.models.BPE())
   # All 256 bytes are tokens from the start, so any text can be encoded.
-  alphabet = library.pre_tokenizers.ByteLevel.alphabet()
   trainer = library.trainers.BpeTrainer(
-    vocab_size=size, special_tokens=[END_OF_TEXT], initial_alphabet=alphabet, show_progress=False
+    vocab_size=size,
+    special_tokens=[END_OF_TEXT],
+    initial_alphabet=_alphabet(),
+    show_progress=False,
   )
   tokenizer.train_from_iterator(texts, trainer)
   return BytePairs(tokenizer.to_str())
@@ -259,7 +342,8 @@ def build_tokenizer(settings: Mapping[str, Any], texts: Sequence[str]) -> Tokeni
     texts: the documents, from which 'characters' and 'bpe' make their vocabulary.
 
   Raises:
-    ConfigError: for an unknown name, missing or broken files, or a vocabulary that is too small.
+    ConfigError: for an unknown name, missing or broken files, or a vocabulary that is too small or
+      too large.
   """
   build = pick(TOKENIZERS, settings.get('tokenizer', 'characters'), 'data.tokenizer')
   return build(texts, settings)
@@ -271,9 +355,16 @@ def to_json(tokenizer: Tokenizer) -> str:
 
 
 def from_json(text: str) -> Tokenizer:
-  """The tokenizer that `to_json` wrote."""
-  fields = json.loads(text)
-  return pick(KINDS, fields.pop('kind'), 'kind of tokenizer')(**fields)
+  """The tokenizer that `to_json` wrote. Raises ConfigError for another text."""
+  try:
+    fields = json.loads(text)
+    kind = KINDS[fields.pop('kind')]
+    if not all(isinstance(value, str) for value in fields.values()):
+      raise ValueError('a field must be a text')
+    return kind(**fields)
+  # Whatever the JSON holds: no object, no kind, an unknown one, other fields.
+  except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    raise ConfigError(f'a tokenizer stored as JSON is broken: {error or "no object"}') from error
 
 
 def prompt_tokens(tokenizer: Tokenizer, prompt: str, context: int) -> Integer[np.ndarray, 'length']:

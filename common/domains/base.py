@@ -10,86 +10,26 @@ implement `as_images`, and overrides the other members that do not suit it.
 import dataclasses
 import pathlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, UInt8
+from jaxtyping import Array, Int, Key, UInt8
 
 from common.data.pipeline import Data
 from common.data.sources import Source
 from common.data.spec import DataSpec
+from common.domains.display import Display
 from common.domains.labels import parse_label
-from common.files import atomic_write
 from common.method import Method, PyTree, Request, Samples
 from common.reporting import pictures
 from common.reporting.writers import Writer
 
 GRID = 10  # rows and columns of training's grid of samples
 PICTURE_ROWS = 8  # rows in the picture of an evaluation; with classes, samples of each
-NO_IMAGES = np.zeros((0, 1, 1, 1), np.uint8)
-
-
-class Display(NamedTuple):
-  """Samples made visible: a grid of images, a text, or a plot. Empty by default.
-
-  Attributes:
-    images: the samples as images, in the order of the grid.
-    label: the classes that were requested for them, or None. Each class then has rows of its own.
-    columns: images in a row of the grid.
-    levels: the images hold integers in [0, levels).
-    class_names: names of the classes, which the picture shows; empty if there are none.
-    text: a page of text.
-    plot: a finished picture.
-  """
-
-  images: UInt8[np.ndarray, 'n height width channels'] = NO_IMAGES
-  label: Int[np.ndarray, 'n'] | None = None
-  columns: int = 1
-  levels: int = 256
-  class_names: tuple[str, ...] = ()
-  text: str = ''
-  plot: UInt8[np.ndarray, 'rows cols 3'] | None = None
-
-  def picture(self, scale: int = 0) -> UInt8[np.ndarray, 'rows cols 3'] | None:
-    """The plot, or the grid of images with its pixels enlarged `scale` times; None if empty.
-
-    Without a scale, small images are enlarged until they are large enough to see.
-    """
-    if self.plot is not None or not len(self.images):
-      return self.plot
-    scale = scale or pictures.visible_scale(self.images)
-    if self.label is None or not self.class_names:
-      return pictures.image_grid(self.images, self.columns, scale, self.levels)
-    return pictures.captioned_rows('', list(self._rows()), scale)
-
-  def _rows(self) -> Iterator[tuple[str, UInt8[np.ndarray, 'n height width 3']]]:
-    """Rows of images of one class, with its name at the first of them."""
-    images = pictures.to_rgb(self.images, self.levels)
-    for label in np.unique(self.label):
-      chosen = images[np.asarray(self.label) == label]
-      for start in range(0, len(chosen), self.columns):
-        name = '' if start else self.class_names[label]
-        yield name, chosen[start : start + self.columns]
-
-  def strip(self, number: int = GRID) -> UInt8[np.ndarray, 'rows cols 3'] | None:
-    """One row of images, the first of each class if there are classes; None if there are none."""
-    if not len(self.images):
-      return None
-    chosen = np.arange(len(self.images))
-    if self.label is not None:
-      _, chosen = np.unique(self.label, return_index=True)
-    return pictures.image_grid(self.images[chosen[:number]], number, 1, self.levels)
-
-  def save(self, folder: pathlib.Path, name: str, scale: int = 0) -> None:
-    """Writes FOLDER/NAME.png if there is a picture, FOLDER/NAME.txt if there is a text."""
-    picture = self.picture(scale)
-    if picture is not None:
-      pictures.save_png(folder / f'{name}.png', picture)
-    if self.text:
-      atomic_write(folder / f'{name}.txt', self.text)
+BATCH = 128  # samples in one call of a sampler
 
 
 class ImageTask(NamedTuple):
@@ -127,11 +67,40 @@ class TrainedModel(NamedTuple):
   tasks: Mapping[str, ImageTask]
 
   def draw(self, request: Request, seed: int) -> tuple[Samples, float]:
-    """Samples, and the seconds that drawing them took, compilation included."""
+    """Samples, and the seconds that drawing them took, compilation included.
+
+    At most BATCH samples are drawn at a time, so that the memory of the device does not depend on
+    their number, nor do the first ones: sample i is always sample i % BATCH of call i // BATCH.
+    """
     start = time.perf_counter()
-    samples = self.method.draw(self.params, jax.random.key(seed), request)
-    jax.block_until_ready(samples.x)
+    key = jax.random.key(seed)
+    if request.num <= BATCH:
+      samples = self.method.draw(self.params, key, request)
+      jax.block_until_ready(samples.x)
+    else:
+      samples = self._draw_batches(key, request)
     return samples, time.perf_counter() - start
+
+  def _draw_batches(self, key: Key[Array, ''], request: Request) -> Samples:
+    """Samples in calls of BATCH, as NumPy arrays."""
+    calls = []
+    for call, first in enumerate(range(0, request.num, BATCH)):
+      # The last call repeats its last sample: all have one shape, so the sampler compiles once.
+      index = np.minimum(first + np.arange(BATCH), request.num - 1)
+      label, past, mask = request.label, request.past, request.mask
+      if mask is not None and np.ndim(mask) == np.ndim(past):
+        mask = mask[index]  # otherwise all samples share it
+      label, past = (None if x is None else x[index] for x in (label, past))
+      # The first call has the key of a request that needs only one.
+      call_key = jax.random.fold_in(key, call) if call else key
+      part = request._replace(num=BATCH, label=label, past=past, mask=mask)
+      calls.append(jax.device_get(self.method.draw(self.params, call_key, part)))
+    joined = {
+      name: values[0] if values[0] is None else np.concatenate(values)[: request.num]
+      for name, *values in zip(Samples._fields, *calls, strict=True)
+      if name != 'evaluations'
+    }
+    return Samples(**joined, evaluations=max(samples.evaluations for samples in calls))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -279,15 +248,15 @@ class Domain:
     """Examples as images, and the number of levels of their values."""
     raise NotImplementedError(f'{type(self).__name__} has no images')
 
-  def preview_display(self, spec: DataSpec, x: np.ndarray, request: Request) -> Display:
+  def preview_display(self, data: Data, x: np.ndarray, request: Request) -> Display:
     """Samples of `preview_request`, as training shows them."""
-    images, levels = self.as_images(spec, x)
+    images, levels = self.as_images(data.spec, x)
     label = None if request.label is None else np.asarray(request.label)
-    return Display(images, label, self.preview_columns, levels, spec.class_names)
+    return Display(images, label, self.preview_columns, levels, data.spec.class_names)
 
   def save_preview(
     self,
-    spec: DataSpec,
+    data: Data,
     x: np.ndarray,
     request: Request,
     step: int,
@@ -295,7 +264,7 @@ class Domain:
     writer: Writer,
   ) -> None:
     """Writes samples of `preview_request` to FOLDER/STEP.png or .txt, and to TensorBoard."""
-    display = self.preview_display(spec, np.asarray(x), request)
+    display = self.preview_display(data, np.asarray(x), request)
     display.save(folder, f'{step:08d}', self.picture_scale)
     if display.text:
       writer.text(step, 'samples', display.text)

@@ -14,6 +14,9 @@ TEMPO = 80  # quarters per minute
 PROGRAM = 52  # General MIDI, counted from 0: choir aahs
 VELOCITY = 80
 DRUMS = 9  # on this channel (counted from 0) a note number means a drum, not a pitch
+CHANNELS = tuple(channel for channel in range(16) if channel != DRUMS)
+MAX_BYTES = 10**7  # of a file that is read: hours of music
+MAX_STEPS = 10**5  # sixteenths of a file that is read: five hours at TEMPO
 NAMES = ('soprano', 'alto', 'tenor', 'bass')
 
 
@@ -36,7 +39,8 @@ def write(path: pathlib.Path, voices: Sequence[Voice]) -> None:
   tracks = [mido.MidiTrack([tempo])]
   for number, voice in enumerate(voices):
     name = NAMES[number] if len(voices) == len(NAMES) else f'voice {number + 1}'
-    channel = number + (number >= DRUMS)  # skips the channel of the drums
+    # The channels without that of the drums; further voices share them, in tracks of their own.
+    channel = CHANNELS[number % len(CHANNELS)]
     head = (
       mido.MetaMessage('track_name', name=name),
       mido.Message('program_change', program=PROGRAM, channel=channel),
@@ -62,14 +66,24 @@ def read(path: pathlib.Path) -> tuple[tuple[Note, ...], ...]:
   """The notes of each track that has any, moved to the nearest sixteenths.
 
   Raises:
-    ConfigError: if `mido` is not installed, the file is not a MIDI file, or two notes of a track
-      sound together.
+    ConfigError: if `mido` is not installed, the file is not a MIDI file or too large, or two notes
+      of a track sound together.
   """
   mido = _library()
   try:
+    if path.exists() and not (path.is_file() and path.stat().st_size <= MAX_BYTES):
+      raise ValueError(f'it must be a regular file of at most {MAX_BYTES:,} bytes')
     file = mido.MidiFile(path)
     if file.ticks_per_beat <= 0:
       raise ValueError('it counts time in film frames (SMPTE); save it with ticks per quarter')
+    if file.type == 2:
+      raise ValueError('its tracks are independent pieces (format 2); save it as format 1')
+    if sum(message.time for message in mido.merge_tracks(file.tracks)) > MAX_STEPS * (
+      file.ticks_per_beat / STEPS_PER_QUARTER
+    ):
+      raise ValueError(f'it is longer than {MAX_STEPS:,} sixteenths')
+  except EOFError as error:
+    raise ConfigError(f'{path} is not a MIDI file of notes: it ends too early') from error
   except OSError as error:
     raise ConfigError(f'{path} cannot be read: {error.strerror or error}') from error
   except Exception as error:  # a broken file makes the library raise almost any type

@@ -11,8 +11,9 @@ from common.config import ConfigError
 from common.data import music
 from common.data.spec import DataSpec
 from common.domains import midi
-from common.domains.base import Domain, SampleSettings, TrainedModel
-from common.domains.piano_roll import legend, piano_rolls
+from common.domains.base import PICTURE_ROWS, Domain, SampleSettings, TrainedModel
+from common.domains.display import Display
+from common.domains.piano_roll import page, piano_rolls
 from common.method import Request
 from common.reporting import pictures
 
@@ -31,7 +32,6 @@ class MusicDomain(Domain):
   suffixes = ('.png', '.npy', '.mid')
   num = 4
   preview_num = 4
-  preview_columns = 1  # pieces are wide: one below the other
   picture_scale = 4
 
   def request(self, spec, num, label=None, options=None):
@@ -42,6 +42,15 @@ class MusicDomain(Domain):
   def as_images(self, spec, x):
     # The first frame was given: leave it out.
     return piano_rolls(np.asarray(x)[:, 1:], spec.pitches), 256
+
+  def preview_display(self, data, x, request):
+    return Display(plot=page(x[:, 1:], data.spec.pitches, self.picture_scale))
+
+  def evaluation_display(self, spec, drawn):
+    if drawn.x is None:
+      return Display()
+    shown = np.asarray(drawn.x)[:PICTURE_ROWS, 1:]
+    return Display(plot=page(shown, spec.pitches, self.picture_scale))
 
   def dimension_note(self, spec, bits):
     nats = bits * spec.shape[1] * math.log(2)
@@ -61,10 +70,7 @@ class MusicDomain(Domain):
     elif out.suffix == '.npy':
       pictures.save_array(out, x)
     else:
-      rows = [(f'{i + 1}', roll[None]) for i, roll in enumerate(piano_rolls(x, spec.pitches))]
-      pictures.save_png(
-        out, pictures.captioned_rows(legend(spec.pitches), rows, flags.scale or self.picture_scale)
-      )
+      pictures.save_png(out, page(x, spec.pitches, flags.scale or self.picture_scale))
     return (
       f'{len(x)} pieces of {x.shape[1]} sixteenths from step {trained.step} in '
       f'{", ".join(names)}, {seconds:.1f} s with compilation'

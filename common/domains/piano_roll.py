@@ -2,13 +2,18 @@
 
 import numpy as np
 from jaxtyping import Integer, UInt8
+from PIL import Image, ImageDraw, ImageFont
 
-from common.data.music import Pitches, pitch_name
+from common.data.music import STEPS_PER_QUARTER, Pitches, pitch_name
+from common.reporting import pictures
 
 # The colours of the first voice, the second, ...; further voices repeat them.
 COLOURS = np.array([(0, 132, 209), (213, 94, 0), (0, 158, 115), (139, 92, 246)], np.uint8)
 COLOUR_NAMES = ('blue', 'orange', 'green', 'violet')
 WHITE_KEYS, BLACK_KEYS, C_KEYS = 255, 240, 215  # grey values of the background
+BAR_LINE = 150  # grey value
+BAR = 4 * STEPS_PER_QUARTER  # steps between two lines
+TEXT_SIZE = 10  # of the names of pitches, in pixels: a C and the next are at least 12 apart
 SHARPS = (1, 3, 6, 8, 10)  # pitches of the black keys, modulo 12
 
 
@@ -37,9 +42,45 @@ def piano_rolls(
   return rolls
 
 
+def page(
+  frames: Integer[np.ndarray, 'n steps voices'], pitches: Pitches, scale: int
+) -> UInt8[np.ndarray, 'rows columns 3']:
+  """Numbered rolls below each other, with an explanation; `scale` is the size of a step."""
+  sheets = [sheet(roll, pitches, scale) for roll in piano_rolls(frames, pitches)]
+  rows = [(str(number), roll[None]) for number, roll in enumerate(sheets, 1)]
+  return pictures.captioned_rows(legend(pitches), rows)
+
+
+def sheet(
+  roll: UInt8[np.ndarray, 'pitches steps 3'], pitches: Pitches, scale: int
+) -> UInt8[np.ndarray, 'rows columns 3']:
+  """An enlarged roll, with a line in front of every fourth quarter and each C named on the left."""
+  picture = roll.repeat(scale, 0).repeat(scale, 1)
+  picture[:, :: BAR * scale] = BAR_LINE
+  font = ImageFont.load_default(TEXT_SIZE)
+  names = {
+    pitch: pitch_name(pitch)
+    for pitch in range(pitches.lowest, pitches.highest + 1)
+    if pitch % 12 == 0 or pitch in (pitches.lowest, pitches.highest)
+  }
+  left = 2 + int(max(map(font.getlength, names.values())))
+  named = Image.new('RGB', (left + picture.shape[1], picture.shape[0]), 'white')
+  named.paste(Image.fromarray(picture), (left, 0))
+  draw, free = ImageDraw.Draw(named), picture.shape[0]
+  for pitch, name in names.items():  # from the bottom upwards
+    middle = (pitches.highest - pitch + 0.5) * scale
+    # The lowest and the highest pitch may be too close to a C, or to the edge.
+    top = min(max(middle - TEXT_SIZE / 2, 0), free - TEXT_SIZE)
+    if top >= 0 and (top <= middle <= top + TEXT_SIZE):
+      draw.text((0, top + TEXT_SIZE / 2), name, 'black', font, anchor='lm')
+      free = top
+  return np.asarray(named)
+
+
 def legend(pitches: Pitches) -> str:
   """One line that explains a roll."""
   return (
     f'{pitch_name(pitches.lowest)} to {pitch_name(pitches.highest)}, every C grey; a column is a '
-    f'sixteenth, dark where a note begins; from the top voice: {", ".join(COLOUR_NAMES)}'
+    'sixteenth, a line every four quarters, dark where a note begins; from the top voice: '
+    f'{", ".join(COLOUR_NAMES)}'
   )

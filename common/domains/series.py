@@ -9,9 +9,11 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
 
+from common.data import times
 from common.data.sources import Source
-from common.data.spec import DataSpec
-from common.domains.base import Display, Domain, SampleSettings, TrainedModel
+from common.data.spec import DataSpec, SeriesSpec
+from common.domains.base import Domain, SampleSettings, TrainedModel
+from common.domains.display import Display
 from common.domains.labels import parse_label
 from common.files import atomic_write
 from common.method import Method, PyTree, Request
@@ -41,16 +43,22 @@ class Windows(NamedTuple):
 
 
 class Forecasts(NamedTuple):
-  """Draws of the values that follow the given part of each window.
+  """Draws of the values that follow the given part of each window, as raw values in float64.
 
   Attributes:
-    names: the series of each window.
+    series: the description of the windows.
+    label: the series of each window, as a class.
+    names: their names.
+    times: the times of all steps of each window.
     past: the given values.
     truth: the values that followed.
     draws: the forecast values, drawn several times for each window.
   """
 
+  series: SeriesSpec
+  label: Int[np.ndarray, 'windows']
   names: tuple[str, ...]
+  times: Int[np.ndarray, 'windows length']
   past: Float[np.ndarray, 'windows context']
   truth: Float[np.ndarray, 'windows horizon']
   draws: Float[np.ndarray, 'windows draws horizon']
@@ -63,7 +71,7 @@ class Forecasts(NamedTuple):
 
   def first(self, number: int) -> 'Forecasts':
     """The forecasts of the first `number` windows."""
-    return Forecasts(*(part[:number] for part in self))
+    return Forecasts(self.series, *(part[:number] for part in self[1:]))
 
 
 class SeriesDomain(Domain):
@@ -90,9 +98,10 @@ class SeriesDomain(Domain):
     # One draw of each window, in turn: enough to count evaluations and seconds.
     return forecast_request(spec, source.gather(indices % len(source)), options)
 
-  def preview_display(self, spec, x, request):
-    batch = {'x': request.past, 'label': request.label}
-    return Display(plot=picture(to_forecasts(spec, batch, x, DRAWS)))
+  def preview_display(self, data, x, request):
+    source = data.splits['validation']  # of which `preview_request` asks for the first windows
+    windows = Windows(data.spec, source, np.arange(min(WINDOWS, len(source))))
+    return Display(plot=picture(to_forecasts(data.spec, windows.repeated(DRAWS), x, DRAWS)))
 
   def evaluation_display(self, spec, drawn):
     if drawn.forecasts is None:
@@ -136,7 +145,10 @@ class SeriesDomain(Domain):
     label = None if flags.label is None else parse_label(flags.label, 1, spec)
     if label is not None:
       indices = indices[source.gather(indices)['label'] == int(label[0])]
-    return Windows(spec, source, indices[: flags.num or default_num])
+    # A split is stored in random order; those that are shown are in the order of series and time.
+    indices = indices[: flags.num or default_num]
+    chosen = source.gather(indices)
+    return Windows(spec, source, indices[np.lexsort((chosen['start'], chosen['label']))])
 
 
 def forecast_request(
@@ -153,12 +165,21 @@ def forecast_request(
 
 def to_forecasts(spec: DataSpec, batch: Mapping[str, Any], x: np.ndarray, draws: int) -> Forecasts:
   """Forecasts from the samples of `forecast_request` for a batch from `Windows.repeated`."""
-  context = spec.shape[0] - spec.series.horizon
+  series, length = spec.series, spec.shape[0]
+  context = length - series.horizon
   # Rows i·draws ... (i + 1)·draws - 1 belong to window i: one of them gives its past and truth.
-  values = np.asarray(batch['x'])[::draws, :, 0]
-  names = tuple(spec.class_names[i] for i in np.asarray(batch['label'])[::draws])
+  stored, label, start = (np.asarray(batch[key])[::draws] for key in ('x', 'label', 'start'))
+  values = series.raw(stored[..., 0], label)
   drawn = np.asarray(x)[:, context:, 0].reshape(len(values), draws, -1)
-  return Forecasts(names, values[:, :context], values[:, context:], drawn)
+  return Forecasts(
+    series,
+    label,
+    tuple(spec.class_names[i] for i in label),
+    series.times(start, label, length),
+    values[:, :context],
+    values[:, context:],
+    series.raw(drawn, label),
+  )
 
 
 def forecast(
@@ -194,43 +215,83 @@ def forecast(
 def picture(forecasts: Forecasts, columns: int = 2) -> UInt8[np.ndarray, 'height width 3']:
   """A panel for each window: past, truth, the median, and the 50 % and 90 % intervals."""
   context, horizon = forecasts.past.shape[1], forecasts.truth.shape[1]
-  shown = min(context, 4 * horizon)  # a longer past would squeeze the forecast
-  # Step 0 is the last given value; the line of the truth starts there, joined to the past.
-  before, after = np.arange(-shown + 1, 1), np.arange(1, horizon + 1)
-  panels = []
-  for name, past, truth, levels in zip(
+  begin = max(context - 4 * horizon, 0)  # a longer past would squeeze the forecast
+  clock, panels = forecasts.series.clock, []
+  for name, moments, past, truth, levels in zip(
     forecasts.names,
+    forecasts.times,
     forecasts.past,
     forecasts.truth,
     forecasts.quantiles().swapaxes(0, 1),
     strict=True,
   ):
+    (begins,) = times.format_times(clock.unit, clock.style, moments[context : context + 1])
+    if clock.unit != 'step':
+      moments = np.array(times.moments_of(clock.unit, moments), 'datetime64[s]')
+    after = moments[context:]
     panels.append(
       plots.Panel(
-        title=name,
+        title=f'{name}\nfrom {begins}',
         lines={
-          'past': plots.Series(before, past[-shown:]),
-          'truth': plots.Series([0, *after], [past[-1], *truth]),
-          'median': plots.Series(after, levels[2]),
+          'given': plots.Series(moments[begin:context], past[begin:]),
+          # From the last given value on, so that the lines are joined.
+          'truth': plots.Series(moments[context - 1 :], [past[-1], *truth]),
+          'median of the forecast': plots.Series(after, levels[2]),
         },
         bands={
-          '90 %': (after, levels[0], levels[4]),
-          '50 %': (after, levels[1], levels[3]),
+          '90 % interval': (after, levels[0], levels[4]),
+          '50 % interval': (after, levels[1], levels[3]),
         },
       )
     )
-  return plots.panels(panels, columns, 'steps after the last given value')
+  return plots.panels(panels, columns, forecasts.series.time, forecasts.series.value)
 
 
 def table(forecasts: Forecasts) -> str:
-  """Quantiles as CSV: a row for each step of each window."""
+  """Quantiles as CSV: a row for each step of each window.
+
+  Times are written as in the data. A number has the fewest digits that tell it from its neighbours
+  in float32 of the stored values.
+  """
   buffer = io.StringIO()
   writer = csv.writer(buffer, lineterminator='\n')
-  names = (f'q{level:g}' for level in QUANTILE_LEVELS)
-  writer.writerow(['window', 'series', 'step', 'truth', 'mean', *names])
-  levels, means = forecasts.quantiles(), forecasts.draws.mean(1)
+  names = tuple(f'q{level:g}' for level in QUANTILE_LEVELS)
+  series, horizon = forecasts.series, forecasts.truth.shape[1]
+  before, after = ('window', 'series', 'step'), ('truth', 'mean', *names)
+  # The user's name of the column, unless another column has it.
+  time = 'time' if series.time in (*before, *after) else series.time
+  writer.writerow([*before, time, *after])
+  columns = np.stack([forecasts.truth, forecasts.draws.mean(1), *forecasts.quantiles()], -1)
+  tolerance = _resolution(series, columns, forecasts.label)
   for i, name in enumerate(forecasts.names):
-    for step, truth in enumerate(forecasts.truth[i]):
-      numbers = (truth, means[i, step], *levels[:, i, step])
-      writer.writerow([i, name, step + 1, *(f'{float(number):.6g}' for number in numbers)])
+    moments = times.format_times(
+      series.clock.unit, series.clock.style, forecasts.times[i, -horizon:]
+    )
+    for step, moment in enumerate(moments):
+      numbers = map(shortest, columns[i, step].tolist(), tolerance[i, step].tolist())
+      writer.writerow([i, name, step + 1, moment, *numbers])
   return buffer.getvalue()
+
+
+def _resolution(
+  series: SeriesSpec,
+  raw: Float[np.ndarray, 'windows *steps'],
+  label: Int[np.ndarray, 'windows'],
+) -> Float[np.ndarray, 'windows *steps']:
+  """Half the distance between neighbouring stored values, in raw units."""
+  # 0 and 1 of the stored scale as raw values are the origin and the origin plus a unit.
+  zero, one = (series.raw(np.full(raw.shape, each), label) for each in (0.0, 1.0))
+  # float32 has 24 digits; a little more, for the rounding of this arithmetic in float64.
+  half = 1.001 * 2.0**-24
+  return half * np.maximum(np.abs(raw - zero), 1e-6 * np.abs(one - zero))
+
+
+def shortest(number: float, tolerance: float) -> str:
+  """A number with the fewest digits that are within a tolerance of it."""
+  for digits in range(1, 18):  # 17 digits tell all numbers of float64 apart
+    text = f'{number:.{digits}g}'
+    if abs(float(text) - number) <= tolerance:
+      break
+  # 1123450 and not 1.12345e+06, where it is not much longer.
+  short = 'e' not in text or not 1e-6 < abs(number) < 1e16
+  return text if short else np.format_float_positional(float(text), trim='-')

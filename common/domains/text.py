@@ -1,17 +1,25 @@
 """Text: continuations of a prompt, which may become longer than the model's context."""
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Integer
 
 from common.data import tokenizers
+from common.data.sources import Source
 from common.data.spec import DataSpec
-from common.domains.base import Display, Domain, SampleSettings, TrainedModel
+from common.domains.base import Domain, SampleFlags, SampleSettings, TrainedModel
+from common.domains.display import Display
 from common.files import atomic_write
 from common.method import Request
 
 TEXTS = 8  # texts on a page of training or evaluation
+SEARCHED_WINDOWS = 1024  # in which a token must occur to begin a text
+CONTROLS = ('Cc', 'Cs', 'Zl', 'Zp')  # Unicode's categories of controls, surrogates, separators
+# Characters that change the direction of the text around them.
+DIRECTIONS = frozenset('\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069')
 RULE = '\n' + '-' * 72 + '\n'
 
 
@@ -33,20 +41,23 @@ class TextDomain(Domain):
     'prompt': 'a text that each sample continues',
     'length': 'tokens to draw (500)',
     'slide': 'take the end of a prompt that is longer than the context',
-    'stop': 'a text before which each sample ends',
+    'stop': 'a text before which each sample ends, besides the separator of documents',
   }
   suffixes = ('.txt',)
   default_out = ''
   num = 4
   preview_num = TEXTS
 
-  def request(self, spec, num, label=None, options=None):
-    # The first token is given, never predicted: a separator, or else a line break.
-    past = np.full((num, 1), spec.tokenizer.start_token, np.int32)
-    return Request(num, label, past=past, options=options or {})
+  def preview_request(self, spec, labelled, source):
+    past = first_tokens(spec, source, np.arange(self.preview_num))
+    return Request(self.preview_num, past=past)
 
-  def preview_display(self, spec, x, request):
-    return Display(text=page(decode(spec, x)))
+  def evaluation_request(self, spec, indices, label, source, options):
+    past = first_tokens(spec, source, indices)
+    return Request(len(indices), past=past, options=options)
+
+  def preview_display(self, data, x, request):
+    return Display(text=page(decode(data.spec, x)))
 
   def evaluation_display(self, spec, drawn):
     return Display() if drawn.x is None else Display(text=page(decode(spec, drawn.x[:TEXTS])))
@@ -56,21 +67,70 @@ class TextDomain(Domain):
 
   def sample(self, trained, settings, out):
     texts, log_probs, seconds = continue_prompt(trained, settings)
-    printed = page(texts)
+    made = page(texts)
     if out is not None:
-      atomic_write(out, printed)
+      atomic_write(out, made)
     numbers = ', '.join(f'{nats:.4g}' for nats in log_probs)
     written = '' if out is None else f' in {out}'
     return (
-      f'{printed}\n'
+      f'{printable(made)}\n'
       f'log-probability of the drawn part, in nats: {numbers}\n'
       f'{len(texts)} texts from step {trained.step}{written}, {seconds:.1f} s with compilation'
     )
 
 
-def decode(spec: DataSpec, x: np.ndarray) -> tuple[str, ...]:
-  """Samples [num, tokens] as texts, without their first token, which was given."""
-  return tuple(spec.tokenizer.decode(row[1:]) for row in np.asarray(x))
+def first_tokens(
+  spec: DataSpec, source: Source, indices: Integer[np.ndarray, 'num']
+) -> Integer[np.ndarray, 'num 1']:
+  """The given first tokens of texts without a prompt: tokens that the model has seen.
+
+  The separator, if documents are separated; or else the line break, if the text has lines; or else
+  the first tokens of windows of the data.
+
+  Args:
+    spec: the data.
+    source: a split.
+    indices: the numbers of the texts, counted from 0.
+  """
+  windows = source.gather(np.arange(min(len(source), SEARCHED_WINDOWS)))['x'].astype(np.int32)
+  for token in (spec.tokenizer.separator, spec.tokenizer.line_break):
+    if token is not None and (windows == token).any():
+      return np.full((len(indices), 1), token, np.int32)
+  return windows[indices % len(windows), :1]
+
+
+def decode(spec: DataSpec, x: Integer[np.ndarray, 'num tokens']) -> tuple[str, ...]:
+  """Samples as texts, up to the next separator. A separator or line break in front is left out."""
+  tokenizer, texts = spec.tokenizer, []
+  for row in np.asarray(x):
+    # The first token was given: it is part of the text unless it only marks a beginning.
+    begins = row[0] in (tokenizer.separator, tokenizer.line_break)
+    texts.append(tokenizer.decode(until_separator(tokenizer, row[begins:])))
+  return tuple(texts)
+
+
+def until_separator(
+  tokenizer: tokenizers.Tokenizer, tokens: Integer[np.ndarray, 'length']
+) -> Integer[np.ndarray, 'shorter']:
+  """The tokens before the first separator. A separator is not text: it ends one."""
+  if tokenizer.separator is None:
+    return tokens
+  ends = np.flatnonzero(tokens == tokenizer.separator)
+  return tokens[: ends[0]] if ends.size else tokens
+
+
+def printable(text: str) -> str:
+  """A text for a terminal: characters that would act on it are escaped, as in Python.
+
+  Line breaks and tabs stay.
+  """
+  acts = {
+    character
+    for character in set(text) - {'\n', '\t'}
+    if character in DIRECTIONS or unicodedata.category(character) in CONTROLS
+  }
+  escapes = {ord(character): character.encode('unicode_escape').decode() for character in acts}
+  return text.translate(escapes)
 
 
 def page(texts: Sequence[str]) -> str:
@@ -79,7 +139,7 @@ def page(texts: Sequence[str]) -> str:
 
 
 def continue_prompt(trained: TrainedModel, settings: SampleSettings) -> Continued:
-  """Draws texts.
+  """Draws texts, each up to its separator.
 
   If a text becomes longer than the model's context, the window slides: see `sampling.slide`.
 
@@ -93,21 +153,41 @@ def continue_prompt(trained: TrainedModel, settings: SampleSettings) -> Continue
   """
   flags, spec = settings.flags, trained.data.spec
   tokenizer, context = spec.tokenizer, spec.shape[0]
-  num, prompt = flags.num or TextDomain.num, flags.prompt
-  if prompt is None:
-    given = np.array([tokenizer.start_token], np.int32)
-  elif flags.slide and prompt:
-    given = tokenizer.encode(prompt).astype(np.int32)
-  else:
-    given = tokenizers.prompt_tokens(tokenizer, prompt, context)
-  total = len(given) + (flags.length or 500)
+  num = flags.num or TextDomain.num
+  past = prompts(trained, flags, num)
+  total = past.shape[1] + (flags.length or 500)
   stop = (flags.stop,) if flags.stop else ()
+  if tokenizer.separator is not None:
+    stop += ((tokenizer.separator,),)
   # The user's options come last, so that --options=slide=... has the final word.
-  options = {'length': total, 'slide': total > context, 'stop': stop, **settings.options}
-  request = Request(num, past=np.repeat(given[None], num, 0), options=options)
-  samples, seconds = trained.draw(request, settings.seed)
-  texts = [tokenizer.decode(row[len(given) :]) for row in np.asarray(samples.x)]
+  options = {'length': total, 'slide': total > context} | ({'stop': stop} if stop else {})
+  options |= settings.options
+  samples, seconds = trained.draw(Request(num, past=past, options=options), settings.seed)
+  x = np.asarray(samples.x)
+  # Values after a stop only fill the array.
+  lengths = [x.shape[1]] * num if samples.lengths is None else np.asarray(samples.lengths)
+  rows = [row[:length] for row, length in zip(x, lengths, strict=True)]
+  if flags.prompt is None:
+    texts = [text for row in rows for text in decode(spec, row[None])]
+  else:
+    drawn = [until_separator(tokenizer, row[past.shape[1] :]) for row in rows]
+    texts = [flags.prompt + tokenizer.decode(tokens) for tokens in drawn]
   if flags.stop:
-    texts = [text.partition(flags.stop)[0] for text in texts]
+    given = len(flags.prompt or '')
+    texts = [text[:given] + text[given:].partition(flags.stop)[0] for text in texts]
   log_probs = np.asarray(samples.log_prob).sum(1).tolist()
-  return Continued([(prompt or '') + text for text in texts], log_probs, seconds)
+  return Continued(texts, log_probs, seconds)
+
+
+def prompts(
+  trained: TrainedModel, flags: SampleFlags, num: int
+) -> Integer[np.ndarray, 'num length']:
+  """The given tokens of each text: those of the prompt, or a first token."""
+  spec = trained.data.spec
+  if flags.prompt is None:
+    return first_tokens(spec, trained.data.splits['train'], np.arange(num))
+  if flags.slide and flags.prompt:
+    given = spec.tokenizer.encode(flags.prompt).astype(np.int32)
+  else:
+    given = tokenizers.prompt_tokens(spec.tokenizer, flags.prompt, spec.shape[0])
+  return np.repeat(given[None], num, 0)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from common.domains.base import Display
+from common.domains.display import Display
 from common.reporting.writers import from_json_number, to_json_number
 
 

@@ -148,13 +148,14 @@ class Panel(NamedTuple):
 
 
 def panels(
-  several: Sequence[Panel], columns: int, x_title: str
+  several: Sequence[Panel], columns: int, x_title: str, y_title: str
 ) -> UInt8[np.ndarray, 'tall wide 3']:
-  """Panels side by side, as pixels on white.
+  """Panels side by side, as pixels on white. Horizontal axes may be dates (datetime64).
 
   The first line of a panel is black and the others take COLOURS in order. Bands have the colour of
   the last line.
   """
+  from matplotlib import dates
   from matplotlib import figure as figures
   from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -171,6 +172,13 @@ def panels(
       axes.fill_between(x, low, high, label=name, **shade)
     for index, (name, line) in enumerate(panel.lines.items()):
       axes.plot(line.x, line.y, color=(INK['light'], *COLOURS)[index], label=name, linewidth=1.2)
+    if isinstance(axes.xaxis.get_major_locator(), dates.AutoDateLocator):
+      locator = dates.AutoDateLocator(minticks=3, maxticks=6)
+      axes.xaxis.set_major_locator(locator)
+      axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
+      axes.xaxis.get_offset_text().set_size(8)
+    # 4,000.5 and not 0.5 + 4e3, wherever it fits.
+    axes.ticklabel_format(axis='y', useOffset=False)
     axes.set_title(panel.title, fontsize=8, wrap=True)
     axes.tick_params(labelsize=8)
     axes.spines[['top', 'right']].set_visible(False)
@@ -178,6 +186,7 @@ def panels(
   for axes in grid.flat[len(several) :]:
     axes.set_visible(False)
   figure.supxlabel(x_title, fontsize=9)
+  figure.supylabel(y_title, fontsize=9)
   handles, labels = grid.flat[0].get_legend_handles_labels()
   figure.legend(handles, labels, loc='outside upper center', ncols=5, frameon=False, fontsize=8)
   canvas.draw()

@@ -73,7 +73,7 @@ class Averaging(NamedTuple):
 
 
 def make_averaging(section: Mapping[str, Any], epoch: int, total: int) -> Averaging:
-  """Checks the `ema` section of a config, and converts its lengths to steps.
+  """The `ema` section of a config, with its lengths in steps.
 
   Args:
     section: see configs/base.py.
@@ -81,14 +81,8 @@ def make_averaging(section: Mapping[str, Any], epoch: int, total: int) -> Averag
     total: steps in the run.
 
   Raises:
-    ConfigError: for a decay outside [0, 1), a negative ramp, or an invalid width.
+    ConfigError: for an invalid half-life or width.
   """
-  if not 0 <= section['decay'] < 1:
-    raise ConfigError(f'ema.decay must be in [0, 1), got {section["decay"]}')
-  if section['ramp_up'] < 0:
-    raise ConfigError(f'ema.ramp_up must be 0 (off) or more, got {section["ramp_up"]}')
-  if section['keep'] < 1:
-    raise ConfigError(f'ema.keep must be at least 1, got {section["keep"]}')
   half_life = float(parse_steps(section['half_life'], 'ema.half_life', epoch, total))
   widths = tuple(section['widths'])
   averaging = Averaging(section['decay'], section['warmup'], half_life, section['ramp_up'], widths)

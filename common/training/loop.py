@@ -232,7 +232,7 @@ def save_samples(
     return
   if jax.process_index() == 0:
     folder = workdir / 'samples'
-    domain.save_preview(spec, np.asarray(samples.x), request, step, folder, writer)
+    domain.save_preview(data, np.asarray(samples.x), request, step, folder, writer)
 
 
 def as_text(scalars: Mapping[str, float]) -> str:

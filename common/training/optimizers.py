@@ -8,8 +8,9 @@ import jax
 import optax
 from jaxtyping import Array, Float, Int
 
-from common.config import ConfigError, parse_steps, pick, suggestion
+from common.config import ConfigError, check_setting, parse_steps, pick
 from common.method import PyTree
+from common.ranges import PATTERN, Setting, suggestion
 from common.trees import path_name
 
 
@@ -103,6 +104,7 @@ def _group_settings(settings: Mapping, name: str) -> dict:
     raise ConfigError(
       f"optimizer.groups.{name} needs paths, a regular expression for parameters such as '^head/'"
     )
+  check_setting(f'optimizer.groups.{name}.paths', group['paths'], Setting('', PATTERN))
   return dict(settings) | group
 
 
@@ -117,6 +119,7 @@ def _unmatched(pattern: str, params: PyTree) -> PyTree:
   )
 
 
+SHOWN_PATHS = 5  # in the message about a pattern that matches none
 FROZEN, REST = 'frozen', ''  # labels for `optax.partition`, besides the names of groups
 
 
@@ -165,7 +168,11 @@ def _labels(patterns: Mapping[str, str], params: PyTree) -> PyTree:
   for name, pattern in patterns.items():
     if name not in jax.tree.leaves(labels):
       where = 'frozen' if name == FROZEN else f'groups.{name}.paths'
-      raise ConfigError(f'optimizer.{where}={pattern!r} matches no parameter')
+      paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+      raise ConfigError(
+        f'optimizer.{where}={pattern!r} matches none of the {len(paths)} parameters, such as '
+        + ', '.join(paths[:: max(len(paths) // SHOWN_PATHS, 1)][:SHOWN_PATHS])
+      )
   return labels
 
 

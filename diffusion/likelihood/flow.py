@@ -15,14 +15,15 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from common.config import ConfigError, pick
+from common.config import ConfigError
 from common.method import Likelihood
+from common.ranges import ABOVE_ZERO, AT_LEAST_ONE, Interval, OneOf
 from diffusion.likelihood.bound import Estimator
 from diffusion.likelihood.terms import sum_dims
 from diffusion.predictions import Denoise, fold_in_each, normal_like, velocity
@@ -209,39 +210,22 @@ class FlowLikelihood(Estimator):
     solver, rtol, atol, max_steps: see `flow_log_density`.
   """
 
-  trace: str = 'hutchinson'
-  probe: str = 'rademacher'
-  probes: int = 1
-  dequantization: str = 'uniform'
-  samples: int = 2
+  trace: Annotated[str, OneOf(*TRACES)] = 'hutchinson'
+  probe: Annotated[str, OneOf(*PROBES)] = 'rademacher'
+  probes: Annotated[int, AT_LEAST_ONE] = 1
+  dequantization: Annotated[str, OneOf(*DEQUANTIZATIONS)] = 'uniform'
+  samples: Annotated[int, Interval(2)] = 2
   importance: bool = False
-  solver: str = 'dopri5'
-  rtol: float = 1e-5
-  atol: float = 1e-5
-  max_steps: int = 4096
+  solver: Annotated[str, OneOf(*SOLVERS)] = 'dopri5'
+  rtol: Annotated[float, ABOVE_ZERO] = 1e-5
+  atol: Annotated[float, ABOVE_ZERO] = 1e-5
+  max_steps: Annotated[int, AT_LEAST_ONE] = 4096
 
   def __post_init__(self):
-    if self.trace not in TRACES:
-      raise ConfigError(f'unknown likelihood.trace {self.trace!r}; known: {", ".join(TRACES)}')
-    pick(PROBES, self.probe, 'likelihood.probe')
-    pick(DEQUANTIZATIONS, self.dequantization, 'likelihood.dequantization')
-    if self.solver not in SOLVERS:
-      raise ConfigError(f'unknown likelihood.solver {self.solver!r}; known: {", ".join(SOLVERS)}')
     if self.importance and self.trace != 'exact':
       raise ConfigError(
         f"likelihood.importance needs trace='exact', not {self.trace!r}: the noise of the estimated"
         ' trace, averaged inside the logarithm, would make the likelihood too high'
-      )
-    if self.samples < 2:
-      raise ConfigError(f'likelihood.samples must be at least 2, got {self.samples}')
-    if self.probes < 1 or self.max_steps < 1:
-      raise ConfigError(
-        'likelihood: probes and max_steps must be at least 1, got'
-        f' probes={self.probes} and max_steps={self.max_steps}'
-      )
-    if not (self.rtol > 0 and self.atol > 0):
-      raise ConfigError(
-        f'likelihood: rtol and atol must be positive, got rtol={self.rtol} and atol={self.atol}'
       )
 
   def estimate(

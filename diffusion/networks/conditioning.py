@@ -5,17 +5,9 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Int
 
 from common.config import ConfigError, pick
-
-DTYPES = {'float32': jnp.dtype('float32'), 'bfloat16': jnp.dtype('bfloat16')}
-
-
-def compute_dtype(name: str) -> np.dtype:
-  """The type of matrix products and convolutions; ConfigError for an unknown name."""
-  return pick(DTYPES, name, 'dtype')
 
 
 def sinusoid_ddpm(noise: Float[Array, 'batch'], dim: int) -> Float[Array, 'batch dim']:
@@ -48,17 +40,10 @@ def random_fourier(noise: Float[Array, 'batch'], dim: int) -> Float[Array, 'batc
 EMBEDDINGS = {'ddpm': sinusoid_ddpm, 'adm': sinusoid_adm, 'fourier': random_fourier}
 
 
-def check_embedding(name: str, dim: int):
-  """Raises ConfigError for an unknown noise embedding, or a width that is odd or too small."""
-  pick(EMBEDDINGS, name, 'embedding')
+def check_embedding_width(dim: int):
+  """Raises ConfigError for a noise embedding whose number of channels is odd or too small."""
   if dim < 4 or dim % 2:
     raise ConfigError(f'the channels of a noise embedding must be even and 4 or more, got {dim}')
-
-
-def check_dropout(probability: float):
-  """Raises ConfigError for a probability outside [0, 1)."""
-  if not 0 <= probability < 1:
-    raise ConfigError(f'dropout must be in [0, 1), got {probability}')
 
 
 class Conditioning(nn.Module):

@@ -3,6 +3,8 @@
 Shapes: B batch, N patches, D width, H heads.
 """
 
+from typing import Annotated
+
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
@@ -11,12 +13,12 @@ from jaxtyping import Array, Float, Int
 
 from common.attention import attend_positions_first
 from common.config import ConfigError
+from common.ranges import ABOVE_ZERO, AT_LEAST_ONE, AT_LEAST_ZERO, BELOW_ONE, DTYPE, OneOf
 from diffusion.networks.base import DiffusionNetwork
 from diffusion.networks.conditioning import (
+  EMBEDDINGS,
   Conditioning,
-  check_dropout,
-  check_embedding,
-  compute_dtype,
+  check_embedding_width,
 )
 
 _xavier = nn.initializers.xavier_uniform()
@@ -80,7 +82,7 @@ class Block(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, 'B N D'], condition: Float[Array, 'B D']):
     """Returns (x, None): a carry and no output, as `nn.scan` expects it."""
-    width, dtype = x.shape[-1], compute_dtype(self.dtype)
+    width, dtype = x.shape[-1], jnp.dtype(self.dtype)
     drop = nn.Dropout(self.dropout, deterministic=not self.train)
     # Zero at initialisation, gates included: every block starts as the identity.
     modulation = nn.Dense(6 * width, kernel_init=_zeros, name='modulation')(condition)
@@ -127,28 +129,24 @@ class DiT(DiffusionNetwork):
 
   out_channels: int
   num_classes: int = 0
-  patch: int = 2
-  width: int = 384
-  depth: int = 12
-  heads: int = 6
-  mlp_ratio: float = 4.0
-  dropout: float = 0.0
-  embedding: str = 'adm'
-  augment_dim: int = 0
-  dtype: str = 'float32'
+  patch: Annotated[int, AT_LEAST_ONE] = 2
+  width: Annotated[int, AT_LEAST_ONE] = 384
+  depth: Annotated[int, AT_LEAST_ONE] = 12
+  heads: Annotated[int, AT_LEAST_ONE] = 6
+  mlp_ratio: Annotated[float, ABOVE_ZERO] = 4.0
+  dropout: Annotated[float, BELOW_ONE] = 0.0
+  embedding: Annotated[str, OneOf(*EMBEDDINGS)] = 'adm'
+  augment_dim: Annotated[int, AT_LEAST_ZERO] = 0
+  dtype: Annotated[str, DTYPE] = 'float32'
   scan: bool = True
   remat: bool = False
 
   def __post_init__(self):
-    compute_dtype(self.dtype)
-    check_dropout(self.dropout)
-    check_embedding(self.embedding, self.width)
+    check_embedding_width(self.width)
     if self.width % 4 or self.width % self.heads:
       raise ConfigError(
         f'dit.width must be a multiple of 4 and of dit.heads={self.heads}, got {self.width}'
       )
-    if self.depth < 1:
-      raise ConfigError(f'dit.depth must be 1 or more, got {self.depth}')
     super().__post_init__()
 
   @nn.compact
@@ -174,7 +172,7 @@ class DiT(DiffusionNetwork):
         name='conditioning',
       )(noise, label, augment)
     )
-    dtype = compute_dtype(self.dtype)
+    dtype = jnp.dtype(self.dtype)
     h = nn.Dense(self.width, kernel_init=_xavier, dtype=dtype, name='patch_embed')(
       patchify(x, self.patch)
     )

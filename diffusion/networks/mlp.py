@@ -1,14 +1,15 @@
 """A residual multi-layer perceptron, for data of few dimensions."""
 
 import math
+from typing import Annotated
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from common.config import ConfigError
+from common.ranges import AT_LEAST_ONE, BELOW_ONE, OneOf
 from diffusion.networks.base import DiffusionNetwork
-from diffusion.networks.conditioning import Conditioning, check_dropout, check_embedding
+from diffusion.networks.conditioning import EMBEDDINGS, Conditioning, check_embedding_width
 
 
 class MLP(DiffusionNetwork):
@@ -25,16 +26,13 @@ class MLP(DiffusionNetwork):
 
   out_channels: int
   num_classes: int = 0
-  width: int = 128
-  depth: int = 3
-  dropout: float = 0.0
-  embedding: str = 'adm'
+  width: Annotated[int, AT_LEAST_ONE] = 128
+  depth: Annotated[int, AT_LEAST_ONE] = 3
+  dropout: Annotated[float, BELOW_ONE] = 0.0
+  embedding: Annotated[str, OneOf(*EMBEDDINGS)] = 'adm'
 
   def __post_init__(self):
-    check_dropout(self.dropout)
-    check_embedding(self.embedding, self.width)
-    if self.depth < 1:
-      raise ConfigError(f'mlp.depth must be 1 or more, got {self.depth}')
+    check_embedding_width(self.width)
     super().__post_init__()
 
   @nn.compact

@@ -7,6 +7,7 @@ The papers' settings are in `configs/diffusion/networks.py`.
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Annotated
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -14,14 +15,14 @@ from jaxtyping import Array, Float, Int
 
 from common.attention import attend_positions_first
 from common.config import ConfigError
+from common.ranges import AT_LEAST_ONE, AT_LEAST_ZERO, BELOW_ONE, DTYPE, Each, Interval, OneOf
 from diffusion.networks.base import DiffusionNetwork
 from diffusion.networks.conditioning import (
+  EMBEDDINGS,
   Conditioning,
-  check_dropout,
-  check_embedding,
-  compute_dtype,
+  check_embedding_width,
 )
-from diffusion.networks.resampling import downsample, upsample
+from diffusion.networks.resampling import FIR_MARGIN, downsample, upsample
 
 _init = nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform')
 _zeros = nn.initializers.zeros
@@ -43,8 +44,21 @@ def conv(
 ) -> nn.Conv:
   """A convolution that keeps the size of the image, apart from its strides."""
   return nn.Conv(
-    channels, (size, size), strides, kernel_init=init, dtype=compute_dtype(dtype), name=name
+    channels, (size, size), strides, kernel_init=init, dtype=jnp.dtype(dtype), name=name
   )
+
+
+def conv_downsample(x: Images, channels: int, dtype: str, name: str, fir: bool) -> Images:
+  """A 3x3 convolution to half the resolution: strided (DDPM), or before the filter (NCSN++)."""
+  if not fir:
+    return conv(channels, dtype, name, strides=2)(x)
+  # Song et al. 2021 convolve at the full resolution, and only the filter's stride halves it. All
+  # zeros are added before both, so that the order of the two linear maps makes no difference.
+  padding = 1 + FIR_MARGIN
+  h = nn.Conv(
+    channels, (3, 3), padding=padding, kernel_init=_init, dtype=compute_dtype(dtype), name=name
+  )(x)
+  return downsample(h, fir=True, margin=0)
 
 
 def add(x: Images, h: Images, rescale: bool) -> Images:
@@ -115,7 +129,7 @@ class Attention(nn.Module):
     head_width = style.head_width or channels
     if channels % head_width:
       raise ConfigError(f'unet.head_width={head_width} does not divide {channels} channels')
-    dtype = compute_dtype(style.dtype)
+    dtype = jnp.dtype(style.dtype)
     h = group_norm(channels, 'norm')(x).reshape(batch, height * width, channels)
     # Query, key and value from one product; DDPM has one head of all channels.
     sizes = (3, channels // head_width, head_width)
@@ -158,36 +172,27 @@ class UNet(DiffusionNetwork):
 
   out_channels: int
   num_classes: int = 0
-  width: int = 64
-  multipliers: tuple[int, ...] = (1, 2, 2)
-  blocks: int = 2
-  attention: tuple[int, ...] = ()
-  up_attention: str = 'every'
-  head_width: int = 0
-  dropout: float = 0.0
-  embedding: str = 'ddpm'
-  embedding_width: int = 0
-  augment_dim: int = 0
+  width: Annotated[int, AT_LEAST_ONE] = 64
+  multipliers: Annotated[tuple[int, ...], Each(AT_LEAST_ONE, int, least=1)] = (1, 2, 2)
+  blocks: Annotated[int, AT_LEAST_ONE] = 2
+  attention: Annotated[tuple[int, ...], Each(AT_LEAST_ONE, int)] = ()
+  up_attention: Annotated[str, OneOf('every', 'last')] = 'every'
+  head_width: Annotated[int, Interval(0, note='0: one head')] = 0
+  dropout: Annotated[float, BELOW_ONE] = 0.0
+  embedding: Annotated[str, OneOf(*EMBEDDINGS)] = 'ddpm'
+  embedding_width: Annotated[int, Interval(0, note='0: the width')] = 0
+  augment_dim: Annotated[int, AT_LEAST_ZERO] = 0
   scale_shift: bool = False
   resample_in_block: bool = False
   resample_projection: bool = False
   fir: bool = False
   skip_rescale: bool = False
   progressive_input: bool = False
-  dtype: str = 'float32'
+  dtype: Annotated[str, DTYPE] = 'float32'
   remat: bool = False
 
   def __post_init__(self):
-    compute_dtype(self.dtype)
-    check_dropout(self.dropout)
-    check_embedding(self.embedding, self.embedding_width or self.width)
-    if not self.multipliers or self.blocks < 1:
-      raise ConfigError(
-        'unet.multipliers must name 1 level or more and unet.blocks must be 1 or more, got'
-        f' multipliers={self.multipliers} and blocks={self.blocks}'
-      )
-    if self.up_attention not in ('every', 'last'):
-      raise ConfigError(f"unet.up_attention must be 'every' or 'last', got {self.up_attention!r}")
+    check_embedding_width(self.embedding_width or self.width)
     super().__post_init__()
 
   @nn.compact
@@ -219,7 +224,8 @@ class UNet(DiffusionNetwork):
         h = change_resolution(h, multiplier, downsample, f'down_{i}_resample')
         # NCSN++ (Song et al. 2021, appendix H): the input itself, shrunken, joins every level.
         if self.progressive_input:
-          pyramid = conv(h.shape[-1], self.dtype, f'down_{i}_input')(downsample(pyramid, self.fir))
+          name = f'down_{i}_input'
+          pyramid = conv_downsample(pyramid, h.shape[-1], self.dtype, name, self.fir)
           pyramid = h = add(h, pyramid, self.skip_rescale)
         skips.append(h)
 
@@ -279,10 +285,9 @@ class UNet(DiffusionNetwork):
     """The step from one level to the next, by `downsample` or `upsample`."""
     if self.resample_in_block:
       return self._res(h, multiplier, name, resample, condition=condition, train=train)
-    # DDPM shrinks by the convolution's own stride; otherwise it resamples, then convolves.
-    if resample is downsample and not self.fir:
-      return conv(h.shape[-1], self.dtype, name, strides=2)(h)
-    return conv(h.shape[-1], self.dtype, name)(resample(h, self.fir))
+    if resample is downsample:
+      return conv_downsample(h, h.shape[-1], self.dtype, name, self.fir)
+    return conv(h.shape[-1], self.dtype, name)(upsample(h, self.fir))
 
   def _check_size(self, height: int, width: int):
     """Raises ConfigError for images that the levels do not divide, or attention at no level."""

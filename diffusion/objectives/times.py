@@ -5,13 +5,13 @@ a time. So u can be drawn independently, or spread evenly over a batch.
 """
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from common.config import ConfigError
+from common.ranges import ABOVE_ZERO, FINITE, Interval
 from diffusion.processes.process import Process, rate
 
 MIN_SHARE = 1e-7  # keeps u away from 0 and 1, where the normal's inverse is infinite
@@ -22,7 +22,8 @@ class TimeSample(NamedTuple):
 
   Attributes:
     t: the times.
-    density: probability density of each time; on a discrete process, of the time before rounding.
+    density: probability density of each time under the distribution that the loss is a mean over,
+      after the correction by `importance`; on a discrete process, of the time before rounding.
     importance: weight of each example that corrects the loss to uniform times; 1 if the
       distribution of times is itself meant as a weighting.
   """
@@ -118,20 +119,12 @@ class LowDiscrepancy(Uniform):
   stratified: ClassVar[bool] = True
 
 
-def _check_std(std: float) -> None:
-  if not std > 0:
-    raise ConfigError(f'objective.times.std must be positive, got {std}')
-
-
 @dataclasses.dataclass(frozen=True)
 class LogNormal(TimeDistribution):
   """log(σ/α) is normal, cut off at the ends of the process (Karras et al. 2022, table 1)."""
 
-  mean: float = -1.2
-  std: float = 1.2
-
-  def __post_init__(self):
-    _check_std(self.std)
+  mean: Annotated[float, FINITE] = -1.2
+  std: Annotated[float, ABOVE_ZERO] = 1.2
 
   def sample(self, process: Process, u: Float[Array, 'batch'], memory: Any) -> TimeSample:
     mean, std = self.mean, self.std
@@ -152,11 +145,8 @@ class LogNormal(TimeDistribution):
 class LogitNormal(TimeDistribution):
   """logit(t), t scaled to (0, 1), is normal (Esser et al. 2024, section 3.1)."""
 
-  mean: float = 0.0
-  std: float = 1.0
-
-  def __post_init__(self):
-    _check_std(self.std)
+  mean: Annotated[float, FINITE] = 0.0
+  std: Annotated[float, ABOVE_ZERO] = 1.0
 
   def sample(self, process: Process, u: Float[Array, 'batch'], memory: Any) -> TimeSample:
     low, high = time_range(process)
@@ -205,16 +195,9 @@ class LossSecondMoment(TimeDistribution):
     floor: share of uniform times, mixed in.
   """
 
-  buckets: int = 100
-  history: float = 10.0
-  floor: float = 0.001
-
-  def __post_init__(self):
-    if self.buckets < 2 or not 0 < self.floor <= 1:
-      raise ConfigError(
-        'objective.times loss_second_moment: buckets must be at least 2 and floor in (0, 1], got'
-        f' buckets={self.buckets} and floor={self.floor}'
-      )
+  buckets: Annotated[int, Interval(2)] = 100
+  history: Annotated[float, ABOVE_ZERO] = 10.0
+  floor: Annotated[float, Interval(0, 1, above=True)] = 0.001
 
   def _size(self, process: Process) -> int:
     return min(self.buckets, process.steps) if process.steps else self.buckets
@@ -238,8 +221,9 @@ class LossSecondMoment(TimeDistribution):
     bucket = jnp.clip(jnp.searchsorted(ends, u, side='right'), 0, size - 1)
     within = (u - (ends[bucket] - share[bucket])) / share[bucket]
     position = (bucket + jnp.clip(within, 0, 1)) / size
-    density = share[bucket] * size / (high - low)
     t = round_to_table(process, low + (high - low) * position)
+    # Corrected to uniform times: a weighting that also divided by these shares would do it twice.
+    density = jnp.full_like(u, 1 / (high - low))
     return TimeSample(t, density, 1 / (share[bucket] * size))
 
   def update(

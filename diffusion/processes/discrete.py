@@ -2,14 +2,15 @@
 
 import dataclasses
 import functools
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from common.config import ConfigError, pick
+from common.config import ConfigError
+from common.ranges import Interval, OneOf
 from diffusion.processes.process import VariancePreserving, bisect
 
 
@@ -74,23 +75,19 @@ class DDPM(VariancePreserving):
 
   name: ClassVar[str] = 'ddpm'
   t_max: ClassVar[float] = 1.0
-  schedule: str = 'linear'
-  steps: int = 1000
+  schedule: Annotated[str, OneOf(*SCHEDULES)] = 'linear'
+  steps: Annotated[int, Interval(2, 100_000)] = 1000
   scaled: bool = True
 
   def __post_init__(self):
-    if self.steps < 2:
-      raise ConfigError(
-        f'process.steps must be at least 2 for a discrete process, got {self.steps}'
-      )
-    self._betas()  # raises for an unknown schedule, and for betas that are too large
+    self._betas()  # raises for betas that are too large
 
   @property
   def t_min(self) -> float:
     return 1 / self.steps
 
   def _betas(self) -> np.ndarray:
-    return pick(SCHEDULES, self.schedule, 'process.schedule')(self.steps, self.scaled)
+    return SCHEDULES[self.schedule](self.steps, self.scaled)
 
   @functools.cached_property
   def _table(self) -> LogSNRTable:

@@ -3,12 +3,13 @@
 import dataclasses
 import functools
 import math
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from common.ranges import ABOVE_ZERO, AT_LEAST_ONE, AT_LEAST_ZERO, FINITE
 from diffusion.processes.process import Process, VariancePreserving, where_noisy
 
 
@@ -24,10 +25,10 @@ class VPLinear(VariancePreserving):
   """Variance preserving with β(t) linear in t (Song et al. 2021, eq. 32-33)."""
 
   name: ClassVar[str] = 'vp_linear'
-  beta_min: float = 0.1
-  beta_max: float = 20.0
-  t_min: float = 1e-5
-  t_max: float = 1.0
+  beta_min: Annotated[float, AT_LEAST_ZERO] = 0.1
+  beta_max: Annotated[float, ABOVE_ZERO] = 20.0
+  t_min: Annotated[float, ABOVE_ZERO] = 1e-5
+  t_max: Annotated[float, ABOVE_ZERO] = 1.0
 
   def noisy_log_snr(self, t: Array) -> Array:
     # ∫₀ᵗ β; then α² = exp(−∫β) and σ² = 1 − exp(−∫β) (Song et al. 2021, eq. 33).
@@ -47,9 +48,9 @@ class Cosine(VariancePreserving):
   """
 
   name: ClassVar[str] = 'cosine'
-  s: float = 0.008
-  t_min: float = 1e-4
-  t_max: float = 0.999
+  s: Annotated[float, AT_LEAST_ZERO] = 0.008
+  t_min: Annotated[float, ABOVE_ZERO] = 1e-4
+  t_max: Annotated[float, ABOVE_ZERO] = 0.999
 
   @property
   def _start(self) -> float:
@@ -85,11 +86,11 @@ class Sigmoid(VariancePreserving):
   """
 
   name: ClassVar[str] = 'sigmoid'
-  start: float = -3.0
-  end: float = 3.0
-  tau: float = 1.0
-  t_min: float = 1e-4
-  t_max: float = 0.999
+  start: Annotated[float, FINITE] = -3.0
+  end: Annotated[float, FINITE] = 3.0
+  tau: Annotated[float, ABOVE_ZERO] = 1.0
+  t_min: Annotated[float, ABOVE_ZERO] = 1e-4
+  t_max: Annotated[float, ABOVE_ZERO] = 0.999
 
   @functools.cached_property
   def _half(self) -> float:
@@ -120,12 +121,12 @@ class Shifted(VariancePreserving):
   """
 
   name: ClassVar[str] = 'shifted'
-  log_snr_max: float = 15.0
-  log_snr_min: float = -15.0
-  resolution: int = 64
-  base_resolution: int = 64
-  t_min: float = 1e-5
-  t_max: float = 1.0
+  log_snr_max: Annotated[float, FINITE] = 15.0
+  log_snr_min: Annotated[float, FINITE] = -15.0
+  resolution: Annotated[int, AT_LEAST_ONE] = 64
+  base_resolution: Annotated[int, AT_LEAST_ONE] = 64
+  t_min: Annotated[float, ABOVE_ZERO] = 1e-5
+  t_max: Annotated[float, ABOVE_ZERO] = 1.0
 
   @functools.cached_property
   def _shift(self) -> float:
@@ -152,10 +153,10 @@ class SubVP(Process):
   """Sub-VP: the mean of VP with the smaller noise σ = 1 − α² (Song et al. 2021, eq. 29)."""
 
   name: ClassVar[str] = 'sub_vp'
-  beta_min: float = 0.1
-  beta_max: float = 20.0
-  t_min: float = 1e-3
-  t_max: float = 1.0
+  beta_min: Annotated[float, AT_LEAST_ZERO] = 0.1
+  beta_max: Annotated[float, ABOVE_ZERO] = 20.0
+  t_min: Annotated[float, ABOVE_ZERO] = 1e-3
+  t_max: Annotated[float, ABOVE_ZERO] = 1.0
 
   def _log_alpha(self, t: Array) -> Array:
     # −½·∫₀ᵗ β: the mean is that of the VP process.
@@ -183,10 +184,10 @@ class VE(Process):
   """Variance exploding: σ(t) geometric between two bounds (Song et al. 2021, eq. 30)."""
 
   name: ClassVar[str] = 've'
-  sigma_min: float = 0.01
-  sigma_max: float = 50.0
-  t_min: float = 1e-5
-  t_max: float = 1.0
+  sigma_min: Annotated[float, ABOVE_ZERO] = 0.01
+  sigma_max: Annotated[float, ABOVE_ZERO] = 50.0
+  t_min: Annotated[float, ABOVE_ZERO] = 1e-5
+  t_max: Annotated[float, ABOVE_ZERO] = 1.0
 
   @property
   def prior_std(self) -> float:
@@ -219,8 +220,8 @@ class EDM(Process):
   """Time is the noise level: α = 1, σ(t) = t (Karras et al. 2022, table 1)."""
 
   name: ClassVar[str] = 'edm'
-  sigma_min: float = 0.002
-  sigma_max: float = 80.0
+  sigma_min: Annotated[float, ABOVE_ZERO] = 0.002
+  sigma_max: Annotated[float, ABOVE_ZERO] = 80.0
 
   @property
   def t_min(self) -> float:
@@ -252,8 +253,8 @@ class RectifiedFlow(Process):
   """The straight line from data to noise: α = 1 − t, σ = t (Lipman et al. 2022)."""
 
   name: ClassVar[str] = 'rectified_flow'
-  t_min: float = 1e-3
-  t_max: float = 1.0
+  t_min: Annotated[float, ABOVE_ZERO] = 1e-3
+  t_max: Annotated[float, ABOVE_ZERO] = 1.0
 
   def log_snr(self, t: Array) -> Array:
     # α/σ = (1 − t)/t = exp(λ/2), so t = sigmoid(−λ/2) below.
@@ -274,8 +275,8 @@ class GVP(Process):
   """The trigonometric interpolant: α = cos(πt/2), σ = sin(πt/2) (Albergo et al. 2023)."""
 
   name: ClassVar[str] = 'gvp'
-  t_min: float = 1e-3
-  t_max: float = 1.0
+  t_min: Annotated[float, ABOVE_ZERO] = 1e-3
+  t_max: Annotated[float, ABOVE_ZERO] = 1.0
 
   def log_snr(self, t: Array) -> Array:
     return 2 * (jnp.log(self.alpha(t)) - jnp.log(self.sigma(t)))
@@ -299,8 +300,8 @@ class VPInterpolant(Process):
   """
 
   name: ClassVar[str] = 'vp_interpolant'
-  t_min: float = 1e-3
-  t_max: float = 0.9999
+  t_min: Annotated[float, ABOVE_ZERO] = 1e-3
+  t_max: Annotated[float, ABOVE_ZERO] = 0.9999
 
   def log_snr(self, t: Array) -> Array:
     # α² = 1 − t² = (1 − t)·(1 + t), whose logarithm stays accurate near t = 0.

@@ -1,12 +1,13 @@
 """A learned log-SNR (Kingma et al. 2021)."""
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from common.ranges import ABOVE_ZERO, AT_LEAST_ONE, FINITE
 from diffusion.processes.process import Process, VariancePreserving, bisect
 
 
@@ -22,10 +23,10 @@ class Learned(VariancePreserving):
   name: ClassVar[str] = 'learned'
   t_max: ClassVar[float] = 1.0
   learned: ClassVar[bool] = True
-  log_snr_max: float = 13.3
-  log_snr_min: float = -5.0
-  width: int = 1024
-  t_min: float = 1e-5
+  log_snr_max: Annotated[float, FINITE] = 13.3
+  log_snr_min: Annotated[float, FINITE] = -5.0
+  width: Annotated[int, AT_LEAST_ONE] = 1024
+  t_min: Annotated[float, ABOVE_ZERO] = 1e-5
 
   def init(self, key: Key[Array, '']) -> dict[str, Any]:
     # One key each for `hidden`, `bias` and `out`; `linear` starts at 1.

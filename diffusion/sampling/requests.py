@@ -17,7 +17,7 @@ from diffusion.processes.process import Process
 from diffusion.sampling.driver import padded
 from diffusion.sampling.grids import make_times
 from diffusion.sampling.program import ProgramInputs, run_sampler
-from diffusion.sampling.settings import SamplerSettings, build_settings, override
+from diffusion.sampling.settings import SamplerSettings, build_settings, with_options
 from diffusion.sampling.tasks import build_task, check_given
 
 
@@ -38,7 +38,7 @@ class RequestSampler:
   label_dropout: float
 
   def sample(self, params: Any, key: Key[Array, ''], request: Request) -> Samples:
-    """See `Method.sample`. Besides the options of `override`, 'weak' gives a weaker model's params.
+    """See `Method.sample`. The option 'weak' gives the parameters of a weaker model.
 
     Raises:
       ConfigError: for a request that this model cannot answer.
@@ -63,13 +63,15 @@ class RequestSampler:
     """The program of a request, and its inputs; `process` gives the times of the grid."""
     options = dict(request.options)
     weak = options.pop('weak', None)
-    section = override(self.defaults, options)
+    section = with_options(self.defaults, options)
     self._complete_task(section, request)
     label, weight = self._condition(section['guidance'], request, weak)
     # Computed on the host in float64; a learned process's grid depends on its parameters.
     times = make_times(section['grid'], process, section['steps'])
     shape = (request.num, *self.spec.shape)
-    settings = build_settings(section, shape, self.spec.levels, weight != 1, tuple(times))
+    settings = build_settings(
+      section, shape, self.spec.levels, weight != 1, tuple(times), self.model.variance
+    )
     # Padded to a bucket, so that other numbers of steps share the program.
     times, num_steps = padded(times)
     traced_grid = settings.grid is None
@@ -98,6 +100,8 @@ class RequestSampler:
     check_given(name, task, (request.num, *self.spec.shape), request.past, request.mask)
     if task.reversible:
       section['grid']['end'] = 't_min'
+    if section['final_denoise'] and not task.can_denoise:
+      raise ConfigError(f'task {name!r} has no final denoising: set final_denoise=False')
 
   def _condition(
     self, guidance: Mapping, request: Request, weak: Any

@@ -77,6 +77,7 @@ def build_settings(
   levels: int,
   weighted: bool,
   times: tuple[float, ...],
+  variance: str,
 ) -> SamplerSettings:
   """The settings of a program.
 
@@ -86,6 +87,7 @@ def build_settings(
     levels: number of values of each dimension of the data.
     weighted: see `GuidanceSettings`.
     times: the grid.
+    variance: the variance of the model's reverse steps.
 
   Raises:
     ConfigError: for unknown names or settings.
@@ -97,7 +99,7 @@ def build_settings(
     shape=shape,
     levels=levels,
     task=task,
-    sampler=component(SAMPLERS, section['sampler'], 'sampler'),
+    sampler=component(SAMPLERS, section['sampler'], 'sampler').of_model(variance),
     guidance=GuidanceSettings(
       weighted, guidance['low'], guidance['high'], guidance['rescale'], guidance['classifier']
     ),
@@ -107,7 +109,7 @@ def build_settings(
   )
 
 
-def override(sampling: Mapping, options: Mapping[str, Any]) -> dict[str, Any]:
+def with_options(sampling: Mapping, options: Mapping[str, Any]) -> dict[str, Any]:
   """The sampling section of a config with options in their places.
 
   An option is 'steps'; a part of the section ('sampler=heun', 'grid=karras', 'guidance=2.0'); a
@@ -131,9 +133,15 @@ def override(sampling: Mapping, options: Mapping[str, Any]) -> dict[str, Any]:
       _replace(result[name], MAIN_SETTINGS[name], name, value)
     else:
       _replace(result, name, name, value)
-  for name in options.keys() - set(parts):
+  for name in [name for name in options if name not in parts]:
     section, leaf = _find_setting(result, name)
-    _replace(result[section], leaf, name, options[name])
+    setting = Setting(result[section].get(leaf))
+    if section in COMPONENTS:
+      constructor = pick(COMPONENTS[section], result[section]['name'], section)
+      setting = settings_of(constructor).get(leaf, setting)
+    check_setting(f'option {name}', options[name], setting)
+    result[section][leaf] = options[name]
+  build_task(result['task'])  # raises for an unknown task
   return result
 
 
@@ -157,6 +165,17 @@ def _find_setting(sampling: Mapping, name: str) -> tuple[str, str]:
   found = [setting for setting in settings if name in (setting, setting.split('.')[1])]
   if len(found) != 1:
     known = found or settings | set(sampling)
-    raise ConfigError(f'unknown sampling option {name!r};{suggestion(name, known)}')
+    raise ConfigError(f'unknown sampling option {name!r};{_owners(name)}{suggestion(name, known)}')
   section, leaf = found[0].split('.')
   return section, leaf
+
+
+def _owners(name: str) -> str:
+  """' eta belongs to sampler=ddim;' for a setting of other samplers or grids; '' for no setting."""
+  owners = [
+    f'{section}={owner}'
+    for section, table in COMPONENTS.items()
+    for owner, constructor in table.items()
+    if name.rpartition('.')[2] in settings_of(constructor)
+  ]
+  return f' {name} belongs to {" or ".join(owners)};' if owners else ''

@@ -74,7 +74,7 @@ def _check_samples(method: Method, data: Data, shapes: TrainState, shown: bool) 
     method.check_request(shapes.ema, request)
     if shown:
       zeros = np.zeros((request.num, *spec.shape), spec.dtype)
-      domain.preview_display(spec, zeros, request).picture(domain.preview_scale)
+      domain.preview_display(data, zeros, request).picture(domain.picture_scale)
   except ValueError as error:
     raise ConfigError(f'this config cannot draw or show its samples: {error}') from error
 

@@ -13,7 +13,7 @@ import jax
 from absl import logging
 
 from common.checkpoints import records
-from common.config import ConfigError, differences, flatten, to_json
+from common.config import ConfigError, differences, flatten, read_json, to_json
 from common.data import pipeline
 from common.files import atomic_write, exclusive
 from common.training.resume import is_changeable
@@ -100,7 +100,7 @@ def reserve(
   if path.exists() or is_started(workdir):
     _check_same_config(workdir, config, extend_to)
     # A run from before fingerprints existed gets the fingerprint of the present data.
-    before = _read_json(data_path) if data_path.exists() else identity
+    before = read_json(data_path) if data_path.exists() else identity
     if before != identity:
       raise ConfigError(
         f'the data of the run in {workdir} has changed since it began ({before.get("train")} '
@@ -149,16 +149,6 @@ def _check_same_config(workdir: pathlib.Path, config: Mapping, extend_to: int | 
     raise ConfigError(f'{workdir} holds a run of another config ({shown}); {ANOTHER}')
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-  try:
-    found = json.loads(path.read_text())
-  except (OSError, ValueError) as error:
-    raise ConfigError(f'{path} cannot be read: {error}') from error
-  if not isinstance(found, dict):
-    raise ConfigError(f'{path} must hold a JSON object, got a {type(found).__name__}')
-  return found
-
-
 def config_of(workdir: pathlib.Path) -> dict[str, Any]:
   """The config of the run in a folder. Settings that it lacks because they are newer have defaults.
 
@@ -167,7 +157,7 @@ def config_of(workdir: pathlib.Path) -> dict[str, Any]:
   """
   path = workdir / 'config.json'
   if path.exists():
-    config = _read_json(path)
+    config = read_json(path)
   elif steps := _checkpoint_steps(workdir):
     config = _recorded_config(workdir, steps)
   else:

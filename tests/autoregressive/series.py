@@ -18,10 +18,10 @@ MASK = np.ones(SPEC.shape, bool)
 MASK[CONTEXT:, 0] = False
 
 
-def series_config(head='gaussian', offset=1.0, **overrides):
+def series_config(head='gaussian', **overrides):
   """The base config for windows of time series, at a size for tests."""
   return small_config(
-    ordering=dict(name='windows', scale_offset=offset),
+    ordering=dict(name='windows'),
     head=dict(name=head),
     **{'network__width': 16, 'network__layers': 1, 'network__heads': 2} | overrides,
   )
@@ -39,7 +39,8 @@ def series_model(spec=SPEC, scale=0.3, **settings):
   """(ordering, model, perturbed parameters)."""
   ordering, model = build_model(series_config(**settings), spec)
   x = windows(1)['x']
-  emissions, covariates = ordering.encode(x), ordering.covariates(x)
+  covariates = ordering.covariates(x)
+  emissions = ordering.encode(x, covariates)
   params = jax.jit(model.init)(jax.random.key(0), emissions, covariates=covariates)['params']
   return ordering, model, perturbed(params, scale)
 

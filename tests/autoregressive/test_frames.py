@@ -146,7 +146,7 @@ def test_the_first_frame_must_be_given_whole():
 @pytest.mark.parametrize(
   'settings, spec, message',
   [
-    (dict(voices='mixed'), MUSIC, "unknown ordering.voices 'mixed'; known: apart, together"),
+    (dict(voices='mixed'), MUSIC, "ordering.voices='mixed' is unknown; known: apart, together"),
     ({}, DIGITS, "'frames' is for data of domain 'music', but 'digits' has domain 'image'"),
     (
       dict(name='patches'),

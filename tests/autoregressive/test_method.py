@@ -221,7 +221,7 @@ def test_completion_of_the_lower_half():
 @pytest.mark.parametrize(
   'options, message',
   [
-    ({'top_q': 0.5}, "unknown sampler option 'top_q'"),
+    ({'top_q': 0.5}, "unknown sampling option 'top_q'"),
     ({'top_p': 0.0}, 'sampling.top_p'),
     ({'temperature': -0.1}, 'sampling.temperature'),
     ({'guidance': 2.0}, 'trained with model.class_dropout'),
@@ -238,9 +238,8 @@ def test_sampling_refuses(options, message):
   'overrides, message',
   [
     (dict(ordering__size=3), 'ordering.size=3 does not divide images of 8 x 8'),
-    (dict(model__class_dropout=1.0), r'model.class_dropout must be in \[0, 1\), got 1.0'),
     (dict(model__start='token'), "'token' carries no class, but the data has 10 classes"),
-    (dict(model__start='first'), "unknown model.start 'first'"),
+    (dict(model__start='first'), "model.start='first' is unknown"),
     (dict(network__name='transfomer'), "did you mean 'transformer'"),
     (dict(head__name='categoric'), "did you mean 'categorical'"),
   ],

@@ -56,7 +56,7 @@ def test_channels_apart_follow_one_another_within_a_patch():
   [
     ({'size': 4}, 'ordering.size=4 does not divide images of 4 x 6'),
     ({'size': 0}, 'ordering.size=0'),
-    ({'channels': 'mixed'}, "unknown ordering.channels 'mixed'; known: apart, together"),
+    ({'channels': 'mixed'}, "ordering.channels='mixed' is unknown; known: apart, together"),
     ({'sise': 2}, "did you mean 'size'"),
   ],
 )

@@ -40,18 +40,31 @@ def settings_of(network):
   return {} if network == 'transformer' else dict(network=dict(name=network, width=16, layers=1))
 
 
-def test_round_trip_and_the_scale_of_the_context():
-  ordering = build_ordering({'name': 'windows', 'scale_offset': 1.0}, SPEC)
+@pytest.mark.parametrize('centred', [True, False])
+def test_round_trip_and_the_location_and_scale_of_the_context(centred):
+  ordering = build_ordering({'name': 'windows'}, SPEC, centred)
   x = windows(5)['x']
   covariates = ordering.covariates(x)
-  np.testing.assert_array_equal(ordering.decode(ordering.encode(x), covariates), x)
-  np.testing.assert_allclose(covariates.scale, 1 + np.abs(x[:, :CONTEXT, 0]).mean(1), rtol=1e-6)
+  emissions = ordering.encode(x, covariates)
+  np.testing.assert_allclose(ordering.decode(emissions, covariates), x, rtol=1e-6)
   assert (ordering.length, ordering.given, ordering.features, ordering.counts) == (12, 8, 2, True)
-  shorter = ordering.covariates(x.at[:, 3:, 0].set(np.nan), jnp.array([3, 2, 1, 0, 3]))
-  expected = [1 + np.abs(x[i, :n, 0]).sum() / max(n, 1) for i, n in enumerate([3, 2, 1, 0, 3])]
-  np.testing.assert_allclose(shorter.scale, expected, rtol=1e-6)
-  still = build_ordering({'name': 'windows', 'scale_offset': 0.0}, SPEC).covariates(0 * x)
-  np.testing.assert_array_equal(still.scale, 1)
+  lengths = [CONTEXT, 3, 2, 1, 0]
+  hidden = jnp.stack([x[i].at[n:, 0].set(np.nan) for i, n in enumerate(lengths)])
+  found = ordering.covariates(hidden, jnp.array(lengths))
+  for i, n in enumerate(lengths):
+    seen = np.asarray(x[i, :n, 0], np.float64)
+    mean = seen.mean() if n else 0.0
+    location, scale = mean, (1 + np.abs(seen - mean).sum()) / (1 + n)
+    if not centred:
+      location, scale = 0.0, 1 + mean
+    assert float(found.location[i]) == pytest.approx(location, rel=1e-6)
+    assert float(found.scale[i]) == pytest.approx(scale, rel=1e-5)
+  still = ordering.covariates(0 * x + 7.0)
+  assert np.isfinite(still.scale).all() and (still.scale > 0).all()
+  if centred:  # also far from the origin, and where only the last digits differ
+    np.testing.assert_array_equal(ordering.encode(0 * x + 0.1, ordering.covariates(0 * x + 0.1)), 0)
+    far = ordering.covariates(x + 2.0**16)
+    np.testing.assert_allclose(far.scale, covariates.scale, rtol=1e-3)
 
 
 @pytest.mark.parametrize('network', ['transformer', 'lstm'])
@@ -66,7 +79,7 @@ def test_forecasts_are_causal_by_gradient(network):
     return model.apply({'params': params}, values, covariates=moved)[0].sum(-1)
 
   by_value, by_feature = jax.jit(jax.jacrev(outputs, (0, 1)))(
-    ordering.encode(x), covariates.features
+    ordering.encode(x, covariates), covariates.features
   )
   seen = np.tril(np.ones((LENGTH, LENGTH), bool))
   by_value, by_feature = np.abs(by_value[:, 0]).sum(-1), np.abs(by_feature[:, 0]).sum(-1)
@@ -80,7 +93,8 @@ def test_the_true_future_does_not_reach_its_own_prediction():
   ordering, model, params = series_model()
 
   def nats(x):
-    emissions, covariates = ordering.encode(x), ordering.covariates(x)
+    covariates = ordering.covariates(x)
+    emissions = ordering.encode(x, covariates)
     outputs = model.apply({'params': params}, emissions, covariates=covariates)
     fixed = jax.lax.stop_gradient(emissions)  # the point at which densities are taken
     return model.head.log_prob(outputs, fixed, covariates.scale[:, None])[0]
@@ -96,7 +110,8 @@ def test_decoding_step_by_step_is_one_pass(network):
   """Outputs with the cache, covariates and scale equal those without, teacher-forced."""
   ordering, model, params = series_model(**settings_of(network))
   x = windows(3)['x']
-  emissions, covariates, label = ordering.encode(x), ordering.covariates(x), jnp.arange(3)
+  covariates, label = ordering.covariates(x), jnp.arange(3)
+  emissions = ordering.encode(x, covariates)
   whole = jax.jit(model.apply)({'params': params}, emissions, label, covariates=covariates)
   runner = Runner(model, params)
   prompt = Prompt(emissions[:, :CONTEXT], jnp.full(3, CONTEXT), label, covariates)
@@ -112,7 +127,8 @@ def test_decoding_step_by_step_is_one_pass(network):
 def test_log_probabilities_of_draws_are_those_of_one_pass(head):
   ordering, model, params = series_model(head=head)
   x, label = windows(3)['x'], jnp.arange(3)
-  emissions, covariates = ordering.encode(x), ordering.covariates(x)
+  covariates = ordering.covariates(x)
+  emissions = ordering.encode(x, covariates)
   keys = jax.random.split(jax.random.key(0), 3)
 
   def run(prefix, chunk=0):
@@ -141,18 +157,19 @@ def test_forecasts_do_not_depend_on_the_true_future():
   one, other = ask(batch['x']), ask(hidden)
   np.testing.assert_array_equal(one.x, other.x)
   assert np.isfinite(one.x).all() and one.evaluations == HORIZON + 1
-  np.testing.assert_array_equal(np.asarray(one.x)[:, MASK], np.asarray(batch['x'])[:, MASK])
+  np.testing.assert_allclose(np.asarray(one.x)[:, MASK], np.asarray(batch['x'])[:, MASK], rtol=1e-6)
 
 
 @pytest.mark.parametrize('head', ['gaussian', 'student_t', 'quantiles'])
-def test_forecasts_are_proportional_to_the_series(head):
-  made, batch, params = series_method(head=head, offset=0.0)
-  large = batch['x'].at[..., 0].multiply(4)
+def test_forecasts_do_not_depend_on_the_level_of_the_context(head):
+  """Scales follow the context as soon as it is longer than a value; locations always do."""
+  made, batch, params = series_method(head=head)
+  moved = batch['x'].at[..., 0].add(1024.0)
   ask = lambda x: made.sample(
     params, jax.random.key(0), Request(6, batch['label'], past=x, mask=MASK)
   )
-  one, four = (np.asarray(ask(x).x)[..., 0] for x in (batch['x'], large))
-  np.testing.assert_allclose(four, 4 * one, rtol=1e-6)
+  one, other = (np.asarray(ask(x).x)[..., 0] for x in (batch['x'], moved))
+  np.testing.assert_allclose(other - 1024, one, atol=2e-3)
 
 
 @pytest.mark.parametrize('head', ['gaussian', 'student_t', 'negative_binomial'])
@@ -161,14 +178,17 @@ def test_the_likelihood_covers_only_the_horizon_and_follows_the_scale(head):
   made, batch, params = series_method(head=head)
   params = jax.tree.map(jnp.zeros_like, params)  # every output is 0
   nats, error, dims, *_ = jax.jit(made.nll)(params, batch, jax.random.key(0))
-  truth = np.asarray(batch['x'][:, CONTEXT:, 0], np.float64)
-  nu = 1 + np.asarray(batch['x'][:, :CONTEXT, 0]).mean(1, keepdims=True)
+  past, truth = np.split(np.asarray(batch['x'][..., 0], np.float64), [CONTEXT], axis=1)
+  mean = past.mean(1, keepdims=True)
+  nu = (1 + np.abs(past - mean).sum(1, keepdims=True)) / (1 + CONTEXT)
   half = np.log(2)  # softplus(0)
-  alpha = half / np.sqrt(nu)
+  alpha = half / np.sqrt(1 + mean)
   expected = {
-    'gaussian': lambda: stats.norm(0, nu * half).logpdf(truth),
-    'student_t': lambda: stats.t(2 + half, 0, nu * half).logpdf(truth),
-    'negative_binomial': lambda: stats.nbinom(1 / alpha, 1 / (1 + alpha * nu * half)).logpmf(truth),
+    'gaussian': lambda: stats.norm(mean, nu * half).logpdf(truth),
+    'student_t': lambda: stats.t(2 + half, mean, nu * half).logpdf(truth),
+    'negative_binomial': lambda: stats.nbinom(
+      1 / alpha, 1 / (1 + alpha * (1 + mean) * half)
+    ).logpmf(truth),
   }[head]()
   np.testing.assert_allclose(nats, -expected.sum(1), rtol=1e-4)
   assert (error == 0).all() and (dims == HORIZON).all()
@@ -176,6 +196,23 @@ def test_the_likelihood_covers_only_the_horizon_and_follows_the_scale(head):
   assert float(loss) == pytest.approx(-expected.mean(), rel=1e-4)
   assert float(aux.count) == 6 * HORIZON
   assert float(loss_of(made, params, batch, training=True)[1].count) == 6 * LENGTH
+
+
+@pytest.mark.parametrize('head', ['gaussian', 'student_t'])
+def test_densities_are_of_raw_values_in_their_own_unit(head):
+  """The density of the one value to forecast integrates to 1 over raw values."""
+  series = dataclasses.replace(
+    SPEC.series, horizon=1, counts=False, origins=(1.7e9, 0.0, 0.0), units=(2.5e-4, 1.0, 1.0)
+  )
+  made, batch, params = series_method(dataclasses.replace(SPEC, series=series), head=head)
+  stored = np.linspace(-300, 300, 6001)
+  x = np.repeat(np.asarray(batch['x'][:1]), len(stored), 0)
+  x[:, -1, 0] = stored
+  label = np.zeros(len(stored), np.int32)
+  nats = jax.jit(made.nll)(params, {'x': x, 'label': label}, jax.random.key(0)).nats
+  distances = series.raw(stored, label) - series.origins[0]
+  total = np.trapezoid(np.exp(-np.asarray(nats, np.float64)), distances)
+  assert total == pytest.approx(1, abs=2e-3)
 
 
 def test_negative_binomial_forecasts_are_counts_around_their_mean():
@@ -192,11 +229,11 @@ def test_negative_binomial_forecasts_are_counts_around_their_mean():
 
 
 def test_a_quantile_head_has_no_likelihood_and_a_loss_in_units_of_the_scale():
-  made, batch, params = series_method(head='quantiles', offset=0.0)
+  made, batch, params = series_method(head='quantiles')
   assert not made.has_likelihood
-  large = batch | {'x': batch['x'].at[..., 0].multiply(4)}
-  losses = [float(loss_of(made, params, b, training=True)[0]) for b in (batch, large)]
-  assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+  moved = batch | {'x': batch['x'].at[..., 0].add(64.0)}
+  losses = [float(loss_of(made, params, b, training=True)[0]) for b in (batch, moved)]
+  assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def wave(num, seed):
@@ -209,7 +246,7 @@ def wave(num, seed):
 
 
 def test_forecasts_of_a_wave_are_close_to_it():
-  made, _, params = series_method(offset=0.0)
+  made, _, params = series_method()
   params = perturbed(jax.tree.map(jnp.zeros_like, params), 0.1)
   optimizer = optax.adam(optax.cosine_decay_schedule(2e-2, 500))
 
@@ -262,7 +299,6 @@ def test_requests_that_are_not_forecasts_are_refused(change, message):
   'spec, settings, message',
   [
     (DIGITS, {}, "'windows' is for data of domain 'series', but 'digits' has domain 'image'"),
-    (SPEC, dict(offset=-1.0), 'ordering.scale_offset must be at least 0, got -1.0'),
     (SPEC, dict(head='categorical'), "'categorical' does not suit emissions that are numbers"),
     (
       dataclasses.replace(SPEC, series=dataclasses.replace(SPEC.series, counts=False)),

@@ -35,9 +35,9 @@ def test_an_invalid_number_of_steps_names_its_setting(text):
 
 
 def test_percentages_need_a_total_and_epochs_need_their_steps():
-  with pytest.raises(config.ConfigError, match="must be steps or epochs, got '%'"):
+  with pytest.raises(config.ConfigError, match="such as '500' or '3 epochs'; got the unit '%'"):
     config.parse_steps('5%', 'train.steps', epoch=10)
-  with pytest.raises(config.ConfigError, match="must be steps, got 'epochs'"):
+  with pytest.raises(config.ConfigError, match="such as '500'; got the unit 'epochs'"):
     config.parse_steps('5 epochs', 'train.steps')
 
 

@@ -64,7 +64,7 @@ TABLE = {'module': Module, 'frozen': Frozen, 'derived': Derived, 'function': fun
     ({'name': 'frozen', 'rate': 1}, r'thing.rate=1 must be in \[0, 1\)'),
     ({'name': 'derived', 'rate': math.nan}, r'thing.rate=nan must be in \[0, 1\)'),
     ({'name': 'derived', 'kind': 'mix'}, "kind='mix' is unknown; did you mean 'min'. known: max"),
-    ({'name': 'function', 'sizes': ()}, 'tuple of at least 1 whole numbers, each at least 1'),
+    ({'name': 'function', 'sizes': ()}, 'tuple of 1 or more whole numbers, each at least 1'),
     ({'name': 'function', 'sizes': (1, 0)}, r'sizes=\(1, 0\) must be a tuple'),
     ({'name': 'function', 'sizes': (1, True)}, r'sizes=\(1, True\) must be a tuple'),
     ({'name': 'function', 'sizes': ('a',)}, r"sizes=\('a',\) must be a tuple"),
@@ -86,7 +86,7 @@ def test_a_component_takes_a_value_in_its_range():
 @pytest.mark.parametrize(
   ('setting', 'good', 'bad'),
   [
-    (Setting(1.0), (-1e30, 0, 3), (math.nan, math.inf, -math.inf, 2**40)),
+    (Setting(1.0), (-1e30, 0, 3), (math.nan, math.inf, -math.inf, 2**40, -1e39)),
     (Setting(1.0, ABOVE_ZERO), (1e-30, 5), (0, -1.0, math.inf)),
     (Setting(1.0, ZERO_IS_OFF), (0, 0.5), (-1e-9,)),
     (Setting(1.0, Interval(0, infinite=True)), (math.inf, 0), (math.nan, -math.inf)),

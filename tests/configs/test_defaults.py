@@ -1,10 +1,14 @@
 """Every default is in one place: the signature of a constructor, or the base of a family."""
 
 import inspect
+import math
+import re
 
 import pytest
 
-from common.config import NAMED_SECTIONS, plain_defaults
+from common.config import NAMED_SECTIONS, ConfigError, check_setting, plain_defaults
+from common.ranges import settings_of
+from diffusion.sampling.program import THRESHOLDS
 from experiments import families
 from experiments.families import FAMILIES
 
@@ -15,6 +19,7 @@ COMPONENTS = [
   for name in table
 ]
 GIVEN = {  # by the code, from the data or another component
+  'centred',
   *('parent', 'name', 'out_channels', 'num_classes', 'spec', 'length', 'grid', 'values'),
   *('vocabulary', 'network', 'head', 'rows', 'features'),
 }
@@ -79,3 +84,58 @@ def test_a_base_repeats_no_default_of_a_constructor(family):
     assert not {k: v for k, v in written.items() if defaults.get(k) == v}
   for path, constructor in tables.sections.items():
     assert not at(base, path).keys() & settings(constructor, ()).keys()
+
+
+@pytest.mark.parametrize('family', FAMILIES)
+def test_every_number_has_a_range_that_its_default_lies_in(family):
+  """A new number needs one: Annotated[float, AT_LEAST_ZERO], or Setting(0.1, AT_LEAST_ZERO)."""
+  config = families.defaults(family)
+  declared = families.declared_settings(config)
+  for path, table in FAMILIES[family].tables.components.items():
+    given = FAMILIES[family].tables.given.get(path, ())
+    for name, constructor in table.items():
+      found = settings_of(constructor).items()
+      declared |= {f'{path}={name}.{key}': entry for key, entry in found if key not in given}
+  numbers = {k: entry for k, entry in declared.items() if type(entry.default) in (int, float)}
+  assert not [name for name, entry in numbers.items() if entry.range is None]
+  for name, entry in declared.items():
+    check_setting(name, entry.default, entry)
+
+
+def test_the_thresholds_of_the_config_are_those_of_the_sampler():
+  threshold = FAMILIES['diffusion'].settings['sampling']['threshold']['name']
+  assert set(threshold.range.names) == set(THRESHOLDS)
+
+
+@pytest.mark.parametrize(
+  ('setting', 'value', 'message'),
+  [
+    ('seed', -1, r'in \[0, 4294967296\)'),
+    ('data.batch_size', 0, 'at least 1'),
+    ('optimizer.clip', -1, r'at least 0 \(0: off\)'),
+    ('optimizer.learning_rate', -1e-3, 'above 0'),
+    ('optimizer.frozen', '(', 'a regular expression'),
+    ('ema.decay', 1.0, r'in \[0, 1\)'),
+    ('ema.ramp_up', -1.0, r'in \[0, 1\] \(0: no limit\)'),
+    ('ema.keep', 0, 'at least 1'),
+    ('train.micro_batches', 0, 'at least 1'),
+    ('train.max_bad_steps', 0, 'at least 1'),
+    ('evaluation.num_samples', -1, 'at least 1'),
+    ('label_dropout', 1.0, r'in \[0, 1\)'),
+    ('prediction.sigma_data', 0.0, 'above 0'),
+    ('augmentation.probability', 1.5, r'in \[0, 1\]'),
+    ('augmentation.scale', -1.0, 'at least 0'),
+    ('sampling.steps', 10**8, r'in \[1, 100000\]'),
+    ('sampling.guidance.weight', math.inf, 'a finite number'),
+    ('sampling.threshold.percentile', 0.0, r'in \(0, 1\]'),
+    ('network.depth', -1, 'at least 1'),
+    ('network.dropout', 1e9, r'in \[0, 1\)'),
+    ('data.source', 'gs://bucket', 'a path on this machine, not a URL'),
+  ],
+)
+def test_a_value_out_of_its_range_is_refused(setting, value, message):
+  config = families.defaults('diffusion')
+  *parents, last = setting.split('.')
+  at(config, parents)[last] = value
+  with pytest.raises(ConfigError, match=f'^{re.escape(setting)}=.* must be {message}'):
+    families.complete(config, strict=True)

@@ -1,7 +1,13 @@
-"""Values of flags."""
+"""Values of flags, errors and signals of commands."""
+
+import math
+import pathlib
+import platform
+import signal
 
 import pytest
 
+from common import config
 from experiments import cli
 
 
@@ -14,13 +20,91 @@ def test_settings_are_literals_or_text():
   }
 
 
-def test_a_tuple_keeps_its_commas():
-  """The flag parser splits at commas; `parse_options` joins the parts inside brackets."""
-  items = ['grid=given', 'times=(3.0', '1.0', '0.2)', 'steps=3']
-  assert cli.parse_options(items) == {'grid': 'given', 'times': (3.0, 1.0, 0.2), 'steps': 3}
+@pytest.mark.parametrize(
+  ('text', 'options'),
+  [
+    ('grid=given,times=(3.0, 1.0,0.2),steps=3', {'times': (3.0, 1.0, 0.2), 'steps': 3}),
+    ('steps=3,stop=["a,b", "c"]', {'stop': ['a,b', 'c'], 'steps': 3}),
+    ("stop=don't,steps=3", {'stop': "don't", 'steps': 3}),  # an apostrophe opens no text
+    ('s_tmax=inf,steps=3', {'s_tmax': math.inf, 'steps': 3}),
+    ('stop="say, \'no\'",steps=3', {'stop': "say, 'no'", 'steps': 3}),
+  ],
+)
+def test_a_comma_inside_brackets_or_quotes_separates_nothing(text, options):
+  found = cli.parse_options(cli.split_items(text))
+  assert found | options == found
+
+
+def test_an_option_is_given_once():
+  with pytest.raises(ValueError, match='steps is given twice'):
+    cli.parse_options(['steps=3', 'steps=4'])
 
 
 @pytest.mark.parametrize('item', ['steps', '=3'])
 def test_an_item_without_name_and_value_is_refused(item):
   with pytest.raises(ValueError, match='write name=value'):
     cli.parse_options([item])
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_the_first_signal_is_recorded_and_the_second_of_either_kind_ends(number):
+  kinds = (signal.SIGTERM, signal.SIGINT)
+  before = [signal.getsignal(kind) for kind in kinds]
+  with cli.stop_on_signals() as stop:
+    assert not stop()
+    signal.raise_signal(number)
+    assert stop()
+    assert all(signal.getsignal(kind) == signal.SIG_DFL for kind in kinds)
+  assert [signal.getsignal(kind) for kind in kinds] == before
+
+
+def raised(error):
+  """The error as it arrives from a library: raised outside our packages."""
+  try:
+    raise error
+  except type(error):
+    return error
+
+
+@pytest.mark.parametrize(
+  ('error', 'message'),
+  [
+    (config.ConfigError('two\n lines'), 'two lines'),
+    (raised(KeyError('width')), "KeyError: 'width' (--debug shows where)"),
+    (raised(ValueError('cannot reshape')), 'ValueError: cannot reshape (--debug shows where)'),
+    (raised(RuntimeError()), 'RuntimeError: no message (--debug shows where)'),
+    (
+      FileNotFoundError(2, 'No such file or directory', 'x.npy'),
+      'x.npy: No such file or directory',
+    ),
+    (
+      ValueError('set allow_pickle=True'),
+      'the file must hold plain arrays in the format of numpy, ',
+    ),
+  ],
+)
+def test_an_error_is_one_line(error, message):
+  assert cli.message_of(error).startswith(message) and '\n' not in cli.message_of(error)
+
+
+@pytest.mark.parametrize(
+  ('error', 'code', 'line'),
+  [
+    (
+      ZeroDivisionError('division by zero'),
+      1,
+      'error: ZeroDivisionError: division by zero',
+    ),
+    (KeyboardInterrupt(), 130, 'interrupted'),
+  ],
+)
+def test_any_exception_ends_a_command_with_a_line_and_a_code(error, code, line, capsys):
+  with pytest.raises(SystemExit) as end, cli.one_line_errors():
+    raise error
+  printed = capsys.readouterr().err
+  assert end.value.code == code and printed.startswith(line) and printed.count('\n') == 1
+
+
+def test_a_machine_without_proc_has_a_compilation_cache(monkeypatch):
+  monkeypatch.setattr(cli, 'CPU_INFO', pathlib.Path('/nowhere/cpuinfo'))
+  assert cli.processor_name().startswith(platform.machine())

@@ -1,5 +1,7 @@
 """--config and its settings: any order, components by name, errors that name their flag."""
 
+import functools
+
 import pytest
 from absl import flags
 
@@ -44,6 +46,27 @@ def test_settings_in_any_order_and_every_spelling():
   assert (network['name'], network['depth'], network['width']) == ('dit', 2, 384)
 
 
+@pytest.mark.parametrize(
+  ('path', 'name', 'setting', 'texts', 'value'),
+  [
+    ('sampling.sampler', 'edm', 's_churn', ['10'], 10.0),
+    ('network', 'unet', 'multipliers', ['(1,2)'], (1, 2)),
+    ('network', 'unet', 'multipliers', ['1', '2'], (1, 2)),
+  ],
+)
+def test_a_name_applies_before_the_settings_of_its_component(path, name, setting, texts, value):
+  config = config_flag.load(DIGITS, {f'{path}.{setting}': texts, f'{path}.name': [name]})
+  found = functools.reduce(dict.get, path.split('.'), config)
+  assert found['name'] == name and found[setting] == value
+  assert type(found[setting]) is type(value)  # config.json holds 10.0, not 10
+
+
+def test_a_path_is_expanded(monkeypatch):
+  monkeypatch.setenv('HOME', '/home/me')
+  config = parsed(f'--config={DIGITS}', '--config.data.source=~/x')
+  assert config['data']['source'] == '/home/me/x'
+
+
 def test_the_same_name_keeps_the_settings_of_the_file():
   before = families.load_config(DIGITS, {})
   assert before['process']['sigma_min'] == 0.03
@@ -68,11 +91,19 @@ def test_a_section_as_a_value_replaces_a_component():
       {'process.name': 'vee'},
       "--config.process.name=vee: unknown process 'vee'; did you mean",
     ),
-    ({'train.keep': 'many'}, '--config.train.keep=many: '),
-    ({'train.keep': '1.5'}, '--config.train.keep=1.5: '),
-    ({'ema.warmup': 'perhaps'}, '--config.ema.warmup=perhaps: '),
-    ({'ema.decay': 'True'}, '--config.ema.decay=True: '),
-    ({'network.width': 'wide', 'seed': '4'}, '--config.network.width=wide: '),
+    ({'train.keep': 'many'}, "--config.train.keep='many' must be a whole number"),
+    ({'train.keep': '1.5'}, '--config.train.keep=1.5 must be a whole number'),
+    ({'ema.warmup': 'perhaps'}, "--config.ema.warmup='perhaps' must be True or False"),
+    ({'ema.decay': 'True'}, '--config.ema.decay=True must be a number'),
+    ({'network.width': 'wide', 'seed': '4'}, "--config.network.width='wide' must be a"),
+    ({'optimizer.clip': '-1'}, '--config.optimizer.clip=-1 must be at least 0 (0: off)'),
+    ({'optimizer.clip': 'nan'}, '--config.optimizer.clip=nan must be finite and at least 0'),
+    ({'optimizer.learning_rate': '1e999'}, '--config.optimizer.learning_rate=inf must be'),
+    ({'ema.widths': 'wide'}, "--config.ema.widths=('wide',) must be a tuple of numbers"),
+    ({'data': 'mnist'}, '--config.data=mnist: data is a section; write one of its settings, such'),
+    ({'process': 'edm'}, 'such as --config.process.name=edm'),
+    ({'data.source': 'gs://bucket'}, "--config.data.source='gs://bucket' must be a path on this"),
+    ({'optimizer.no_decay': '('}, "--config.optimizer.no_decay='(' must be a regular expression"),
     ({'sampling.sampler': "{'name': 'edm', 'churn': 3}"}, 'unknown setting sampling.sampler.churn'),
   ],
 )

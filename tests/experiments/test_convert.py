@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from autoregressive.interop.weights import INDEX, Published, read_published, write_published
+from autoregressive.interop.tensors import INDEX
+from autoregressive.interop.weights import Published, read_published, write_published
 from autoregressive.method import build, build_model
 from common.data.pipeline import Data
 from common.finetuning import plain
@@ -52,6 +53,9 @@ def test_weights_become_a_run_and_weights_again(weights, data, tmp_path):
   assert tensors.keys() == again.keys()
   for name, value in tensors.items():
     np.testing.assert_array_equal(value, again[name])
+  assert 'run must be a new or an empty folder, but it contains' in refused(
+    'convert', f'--write={tmp_path}/run', f'--workdir={tmp_path}/run'
+  )
   made = runs.load(tmp_path / 'run')
   x = made.data.splits['train'].gather(np.arange(2))['x']
   nats = made.method.nll(made.params, {'x': jnp.asarray(x)}, jax.random.key(0)).nats
@@ -106,16 +110,3 @@ def test_a_run_with_lora_is_written_merged(kind, shard_bytes, tmp_path):
   nats = method.nll(params, batch, jax.random.key(0)).nats
   each = jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[:, 1:], -1)
   np.testing.assert_allclose(nats, -each.sum((1, 2)), rtol=1e-5)
-
-
-def test_writing_removes_earlier_weights(tmp_path):
-  """One file after several, and several after one: reading returns the last weights."""
-  network = dict(length=12, width=16, layers=1, heads=2, mlp_width=64)
-  made = Published('gpt2', network, True, 9, None)
-  params = jax.jit(made.model().init)(jax.random.key(0), jnp.zeros((1, 2, 1), jnp.int32))
-  params = params['params']
-  for turn, shard_bytes in enumerate((2000, 10**9, 2000)):
-    params = perturbed(params, seed=turn)
-    write_published(made._replace(params=params), tmp_path, shard_bytes)
-    jax.tree.map(np.testing.assert_array_equal, read_published(tmp_path).params, params)
-    assert (tmp_path / 'model.safetensors').exists() == (shard_bytes == 10**9)

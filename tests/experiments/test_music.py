@@ -41,8 +41,7 @@ def trained(tmp_path_factory):
 
 def test_training_writes_a_piano_roll_and_evaluation_names_its_unit(trained):
   with Image.open(trained / 'run' / 'samples' / '00000004.png') as roll:
-    height, width = roll.height // 4, roll.width // 4
-  assert width == 8 + 2 and height > 4 * 12
+    assert roll.width > 8 * 4 and roll.height > 4 * 12 * 4
   flags = (f'--workdir={trained}/run', '--num_samples=2', '--metrics=bits_per_dim,evaluations')
   printed = run('evaluate', *flags)
   assert 'a dimension is a voice in a sixteenth: ' in printed and 'nats per frame' in printed

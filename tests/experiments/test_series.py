@@ -66,6 +66,8 @@ def test_sampling_plots_forecasts_and_tables_their_quantiles(trained):
     assert levels == sorted(levels) and levels[0] >= 0
   actual = [line.split(',')[2] for line in visitors().splitlines()[-7:]]
   assert [row['truth'] for row in rows if row['series'] == 'south'] == actual
+  days = [str(np.datetime64('2024-03-24') + day) for day in range(7)]
+  assert [row['ds'] for row in rows] == 2 * days
 
 
 @pytest.mark.slow

@@ -165,7 +165,10 @@ def test_a_damaged_checkpoint_is_reported_and_the_previous_one_is_used(whole, tm
     (['--config.train.keep=many'], '--config.train.keep=many'),
     (['--config.network.name=transfromer'], "unknown network 'transfromer'; did you mean"),
     (['--config.optimizer.name=adma'], "unknown optimizer.name 'adma'; did you mean 'adam'"),
-    (['--config.train.steps=soon'], 'train.steps must be a number of steps, such as'),
+    (
+      ['--config.train.steps=soon'],
+      "train.steps='soon' must be a number such as '500'",
+    ),
     (['--config.data.name=digit'], "'digit'"),
     (['--config.parallel.data=3'], 'must be the number of devices, 1, got data=3'),
     (['--config.train.micro_batches=3'], 'data.batch_size=16 must be a multiple of 3 '),

@@ -27,13 +27,18 @@ FLAG_DEFAULTS = dict(
   context=64,
   horizon=12,
   stride=1,
+  target='',
+  time='',
+  series='',
+  covariates='all',
   tokenizer='characters',
   vocabulary=1024,
   tokenizer_files='',
 )
 
 SPLITS = ('train', 'validation', 'test')
-Example = dict[str, Any]  # 'x': an array; 'label': an int, if the data has classes
+# 'x': an array; 'label': an int, if the data has classes; 'start': an int, for time series
+Example = dict[str, Any]
 Examples = Iterator[tuple[str, Example]]  # with a key that is unique within the split
 
 
@@ -116,12 +121,14 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   Attributes:
     name: name of the dataset.
     domain: kind of data, as in `DataSpec.domain`.
+    flags: the flags of `prepare_data` that apply, besides --dataset and --data_dir.
     supports_palette: whether `data.palette` applies, as it does to images.
   """
 
   VERSION = tfds.core.Version('1.0.0')
   name: ClassVar[str]
   domain: ClassVar[str]
+  flags: ClassVar[tuple[str, ...]] = ()
   supports_palette: ClassVar[bool] = False
 
   def __init__(self, settings: Mapping[str, Any], network: bool, **kwargs):
@@ -163,8 +170,10 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     dtype = token_dtype(contents.levels) if contents.levels else np.dtype(np.float32)
     # Raw bytes: by default TFDS stores a uint8 array as 64-bit integers, which are slow to read.
     x = tfds.features.Tensor(shape=contents.shape, dtype=dtype, encoding='bytes')
-    label = tfds.features.Scalar(dtype=np.int32)
-    return {'x': x} | ({'label': label} if contents.class_names else {})
+    number = tfds.features.Scalar(dtype=np.int32)
+    # 'start' tells where in its series a window lies, so that a forecast has dates.
+    extra = {'label': contents.class_names, 'start': contents.series}
+    return {'x': x} | {key: number for key, present in extra.items() if present}
 
   def metadata(self) -> dict[str, Any]:
     """The parts of a `DataSpec` that TFDS does not store, as JSON values.
@@ -205,6 +214,7 @@ class ImageBuilder(Builder, skip_registration=True):
   """Small uint8 images, with or without classes."""
 
   domain = 'image'
+  flags = ('palette',)
   supports_palette = True
 
 

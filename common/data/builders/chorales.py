@@ -29,6 +29,7 @@ class Chorales(base.Builder, skip_registration=True):
   """
 
   name = 'chorales'
+  flags = ('source', 'context')
   domain = 'music'
   # The hash of the names and contents of all scores.
   sha256 = '7af09fc0d44723d07c438031936d74da8003e65f814163f41f4fb8ecf23a4db7'

@@ -56,6 +56,7 @@ class Cifar10(base.ImageBuilder, skip_registration=True):
   """
 
   name = 'cifar10'
+  flags = ('source', 'palette')
   per_class: Mapping[str, int] = {'train': 5000, 'test': 1000}
   digests: Mapping[str, str] = {
     'train': '6a3b2c04d0a79ce272dcdacaf0bc440275db5a8cbe3717521a28fada2ea0d2ed',

@@ -112,6 +112,7 @@ class Mnist(Idx, skip_registration=True):
   """Handwritten digits."""
 
   name = 'mnist'
+  flags = ('source', 'palette')
   class_names = tuple(map(str, range(10)))
   published = downloads.PublishedFiles(
     name='mnist',
@@ -143,6 +144,7 @@ class FashionMnist(Idx, skip_registration=True):
   """Photographs of clothes, in grey."""
 
   name = 'fashion_mnist'
+  flags = ('source', 'palette')
   class_names = (
     'T-shirt/top',
     'Trouser',

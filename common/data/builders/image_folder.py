@@ -64,6 +64,7 @@ class ImageFolder(base.ImageBuilder, skip_registration=True):
 
   VERSION = tfds.core.Version('1.1.0')  # 1.0.0 cut images of 16 bits per channel to 8
   name = 'image_folder'
+  flags = ('source', 'image_size', 'broken', 'palette')
 
   @classmethod
   def variant(cls, settings: Mapping[str, Any]) -> str:

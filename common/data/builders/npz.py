@@ -23,6 +23,7 @@ class Npz(base.ImageBuilder, skip_registration=True):
 
   VERSION = tfds.core.Version('1.1.0')  # 1.0.0 had a class for every number up to the largest label
   name = 'npz'
+  flags = ('source', 'palette')
 
   @classmethod
   def variant(cls, settings: Mapping[str, Any]) -> str:

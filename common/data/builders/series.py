@@ -3,8 +3,12 @@
 A window has `context` + `horizon` steps of one series: [value, covariates], float32. The first
 `context` steps are given, the last `horizon` are to be forecast. Covariates are known in advance:
 the other columns of the file, and features of the time (common/data/calendars.py). The columns of
-the file are standardised to mean 0 and standard deviation 1 over the training part. Values are not
-changed, because the model scales each window itself.
+the file are standardised to mean 0 and standard deviation 1 over the training part.
+
+The unit of a series does not matter: a value is stored as (value - origin) / unit, subtracted in
+float64. The origin of a series is the mean of its training part, its unit the mean distance from
+it. Only whole numbers from 0, up to MAX_COUNT, are stored as they are, because a head over counts
+needs them.
 
 Splits are by time, within each series. The last 5 % of its steps, rounded down to whole horizons
 but at least one, are for testing, and the same number before them for validation. Training windows
@@ -19,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import tensorflow_datasets as tfds
 from jaxtyping import Float, Int
 
 from common.config import ConfigError
@@ -27,6 +32,12 @@ from common.data.builders import base, downloads
 from common.data.series_csv import Columns, Table, read_table
 
 HELD_OUT = 0.05  # share of the steps of a series, for each of validation and test
+MAX_COUNT = 2**24  # float32 has every whole number up to this
+MAX_STORED = 1e30  # in units: squares of larger values overflow float32
+
+
+# The settings that choose columns of the user's file, with their defaults: by their names.
+ROLES = {role: base.FLAG_DEFAULTS[role] for role in ('target', 'time', 'series', 'covariates')}
 
 
 class WindowSizes(NamedTuple):
@@ -63,7 +74,9 @@ class SeriesBuilder(base.Builder, skip_registration=True):
   Settings: `context`, `horizon`, and `stride`, the steps from one training window to the next.
   """
 
+  VERSION = tfds.core.Version('2.0.0')
   domain = 'series'
+  flags = ('source', 'context', 'horizon', 'stride')
 
   @abc.abstractmethod
   def table(self) -> Table:
@@ -80,24 +93,32 @@ class SeriesBuilder(base.Builder, skip_registration=True):
     needed = sizes.length + 2 * held_out
     kept = np.flatnonzero(table.lengths >= needed)
     if not len(kept):
+      longest = table.lengths.max()
+      what_to_do = 'lower one of them'
+      if longest == 1 and table.columns.series:
+        named = ', '.join(table.columns.series)
+        what_to_do = f'if column {named!r} numbers the rows, set data.series to another, or to none'
       raise ConfigError(
         f'{self.name}: the longest series must have at least {needed[table.lengths.argmax()]} '
         f'values for data.context={sizes.context} and data.horizon={sizes.horizon}, got '
-        f'{table.lengths.max()}; lower one of them'
+        f'{longest}; {what_to_do}'
       )
-    starts = table.starts
-    windows = {split: [] for split in base.SPLITS}  # (label, first row) of each window
-    for label, i in enumerate(kept):
-      offsets = window_offsets(int(table.lengths[i]), int(held_out[i]), sizes)
+    starts, lengths = table.starts[kept], table.lengths[kept]
+    windows = {split: [] for split in base.SPLITS}  # each with its series and its first step
+    for label, (length, held) in enumerate(zip(lengths, held_out[kept], strict=True)):
+      offsets = window_offsets(int(length), int(held), sizes)
       for split in base.SPLITS:
-        windows[split] += [(label, int(starts[i]) + offset) for offset in offsets[split]]
-    # Rows of all training parts, which end before the held-out steps of validation and test.
-    training = np.concatenate(
-      [starts[i] + np.arange(table.lengths[i] - 2 * held_out[i]) for i in kept]
-    )
-    names, rows = window_rows(table, training)
+        windows[split] += [Window(label, int(starts[label]), offset) for offset in offsets[split]]
+    # The training parts, which end before the held-out steps of validation and test.
+    training = [
+      np.arange(start, start + length - 2 * held)
+      for start, length, held in zip(starts, lengths, held_out[kept], strict=True)
+    ]
+    counts = is_counts(table.value)
+    values = Values(table.value, (), ()) if counts else stored_values(table, kept, training)
+    names, rows = window_rows(table, values.stored, np.concatenate(training))
     too_short = len(table.names) - len(kept)
-    lengths, season = table.lengths[kept], table.frequency.season
+    frequency = table.frequency
     return base.Contents(
       shape=(sizes.length, rows.shape[1]),
       levels=0,
@@ -107,18 +128,83 @@ class SeriesBuilder(base.Builder, skip_registration=True):
         for split, chosen in windows.items()
       },
       notes=(
-        f'{len(kept)} series of {lengths.min()} to {lengths.max()} values, season {season}, '
-        f'covariates {", ".join(names)}',
+        f'{len(kept)} series of {lengths.min()} to {lengths.max()} values, season '
+        f'{frequency.season}, covariates {", ".join(names)}',
         *([f'{too_short} series are too short and were left out'] if too_short else ()),
+        *table.notes,
       ),
       series=dict(
         horizon=sizes.horizon,
-        season=season,
+        season=frequency.season,
         # Whether a head over counts, such as the negative binomial, applies.
-        counts=np.array_equal(table.value, np.maximum(np.round(table.value), 0)),
+        counts=counts,
         covariates=list(names),
+        value=table.columns.target,
+        time=table.columns.time,
+        origins=list(values.origins),
+        units=list(values.units),
+        first=table.times.values[starts].tolist(),
+        clock=list(calendars.Clock(frequency.unit, frequency.step, table.times.style)),
       ),
     )
+
+
+class Window(NamedTuple):
+  """A window: its series, the first row of the series in the table, and its first step there."""
+
+  label: int
+  row: int
+  start: int
+
+
+class Values(NamedTuple):
+  """The values of a table as they are stored, and the origin and unit of each series."""
+
+  stored: Float[np.ndarray, 'rows']
+  origins: tuple[float, ...]
+  units: tuple[float, ...]
+
+
+def is_counts(value: Float[np.ndarray, 'rows']) -> bool:
+  """Whether all values are whole numbers from 0 that float32 can hold."""
+  return bool(((value >= 0) & (value <= MAX_COUNT) & (value == np.round(value))).all())
+
+
+def stored_values(
+  table: Table,
+  kept: Int[np.ndarray, 'series'],
+  training: Sequence[Int[np.ndarray, 'some']],
+) -> Values:
+  """The values of each series from its own origin, in its own unit.
+
+  Args:
+    table: all series.
+    kept: the series that have windows; values of the others become 0.
+    training: the rows of the training part of each of these.
+
+  Raises:
+    ConfigError: for a value that is too far from the training part of its series.
+  """
+  stored, origins, units = np.zeros_like(table.value), [], []
+  for i, seen in zip(kept, training, strict=True):
+    rows = slice(table.starts[i], table.starts[i] + table.lengths[i])
+    # Only the training part: held-out values must not leak into it.
+    value = table.value[seen]
+    if (value == value[0]).all():  # a constant has no spread: its unit is its size, or 1
+      origin, unit = float(value[0]), float(abs(value[0])) or 1.0
+    else:
+      origin = float(value.mean())
+      unit = float(np.abs(value - origin).mean())
+    stored[rows] = (table.value[rows] - origin) / unit
+    far = np.flatnonzero(~(np.abs(stored[rows]) <= MAX_STORED))
+    if len(far):
+      raise ConfigError(
+        f'step {far[0]} of series {table.names[i]!r} is {table.value[rows][far[0]]:g}, more than '
+        f'{MAX_STORED:g} times the spread of its training part ({unit:g}) away from it: check it'
+      )
+    origins.append(origin)
+    units.append(unit)
+  return Values(stored, tuple(origins), tuple(units))
 
 
 def held_out_steps(lengths: Int[np.ndarray, 'series'], horizon: int) -> Int[np.ndarray, 'series']:
@@ -151,47 +237,62 @@ def window_offsets(length: int, held_out: int, sizes: WindowSizes) -> dict[str, 
 
 
 def window_rows(
-  table: Table, training: Int[np.ndarray, 'some']
+  table: Table, stored: Float[np.ndarray, 'rows'], training: Int[np.ndarray, 'some']
 ) -> tuple[tuple[str, ...], Float[np.ndarray, 'rows columns']]:
   """Names of all covariates, and the rows of all windows: the value, then the covariates.
 
   Args:
     table: the series.
+    stored: their values as they are stored.
     training: the rows of the training part.
   """
   # Mean and standard deviation of the training part only: held-out steps must not leak into it.
   seen = table.covariates[training]
-  deviation = seen.std(0)
-  standardised = (table.covariates - seen.mean(0)) / np.where(deviation > 0, deviation, 1)
+  with np.errstate(over='ignore'):  # an infinite spread is refused below
+    mean, deviation = seen.mean(0), seen.std(0)
+  # The rounding of a mean is no spread.
+  mean = np.where((seen == seen[0]).all(0), seen[0], mean)
+  deviation = np.where((seen == seen[0]).all(0), 1, deviation)
+  standardised = (table.covariates - mean) / deviation
+  for name, column, spread in zip(table.covariate_names, standardised.T, deviation, strict=True):
+    if not (np.abs(column) <= MAX_STORED).all() or not np.isfinite(spread):
+      raise ConfigError(
+        f'column {name!r} has values more than {MAX_STORED:g} times its spread in the training '
+        'part: check it, or leave it out (data.covariates)'
+      )
   age = np.concatenate([np.arange(length) for length in table.lengths])
   names, features = calendars.time_features(table.times, table.frequency, age)
-  rows = np.concatenate([table.value[:, None], standardised, features], 1)
+  rows = np.concatenate([stored[:, None], standardised, features], 1)
   # Rounded to float32 last: the arithmetic above is in float64.
   return (*table.covariate_names, *names), rows.astype(np.float32)
 
 
 def _examples(
-  rows: Float[np.ndarray, 'rows columns'], windows: Sequence[tuple[int, int]], length: int
+  rows: Float[np.ndarray, 'rows columns'], windows: Sequence[Window], length: int
 ) -> base.Examples:
   # Windows are views of `rows`: overlapping ones take no memory of their own.
-  for key, (label, start) in enumerate(windows):
-    yield f'{key:09d}', {'x': rows[start : start + length], 'label': label}
+  for key, (label, row, start) in enumerate(windows):
+    x = rows[row + start : row + start + length]
+    yield f'{key:09d}', {'x': x, 'label': label, 'start': start}
 
 
 class Series(SeriesBuilder, skip_registration=True):
   """The user's CSV file; docs/datasets.md describes its format."""
 
   name = 'series'
+  flags = (*SeriesBuilder.flags, 'target', 'time', 'series', 'covariates')
 
   @classmethod
   def variant(cls, settings: Mapping[str, Any]) -> str:
-    """The name of the file, the hash of its contents, and the sizes of windows."""
+    """The name of the file, the hash of its contents, the sizes of windows, and chosen columns."""
     path, data = _source(settings)
-    return f'{path.stem}-{base.digest(data)[:16]}-{super().variant(settings)}'
+    chosen = {role: settings.get(role, default) for role, default in ROLES.items()}
+    columns = '' if chosen == ROLES else f'-{base.digest(repr(chosen).encode())[:8]}'
+    return f'{path.stem}-{base.digest(data)[:16]}-{super().variant(settings)}{columns}'
 
   def table(self) -> Table:
     path, data = _source(self.settings)
-    return read_table(data, str(path))
+    return read_table(data, str(path), self.settings)
 
 
 def _source(settings: Mapping[str, Any]) -> tuple[pathlib.Path, bytes]:

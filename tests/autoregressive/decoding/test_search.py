@@ -59,6 +59,38 @@ def test_wide_beams_with_stops_are_brute_force(penalty, stop):
     np.testing.assert_allclose(found.log_prob[row, :5], [each[x] for x in best], atol=1e-5)
 
 
+def narrow(table, every, beams, stop, penalty):
+  """The (score, tokens) of beam search by the definition, to the full length, best first."""
+  live, finished = [((), 0.0)], []
+  for i in range(4):
+    rows = [(every[:, :i] == tokens).all(1) for tokens, _ in live]
+    extended = [
+      ((*tokens, value), score + table[row & (every[:, i] == value)][0, i])
+      for (tokens, score), row in zip(live, rows, strict=True)
+      for value in range(3)
+    ]
+    extended.sort(key=lambda candidate: -candidate[1])
+    ended = [(t, score) for t, score in extended[:beams] if t[-1] == stop]
+    finished += [(score / (i + 1) ** penalty, (*t, *[0] * (3 - i))) for t, score in ended]
+    live = [candidate for candidate in extended if candidate[0][-1] != stop][:beams]
+  return sorted(finished + [(score / 4**penalty, t) for t, score in live], reverse=True)[:beams]
+
+
+@pytest.mark.parametrize('beams', [1, 2])
+@pytest.mark.parametrize('penalty', [0.0, 1.0, 3.0])
+def test_narrow_beams_go_on_as_long_as_a_longer_sequence_may_win(penalty, beams):
+  """A high penalty favours long sequences, so the search must not end at the first stop."""
+  *_, every, tables = four()
+  for stop in range(3):
+    rows = DecodingSettings(stop=((stop,),)).stop_rows()
+    found = search(beams=beams, length_penalty=penalty, stop=rows)
+    for row, table in enumerate(tables):
+      expected = narrow(table, every, beams, stop, penalty)
+      made = [tuple(tokens) for tokens in np.asarray(found.emissions)[row].tolist()]
+      assert made == [tokens for _, tokens in expected]
+      np.testing.assert_allclose(found.scores[row], [score for score, _ in expected], atol=1e-5)
+
+
 def greedy(given, lengths):
   model, params, *_ = four()
   keys = example_keys(jax.random.key(0), jnp.arange(2))

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from autoregressive.decoding.settings import DecodingSettings
+from autoregressive.decoding.settings import DecodingSettings, build_settings
 from common.config import ConfigError
 from experiments import families
 
@@ -12,27 +12,32 @@ from experiments import families
 @pytest.mark.parametrize(
   'settings, message',
   [
-    (dict(top_p=0.0), r'sampling.top_p must be in \(0, 1\]; 1 is off, got 0.0'),
-    (dict(top_p=1.5), r'sampling.top_p must be in \(0, 1\].*, got 1.5'),
-    (dict(temperature=-1.0), 'sampling.temperature must be at least 0, got -1.0'),
-    (dict(temperature=float('nan')), 'sampling.temperature must be at least 0, got nan'),
-    (dict(top_k=-1), 'sampling.top_k must be at least 0 .*, got -1'),
-    (dict(min_p=1.1), r'sampling.min_p must be in \[0, 1\].*, got 1.1'),
-    (dict(repetition_penalty=0.0), 'sampling.repetition_penalty must be above 0.*, got 0.0'),
-    (dict(beams=0), 'sampling.beams must be at least 1 .*, got 0'),
+    (dict(top_p=0.0), r'sampling.top_p=0.0 must be in \(0, 1\] \(1: off\)'),
+    (dict(top_p=1.5), r'sampling.top_p=1.5 must be in \(0, 1\]'),
+    (dict(temperature=-1.0), 'sampling.temperature=-1.0 must be at least 0'),
+    (dict(temperature=float('nan')), 'sampling.temperature=nan must be finite and at least 0'),
+    (dict(top_k=-1), 'sampling.top_k=-1 must be at least 0'),
+    (dict(top_k=2.5), 'sampling.top_k=2.5 must be a whole number'),
+    (dict(temperature='hot'), "sampling.temperature='hot' must be a number"),
+    (dict(greedy='maybe'), "sampling.greedy='maybe' must be True or False"),
+    (dict(guidance=float('inf')), 'sampling.guidance=inf must be a finite number'),
+    (dict(tempreature=1.0), "unknown sampling option 'tempreature'; did you mean 'temperature'"),
+    (dict(min_p=1.1), r'sampling.min_p=1.1 must be in \[0, 1\]'),
+    (dict(repetition_penalty=0.0), 'sampling.repetition_penalty=0.0 must be above 0'),
+    (dict(beams=0), 'sampling.beams=0 must be at least 1'),
     (
       dict(beams=2, temperature=0.5),
       'sampling.beams=2 ranks by the log-probability',
     ),
     (dict(stop=(3.5,)), 'sampling.stop must hold texts or tuples of at least one token'),
     (dict(stop=('',)), 'sampling.stop must hold texts or tuples of at least one token'),
-    (dict(draft_ahead=0), 'sampling.draft_ahead must be at least 1, got 0'),
+    (dict(draft_ahead=0), 'sampling.draft_ahead=0 must be at least 1'),
     (dict(stop=((),)), 'sampling.stop must hold texts or tuples of at least one token'),
   ],
 )
 def test_settings_out_of_range_are_refused(settings, message):
   with pytest.raises(ConfigError, match=message) as error:
-    DecodingSettings(**settings)
+    build_settings({}, **settings)
   assert '\n' not in str(error.value)
 
 

@@ -148,7 +148,6 @@ def test_sizes_and_inputs():
   [
     (dict(values=2, vocabulary=256), '1 or 3 channels, got 2 values'),
     (dict(values=1, vocabulary=1), 'at least 2 levels, got 1'),
-    (dict(values=1, vocabulary=8, components=0), 'head.components must be at least 1, got 0'),
   ],
 )
 def test_refuses(settings, message):

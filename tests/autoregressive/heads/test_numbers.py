@@ -194,9 +194,9 @@ def test_bernoulli():
     (
       0,
       dict(name='quantiles', levels=[0.5, 0.2]),
-      r'head.levels must rise strictly within \(0, 1\), got \(0.5, 0.2\)',
+      r'head.levels must rise strictly, got \(0.5, 0.2\)',
     ),
-    (0, dict(name='quantiles', levels=[]), 'must rise'),
+    (0, dict(name='quantiles', levels=[]), 'must be a tuple of 1 or more numbers'),
   ],
 )
 def test_build_head_refuses(levels, settings, message):

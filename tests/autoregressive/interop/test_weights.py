@@ -16,12 +16,14 @@ from autoregressive.decoding.search import beam_search
 from autoregressive.decoding.sequences import Limits, Prompt
 from autoregressive.decoding.settings import DecodingSettings
 from autoregressive.interop import weights
+from autoregressive.interop.tensors import INDEX
 from autoregressive.interop.weights import Published, read_weights, write_weights
 from autoregressive.method import build_model
 from common.config import ConfigError
 from common.data.spec import DataSpec
 from common.method import example_keys
 from tests.autoregressive.common import outputs_of, perturbed, small_config
+from tests.autoregressive.interop import reference
 
 GPT2 = dict(length=24, width=32, layers=2, heads=4, mlp_width=128)
 LLAMA = GPT2 | dict(
@@ -214,6 +216,38 @@ def test_tensors_that_disagree_are_named(change, message, tmp_path):
   assert '\n' not in str(error.value)
 
 
+@pytest.mark.parametrize(
+  'change, message',
+  [
+    (
+      lambda t: t.update({'model.norm.weight': np.full(32, np.nan, np.float32)}),
+      "model.safetensors: tensor 'model.norm.weight' has values that are not finite",
+    ),
+    (
+      lambda t: t.update({'model.norm.weight': np.full(32, 1e300)}),
+      "tensor 'model.norm.weight' has values that are not finite in float32",
+    ),
+    (
+      lambda t: t.update({'model.norm.weight': np.ones(32, np.int8)}),
+      "tensor 'model.norm.weight' has type I8; it must be one of F64, F32, F16, BF16",
+    ),
+  ],
+)
+def test_values_that_are_no_parameters_are_refused(change, message, tmp_path):
+  damaged(tmp_path, change)
+  with pytest.raises(ConfigError, match=message):
+    weights.read_published(tmp_path)
+
+
+def test_half_precision_is_read_as_float32(tmp_path):
+  made = published('llama')
+  halved = lambda t: t.update({name: x.astype(jnp.bfloat16) for name, x in t.items()})
+  damaged(tmp_path, halved)
+  again = weights.read_published(tmp_path).params
+  rounded = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), made.params)
+  jax.tree.map(np.testing.assert_array_equal, rounded, again)
+
+
 def test_folders_without_complete_weights_are_refused(tmp_path):
   with pytest.raises(ConfigError, match=r'has no config\.json'):
     weights.read_published(tmp_path)
@@ -228,6 +262,149 @@ def test_folders_without_complete_weights_are_refused(tmp_path):
   (tmp_path / 'config.json').write_text(json.dumps({'model_type': 'bert'}))
   with pytest.raises(ConfigError, match="'bert'; known: gpt2, llama"):
     weights.read_published(tmp_path)
+
+
+def test_an_index_must_agree_with_its_files_and_stay_in_its_folder(tmp_path):
+  weights.write_published(published('gpt2'), tmp_path, 20_000)
+  path = tmp_path / INDEX
+  index = json.loads(path.read_text())
+  places = index['weight_map']
+  names = sorted(places)
+  for change, message in [
+    ({names[0]: '../model.safetensors'}, 'must be in the same folder, got'),
+    ({names[0]: 3}, 'must be in the same folder, got 3'),
+    ({'transformer.more': places[names[0]]}, "lacks a tensor 'transformer.more'"),
+  ]:
+    path.write_text(json.dumps({'weight_map': places | change}))
+    with pytest.raises(ConfigError, match=message):
+      weights.read_published(tmp_path)
+  for text in ('{}', '[]', '{', '\xff', '[' * 100_000):
+    path.write_bytes(text.encode('latin-1'))
+    with pytest.raises(ConfigError, match=r'index\.json (must|cannot)') as error:
+      weights.read_published(tmp_path)
+    assert '\n' not in str(error.value)
+  path.write_text(json.dumps(index))
+  (tmp_path / 'model.safetensors').write_bytes(b'')
+  with pytest.raises(ConfigError, match=r'has both model\.safetensors and .*index'):
+    weights.read_published(tmp_path)
+
+
+def test_one_tensor_under_two_names_is_refused(tmp_path):
+  weights.write_published(published('gpt2'), tmp_path)
+  tensors = safetensors.numpy.load_file(tmp_path / 'model.safetensors')
+  tensors['wpe.weight'] = tensors['transformer.wpe.weight'] + 1
+  safetensors.numpy.save_file(tensors, tmp_path / 'model.safetensors')
+  with pytest.raises(ConfigError, match=r"has the tensor 'transformer\.wpe.weight' twice"):
+    weights.read_published(tmp_path)
+
+
+def test_a_tied_projection_that_differs_is_refused(tmp_path):
+  made = published('gpt2')
+  weights.write_published(made, tmp_path)
+  tensors = safetensors.numpy.load_file(tmp_path / 'model.safetensors')
+  for scale, accepted in ((1, True), (2, False)):
+    tensors['lm_head.weight'] = scale * tensors['transformer.wte.weight']
+    safetensors.numpy.save_file(tensors, tmp_path / 'model.safetensors')
+    if accepted:
+      jax.tree.map(
+        np.testing.assert_array_equal, made.params, weights.read_published(tmp_path).params
+      )
+    else:
+      with pytest.raises(ConfigError, match=r"ties .* 'lm_head\.weight' differs"):
+        weights.read_published(tmp_path)
+
+
+MISSING = object()
+
+
+@pytest.mark.parametrize(
+  'name, changes, message',
+  [
+    ('gpt2', dict(scale_attn_by_inverse_layer_idx=True), 'only False is'),
+    ('gpt2', dict(scale_attn_weights=False), 'has scale_attn_weights=False, .* only True is'),
+    ('gpt2', dict(add_cross_attention=True), 'has add_cross_attention=True'),
+    ('gpt2', dict(activation_function='quick_gelu'), "activation_function in .*'quick_gelu'"),
+    ('gpt2', dict(activation_function=['gelu']), "activation_function=.'gelu'.; it must be a text"),
+    ('gpt2', dict(n_embd=MISSING), "config.json lacks 'n_embd', which must be a whole number"),
+    ('gpt2', dict(n_embd=None), "lacks 'n_embd'"),
+    ('gpt2', dict(n_head=5), 'config.json: network.heads=5 does not divide network.width=32'),
+    ('gpt2', dict(n_layer=0), 'n_layer=0; it must be a whole number from 1'),
+    ('gpt2', dict(n_layer=True), 'n_layer=True; it must be a whole number'),
+    ('gpt2', dict(n_layer=10**9), 'implies 1000000000 layers; .* holds fewer tensors'),
+    ('gpt2', dict(vocab_size=10**30), 'vocab_size=1000'),
+    ('gpt2', dict(layer_norm_epsilon=float('nan')), 'epsilon=nan; it must be a finite number'),
+    ('gpt2', dict(n_headz=4), "an unknown key 'n_headz' .* did you mean 'n_head'"),
+    ('gpt2', dict(quantization_config={'bits': 4}), "an unknown key 'quantization_config'"),
+    ('llama', dict(partial_rotary_factor=0.5), 'has partial_rotary_factor=0.5, .* only 1.0 is'),
+    ('llama', dict(attention_bias=True), 'has attention_bias=True'),
+    ('llama', dict(mlp_bias=True), 'has mlp_bias=True'),
+    ('llama', dict(hidden_act='gelu'), "has hidden_act='gelu', .* only 'silu' is"),
+    ('llama', dict(sliding_window=8), "unknown key 'sliding_window'"),
+    ('llama', dict(rope_parameters={'rope_type': 'yarn'}), "rope_type in .*'yarn'.*known: default"),
+    (
+      'llama',
+      dict(rope_parameters={'rope_type': 'linear'}),
+      "rope_parameters in .* lacks 'factor', which must be a finite number",
+    ),
+    (
+      'llama',
+      dict(rope_parameters={'partial_rotary_factor': 0.5}),
+      'rope_parameters in .* has partial_rotary_factor=0.5',
+    ),
+    ('llama', dict(rope_parameters={'rope_theta': 7.0}), 'two values of rope_theta: 7.0, 10000.0'),
+    ('llama', dict(rope_scaling={'type': 'linear', 'factor': 2.0}), 'both .* and they differ'),
+    ('llama', dict(model_type=['llama']), 'unknown model_type'),
+    ('llama', dict(num_key_value_heads=3), 'kv_heads=3 does not divide network.heads=4'),
+    ('llama', dict(head_dim=3), 'heads of an even dimension, got 3'),
+  ],
+)
+def test_keys_of_a_config_are_known_or_refused_by_name(name, changes, message, tmp_path):
+  weights.write_published(published(name), tmp_path)
+  path = tmp_path / 'config.json'
+  config = json.loads(path.read_text()) | changes
+  path.write_text(json.dumps({k: v for k, v in config.items() if v is not MISSING}))
+  with pytest.raises(ConfigError, match=message) as error:
+    weights.read_published(tmp_path)
+  assert '\n' not in str(error.value) and 'config.json' in str(error.value)
+
+
+@pytest.mark.parametrize('text', ['', '[]', '3', '{', 'null', '[' * 100_000])
+def test_a_config_that_is_no_object_is_refused(text, tmp_path):
+  (tmp_path / 'config.json').write_text(text)
+  with pytest.raises(ConfigError, match=r'config\.json (must hold|cannot be read)') as error:
+    weights.read_published(tmp_path)
+  assert '\n' not in str(error.value)
+
+
+def test_older_configs_mean_the_same(tmp_path):
+  """Keys that describe other things are ignored, and those of older files have their defaults."""
+  made = published('llama_linear_tied')
+  weights.write_published(made, tmp_path)
+  path = tmp_path / 'config.json'
+  config = json.loads(path.read_text())
+  del config['rope_parameters'], config['rope_theta'], config['head_dim']
+  config |= dict(rope_scaling={'type': 'linear', 'factor': 2.0}, pretraining_tp=2, head_dim=None)
+  config |= dict(bos_token_id=1, use_cache=True, temperature=0.6, rope_theta=10_000)
+  path.write_text(json.dumps(config))
+  np.testing.assert_array_equal(logits(weights.read_published(tmp_path)), logits(made))
+
+
+def test_weights_are_written_only_into_a_new_or_empty_folder(tmp_path):
+  made = published('gpt2')
+  (tmp_path / 'run').mkdir()
+  for name in ('config.json', 'mine.safetensors'):
+    (tmp_path / 'run' / name).write_text('mine')
+  with pytest.raises(ValueError, match="run must be a new or an empty folder, but it contains '"):
+    weights.write_published(made, tmp_path / 'run')
+  assert {path.read_text() for path in (tmp_path / 'run').iterdir()} == {'mine'}
+  (tmp_path / 'empty').mkdir()
+  weights.write_published(made, tmp_path / 'empty')
+  with pytest.raises(ValueError, match='must be a new or an empty folder: Not a directory'):
+    weights.write_published(made, tmp_path / 'empty' / 'config.json')
+  # Nothing is half-written: neither the folder nor its temporary name.
+  with pytest.raises(KeyError):
+    weights.write_published(made._replace(params={'network': {}}), tmp_path / 'new')
+  assert {path.name for path in tmp_path.iterdir()} == {'run', 'empty'}
 
 
 @pytest.mark.parametrize(
@@ -255,6 +432,18 @@ def test_a_folder_without_the_prefix_and_with_masks_is_gpt2_too(tmp_path):
   tensors['h.0.attn.bias'] = np.tril(np.ones((1, 1, 24, 24), np.float32))
   safetensors.numpy.save_file(tensors, tmp_path / 'model.safetensors')
   jax.tree.map(np.testing.assert_array_equal, made.params, weights.read_published(tmp_path).params)
+
+
+@pytest.mark.parametrize('name', KINDS)
+def test_our_export_has_the_logits_of_the_papers(name, tmp_path):
+  made = published(name)
+  weights.write_published(made, tmp_path)
+  config = json.loads((tmp_path / 'config.json').read_text())
+  tensors = safetensors.numpy.load_file(tmp_path / 'model.safetensors')
+  tensors = {key: value.astype(np.float64) for key, value in tensors.items()}
+  forward = {'gpt2': reference.gpt2, 'llama': reference.llama}[made.kind]
+  expected = [forward(tensors, config, row) for row in TOKENS]
+  np.testing.assert_allclose(logits(made), expected, atol=1e-4)
 
 
 PEERS = [name for name in KINDS if name != 'gpt2_scan']

@@ -13,7 +13,6 @@ from autoregressive.networks.base import CausalNetwork
 from autoregressive.networks.rnn import GRU, LSTM
 from autoregressive.networks.tcn import TCN
 from autoregressive.networks.transformer import Transformer
-from common.config import ConfigError
 from tests.autoregressive.common import perturbed
 
 LENGTH, WIDTH = 12, 8
@@ -166,9 +165,3 @@ def test_caches_do_not_grow_with_the_length():
   for network in VARIANTS.values():
     short, long = network.init_cache(2, 10), network.init_cache(2, 10_000)
     assert jax.tree.map(jnp.shape, short) == jax.tree.map(jnp.shape, long)
-
-
-@pytest.mark.parametrize('settings', [dict(kernel=1), dict(growth=0)])
-def test_tcn_refuses(settings):
-  with pytest.raises(ConfigError, match=r'network\.\w+ must be \d or more, got \d'):
-    TCN(WIDTH, **settings)

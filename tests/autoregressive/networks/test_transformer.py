@@ -11,9 +11,10 @@ from jax.sharding import AbstractDevice, AbstractMesh
 
 from autoregressive.heads.categorical import Categorical
 from autoregressive.model import Model
+from autoregressive.networks import NETWORKS
 from autoregressive.networks import positions as pos
 from autoregressive.networks.transformer import Transformer
-from common.config import ConfigError
+from common.config import ConfigError, component
 from common.training.parallel import AXES
 from tests.autoregressive.common import perturbed
 
@@ -181,6 +182,13 @@ def test_rotary_depends_only_on_the_distance(scaling):
   assert float(jnp.linalg.norm(turned)) == pytest.approx(float(jnp.linalg.norm(query)), rel=1e-5)
 
 
+def test_a_rotation_is_anticlockwise_by_hand():
+  """A quarter turn takes the first axis to the second, its pair half the dimensions away."""
+  cos, sin = pos.rotation(jnp.array([3]), np.array([math.pi / 6, 0.0]))
+  turned = pos.rotate(jnp.array([[1.0, 2.0, 0.0, 5.0]]), cos, sin)
+  np.testing.assert_allclose(turned, [[0.0, 2.0, 1.0, 5.0]], atol=1e-6)
+
+
 def test_rotary_scalings_by_their_definitions():
   plain = pos.rotary_frequencies(8)
   np.testing.assert_allclose(pos.rotary_frequencies(8, scaling=('linear', 4.0)), plain / 4)
@@ -191,6 +199,32 @@ def test_rotary_scalings_by_their_definitions():
   turns = 100 * plain / (2 * math.pi)
   np.testing.assert_allclose(llama[turns > 4], plain[turns > 4])
   np.testing.assert_allclose(llama[turns < 1], plain[turns < 1] / 8)
+
+
+@pytest.mark.parametrize('bounds, expected', [((), 0.02975353), ((0.5, 2.0), 0.07617372)])
+def test_a_llama3_frequency_between_the_bounds_by_hand(bounds, expected):
+  """0.1 turns 1.59155 times in 100 positions: a share of (1.59155 - low) / (high - low) is kept."""
+  between = pos.rotary_frequencies(8, scaling=('llama3', 8.0, 100, *bounds))[1]
+  assert between == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+  'scaling',
+  [
+    ('linear',),
+    ('linear', 0.0),
+    ('linear', '2'),
+    ('ntk', 2.0, 8),
+    ('llama3', 8.0),
+    ('llama3', 8.0, 100, 4.0, 4.0),
+    ('llama3', 8.0, 100, 1.0, 4.0, 5.0),
+    ('llama3', float('inf'), 100),
+  ],
+)
+def test_scalings_without_meaning_are_refused(scaling):
+  with pytest.raises(ConfigError, match=r'rotary scaling must be \(.*, got \(') as error:
+    pos.rotary_frequencies(8, scaling=scaling)
+  assert '\n' not in str(error.value)
 
 
 def test_alibi_slopes():
@@ -243,13 +277,14 @@ def test_parameters_of_small_settings():
     (dict(heads=5), 'network.heads=5 does not divide network.width=32'),
     (dict(kv_heads=3), 'network.kv_heads=3 does not divide network.heads=4'),
     (dict(positions='rotery'), "did you mean 'rotary'"),
-    (dict(activation='tanh'), 'unknown network.activation'),
-    (dict(norm='batch'), 'unknown network.norm'),
-    (dict(norm_position='mid'), 'unknown network.norm_position'),
-    (dict(remat='all'), 'unknown network.remat'),
+    (dict(activation='tanh'), "network.activation='tanh' is unknown"),
+    (dict(norm='batch'), "network.norm='batch' is unknown"),
+    (dict(norm_position='mid'), "network.norm_position='mid' is unknown"),
+    (dict(remat='all'), "network.remat='all' is unknown"),
   ],
 )
 def test_refuses(settings, message):
   with pytest.raises(ConfigError, match=message) as error:
-    Transformer(**dict(length=LENGTH, width=WIDTH, heads=4) | settings)
+    settings = dict(name='transformer', width=WIDTH, heads=4) | settings
+    component(NETWORKS, settings, 'network', length=LENGTH)
   assert '\n' not in str(error.value)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from common.config import ConfigError
-from common.data import calendars, pipeline, preparation
+from common.data import calendars, pipeline, preparation, times
 from common.data.builders import series
 from common.data.builders.base import SPLITS
 
@@ -51,7 +51,10 @@ def test_a_file_becomes_windows_that_do_not_leak_in_time(tmp_path):
   assert spec.batch_struct(2)['x'].dtype == np.float32
   found = {split: windows(data, split) for split in SPLITS}
   for label, length in ((0, 40), (1, 60)):
-    values = {k: v['x'][v['label'] == label, :, 0] - 1000 * label for k, v in found.items()}
+    parts = {k: {n: each[v['label'] == label] for n, each in v.items()} for k, v in found.items()}
+    values = {k: v['x'][..., 0] - 1000 * label for k, v in parts.items()}
+    for part, batch in parts.items():  # values count the steps of a series
+      np.testing.assert_array_equal(batch['start'], values[part][:, 0])
     assert all((np.diff(v, axis=1) == 1).all() for v in values.values())  # steps of one series
     assert values['train'].max() == length - 2 * HORIZON - 1
     assert sorted(values['train'][:, 0]) == list(
@@ -111,34 +114,34 @@ GAP = rows()[:9] + rows()[10:]
     (
       rows(),
       'series,date,amount,price',
-      'needs a column for the value, called value or target or y',
+      'needs a column for the target, called value or target or y, or named by data.target; got',
     ),
     (rows(), 'series,when,value,price', 'needs a column for the time, .* got series, when'),
     ([*rows(), 'a,2009-01,3'], None, 'line 42: a row must have 4 fields, .*, got 3'),
     (
       [*rows()[:-1], 'a,2004-04,none,1'],
       None,
-      "line 41, column 'value': a value must be a number, got 'none'",
+      "line 41, column 'value': a value is missing",
     ),
     (
       [*rows()[:-1], 'a,2004-04,,1'],
       None,
-      "line 41, column 'value': a value must be a number, got ''",
+      r"line 41, column 'value': a value is missing \(''\); fill it in, or leave out the column",
     ),
     (
       [*rows()[:-1], 'a,2004-04,1,nan'],
       None,
-      "line 41, column 'price': a value must be a number, got 'nan'",
+      r"line 41, column 'price': a value is missing \('nan'\)",
     ),
     (
       [*rows()[:-1], 'a,April,1,1'],
       None,
-      "column 'date': a time must be a date such .*; got 'April'",
+      "line 41, column 'date': a time must be a date such .*; got 'April'",
     ),
     (
       [*rows()[:-1], 'a,40,1,1'],
       None,
-      "column 'date': all times must be of one kind .*, got '2001-01' and '40'",
+      "line 41, column 'date': all times must be of one kind .*, like '2001-01'; got '40'",
     ),
     (
       GAP,
@@ -157,10 +160,44 @@ GAP = rows()[:9] + rows()[10:]
       "'2001' comes after '2001'; a file with several series needs a column 'series'",
     ),
     ([*rows()[:-1], 'a,,1,1'], None, "column 'date': a time must be .*; got ''"),
+    ([*rows()[:-1], 'a,2004-04,1e400,1'], None, "column 'value': a number must be at most 1e"),
+    ([*rows()[:-1], 'a,2004-04,-inf,1'], None, "got '-inf'"),
+    ([*rows()[:-1], 'a,2004-04,1_000,1'], None, "a value must be a number, got '1_000'"),
+    (
+      [*rows()[:-1], 'a,2004-04,1,rainy'],
+      None,
+      "line 41, column 'price': .* got 'rainy'; write categories as numbers, or leave out",
+    ),
+    (
+      [*rows()[:-2], 'a,2004-03,1,"two', 'lines"', 'a,2004-04,1,x'],
+      None,
+      "line 40, column 'price'",  # where the row begins
+    ),
+    (rows(), 'series,date,value,value', "line 1: 2 columns are called 'value'; give each a name"),
+    (rows(), 'series,date,value,', 'line 1: column 4 has no name'),
+    (
+      rows(),
+      'series,date,value,Y',
+      "each of the columns 'value' and 'Y' could be the target; choose one by data.target=value",
+    ),
+    (rows(), 'unique_id,date,value,id', "'unique_id' and 'id' could be the series"),
+    (rows(), 'timestamp,date,value,id', "'timestamp' and 'date' could be the time"),
+    (
+      [f'a,2024-03-31 0{hour}:00,{hour},1' for hour in (0, 1, 3, 4)],
+      None,
+      'if the clock changed to or from summer time, write times in UTC or with their zone',
+    ),
+    ([*rows()[:-1], 'a,2004-04,1e60,1'], None, "step 39 of series 'a' is 1e.60, more than 1e.30"),
+    ([*rows()[:-1], 'a,2004-04,1,1e60'], None, "column 'price' has values more than 1e.30 times"),
     (
       rows()[:16],
       None,
       'the longest series must have at least 17 values for data.context=8 .*, got 16',
+    ),
+    (
+      [row.replace('a', str(i), 1) for i, row in enumerate(rows())],
+      None,
+      "got 1; if column 'series' numbers the rows, set data.series to another, or to none",
     ),
     (
       ['"a,2001-01,1,1'],
@@ -185,10 +222,83 @@ def test_bad_settings_are_refused_in_one_line(tmp_path):
     (dict(source=str(tmp_path / 'picture')), 'cannot read .*picture as a CSV file in UTF-8'),
     (dict(source=source, horizon=0), 'data.horizon must be at least 1, got 0'),
     (dict(source=source, stride=0), 'data.stride must be at least 1, got 0'),
+    (dict(source=source, target='prise'), "needs a column 'prise'; did you mean 'price'"),
+    (dict(source=source, series='date'), "column 'date' has two roles in data.time"),
+    (dict(source=source, covariates='price,x'), "needs a column 'x'"),
   ):
     with pytest.raises(ConfigError, match=message) as error:
       load(tmp_path, **settings)
     assert '\n' not in str(error.value)
+
+
+def test_settings_choose_the_columns(tmp_path):
+  lines = [f'{i},{shop},{2 * i},{i / 4},{i}' for shop in 'ab' for i in range(30)]
+  source = csv(tmp_path, lines, 'id,shop,y,value,timestamp')
+  chosen = dict(target='value', time='timestamp', series='shop')
+  everything = load(tmp_path, source, **chosen).spec
+  assert everything.class_names == ('a', 'b')
+  assert everything.series.covariates == ('id', 'y', 'age')
+  assert (everything.series.value, everything.series.time) == ('value', 'timestamp')
+  assert load(tmp_path, source, **chosen, covariates='y').spec.series.covariates == ('y', 'age')
+  assert load(tmp_path, source, **chosen, covariates='none').spec.series.covariates == ('age',)
+  lines = lines[:30]
+  two = load(tmp_path, source, **chosen | dict(series='shop,shop'[:4])).spec
+  assert two.class_names == everything.class_names
+  single = csv(tmp_path, lines, 'id,shop,y,value,timestamp', 'single.csv')
+  named = load(tmp_path, single, **chosen | dict(series='none', covariates='none')).spec
+  assert named.class_names == ('single',)
+
+
+def test_files_of_spreadsheets_and_of_pandas_are_read(tmp_path):
+  plain = windows(load(tmp_path, csv(tmp_path, rows(), 'series,date,value,price')), 'train')
+  lines = [f'{row.replace(",", ";")},5' for row in rows()]
+  comma = load(tmp_path, csv(tmp_path, lines, '\ufeffseries;date;value;price', 'comma.csv'))
+  np.testing.assert_allclose(windows(comma, 'train')['x'], plain['x'], rtol=1e-5, atol=1e-5)
+  with pytest.raises(ConfigError, match="column 'price': a value must be a number, got '0,5'"):
+    mixed = [*lines[:-1], lines[-1].replace(',5', '.5')]
+    load(tmp_path, csv(tmp_path, mixed, 'series;date;value;price', 'mixed.csv'))
+  for name in ('', 'Unnamed: 0'):
+    numbered = [f'{i},{row}' for i, row in enumerate(rows())]
+    found = load(tmp_path, csv(tmp_path, numbered, f'{name},series,date,value,price', 'index.csv'))
+    np.testing.assert_array_equal(windows(found, 'train')['x'], plain['x'])
+
+
+FAR = 1.7e9
+LEVELS = [(a, b) for a in (1e-4, 1.0, 1e3) for b in (0.0, 1e6, FAR)] + [(1e-200, 0.0), (1e200, 0.0)]
+
+
+def test_the_unit_of_a_series_does_not_matter(tmp_path):
+  """a·x + b is stored as the same numbers as x, and read back as a·x + b."""
+  values = RNG.normal(size=40).round(4)
+  months = [row.split(',')[1] for row in rows()]
+  stored = {}
+  for number, (a, b) in enumerate([(1.0, 0.0), *LEVELS]):
+    lines = [f'a,{month},{a * x + b}' for month, x in zip(months, values, strict=True)]
+    data = load(tmp_path, csv(tmp_path, lines, 'series,date,value', f'{number}.csv'))
+    batch, spec = windows(data, 'test'), data.spec.series
+    stored[a, b] = batch['x'][..., 0]
+    raw = spec.raw(stored[a, b], batch['label'])
+    # The last digits that float64 keeps of a·x + b.
+    rounding = 4 * np.finfo(float).eps * b
+    np.testing.assert_allclose(raw[0], a * values[-11:] + b, rtol=0, atol=1e-6 * a + rounding)
+    np.testing.assert_allclose(stored[a, b], stored[1.0, 0.0], rtol=1e-6, atol=1e-6 + rounding / a)
+
+
+def test_whole_numbers_are_stored_as_they_are_until_float32_loses_them(tmp_path):
+  for origin, counts in ((0, True), (2**24 - 100, True), (2**24, False), (-5, False)):
+    lines = [f'{i},{origin + i}' for i in range(40)]
+    data = load(tmp_path, csv(tmp_path, lines, 'ds,y', f'{origin}.csv'))
+    batch = windows(data, 'test')
+    assert data.spec.series.counts == counts and bool(data.spec.series.units) != counts
+    raw = data.spec.series.raw(batch['x'][..., 0], batch['label'])
+    np.testing.assert_allclose(raw[0], origin + np.arange(29, 40), atol=1e-5)
+
+
+def test_constant_series_have_a_unit(tmp_path):
+  lines = [f'{name},{i},{value}' for name, value in (('a', 0.1), ('b', 0)) for i in range(40)]
+  data = load(tmp_path, csv(tmp_path, lines, 'id,ds,y'))
+  assert data.spec.series.units == (0.1, 1.0)
+  np.testing.assert_array_equal(windows(data, 'test')['x'][..., 0], 0)
 
 
 @pytest.mark.parametrize(
@@ -196,28 +306,75 @@ def test_bad_settings_are_refused_in_one_line(tmp_path):
   [
     (['2001 Q1', '2001 Q2', '2001 Q3'], 4, ('year',)),
     (['1982 Apr', '1982 May', '1982 Jun'], 12, ('year',)),
+    (['202311', '202312', '202401'], 12, ('year',)),
     (['2001-01-01', '2001-02-01', '2001-03-01'], 12, ('year',)),
     (['2001-01-31', '2001-02-28', '2001-03-31'], 12, ('year',)),
+    (['2001-01-15 06:00', '2001-02-15 06:00', '2001-03-15 06:00'], 12, ('year',)),
     (['2001-01-01', '2001-01-02', '2001-01-03'], 7, ('week', 'year')),
-    (['2001-01-01', '2001-01-08', '2001-01-15'], 52, ('year',)),
+    (['20240131', '20240201', '20240202'], 7, ('week', 'year')),
+    (['2001/01/01', '2001/01/08', '2001/01/15'], 52, ('year',)),
+    (['1700000000', '1700003600'], 24, ('day', 'week', 'year')),
+    (['1700000000000', '1700003600000'], 24, ('day', 'week', 'year')),
     (['2012-01-01T13:00:00Z', '2012-01-01T13:30:00Z'], 48, ('day', 'week', 'year')),
     (['2012-01-01 23:00+10:00', '2012-01-02 00:00+10:00'], 24, ('day', 'week', 'year')),
+    (['2012-01-01 23:00 +1000', '2012-01-02 00:00 +1000'], 24, ('day', 'week', 'year')),
+    (['2012-01-01 23:00:00 UTC', '2012-01-02 00:00:00 UTC'], 24, ('day', 'week', 'year')),
+    (['20120101T230000-05', '20120102T000000-05'], 24, ('day', 'week', 'year')),
     (['1990', '1991', '1992'], 1, ()),
     (['2001-01-01', '2002-01-01', '2003-01-01'], 1, ()),
   ],
 )
-def test_seasons_and_cycles_follow_from_the_times(texts, season, cycles):
-  times = calendars.parse_times(texts)
-  frequency, _ = calendars.infer_frequency(times, np.arange(len(texts)) == 0)
+def test_seasons_and_cycles_follow_from_the_times_which_are_written_as_they_were_read(
+  texts, season, cycles
+):
+  parsed = times.parse_times(texts)
+  frequency, moments = calendars.infer_frequency(parsed, np.arange(len(texts)) == 0)
   assert (frequency.season, frequency.cycles) == (season, cycles)
+  assert times.format_times(moments.unit, moments.style, moments.values) == texts
+
+
+def test_summer_time_and_times_of_midnight():
+  for texts, step, written in (
+    # Hours in standard time: the clock jumps from 2 to 3.
+    (['2024-03-31T01:00+01:00', '2024-03-31T03:00+02:00'], 3600, '2024-03-31T02:00+01:00'),
+    (['2024-11-03 01:00-04:00', '2024-11-03 01:00-05:00'], 3600, '2024-11-03 01:00-05:00'),
+    # Days as they are written: one of them has 23 hours.
+    (['2024-03-31T00:00+01:00', '2024-04-01T00:00+02:00'], 86_400, '2024-04-01T00:00'),
+    (['2024-01-01', '2024-01-01 06:00:00'], 6 * 3600, '2024-01-01 06:00:00'),
+  ):
+    if step == 86_400:
+      texts = ['2024-03-30T00:00+01:00', *texts]
+    parsed = times.parse_times(texts)
+    frequency, moments = calendars.infer_frequency(parsed, np.arange(len(texts)) == 0)
+    assert (frequency.unit, frequency.step) == ('second', step)
+    assert times.format_times(moments.unit, moments.style, moments.values)[-1] == written
+
+
+@pytest.mark.parametrize(
+  ('text', 'message'),
+  [
+    ('31/01/2024', 'must begin with its year'),
+    ('1.2.2024', 'must begin with its year'),
+    ('2024-01-01 00:00 CET', 'a time zone must be UTC or a distance from it'),
+    ('2024-01-01T00:00:00[Europe/Berlin]', 'a time zone must be UTC or a distance'),
+    ('2024-01-01T00:00:00.5', 'times must be whole seconds'),
+    ('1700000000500', 'milliseconds must be whole seconds'),
+    ('2024-02-30', 'a time must be a date'),
+    ('2024-13', 'a time must be a date'),
+  ],
+)
+def test_times_that_are_read_in_two_ways_or_lose_digits_are_refused(text, message):
+  with pytest.raises(times.TimeError, match=message) as error:
+    times.parse_times([text])
+  assert error.value.text == text and '\n' not in str(error.value)
 
 
 def test_time_features_are_the_phase_on_a_circle():
-  times = calendars.parse_times(
+  parsed = times.parse_times(
     [f'2024-01-{day:02d}' for day in range(1, 30)]
   )  # 1 January 2024 is a Monday
-  frequency, times = calendars.infer_frequency(times, np.arange(29) == 0)
-  names, columns = calendars.time_features(times, frequency, np.arange(29))
+  frequency, parsed = calendars.infer_frequency(parsed, np.arange(29) == 0)
+  names, columns = calendars.time_features(parsed, frequency, np.arange(29))
   week = columns[:, names.index('week_sin')] + 1j * columns[:, names.index('week_cos')]
   expected = np.sin(2 * np.pi * np.arange(29) / 7) + 1j * np.cos(2 * np.pi * np.arange(29) / 7)
   np.testing.assert_allclose(week, expected, atol=1e-12)
@@ -227,7 +384,7 @@ def test_time_features_are_the_phase_on_a_circle():
 def wheel(tmp_path, monkeypatch):
   """A package with a small file, in place of the published one."""
   lines = [
-    f'Tasmania,"{kind}",X{len(kind)},{2000 + i // 12} {calendars.MONTHS[i % 12].title()},{i + 0.5}'
+    f'Tasmania,"{kind}",X{len(kind)},{2000 + i // 12} {times.MONTHS[i % 12].title()},{i + 0.5}'
     for kind in ('Food, drink', 'Books')
     for i in range(40)
   ]

@@ -1,6 +1,8 @@
 """Text as windows of tokens: no text is lost or in two splits, bad sources are refused."""
 
 import hashlib
+import json
+import os
 import sysconfig
 import zipfile
 
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 
 from common.config import ConfigError
-from common.data import pipeline, preparation
+from common.data import pipeline, preparation, tokenizers
 from common.data.builders import downloads, text
 from common.data.spec import token_dtype
 
@@ -82,7 +84,8 @@ def test_files_that_are_not_text_are_refused_or_skipped(tmp_path):
   (tmp_path / 'in' / 'empty').write_bytes(b'')
   source = str(tmp_path / 'in')
   with pytest.raises(
-    ConfigError, match=r'cannot read .*nul as UTF-8 text \(it contains NUL, .*data.broken=.skip'
+    ConfigError,
+    match=r'cannot read .*nul as UTF-8 text \(it contains NUL at character 1, .*data.broken=.skip',
   ):
     load(tmp_path, source=source)
   assert load(tmp_path, source=source, broken='skip').spec.num_train
@@ -93,6 +96,86 @@ def test_files_that_are_not_text_are_refused_or_skipped(tmp_path):
   assert notes[0] == '2 broken files skipped: nul, picture'
   with pytest.raises(ConfigError, match=r"data.broken must be 'refuse' or 'skip', got 'drop'"):
     load(tmp_path, source=source, broken='drop')
+
+
+def notes_of(folder, **settings):
+  settings = dict(name='text', dir=str(folder / 'data'), context=16) | settings
+  preparation.prepare(settings, network=False)
+  return preparation.open_prepared(preparation.location(settings)).info.metadata['notes']
+
+
+def test_whatever_is_left_out_of_a_text_is_said(tmp_path):
+  """Byte order marks, hidden files, links to folders, empty files; separators stay as text."""
+  source = tmp_path / 'in'
+  source.mkdir()
+  (source / '.hidden').write_text('x')
+  (source / 'empty').write_text('')
+  (source / 'itself').symlink_to(source)
+  for n in range(20):
+    mark = '\ufeff' if n % 4 == 0 else ''
+    (source / f'{n}.txt').write_text(f'{mark}document {n:02d} <|endoftext|> \ufeff ' * 4)
+  assert notes_of(tmp_path, source=str(source), tokenizer='bytes')[:5] == [
+    'hidden files and folders (.NAME) left out: 1',
+    'links to folders not followed: 1',
+    'empty files left out: 1',
+    'files whose byte order mark was removed: 5',
+    'the texts contain <|endoftext|> 80 times: it is read as plain text, and separates no '
+    'documents',
+  ]
+  data = load(tmp_path, source=str(source), tokenizer='bytes')
+  joined = ''.join(row for split in data.splits for row in texts(data, split))
+  assert '\0\ufeff' not in joined and '\ufeff' in joined  # only the first one is a mark
+
+
+def test_names_that_are_no_utf8_are_read_and_named(tmp_path):
+  folder = os.fsencode(tmp_path) + b'/caf\xe9'
+  os.mkdir(folder)
+  with open(folder + b'/na\xefve.txt', 'w') as file:
+    file.write(TEXT)
+  source = os.fsdecode(folder)
+  assert load(tmp_path, source=source).spec.num_train
+  assert load(tmp_path, source=f'{source}/{os.fsdecode(b"na")}' + '\udcefve.txt').spec.num_train
+  with open(folder + b'/na\xefve.txt', 'ab') as file:
+    file.write(b'\xff')
+  with pytest.raises(
+    ConfigError, match=r'cannot read .*caf\\xe9/na\\xefve\.txt .*position 7690'
+  ) as error:
+    load(tmp_path, source=source)
+  assert str(error.value).isascii()
+
+
+def test_only_regular_files_of_a_bounded_size_are_opened(tmp_path, monkeypatch):
+  (tmp_path / 'in').mkdir()
+  (tmp_path / 'in' / 'a.txt').write_text(TEXT)
+  (tmp_path / 'in' / 'lost').symlink_to(tmp_path / 'nothing')
+  os.mkfifo(tmp_path / 'in' / 'pipe')
+  source = str(tmp_path / 'in')
+  for name, message in [
+    ('lost', r'cannot read .*lost as UTF-8 text \(.*No such file'),
+    ('pipe', r'cannot read .*pipe as UTF-8 text \(it is not a regular file'),
+  ]:
+    with pytest.raises(ConfigError, match=message):
+      load(tmp_path, source=source)
+    (tmp_path / 'in' / name).rename(tmp_path / 'in' / f'z{name}')
+  assert notes_of(tmp_path, source=source, broken='skip')[0].startswith('2 broken files skipped')
+  monkeypatch.setattr(text, 'MAX_BYTES', 1000)
+  with pytest.raises(
+    ConfigError, match=r'the 3 files of data.source have 7,690 bytes; at most 1,000'
+  ):
+    load(tmp_path, source=source, context=8)
+
+
+def test_a_tokenizer_that_loses_characters_is_said(tmp_path):
+  pytest.importorskip('tokenizers')
+  made = tokenizers.build_tokenizer(dict(tokenizer='bpe', vocabulary=270), [TEXT])
+  fields = json.loads(made.serialized) | {'normalizer': {'type': 'Lowercase'}}
+  (tmp_path / 'tokenizer.json').write_text(json.dumps(fields))
+  (tmp_path / 'a.txt').write_text(TEXT.replace('green', 'Green'))
+  settings = dict(source=str(tmp_path / 'a.txt'), tokenizer_files=str(tmp_path), tokenizer='gpt2')
+  assert notes_of(tmp_path, **settings)[0] == (
+    'the tokenizer changes or drops characters of 1 of 1 texts, such as a.txt: they cannot be '
+    'restored from their tokens'
+  )
 
 
 @pytest.mark.parametrize(

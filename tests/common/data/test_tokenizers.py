@@ -95,6 +95,13 @@ def test_transformers_gives_the_same_tokens_from_the_same_files(bpe, tmp_path):
   ('settings', 'message'),
   [
     (dict(tokenizer='byte'), "unknown data.tokenizer 'byte'; did you mean 'bytes'"),
+    (dict(tokenizer='bpe', vocabulary=10**9), 'data.vocabulary has 1,000,000,000'),
+    (
+      dict(
+        texts=[''.join(map(chr, range(0x4000, 0xD000))), ''.join(map(chr, range(0x20000, 0x28000)))]
+      ),
+      'must have 1 to 65,536 tokens, but that of the text has 69,633',
+    ),
     (dict(tokenizer='bpe', vocabulary=9), 'data.vocabulary must be at least 257 for BPE .*, got 9'),
     (dict(tokenizer='gpt2'), "data.tokenizer='gpt2' needs data.tokenizer_files"),
     (
@@ -109,15 +116,76 @@ def test_wrong_settings_are_refused(settings, message):
   assert '\n' not in str(error.value)
 
 
-def test_broken_files_are_refused(tmp_path):
-  pytest.importorskip('tokenizers')
-  for name in tokenizers.GPT2_FILES[0]:
-    (tmp_path / name).write_text('{')
-  with pytest.raises(ConfigError, match=r'cannot read .*vocab.json and .*merges.txt as BPE files'):
+def test_broken_files_are_refused(bpe, tmp_path):
+  vocabulary, merges = (tmp_path / name for name in tokenizers.GPT2_FILES[0])
+  write_files(bpe, tmp_path)
+  ids = json.loads(vocabulary.read_text())
+  for text, message in [
+    ('{', r'vocab\.json cannot be read as JSON'),
+    ('[]', r'vocab\.json must hold a JSON object, got a list'),
+    (json.dumps(ids | {'a': 'b'}), r'vocab\.json must map each token to its id, a whole number'),
+    (json.dumps(ids | {'a': ids['b']}), r'vocab\.json has the same id for several tokens'),
+    (
+      json.dumps(ids | {'more': 10**10}),
+      r'1 to 1,048,576 tokens, .*vocab\.json has 10,000,000,001',
+    ),
+    (json.dumps({k: v for k, v in ids.items() if k != 'a'}), "256 bytes; it lacks 1, such as 'a'"),
+  ]:
+    vocabulary.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+      build(tokenizer='gpt2', tokenizer_files=str(tmp_path))
+  vocabulary.write_text(json.dumps(ids))
+  for line in ('a', 'a b c', 'nothing of it'):
+    merges.write_text(f'#version: 0.2\n{line}\n')
+    with pytest.raises(ConfigError, match=r'merges\.txt, line 2: .* must be two tokens of vocab'):
+      build(tokenizer='gpt2', tokenizer_files=str(tmp_path))
+  merges.write_bytes(b'\xff')
+  with pytest.raises(ConfigError, match=r'merges\.txt cannot be read as text'):
     build(tokenizer='gpt2', tokenizer_files=str(tmp_path))
-  (tmp_path / 'tokenizer.json').write_text('{}')
-  with pytest.raises(ConfigError, match=r'as a tokenizer\.json of'):
-    build(tokenizer='gpt2', tokenizer_files=str(tmp_path)).encode('a')
+  for text in (b'{}', b'[', b'\xff'):
+    (tmp_path / 'tokenizer.json').write_bytes(text)
+    with pytest.raises(ConfigError, match=r'tokenizer\.json: '):
+      build(tokenizer='gpt2', tokenizer_files=str(tmp_path))
+
+
+def test_a_tokenizer_json_neither_cuts_nor_fills_up_a_text_and_may_leave_ids_out(bpe, tmp_path):
+  plain = json.loads(bpe.serialized)
+  cut = {'direction': 'Right', 'max_length': 4, 'strategy': 'LongestFirst', 'stride': 0}
+  filled = {'strategy': {'Fixed': 999}, 'direction': 'Right', 'pad_to_multiple_of': None}
+  filled |= {'pad_id': 0, 'pad_type_id': 0, 'pad_token': 'a'}
+  model = plain['model']
+  gap = model | {'vocab': model['vocab'] | {'zz': 900}}
+  for change, vocabulary in [
+    ({'truncation': cut, 'padding': filled}, bpe.vocabulary),
+    ({'model': gap}, 901),
+  ]:
+    (tmp_path / 'tokenizer.json').write_text(json.dumps(plain | change))
+    made = build(tokenizer='gpt2', tokenizer_files=str(tmp_path))
+    assert made.vocabulary == vocabulary
+    np.testing.assert_array_equal(made.encode(TEXTS[0]), bpe.encode(TEXTS[0]))
+  (tmp_path / 'tokenizer.json').write_text(
+    json.dumps(plain | {'model': model | {'vocab': model['vocab'] | {'zz': 10**9}}})
+  )
+  with pytest.raises(ConfigError, match=r'1 to 1,048,576 tokens, .* has 1,000,000,001'):
+    build(tokenizer='gpt2', tokenizer_files=str(tmp_path))
+
+
+@pytest.mark.parametrize('special', [True, False])
+def test_a_separator_spelled_out_in_a_text_is_text(special, bpe, tmp_path):
+  fields = json.loads(bpe.serialized)
+  fields['added_tokens'][0]['special'] = special
+  (tmp_path / 'tokenizer.json').write_text(json.dumps(fields))
+  made = build(tokenizer='gpt2', tokenizer_files=str(tmp_path))
+  text = f'to be{tokenizers.END_OF_TEXT}or not'
+  tokens = made.encode(text)
+  assert made.separator == bpe.separator and made.separator not in tokens
+  assert made.decode(tokens) == text
+
+
+@pytest.mark.parametrize('text', ['', '[]', '{}', '{"kind": "bytes", "more": "a"}', '{"kind": 3}'])
+def test_a_stored_tokenizer_that_is_broken_is_refused(text):
+  with pytest.raises(ConfigError, match='a tokenizer stored as JSON is broken'):
+    tokenizers.from_json(text)
 
 
 def test_without_the_library_one_line_says_how_to_get_it(monkeypatch):
@@ -141,11 +209,3 @@ def test_prompts():
   ]:
     with pytest.raises(ConfigError, match=message):
       tokenizers.prompt_tokens(made, prompt, context=8)
-
-
-def test_the_start_token_is_the_separator_or_a_line_break(bpe):
-  assert build(['b\na']).start_token == 0
-  assert build(['ba', 'c']).start_token == 0
-  assert build(['ba']).start_token == 0
-  assert bpe.start_token == bpe.separator
-  assert build(tokenizer='bytes').start_token == 0

@@ -14,8 +14,9 @@ from common.data.pipeline import Data
 from common.data.spec import DataSpec, SeriesSpec
 from common.data.tokenizers import Bytes
 from common.domains import DOMAINS, domain_of, image_tasks
-from common.domains.base import Domain, SampleFlags, SampleSettings, TrainedModel
+from common.domains.base import BATCH, Domain, SampleFlags, SampleSettings, TrainedModel
 from common.evaluation.evaluate import METRICS, evaluate
+from common.method import Request
 from common.reporting.writers import Writer
 from tests.common.domains.toy import Sampler, Split
 
@@ -63,7 +64,7 @@ def test_training_shows_a_preview_of_a_new_kind_of_data(trained, tmp_path):
   request = domain.preview_request(SPEC, method.labelled, trained.data.splits['validation'])
   x = np.asarray(method.sample({}, jax.random.key(0), request).x)
   with Writer(tmp_path, tensorboard=False) as writer:
-    domain.save_preview(SPEC, x, request, 7, tmp_path / 'samples', writer)
+    domain.save_preview(trained.data, x, request, 7, tmp_path / 'samples', writer)
   with Image.open(tmp_path / 'samples' / '00000007.png') as picture:
     # Pixels four times as large, and the names of the classes at the left.
     grid = 4 * (10 * 17 + 1)
@@ -96,6 +97,30 @@ def test_the_command_writes_samples_of_a_new_kind_of_data(trained, tmp_path):
   ]:
     with pytest.raises(ValueError, match=message):
       domain.check_flags(SPEC, flags, pathlib.Path(out))
+
+
+def test_large_requests_are_drawn_in_calls_of_one_size_and_begin_like_small_ones(trained):
+  sizes = set()
+
+  def sample(key, request):
+    sizes.add(request.num)
+    assert request.label.shape == (request.num,) and len(request.past) == request.num
+    noise = jax.random.uniform(key, (BATCH, 1))[: request.num]
+    return np.concatenate([noise, np.asarray(request.label)[:, None], request.past], 1)
+
+  found = {}
+  for num in (5, BATCH + 2, 2 * BATCH + 50):
+    label, past = np.arange(num), np.arange(num)[:, None] + 0.5
+    model = trained._replace(method=Sampler(sample))
+    samples, _ = model.draw(Request(num, label, past), seed=1)
+    found[num] = np.asarray(samples.x)
+    np.testing.assert_array_equal(found[num][:, 1:], np.concatenate([label[:, None], past], 1))
+    assert samples.evaluations == 1 and samples.log_prob is None
+  assert sizes == {5, BATCH}
+  longest = found[2 * BATCH + 50]
+  for num, x in found.items():
+    np.testing.assert_array_equal(x, longest[:num])
+  assert len(np.unique(longest[:, 0])) == len(longest)  # calls have keys of their own
 
 
 def test_an_unknown_kind_of_data_is_refused_with_the_known_ones():
@@ -131,7 +156,7 @@ def test_images_of_two_channels_are_shown_side_by_side(tmp_path):
   # Training's picture, and the picture of a task whose mask hides a part of one channel.
   with Writer(tmp_path, tensorboard=False) as writer:
     request = domain.preview_request(spec, True, Split(x=x))
-    domain.save_preview(spec, x, request, 1, tmp_path, writer)
+    domain.save_preview(Data(spec, {}), x, request, 1, tmp_path, writer)
   with Image.open(tmp_path / '00000001.png') as picture:
     assert picture.size == (11 * (10 * 7 + 1), 11 * (10 * 3 + 1))
   known = np.ones((2, 3, 2), bool)

@@ -72,7 +72,8 @@ def counting_windows(num):
   """Windows that count up, each from another number."""
   x = np.zeros((num, *SPEC.shape), np.float32)
   x[..., 0] = 10 + np.arange(8) + 100 * np.arange(num)[:, None]
-  return Split(x=x, label=np.arange(num, dtype=np.int32) % 3)
+  numbers = np.arange(num, dtype=np.int32)
+  return Split(x=x, label=numbers % 3, start=numbers)
 
 
 def measured(metrics, bias=0.0, deviation=1.0, windows=9):

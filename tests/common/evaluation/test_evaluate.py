@@ -128,6 +128,14 @@ def test_bits_per_dim_leaves_out_the_padding(data):
   assert len(found.display.images) == 0  # no metric needed samples
 
 
+def test_a_single_likelihood_has_no_known_error():
+  alone = likelihood.summary(np.array([3.0]), np.array([0.5]), 4)
+  assert alone.value == pytest.approx(3 / 4 / math.log(2)) and alone.standard_error is None
+  assert alone.estimation_error == pytest.approx(0.5 / 4 / math.log(2))
+  two = likelihood.summary(np.array([3.0, 5.0]), np.zeros(2), 4)
+  assert two.standard_error == pytest.approx(1 / 4 / math.log(2))
+
+
 def test_samples_that_are_not_finite_cost_only_the_metrics_that_need_them(data):
   good, _ = replay(data)
   calls = []

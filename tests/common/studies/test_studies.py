@@ -8,7 +8,7 @@ import pytest
 
 from common.config import ConfigError
 from common.config_files import call, load_config
-from common.domains.base import Display
+from common.domains.display import Display
 from common.evaluation.measures import Evaluation, Measure
 from common.studies import studies, tables
 from common.studies.claims import Claim
@@ -285,9 +285,9 @@ def test_a_dict_replaces_a_component(base):
 
 def test_files_without_a_study_are_refused(base, tmp_path):
   with pytest.raises(ConfigError, match='no file'):
-    call(str(tmp_path / 'nothing.py:demo'), 'get_study')
+    call(str(tmp_path / 'nothing.py:demo'), 'get_study', Study)
   with pytest.raises(ConfigError, match=r'must define a function get_study\(\)'):
-    call(base, 'get_study')
+    call(base, 'get_study', Study)
 
 
 def test_tables_put_published_cells_next_to_measured_ones(base, tmp_path):

@@ -121,10 +121,7 @@ def test_any_width_is_reconstructed_from_stored_ones():
   ('changes', 'message'),
   [
     ({'widths': (0.3,)}, r'width of an average is a fraction of the run in \(0, 0.2887\), got 0.3'),
-    ({'decay': 1.0}, r'ema.decay must be in \[0, 1\), got 1.0'),
-    ({'ramp_up': -1.0}, 'ema.ramp_up must be .* got -1.0'),
-    ({'keep': 0}, 'ema.keep must be at least 1, got 0'),
-    ({'half_life': 'long'}, "ema.half_life must be a number of steps, .* got 'long'"),
+    ({'half_life': 'long'}, "ema.half_life='long' must be a number such as '500'"),
   ],
 )
 def test_invalid_settings_are_refused(changes, message):

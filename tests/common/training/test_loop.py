@@ -74,9 +74,9 @@ def test_parameters_that_are_not_finite_are_never_saved(tmp_path):
     value, aux = method.loss(*arguments)
     return 1e15 * value, aux  # finite, like its gradient, but not their product with the rate
 
-  method = dataclasses.replace(method, loss=loss)
+  steep = dataclasses.replace(method, loss=loss)
   with pytest.raises(TrainingError, match='parameters are not finite at step 4; last good'):
-    train(tmp_path, method, dict(name='sgd', learning_rate=1e30), max_bad_steps=100)
+    train(tmp_path, steep, dict(name='sgd', learning_rate=1e30), max_bad_steps=100)
   assert steps_of(tmp_path) == ([], None)
 
 

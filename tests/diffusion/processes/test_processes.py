@@ -88,11 +88,11 @@ def test_variance_is_preserved(name):
     ({'name': 'vp_lineer'}, "did you mean 'vp_linear'"),
     ({'name': 'edm', 'sigma_mx': 1}, 'sigma_max'),
     ({'name': 'edm', 'sigma_min': 90.0}, 't_min < t_max'),
-    ({'name': 'cosine', 't_min': 0.0}, 't_min < t_max'),
+    ({'name': 'cosine', 't_min': 0.0}, 'process.t_min=0.0 must be above 0'),
     ({'name': 'cosine', 't_max': 1.3}, 'must fall'),
     ({'name': 'shifted', 'log_snr_max': -15.0, 'log_snr_min': 15.0}, 'must fall'),
     ({'name': 'ddpm', 'schedule': 'linar'}, 'linear'),
-    ({'name': 'ddpm', 'steps': 1}, 'at least 2'),
+    ({'name': 'ddpm', 'steps': 1}, r'steps=1 must be in \[2, 100000\]'),
     ({'name': 'ddpm', 'steps': 10}, 'reach'),
   ],
 )

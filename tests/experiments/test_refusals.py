@@ -1,0 +1,149 @@
+"""Command lines that cannot work: one line that says why, exit code 1, and nothing written."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from common.config import ConfigError, to_json
+from experiments import families
+from tests.experiments.commands import ROOT
+
+DIGITS = '--config=configs/diffusion/images.py:digits'
+SOLVERS = '--study=configs/ablations/solvers.py'
+REFUSED = [  # (command, flags, a part of its message); NEW is a folder that does not exist
+  ('train', '', '--workdir is missing: Folder of the run.'),
+  ('train', '--workdir=NEW', '--config is missing; give a file such as'),
+  ('train', '--workdir= ' + DIGITS, '--workdir= is empty'),
+  ('train', '--workdir=NEW --config=', '--config= is empty'),
+  ('train', '--wrkdir=NEW', "unknown flag --wrkdir; did you mean '--workdir'?"),
+  ('train', '--confg.seed=3 --workdir=NEW', "did you mean '--config.seed'?"),
+  ('train', '--workdir=NEW extra', "unexpected argument 'extra'; write --name=value"),
+  ('train', '--workdir=NEW --fresh=perhaps', '--fresh=perhaps: write true or false'),
+  ('train', '--workdir=README.md ' + DIGITS, '--workdir=README.md: is a file: write a folder'),
+  ('train', '--workdir=gs://bucket ' + DIGITS, 'must be a path on this machine, not a URL'),
+  ('train', '--workdir=~nobody_at_all/x ' + DIGITS, 'has no home folder ~nobody_at_all'),
+  ('train', '--workdir=NEW --config=README.md', 'README.md must be a Python file'),
+  (
+    'train',
+    '--workdir=NEW --config=configs/difusion/images.py',
+    'mean configs/diffusion/images',
+  ),
+  ('train', '--workdir=NEW --config=FILES/number.py', 'must return a dict or ConfigDict, got 3'),
+  ('train', '--workdir=NEW --config=FILES/raises.py', 'failed: ZeroDivisionError: division'),
+  ('train', '--workdir=NEW --config.data=mnist ' + DIGITS, 'such as --config.data.name=mnist'),
+  ('train', '--workdir=NEW --config.seed=99999999999 ' + DIGITS, 'must be in [0, 4294967296)'),
+  ('train', '--workdir=NEW --config.data.batch_size=0 ' + DIGITS, 'must be at least 1'),
+  ('train', '--workdir=NEW --config.optimizer.frozen=( ' + DIGITS, 'must be a regular expression'),
+  ('train', '--workdir=NEW --config.train.steps=10% ' + DIGITS, "such as '500' or '3 epochs'; got"),
+  ('ablate', '--workdir=NEW', '--study is missing'),
+  (
+    'ablate',
+    '--workdir=README.md ' + SOLVERS,
+    'is a file: write a folder',
+  ),
+  ('ablate', '--workdir=NEW --study=FILES/number.py', 'must return a Study, got 3'),
+  ('evaluate', '--workdir=NEW', 'holds no run'),
+  (
+    'evaluate',
+    '--workdir=RUN --num_samples=0',
+    '--num_samples=0: 0 is not an integer in',
+  ),
+  ('evaluate', '--workdir=RUN --num_samples=x', '--num_samples=x: write a whole number'),
+  ('evaluate', '--workdir=RUN --metrics=', '--metrics= is empty'),
+  (
+    'evaluate',
+    '--workdir=RUN --metrics=evaluations --options=steps=0',
+    'steps=0 must be in [1',
+  ),
+  (
+    'evaluate',
+    '--workdir=RUN --options=s_churn=3',
+    's_churn belongs to sampler=edm',
+  ),
+  ('sample', '--workdir=RUN --options=steps', 'write name=value, such as steps=20'),
+  ('sample', '--workdir=RUN --options=weak=3', '--weak=WORKDIR'),
+  ('sample', '--workdir=RUN --out=', '--out= is empty'),
+  ('sample', '--workdir=RUN --out=README.md/x.png', 'is no folder with write permission'),
+  ('sample', '--workdir=RUN --out=docs', '--out=docs: is a folder: write a file'),
+  ('sample', '--workdir=RUN --seed=-1', '--seed=-1: -1 is not an integer in the range'),
+  ('prepare_data', '', '--dataset is missing'),
+  ('prepare_data', '--dataset=mnits', "unknown --dataset 'mnits'; did you mean 'mnist'?"),
+  (
+    'prepare_data',
+    '--dataset=mnist --horizon=3',
+    '--horizon does not apply to mnist; its flags',
+  ),
+  ('prepare_data', '--dataset=npz', 'needs --source'),
+  ('prepare_data', '--dataset=digits --data_dir=s3://x', 'not a URL'),
+  ('benchmark', '--out=x.json', '--out=x.json: the name must end in .md'),
+  ('convert', '--workdir=NEW', 'give either --read=FOLDER or --write=FOLDER'),
+]
+
+
+@pytest.fixture(scope='module')
+def printed(tmp_path_factory):
+  """[(exit code, text)] for the command lines of REFUSED, and the folder NEW."""
+  folder = tmp_path_factory.mktemp('refused')
+  (folder / 'run').mkdir()
+  (folder / 'run' / 'config.json').write_text(to_json(families.defaults('diffusion')))
+  (folder / 'number.py').write_text('def get_config():\n  return 3\n\n\nget_study = get_config\n')
+  (folder / 'raises.py').write_text('def get_config():\n  return 1 / 0\n')
+  places = {'NEW': folder / 'new', 'RUN': folder / 'run', 'FILES': folder}
+  lines = []
+  for command, given, _ in REFUSED:
+    for name, place in places.items():
+      given = given.replace(f'={name}', f'={place}')
+    lines.append([command, *given.split()])
+  done = subprocess.run(
+    [sys.executable, '-m', 'tests.experiments.forked'],
+    input=json.dumps(lines),
+    capture_output=True,
+    text=True,
+    cwd=ROOT,
+  )
+  assert done.returncode == 0, done.stderr
+  return json.loads(done.stdout), places['NEW']
+
+
+@pytest.mark.parametrize('number', range(len(REFUSED)), ids=[' '.join(r[:2]) for r in REFUSED])
+def test_a_command_line_that_cannot_work_is_refused_in_one_line(printed, number):
+  (code, text), new = printed[0][number], printed[1]
+  *_, last = text.splitlines()
+  assert code == 1 and last.startswith('error: ') and REFUSED[number][2] in last, text
+  assert 'Traceback' not in text and text.count('error:') == 1
+  assert not new.exists()
+
+
+@pytest.mark.parametrize(
+  ('family', 'options', 'message'),
+  [
+    ('diffusion', {'steps': 10**8}, r'sampling.steps=100000000 must be in \[1, 100000\]'),
+    ('diffusion', {'steps': 2.5}, 'option steps=2.5 must be a whole number'),
+    ('diffusion', {'stps': 5}, "unknown sampling option 'stps'; did you mean 'steps'"),
+    ('diffusion', {'eta': 2, 'sampler': 'ddim'}, r'option eta=2 must be in \[0, 1\]'),
+    ('diffusion', {'guidance': float('inf')}, 'guidance=inf must be a finite number'),
+    ('diffusion', {'percentile': 2}, r'sampling.threshold.percentile=2 must be in \(0, 1\]'),
+    ('diffusion', {'threshold': 'dynamc'}, "'dynamc' is unknown; did you mean 'dynamic'"),
+    ('diffusion', {'task': 'inpant'}, "unknown sampling.task 'inpant'; did you mean 'inpaint'"),
+    ('diffusion', {'guidance': {'w': 1}}, 'there is no setting sampling.guidance.w;'),
+    ('diffusion', {'final_denoise': 'maybe'}, "final_denoise='maybe' must be True or False"),
+    ('autoregressive', {'greedy': 'maybe'}, "sampling.greedy='maybe' must be True or False"),
+    ('autoregressive', {'top_k': 2.5}, 'sampling.top_k=2.5 must be a whole number'),
+    ('autoregressive', {'temperature': 'hot'}, "sampling.temperature='hot' must be a number"),
+    ('autoregressive', {'beams': 2, 'top_k': 3}, 'sampling.beams=2 ranks by'),
+    ('autoregressive', {'stop': 3.5}, 'sampling.stop must hold texts or tuples'),
+    ('autoregressive', {'steps': 5}, "unknown sampling option 'steps'"),
+  ],
+)
+def test_options_are_checked_whatever_is_measured(family, options, message):
+  with pytest.raises(ConfigError, match=message):
+    families.check_options(families.defaults(family), options)
+
+
+def test_options_that_suit_are_accepted():
+  families.check_options(
+    families.defaults('diffusion'), {'sampler': 'edm', 's_tmax': float('inf'), 'guidance': 2.0}
+  )
+  families.check_options(families.defaults('autoregressive'), {'stop': 'end', 'top_p': 0.9})
