@@ -68,10 +68,10 @@ class Interval(Range):
     return math.isfinite(self.high)
 
   def explain(self, value: Any) -> str:
-    wanted = str(self)
-    if not math.isfinite(value) and not self._bounded and math.isfinite(self.low):
+    wanted, unbounded, finite = str(self), not self._bounded, math.isfinite(value)
+    if unbounded and not (finite or self.infinite) and math.isfinite(self.low):
       wanted = f'finite and {wanted}'
-    elif abs(value) > _largest(value) and not self._bounded:
+    if unbounded and finite and abs(value) > _largest(value):
       wanted += f', at most {_largest(value):,}'
     return f'must be {wanted}' + (f' ({self.note})' if self.note else '')
 

@@ -1,8 +1,10 @@
 """Augmentation that does not leak into samples: a label tells the network what was done (EDM).
 
-Karras et al. 2022, appendix F.2: each transformation is applied to an example with some
-probability, and the network is given its parameters next to the noise level. Zeros mean an
-unchanged image; sampling uses them. Images are resampled bilinearly, with reflection at the edges.
+Karras et al. 2022, appendix F.2, and the authors' code: each kind of transformation is applied to
+an example with its own probability, and the network is given the parameters next to the noise
+level. Zeros mean an unchanged image; sampling uses them. Kinds, order, distributions and labels are
+the authors'. One thing is not: images are resampled bilinearly, with reflection at the edges, where
+the authors filter with a wavelet at twice the resolution.
 """
 
 import functools
@@ -13,6 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 LABEL_DIM = 9  # the numbers that describe one augmentation
+FLIPS = ('x_flip', 'y_flip')
+RESAMPLED = ('scale', 'rotate', 'anisotropy', 'translate')
 
 Image = Float[Array, 'height width channels']
 
@@ -25,14 +29,16 @@ def augment(
   Args:
     keys: one key per example.
     x: images.
-    settings: `probability` of each transformation; `x_flip` and `y_flip`, whether images are
-      flipped; the size of the other transformations, where 0 switches it off: `scale` and
-      `anisotropy` (standard deviations of log2), `rotate` (largest angle, as a share of a half
-      turn), `translate` (standard deviation, as a share of the image's size).
+    settings: `probability` p, and a multiplier of p for each kind: `x_flip`, `y_flip`, `scale`,
+      `rotate`, `anisotropy`, `translate`. Of the images that a flip is applied to, half are
+      flipped. Sizes: `scale_std` and `anisotropy_std` (standard deviations of log2), `rotate_max`
+      (largest angle, as a share of a half turn), `translate_std` (standard deviation, as a share of
+      the image's size); `anisotropy_turned` is the probability that an image is stretched along a
+      random axis and not along its rows.
 
   Returns:
     The new images, and their labels: [x flip, y flip, scale, cos − 1 and sin of the rotation, two
-    numbers for the anisotropy, two for the translation].
+    numbers for the anisotropy, the translation in x and in y].
   """
   return jax.vmap(functools.partial(_augment_one, settings=settings))(keys, x)
 
@@ -42,14 +48,16 @@ def _augment_one(
 ) -> tuple[Image, Float[Array, 'labels']]:
   # One key for each draw below, in this order: whether a transformation is used, then its size.
   draws = jax.random.split(key, 14)
-  used = functools.partial(_with_probability, settings['probability'])
-  x_flip = used(draws[0], _coin(draws[1])) * settings['x_flip']
-  y_flip = used(draws[2], _coin(draws[3])) * settings['y_flip']
-  scale = used(draws[4], jax.random.normal(draws[5])) * (settings['scale'] > 0)
-  turn = used(draws[6], _angle(draws[7])) * settings['rotate']
-  stretch = used(draws[8], jax.random.normal(draws[9])) * (settings['anisotropy'] > 0)
-  axis = _angle(draws[10])
-  shift = used(draws[11], jax.random.normal(draws[12], (2,))) * (settings['translate'] > 0)
+  chance = {kind: settings['probability'] * settings[kind] for kind in (*FLIPS, *RESAMPLED)}
+  x_flip = _with_probability(chance['x_flip'], draws[0], _coin(draws[1]))
+  y_flip = _with_probability(chance['y_flip'], draws[2], _coin(draws[3]))
+  scale = _with_probability(chance['scale'], draws[4], jax.random.normal(draws[5]))
+  turn = _angle(draws[7]) * settings['rotate_max']
+  turn = _with_probability(chance['rotate'], draws[6], turn)
+  stretch = _with_probability(chance['anisotropy'], draws[8], jax.random.normal(draws[9]))
+  axis = _with_probability(settings['anisotropy_turned'], draws[13], _angle(draws[10]))
+  shift = jax.random.normal(draws[12], (2,))  # x and y
+  shift = _with_probability(chance['translate'], draws[11], shift)
   # Every number is 0 for an unchanged image; angles enter as cos − 1 and sin, so that a full turn
   # has the label of no turn.
   label = jnp.concatenate(
@@ -62,13 +70,15 @@ def _augment_one(
   # Flips are exact, so they are not part of the resampled map.
   image = jnp.where(x_flip > 0, image[:, ::-1], image)
   image = jnp.where(y_flip > 0, image[::-1], image)
-  # Scale, stretch and turn are one matrix, so that the image is resampled only once.
-  size = jnp.exp2(settings['scale'] * scale)
-  long = jnp.exp2(settings['anisotropy'] * stretch)
-  matrix = _rotation(turn) @ _rotation(axis) @ jnp.diag(jnp.stack([long, 1 / long]))
-  matrix = size * matrix @ _rotation(-axis)
-  offset = settings['translate'] * shift * jnp.asarray(image.shape[:2])  # in pixels
-  return warp(image, matrix, offset), label
+  if not any(chance[kind] for kind in RESAMPLED):
+    return image, label
+  # Positions are (row, column). The image is scaled, then turned, then stretched along its axis,
+  # then moved: one map, so that it is resampled only once.
+  size = jnp.exp2(settings['scale_std'] * scale)
+  long = jnp.exp2(settings['anisotropy_std'] * stretch)
+  stretched = _rotation(axis) @ jnp.diag(jnp.stack([1 / long, long])) @ _rotation(-axis)
+  offset = settings['translate_std'] * shift[::-1] * jnp.asarray(image.shape[:2])  # in pixels
+  return warp(image, size * stretched @ _rotation(turn), offset), label
 
 
 def _with_probability(

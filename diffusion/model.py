@@ -22,8 +22,13 @@ MAX_LOG_SNR = 20.0  # log-SNRs that a network is given stay within ±20
 
 
 def time_conditioning(process: Process, t: Array) -> Array:
-  """1000·t/t_max: DDPM's timesteps (Ho et al. 2020)."""
-  return 1000 * t / process.t_max
+  """1000·t/t_max, as for flows (Esser et al. 2024); on a table, DDPM's timesteps from 0.
+
+  Entry k of a table is the authors' timestep k − 1 (Ho et al. 2020), times 1000/T (Nichol &
+  Dhariwal 2021, code). For continuous VP processes, Song et al. 2021 use 999·t.
+  """
+  start = process.t_min if process.steps else 0.0
+  return 1000 * (t - start) / process.t_max
 
 
 def log_snr_conditioning(process: Process, t: Array) -> Array:

@@ -130,6 +130,7 @@ def to_unit(x: jax.Array, levels: int) -> jax.Array:
 
 
 def from_unit(x: jax.Array, levels: int) -> jax.Array:
-  """Maps floats to the nearest integers in [0, levels), as uint8: the inverse of `to_unit`."""
+  """Maps floats to the nearest integers in [0, levels): the inverse of `to_unit`."""
   # Clipped before rounding: samples of a diffusion model may lie slightly outside [-1, 1].
-  return jnp.round((jnp.clip(x, -1.0, 1.0) + 1.0) * ((levels - 1) / 2.0)).astype(jnp.uint8)
+  whole = jnp.round((jnp.clip(x, -1.0, 1.0) + 1.0) * ((levels - 1) / 2.0))
+  return whole.astype(token_dtype(levels))

@@ -18,13 +18,14 @@ class BitsPerDim(NamedTuple):
     value: the mean.
     standard_error: the error of the mean, as an estimate for the distribution of the examples. It
       includes the estimation error of each example, which is part of the spread over examples.
+      None for a single example, which has no spread.
     estimation_error: the error of the mean over exactly these examples: 0 if `nll` is exact.
     num: number of examples.
     parts: the terms of `value`, in bits per dimension: see `common.method.Likelihood`.
   """
 
   value: float
-  standard_error: float
+  standard_error: float | None
   estimation_error: float
   num: int
   parts: Mapping[str, tuple[float, ...]] = {}
@@ -76,6 +77,6 @@ def summary(nats: np.ndarray, errors: np.ndarray, num_dims: int | np.ndarray) ->
   unit = float(num_dims.mean()) * math.log(2.0)
   # The error of a ratio of means, to first order: the error of the mean of these residuals.
   residual = nats - num_dims * (nats.mean() / num_dims.mean())
-  spread = residual.std(ddof=1) / math.sqrt(num) if num > 1 else 0.0
+  spread = float(residual.std(ddof=1)) / math.sqrt(num) / unit if num > 1 else None
   estimation = math.sqrt(np.sum(errors**2)) / num  # independent errors add in quadrature
-  return BitsPerDim(float(nats.mean()) / unit, float(spread) / unit, estimation / unit, num)
+  return BitsPerDim(float(nats.mean()) / unit, spread, estimation / unit, num)

@@ -15,6 +15,7 @@ from common.ranges import (
   BELOW_ONE,
   FINITE,
   PROBABILITY,
+  ZERO_IS_OFF,
   Interval,
   OneOf,
   Setting,
@@ -47,13 +48,21 @@ SETTINGS = base.SETTINGS | dict(
     network=dict(name='mlp'),  # diffusion/networks/__init__.py
   ),
   augmentation=dict(  # a condition of the network, so that samples show none (EDM)
-    probability=Setting(0.0, PROBABILITY),  # probability of each kind; 0: off
-    x_flip=True,  # left and right
-    y_flip=True,  # up and down
-    scale=Setting(0.2, AT_LEAST_ZERO),  # standard deviation of log2
-    rotate=Setting(1.0, PROBABILITY),  # share of a half turn
-    anisotropy=Setting(0.2, AT_LEAST_ZERO),  # standard deviation of log2
-    translate=Setting(0.125, AT_LEAST_ZERO),  # standard deviation, relative to the image's size
+    # of each kind, times its multiplier; EDM's config F: 0.12
+    probability=Setting(0.0, Interval(0, 1, note='0: off')),
+    # multipliers, 0: off; x flips are certain, so that half of all images are flipped
+    x_flip=Setting(1e8, ZERO_IS_OFF),
+    y_flip=Setting(1.0, ZERO_IS_OFF),  # multiplier: up and down
+    scale=Setting(1.0, ZERO_IS_OFF),  # multiplier: both sides alike
+    rotate=Setting(1.0, ZERO_IS_OFF),  # multiplier: about the centre
+    anisotropy=Setting(1.0, ZERO_IS_OFF),  # multiplier: one axis against the other
+    translate=Setting(1.0, ZERO_IS_OFF),  # multiplier: by part of the image
+    scale_std=Setting(0.2, AT_LEAST_ZERO),  # of log2
+    rotate_max=Setting(1.0, PROBABILITY),  # share of a half turn, in both directions
+    anisotropy_std=Setting(0.2, AT_LEAST_ZERO),  # of log2
+    # probability of a random axis; otherwise the rows are stretched
+    anisotropy_turned=Setting(0.5, PROBABILITY),
+    translate_std=Setting(0.125, AT_LEAST_ZERO),  # relative to the image's size
   ),
   finetune=dict(),  # Source, common/finetuning.py
   sampling=dict(  # how samples are drawn

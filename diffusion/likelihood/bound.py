@@ -21,11 +21,7 @@ from common.method import Likelihood
 from common.ranges import Interval
 from diffusion.likelihood.terms import categorical_nats, prior_nats, step_nats, sum_dims
 from diffusion.predictions import Denoise, add_noise, fold_in_each, normal_like
-from diffusion.processes.process import Process
-
-# A process may end in log-SNR −∞. The bound then starts at this log-SNR: it is a bound from any
-# starting time, and here the prior term of data in [-1, 1] is below 2e-7 nats per dimension.
-MIN_LOG_SNR = -15.0
+from diffusion.processes.process import MIN_LOG_SNR, Process
 
 RECONSTRUCTION_DRAWS = 4  # noises that the reconstruction term is averaged over
 
@@ -131,7 +127,7 @@ class Ends(NamedTuple):
 
 
 def ends_of(process: Process, dtype: Any) -> Ends:
-  """The ends of a process; its log-SNR is cut off at MIN_LOG_SNR."""
+  """The ends of a process; its log-SNR is cut off at MIN_LOG_SNR (any start gives a bound)."""
   times = jnp.asarray([process.t_min, process.t_max], dtype)
   # λ falls with time: the first of the two is the larger.
   high, low = process.log_snr(times)
@@ -217,7 +213,8 @@ class DiscreteBound:
     sample of `number` steps, at least 2.
     """
     first, second = split_keys(keys)
-    strata = min(number, self.process.steps - 1)
+    # At least two strata, for the standard error: T = 2 has one such step, drawn twice then.
+    strata = max(2, min(number, self.process.steps - 1))
     diffusion, error = stratified_mean(self.diffusion, first, strata)
     reconstruction, error_last = stratified_mean(self.reconstruction, second, RECONSTRUCTION_DRAWS)
     prior = prior_nats(self.process, self.x0, jnp.asarray(self.process.t_max, self.x0.dtype))

@@ -7,14 +7,18 @@ from jaxtyping import Array, Float
 
 # Binomial [1, 3, 3, 1]: a box filter three times over, so less aliasing than means of pairs.
 _FILTER = np.array([1.0, 3.0, 3.0, 1.0], np.float32) / 8
+FIR_MARGIN = 1  # zeros on each side with which the filter halves a size exactly
 
 
 def downsample(
-  x: Float[Array, 'batch height width channels'], fir: bool = False
-) -> Float[Array, 'batch height//2 width//2 channels']:
-  """Half the resolution: means of 2x2 pixels, or the filter [1, 3, 3, 1] (Karras et al. 2020)."""
+  x: Float[Array, 'batch height width channels'], fir: bool = False, margin: int = FIR_MARGIN
+) -> Float[Array, 'batch _ _ channels']:
+  """Half the resolution: means of 2x2 pixels, or the filter [1, 3, 3, 1] (Karras et al. 2020).
+
+  The filter adds `margin` zeros on each side: 0 for an input that has a margin already.
+  """
   if fir:
-    return _separable(x, _FILTER, strides=2, padding=(1, 1), dilation=1)
+    return _separable(x, _FILTER, strides=2, padding=(margin, margin), dilation=1)
   batch, height, width, channels = x.shape
   return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
 

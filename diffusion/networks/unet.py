@@ -22,7 +22,7 @@ from diffusion.networks.conditioning import (
   Conditioning,
   check_embedding_width,
 )
-from diffusion.networks.resampling import downsample, upsample
+from diffusion.networks.resampling import FIR_MARGIN, downsample, upsample
 
 _init = nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform')
 _zeros = nn.initializers.zeros
@@ -46,6 +46,19 @@ def conv(
   return nn.Conv(
     channels, (size, size), strides, kernel_init=init, dtype=jnp.dtype(dtype), name=name
   )
+
+
+def conv_downsample(x: Images, channels: int, dtype: str, name: str, fir: bool) -> Images:
+  """A 3x3 convolution to half the resolution: strided (DDPM), or before the filter (NCSN++)."""
+  if not fir:
+    return conv(channels, dtype, name, strides=2)(x)
+  # Song et al. 2021 convolve at the full resolution, and only the filter's stride halves it. All
+  # zeros are added before both, so that the order of the two linear maps makes no difference.
+  padding = 1 + FIR_MARGIN
+  h = nn.Conv(
+    channels, (3, 3), padding=padding, kernel_init=_init, dtype=compute_dtype(dtype), name=name
+  )(x)
+  return downsample(h, fir=True, margin=0)
 
 
 def add(x: Images, h: Images, rescale: bool) -> Images:
@@ -211,7 +224,8 @@ class UNet(DiffusionNetwork):
         h = change_resolution(h, multiplier, downsample, f'down_{i}_resample')
         # NCSN++ (Song et al. 2021, appendix H): the input itself, shrunken, joins every level.
         if self.progressive_input:
-          pyramid = conv(h.shape[-1], self.dtype, f'down_{i}_input')(downsample(pyramid, self.fir))
+          name = f'down_{i}_input'
+          pyramid = conv_downsample(pyramid, h.shape[-1], self.dtype, name, self.fir)
           pyramid = h = add(h, pyramid, self.skip_rescale)
         skips.append(h)
 
@@ -271,10 +285,9 @@ class UNet(DiffusionNetwork):
     """The step from one level to the next, by `downsample` or `upsample`."""
     if self.resample_in_block:
       return self._res(h, multiplier, name, resample, condition=condition, train=train)
-    # DDPM shrinks by the convolution's own stride; otherwise it resamples, then convolves.
-    if resample is downsample and not self.fir:
-      return conv(h.shape[-1], self.dtype, name, strides=2)(h)
-    return conv(h.shape[-1], self.dtype, name)(resample(h, self.fir))
+    if resample is downsample:
+      return conv_downsample(h, h.shape[-1], self.dtype, name, self.fir)
+    return conv(h.shape[-1], self.dtype, name)(upsample(h, self.fir))
 
   def _check_size(self, height: int, width: int):
     """Raises ConfigError for images that the levels do not divide, or attention at no level."""

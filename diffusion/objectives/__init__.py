@@ -10,9 +10,9 @@ WEIGHTINGS = {
   'min_snr': weightings.MinSNR,
   'soft_min_snr': weightings.SoftMinSNR,
   'p2': weightings.P2,
-  'sigmoid': weightings.Sigmoid,
   'edm': weightings.EDM,
   'vlb': weightings.VLB,
+  'sigmoid': weightings.Sigmoid,
   'likelihood': weightings.Likelihood,
 }
 

@@ -44,6 +44,11 @@ def build_objective(config: Mapping, model: Model) -> Objective:
   # On a discrete process 'vlb' is not the weighting of the continuous limit but the exact steps.
   exact = section['weighting']['name'] == 'vlb' and model.process.steps > 0
   _check(config, model, exact)
+  if weighting.over_log_snr and not times.covers_all_times:
+    raise ConfigError(
+      f'objective.weighting {section["weighting"]["name"]!r} is an integral over the noise levels'
+      f" and needs times that cover them, got {section['times']['name']!r}; use 'simple'"
+    )
   return Objective(
     times=times,
     weighting=None if exact else weighting,
@@ -62,10 +67,6 @@ def _check(config: Mapping, model: Model, exact: bool) -> None:
     raise ConfigError(
       "objective.weighting 'vlb' of a discrete process needs objective.times that are uniform or"
       f" corrected for ('uniform', 'low_discrepancy', 'loss_second_moment'), got {times!r}"
-    )
-  if weighting in ('vlb', 'likelihood') and times == 'terminal':
-    raise ConfigError(
-      f"objective.weighting {weighting!r} has no meaning with times 'terminal'; use 'simple'"
     )
   learned = model.process.learned
   if learned and (weighting != 'vlb' or section['uncertainty']):

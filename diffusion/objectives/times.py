@@ -22,7 +22,8 @@ class TimeSample(NamedTuple):
 
   Attributes:
     t: the times.
-    density: probability density of each time; on a discrete process, of the time before rounding.
+    density: probability density of each time under the distribution that the loss is a mean over,
+      after the correction by `importance`; on a discrete process, of the time before rounding.
     importance: weight of each example that corrects the loss to uniform times; 1 if the
       distribution of times is itself meant as a weighting.
   """
@@ -228,8 +229,9 @@ class LossSecondMoment(TimeDistribution):
     bucket = jnp.clip(jnp.searchsorted(ends, u, side='right'), 0, size - 1)
     within = (u - (ends[bucket] - share[bucket])) / share[bucket]
     position = (bucket + jnp.clip(within, 0, 1)) / size
-    density = share[bucket] * size / (high - low)
     t = round_to_table(process, low + (high - low) * position)
+    # Corrected to uniform times: a weighting that also divided by these shares would do it twice.
+    density = jnp.full_like(u, 1 / (high - low))
     return TimeSample(t, density, 1 / (share[bucket] * size))
 
   def update(

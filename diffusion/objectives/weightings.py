@@ -13,16 +13,20 @@ weighting is therefore written once and means the same for every target. In term
   min_snr        min(SNR, γ)                                Hang et al. 2023
   soft_min_snr   γ·SNR/(SNR + γ)                            Crowson et al. 2024
   p2             SNR/(k + SNR)^γ                            Choi et al. 2022
-  sigmoid        SNR·sigmoid(b − log SNR)                   Kingma & Gao 2023
   edm            SNR + 1/σ_d²                               Karras et al. 2022, table 1
   vlb            −½·SNR·dλ/dt / density of t                Kingma et al. 2021, eq. 17
+  sigmoid        sigmoid(b − λ)·vlb                         Kingma & Gao 2023, section 5
   likelihood     −SNR·dλ/dt / density of t = 2·vlb: g² times the error in the score
                                                             Song et al. 2021b
+
+The last three weigh the integral over λ, whichever times are drawn: they divide by the density of
+λ. The others weigh the draws, so that the times matter as much as the weight. (Without the density,
+the weight sigmoid(b − λ) of the error in ε would be soft_min_snr with γ = e^b.)
 """
 
 import dataclasses
 import math
-from typing import Annotated, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,7 +57,13 @@ class NoiseLevel(NamedTuple):
 
 
 class Weighting:
-  """A weight of the squared error in x0. Each weighting is a frozen dataclass."""
+  """A weight of the squared error in x0. Each weighting is a frozen dataclass.
+
+  Attributes:
+    over_log_snr: whether it weighs the integral over λ, and so needs the density of the times.
+  """
+
+  over_log_snr: ClassVar[bool] = False
 
   def weight(self, at: NoiseLevel) -> Float[Array, 'batch']:
     """W at the noise level of each example."""
@@ -138,20 +148,6 @@ class P2(Weighting):
 
 
 @dataclasses.dataclass(frozen=True)
-class Sigmoid(Weighting):
-  """SNR·sigmoid(b − log SNR).
-
-  Attributes:
-    bias: b, the log-SNR at which the weight of the error in eps is ½.
-  """
-
-  bias: Annotated[float, FINITE] = 2.0
-
-  def weight(self, at: NoiseLevel) -> Float[Array, 'batch']:
-    return at.snr * jax.nn.sigmoid(self.bias - at.log_snr)
-
-
-@dataclasses.dataclass(frozen=True)
 class EDM(Weighting):
   """SNR + 1/σ_d² (Karras et al. 2022, table 1).
 
@@ -170,14 +166,34 @@ class EDM(Weighting):
 class VLB(Weighting):
   """The variational bound: ½·SNR/p(λ)."""
 
+  over_log_snr = True
+
   def weight(self, at: NoiseLevel) -> Float[Array, 'batch']:
     # ½·∫ ‖ε − ε̂‖² dλ, and ‖ε − ε̂‖² = SNR·‖x0 − x̂0‖².
     return 0.5 * at.snr * at.inverse_density
 
 
 @dataclasses.dataclass(frozen=True)
+class Sigmoid(Weighting):
+  """The bound weighted by w(λ) = sigmoid(b − λ): clean images count less (Kingma & Gao 2023).
+
+  Attributes:
+    bias: b, the log-SNR above which noise levels count less.
+  """
+
+  bias: Annotated[float, FINITE] = 2.0
+  over_log_snr = True
+
+  def weight(self, at: NoiseLevel) -> Float[Array, 'batch']:
+    # Kingma & Gao 2023, eq. 7: ½·∫ w(λ)·‖ε − ε̂‖² dλ, and ‖ε − ε̂‖² = SNR·‖x0 − x̂0‖².
+    return 0.5 * at.snr * at.inverse_density * jax.nn.sigmoid(self.bias - at.log_snr)
+
+
+@dataclasses.dataclass(frozen=True)
 class Likelihood(Weighting):
   """The likelihood weighting of score matching: SNR/p(λ)."""
+
+  over_log_snr = True
 
   def weight(self, at: NoiseLevel) -> Float[Array, 'batch']:
     # g²·‖∇ log p − s‖² = −σ²·dλ/dt·(α/σ²)²·‖x0 − x̂0‖².

@@ -10,6 +10,10 @@ from jaxtyping import Array, Float, Key
 
 Function = Callable[[Array], Array]  # elementwise, any shape
 
+# A process may end in log-SNR −∞. Grids in log-SNR and the continuous bound then start at this
+# value: there, the prior term of data in [-1, 1] is below 2e-7 nats per dimension.
+MIN_LOG_SNR = -15.0
+
 BISECTIONS = 60  # halvings of an interval: more than the 53 bits of a float64's fraction
 
 

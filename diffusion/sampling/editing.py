@@ -5,7 +5,8 @@ used and any guidance applies; the others choose where sampling starts.
 
   sampler = inpaint(DDIM(1.0), known, mask)
   x, evaluations = sample(sampler, process, denoise, times, x, key)
-  x, evaluations = resample(sampler, process, denoise, times, x, key, jump=10, repeats=10)
+  chain = ReverseChain(sampler, process, denoise)
+  x, evaluations = resample(chain, times, x, key, jump=10, repeats=10)
 """
 
 import dataclasses
@@ -28,15 +29,12 @@ KNOWN_NOISE, FORWARD_NOISE = 101, 102  # uses of a step's keys; the samplers use
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Wrapped(Sampler):
-  """A sampler that wraps another, with the same carry and evaluations."""
+  """A sampler that wraps another, with the same carry."""
 
   sampler: Sampler
 
   def init(self, x, steps):
     return self.sampler.init(x, steps)
-
-  def evaluations(self, steps):
-    return self.sampler.evaluations(steps)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,9 +70,6 @@ class BothWays(Wrapped):
 
   def _reverse(self, process, t, s, denoise, key, carry, x):
     return self.sampler.step(process, x, t, s, denoise, key, carry)
-
-  def evaluations(self, steps):
-    return None
 
 
 def inpaint(
@@ -140,14 +135,14 @@ def grey_basis(channels: int) -> np.ndarray:
 
 
 def resample(
-  sampler: Sampler,
-  process: Process,
-  denoise: Denoise,
+  chain: ReverseChain,
   times: Any,
   x: Float[Array, 'batch ...'],
   key: Key[Array, ''] | Key[Array, 'batch'],
+  *,
   jump: int,
   repeats: int,
+  final_denoise: bool = False,
 ) -> tuple[Float[Array, 'batch ...'], Int[Array, '']]:
   """Walks back and forth in time, so that the sampled part agrees better with the known part.
 
@@ -155,10 +150,11 @@ def resample(
   these steps and denoises again, until each stretch of the grid has been denoised `repeats` times.
 
   Args:
-    sampler: `inpaint` of a sampler without memory.
-    process, denoise, times, x, key: as in `driver.sample`.
+    chain: its sampler is `inpaint` of a sampler without memory.
+    times, x, key: as in `driver.sample`.
     jump: number of steps of a stretch.
     repeats: number of times that each stretch is denoised; 1 is plain inpainting.
+    final_denoise: as in `driver.sample`.
 
   Returns:
     x, and network evaluations; adding noise takes none.
@@ -169,7 +165,8 @@ def resample(
   check_times(times)
   # Known on the host, so that the whole walk is one scan.
   path = np.asarray(times)[resampling_path(len(times) - 1, jump, repeats)]
-  return drive(ReverseChain(BothWays(sampler), process, denoise), path, x, key)[:2]
+  chain = chain._replace(sampler=BothWays(chain.sampler))
+  return drive(chain, path, x, key, final_denoise=final_denoise)[:2]
 
 
 def resampling_path(steps: int, jump: int, repeats: int) -> np.ndarray:

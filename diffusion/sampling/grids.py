@@ -4,6 +4,10 @@ A grid of n steps is n + 1 decreasing times. The first n run from t_max to t_min
 grid, and the last is 0, clean data: the step to it is the final denoising. With `end='t_min'` all
 n + 1 run from t_max to t_min, and the result still carries the noise of t_min.
 
+On a discrete process every time is an entry of its table, because the network has seen no others:
+each grid takes the entries nearest to its times. Where several times have the same nearest entry,
+all but one move up to the next entries that are free.
+
 Grids are computed on the host in float64 and given to the compiled sampler as arrays.
 """
 
@@ -17,13 +21,11 @@ import numpy as np
 from jaxtyping import Float
 
 from common.config import ConfigError, component, pick
-from common.ranges import ABOVE_ZERO, AT_LEAST_ONE, AT_LEAST_ZERO, Each, OneOf
-from diffusion.processes.process import Process
+from common.ranges import ABOVE_ZERO, AT_LEAST_ONE, AT_LEAST_ZERO, Each, Interval, OneOf
+from diffusion.processes.process import MIN_LOG_SNR, Process
 from diffusion.sampling.driver import check_times
 
 TimeArray = Float[np.ndarray, 'times']
-
-MIN_LOG_SNR = -20.0  # grids in log-SNR start at this value if a process ends below it
 
 
 class Grid:
@@ -45,14 +47,21 @@ def _fractions(number: int) -> np.ndarray:
   return np.linspace(0.0, 1.0, number) if number > 1 else np.zeros(1)
 
 
-def _round_to_table(process: Process, times: np.ndarray) -> np.ndarray:
-  """Rounds to the nearest entries of a discrete process's table; continuous times do not change."""
-  return np.round(times * process.steps) / process.steps if process.steps else times
+def _table_times(process: Process, entries: np.ndarray) -> TimeArray:
+  """The times of these falling entries k of a discrete process's table, all made different."""
+  number, rising = len(entries), entries[::-1].astype(int)
+  # Up to the next free entry; then down again from the top, for those pushed beyond it.
+  rank = np.arange(number)
+  rising = np.maximum.accumulate(rising - rank) + rank
+  highest = max(int(entries[0]), number)
+  rising = np.minimum(rising, highest - number + 1 + rank)
+  return rising[::-1] / process.steps
 
 
 def _between(process: Process, share: np.ndarray) -> TimeArray:
   """Times at these shares of the way from t_min (0) to t_max (1)."""
-  return _round_to_table(process, process.t_min + (process.t_max - process.t_min) * share)
+  times = process.t_min + (process.t_max - process.t_min) * share
+  return _table_times(process, np.round(times * process.steps)) if process.steps else times
 
 
 def _log_snr_ends(process: Process) -> tuple[float, float]:
@@ -63,6 +72,8 @@ def _log_snr_ends(process: Process) -> tuple[float, float]:
 
 def _times_at(process: Process, log_snr: np.ndarray) -> TimeArray:
   """Times at these log-SNRs, with the ends exactly t_max and t_min."""
+  if process.steps:
+    return _table_times(process, _nearest_entries(process, log_snr))
   times = _evaluate(process.time_of, log_snr)
   # The inverse is not exact, and where λ was cut off it is far from t_max.
   times[0] = process.t_max
@@ -71,9 +82,17 @@ def _times_at(process: Process, log_snr: np.ndarray) -> TimeArray:
   return times
 
 
+def _nearest_entries(process: Process, log_snr: np.ndarray) -> np.ndarray:
+  """The entries 1..T of the table that are nearest to these log-SNRs, in log-SNR."""
+  table = _evaluate(process.log_snr, np.arange(1, process.steps + 1) / process.steps)
+  # The table falls, and searchsorted needs rising values: both sides change sign.
+  middles = -0.5 * (table[1:] + table[:-1])
+  return 1 + np.searchsorted(middles, -log_snr)
+
+
 @dataclasses.dataclass(frozen=True)
 class Uniform(Grid):
-  """Equal steps in time; on a discrete process rounded to its table."""
+  """Equal steps in time."""
 
   def discretise(self, process: Process, number: int) -> TimeArray:
     return _between(process, 1 - _fractions(number))
@@ -81,11 +100,26 @@ class Uniform(Grid):
 
 @dataclasses.dataclass(frozen=True)
 class Quadratic(Grid):
-  """Times that grow quadratically (Song et al. 2020, DDIM, appendix D.2)."""
+  """Times that grow quadratically (Song et al. 2020, DDIM, appendix D.2).
+
+  On a continuous process τ_i = c·i² between t_min and t_max.
+
+  Attributes:
+    span: on a discrete process, the share of the table that the times cover. 0.8 is that of the
+      authors' code, whose timesteps of 0..T−1 are the whole parts of i²·0.8·T/(n − 1)². (It repeats
+      timestep 0 at 50 and 100 steps of 1000.)
+  """
+
+  span: Annotated[float, Interval(0, 1, above=True)] = 0.8
 
   def discretise(self, process: Process, number: int) -> TimeArray:
-    # As DDIM's τ_i = c·i², between t_min and t_max.
-    return _between(process, np.square(1 - _fractions(number)))
+    if not process.steps:
+      return _between(process, np.square(1 - _fractions(number)))
+    # A single step starts at the noisiest time, so the roots fall.
+    roots = np.linspace(np.sqrt(process.steps * self.span), 0, number)
+    # Timestep k of 0..T−1 is entry k + 1; 1e-9 keeps whole numbers whole.
+    entries = np.floor(np.square(roots) + 1e-9) + 1
+    return _table_times(process, np.minimum(entries, process.steps))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,17 +201,13 @@ class Respaced(Grid):
   def discretise(self, process: Process, number: int) -> TimeArray:
     if not process.steps:
       raise ConfigError(f"grid 'respaced' needs a discrete process (ddpm), got {process.name!r}")
-    if number > process.steps:
-      raise ConfigError(
-        f"grid 'respaced' can keep at most the {process.steps} steps of the process, got {number}"
-      )
     if self.sections and sum(self.sections) != number:
       raise ConfigError(
         f'grid.sections must add up to the {number} steps of the sampler, but {self.sections} sum'
         f' to {sum(self.sections)}'
       )
-    # Timestep k of 0..T−1, as the papers count them, is time (k + 1)/T here.
-    return (np.array(self._kept(process.steps, number)[::-1]) + 1.0) / process.steps
+    # Timestep k of 0..T−1, as the papers count them, is entry k + 1 here.
+    return _table_times(process, np.array(self._kept(process.steps, number)[::-1]) + 1)
 
   def _kept(self, total: int, number: int) -> list[int]:
     if self.spacing == 'adm':
@@ -199,7 +229,14 @@ class Given(Grid):
   def discretise(self, process: Process, number: int) -> TimeArray:
     if len(self.times) != number:
       raise ConfigError(f'grid.times lists {len(self.times)} times, but {number} are needed')
-    return np.asarray(self.times, np.float64)
+    times = np.asarray(self.times, np.float64)
+    entries = times * process.steps
+    if not np.allclose(entries, np.round(entries), rtol=0, atol=1e-6):
+      raise ConfigError(
+        f'grid.times on process {process.name!r} must be multiples of 1/{process.steps}, the'
+        f' entries of its table, got {self.times}'
+      )
+    return times
 
 
 GRIDS = {
@@ -231,6 +268,11 @@ def make_times(settings: Mapping, process: Process, steps: int) -> TimeArray:
     raise ConfigError(f'sampling.steps must be at least 1, got {steps}')
   settings = dict(settings)
   more = pick(ENDS, settings.pop('end', 'clean'), 'grid.end')
+  if 0 < process.steps < steps + more:
+    raise ConfigError(
+      f'sampling.steps must be at most {process.steps - more} on process {process.name!r}, whose'
+      f' table has {process.steps} entries, got {steps}'
+    )
   times = component(GRIDS, settings, 'grid').discretise(process, steps + more)
   # The step to time 0 is the final denoising.
   times = times if more else np.append(times, 0.0)

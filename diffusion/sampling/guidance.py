@@ -87,7 +87,6 @@ class ClassifierFree(Denoiser):
     condition: arrays [batch, ...] (a pytree): the classes to sample.
     null: the condition that stands for the unconditional model, of the same structure.
     weight: 1 is the conditional model, 0 the unconditional one, above 1 is guidance. May be traced.
-    doubled: run both branches as one batch of twice the size.
 
   Raises:
     ValueError: if there is no condition, or no null one, to guide with.
@@ -97,7 +96,6 @@ class ClassifierFree(Denoiser):
   condition: Any
   null: Any
   weight: Weight
-  doubled: bool = True
 
   def __post_init__(self):
     if self.condition is None or self.null is None:
@@ -108,16 +106,13 @@ class ClassifierFree(Denoiser):
     return self.denoise(x, t, self.condition)
 
   def guided_and_plain(self, x, t):
-    if not self.doubled:
-      conditional, unconditional = self.plain(x, t), self.denoise(x, t, self.null)
-    else:
-      # One call of twice the batch keeps an accelerator busier than two calls.
-      condition = jax.tree.map(_stack, self.condition, self.null)
-      conditional, unconditional = _halves(self.denoise(_stack(x, x), _stack(t, t), condition))
+    # One call of twice the batch keeps an accelerator busier than two calls.
+    condition = jax.tree.map(_stack, self.condition, self.null)
+    conditional, unconditional = _halves(self.denoise(_stack(x, x), _stack(t, t), condition))
     return _extrapolate(unconditional, conditional, self.weight), conditional
 
   def cost(self, t):
-    return _evaluations(2)  # both branches count, also when they run side by side
+    return _evaluations(2)  # both branches count, although they run side by side
 
   def plain_cost(self, t):
     return _evaluations(1)
@@ -269,7 +264,9 @@ class Rescaled(Transform):
   """Restores the contrast of the plain estimate (Lin et al. 2023, section 3.4).
 
   Each guided clean image is scaled by the ratio of the standard deviations, plain over guided, and
-  then mixed with the unscaled one.
+  then mixed with the unscaled one. The paper, and libraries after it, do this to the network's
+  output (their v or ε) in place of the clean image: for a network that predicts x0 the two agree,
+  for other targets they do not. Here one share means the same for every target.
 
   Attributes:
     denoise: a guided denoiser.

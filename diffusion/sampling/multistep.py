@@ -1,10 +1,12 @@
-"""Exponential integrators in λ = log(α/σ): DPM-Solver++ and UniPC; and an adaptive solver.
+"""Exponential integrators in ℓ = log(α/σ): DPM-Solver++ and UniPC; and an adaptive solver.
 
-With λ as time the probability flow is semi-linear, and its exact solution from t to s is
-x_s = σ_s/σ_t·x_t + α_s·∫ e^(λ−λ_s) x0(λ) dλ (Lu et al. 2022b, proposition 4.1). The solvers differ
-in how they extend the clean estimate x0 over the step. A past estimate that is missing has λ = −∞;
-then, as on a step from pure noise (λ_t = −∞) or to clean data (λ_s = ∞), the order falls to what
-the remaining estimates allow.
+These papers write λ for ℓ. Everywhere else here, λ is the log-SNR, twice as large.
+
+With ℓ as time the probability flow is semi-linear, and its exact solution from t to s is
+x_s = σ_s/σ_t·x_t + α_s·∫ e^(ℓ−ℓ_s) x0(ℓ) dℓ (Lu et al. 2022b, proposition 4.1). The solvers differ
+in how they extend the clean estimate x0 over the step. A past estimate that is missing has ℓ = −∞;
+then, as on a step from or to pure noise (ℓ = −∞) or to clean data (ℓ_s = ∞), the order falls to
+what the remaining estimates allow.
 """
 
 import dataclasses
@@ -22,27 +24,27 @@ from diffusion.sampling.solvers import Sampler, Time
 
 
 class Past(NamedTuple):
-  """Clean estimates of earlier steps, the latest first, and their log(α/σ).
+  """Clean estimates of earlier steps, the latest first, and their half log-SNR.
 
   Attributes:
     clean: estimates, each like x.
-    lambdas: log(α/σ) of each, −∞ for those that do not exist.
+    ell: log(α/σ) of each, −∞ for those that do not exist.
   """
 
   clean: tuple[Array, ...]
-  lambdas: tuple[Array, ...]
+  ell: tuple[Array, ...]
 
 
 def _no_past(length: int, x: Array) -> Past:
   return Past((jnp.zeros_like(x),) * length, (jnp.asarray(-jnp.inf, x.dtype),) * length)
 
 
-def _remember(past: Past, clean: Array, lam: Array) -> Past:
-  return Past((clean, *past.clean[:-1]), (lam, *past.lambdas[:-1]))
+def _remember(past: Past, clean: Array, ell: Array) -> Past:
+  return Past((clean, *past.clean[:-1]), (ell, *past.ell[:-1]))
 
 
 def half_log_snr(process: Process, t: Time) -> Array:
-  """λ = log(α/σ), half the log-SNR."""
+  """ℓ = log(α/σ), half the log-SNR."""
   return 0.5 * process.log_snr(t)
 
 
@@ -54,8 +56,11 @@ def _ratio(a: Array, b: Array) -> Array:
 
 def _first_order(process: Process, x: Array, t: Time, s: Time, h: Array, clean: Array) -> Array:
   """The step with x0 constant over it: DDIM in another form (Lu et al. 2022b, section 4.2)."""
-  # expm1: for short steps 1 − e^−h would cancel.
-  return process.sigma(s) / process.sigma(t) * x - process.alpha(s) * jnp.expm1(-h) * clean
+  kept = process.sigma(s) / process.sigma(t)
+  # expm1: for short steps α_s·(1 − e^−h) would cancel. On a step up to pure noise e^−h is infinite
+  # and α_s is 0; their product is α_t·σ_s/σ_t.
+  gain = jnp.where(jnp.isneginf(h), -process.alpha(t) * kept, -process.alpha(s) * jnp.expm1(-h))
+  return kept * x + gain * clean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,20 +74,20 @@ class DPMpp2M(Sampler):
 
   def step(self, process, x, t, s, denoise, key, carry):
     clean = denoise(x, t).x0
-    lam = half_log_snr(process, t)
-    h = half_log_snr(process, s) - lam
+    ell = half_log_snr(process, t)
+    h = half_log_snr(process, s) - ell
     # D = (1 + 1/(2r))·x0_t − 1/(2r)·x0_past, with r the ratio of the last step to this one.
-    slope = 0.5 * _ratio(h, lam - carry.lambdas[0])
+    slope = 0.5 * _ratio(h, ell - carry.ell[0])
     # The first step has no past: the slope is 0, and the step first order.
     extended = clean + slope * (clean - carry.clean[0])
-    return _first_order(process, x, t, s, h, extended), _remember(carry, clean, lam)
+    return _first_order(process, x, t, s, h, extended), _remember(carry, clean, ell)
 
 
 @dataclasses.dataclass(frozen=True)
 class DPMpp2S(Sampler):
   """DPM-Solver++(2S): second order, two evaluations (Lu et al. 2022b, algorithm 1, r = 1/2).
 
-  The process must be able to find the time halfway in λ; for a discrete process this lies between
+  The process must be able to find the time halfway in ℓ; for a discrete process this lies between
   two table entries. A step to clean data or from pure noise takes one evaluation.
   """
 
@@ -90,26 +95,24 @@ class DPMpp2S(Sampler):
 
   def step(self, process, x, t, s, denoise, key, carry):
     first = denoise(x, t)
-    lam = half_log_snr(process, t)
-    h = half_log_snr(process, s) - lam
+    ell = half_log_snr(process, t)
+    h = half_log_snr(process, s) - ell
     # An infinite step has no middle; stand-ins keep the unused branch finite.
     finite = jnp.isfinite(h)
     half = jnp.where(finite, 0.5 * h, 1)
-    middle = jnp.where(finite, process.time_of(2 * (jnp.where(finite, lam, 0) + half)), t)
+    # The log-SNR in the middle is twice its ℓ.
+    middle = jnp.where(finite, process.time_of(2 * (jnp.where(finite, ell, 0) + half)), t)
     inner = _first_order(process, x, t, middle, half, first.x0)
     # Only the estimate in the middle counts: for r = 1/2 its weight is 1.
     second = denoise.when(finite, inner, middle, first)
     return _first_order(process, x, t, s, h, second.x0), carry
-
-  def evaluations(self, steps: int) -> int:
-    return 2 * steps - 1
 
 
 @dataclasses.dataclass(frozen=True)
 class DPMpp3MSDE(Sampler):
   """DPM-Solver++(3M) on the reverse SDE, one evaluation (Crowson's k-diffusion, for any α and σ).
 
-  x0 is a parabola in λ through the last three estimates. It needs a grid of similar steps in λ
+  x0 is a parabola in ℓ through the last three estimates. It needs a grid of similar steps in ℓ
   (`karras`, `log_snr`): from a short step to one several times as long it extrapolates wildly.
 
   Attributes:
@@ -134,26 +137,25 @@ class DPMpp3MSDE(Sampler):
   def step(self, process, x, t, s, denoise, key, carry):
     eta = self.eta
     clean = denoise(x, t).x0
-    lam = half_log_snr(process, t)
-    h = half_log_snr(process, s) - lam
-    # With noise, x0 weighs e^((1+η)(λ−λ_s)): the flow's step with h stretched by 1 + η.
+    ell = half_log_snr(process, t)
+    h = half_log_snr(process, s) - ell
+    # With noise, x0 weighs e^((1+η)(ℓ−ℓ_s)): the flow's step with h stretched by 1 + η.
     full = h * (1 + eta)
     decay = jnp.exp(-h * eta) if eta else 1.0
-    moved = process.sigma(s) / process.sigma(t) * decay * x
-    moved = moved - process.alpha(s) * jnp.expm1(-full) * clean
-    moved = moved + process.alpha(s) * _parabola(carry, clean, lam, h, full, self.curvature)
+    moved = _first_order(process, decay * x, t, s, full, clean)
+    moved = moved + process.alpha(s) * _parabola(carry, clean, ell, h, full, self.curvature)
     if eta:
       # The variance that the SDE adds within the step: σ_s²·(1 − e^−2ηh).
       spread = process.sigma(s) * jnp.sqrt(-jnp.expm1(-2 * eta * h))
       moved = moved + self.s_noise * spread * normal_like(key, x)
-    return moved, _remember(carry, clean, lam)
+    return moved, _remember(carry, clean, ell)
 
 
 def _parabola(
-  past: Past, clean: Array, lam: Array, h: Array, full: Array, curvature: float
+  past: Past, clean: Array, ell: Array, h: Array, full: Array, curvature: float
 ) -> Array:
-  """The contribution of x0's slope and curvature in λ, on top of a first-order step."""
-  h1, h2 = lam - past.lambdas[0], past.lambdas[0] - past.lambdas[1]
+  """The contribution of x0's slope and curvature in ℓ, on top of a first-order step."""
+  h1, h2 = ell - past.ell[0], past.ell[0] - past.ell[1]
   late = _ratio(h, h1) * (clean - past.clean[0])
   early = _ratio(h, h2) * (past.clean[0] - past.clean[1])
   # Divided differences. Without the earlier of the two slopes there is no curvature.
@@ -161,7 +163,7 @@ def _parabola(
   slope = late + _ratio(h1, h1 + h2) * bend
   curve = _ratio(h, h1 + h2) * bend
   finite = jnp.isfinite(full)
-  # ∫ of λ and of λ² against the exponential: φ₂ = (e^−h − 1)/h + 1, and 1 − 2·φ₂/h.
+  # ∫ of ℓ and of ℓ² against the exponential: φ₂ = (e^−h − 1)/h + 1, and 1 − 2·φ₂/h.
   span = jnp.where(finite, full, 1)
   phi2 = jnp.expm1(-span) / span + 1
   return jnp.where(finite, phi2 * slope + curvature * (1 - 2 * phi2 / span) * curve, 0)
@@ -197,13 +199,13 @@ class UniPC(Sampler):
 
   def step(self, process, x, t, s, denoise, key, carry):
     clean = denoise(x, t).x0
-    lam, known = half_log_snr(process, t), jnp.isfinite(carry.past.lambdas[0])
+    ell, known = half_log_snr(process, t), jnp.isfinite(carry.past.ell[0])
     # Before the first step there is nothing to correct, and the values below are not used.
     from_t = jnp.where(known, carry.t, t)
     corrected = _unipc_step(self.variant, process, carry.x, from_t, t, carry.past, clean)
     x = jnp.where(known, corrected, x)
     # The estimate at the predicted x is kept: no evaluation at the corrected one (section 3.2).
-    past = _remember(carry.past, clean, lam)
+    past = _remember(carry.past, clean, ell)
     return _unipc_step(self.variant, process, x, t, s, past, None), _UniPCState(past, x, t)
 
 
@@ -211,12 +213,12 @@ def _unipc_step(
   variant: str, process: Process, x: Array, t: Time, s: Time, past: Past, newest: Array | None
 ) -> Array:
   """UniP from t to s, or UniC if `newest`, the estimate at s, is known. past.clean[0] is at t."""
-  h = half_log_snr(process, s) - past.lambdas[0]
+  h = half_log_snr(process, s) - past.ell[0]
   base = _first_order(process, x, t, s, h, past.clean[0])
   finite = jnp.isfinite(h)
   span = jnp.where(finite, h, 1)
   # The number of past estimates is known only at run time: one branch for each order.
-  valid = [jnp.isfinite(lam) for lam in past.lambdas[1:]]
+  valid = [jnp.isfinite(ell) for ell in past.ell[1:]]
   available = sum((v.astype(jnp.int32) for v in valid), jnp.zeros((), jnp.int32))
   orders = [
     functools.partial(_unipc_terms, variant, order) for order in range(1, len(past.clean) + 1)
@@ -227,8 +229,8 @@ def _unipc_step(
 
 def _unipc_terms(variant: str, order: int, h: Array, past: Past, newest: Array | None) -> Array:
   """B(h)·Σ ρ_m·D_m/r_m over the differences of clean estimates (Zhao et al. 2023)."""
-  lam = past.lambdas[0]
-  ratios = [(past.lambdas[m] - lam) / h for m in range(1, order)]
+  ell = past.ell[0]
+  ratios = [(past.ell[m] - ell) / h for m in range(1, order)]
   differences = [
     (past.clean[m] - past.clean[0]) / r for m, r in zip(range(1, order), ratios, strict=True)
   ]
@@ -273,9 +275,6 @@ class Adaptive(Sampler):
   atol: Annotated[float, ABOVE_ZERO] = 1e-4
   max_steps: Annotated[int, AT_LEAST_ONE] = 1000
   deterministic = True
-
-  def evaluations(self, steps: int) -> None:
-    return None
 
   def step(self, process, x, t, s, denoise, key, carry):
     integrate = functools.partial(self._integrate, process, denoise, t, s)

@@ -69,7 +69,9 @@ class RequestSampler:
     # Computed on the host in float64; a learned process's grid depends on its parameters.
     times = make_times(section['grid'], process, section['steps'])
     shape = (request.num, *self.spec.shape)
-    settings = build_settings(section, shape, self.spec.levels, weight != 1, tuple(times))
+    settings = build_settings(
+      section, shape, self.spec.levels, weight != 1, tuple(times), self.model.variance
+    )
     # Padded to a bucket, so that other numbers of steps share the program.
     times, num_steps = padded(times)
     traced_grid = settings.grid is None
@@ -98,6 +100,8 @@ class RequestSampler:
     check_given(name, task, (request.num, *self.spec.shape), request.past, request.mask)
     if task.reversible:
       section['grid']['end'] = 't_min'
+    if section['final_denoise'] and not task.can_denoise:
+      raise ConfigError(f'task {name!r} has no final denoising: set final_denoise=False')
 
   def _condition(
     self, guidance: Mapping, request: Request, weak: Any

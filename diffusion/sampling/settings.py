@@ -77,6 +77,7 @@ def build_settings(
   levels: int,
   weighted: bool,
   times: tuple[float, ...],
+  variance: str,
 ) -> SamplerSettings:
   """The settings of a program.
 
@@ -86,6 +87,7 @@ def build_settings(
     levels: number of values of each dimension of the data.
     weighted: see `GuidanceSettings`.
     times: the grid.
+    variance: the variance of the model's reverse steps.
 
   Raises:
     ConfigError: for unknown names or settings.
@@ -97,7 +99,7 @@ def build_settings(
     shape=shape,
     levels=levels,
     task=task,
-    sampler=component(SAMPLERS, section['sampler'], 'sampler'),
+    sampler=component(SAMPLERS, section['sampler'], 'sampler').of_model(variance),
     guidance=GuidanceSettings(
       weighted, guidance['low'], guidance['high'], guidance['rescale'], guidance['classifier']
     ),

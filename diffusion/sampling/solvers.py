@@ -48,13 +48,9 @@ class Sampler:
     """x at time s and the next carry, from x at time t."""
     raise NotImplementedError
 
-  def evaluations(self, steps: int) -> int | None:
-    """Calls of the denoiser on a grid that ends at time 0.
-
-    None for a sampler that decides while it runs (`Adaptive`). `driver.sample` counts the calls
-    that were made.
-    """
-    return steps
+  def of_model(self, variance: str) -> 'Sampler':
+    """The sampler for a model with this variance of its reverse steps, one of `VARIANCES`."""
+    return self
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +79,7 @@ class DDIM(Sampler):
 
 
 VARIANCES = ('fixed_small', 'fixed_large', 'learned')
+MODELS_OWN = 'model'  # the variance that the model was built with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,15 +87,24 @@ class Ancestral(Sampler):
   """Draws from q(x_s | x_t, x0) at the estimated x0 (Ho et al. 2020, algorithm 2, eq. 6-7).
 
   Attributes:
-    variance: variance of the reverse step. 'fixed_small': the variance of q(x_s | x_t, x0), DDPM's
-      β̃; 'fixed_large': the variance of q(x_t | x_s), DDPM's β; 'learned': between the two on a log
-      scale, by the denoiser's `variance_fraction` (Nichol & Dhariwal 2021, eq. 15).
+    variance: variance of the reverse step. 'model': the one that the model was built with, see
+      `of_model`. 'fixed_small': the variance of q(x_s | x_t, x0), DDPM's β̃; 'fixed_large': the
+      variance of q(x_t | x_s), DDPM's β; 'learned': between the two on a log scale, by the
+      denoiser's `variance_fraction` (Nichol & Dhariwal 2021, eq. 15).
 
   Raises:
-    ValueError: for 'learned' with a denoiser that learns none.
+    ValueError: for 'learned' with a model that learns none.
   """
 
-  variance: Annotated[str, OneOf(*VARIANCES)] = 'fixed_small'
+  variance: Annotated[str, OneOf(MODELS_OWN, *VARIANCES)] = MODELS_OWN
+
+  def of_model(self, variance: str) -> Sampler:
+    if self.variance == 'learned' != variance:
+      raise ValueError(
+        "ancestral.variance='learned' needs a model with prediction.variance='learned', got"
+        f" {variance!r}; use 'model'"
+      )
+    return Ancestral(variance) if self.variance == MODELS_OWN else self
 
   def step(self, process, x, t, s, denoise, key, carry):
     pair = denoise(x, t)
@@ -110,17 +116,11 @@ class Ancestral(Sampler):
     # The standard deviation is √share·σ_s (β̃) or √share·σ_t (β); a step to clean data has none.
     small = jnp.where(sigma_s > 0, sigma_s, 1)
     if self.variance == 'learned':
-      spread = jnp.exp(_fraction(pair) * jnp.log(sigma_t / small)) * small
+      spread = jnp.exp(pair.variance_fraction * jnp.log(sigma_t / small)) * small
     else:
-      spread = small if self.variance == 'fixed_small' else sigma_t
+      spread = sigma_t if self.variance == 'fixed_large' else small
     std = jnp.where(sigma_s > 0, jnp.sqrt(share) * spread, 0)
     return mean + std * normal_like(key, x), carry
-
-
-def _fraction(pair: Pair) -> Array:
-  if pair.variance_fraction is None:
-    raise ValueError("ancestral.variance='learned', but the model learns none; use 'fixed_small'")
-  return pair.variance_fraction
 
 
 def _unless_clean(process: Process, s: Time, x: Array, pair: Pair) -> Array:
@@ -192,13 +192,13 @@ class Heun(Sampler):
   def step(self, process, x, t, s, denoise, key, carry):
     return SPACES[self.space](process, x, t, s, denoise), carry
 
-  def evaluations(self, steps: int) -> int:
-    return 2 * steps - 1
-
 
 @dataclasses.dataclass(frozen=True)
 class EDMSampler(Sampler):
   """Heun's method with added noise (Karras et al. 2022, algorithm 2), in σ/α for any process.
+
+  On a discrete process the raised noise level lies between two entries of the table; the authors'
+  code rounds it to one.
 
   Attributes:
     s_churn: how much noise is added over all steps; 0 is deterministic.
@@ -243,9 +243,6 @@ class EDMSampler(Sampler):
     x = jnp.where(gamma > 0, process.alpha(later) * (x / alpha + added), x)
     return heun_in_ratio(process, x, later, s, denoise), carry
 
-  def evaluations(self, steps: int) -> int:
-    return 2 * steps - 1
-
 
 @dataclasses.dataclass(frozen=True)
 class EulerMaruyama(Sampler):
@@ -281,7 +278,11 @@ def reverse_diffusion_step(
 
 @dataclasses.dataclass(frozen=True)
 class ReverseDiffusion(Sampler):
-  """The forward chain's own discretisation, reversed (Song et al. 2021, eq. 46)."""
+  """The forward chain's own discretisation, reversed (Song et al. 2021, eq. 46).
+
+  For every process, sub-VP too, the exact transition between two times; for sub-VP the authors'
+  code takes Euler's step of the SDE.
+  """
 
   def step(self, process, x, t, s, denoise, key, carry):
     return reverse_diffusion_step(process, x, t, s, denoise(x, t), key), carry
@@ -330,11 +331,6 @@ class PredictorCorrector(Sampler):
     # Without a predictor, only the step to clean data needs another estimate.
     pair = denoise.when(process.sigma(s) <= 0, x, t, Pair(x, x))
     return _unless_clean(process, s, x, pair), carry
-
-  def evaluations(self, steps: int) -> int:
-    if self.predict:
-      return (self.corrections + 1) * steps
-    return self.corrections * steps + 1
 
 
 def _norm(x: Array) -> Array:

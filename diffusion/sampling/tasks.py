@@ -72,11 +72,13 @@ class Task:
     needs: which of 'past' and 'mask' must be given.
     fixed_grid: whether the grid must be known when the task is compiled.
     reversible: whether the sampler also runs backwards, on a grid that ends at t_min.
+    can_denoise: whether the task heeds `final_denoise`.
   """
 
   needs: ClassVar[tuple[str, ...]] = ('past',)
   fixed_grid: ClassVar[bool] = False
   reversible: ClassVar[bool] = False
+  can_denoise: ClassVar[bool] = True
 
   def run(self, inputs: TaskInputs) -> Result:
     """Returns samples, and network evaluations per sample."""
@@ -119,16 +121,15 @@ class Repaint(Task):
   fixed_grid: ClassVar[bool] = True
 
   def run(self, inputs: TaskInputs) -> Result:
-    sampler, process, denoise = inputs.chain
+    sampler = editing.inpaint(inputs.chain.sampler, inputs.past, inputs.mask)
     return editing.resample(
-      editing.inpaint(sampler, inputs.past, inputs.mask),
-      process,
-      denoise,
+      inputs.chain._replace(sampler=sampler),
       inputs.times,
       inputs.start(),
       inputs.key,
       jump=self.jump,
       repeats=self.repeats,
+      final_denoise=inputs.final_denoise,
     )
 
 
@@ -167,6 +168,7 @@ class Reconstruct(Task):
 
   fixed_grid: ClassVar[bool] = True
   reversible: ClassVar[bool] = True
+  can_denoise: ClassVar[bool] = False
 
   def run(self, inputs: TaskInputs) -> Result:
     # The evaluations of both directions count.
@@ -181,6 +183,7 @@ class Interpolate(Task):
 
   fixed_grid: ClassVar[bool] = True
   reversible: ClassVar[bool] = True
+  can_denoise: ClassVar[bool] = False
 
   def run(self, inputs: TaskInputs) -> Result:
     past = inputs.past
@@ -202,6 +205,7 @@ class Trajectory(Task):
 
   needs: ClassVar[tuple[str, ...]] = ()
   fixed_grid: ClassVar[bool] = True
+  can_denoise: ClassVar[bool] = False
 
   def run(self, inputs: TaskInputs) -> Result:
     number = inputs.like.shape[0]

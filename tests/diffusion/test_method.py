@@ -12,6 +12,10 @@ from common.config import ConfigError
 from common.method import Request
 from common.training.averages import Averaging
 from common.training.state import TrainStep, init_state
+from diffusion.method import LossInputs
+from diffusion.model import edm_conditioning, log_snr_conditioning, time_conditioning
+from diffusion.objectives.times import LossHistory
+from diffusion.processes import build as build_process
 from tests.diffusion.small import KEY, NUM, batch, build, context, random_init
 
 CASES = {
@@ -121,6 +125,75 @@ def test_loss_second_moment_returns_its_memory():
   assert jax.tree.structure(aux.memory) == jax.tree.structure(memory)
 
 
+def inputs(method, params, memory, data, index):
+  return LossInputs(memory, data, KEY, context(params, index, size=len(index)))
+
+
+def test_labels_are_hidden_as_often_as_said():
+  method = build(label_dropout=0.3)
+  data, index = batch(num=2000), jnp.arange(2000)
+  label = method._diffuse({}, inputs(method, {}, (), data, index)).label
+  assert float((label == 3).mean()) == pytest.approx(0.3, abs=0.04)
+  np.testing.assert_array_equal(label[label != 3], data['label'][label != 3])
+
+
+def test_learned_variance_and_the_bound_in_the_loss():
+  """With the same draws the loss is L_simple + hybrid·L_vlb, and L_vlb leaves the mean alone."""
+  changes = {'process': dict(name='ddpm', schedule='cosine', steps=8)}
+  changes |= {'prediction__target': 'eps', 'prediction__variance': 'learned'}
+  bound = build(objective__weighting=dict(name='vlb'), **changes)
+  params, memory = random_init(bound)
+  data, index = batch(num=64), jnp.arange(64)
+
+  def loss_of(method):
+    value = lambda p: method.loss(p, memory, data, KEY, context(p, index, size=64))[0]
+    return jax.jit(jax.value_and_grad(value))(params)
+
+  (simple, slope), (both, other) = (
+    loss_of(build(objective__hybrid=h, **changes)) for h in (0, 0.1)
+  )
+  assert float(both - simple) == pytest.approx(0.1 * float(loss_of(bound)[0]), rel=1e-4)
+  last = lambda grads: np.asarray(grads['network']['Dense_4']['bias']).reshape(-1, 2)
+  np.testing.assert_allclose(last(slope)[:, 0], last(other)[:, 0], rtol=1e-4, atol=1e-7)
+  assert not last(slope)[:, 1].any() and last(other)[:, 1].all()
+  # With an output of 0, the log-variance is halfway, and the loss estimates the bound of `nll`.
+  start = bound.init(KEY, data)[0]
+  x, t = jnp.zeros((2, 4, 4, 1)), jnp.full(2, 0.5)
+  np.testing.assert_allclose(bound.model.estimate(start, x, t, None).variance_fraction, 0.5)
+  many = jax.tree.map(lambda v: jnp.tile(v[:1], (4000,) + (1,) * (v.ndim - 1)), data)
+  loss = bound.loss(start, memory, many, KEY, context(start, jnp.arange(4000), size=4000))[0]
+  few = jax.tree.map(lambda v: v[:200], many)
+  parts = bound.nll(start, few, KEY).parts
+  nats = parts['diffusion'].sum(axis=1) + parts['reconstruction'].sum(axis=1)
+  assert float(loss) == pytest.approx(float(nats.mean()) / 16, rel=0.1)
+
+
+def test_losses_are_corrected_for_the_times():
+  method = build(objective__times=dict(name='loss_second_moment', buckets=2, floor=0.1))
+  params, _ = random_init(method)
+  memory = LossHistory(jnp.asarray([10.0, 90.0]), jnp.asarray([10.0, 10.0]))
+  losses = method._losses(params, inputs(method, params, memory, batch(), jnp.arange(NUM)))
+  times = losses.noisy.times
+  late = times.t > 0.5 * (method.model.process.t_min + method.model.process.t_max)
+  # A quarter of the times are early, apart from the floor: 0.9/4 + 0.05.
+  np.testing.assert_allclose(times.importance, jnp.where(late, 0.5 / 0.725, 0.5 / 0.275), rtol=1e-5)
+  value, _ = method.loss(params, memory, batch(), KEY, context(params))
+  assert float(value) == pytest.approx(float((losses.loss * times.importance).mean()), rel=1e-5)
+
+
+def test_the_network_sees_an_input_of_unit_variance():
+  """c_in of data of standard deviation 0.9: x/√(0.81·α² + σ²)."""
+  scaled, plain = (
+    build(prediction__sigma_data=0.9, prediction__scale_input=s) for s in (True, False)
+  )
+  params, _ = random_init(scaled)
+  x, t = jax.random.normal(KEY, (2, 4, 4, 1)), jnp.asarray([0.3, 0.8])
+  process = scaled.model.process
+  size = jnp.sqrt(0.81 * process.alpha(t) ** 2 + process.sigma(t) ** 2)[:, None, None, None]
+  y, _ = scaled.model.predict(params, x, t, None)
+  np.testing.assert_allclose(y, plain.model.predict(params, x / size, t, None)[0], rtol=1e-5)
+
+
 @pytest.mark.slow
 def test_learned_process_trains_ends_by_the_bound_and_shape_by_its_variance():
   method = build(process=dict(name='learned', width=8), objective__weighting=dict(name='vlb'))
@@ -224,7 +297,11 @@ def test_classifier_is_trained_next_to_the_model_and_guides_it():
     ),
     (
       {'objective__weighting': dict(name='vlb'), 'objective__times': dict(name='terminal')},
-      'has no meaning',
+      "'vlb' is an integral over the noise levels.*got 'terminal'",
+    ),
+    (
+      {'objective__weighting': dict(name='sigmoid'), 'objective__times': dict(name='terminal')},
+      "'sigmoid' is an integral over the noise levels",
     ),
     ({'likelihood__name': 'exact'}, 'flow, vlb'),
   ],
@@ -232,3 +309,19 @@ def test_classifier_is_trained_next_to_the_model_and_guides_it():
 def test_configs_that_cannot_be_built(changes, message):
   with pytest.raises(ConfigError, match=message):
     build(**changes)
+
+
+def test_noise_conditionings():
+  """A table's entry k is the authors' timestep k − 1; log-SNRs are bounded at ±20."""
+  table, line = build_process({'name': 'ddpm', 'steps': 50}), build_process({'name': 'edm'})
+  np.testing.assert_allclose(
+    time_conditioning(table, jnp.asarray([1, 2, 26, 50]) / 50), [0, 20, 500, 980], atol=1e-3
+  )
+  np.testing.assert_allclose(time_conditioning(line, jnp.asarray([0.002, 40.0])), [0.025, 500])
+  levels = jnp.asarray([1e-5, 0.5, 1.0, 1e5])
+  np.testing.assert_allclose(
+    edm_conditioning(line, levels), [-2500, 250 * np.log(0.5), 0, 2500], rtol=1e-6
+  )
+  np.testing.assert_allclose(
+    log_snr_conditioning(line, levels), [0, 500 + 50 * np.log(0.5), 500, 1000], rtol=1e-6
+  )

@@ -53,7 +53,7 @@ def test_a_folder_of_images_takes_one_flag_and_broken_files_are_counted(tmp_path
     ),
     (
       ['--dataset=minst', '--data_dir={}'],
-      "error: unknown data.name 'minst'; did you mean 'mnist'",
+      "error: unknown --dataset 'minst'; did you mean 'mnist'",
     ),
   ],
 )

@@ -127,6 +127,14 @@ def test_bits_per_dim_leaves_out_the_padding(data):
   assert len(found.display.images) == 0  # no metric needed samples
 
 
+def test_a_single_likelihood_has_no_known_error():
+  alone = likelihood.summary(np.array([3.0]), np.array([0.5]), 4)
+  assert alone.value == pytest.approx(3 / 4 / math.log(2)) and alone.standard_error is None
+  assert alone.estimation_error == pytest.approx(0.5 / 4 / math.log(2))
+  two = likelihood.summary(np.array([3.0, 5.0]), np.zeros(2), 4)
+  assert two.standard_error == pytest.approx(1 / 4 / math.log(2))
+
+
 def test_a_likelihood_that_is_not_finite_is_refused():
   with pytest.raises(ValueError, match='1 of 2 likelihoods are not finite'):
     likelihood.summary(np.array([1.0, np.inf]), np.zeros(2), 4)

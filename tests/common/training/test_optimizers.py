@@ -139,8 +139,9 @@ def test_frozen_parameters_do_not_move_have_no_state_and_do_not_count_for_the_no
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    (dict(frozen='^bas/'), r"optimizer.frozen='\^bas/' matches no parameter"),
-    (dict(groups={'a': dict(paths='tail')}), "groups.a.paths='tail' matches no parameter"),
+    (dict(frozen='^bas/'), r"frozen='\^bas/' matches none of the 2 parameters, such as base/"),
+    (dict(groups={'a': dict(paths='tail')}), "groups.a.paths='tail' matches none of the 2 param"),
+    (dict(groups={'a': dict(paths='(')}), r"groups.a.paths='\(' must be a regular expression"),
     (dict(groups={'a': dict(learning_rate=1.0)}), 'groups.a needs paths, a regular expression'),
     (dict(groups={'a': dict(paths='head', rate=1.0)}), 'unknown setting optimizer.groups.a.rate'),
     (dict(groups={'a': dict(paths='head', clip=1.0)}), 'unknown setting optimizer.groups.a.clip'),

@@ -112,6 +112,16 @@ def test_discrete_bound_is_above_the_entropy_and_tightens(steps, variance):
     assert close.mean() > -3 * close.std() / np.sqrt(len(x0))
 
 
+def test_a_table_of_two_steps_has_a_standard_error():
+  """One step between the first and the last term, drawn twice."""
+  process = build({'name': 'ddpm', 'schedule': 'cosine', 'steps': 2})
+  parts = nats(process, perfect(process), jnp.tile(data(1), (400, 1)), 32)
+  assert parts.diffusion.shape == (400, 2)
+  assert (np.asarray(parts.standard_error) > 0).all()
+  stated = np.sqrt(np.mean(np.asarray(parts.standard_error) ** 2))
+  assert stated == pytest.approx(np.asarray(parts.total).std(), rel=0.2)
+
+
 def test_a_sample_of_the_terms_estimates_their_sum():
   process = build({'name': 'ddpm', 'steps': 50})
   x0 = jnp.tile(data(1), (600, 1))

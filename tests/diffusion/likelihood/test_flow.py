@@ -159,6 +159,10 @@ def test_standard_errors():
   np.testing.assert_allclose(plain.standard_error, [1 / np.sqrt(3), 0])
   inside = flow.importance_mean(nats)
   np.testing.assert_allclose(inside.nats, [-np.log(np.mean(np.exp([-1, -3, -2]))), 2])
+  # The delta method: the standard error of the mean weight, over the mean weight.
+  weight = np.exp([-1, -3, -2])
+  relative = weight.std(ddof=1) / weight.mean() / np.sqrt(3)
+  np.testing.assert_allclose(inside.standard_error, [relative, 0])
 
 
 @pytest.mark.parametrize(

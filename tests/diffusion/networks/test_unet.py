@@ -1,13 +1,15 @@
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.signal
 
 from common.config import component
 from configs.diffusion.networks import UNETS
 from diffusion.networks import NETWORKS
 from diffusion.networks.resampling import downsample, upsample
-from diffusion.networks.unet import num_groups
+from diffusion.networks.unet import ResBlock, Style, conv_downsample, num_groups
 from tests.diffusion.networks.small import batch, build, quick_jit, random_params
 
 
@@ -78,6 +80,48 @@ def test_fir_down_is_the_transpose_of_fir_up():
     np.testing.assert_allclose(
       jnp.vdot(downsample(x, fir), y), jnp.vdot(x, upsample(y, fir)) / 4, rtol=1e-4
     )
+
+
+def test_a_filtered_convolution_convolves_at_the_full_resolution():
+  """NCSN++'s: the image, filter and kernel as one kernel of 6x6, then every second pixel."""
+  rng = np.random.default_rng(0)
+  x, kernel = rng.normal(size=(1, 8, 6, 1)), rng.normal(size=(3, 3, 1, 1))
+  layer = Halve()
+  params = {'params': {'conv': {'kernel': jnp.asarray(kernel), 'bias': jnp.asarray([0.5])}}}
+  taps = np.array([1, 3, 3, 1]) / 8
+  # scipy convolves, networks correlate: the kernel is turned, the filter is symmetric.
+  both = scipy.signal.convolve2d(np.outer(taps, taps), kernel[::-1, ::-1, 0, 0])
+  whole = scipy.signal.convolve2d(x[0, :, :, 0], both)
+  np.testing.assert_allclose(
+    layer.apply(params, jnp.asarray(x))[0, :, :, 0], 0.5 + whole[3:-2:2, 3:-2:2], atol=1e-5
+  )
+
+
+@pytest.mark.parametrize('scale_shift', [True, False])
+def test_a_residual_block_by_hand(scale_shift):
+  """With convolutions that change nothing: (x + silu(the conditioned second norm))/√2."""
+  style = Style(0.0, scale_shift, True, False, False, 0, 'float32')
+  block = ResBlock(style, 4, train=False)
+  x = jax.random.normal(jax.random.key(0), (1, 2, 2, 4))
+  condition = jnp.ones((1, 3))
+  params = block.init(jax.random.key(1), x, condition)['params']
+  same = jnp.zeros((3, 3, 4, 4)).at[1, 1].set(jnp.eye(4))
+  numbers = jnp.asarray([0.5] * 4 + [0.3] * 4 if scale_shift else [0.3] * 4)
+  for name in ('conv1', 'conv2'):
+    params[name] = {'kernel': same, 'bias': jnp.zeros(4)}
+  params['condition_proj'] = {'kernel': jnp.zeros((3, len(numbers))), 'bias': numbers}
+  silu = lambda h: h / (1 + np.exp(-h))
+  norm = lambda h: (h - h.mean()) / np.sqrt(h.var() + 1e-6)
+  h = silu(norm(np.asarray(x)))
+  h = norm(h) * 1.5 + 0.3 if scale_shift else norm(h + 0.3)
+  expected = (np.asarray(x) + silu(h)) / np.sqrt(2)
+  np.testing.assert_allclose(block.apply({'params': params}, x, condition), expected, atol=1e-5)
+
+
+class Halve(nn.Module):
+  @nn.compact
+  def __call__(self, x):
+    return conv_downsample(x, 1, 'float32', 'conv', fir=True)
 
 
 def test_groups_divide():

@@ -8,7 +8,7 @@ import scipy.stats
 
 from common.config import ConfigError, component
 from diffusion.objectives import TIME_DISTRIBUTIONS
-from diffusion.objectives.times import uniforms
+from diffusion.objectives.times import LossHistory, uniforms
 from diffusion.processes import build
 
 
@@ -49,6 +49,20 @@ def test_log_normal_agrees_with_edm():
   assert scipy.stats.kstest(levels, scipy.stats.norm(-1.2, 1.2).cdf).statistic < 1e-3
   assert float(np.median(levels)) == pytest.approx(-1.2, abs=1e-3)
   assert np.exp(levels).mean() == pytest.approx(0.6187833918, rel=1e-3)
+
+
+def test_log_normal_is_cut_off_at_the_ends_of_the_process():
+  process = build({'name': 'edm', 'sigma_min': 0.1, 'sigma_max': 1.0})
+  levels = np.log(np.asarray(draw('log_normal', process, mean=-0.5, std=0.7).t))
+  ends = (np.log([0.1, 1.0]) + 0.5) / 0.7
+  assert scipy.stats.kstest(levels, scipy.stats.truncnorm(*ends, -0.5, 0.7).cdf).statistic < 1e-3
+
+
+def test_logit_normal_away_from_its_defaults():
+  process = build({'name': 'rectified_flow', 't_min': 0.2, 't_max': 0.7})
+  share = (np.asarray(draw('logit_normal', process, mean=0.4, std=0.6).t) - 0.2) / 0.5
+  logits = np.log(share / (1 - share))
+  assert scipy.stats.kstest(logits, scipy.stats.norm(0.4, 0.6).cdf).statistic < 1e-3
 
 
 def test_discrete_times_are_table_entries_equally_often():
@@ -102,6 +116,32 @@ def test_loss_second_moment_learns_where_the_loss_is(process):
   value = np.asarray(drawn.t) ** 2
   grid = np.arange(1, 201) / 200 if process.steps else np.linspace(1e-4, 0.999, 10_000)
   assert np.mean(value * np.asarray(drawn.importance)) == pytest.approx(np.mean(grid**2), rel=2e-3)
+  # The density is that of the corrected times: a weighting over λ must not correct once more.
+  low = 0 if process.steps else process.t_min
+  np.testing.assert_allclose(drawn.density, 1 / (process.t_max - low))
+
+
+def test_loss_second_moment_by_hand():
+  """√E[loss²] of 1, 0, 0 and 3, with a fifth of uniform times; not before every bucket has five."""
+  process = build({'name': 'rectified_flow'})
+  settings = {'name': 'loss_second_moment', 'buckets': 4, 'floor': 0.2, 'history': 10.0}
+  times = component(TIME_DISTRIBUTIONS, settings, 'times')
+  u = (jnp.arange(20_000) + 0.5) / 20_000
+  memory = LossHistory(jnp.asarray([6.0, 0.0, 0.0, 54.0]), jnp.full(4, 6.0))
+  drawn = times.sample(process, u, memory)
+  share = np.array([0.25, 0.05, 0.05, 0.65])  # 0.8·(1, 0, 0, 3)/4 + 0.2/4
+  low, high = process.t_min, process.t_max
+  bucket = np.floor((np.asarray(drawn.t) - low) / (high - low) * 4).clip(0, 3).astype(int)
+  np.testing.assert_allclose(np.bincount(bucket) / 20_000, share, atol=1e-3)
+  np.testing.assert_allclose(drawn.importance, 0.25 / share[bucket], rtol=1e-5)
+  early = times.sample(process, u, memory._replace(counts=memory.counts.at[1].set(4.9)))
+  np.testing.assert_allclose(early.importance, 1)
+  # Of a history of 10 in each of 4 buckets, 8 new losses make an average forget a fifth.
+  after = times.update(
+    memory, process, drawn._replace(t=jnp.full(8, low)), jnp.full(8, 2.0), jnp.ones(8)
+  )
+  np.testing.assert_allclose(after.counts, [0.8 * 6 + 8, 4.8, 4.8, 4.8])
+  np.testing.assert_allclose(after.squares, [0.8 * 6 + 8 * 4, 0, 0, 0.8 * 54])
 
 
 def test_loss_second_moment_ignores_padding():

@@ -12,16 +12,21 @@ from diffusion.predictions import TARGETS, combine, split, target_pair
 from diffusion.processes import PROCESSES, build
 from diffusion.processes.process import rate
 
-SNR = {  # the weight of the error in x0, from the papers
-  'snr': lambda snr: snr,
-  'snr_plus_one': lambda snr: snr + 1,
-  'truncated_snr': lambda snr: np.maximum(snr, 1),
-  'min_snr': lambda snr: np.minimum(snr, 5),
-  'soft_min_snr': lambda snr: snr * 4 / (snr + 4),
-  'p2': lambda snr: snr / (1 + snr),
-  'sigmoid': lambda snr: snr / (1 + snr / np.exp(2)),
-  'edm': lambda snr: (1 / snr + 0.25) / (1 / snr * 0.25),  # (σ² + σ_d²)/(σ·σ_d)², σ² = 1/SNR
-}
+WEIGHTS = [  # the weight of the error in x0, from the papers; also away from the defaults
+  ({'name': 'snr'}, lambda snr: snr),
+  ({'name': 'snr_plus_one'}, lambda snr: snr + 1),
+  ({'name': 'truncated_snr'}, lambda snr: np.maximum(snr, 1)),
+  ({'name': 'min_snr'}, lambda snr: np.minimum(snr, 5)),
+  ({'name': 'min_snr', 'gamma': 3.0}, lambda snr: np.minimum(snr, 3)),
+  ({'name': 'soft_min_snr'}, lambda snr: snr * 4 / (snr + 4)),
+  ({'name': 'soft_min_snr', 'gamma': 2.5}, lambda snr: snr * 2.5 / (snr + 2.5)),
+  ({'name': 'p2'}, lambda snr: snr / (1 + snr)),
+  ({'name': 'p2', 'k': 0.3, 'gamma': 0.5}, lambda snr: snr / np.sqrt(0.3 + snr)),
+  ({'name': 'p2', 'k': 2.0, 'gamma': 2.0}, lambda snr: snr / (2 + snr) ** 2),
+  # (σ² + σ_d²)/(σ·σ_d)², σ² = 1/SNR
+  ({'name': 'edm'}, lambda snr: (1 / snr + 0.25) / (1 / snr * 0.25)),
+  ({'name': 'edm', 'sigma_data': 1.5}, lambda snr: (1 / snr + 2.25) / (1 / snr * 2.25)),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -51,19 +56,44 @@ def test_every_weighting_agrees_with_its_paper_in_every_target(target, process):
   error = (split(truth + mistake, x, pair, alpha, sigma).x0 - x0) ** 2
   snr = np.asarray(alpha / sigma) ** 2
   density = jnp.full_like(t, 1 / (process.t_max - process.t_min))
-  for name, expected in SNR.items():
-    weight = target_weight(component(WEIGHTINGS, {'name': name}, 'w'), process, pair, t, density)
-    np.testing.assert_allclose(weight * mistake**2, expected(snr) * error, rtol=1e-6, err_msg=name)
+  weigh = lambda **settings: target_weight(
+    component(WEIGHTINGS, settings, 'w'), process, pair, t, density
+  )
+  for settings, expected in WEIGHTS:
+    np.testing.assert_allclose(
+      weigh(**settings) * mistake**2, expected(snr) * error, rtol=1e-6, err_msg=str(settings)
+    )
   simple = target_weight(WEIGHTINGS['simple'](), process, pair, t, density)
   np.testing.assert_allclose(simple, 1, rtol=1e-12)
   vlb = target_weight(WEIGHTINGS['vlb'](), process, pair, t, density)
   exact = -0.5 * rate(lambda t: jnp.exp(process.log_snr(t)), t) / density  # −½ dSNR/dt
   np.testing.assert_allclose(vlb * mistake**2, exact * error, rtol=1e-6)
+  for bias in (2.0, -1.0):
+    share = 1 / (1 + snr / np.exp(bias))  # sigmoid(b − λ)
+    np.testing.assert_allclose(weigh(name='sigmoid', bias=bias), share * vlb, rtol=1e-6)
   likelihood = target_weight(WEIGHTINGS['likelihood'](), process, pair, t, density)
   score = (
     process.squared_diffusion(t) * (alpha / sigma**2) ** 2 / density
   )  # g²·(error in the score)²
   np.testing.assert_allclose(likelihood * mistake**2, score * error, rtol=1e-6)
+
+
+def test_sigmoid_weight_of_the_noise_on_the_cosine_schedule():
+  """½·w(λ)·|dλ/dt| by hand: λ = −2·log tan(πt/2), |dλ/dt| = 2π/sin(πt) (Kingma & Gao 2023)."""
+  process = build({'name': 'gvp', 't_max': 0.9})
+  t = jnp.asarray([0.25, 0.5, 0.75])
+  weighting = component(WEIGHTINGS, {'name': 'sigmoid', 'bias': 1.0}, 'w')
+  uniform = jnp.ones_like(t)
+  got = target_weight(weighting, process, target_pair('eps', process, t), t, uniform)
+  expected = [
+    np.pi * np.sqrt(2) / (1 + np.exp(-1) / np.tan(np.pi / 8) ** 2),
+    np.pi / (1 + np.exp(-1)),
+    np.pi * np.sqrt(2) / (1 + np.exp(-1) * np.tan(np.pi / 8) ** 2),
+  ]
+  np.testing.assert_allclose(got, expected, rtol=1e-9)
+  # Twice the density of the times, half the weight: only the integral over λ counts.
+  got = target_weight(weighting, process, target_pair('eps', process, t), t, 2 * uniform)
+  np.testing.assert_allclose(got, np.asarray(expected) / 2, rtol=1e-9)
 
 
 def test_published_weights_of_the_linear_table():

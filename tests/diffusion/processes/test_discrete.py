@@ -80,3 +80,7 @@ def test_table_entries_are_met_in_float32():
     times = np.arange(1, steps + 1) / steps
     single = process.log_snr(jnp.asarray(times, jnp.float32))
     np.testing.assert_allclose(single, process.log_snr(jnp.asarray(times)), rtol=1e-6, atol=1e-6)
+    before = jnp.asarray(times[1:], jnp.float32) - jnp.float32(1 / steps)
+    np.testing.assert_allclose(
+      process.log_snr(before), process.log_snr(jnp.asarray(times[:-1])), rtol=1e-6, atol=1e-6
+    )

@@ -76,6 +76,7 @@ def test_ve_sde():
     1e-8,
   )
   assert process.prior_std == pytest.approx(50)
+  assert build({'name': 've', 't_max': 0.5}).prior_std == pytest.approx(np.sqrt(0.01 * 50))
 
 
 def test_cosine():
@@ -101,11 +102,11 @@ def test_shifted_cosine():
 
 
 def test_sigmoid_schedule():
-  process = processes.Sigmoid(start=-3.0, end=3.0, tau=0.9)
+  process = processes.Sigmoid(start=-3.0, end=2.0, tau=0.9)
   t = np.linspace(0.05, 0.95, 19)
   logistic = lambda x: 1 / (1 + np.exp(-x))
-  level = logistic(3 / 0.9) - logistic((-3 + 6 * t) / 0.9)
-  expected = level / (logistic(3 / 0.9) - logistic(-3 / 0.9))
+  level = logistic(2 / 0.9) - logistic((-3 + 5 * t) / 0.9)
+  expected = level / (logistic(2 / 0.9) - logistic(-3 / 0.9))
   np.testing.assert_allclose(at(process.alpha, *t) ** 2, expected, rtol=1e-10)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from diffusion.processes import PROCESSES, build
+from diffusion.processes.learned import monotone
 
 KEY = jax.random.key(0)
 
@@ -42,3 +43,16 @@ def test_vdm_ends():
   low, high = process.t_min, process.t_min + (1 - process.t_min) / 1000
   difference = at(process.log_snr, high) - at(process.log_snr, low)
   assert -math.expm1(difference.item()) == pytest.approx(0.01813357176, rel=1e-6)
+
+
+def test_weights_of_the_monotone_network_enter_as_their_size():
+  shape = {
+    'linear': jnp.asarray(-0.5),
+    'hidden': jnp.asarray([-2.0, 1.0]),
+    'bias': jnp.asarray([0.3, -0.1]),
+    'out': jnp.asarray([-1.5, 0.2]),
+  }
+  t = np.array([0.0, 0.3, 1.0])
+  logistic = lambda x: 1 / (1 + np.exp(-x))
+  expected = 0.5 * t + 1.5 * logistic(8 * (t - 0.5) + 0.3) + 0.2 * logistic(4 * (t - 0.5) - 0.1)
+  np.testing.assert_allclose(monotone(shape, jnp.asarray(t)), expected)

@@ -7,7 +7,7 @@ import pytest
 
 from common.config import ConfigError, component
 from diffusion import processes
-from diffusion.predictions import Pair, normal_like
+from diffusion.predictions import Pair, fold_in_each, normal_like
 from diffusion.sampling import driver, multistep, solvers
 from tests.diffusion import exact
 
@@ -109,7 +109,8 @@ def test_edm_contraction(sampler, expected):
   np.testing.assert_allclose(measured, expected, rtol=1e-9)
   error = np.abs(measured - [0.006249877933, 0.01249902355])  # from the flow's exact factors
   assert (np.diff(error, axis=0) < 0).all()
-  assert calls == [sampler.evaluations(n) for n in counts]
+  # Euler's method once per step; Heun's twice, but for the step to clean data.
+  assert calls == [n if expected is EULER else 2 * n - 1 for n in counts]
 
 
 def test_edm_churn_is_capped():
@@ -183,18 +184,28 @@ def test_ancestral_variances():
   assert (small < between).all() and (between < large).all()
 
 
-SETTINGS = [
-  *({'name': name} for name in driver.SAMPLERS),
-  {'name': 'edm', 's_churn': 3.0},
-  {'name': 'predictor_corrector', 'corrections': 2},
-  {'name': 'predictor_corrector', 'predict': False},
-  {'name': 'predictor_corrector', 'norm': 'measured'},
-  {'name': 'unipc', 'order': 3},
+TWO_CALLS = ('edm', 'heun', 'dpmpp_2s')  # a step, except the last one
+SETTINGS = [  # and the evaluations of n steps to clean data, where they are known beforehand
+  *(
+    ({'name': name}, (lambda n: 2 * n - 1) if name in TWO_CALLS else (lambda n: n))
+    for name in set(driver.SAMPLERS) - {'adaptive', 'predictor_corrector'}
+  ),
+  ({'name': 'adaptive'}, None),
+  ({'name': 'edm', 's_churn': 3.0}, lambda n: 2 * n - 1),
+  ({'name': 'predictor_corrector'}, lambda n: 2 * n),
+  ({'name': 'predictor_corrector', 'corrections': 2}, lambda n: 3 * n),
+  ({'name': 'predictor_corrector', 'predict': False}, lambda n: n + 1),
+  ({'name': 'predictor_corrector', 'norm': 'measured'}, lambda n: 2 * n),
+  ({'name': 'unipc', 'order': 3}, lambda n: n),
 ]
 
 
-@pytest.mark.parametrize('settings', SETTINGS, ids=lambda s: '-'.join(map(str, s.values())))
-def test_one_program_per_bucket_and_every_call_counted(settings):
+@pytest.mark.parametrize(
+  ('settings', 'evaluations'),
+  sorted(SETTINGS, key=lambda row: str(row[0])),
+  ids=lambda value: '-'.join(map(str, value.values())) if isinstance(value, dict) else '',
+)
+def test_one_program_per_bucket_and_every_call_counted(settings, evaluations):
   """Other numbers of steps do not compile again; padding calls no network; every call counts."""
   sampler = component(driver.SAMPLERS, settings, 'sampler')
   process, calls, traces = processes.EDM(), [], []
@@ -218,7 +229,7 @@ def test_one_program_per_bucket_and_every_call_counted(settings):
     x, count = jax.block_until_ready(run(*driver.padded(karras(steps))))
     jax.effects_barrier()
     assert len(calls) == int(count)
-    assert sampler.evaluations(steps) in (None, int(count))
+    assert evaluations is None or int(count) == evaluations(steps)
   alone, _ = run_alone(karras(11))
   np.testing.assert_allclose(x, alone, rtol=1e-9)
   assert np.isfinite(x).all() and len(traces) == 1
@@ -296,7 +307,7 @@ def test_wrong_number_of_steps(steps):
   [
     ({'name': 'ddim', 'eta': -0.1}, r'sampler.eta=-0.1 must be in \[0, 1\]'),
     ({'name': 'ddim', 'eta': 1.5}, r'sampler.eta=1.5 must be in \[0, 1\]'),
-    ({'name': 'ancestral', 'variance': 'large'}, 'fixed_large, fixed_small, learned'),
+    ({'name': 'ancestral', 'variance': 'large'}, 'fixed_large, fixed_small, learned, model'),
     ({'name': 'heun', 'space': 'sigma'}, 'ratio, time'),
     ({'name': 'edm', 's_churn': -1.0}, 'sampler.s_churn=-1.0 must be at least 0'),
     ({'name': 'edm', 's_tmin': 2.0, 's_tmax': 1.0}, 's_tmax=1.0 must be at least sampler.s_tmin'),
@@ -319,8 +330,81 @@ def test_wrong_settings(settings, message):
     component(driver.SAMPLERS, settings, 'sampler')
 
 
-def test_learned_variance_needs_a_model_that_learns_it():
-  process = processes.EDM()
-  denoise = lambda x, t: Pair(x, x)
-  with pytest.raises(ValueError, match='learns none'):
-    driver.sample(solvers.Ancestral('learned'), process, denoise, [2.0, 1.0], jnp.ones((1, 1)), KEY)
+def test_ancestral_sampling_takes_the_models_variance():
+  for variance in solvers.VARIANCES:
+    assert solvers.Ancestral().of_model(variance) == solvers.Ancestral(variance)
+    assert solvers.Ancestral('fixed_large').of_model(variance) == solvers.Ancestral('fixed_large')
+  assert solvers.DDIM(0.5).of_model('learned') == solvers.DDIM(0.5)
+  with pytest.raises(ValueError, match=r"prediction.variance='learned', got 'fixed_small'"):
+    solvers.Ancestral('learned').of_model('fixed_small')
+
+
+T, S = 0.5, 0.3
+
+
+def one_step(sampler, process, estimate, use=None):
+  """x after one step of ten from T to S at x = 0.4, and the noise that the step draws."""
+  keys, x = jax.random.split(KEY, 3), jnp.full((3, 2), 0.4)
+  counter = driver.CountingDenoiser(driver.as_denoiser(estimate), 3)
+  end, _ = sampler.step(
+    process, x, jnp.asarray(T), jnp.asarray(S), counter, keys, sampler.init(x, 10)
+  )
+  noise = normal_like(keys if use is None else fold_in_each(keys, use), x)
+  return np.asarray(end), np.asarray(noise)
+
+
+def test_churn_by_hand():
+  """σ̂ = σ·(1 + γ) and noise S_noise·√(σ̂² − σ²) (Karras et al. 2022, algorithm 2); x0 = 0."""
+  only_noise = lambda x, t: Pair(jnp.zeros_like(x), x / t[:, None])
+  run = lambda **settings: one_step(
+    solvers.EDMSampler(s_churn=2.0, **settings), processes.EDM(), only_noise
+  )
+  x, z = run(s_tmin=0.4, s_tmax=0.6, s_noise=1.1)
+  raised = T * 1.2  # γ = 2/10
+  expected = S / raised * (0.4 + 1.1 * np.sqrt(raised**2 - T**2) * z)
+  np.testing.assert_allclose(x, expected, rtol=1e-9)
+  for outside in ({'s_tmin': 0.55}, {'s_tmax': 0.45}):
+    np.testing.assert_allclose(run(**outside)[0], S / T * 0.4)
+
+
+def test_stochastic_steps_by_hand():
+  """One step of VP with x0 = 0.7 and eps = −1.3, in ᾱ and β of the papers."""
+  process = processes.VPLinear()
+  estimate = lambda x, t: Pair(0.7 + 0 * x, -1.3 + 0 * x)
+  (at, a_s), beta = ((float(process.alpha(jnp.asarray(t))) ** 2 for t in (T, S)), 0.1 + 19.9 * T)
+  sigma, ratio = np.sqrt(1 - at), at / a_s  # ratio = 1 − β′ of the transition
+  # Song et al. 2021, eq. 6: dx = (−½βx − β·score) dt + √β dw, with score = −eps/σ.
+  x, z = one_step(solvers.EulerMaruyama(), process, estimate)
+  drift = -0.5 * beta * (np.sqrt(at) * 0.7 - sigma * 1.3) - beta * 1.3 / sigma
+  np.testing.assert_allclose(x, 0.4 + (S - T) * drift + np.sqrt(beta * (T - S)) * z)
+  # Eq. 46: x_s = (2 − √(1 − β′))·x + β′·score + √β′·z.
+  x, z = one_step(solvers.ReverseDiffusion(), process, estimate)
+  expected = (2 - np.sqrt(ratio)) * 0.4 + (1 - ratio) * 1.3 / sigma + np.sqrt(1 - ratio) * z
+  np.testing.assert_allclose(x, expected)
+  # Algorithm 5: ε = 2(1 − β′)(r·‖z‖/‖score‖)², x + ε·score + √(2ε)·z; ‖z‖/‖score‖ is σ expected.
+  for norm in solvers.NORMS:
+    sampler = solvers.PredictorCorrector(snr=0.2, predict=False, norm=norm)
+    x, z = one_step(sampler, process, estimate, use=1)
+    norms = np.linalg.norm(z, axis=1, keepdims=True) / np.linalg.norm([1.3, 1.3])
+    size = 2 * ratio * (0.2 * sigma * (1 if norm == 'expected' else norms)) ** 2
+    np.testing.assert_allclose(x, 0.4 + size * 1.3 / sigma + np.sqrt(2 * size) * z)
+  # DPM-Solver++ as an SDE: the first step of any order, with h of log(α/σ).
+  x, z = one_step(multistep.DPMpp3MSDE(eta=0.6, s_noise=0.9), process, estimate)
+  h = 0.5 * np.log(a_s / (1 - a_s) * (1 - at) / at)
+  kept = np.sqrt((1 - a_s) / (1 - at)) * np.exp(-0.6 * h)
+  expected = kept * 0.4 + np.sqrt(a_s) * (1 - np.exp(-1.6 * h)) * 0.7
+  expected = expected + 0.9 * np.sqrt((1 - a_s) * (1 - np.exp(-1.2 * h))) * z
+  np.testing.assert_allclose(x, expected)
+
+
+@pytest.mark.parametrize('eta', [0.3, 0.6, 1.0])
+def test_ddims_share_of_noise(eta):
+  """σ = η·√((1 − ᾱ_s)/(1 − ᾱ_t))·√(1 − ᾱ_t/ᾱ_s), and eps keeps √(1 − ᾱ_s − σ²) (eq. 12 and 16)."""
+  process, keys = processes.VPLinear(), jax.random.split(KEY, 3)
+  t, s = jnp.asarray(0.5), jnp.asarray(0.3)
+  before, after = (float(process.alpha(time)) ** 2 for time in (t, s))
+  spread = eta * np.sqrt((1 - after) / (1 - before)) * np.sqrt(1 - before / after)
+  x0, eps = jnp.full((3, 2), 0.7), jnp.full((3, 2), -1.3)
+  x, _ = solvers.DDIM(eta).step(process, x0, t, s, lambda x, t: Pair(x0, eps), keys, ())
+  mean = np.sqrt(after) * 0.7 - np.sqrt(1 - after - spread**2) * 1.3
+  np.testing.assert_allclose(x, mean + spread * np.asarray(normal_like(keys, x0)), rtol=1e-9)

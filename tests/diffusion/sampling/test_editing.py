@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion import processes
-from diffusion.sampling import driver, editing, multistep, solvers
+from diffusion.sampling import driver, editing, grids, multistep, solvers
 from tests.diffusion import exact
 
 KEY = jax.random.key(0)
@@ -44,7 +44,9 @@ def test_inpainting_keeps_the_known_part_and_resampling_corrects_the_rest():
   np.testing.assert_array_equal(replaced[:, 0], value)
   assert int(count) == 64
   resampled, count = jax.jit(
-    lambda x: editing.resample(sampler, PROCESS, denoise, TIMES, x, KEY, jump=8, repeats=8)
+    lambda x: editing.resample(
+      driver.ReverseChain(sampler, PROCESS, denoise), TIMES, x, KEY, jump=8, repeats=8
+    )
   )(start())
   np.testing.assert_array_equal(resampled[:, 0], value)
   assert int(count) == 64 * 8
@@ -68,7 +70,9 @@ def test_forward_noise_of_resampling_has_the_right_marginal():
   denoise = exact.MIXTURE.denoiser(PROCESS)
   nothing = editing.inpaint(solvers.Ancestral(), jnp.zeros((NUM, 2)), np.zeros(2, bool))
   x, _ = jax.jit(
-    lambda x: editing.resample(nothing, PROCESS, denoise, TIMES, x, KEY, jump=16, repeats=2)
+    lambda x: editing.resample(
+      driver.ReverseChain(nothing, PROCESS, denoise), TIMES, x, KEY, jump=16, repeats=2
+    )
   )(start())
   data = exact.MIXTURE
   np.testing.assert_allclose(np.mean(x, 0), data.mean, atol=0.08)
@@ -137,6 +141,29 @@ def test_codes(sampler):
   np.testing.assert_allclose(code, factor * x, rtol=1e-3)
   np.testing.assert_allclose(again, x, rtol=1e-3)
   assert up == down > 0
+
+
+@pytest.mark.parametrize(
+  ('sampler', 'process'),
+  [
+    (multistep.DPMpp2M(), 'rectified_flow'),
+    (multistep.DPMpp2M(), 'gvp'),
+    (multistep.DPMpp2S(), 'rectified_flow'),
+    (multistep.DPMpp3MSDE(eta=0.0), 'rectified_flow'),
+    (multistep.UniPC(), 'rectified_flow'),
+  ],
+)
+def test_codes_in_pure_noise(sampler, process):
+  """Up to t_max, where α = 0 and log(α/σ) = −∞, and down again."""
+  process = processes.build({'name': process})
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(5, 1)))
+  denoise = exact.isotropic(0.7).denoiser(process)
+  times = grids.make_times({'name': 'log_snr', 'end': 't_min'}, process, 100)
+  code, _ = editing.encode(sampler, process, denoise, times, x)
+  again, _ = editing.decode(sampler, process, denoise, times, code)
+  alpha, sigma = (float(f(jnp.asarray(process.t_min))) for f in (process.alpha, process.sigma))
+  np.testing.assert_allclose(code, alpha * x / np.hypot(0.7 * alpha, sigma), rtol=2e-3)
+  np.testing.assert_allclose(again, x, rtol=2e-3)
 
 
 def test_slerp():

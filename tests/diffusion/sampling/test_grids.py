@@ -37,8 +37,42 @@ def test_log_snr_and_quadratic():
   np.testing.assert_allclose(
     np.diff(np.asarray(process.log_snr(jnp.asarray(times))), 2), 0, atol=1e-3
   )
+  # A process that ends in pure noise counts as ending at log-SNR −15: exp(7.5) in σ/α = t/(1 − t).
+  line = build({'name': 'rectified_flow'})
+  second = make_times({'name': 'log_snr', 'end': 't_min'}, line, 10)[1]
+  low, high = np.exp(7.5), 0.001 / 0.999
+  ratio = low * (high / low) ** 0.1
+  assert second == pytest.approx(ratio / (1 + ratio), rel=1e-9)
   roots = np.sqrt(make_times({'name': 'quadratic', 'end': 't_min'}, EDM, 10) - EDM.t_min)
   np.testing.assert_allclose(np.diff(roots, 2), 0, atol=1e-9)
+
+
+@pytest.mark.parametrize('steps', [10, 20, 50, 100])
+def test_quadratic_is_that_of_ddims_code(steps):
+  """τ = int(linspace(0, √(0.8·T), S)²) of 0..T−1; timesteps that it repeats move up by one."""
+  authors = (np.linspace(0, np.sqrt(0.8 * 1000), steps) ** 2).astype(int)
+  entries = np.round(make_times({'name': 'quadratic'}, DDPM, steps)[-2::-1] * 1000).astype(int)
+  assert entries[-1] == 801
+  assert (np.diff(entries) > 0).all()
+  assert set(authors + 1) <= set(entries)
+  if steps <= 20:
+    np.testing.assert_array_equal(entries, authors + 1)
+  whole = make_times({'name': 'quadratic', 'span': 1.0}, DDPM, steps)
+  assert whole[0] == 1 and (np.diff(whole) < 0).all()
+
+
+@pytest.mark.parametrize(('name', 'rho'), [('karras', 3.0), ('log_snr', None)])
+def test_noise_levels_of_a_table_are_the_nearest_entries(name, rho):
+  process = build({'name': 'ddpm', 'steps': 400})
+  settings = {'name': name} | ({'rho': rho} if rho else {})
+  table = np.asarray(process.log_snr(jnp.arange(1, 401) / 400), np.float64)
+  # λ at equal steps in (σ/α)^(1/ρ), σ/α = e^(−λ/2), or in λ.
+  warp = (lambda x: np.exp(-x / 2 / rho)) if rho else (lambda x: x)
+  back = (lambda y: -2 * rho * np.log(y)) if rho else (lambda y: y)
+  wanted = back(np.linspace(warp(table[-1]), warp(table[0]), 12))
+  nearest = np.abs(table[:, None] - wanted).argmin(axis=0) + 1
+  assert (np.diff(nearest) < 0).all()
+  np.testing.assert_allclose(make_times(settings, process, 12)[:-1] * 400, nearest)
 
 
 def test_adm_respacing():
@@ -63,6 +97,9 @@ def test_respaced_betas():
   )
 
 
+LATE = ('quadratic', 'ddpm')
+
+
 @pytest.mark.parametrize('process', PROCESSES)
 @pytest.mark.parametrize('grid', sorted(set(GRIDS) - {'given', 'respaced'}))
 def test_every_grid_serves_every_process(grid, process):
@@ -70,7 +107,10 @@ def test_every_grid_serves_every_process(grid, process):
   for steps in (1, 2, 20):
     times = make_times({'name': grid}, process, steps)
     assert times.shape == (steps + 1,)
-    assert times[0] == pytest.approx(process.t_max)
+    # DDIM's quadratic grid leaves out the noisiest fifth of a table.
+    assert times[0] == pytest.approx(0.801 if (grid, process.name) == LATE else process.t_max)
+    if process.steps:
+      np.testing.assert_allclose(times * process.steps, np.round(times * process.steps), atol=1e-9)
     assert times[-1] == 0
     if steps > 1:
       assert times[-2] == pytest.approx(process.t_min, rel=1e-6)
@@ -79,10 +119,10 @@ def test_every_grid_serves_every_process(grid, process):
     assert open_ended[-1] == pytest.approx(process.t_min, rel=1e-6)
 
 
-def test_whole_table():
-  np.testing.assert_allclose(
-    make_times({'name': 'uniform'}, DDPM, 1000), np.arange(1000, -1, -1) / 1000
-  )
+@pytest.mark.parametrize('grid', sorted(set(GRIDS) - {'given'}))
+def test_whole_table(grid):
+  """As many steps as entries: every entry once, wherever the grid would rather be."""
+  np.testing.assert_allclose(make_times({'name': grid}, DDPM, 1000), np.arange(1000, -1, -1) / 1000)
 
 
 @pytest.mark.parametrize(
@@ -93,9 +133,12 @@ def test_whole_table():
     ({'name': 'karras', 'ro': 7.0}, EDM, 5, "did you mean 'rho'"),
     ({'name': 'karras', 'rho': -1.0}, EDM, 5, 'must be above 0'),
     ({'name': 'uniform', 'end': 'zero'}, EDM, 5, 'clean, t_min'),
-    ({'name': 'uniform'}, DDPM, 1001, 'decrease'),
+    ({'name': 'uniform'}, DDPM, 1001, "at most 1000 on process 'ddpm', .* 1000 entries, got 1001"),
+    ({'name': 'karras', 'end': 't_min'}, DDPM, 1000, 'at most 999 .* got 1000'),
+    ({'name': 'quadratic', 'span': 1.5}, DDPM, 5, r'span=1.5 must be in \(0, 1\]'),
+    ({'name': 'given', 'times': (0.5, 0.0015)}, DDPM, 2, 'multiples of 1/1000, the entries'),
     ({'name': 'respaced'}, EDM, 5, 'needs a discrete process'),
-    ({'name': 'respaced'}, DDPM, 2000, 'at most the 1000 steps of the process, got 2000'),
+    ({'name': 'respaced'}, DDPM, 2000, 'at most 1000 on process .*got 2000'),
     ({'name': 'respaced', 'sections': (3, 4)}, DDPM, 8, 'sum to 7'),
     ({'name': 'given', 'times': (3.0, 2.0)}, EDM, 3, 'lists 2 times, but 3'),
     ({'name': 'given', 'times': (2.0, 3.0)}, EDM, 2, 'decrease'),

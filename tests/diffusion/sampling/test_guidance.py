@@ -41,8 +41,8 @@ CONDITION = jnp.asarray([0, 1, 0, 1, 1, 0])
 NULL = jnp.full((6,), 2)
 
 
-def guided(weight, doubled=True):
-  return guidance.ClassifierFree(conditional, CONDITION, NULL, weight, doubled=doubled)
+def guided(weight):
+  return guidance.ClassifierFree(conditional, CONDITION, NULL, weight)
 
 
 def assert_pairs(a, b, rtol=1e-12):
@@ -50,18 +50,16 @@ def assert_pairs(a, b, rtol=1e-12):
   np.testing.assert_allclose(a.eps, b.eps, rtol=rtol)
 
 
-@pytest.mark.parametrize('doubled', [True, False])
-def test_weight_1_is_the_conditional_model_and_0_the_unconditional(doubled):
-  assert_pairs(guided(1.0, doubled)(X, T), conditional(X, T, CONDITION))
-  assert_pairs(guided(0.0, doubled)(X, T), conditional(X, T, NULL))
+def test_weight_1_is_the_conditional_model_and_0_the_unconditional():
+  assert_pairs(guided(1.0)(X, T), conditional(X, T, CONDITION))
+  assert_pairs(guided(0.0)(X, T), conditional(X, T, NULL))
 
 
-@pytest.mark.parametrize('doubled', [True, False])
-def test_ho_and_salimans_convention(doubled):
+def test_ho_and_salimans_convention():
   w = 0.7
   with_condition, without = conditional(X, T, CONDITION), conditional(X, T, NULL)
   expected = (1 + w) * with_condition.eps - w * without.eps
-  np.testing.assert_allclose(guided(1 + w, doubled)(X, T).eps, expected)
+  np.testing.assert_allclose(guided(1 + w)(X, T).eps, expected)
 
 
 def test_guidance_keeps_x():
@@ -91,11 +89,23 @@ def test_classifier_guidance_by_the_exact_classifier_is_the_conditional_model():
   assert_pairs(guidance.ClassifierGuidance(plain, log_prob, PROCESS, 0.0)(X, T), plain(X, T))
 
 
+def test_classifier_guidance_by_hand():
+  """eps − s·σ·∇log p(y | x), and x0 + s·σ²/α·∇log p (Dhariwal & Nichol 2021, algorithm 2)."""
+  plain = exact.MIXTURE.denoiser(PROCESS)
+  shifted = guidance.ClassifierGuidance(
+    plain, lambda x, t: -((x - 2.0) ** 2).sum(-1), PROCESS, 1.5
+  )(X, T)
+  alpha, sigma, gradient = PROCESS.alpha(T[0]), PROCESS.sigma(T[0]), -2 * (X - 2.0)
+  np.testing.assert_allclose(shifted.eps, plain(X, T).eps - 1.5 * sigma * gradient)
+  np.testing.assert_allclose(shifted.x0, plain(X, T).x0 + 1.5 * sigma**2 / alpha * gradient)
+
+
 def test_autoguidance_extrapolates_from_the_weak_model():
   strong, weak = exact.MIXTURE.denoiser(PROCESS), exact.GAUSSIAN.denoiser(PROCESS)
   assert_pairs(guidance.Autoguidance(strong, weak, 1.0)(X, T), strong(X, T))
   pair = guidance.Autoguidance(strong, weak, 2.0)(X, T)
   np.testing.assert_allclose(pair.x0, 2 * strong(X, T).x0 - weak(X, T).x0)
+  np.testing.assert_allclose(pair.eps, 2 * strong(X, T).eps - weak(X, T).eps)
 
 
 def test_interval_switches_by_noise_level_within_a_batch():
@@ -183,6 +193,12 @@ def test_thresholds():
   dynamic = guidance.DynamicThreshold(model, PROCESS, 0.9)(x, t)
   size = np.quantile(np.abs(3 * x), 0.9, axis=(1, 2, 3))[:, None, None, None]
   np.testing.assert_allclose(dynamic.x0, np.clip(3 * x, -size, size) / size)
+  np.testing.assert_array_equal(
+    guidance.StaticThreshold(model, PROCESS, 0.6)(x, t).x0, np.clip(3 * x, -0.6, 0.6)
+  )
+  dynamic = guidance.DynamicThreshold(model, PROCESS, 0.9, 2.0)(x, t)
+  assert (size > 2).all()
+  np.testing.assert_allclose(dynamic.x0, 2 * np.clip(3 * x, -size, size) / size)
   small = guidance.DynamicThreshold(lambda x, t: Pair(0.1 * x, x), PROCESS, 0.9)(x, t)
   np.testing.assert_allclose(small.x0, 0.1 * np.asarray(x))
 

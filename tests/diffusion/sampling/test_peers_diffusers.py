@@ -13,7 +13,7 @@ import pytest
 
 from diffusion import processes
 from diffusion.predictions import Pair, split, target_pair
-from diffusion.sampling import multistep, solvers
+from diffusion.sampling import grids, multistep, solvers
 
 pytestmark = pytest.mark.peers
 torch = pytest.importorskip('torch')
@@ -128,6 +128,33 @@ def test_ddim(eta, monkeypatch):
   assert_paths(path, peer)
 
 
+@pytest.mark.parametrize(
+  ('option', 'settings'),
+  [
+    ('use_karras_sigmas', {'name': 'karras'}),
+    ('use_lu_lambdas', {'name': 'log_snr'}),
+  ],
+)
+def test_noise_levels_of_a_table(option, settings):
+  """Equal steps in a function of σ, rounded to the table's timesteps."""
+  scheduler = diffusers.DPMSolverMultistepScheduler(**BETAS, **{option: True})
+  scheduler.set_timesteps(12)
+  np.testing.assert_allclose(
+    grids.make_times(settings, processes.DDPM(), 12), table_times(scheduler), atol=1e-9
+  )
+
+
+@pytest.mark.parametrize(
+  ('spacing', 'grid'), [('leading', 'stride'), ('trailing', 'trailing'), ('linspace', 'adm')]
+)
+def test_spacings_of_a_table(spacing, grid):
+  scheduler = diffusers.DDIMScheduler(**BETAS, timestep_spacing=spacing)
+  for steps in (10, 30, 50):
+    scheduler.set_timesteps(steps)
+    times = grids.make_times({'name': 'respaced', 'spacing': grid}, processes.DDPM(), steps)
+    np.testing.assert_allclose(times, table_times(scheduler), atol=1e-9)
+
+
 def test_euler():
   scheduler = diffusers.EulerDiscreteScheduler(**BETAS)
   scheduler.set_timesteps(30)
@@ -143,7 +170,7 @@ def test_heun():
   scheduler = diffusers.HeunDiscreteScheduler(**BETAS)
   scheduler.set_timesteps(20)
   sigmas = np.append(np.unique(scheduler.sigmas.numpy())[:0:-1], 0)
-  assert len(scheduler.timesteps) == 39 == solvers.Heun().evaluations(20)
+  assert len(scheduler.timesteps) == 39
   outputs, start = draws(39), draws(1, seed=1)[0] * sigmas[0]
   # A step of this scheduler takes one evaluation, so two of its steps are one of ours.
   calls = theirs(scheduler, outputs, start)

@@ -98,6 +98,38 @@ def test_editing_tasks():
   np.testing.assert_array_equal(again.x, past)
 
 
+def test_final_denoising_is_heeded_or_refused():
+  method, params = edm_method()
+  past, mask = batch(num=2)['x'], jnp.zeros((4, 4, 1)).at[:2].set(1)
+  draw = lambda **options: method.sample(
+    params, KEY, Request(2, jnp.arange(2), past, options={'steps': 4} | options)
+  )
+  repaint = {'task': 'repaint', 'jump': 2, 'repeats': 2, 'grid.end': 't_min'}
+  drawn = method.sample(
+    params,
+    KEY,
+    Request(2, None, past, mask, {'steps': 4, 'final_denoise': True} | repaint),
+  )
+  assert drawn.evaluations == 4 * 2 + 1
+  for task in ('reconstruct', 'interpolate'):
+    with pytest.raises(ConfigError, match=f"'{task}' has no final denoising: set final_denoise"):
+      draw(task=task, final_denoise=True)
+
+
+def test_a_learned_variance_is_sampled_with():
+  """One truth: `prediction.variance`, unless the sampler names another."""
+  method = build(process=dict(name='ddpm', steps=50), prediction__variance='learned')
+  params = random_init(method)[0]
+  draw = lambda **options: (
+    method.sample(params, KEY, Request(2, options={'sampler': 'ancestral', 'steps': 4} | options)).x
+  )
+  np.testing.assert_array_equal(draw(), draw(variance='learned'))
+  assert (draw() != draw(variance='fixed_small')).any()
+  method, params = edm_method()
+  with pytest.raises(ValueError, match=r"needs a model with prediction.variance='learned'"):
+    draw(variance='learned')
+
+
 @pytest.mark.parametrize(
   ('request_', 'message'),
   [

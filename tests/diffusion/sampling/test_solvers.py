@@ -122,20 +122,20 @@ def test_3m_integrates_a_parabola_exactly(eta):
   process = processes.VPLinear()
   polynomial = np.polynomial.Polynomial([1.0, 1.0, -2.0])
   times = np.array([0.9, 0.7, 0.55, 0.3])
-  lam = [float(multistep.half_log_snr(process, jnp.asarray(t))) for t in times]
+  ell = [float(multistep.half_log_snr(process, jnp.asarray(t))) for t in times]
   at = lambda i, f: float(f(jnp.asarray(times[i])))
   sampler = multistep.DPMpp3MSDE(eta, s_noise=0.0, curvature=1.0)
   x = jnp.zeros((1, 1))
   keys = jax.random.split(KEY, 1)
   carry = sampler.init(x, 3)
-  estimates = iter([Pair(jnp.full((1, 1), polynomial(value)), x) for value in lam])
+  estimates = iter([Pair(jnp.full((1, 1), polynomial(value)), x) for value in ell])
   denoise = lambda x, t: next(estimates)
   for t, s in itertools.pairwise(times[:3]):
     x, carry = sampler.step(process, x, jnp.asarray(t), jnp.asarray(s), denoise, keys, carry)
   end, _ = sampler.step(process, x, *jnp.asarray(times[2:]), denoise, keys, carry)
-  rate, h = 1 + eta, lam[3] - lam[2]
+  rate, h = 1 + eta, ell[3] - ell[2]
   u = np.linspace(0, h, 20001)
-  integral = np.trapezoid(rate * np.exp(-rate * (h - u)) * polynomial(lam[2] + u), u)
+  integral = np.trapezoid(rate * np.exp(-rate * (h - u)) * polynomial(ell[2] + u), u)
   kept = at(3, process.sigma) / at(2, process.sigma) * np.exp(-eta * h) * float(x[0, 0])
   assert float(end[0, 0]) == pytest.approx(kept + at(3, process.alpha) * integral, rel=1e-7)
 
