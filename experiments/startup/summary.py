@@ -52,8 +52,8 @@ def closing(config: Mapping, workdir: pathlib.Path, finished: bool) -> Iterator[
   with loop.open_checkpoints(config, workdir, read_only=True) as checkpoints:
     last, best = checkpoints.latest, checkpoints.best
   metric = config['train']['best_metric']
-  shown = f', the best that of step {best} (by {metric} on the validation split)' if best else ''
-  yield f'the last checkpoint in {workdir} is that of step {last}{shown}'
+  shown = f', best: step {best} (by {metric} on the validation split)' if best else ''
+  yield f'checkpoints in {workdir}: last: step {last}{shown}'
   if finished:
     yield f'next: twofold sample --workdir={workdir}'
     yield f'  or: twofold evaluate --workdir={workdir} --step=best'
