@@ -85,7 +85,7 @@ def prepare(settings: Mapping[str, Any], network: bool) -> pathlib.Path:
     # Renaming fails if another process was faster; then its dataset is used.
     if not is_prepared(folder):
       raise config_lib.ConfigError(
-        f'cannot prepare {settings["name"]} in {folder}: {error}'
+        f'cannot prepare {settings["name"]} in {folder}: {error.strerror or error}'
       ) from error
   return folder
 

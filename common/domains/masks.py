@@ -106,7 +106,12 @@ def _read_hidden(
     with Image.open(path) as image:
       values = np.asarray(image.convert('L')) // 128
   else:
-    values = np.load(path, allow_pickle=False)
+    try:
+      values = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+      raise ValueError(
+        f'--mask={path} must be a complete .npy file of numbers ({error})'
+      ) from error
   values = values[..., None] if values.ndim == 2 else values
   if values.shape not in ((*shape[:2], 1), shape):
     raise ValueError(

@@ -37,6 +37,10 @@ REFUSED = [  # (command, flags, a part of its message); NEW is a folder that doe
   ('train', '--workdir=NEW --config.data.batch_size=0 ' + DIGITS, 'must be at least 1'),
   ('train', '--workdir=NEW --config.optimizer.frozen=( ' + DIGITS, 'must be a regular expression'),
   ('train', '--workdir=NEW --config.train.steps=10% ' + DIGITS, "such as '500' or '3 epochs'; got"),
+  ('train', '--workdir=NEW --config.train.steps=0 ' + DIGITS, "train.steps='0' must be at least 1"),
+  ('train', '--workdir=NEW --config=diffusion/images:', 'images: ends in a colon'),
+  ('train', '--workdir=NEW --config=docs', 'docs is a folder: write the path of a Python file'),
+  ('list', '--markdown samplers', "prints the whole reference: leave out 'samplers'"),
   ('ablate', '--workdir=NEW', '--study is missing'),
   (
     'ablate',
