@@ -19,7 +19,7 @@ from common.files import atomic_write, exclusive
 from common.training.resume import is_changeable
 from experiments import families
 
-MOST_SHOWN = 5  # differences that a message lists: what to do stands behind them
+MOST_SHOWN = 5  # differences that a message lists: what to do comes after them
 ANOTHER = 'choose another --workdir, or add --fresh to rename that run and start a new one'
 
 

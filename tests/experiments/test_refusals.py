@@ -35,6 +35,11 @@ REFUSED = [  # (command, flags, a part of its message); NEW is a folder that doe
   ('train', '--workdir=NEW --config.data=mnist ' + DIGITS, 'such as --config.data.name=mnist'),
   ('train', '--workdir=NEW --config.seed=99999999999 ' + DIGITS, 'must be in [0, 4294967296)'),
   ('train', '--workdir=NEW --config.data.batch_size=0 ' + DIGITS, 'must be at least 1'),
+  (
+    'train',
+    '--workdir=NEW --config.data.source=docs ' + DIGITS,
+    "data.source='docs' does not apply to digits; for your own data, set data.name to image_folder",
+  ),
   ('train', '--workdir=NEW --config.optimizer.frozen=( ' + DIGITS, 'must be a regular expression'),
   ('train', '--workdir=NEW --config.train.steps=10% ' + DIGITS, "such as '500' or '3 epochs'; got"),
   ('train', '--workdir=NEW --config.train.steps=0 ' + DIGITS, "train.steps='0' must be at least 1"),
