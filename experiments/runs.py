@@ -83,9 +83,9 @@ def train(
   if fresh:
     folders.move_aside(path)
   with folders.locked(path):
+    folders.reserve(path, config, data, program.schedule.total if extend else None)
     if extend:
       _say_what_extending_means(path, program)
-    folders.reserve(path, config, data, program.schedule.total if extend else None)
     if data.spec.tokenizer is not None:
       atomic_write(path / 'tokenizer.json', tokenizers.to_json(data.spec.tokenizer))
     if initial_state is not None:

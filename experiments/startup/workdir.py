@@ -146,7 +146,9 @@ def _check_same_config(workdir: pathlib.Path, config: Mapping, extend_to: int | 
       f'{workdir} holds a run of {old} steps, not {new}: add --extend to continue it, {ANOTHER}'
     )
   if changed:
-    shown = [f'{k}: there {old!r}, now {new!r}' for k, (old, new) in changed.items()]
+    # The family first: most other settings follow from it.
+    names = sorted(changed, key=lambda name: '.' in name)
+    shown = [f'{name}: there {changed[name][0]!r}, now {changed[name][1]!r}' for name in names]
     if len(shown) > MOST_SHOWN:
       shown[MOST_SHOWN:] = [f'{len(shown) - MOST_SHOWN} more']
     shown = '; '.join(shown)
