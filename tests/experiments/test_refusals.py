@@ -87,6 +87,7 @@ REFUSED = [  # (command, flags, a part of its message); NEW is a folder that doe
   ('prepare_data', '--dataset=npz', 'needs --source'),
   ('prepare_data', '--dataset=digits --data_dir=s3://x', 'not a URL'),
   ('benchmark', '--out=x.json', '--out=x.json: the name must end in .md'),
+  ('convert', '--workdir=NEW --shard_mb=nan', '--shard_mb=nan: write a whole number'),
   ('convert', '--workdir=NEW', 'give either --read=FOLDER or --write=FOLDER'),
 ]
 
