@@ -27,12 +27,12 @@ STUDY = cli.define(
   required=True,
 )
 WORKDIR = cli.define('workdir', 'Folder of the study.', cli.OutFolderParser(), required=True)
-SHARD = flags.DEFINE_string('shard', '1/1', 'i/n: train and measure only part i of n.')
+SHARD = cli.define('shard', 'i/n: train and measure only part i of n (default: all).')
 TRAINING_SECONDS = 'training_seconds'  # a metric from the log of the run, not from an evaluation
 
 
 def main() -> int:
-  workdir, (part, parts) = pathlib.Path(WORKDIR.value), parse_shard(SHARD.value)
+  workdir, (part, parts) = pathlib.Path(WORKDIR.value), parse_shard(SHARD.value or '1/1')
   study = config_files.call(STUDY.value, 'get_study', studies.Study)
   known = (*METRICS, TRAINING_SECONDS)
   jobs = studies.shard(studies.plan(study, families.load_config, workdir, known), part, parts)
