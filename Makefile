@@ -12,10 +12,10 @@ bin := $(VENV)/bin
 ready := $(VENV)/.ready
 peers := $(VENV)/.peers
 
-.PHONY: demo test test-slow test-all lint format benchmark clean
+.PHONY: demo test test-slow test-all lint format benchmark reference clean
 
 demo: $(ready)
-	$(bin)/python -m experiments.ablate --study=configs/ablations/why_diffusion.py:demo --workdir=$(DEMO)
+	$(bin)/twofold ablate --study=configs/ablations/why_diffusion.py:demo --workdir=$(DEMO)
 	cp $(DEMO)/report.html $(DEMO)/table.md .
 	@echo "Open report.html"
 
@@ -38,7 +38,11 @@ format: $(ready)
 	$(bin)/ruff check --fix .
 
 benchmark: $(peers)
-	$(bin)/python -m experiments.benchmark --out=benchmarks.md
+	$(bin)/twofold benchmark --out=benchmarks.md
+
+# docs/reference.md: everything that a flag can name.
+reference: $(ready)
+	$(bin)/twofold list --markdown > docs/reference.md
 
 $(ready): setup.py constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("twofold needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Choose another: make PYTHON=python3.12") if sys.version_info < (3, 11) else None'

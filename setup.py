@@ -56,9 +56,10 @@ setuptools.setup(
   license='Apache-2.0',
   python_requires='>=3.11',
   packages=setuptools.find_packages(
-    include=['autoregressive*', 'common*', 'configs*', 'diffusion*', 'experiments*']
+    include=['autoregressive*', 'common*', 'configs*', 'diffusion*', 'experiments*', 'twofold*']
   ),
   package_data={'common.reporting': ['*.jinja']},
+  entry_points={'console_scripts': ['twofold = twofold.__main__:main']},
   install_requires=CORE,
   extras_require=EXTRAS,
 )

@@ -1,16 +1,4 @@
-"""Additions to the negative log-likelihood in training, all off by default.
-
-  z_loss           adds z · (log Z)², Z the normaliser of each softmax, which keeps logits from
-                   drifting (Chowdhery et al. 2022, section 5, with z = 1e-4)
-  label_smoothing  ε: the target is (1 − ε)·data + ε·uniform distribution (Szegedy et al. 2016,
-                   section 7)
-  documents        if a window packs several documents, a position sees only its own document
-  positions        'all': every position of a sequence counts, which makes causal training cheap;
-                   'one': only one random position of each example counts, as if each example were
-                   a single prefix (a baseline for comparison)
-
-z_loss, label_smoothing and positions act only in training; the document mask is part of the model.
-"""
+"""Additions to the negative log-likelihood in training, all off by default."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -30,7 +18,20 @@ POSITIONS = ('all', 'one')
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-  """The settings described at the top of this module."""
+  """Additions to the negative log-likelihood in training, all off by default.
+
+  All but `documents` act only in training.
+
+  Attributes:
+    z_loss: z: adds z · (log Z)², Z the normaliser of each softmax, which keeps logits from drifting
+      (Chowdhery et al. 2022, section 5, with z = 1e-4).
+    label_smoothing: ε: the target is (1 − ε)·data + ε·uniform distribution (Szegedy et al. 2016,
+      section 7).
+    documents: whether a position sees only its own document, if a window packs several.
+    positions: 'all': every position of a sequence counts, which makes causal training cheap; 'one':
+      only one random position of each example counts, as if each example were a single prefix (a
+      baseline for comparison).
+  """
 
   z_loss: Annotated[float, ZERO_IS_OFF] = 0.0
   label_smoothing: Annotated[float, BELOW_ONE] = 0.0

@@ -7,21 +7,58 @@ import itertools
 import pathlib
 import types
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from common.config import Config, ConfigError, as_tuple, check_type, nearby_settings, plain_dict
+from common.config import (
+  Config,
+  ConfigError,
+  as_tuple,
+  check_type,
+  nearby_settings,
+  plain_dict,
+)
 
 MOST_FILES = 1000  # in which a misspelt path is looked for
+SHIPPED = pathlib.Path(__file__).parents[1] / 'configs'  # installed next to this package
+
+
+def shipped_files(function: str) -> dict[str, pathlib.Path]:
+  """{'configs/FAMILY/FILE.py': path} of the shipped files that define a function."""
+  paths = sorted(path for path in SHIPPED.rglob('*.py') if path.name != 'base.py')
+  return {
+    f'{SHIPPED.name}/{path.relative_to(SHIPPED)}': path
+    for path in paths
+    if f'def {function}(' in path.read_text('utf-8')
+  }
+
+
+def find_file(file: str) -> pathlib.Path:
+  """The path of a config or study: a file of the user, or else a shipped one.
+
+  'configs/diffusion/images.py' and 'diffusion/images' name the same shipped file from any folder.
+
+  Raises:
+    ConfigError: there is no such file; names the nearest one.
+  """
+  path = pathlib.Path(file)
+  if path.is_file():
+    return path
+  shipped = shipped_files('get_config') | shipped_files('get_study')
+  name = f'{SHIPPED.name}/' + file.removeprefix(f'{SHIPPED.name}/').removesuffix('.py') + '.py'
+  if name not in shipped:
+    raise ConfigError(
+      f'there is no file {file} (`twofold list configs` and `twofold list studies` show the '
+      f'shipped ones){_similar_file(path, shipped)}'
+    )
+  return shipped[name]
 
 
 def load_module(file: str) -> types.ModuleType:
-  """Runs a file. Raises ConfigError if it is no Python file, or raises an error."""
-  path = pathlib.Path(file)
-  if not path.is_file():
-    raise ConfigError(f'there is no file {file}{_similar_file(path)}')
+  """Runs a file; see `find_file`. Raises ConfigError if it is no Python, or raises an error."""
+  path = find_file(file)
   if path.suffix != '.py':
     raise ConfigError(f'{file} must be a Python file, which ends in .py')
   # The module's name includes a hash of the path, so that two files of the same name do not clash.
@@ -33,11 +70,14 @@ def load_module(file: str) -> types.ModuleType:
   return found
 
 
-def _similar_file(path: pathlib.Path) -> str:
-  """'; did you mean FILE?' for a misspelt path: the nearest below the folder that exists."""
-  folder = next(parent for parent in path.parents if parent.is_dir())
-  known = [str(found) for found in itertools.islice(folder.rglob('[!_]*.py'), MOST_FILES)]
-  close = difflib.get_close_matches(str(path), known, n=1)
+def _similar_file(path: pathlib.Path, shipped: Iterable[str]) -> str:
+  """'; did you mean FILE?' for a misspelt path: shipped, or below the folder that exists."""
+  folder = next((parent for parent in path.parents if parent.is_dir()), pathlib.Path())
+  below = map(str, itertools.islice(folder.rglob('[!_]*.py'), MOST_FILES))
+  # Shipped files first: below a clone there are many other files.
+  whole = path if path.parts[:1] == (SHIPPED.name,) else SHIPPED.name / path
+  close = difflib.get_close_matches(str(whole), shipped, n=1, cutoff=0.85)
+  close = close or difflib.get_close_matches(str(path), below, n=1)
   return f'; did you mean {close[0]}?' if close else ''
 
 

@@ -42,7 +42,7 @@ from common.trees import path_name
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-  """The `finetune` section of a config.
+  """What training starts from, and which parameters it changes.
 
   Attributes:
     source: WORKDIR of a run, or (autoregressive) a folder of published weights; empty: random

@@ -24,8 +24,8 @@ from common.ranges import (
 
 SETTINGS = dict(
   family='',  # 'diffusion' or 'autoregressive'
-  seed=Setting(0, SEED),
-  data=dict(
+  seed=Setting(0, SEED),  # decides initial parameters, order of the data and all noise
+  data=dict(  # what is trained on
     name='digits',  # a key of common/data/builders/__init__.py
     dir=Setting('', PATH),  # folder of prepared datasets; empty: TFDS's own default
     # folder or file of custom data (image_folder, npz, text, series) or raw files
@@ -50,25 +50,25 @@ SETTINGS = dict(
     tokenizer_files=Setting('', PATH),
     batch_size=Setting(128, AT_LEAST_ONE),  # the global batch, whatever the number of devices
   ),
-  optimizer=dict(
+  optimizer=dict(  # how a step changes the parameters
     name='adamw',  # adam, adamw, sgd, muon
-    learning_rate=Setting(1e-3, ABOVE_ZERO),
+    learning_rate=Setting(1e-3, ABOVE_ZERO),  # the peak, after the warm-up
     schedule='cosine',  # constant, cosine, rsqrt, trapezoid; each after the warm-up
-    warmup='5%',
+    warmup='5%',  # from near 0 to the peak
     cooldown='20%',  # trapezoid only: the length of its final decay
     final=Setting(0.0, PROBABILITY),  # the last learning rate, as a fraction of `learning_rate`
-    b1=Setting(0.9, BELOW_ONE),
-    b2=Setting(0.99, BELOW_ONE),
-    eps=Setting(1e-8, ABOVE_ZERO),
+    b1=Setting(0.9, BELOW_ONE),  # Adam: decay of the mean of gradients
+    b2=Setting(0.99, BELOW_ONE),  # Adam: decay of the mean of squared gradients
+    eps=Setting(1e-8, ABOVE_ZERO),  # Adam: added to the root of that mean
     momentum=Setting(0.9, BELOW_ONE),  # sgd and muon
-    weight_decay=Setting(0.0, AT_LEAST_ZERO),
+    weight_decay=Setting(0.0, AT_LEAST_ZERO),  # adamw, sgd and muon
     # a regular expression: parameters without decay
     no_decay=Setting('(bias|scale|embedding)$', PATTERN),
     clip=Setting(1.0, ZERO_IS_OFF),  # global norm of the gradient; 0: off
     frozen=Setting('', PATTERN),  # a regular expression: parameters that are not trained
     groups=dict(),  # by name: `paths` (a regular expression) and its own settings
   ),
-  ema=dict(
+  ema=dict(  # averages of the parameters
     decay=Setting(0.999, BELOW_ONE),  # decay of the average that is evaluated and sampled from
     warmup=True,  # the decay is at most (1 + n)/(10 + n) at step n
     half_life='0',  # unless 0, replaces the two above: steps after which a weight halves
@@ -79,23 +79,23 @@ SETTINGS = dict(
     snapshot_every='12.5%',  # how often these averages are stored
     keep=Setting(16, AT_LEAST_ONE),  # newest stored averages to keep
   ),
-  train=dict(
-    steps='2000',
+  train=dict(  # the run
+    steps='2000',  # a number, or epochs: '3 epochs'
     steps_per_call=Setting(20, AT_LEAST_ONE),  # optimiser steps in one compiled call
     # gradient accumulation: parts of each batch, one after the other
     micro_batches=Setting(1, AT_LEAST_ONE),
-    log_every='5%',
-    evaluate_every='25%',
-    sample_every='50%',
-    checkpoint_every='25%',
+    log_every='5%',  # between rows of metrics; 0: none, also for the next three
+    evaluate_every='25%',  # between measurements of the validation loss
+    sample_every='50%',  # between pictures of samples
+    checkpoint_every='25%',  # between checkpoints
     keep=Setting(2, AT_LEAST_ONE),  # newest checkpoints to keep, besides the best
     best_metric='loss',  # metric on the validation split that chooses the best checkpoint
-    best_mode=Setting('min', OneOf('min', 'max')),
+    best_mode=Setting('min', OneOf('min', 'max')),  # whether less of it is better, or more
     # stop after this number of steps in a row with a non-finite gradient
     max_bad_steps=Setting(20, AT_LEAST_ONE),
     profile='',  # 'first:last': steps to profile, into WORKDIR/profile
   ),
-  parallel=dict(
+  parallel=dict(  # how a step is spread over devices
     mode=Setting('jit', OneOf('jit', 'pmap')),  # 'jit' over a mesh, or 'pmap'
     # devices over which the batch is split
     data=Setting(-1, Interval(-1, note='-1: all others')),
@@ -103,9 +103,9 @@ SETTINGS = dict(
     fsdp=Setting(1, AT_LEAST_ONE),
     tensor=Setting(1, AT_LEAST_ONE),  # devices over which the width of the network is split
   ),
-  evaluation=dict(
-    split='test',
-    batch_size=Setting(256, AT_LEAST_ONE),
+  evaluation=dict(  # how `twofold evaluate` measures
+    split='test',  # train, validation or test
+    batch_size=Setting(256, AT_LEAST_ONE),  # examples or samples in one compiled call
     # for the Fréchet distance and class agreement; draws of each forecast
     num_samples=Setting(1000, AT_LEAST_ONE),
     extractor='auto',  # auto, mlp or pixels (common/evaluation/features.py)

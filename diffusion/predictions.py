@@ -64,28 +64,34 @@ def preconditioning(alpha: Array, sigma: Array, sigma_data: float) -> Preconditi
 
 
 def x0_pair(process: Process, t: Array, sigma_data: float) -> Pair:
+  """The clean data x0."""
   return Pair(jnp.ones_like(t), jnp.zeros_like(t))
 
 
 def eps_pair(process: Process, t: Array, sigma_data: float) -> Pair:
+  """The noise eps (Ho et al. 2020)."""
   return Pair(jnp.zeros_like(t), jnp.ones_like(t))
 
 
 def v_pair(process: Process, t: Array, sigma_data: float) -> Pair:
+  """v = alpha·eps − sigma·x0 (Salimans & Ho 2022)."""
   return Pair(-process.sigma(t), process.alpha(t))
 
 
 def velocity_pair(process: Process, t: Array, sigma_data: float) -> Pair:
+  """The velocity dx/dt of flow matching (Lipman et al. 2022)."""
   # dx/dt at fixed (x0, eps): (−1, 1) on the straight line of rectified flow.
   return Pair(rate(process.alpha, t), rate(process.sigma, t))
 
 
 def score_pair(process: Process, t: Array, sigma_data: float) -> Pair:
+  """The score ∇ log q(x_t | x0) = −eps/sigma (Song et al. 2021)."""
   # ∇ log q(x_t | x0) = −(x − α·x0)/σ² = −eps/σ.
   return Pair(jnp.zeros_like(t), -1 / process.sigma(t))
 
 
 def edm_pair(process: Process, t: Array, sigma_data: float) -> Pair:
+  """EDM's F, in x0 = c_skip·x + c_out·F (Karras et al. 2022, eq. 7)."""
   alpha, sigma = process.alpha(t), process.sigma(t)
   _, c_skip, c_out = preconditioning(alpha, sigma, sigma_data)
   # The network's own target F of x0 = c_skip·x + c_out·F, with x = α·x0 + σ·eps put in.

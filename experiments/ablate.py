@@ -1,9 +1,10 @@
 """Runs a study: trains the models of its table, measures every cell, checks its claims.
 
-python -m experiments.ablate --study=configs/ablations/why_diffusion.py:demo --workdir=runs/why
+twofold ablate --study=configs/ablations/why_diffusion.py:demo --workdir=runs/why
 
 The workdir receives table.md, table.csv, table.json, report.html, samples.png and a folder for each
 trained model. The same command resumes a study that was stopped, and repeats no finished work.
+--show prints the settings of each row that differ from the defaults, and trains nothing.
 With --shard=1/4, 2/4, 3/4 and 4/4, four commands at the same time train and measure a part of the
 models each; the command without --shard then writes the tables.
 After a change of the code, delete WORKDIR/cells to measure again and WORKDIR/models to train again.
@@ -12,7 +13,10 @@ After a change of the code, delete WORKDIR/cells to measure again and WORKDIR/mo
 import pathlib
 import sys
 
+from absl import flags
+
 from common import config_files
+from common.config import differences
 from common.evaluation.evaluate import METRICS
 from common.evaluation.measures import Evaluation, Measure
 from common.files import atomic_write
@@ -26,16 +30,23 @@ STUDY = cli.define(
   cli.PathParser(),
   required=True,
 )
-WORKDIR = cli.define('workdir', 'Folder of the study.', cli.OutFolderParser(), required=True)
-SHARD = cli.define('shard', 'i/n: train and measure only part i of n (default: all).')
+WORKDIR = cli.define('workdir', 'Folder of the study.', cli.OutFolderParser())
+SHARD = flags.DEFINE_string('shard', '1/1', 'i/n: train and measure only part i of n.')
+SHOW = flags.DEFINE_bool('show', False, 'Print the settings of each row, and train nothing.')
+
 TRAINING_SECONDS = 'training_seconds'  # a metric from the log of the run, not from an evaluation
 
 
 def main() -> int:
-  workdir, (part, parts) = pathlib.Path(WORKDIR.value), parse_shard(SHARD.value or '1/1')
+  if not (WORKDIR.value or SHOW.value):
+    raise ValueError('--workdir is missing: give the folder of the study, such as runs/why')
+  workdir, (part, parts) = pathlib.Path(WORKDIR.value or ''), parse_shard(SHARD.value)
   study = config_files.call(STUDY.value, 'get_study', studies.Study)
   known = (*METRICS, TRAINING_SECONDS)
   jobs = studies.shard(studies.plan(study, families.load_config, workdir, known), part, parts)
+  if SHOW.value:
+    print(show_rows(jobs))
+    return 0
   with cli.stop_on_signals() as stop:
     # `studies.run` turns exceptions into failed rows, but lets `SystemExit` through.
     def train(config, folder):
@@ -55,6 +66,17 @@ def main() -> int:
   else:
     print(f'part {SHARD.value} is finished; without --shard, the command writes the tables')
   return 1 if results.failures else 0
+
+
+def show_rows(jobs: list[studies.Job]) -> str:
+  """The rows of a study, each with its settings that differ from the defaults of its family."""
+  lines = []
+  for job in jobs:
+    changed = differences(job.config, families.defaults(job.config['family']))
+    lines.append(f'{job.row.name}  (family {job.config["family"]!r}, seed {job.seed})')
+    lines += [f'  {key} = {new!r}' for key, (_, new) in changed.items() if new is not None]
+    lines += [f'  option {key} = {value!r}' for key, value in job.row.sampling.items()]
+  return '\n'.join(lines)
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """Compares the speed with peers on this machine, in turns within one process.
 
-  python -m experiments.benchmark --suite=train,sample,decode,loop --out=benchmarks.md
+  twofold benchmark --suite=train,sample,decode,loop --out=benchmarks.md
 
 On a shared machine only ratios are meaningful. Contenders therefore take turns (A B C A B C …), and
 the table has the ratio of their median times. The extra `peers` installs the peers; without it,

@@ -44,26 +44,31 @@ flags.disclaim_key_flags()  # flags that are defined below belong to the command
 # Running a command.
 
 
-def run(main: Callable[[], int | None]) -> None:
-  """Parses the flags, runs `main` and exits with its code (None: 0)."""
+def run(main: Callable[..., int | None], takes_arguments: bool = False) -> None:
+  """Parses the flags, runs `main` and exits with its code (None: 0).
+
+  Args:
+    main: the command.
+    takes_arguments: whether it takes arguments besides flags; `main` then receives them as a list.
+  """
   for name in ('debug', 'compilation_cache'):
     # --help lists the flags of the command that was started.
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
   with one_line_errors():
-    app.run(_guarded(main), flags_parser=_parse)
+    app.run(_guarded(main, takes_arguments), flags_parser=_parse)
 
 
-def _guarded(main: Callable[[], int | None]) -> Callable[[list[str]], None]:
+def _guarded(main: Callable[..., int | None], takes_arguments: bool) -> Callable[[list[str]], None]:
   """`main` as absl calls it."""
 
   def guarded(argv: list[str]) -> None:
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().addFilter(_ours_or_serious)
     with one_line_errors():
-      if len(argv) > 1:
+      if len(argv) > 1 and not takes_arguments:
         raise ValueError(f'unexpected argument {argv[1]!r}; write --name=value, see --help')
       _use_compilation_cache(flags.FLAGS.compilation_cache)
-      sys.exit(main() or 0)
+      sys.exit((main(argv[1:]) if takes_arguments else main()) or 0)
 
   return guarded
 

@@ -1,7 +1,7 @@
 """Converts published weights (GPT-2 or Llama) to a run, and a run to published weights.
 
-python -m experiments.convert --read=gpt2/ --workdir=runs/gpt2 --config=configs/... (its data)
-python -m experiments.convert --write=published/ --workdir=runs/gpt2 --shard_mb=2000
+twofold convert --read=gpt2/ --workdir=runs/gpt2 --config=configs/... (its data)
+twofold convert --write=published/ --workdir=runs/gpt2 --shard_mb=2000
 
 A folder of weights has the format of a pretrained model of `transformers`: config.json and
 safetensors. --read makes a run at step 0, to sample from and to evaluate. Its network, head and

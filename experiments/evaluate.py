@@ -4,14 +4,14 @@ Each step has one file for each choice of options: a metric that is measured aga
 earlier value there, and the other metrics stay. In what is printed, ± is half of a 95 % interval of
 the measurement; the file holds standard errors.
 
-python -m experiments.evaluate --workdir=runs/digits
-python -m experiments.evaluate --workdir=runs/digits --metrics=agreement,frechet --options=steps=5
-python -m experiments.evaluate --workdir=runs/digits --metrics=bits_per_dim \
+twofold evaluate --workdir=runs/digits
+twofold evaluate --workdir=runs/digits --metrics=agreement,frechet --options=steps=5
+twofold evaluate --workdir=runs/digits --metrics=bits_per_dim \
     --likelihood=flow,trace=exact,dequantization=variational
-python -m experiments.evaluate --workdir=runs/digits --weak=runs/shorter --options=guidance=2.0
-python -m experiments.evaluate --workdir=runs/digits --metrics=frechet --ema=0.02,0.05,0.1
-python -m experiments.evaluate --workdir=runs/python --on=shakespeare --metrics=bits_per_dim
-python -m experiments.evaluate --workdir=runs/retail --metrics=crps,normalised_crps
+twofold evaluate --workdir=runs/digits --weak=runs/shorter --options=guidance=2.0
+twofold evaluate --workdir=runs/digits --metrics=frechet --ema=0.02,0.05,0.1
+twofold evaluate --workdir=runs/python --on=shakespeare --metrics=bits_per_dim
+twofold evaluate --workdir=runs/retail --metrics=crps,normalised_crps
 """
 
 import pathlib

@@ -1,11 +1,11 @@
 """Prepares a dataset once, so that training reads it without a network and without TensorFlow.
 
-  python -m experiments.prepare_data --dataset=mnist
-  python -m experiments.prepare_data --dataset=cifar10 --source=cifar-10-binary.tar.gz
-  python -m experiments.prepare_data --dataset=image_folder --source=faces/ --image_size=64
-  python -m experiments.prepare_data --dataset=shakespeare --context=64
-  python -m experiments.prepare_data --dataset=aus_retail --context=48 --horizon=12
-  python -m experiments.prepare_data --dataset=chorales
+  twofold prepare_data --dataset=mnist
+  twofold prepare_data --dataset=cifar10 --source=cifar-10-binary.tar.gz
+  twofold prepare_data --dataset=image_folder --source=faces/ --image_size=64
+  twofold prepare_data --dataset=shakespeare --context=64
+  twofold prepare_data --dataset=aus_retail --context=48 --horizon=12
+  twofold prepare_data --dataset=chorales
 
 The splits are train, validation and test; docs/datasets.md describes the source and the split of
 each dataset. Training itself prepares digits, image_folder, npz, text, python_code and series.

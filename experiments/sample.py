@@ -1,15 +1,15 @@
 """Draws samples from a trained model: a picture, texts, music or forecasts; or edits test images.
 
-python -m experiments.sample --workdir=runs/digits --num=100 --out=samples.png
-python -m experiments.sample --workdir=runs/digits --label=3 --options=steps=5,guidance=2.0
-python -m experiments.sample --workdir=runs/digits --task=inpaint --mask=left --out=inpainted.png
-python -m experiments.sample --workdir=runs/pixels --options=beams=4
-python -m experiments.sample --workdir=runs/pixels --draft=runs/small --options=draft_ahead=6
-python -m experiments.sample --workdir=runs/shakespeare --prompt="To be, " --length=500 --num=2
-python -m experiments.sample --workdir=runs/retail --num=6 --draws=200 --out=forecasts.png
-python -m experiments.sample --workdir=runs/retail --out=quantiles.csv
-python -m experiments.sample --workdir=runs/chorales --length=256 --out=chorale.mid
-python -m experiments.sample --workdir=runs/chorales --prompt=beginning.mid --out=chorales.png
+twofold sample --workdir=runs/digits --num=100 --out=samples.png
+twofold sample --workdir=runs/digits --label=3 --options=steps=5,guidance=2.0
+twofold sample --workdir=runs/digits --task=inpaint --mask=left --out=inpainted.png
+twofold sample --workdir=runs/pixels --options=beams=4
+twofold sample --workdir=runs/pixels --draft=runs/small --options=draft_ahead=6
+twofold sample --workdir=runs/shakespeare --prompt="To be, " --length=500 --num=2
+twofold sample --workdir=runs/retail --num=6 --draws=200 --out=forecasts.png
+twofold sample --workdir=runs/retail --out=quantiles.csv
+twofold sample --workdir=runs/chorales --length=256 --out=chorale.mid
+twofold sample --workdir=runs/chorales --prompt=beginning.mid --out=chorales.png
 
 Tasks of a diffusion model: inpaint, repaint, colourise, sdedit, reconstruct, interpolate, and
 trajectory, which shows one sample at several times from noise to data. The only task of an
@@ -73,7 +73,7 @@ def load() -> runs.Run:
   """The run in --workdir, with the average of --ema and the draft of --draft."""
   widths = cli.parse_widths(EMA.value)
   if len(widths) > 1:
-    raise ValueError('--ema takes one width here; experiments.evaluate compares several')
+    raise ValueError('--ema takes one width here; twofold evaluate compares several')
   run = runs.load(WORKDIR.value, runs.parse_step(STEP.value))
   for width in widths:
     run = runs.with_average(run, WORKDIR.value, width)

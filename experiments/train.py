@@ -1,13 +1,15 @@
 """Trains a model, or resumes the run in the workdir.
 
-  python -m experiments.train --config=configs/diffusion/images.py:digits --workdir=runs/digits
-  python -m experiments.train --config=... --config.optimizer.learning_rate=3e-4 --workdir=...
-  python -m experiments.train --config=... --config.process.name=edm \\
+  twofold train --config=configs/diffusion/images.py:digits --workdir=runs/digits
+  twofold train --config=... --config.optimizer.learning_rate=3e-4 --workdir=...
+  twofold train --config=... --config.process.name=edm \\
     --config.process.sigma_max=10 --workdir=...
-  python -m experiments.train --config=... --config.train.steps=4000 --extend --workdir=...
+  twofold train --config=... --config.train.steps=4000 --extend --workdir=...
 
 A flag that names another component (process, network, weighting, ...) starts from that component's
 defaults; other flags then change its settings.
+
+--show prints every setting with its meaning, and trains nothing.
 
 The workdir receives config.json, checkpoints/, metrics.jsonl, tensorboard/ and samples/. After
 SIGTERM or SIGINT the run saves and exits with 75; the same command resumes it. Settings of
@@ -21,10 +23,16 @@ import pathlib
 from absl import flags, logging
 
 from experiments import cli, config_flag, runs
+from experiments.list import show
 from experiments.startup import summary
 
-CONFIG = config_flag.define('FILE.py[:variant]; --config.a.b=value replaces a setting.')
-WORKDIR = cli.define('workdir', 'Folder of the run.', cli.FolderParser(), required=True)
+CONFIG = config_flag.define(
+  'FILE.py[:variant], see `twofold list variants`; --config.a.b=value replaces a setting.'
+)
+WORKDIR = cli.define('workdir', 'Folder of the run.', cli.FolderParser())
+SHOW = flags.DEFINE_bool(
+  'show', False, 'Print every setting of the config with its meaning, and train nothing.'
+)
 FRESH = flags.DEFINE_bool(
   'fresh', False, 'Rename an existing run in the workdir, and start a new one.'
 )
@@ -34,7 +42,12 @@ EXTEND = flags.DEFINE_bool(
 
 
 def main() -> int:
+  if not (WORKDIR.value or SHOW.value):
+    raise ValueError('--workdir is missing: give the folder of the run, such as runs/digits')
   config = CONFIG.load()
+  if SHOW.value:
+    print(show.show(config))
+    return 0
   if FRESH.value and EXTEND.value:
     raise ValueError('--fresh starts a new run and --extend continues one: give only one of them')
   with cli.stop_on_signals() as stop:

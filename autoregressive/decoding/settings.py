@@ -14,7 +14,9 @@ from common.ranges import AT_LEAST_ONE, FINITE, ZERO_IS_OFF, Interval, settings_
 
 @dataclasses.dataclass(frozen=True)
 class DecodingSettings:
-  """How samples are decoded. Hashable, so that it can be a static argument of a program.
+  """How samples are decoded.
+
+  Hashable, so that it can be a static argument of a program.
 
   Attributes:
     temperature: divides the logits; 0: greedy.

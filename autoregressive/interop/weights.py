@@ -7,7 +7,7 @@ round trip gives the same files.
   config, params = read_weights('gpt2/')        sections of a config, and a model's parameters
   write_weights('mine/', config, params, ...)   the other way
 
-`python -m experiments.convert` does both: --read turns weights into a run, and --write turns a run
+`twofold convert` does both: --read turns weights into a run, and --write turns a run
 into weights.
 """
 

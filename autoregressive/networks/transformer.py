@@ -152,8 +152,8 @@ class Transformer(CausalNetwork):
     mlp_width: hidden units of the feed-forward network; 0: 4·width.
     activation: a key of ACTIVATIONS; 'swiglu' and 'geglu' add a gate for each hidden unit.
     norm: 'layer' or 'rms'; norm_position: 'pre' or 'post'; norm_eps: the epsilon of norms.
-    positions: a name of positions.POSITIONS; rotary_base and rotary_scaling: see
-      positions.rotary_frequencies.
+    positions: a name of positions.POSITIONS.
+    rotary_base, rotary_scaling: see positions.rotary_frequencies.
     bias: whether projections and norms have a bias.
     qk_norm: RMSNorm of queries and keys.
     dropout: rate at the input, on attention weights and on residual branches.

@@ -188,11 +188,13 @@ def _library():
 
 
 def _bytes(texts: Sequence[str], settings: Mapping) -> Bytes:
+  """The 256 bytes of UTF-8."""
   del texts, settings
   return Bytes()
 
 
 def _characters(texts: Sequence[str], settings: Mapping) -> Characters:
+  """The characters that occur in the text."""
   del settings
   # Sorted, so that ids do not depend on the order of the documents; NUL sorts to id 0.
   separator = {SEPARATOR} if len(texts) > 1 else set()
@@ -212,7 +214,7 @@ def check_vocabulary(size: int, what: str, largest: int) -> int:
 
 
 def _load_byte_pairs(texts: Sequence[str], settings: Mapping) -> BytePairs:
-  """Reads `tokenizer.json`, or else GPT-2's two files under either of their names."""
+  """Byte pairs from `tokenizer.json`, or from GPT-2's two files under either of their names."""
   del texts
   if not settings.get('tokenizer_files'):
     raise ConfigError(
@@ -297,6 +299,7 @@ def _alphabet() -> list[str]:
 
 
 def _train_byte_pairs(texts: Sequence[str], settings: Mapping) -> BytePairs:
+  """Byte pairs, trained on the text; `data.vocabulary` is their number."""
   size = settings.get('vocabulary', 1024)
   if size < MIN_BPE_VOCABULARY:
     raise ConfigError(

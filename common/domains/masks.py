@@ -14,26 +14,32 @@ Hidden = Bool[np.ndarray, 'height width']
 
 
 def _left(y: Coordinate, x: Coordinate, share: float) -> Hidden:
+  """A strip at the left."""
   return x < share
 
 
 def _right(y: Coordinate, x: Coordinate, share: float) -> Hidden:
+  """A strip at the right."""
   return x >= 1 - share
 
 
 def _top(y: Coordinate, x: Coordinate, share: float) -> Hidden:
+  """A strip at the top."""
   return y < share
 
 
 def _bottom(y: Coordinate, x: Coordinate, share: float) -> Hidden:
+  """A strip at the bottom."""
   return y >= 1 - share
 
 
 def _centre(y: Coordinate, x: Coordinate, share: float) -> Hidden:
+  """A square in the middle."""
   return np.maximum(abs(y - 0.5), abs(x - 0.5)) < share / 2
 
 
 def _border(y: Coordinate, x: Coordinate, share: float) -> Hidden:
+  """Everything except a square in the middle."""
   return np.maximum(abs(y - 0.5), abs(x - 0.5)) >= (1 - share) / 2
 
 

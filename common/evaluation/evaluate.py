@@ -87,15 +87,17 @@ def check_settings(settings: Mapping[str, Any], data: Data, metrics: Collection[
   """
   for name in metrics:
     pick(METRICS, name, 'metric')
-  pick(data.splits, settings['split'], 'split')
+  pick(data.splits, settings['split'], 'evaluation.split')
   extractor_name = settings['extractor']
-  pick(EXTRACTORS, extractor_name, 'extractor')
-  if 'frechet' not in metrics or 'frechet' not in domain_of(data.spec).metrics:
+  pick(EXTRACTORS, extractor_name, 'evaluation.extractor')
+  if 'frechet' not in domain_of(data.spec).metrics:
     return
   if extractor_name == 'mlp' and data.spec.num_classes < 2:
     raise ConfigError(
       "evaluation.extractor='mlp' needs data with two classes or more; set it to 'pixels'"
     )
+  if 'frechet' not in metrics:
+    return
   num = settings['num_samples']
   if num < MIN_FRECHET_SAMPLES:
     raise ConfigError(
@@ -151,6 +153,7 @@ def _class_reader(subject: Subject) -> Reader | None:
 
 
 def _agreement(subject: Subject) -> Measure:
+  """Share of samples that a classifier assigns to the class they were requested for."""
   if reason := _no_agreement(subject):
     return Measure(None, note=reason)
   judge = classifiers.agreement_classifier(subject.real)
@@ -172,6 +175,7 @@ def _feature_reader(subject: Subject) -> Reader:
 
 
 def _frechet(subject: Subject) -> Measure:
+  """Fréchet distance between samples and training images, in the features of an extractor."""
   samples, label = subject.samples.read['frechet'], subject.samples.label
   features = extractor(subject.settings['extractor'], subject.real)
   real = features.apply(subject.real.x)
@@ -197,6 +201,7 @@ def _class_note(subject: Subject) -> str:
 
 
 def _bits_per_dim(subject: Subject) -> Measure:
+  """Negative log-likelihood of the evaluated split, in bits per dimension."""
   if not subject.method.has_likelihood:
     return Measure(None, note='the method has no likelihood')
   spec, split = subject.data.spec, subject.settings['split']
@@ -213,18 +218,22 @@ def _bits_per_dim(subject: Subject) -> Measure:
 
 
 def _crps(subject: Subject) -> Measure:
+  """Continuous ranked probability score of forecasts, in units of the values."""
   return crps.mean_crps(subject.scores)
 
 
 def _normalised_crps(subject: Subject) -> Measure:
+  """Σ CRPS / Σ |truth| over the windows of the evaluated split."""
   return crps.normalised_crps(subject.scores)
 
 
 def _evaluations(subject: Subject) -> Measure:
+  """Calls of the network for one sample."""
   return Measure(float(subject.samples.evaluations), 0.0)
 
 
 def _seconds_per_sample(subject: Subject) -> Measure:
+  """Time for one sample, in batches of evaluation.batch_size."""
   batch = min(subject.settings['batch_size'], subject.settings['num_samples'])
   # The last batch is full, so every call draws `batch` samples.
   seconds = np.asarray(subject.samples.seconds) / batch
@@ -234,6 +243,7 @@ def _seconds_per_sample(subject: Subject) -> Measure:
 
 
 def _parameters(subject: Subject) -> Measure:
+  """Number of parameters."""
   return Measure(float(sum(leaf.size for leaf in jax.tree.leaves(subject.params))), 0.0)
 
 

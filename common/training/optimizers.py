@@ -46,16 +46,19 @@ def make_lr_schedule(settings: Mapping, total: int, epoch: int) -> optax.Schedul
 
 
 def _constant(settings: Mapping, steps: int, warmup: int, cooldown: int) -> optax.Schedule:
+  """The learning rate stays at its peak."""
   del steps, warmup, cooldown
   return optax.constant_schedule(settings['learning_rate'])
 
 
 def _cosine(settings: Mapping, steps: int, warmup: int, cooldown: int) -> optax.Schedule:
+  """Half a cosine from the peak to `final` (Loshchilov & Hutter 2017)."""
   del warmup, cooldown
   return optax.cosine_decay_schedule(settings['learning_rate'], steps, settings['final'])
 
 
 def _rsqrt(settings: Mapping, steps: int, warmup: int, cooldown: int) -> optax.Schedule:
+  """Falls as 1/√step from the end of the warm-up (Vaswani et al. 2017, eq. 3)."""
   del steps, cooldown
   return functools.partial(_inverse_square_root, settings['learning_rate'], max(warmup, 1))
 
@@ -68,6 +71,7 @@ def _inverse_square_root(
 
 
 def _trapezoid(settings: Mapping, steps: int, warmup: int, cooldown: int) -> optax.Schedule:
+  """Constant, then linear to `final` over the last `cooldown`."""
   del warmup
   peak = settings['learning_rate']
   fall = optax.linear_schedule(peak, peak * settings['final'], cooldown)
@@ -190,6 +194,7 @@ def _make_rule(settings: Mapping, lr_schedule: optax.Schedule) -> optax.Gradient
 
 
 def _adam(settings: Mapping, lr_schedule: optax.Schedule) -> optax.GradientTransformation:
+  """Adam, without weight decay (Kingma & Ba 2015)."""
   s = settings
   if s['weight_decay']:
     raise ConfigError("optimizer.name='adam' has no weight decay; use 'adamw', or weight_decay=0")
@@ -197,12 +202,14 @@ def _adam(settings: Mapping, lr_schedule: optax.Schedule) -> optax.GradientTrans
 
 
 def _adamw(settings: Mapping, lr_schedule: optax.Schedule) -> optax.GradientTransformation:
+  """Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
   s, mask = settings, decay_mask(settings['no_decay'])
   adam = dict(b1=s['b1'], b2=s['b2'], eps=s['eps'])
   return optax.adamw(lr_schedule, **adam, weight_decay=s['weight_decay'], mask=mask)
 
 
 def _sgd(settings: Mapping, lr_schedule: optax.Schedule) -> optax.GradientTransformation:
+  """Gradient descent with momentum; weight decay is added to the gradient."""
   s, mask = settings, decay_mask(settings['no_decay'])
   # Decay before momentum: it is added to the gradient, as an L2 penalty would be.
   decay = optax.add_decayed_weights(s['weight_decay'], mask)
@@ -210,6 +217,7 @@ def _sgd(settings: Mapping, lr_schedule: optax.Schedule) -> optax.GradientTransf
 
 
 def _muon(settings: Mapping, lr_schedule: optax.Schedule) -> optax.GradientTransformation:
+  """Muon for matrices (Jordan et al. 2024), AdamW for all other parameters."""
   s = settings
   # Muon (Jordan et al. 2024) for matrices, AdamW with b1 and b2 for all other parameters.
   return optax.contrib.muon(

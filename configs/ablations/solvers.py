@@ -1,6 +1,6 @@
 """Solvers of one diffusion model: Fréchet distance by sampler and number of network evaluations.
 
-python -m experiments.ablate --study=configs/ablations/solvers.py:mnist --workdir=runs/solvers
+twofold ablate --study=configs/ablations/solvers.py:mnist --workdir=runs/solvers
 
 Scales: mnist (one model of configs/diffusion/images.py:mnist, trained for half its steps, then 38
 evaluations of it), digits (the same in minutes), smoke (seconds; nothing is learned).

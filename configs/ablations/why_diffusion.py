@@ -1,7 +1,7 @@
 """Why diffusion: regression, autoregression and diffusion on the same images, at similar cost.
 
 make demo
-python -m experiments.ablate --study=configs/ablations/why_diffusion.py:demo --workdir=runs/why
+twofold ablate --study=configs/ablations/why_diffusion.py:demo --workdir=runs/why
 
 Scales: demo (scikit-learn's digits, 7 minutes on two cores), smoke (seconds; nothing is learned).
 

@@ -1,9 +1,9 @@
 """A causal transformer over Bach's chorales: four voices, frame by frame, in sixteenths.
 
-python -m experiments.prepare_data --dataset=chorales   (once)
-python -m experiments.train --config=configs/autoregressive/chorales.py:apart --workdir=runs/bach
-python -m experiments.sample --workdir=runs/bach --length=256 --out=chorale.mid
-python -m experiments.sample --workdir=runs/bach --prompt=BEGINNING.mid --out=chorales.png
+twofold prepare_data --dataset=chorales   (once)
+twofold train --config=configs/autoregressive/chorales.py:apart --workdir=runs/bach
+twofold sample --workdir=runs/bach --length=256 --out=chorale.mid
+twofold sample --workdir=runs/bach --prompt=BEGINNING.mid --out=chorales.png
 
 Reproduces: nothing published; our own settings.
 

@@ -1,11 +1,11 @@
 """Fine-tunes a model of Shakespeare on Python, in bytes, so that both have the same vocabulary.
 
-python -m experiments.prepare_data --dataset=shakespeare --tokenizer=bytes
-python -m experiments.train --config=configs/autoregressive/finetune_python.py:pretrain \\
+twofold prepare_data --dataset=shakespeare --tokenizer=bytes
+twofold train --config=configs/autoregressive/finetune_python.py:pretrain \\
   --workdir=runs/plays
-python -m experiments.train --config=configs/autoregressive/finetune_python.py:full \\
+twofold train --config=configs/autoregressive/finetune_python.py:full \\
   --config.finetune.source=runs/plays --workdir=runs/python
-python -m experiments.evaluate --workdir=runs/python --on=shakespeare --metrics=bits_per_dim
+twofold evaluate --workdir=runs/python --on=shakespeare --metrics=bits_per_dim
 
 Variants: pretrain (Shakespeare), full, frozen (embeddings are not trained), lora (rank 8), scratch
 (Python from random parameters, for comparison). The validation loss at step 0 is that of

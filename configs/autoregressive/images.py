@@ -1,14 +1,14 @@
 """A class-conditional causal transformer over the pixels, or the patches, of small images.
 
-python -m experiments.train --config=configs/autoregressive/images.py:digits --workdir=runs/pixels
-python -m experiments.train --config=configs/autoregressive/images.py:folder32 --workdir=runs/mine \
+twofold train --config=configs/autoregressive/images.py:digits --workdir=runs/pixels
+twofold train --config=configs/autoregressive/images.py:folder32 --workdir=runs/mine \
     --config.data.source=IMAGES/
 
 Reproduces: nothing published; our own settings, for one accelerator (cifar10, folder32, folder64)
 or for two CPU cores (all others).
 
 To expect, on a 2-core CPU machine (digits: 2026-11-28, `make demo`;
-mnist, fashion_mnist: 2026-11-22, experiments.evaluate):
+mnist, fashion_mnist: 2026-11-22, twofold evaluate):
 
   digits         30 s: agreement 0.95, FD(mlp, n=722) 0.69 (floor 0.42), 1.71 bits/dim
   digits_2x2     40 s: agreement 0.91, FD 0.77, 1.79 bits/dim

@@ -1,6 +1,6 @@
 """Class-conditional PixelCNNs of small images: plain, gated, and PixelCNN++.
 
-python -m experiments.train --config=configs/autoregressive/pixelcnn.py:digits --workdir=runs/pcnn
+twofold train --config=configs/autoregressive/pixelcnn.py:digits --workdir=runs/pcnn
 
 The gated PixelCNN is the default; `_plain` has the blind spot that the gated PixelCNN avoids, `_pp`
 is PixelCNN++ with its mixture of logistics.
@@ -9,9 +9,9 @@ Reproduces: `cifar10` is the published PixelCNN++ (Salimans et al. 2017, section
 blocks at 3 levels, dropout 0.5; 2.94 bits/dim with classes, as published. The others are our own
 settings.
 
-To expect for digits after 1,100 steps (experiments.evaluate, 166 test images, 1,000 samples; 2-core
-CPU machine shared with other work, 2026-11-25; floor of the distance 0.42;
-± is half of a 95 % interval):
+To expect for digits after 1,100 steps (twofold evaluate, 166 test images, 1,000 samples; 2-core
+CPU machine shared with other work, 2026-11-25; floor of the distance 0.42; ± is half of a 95 %
+interval):
 
                 parameters  training  bits/dim       agreement      FD(mlp, n=722)
   digits           141,856      40 s  1.672 ± 0.039  0.904 ± 0.018  0.82 ± 0.24

@@ -1,11 +1,11 @@
 """Forecasts of time series by a causal transformer with covariates (DeepAR: Salinas et al. 2020).
 
-python -m experiments.train --config=configs/autoregressive/series.py:aus_retail \\
+twofold train --config=configs/autoregressive/series.py:aus_retail \\
   --workdir=runs/retail
 
-  python -m experiments.prepare_data --dataset=aus_retail --context=48 --horizon=12   (once)
-  python -m experiments.evaluate --workdir=runs/retail --metrics=crps,normalised_crps
-  python -m experiments.sample --workdir=runs/retail --out=forecasts.png
+  twofold prepare_data --dataset=aus_retail --context=48 --horizon=12   (once)
+  twofold evaluate --workdir=runs/retail --metrics=crps,normalised_crps
+  twofold sample --workdir=runs/retail --out=forecasts.png
 
 Reproduces: nothing published; our own settings.
 

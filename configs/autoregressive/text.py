@@ -1,10 +1,10 @@
 """A causal transformer over the characters, bytes or byte pairs of a text.
 
-python -m experiments.train --config=configs/autoregressive/text.py:shakespeare_char \\
+twofold train --config=configs/autoregressive/text.py:shakespeare_char \\
   --workdir=runs/shakespeare
 
-  python -m experiments.prepare_data --dataset=shakespeare   (once)
-  python -m experiments.sample --workdir=runs/shakespeare --prompt="ROMEO" --length=300
+  twofold prepare_data --dataset=shakespeare   (once)
+  twofold sample --workdir=runs/shakespeare --prompt="ROMEO" --length=300
 
 Reproduces: nanoGPT's settings for Shakespeare by characters, the small model for a CPU
 (`shakespeare_char`) and the larger model for a GPU (`shakespeare_char_large`); docs/shakespeare.md

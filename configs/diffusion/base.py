@@ -29,14 +29,14 @@ SETTINGS = base.SETTINGS | dict(
   label_dropout=Setting(0.1, BELOW_ONE),
   process=dict(name='cosine'),  # diffusion/processes/__init__.py
   network=dict(name='dit', width=192, depth=6),  # diffusion/networks/__init__.py
-  prediction=dict(
+  prediction=dict(  # what the network is given and what it predicts
     target='v',  # x0, eps, v, velocity, score, edm
     sigma_data=Setting(0.5, ABOVE_ZERO),  # standard deviation of the data in [-1, 1]
     scale_input=True,  # feed the network x at unit variance (EDM's c_in)
     noise='log_snr',  # the network's measure of the noise level: time, log_snr, edm
     variance='fixed_small',  # of discrete reverse steps: fixed_small, fixed_large, learned
   ),
-  objective=dict(
+  objective=dict(  # the loss
     weighting=dict(name='simple'),  # diffusion/objectives/__init__.py: WEIGHTINGS
     times=dict(name='low_discrepancy'),  # the distribution of times in training; same file
     # with a learned variance: weight of the bound that is added to the loss
@@ -52,11 +52,11 @@ SETTINGS = base.SETTINGS | dict(
     probability=Setting(0.0, Interval(0, 1, note='0: off')),
     # multipliers, 0: off; x flips are certain, so that half of all images are flipped
     x_flip=Setting(1e8, ZERO_IS_OFF),
-    y_flip=Setting(1.0, ZERO_IS_OFF),
-    scale=Setting(1.0, ZERO_IS_OFF),
-    rotate=Setting(1.0, ZERO_IS_OFF),
-    anisotropy=Setting(1.0, ZERO_IS_OFF),
-    translate=Setting(1.0, ZERO_IS_OFF),
+    y_flip=Setting(1.0, ZERO_IS_OFF),  # multiplier: up and down
+    scale=Setting(1.0, ZERO_IS_OFF),  # multiplier: both sides alike
+    rotate=Setting(1.0, ZERO_IS_OFF),  # multiplier: about the centre
+    anisotropy=Setting(1.0, ZERO_IS_OFF),  # multiplier: one axis against the other
+    translate=Setting(1.0, ZERO_IS_OFF),  # multiplier: by part of the image
     scale_std=Setting(0.2, AT_LEAST_ZERO),  # of log2
     rotate_max=Setting(1.0, PROBABILITY),  # share of a half turn, in both directions
     anisotropy_std=Setting(0.2, AT_LEAST_ZERO),  # of log2
@@ -65,33 +65,33 @@ SETTINGS = base.SETTINGS | dict(
     translate_std=Setting(0.125, AT_LEAST_ZERO),  # relative to the image's size
   ),
   finetune=dict(),  # Source, common/finetuning.py
-  sampling=dict(
-    task=dict(
+  sampling=dict(  # how samples are drawn
+    task=dict(  # what is drawn
       name='generate',  # a key of diffusion/sampling/tasks.py: inpaint, sdedit, ...
       strength=Setting(0.5, Interval(0, 1, above=True)),  # sdedit: share of the steps to take
       jump=Setting(5, AT_LEAST_ONE),  # repaint: number of steps in a stretch
       repeats=Setting(5, AT_LEAST_ONE),  # repaint: how often each stretch is denoised
     ),
     sampler=dict(name='ddim'),  # diffusion/sampling/driver.py
-    steps=Setting(50, Interval(1, 100_000)),
+    steps=Setting(50, Interval(1, 100_000)),  # of the sampler
     grid=dict(  # diffusion/sampling/grids.py
-      name='uniform',
+      name='uniform',  # and the settings of that grid
       # for every grid: the last time is 0 ('clean') or 't_min'
       end=Setting('clean', OneOf('clean', 't_min')),
     ),
-    guidance=dict(
+    guidance=dict(  # towards the requested class
       weight=Setting(1.0, FINITE),  # 1: no guidance; above 1: guided
       low=Setting(0.0, AT_LEAST_ZERO),  # guide only where low < sigma/alpha <= high
-      high=Setting(0.0, Interval(0, note='0: no upper end')),
+      high=Setting(0.0, Interval(0, note='0: no upper end')),  # see low
       # φ of Lin et al. 2023: how far the contrast is restored
       rescale=Setting(0.0, Interval(0, 1, note='0: off')),
       # scale of classifier guidance, in addition to the above; 0: off
       classifier=Setting(0.0, FINITE),
     ),
-    threshold=dict(
+    threshold=dict(  # how clean estimates are clipped
       name=Setting('static', OneOf('none', 'static', 'dynamic')),  # dynamic: Imagen
-      bound=Setting(1.0, ABOVE_ZERO),
-      percentile=Setting(0.995, Interval(0, 1, above=True)),
+      bound=Setting(1.0, ABOVE_ZERO),  # static: the largest size; dynamic: the least bound
+      percentile=Setting(0.995, Interval(0, 1, above=True)),  # dynamic: of one example's sizes
     ),
     final_denoise=False,  # one more evaluation at the end, if the grid ends at t_min
   ),

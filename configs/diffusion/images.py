@@ -1,7 +1,7 @@
 """Class-conditional diffusion of small images: a DiT or U-Net with EDM's preconditioning.
 
-python -m experiments.train --config=configs/diffusion/images.py:digits --workdir=runs/diffusion
-python -m experiments.train --config=configs/diffusion/images.py:folder32 --workdir=runs/mine \
+twofold train --config=configs/diffusion/images.py:digits --workdir=runs/diffusion
+twofold train --config=configs/diffusion/images.py:folder32 --workdir=runs/mine \
     --config.data.source=IMAGES/
 
 Reproduces: nothing published; our own settings from published parts: EDM (Karras et al. 2022), the
@@ -10,7 +10,7 @@ Ho et al. 2020 and Dhariwal & Nichol 2021, and a regression as the baseline for 
 mnist and fashion_mnist are for two CPU cores, the others for one accelerator.
 
 To expect, on a 2-core CPU machine (digits: 2026-11-28, `make demo`;
-mnist, fashion_mnist: 2026-11-22, experiments.evaluate):
+mnist, fashion_mnist: 2026-11-22, twofold evaluate):
 
   digits             47 s: agreement 0.98, FD(mlp, n=722) 0.72 (floor 0.42), 1.84 bits/dim; 20 steps
   digits_eps         46 s: the same with the noise as target: 0.95, 0.75, 1.92 bits/dim

@@ -121,7 +121,11 @@ class LowDiscrepancy(Uniform):
 
 @dataclasses.dataclass(frozen=True)
 class LogNormal(TimeDistribution):
-  """log(σ/α) is normal, cut off at the ends of the process (Karras et al. 2022, table 1)."""
+  """log(σ/α) is normal, cut off at the ends of the process (Karras et al. 2022, table 1).
+
+  Attributes:
+    mean, std: mean and standard deviation of log(σ/α).
+  """
 
   mean: Annotated[float, FINITE] = -1.2
   std: Annotated[float, ABOVE_ZERO] = 1.2
@@ -143,7 +147,11 @@ class LogNormal(TimeDistribution):
 
 @dataclasses.dataclass(frozen=True)
 class LogitNormal(TimeDistribution):
-  """logit(t), t scaled to (0, 1), is normal (Esser et al. 2024, section 3.1)."""
+  """logit(t), t scaled to (0, 1), is normal (Esser et al. 2024, section 3.1).
+
+  Attributes:
+    mean, std: mean and standard deviation of logit(t).
+  """
 
   mean: Annotated[float, FINITE] = 0.0
   std: Annotated[float, ABOVE_ZERO] = 1.0

@@ -72,7 +72,7 @@ class Weighting:
 
 @dataclasses.dataclass(frozen=True)
 class Simple(Weighting):
-  """The target's own error, unweighted."""
+  """The target's own error, unweighted (Ho et al. 2020, eq. 14)."""
 
   def weight(self, at: NoiseLevel) -> Float[Array, 'batch']:
     return at.target_factor
@@ -80,7 +80,7 @@ class Simple(Weighting):
 
 @dataclasses.dataclass(frozen=True)
 class SNR(Weighting):
-  """The error in eps, unweighted."""
+  """SNR: the error in eps, unweighted."""
 
   def weight(self, at: NoiseLevel) -> Float[Array, 'batch']:
     return at.snr
@@ -88,7 +88,7 @@ class SNR(Weighting):
 
 @dataclasses.dataclass(frozen=True)
 class SNRPlusOne(Weighting):
-  """The error in v of a variance-preserving process, unweighted."""
+  """SNR + 1: the error in v of a variance-preserving process (Salimans & Ho 2022)."""
 
   def weight(self, at: NoiseLevel) -> Float[Array, 'batch']:
     return at.snr + 1
@@ -96,7 +96,7 @@ class SNRPlusOne(Weighting):
 
 @dataclasses.dataclass(frozen=True)
 class TruncatedSNR(Weighting):
-  """The larger of the errors in x0 and in eps."""
+  """max(SNR, 1): the larger of the errors in x0 and in eps (Salimans & Ho 2022)."""
 
   def weight(self, at: NoiseLevel) -> Float[Array, 'batch']:
     return jnp.maximum(at.snr, 1)
@@ -104,7 +104,11 @@ class TruncatedSNR(Weighting):
 
 @dataclasses.dataclass(frozen=True)
 class MinSNR(Weighting):
-  """min(SNR, γ)."""
+  """min(SNR, γ) (Hang et al. 2023).
+
+  Attributes:
+    gamma: γ, the largest weight.
+  """
 
   gamma: Annotated[float, ABOVE_ZERO] = 5.0
 
@@ -114,7 +118,11 @@ class MinSNR(Weighting):
 
 @dataclasses.dataclass(frozen=True)
 class SoftMinSNR(Weighting):
-  """γ·SNR/(SNR + γ)."""
+  """γ·SNR/(SNR + γ) (Crowson et al. 2024).
+
+  Attributes:
+    gamma: γ, the limit of the weight at small noise.
+  """
 
   gamma: Annotated[float, ABOVE_ZERO] = 4.0
 
@@ -125,7 +133,12 @@ class SoftMinSNR(Weighting):
 
 @dataclasses.dataclass(frozen=True)
 class P2(Weighting):
-  """SNR/(k + SNR)^γ."""
+  """SNR/(k + SNR)^γ (Choi et al. 2022).
+
+  Attributes:
+    k: keeps the weight finite where SNR is small.
+    gamma: γ; 0 is the error in eps.
+  """
 
   k: Annotated[float, ABOVE_ZERO] = 1.0
   gamma: Annotated[float, AT_LEAST_ZERO] = 1.0
@@ -136,7 +149,11 @@ class P2(Weighting):
 
 @dataclasses.dataclass(frozen=True)
 class EDM(Weighting):
-  """SNR + 1/σ_d²."""
+  """SNR + 1/σ_d² (Karras et al. 2022, table 1).
+
+  Attributes:
+    sigma_data: σ_d, the standard deviation of the data.
+  """
 
   sigma_data: Annotated[float, ABOVE_ZERO] = 0.5
 
@@ -158,7 +175,11 @@ class VLB(Weighting):
 
 @dataclasses.dataclass(frozen=True)
 class Sigmoid(Weighting):
-  """The bound weighted by w(λ) = sigmoid(b − λ): clean images count less."""
+  """The bound weighted by w(λ) = sigmoid(b − λ): clean images count less (Kingma & Gao 2023).
+
+  Attributes:
+    bias: b, the log-SNR above which noise levels count less.
+  """
 
   bias: Annotated[float, FINITE] = 2.0
   over_log_snr = True

@@ -22,7 +22,11 @@ def _linear_time(integral: Array, beta_min: float, beta_max: float) -> Array:
 
 @dataclasses.dataclass(frozen=True)
 class VPLinear(VariancePreserving):
-  """Variance preserving with β(t) linear in t (Song et al. 2021, eq. 32-33)."""
+  """Variance preserving with β(t) linear in t (Song et al. 2021, eq. 32-33).
+
+  Attributes:
+    beta_min, beta_max: β at time 0 and at time 1.
+  """
 
   name: ClassVar[str] = 'vp_linear'
   beta_min: Annotated[float, AT_LEAST_ZERO] = 0.1
@@ -45,6 +49,9 @@ class Cosine(VariancePreserving):
   """Variance preserving with ᾱ = f(t)/f(0), f = cos²(π/2·(t+s)/(1+s)) (Nichol & Dhariwal, eq. 17).
 
   ᾱ is 0 at t = 1, so t_max stays below 1.
+
+  Attributes:
+    s: keeps the noise of the first steps above 0.
   """
 
   name: ClassVar[str] = 'cosine'
@@ -83,6 +90,10 @@ class Sigmoid(VariancePreserving):
 
   ᾱ = (S(e) − S(u)) / (S(e) − S(b)), u = b + t·(e − b), b = start/τ, e = end/τ, S the logistic
   function. Differences of S are written with sinh, so that they do not cancel.
+
+  Attributes:
+    start, end: the part of the logistic function that is used.
+    tau: τ; the smaller it is, the faster the signal falls in the middle.
   """
 
   name: ClassVar[str] = 'sigmoid'
@@ -118,6 +129,11 @@ class Shifted(VariancePreserving):
 
   λ(t) = −2·log tan(b + a·t) + 2·log(base_resolution/resolution). Bounds ±20 and no shift are the
   schedule of Salimans & Ho (2022).
+
+  Attributes:
+    log_snr_max, log_snr_min: λ at time 0 and at time 1, before the shift.
+    resolution: the side of the images.
+    base_resolution: the side of the images that need no shift.
   """
 
   name: ClassVar[str] = 'shifted'
@@ -150,7 +166,11 @@ class Shifted(VariancePreserving):
 
 @dataclasses.dataclass(frozen=True)
 class SubVP(Process):
-  """Sub-VP: the mean of VP with the smaller noise σ = 1 − α² (Song et al. 2021, eq. 29)."""
+  """Sub-VP: the mean of VP with the smaller noise σ = 1 − α² (Song et al. 2021, eq. 29).
+
+  Attributes:
+    beta_min, beta_max: β at time 0 and at time 1.
+  """
 
   name: ClassVar[str] = 'sub_vp'
   beta_min: Annotated[float, AT_LEAST_ZERO] = 0.1
@@ -181,7 +201,11 @@ class SubVP(Process):
 
 @dataclasses.dataclass(frozen=True)
 class VE(Process):
-  """Variance exploding: σ(t) geometric between two bounds (Song et al. 2021, eq. 30)."""
+  """Variance exploding: σ(t) geometric between two bounds (Song et al. 2021, eq. 30).
+
+  Attributes:
+    sigma_min, sigma_max: σ at time 0 and at time 1.
+  """
 
   name: ClassVar[str] = 've'
   sigma_min: Annotated[float, ABOVE_ZERO] = 0.01
@@ -217,7 +241,11 @@ class VE(Process):
 
 @dataclasses.dataclass(frozen=True)
 class EDM(Process):
-  """Time is the noise level: α = 1, σ(t) = t (Karras et al. 2022, table 1)."""
+  """Time is the noise level: α = 1, σ(t) = t (Karras et al. 2022, table 1).
+
+  Attributes:
+    sigma_min, sigma_max: the smallest and the largest noise level.
+  """
 
   name: ClassVar[str] = 'edm'
   sigma_min: Annotated[float, ABOVE_ZERO] = 0.002

@@ -18,6 +18,10 @@ class Learned(VariancePreserving):
   Without parameters λ falls linearly between the two bounds, almost as at the start of training;
   `at` returns the process with given parameters. Time 1 is the noisiest. The parameters are `ends`,
   which change the bound, and `shape`, which changes only the variance of its estimate.
+
+  Attributes:
+    log_snr_max, log_snr_min: λ at the two ends before training.
+    width: hidden units of the network.
   """
 
   name: ClassVar[str] = 'learned'

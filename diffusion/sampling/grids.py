@@ -133,7 +133,11 @@ class LogSNR(Grid):
 
 @dataclasses.dataclass(frozen=True)
 class Karras(Grid):
-  """Equal steps in (σ/α)^(1/ρ) (Karras et al. 2022, eq. 5)."""
+  """Equal steps in (σ/α)^(1/ρ) (Karras et al. 2022, eq. 5).
+
+  Attributes:
+    rho: ρ; the larger it is, the more times have little noise.
+  """
 
   rho: Annotated[float, ABOVE_ZERO] = 7.0
 
@@ -214,7 +218,11 @@ class Respaced(Grid):
 
 @dataclasses.dataclass(frozen=True)
 class Given(Grid):
-  """Times listed in the config; the number of steps must agree."""
+  """Times listed in the config; the number of steps must agree.
+
+  Attributes:
+    times: from noise to data, without the 0 that ends a clean grid.
+  """
 
   times: Annotated[tuple[float, ...], Each(AT_LEAST_ZERO, float)] = ()
 

@@ -122,14 +122,17 @@ def _wanted_log_prob(
 
 
 def no_threshold(denoise: Denoiser, process: Process, settings: ThresholdSettings) -> Denoiser:
+  """Clean estimates stay as they are."""
   return denoise
 
 
 def static_threshold(denoise: Denoiser, process: Process, settings: ThresholdSettings) -> Denoiser:
+  """Clips clean estimates to [-bound, bound] (Ho et al. 2020)."""
   return guidance.StaticThreshold(denoise, process, settings.bound)
 
 
 def dynamic_threshold(denoise: Denoiser, process: Process, settings: ThresholdSettings) -> Denoiser:
+  """Clips each to a percentile of its own size and rescales it (Saharia et al. 2022)."""
   return guidance.DynamicThreshold(denoise, process, settings.percentile, settings.bound)
 
 

@@ -1,4 +1,4 @@
-"""Suites of races by name, for `experiments.benchmark`."""
+"""Suites of races by name, for `twofold benchmark`."""
 
 from collections.abc import Callable, Mapping
 

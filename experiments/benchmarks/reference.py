@@ -2,7 +2,7 @@
 
 python -m experiments.benchmarks.reference --workdir=runs/reference --out=docs/shakespeare.png
 
-Needs the extra `peers` and the prepared dataset (experiments.prepare_data --dataset=shakespeare).
+Needs the extra `peers` and the prepared dataset (`twofold prepare_data --dataset=shakespeare`).
 WORKDIR/ours is our run; WORKDIR/reference.json has both curves. Prints both final losses on the
 validation split. `--steps` shortens the run.
 """

@@ -55,8 +55,8 @@ def closing(config: Mapping, workdir: pathlib.Path, finished: bool) -> Iterator[
   shown = f', the best that of step {best} (by {metric} on the validation split)' if best else ''
   yield f'the last checkpoint in {workdir} is that of step {last}{shown}'
   if finished:
-    yield f'next: python -m experiments.sample --workdir={workdir}'
-    yield f'  or: python -m experiments.evaluate --workdir={workdir} --step=best'
+    yield f'next: twofold sample --workdir={workdir}'
+    yield f'  or: twofold evaluate --workdir={workdir} --step=best'
   else:
     yield 'stopped: the same command continues the run'
 

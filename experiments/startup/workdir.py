@@ -161,7 +161,7 @@ def config_of(workdir: pathlib.Path) -> dict[str, Any]:
   elif steps := _checkpoint_steps(workdir):
     config = _recorded_config(workdir, steps)
   else:
-    raise ConfigError(f'{workdir} holds no run (no config.json); train one with experiments.train')
+    raise ConfigError(f'{workdir} holds no run (no config.json); train one with twofold train')
   if 'family' not in config:
     raise ConfigError(f'{path} must be the config of a run, but it names no family')
   config, added = _completed(config)

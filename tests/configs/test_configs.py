@@ -111,7 +111,7 @@ def test_a_small_variant_has_a_finite_loss(variant):
 @pytest.mark.parametrize('file', FILES)
 def test_a_config_opens_with_its_command_and_refuses_an_unknown_variant(file):
   text = (ROOT / file).read_text()
-  assert f'python -m experiments.train --config={file}' in text.split('"""')[1]
+  assert f'twofold train --config={file}' in text.split('"""')[1]
   with pytest.raises(ValueError, match='unknown variant'):
     families.load_config(f'{file}:nothing', {})
 
@@ -119,5 +119,5 @@ def test_a_config_opens_with_its_command_and_refuses_an_unknown_variant(file):
 @pytest.mark.parametrize('file', [*FILES, *STUDIES])
 def test_a_file_says_what_it_reproduces_and_what_to_expect(file):
   opening = (ROOT / file).read_text().split('"""')[1]
-  assert 'python -m experiments.' in opening and f'={file}' in opening
+  assert 'twofold ' in opening and f'={file}' in opening
   assert '\nReproduces: ' in opening and '\nTo expect' in opening

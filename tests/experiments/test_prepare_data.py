@@ -1,4 +1,4 @@
-"""`python -m experiments.prepare_data` on the command line."""
+"""`twofold prepare_data` on the command line."""
 
 import os
 import subprocess
@@ -71,5 +71,5 @@ def test_a_dataset_that_cannot_be_prepared_fails_in_one_line_within_seconds(
 
 def test_help_shows_the_command():
   run = prepare('--help')
-  assert 'python -m experiments.prepare_data --dataset=mnist' in run.stdout
+  assert 'twofold prepare_data --dataset=mnist' in run.stdout
   assert '--broken' in run.stdout

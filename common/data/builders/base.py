@@ -81,7 +81,7 @@ def not_prepared_error(name: str, settings: Mapping[str, Any]) -> ConfigError:
   arguments = ''.join(f' --{k}={shlex.quote(str(v))}' for k, v in changed.items())
   return ConfigError(
     f'{name} is not prepared in {data_dir(settings)}; run: '
-    f'python -m experiments.prepare_data --dataset={name}{arguments}'
+    f'twofold prepare_data --dataset={name}{arguments}'
   )
 
 

@@ -218,9 +218,7 @@ def test_damaged_archives_are_refused(tmp_path):
 
 def test_it_is_downloaded_from_its_home_and_a_run_names_the_command(tmp_path, monkeypatch):
   settings = {'name': 'cifar10', 'dir': str(tmp_path / 'data')}
-  with pytest.raises(
-    ConfigError, match=r'run: python -m experiments.prepare_data --dataset=cifar1'
-  ):
+  with pytest.raises(ConfigError, match=r'run: twofold prepare_data --dataset=cifar1'):
     pipeline.load(settings)
   home = tmp_path / 'home' / cifar10.ARCHIVE
   monkeypatch.setattr(cifar10, 'HOME', home.as_uri())

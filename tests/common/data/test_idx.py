@@ -179,7 +179,7 @@ def test_a_run_names_the_command_that_prepares_the_dataset(tiny, tmp_path):
     pipeline.load({'name': 'tiny', 'dir': str(tmp_path / 'a')})
   assert str(error.value) == (
     f'tiny is not prepared in {tmp_path}/a; run: '
-    f'python -m experiments.prepare_data --dataset=tiny --data_dir={tmp_path}/a'
+    f'twofold prepare_data --dataset=tiny --data_dir={tmp_path}/a'
   )
 
 

@@ -93,6 +93,15 @@ def test_a_trajectory_leads_from_noise_to_the_sample(diffusion):
   assert spread[0] > 4 > spread[-1] and (np.diff(spread) <= 0.1).all()
 
 
+def test_an_interpolation_begins_and_ends_with_reconstructions(diffusion):
+  path = image_tasks.perform(diffusion, 'interpolate', num=4, draws=1)
+  ends = image_tasks.perform(diffusion, 'reconstruct', num=4, draws=1)
+  np.testing.assert_array_equal(path.given.x, ends.given.x)
+  for row in (0, -1):
+    np.testing.assert_allclose(path.images[0, row], ends.images[0, row], atol=1)
+  assert (abs(path.images[0, 1] - ends.images[0, 1].astype(int)) > 1).any()
+
+
 def test_the_picture_shows_input_mask_and_results():
   x = np.full((2, 8, 8, 1), 16, np.uint8)
   spec = DataSpec('toy', 'image', (8, 8, 1), 17)

@@ -1,0 +1,29 @@
+"""Lists everything that a flag can name, with a line each, its settings and their defaults.
+
+twofold list
+twofold list samplers
+twofold list dpmpp_2m
+
+Without an argument it lists the kinds; with a kind, the names of that kind; with any other name,
+what has that name. --markdown prints docs/reference.md.
+"""
+
+from absl import flags
+
+from experiments import cli
+from experiments.list import pages
+
+MARKDOWN = flags.DEFINE_bool('markdown', False, 'Print the whole reference as Markdown.')
+
+
+def main(arguments: list[str]) -> None:
+  if len(arguments) > 1:
+    raise ValueError(f'one kind or name at a time, got {" ".join(arguments)!r}')
+  if MARKDOWN.value:
+    print(pages.reference())
+  else:
+    print(pages.listing(arguments[0]) if arguments else pages.overview())
+
+
+if __name__ == '__main__':
+  cli.run(main, takes_arguments=True)

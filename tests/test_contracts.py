@@ -1,0 +1,135 @@
+"""Every name in a table is held to its contract; whoever adds one is told which file to edit."""
+
+import pathlib
+import re
+
+import pytest
+
+from autoregressive.networks import NETWORKS as CAUSAL_NETWORKS
+from autoregressive.networks.transformer import Transformer
+from autoregressive.orderings import ORDERINGS
+from common import config_files
+from common.data.builders import BUILDERS
+from common.data.tokenizers import TOKENIZERS
+from common.domains import DOMAINS
+from common.evaluation.evaluate import METRICS
+from common.evaluation.features import EXTRACTORS
+from common.studies import studies
+from common.training.optimizers import LR_SCHEDULES, OPTIMIZERS
+from diffusion.likelihood import LIKELIHOODS
+from diffusion.networks import NETWORKS
+from diffusion.objectives import TIME_DISTRIBUTIONS, WEIGHTINGS
+from diffusion.sampling.driver import SAMPLERS
+from diffusion.sampling.grids import GRIDS
+from diffusion.sampling.tasks import TASKS
+from experiments import families
+from tests.autoregressive.networks import test_networks, test_pixelcnn
+from tests.diffusion.networks.small import SMALL
+from tests.diffusion.sampling import test_solvers
+from tests.experiments.commands import run
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def types(objects):
+  return {type(thing) for thing in objects}
+
+
+def names_of(table, constructors):
+  return {name for name, constructor in table.items() if constructor in constructors}
+
+
+# Its error is set by its tolerance, not by its grid: `test_marginal_of_the_adaptive_flow`.
+ADAPTIVE = {'adaptive'}
+DETERMINISTIC = {name: kind for name, kind in SAMPLERS.items() if kind().deterministic}
+ORDERS, MARGINALS = test_solvers.ORDERS, test_solvers.MARGINALS
+RECURRENT, PIXELS = test_networks.VARIANTS, test_pixelcnn.NETWORKS
+
+# {kind: (names in the table, names that are held to it, the contract, where to add one)}
+CONTRACTS = {
+  'deterministic sampler': (
+    set(DETERMINISTIC) - ADAPTIVE,
+    names_of(SAMPLERS, types(row[0] for row in ORDERS)),
+    'its order of convergence',
+    'ORDERS in tests/diffusion/sampling/test_solvers.py',
+  ),
+  'sampler': (
+    set(SAMPLERS) - ADAPTIVE,
+    names_of(SAMPLERS, types(row[0] for row in MARGINALS.values())),
+    'the mean and covariance of its samples',
+    'MARGINALS in tests/diffusion/sampling/test_solvers.py',
+  ),
+  'diffusion network': (
+    set(NETWORKS),
+    {settings['name'] for settings in SMALL.values()},
+    'gradients, labels, dropout and precision',
+    'SMALL in tests/diffusion/networks/small.py',
+  ),
+  'causal network': (
+    set(CAUSAL_NETWORKS),
+    names_of(CAUSAL_NETWORKS, types([*RECURRENT.values(), *PIXELS.values()]) | {Transformer}),
+    'causality by gradient, and equal results with and without a cache',
+    'VARIANTS in tests/autoregressive/networks/test_networks.py',
+  ),
+}
+
+# Tables whose names have tests of their own: {kind: (table, file or folder of tests)}.
+TESTED = {
+  'weighting': (WEIGHTINGS, 'tests/diffusion/objectives/test_weightings.py'),
+  'distribution of times': (TIME_DISTRIBUTIONS, 'tests/diffusion/objectives/test_times.py'),
+  'grid': (GRIDS, 'tests/diffusion/sampling/test_grids.py'),
+  'task': (TASKS, 'tests'),
+  'likelihood': (LIKELIHOODS, 'tests/diffusion'),
+  'ordering': (ORDERINGS, 'tests/autoregressive'),
+  'metric': (METRICS, 'tests/common/evaluation'),
+  'extractor': (EXTRACTORS, 'tests/common/evaluation/test_evaluate.py'),
+  'dataset': (BUILDERS, 'tests/common/data'),
+  'tokenizer': (TOKENIZERS, 'tests/common/data'),
+  'domain': (DOMAINS, 'tests/common/domains'),
+  'optimizer': (OPTIMIZERS, 'tests/common/training/test_optimizers.py'),
+  'schedule': (LR_SCHEDULES, 'tests/common/training/test_optimizers.py'),
+}
+STUDIES = {
+  f'{file}:{scale}': config_files.call(f'{file}:{scale}', 'get_study', studies.Study)
+  for file in config_files.shipped_files('get_study')
+  for scale in config_files.load_module(file).SCALES
+}
+
+
+def mention(name, thing):
+  """A pattern of 'name', name=..., the class of that name, or a test of that name."""
+  own = rf'|\b{thing.__name__}\b' if isinstance(thing, type) else ''
+  return rf"'{name}\b|\b{name}=|test_{name}{own}"
+
+
+@pytest.mark.parametrize('kind', CONTRACTS)
+def test_every_name_is_held_to_its_contract(kind):
+  names, held, contract, place = CONTRACTS[kind]
+  missing = sorted(names - held)
+  assert not missing, f'hold the {kind} {missing} to {contract}: add it to {place}'
+
+
+@pytest.mark.parametrize('kind', TESTED)
+def test_every_name_is_tested(kind):
+  table, place = TESTED[kind]
+  path = ROOT / place
+  files = [path] if path.is_file() else sorted(path.rglob('test_*.py'))
+  text = '\n'.join(file.read_text(encoding='utf-8') for file in files)
+  missing = [name for name, thing in table.items() if not re.search(mention(name, thing), text)]
+  assert not missing, f'test the {kind} {missing} in {place}'
+
+
+@pytest.mark.parametrize('spec', STUDIES)
+def test_a_study_can_be_planned_and_has_a_small_scale(spec, tmp_path):
+  study = STUDIES[spec]
+  known = [*METRICS, 'training_seconds']
+  assert len(studies.plan(study, families.load_config, tmp_path, known)) >= len(study.rows)
+  assert spec.rpartition(':')[0] + ':smoke' in STUDIES, f"give {spec} the scale 'smoke'"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('spec', [spec for spec in STUDIES if spec.endswith(':smoke')])
+def test_the_smoke_scale_of_a_study_runs(spec, tmp_path):
+  printed = run('ablate', f'--study={spec}', f'--workdir={tmp_path}')
+  assert all(f'| {row.name} |' in printed for row in STUDIES[spec].rows)
+  assert (tmp_path / 'report.html').is_file()

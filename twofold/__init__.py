@@ -1,0 +1,1 @@
+"""The command `twofold`: one door to all commands in `experiments`."""
