@@ -264,7 +264,7 @@ def test_evaluate_and_sample_read_the_run_back(whole, tmp_path):
     ('evaluate', ['--ema=wide'], '--ema=wide: write widths, such as 0.05,0.1'),
     ('evaluate', ['--likelihood=trace=exact'], 'write the name first, such as flow'),
     ('evaluate', ['--likelihood=flow'], 'the autoregressive family has only an exact one'),
-    ('evaluate', ['--step=late'], "write 'last', 'best' or a number"),
+    ('evaluate', ['--step=late'], "must be 'last', 'best' or a number"),
   ],
 )
 def test_evaluate_and_sample_refuse_invalid_input(whole, command, flags, message):
