@@ -7,9 +7,8 @@ import sys
 
 import pytest
 
-from tests.experiments.commands import ended
-
 from experiments import COMMANDS
+from tests.experiments.commands import ended
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGES = ('common', 'diffusion', 'autoregressive', 'configs', 'experiments', 'twofold')
