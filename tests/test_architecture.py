@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from experiments import COMMANDS
+from tests.experiments.commands import ended
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGES = ('common', 'diffusion', 'autoregressive', 'configs', 'experiments', 'twofold')
@@ -231,11 +232,6 @@ def test_every_module_that_runs_is_a_command():
 
 @pytest.mark.parametrize('command', COMMANDS)
 def test_every_command_has_help(command):
-  done = subprocess.run(
-    [sys.executable, '-m', f'experiments.{command}', '--help'],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-  )
-  assert done.returncode in (0, 1)  # absl exits with 1 after --help
-  assert f'twofold {command}' in done.stdout and 'Traceback' not in done.stderr
+  code, out, err = ended(command, '--help')
+  assert code in (0, 1)  # absl exits with 1 after --help
+  assert f'twofold {command}' in out and 'Traceback' not in err
