@@ -12,11 +12,12 @@ from common.config import ConfigError
 from common.method import Request
 from common.training.averages import Averaging
 from common.training.state import TrainStep, init_state
+from diffusion.likelihood.terms import endpoint_nats
 from diffusion.method import LossInputs
 from diffusion.model import edm_conditioning, log_snr_conditioning, time_conditioning
 from diffusion.objectives.times import LossHistory
 from diffusion.processes import build as build_process
-from tests.diffusion.small import KEY, NUM, batch, build, context, random_init
+from tests.diffusion.small import KEY, NUM, SPEC, batch, build, context, random_init
 
 CASES = {
   'low_discrepancy': {},
@@ -192,6 +193,32 @@ def test_the_network_sees_an_input_of_unit_variance():
   size = jnp.sqrt(0.81 * process.alpha(t) ** 2 + process.sigma(t) ** 2)[:, None, None, None]
   y, _ = scaled.model.predict(params, x, t, None)
   np.testing.assert_allclose(y, plain.model.predict(params, x / size, t, None)[0], rtol=1e-5)
+
+
+def test_the_loss_of_a_learned_process():
+  """The bound of the batch; its shape is trained by the mean of the squared loss alone."""
+  method = build(process=dict(name='learned', width=4), objective__weighting=dict(name='vlb'))
+  params, memory = random_init(method)
+  given = inputs(method, params, memory, batch(), jnp.arange(NUM))
+
+  def square(shape):
+    losses = method._losses(params | {'process': params['process'] | {'shape': shape}}, given)
+    return jnp.mean(losses.loss**2), (losses.loss, losses.noisy.x0, losses.noisy.eps)
+
+  def bound(shape):
+    changed = params | {'process': params['process'] | {'shape': shape}}
+    return method.loss(changed, memory, batch(), KEY, context(params))[0]
+
+  @jax.jit  # one program for both
+  def slopes(shape):
+    return jax.value_and_grad(square, has_aux=True)(shape), jax.value_and_grad(bound)(shape)
+
+  ((_, (loss, x0, eps)), slope), (value, got) = slopes(params['process']['shape'])
+  ends = endpoint_nats(method.model.process_at(params), x0, eps, SPEC.levels) / 16
+  assert float(value) == pytest.approx(float(loss.mean() + ends.mean()), rel=1e-5)
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(slope), strict=True):
+    assert np.abs(b).max() > 0
+    np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * np.abs(b).max())
 
 
 @pytest.mark.slow
