@@ -16,6 +16,7 @@ from diffusion.likelihood.terms import endpoint_nats
 from diffusion.method import LossInputs
 from diffusion.model import edm_conditioning, log_snr_conditioning, time_conditioning
 from diffusion.objectives.times import LossHistory
+from diffusion.objectives.uncertainty import uncertainty
 from diffusion.processes import build as build_process
 from tests.diffusion.small import KEY, NUM, SPEC, batch, build, context, random_init
 
@@ -180,6 +181,19 @@ def test_losses_are_corrected_for_the_times():
   np.testing.assert_allclose(times.importance, jnp.where(late, 0.5 / 0.725, 0.5 / 0.275), rtol=1e-5)
   value, _ = method.loss(params, memory, batch(), KEY, context(params))
   assert float(value) == pytest.approx(float((losses.loss * times.importance).mean()), rel=1e-5)
+
+
+def test_losses_are_weighed_by_their_uncertainty():
+  """loss·e^(−u) + u (Karras et al. 2024, eq. 14)."""
+  method, plain = (build(objective__uncertainty=on) for on in (True, False))
+  params, memory = random_init(method)
+  params['uncertainty'] = jax.tree.map(jnp.ones_like, params['uncertainty'])
+  given = inputs(method, params, memory, batch(), jnp.arange(NUM))
+  loss, _, noisy = plain._losses(params, given)
+  u = uncertainty(params['uncertainty'], method.model.process.log_snr(noisy.times.t))
+  assert np.abs(u).min() > 1e-3
+  got = method._losses(params, given).loss
+  np.testing.assert_allclose(got, loss * jnp.exp(-u) + u, rtol=1e-5, atol=1e-5)
 
 
 def test_the_network_sees_an_input_of_unit_variance():
