@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from experiments import COMMANDS
+from tests.experiments.commands import ended
 
 ROOT = pathlib.Path(__file__).parents[1]
 PACKAGES = ('common', 'diffusion', 'autoregressive', 'configs', 'experiments', 'twofold')
@@ -232,15 +233,10 @@ def test_every_module_that_runs_is_a_command():
 
 @pytest.mark.parametrize('command', COMMANDS)
 def test_every_command_has_help(command):
-  done = subprocess.run(
-    [sys.executable, '-m', f'experiments.{command}', '--help'],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-  )
+  code, out, err = ended(command, '--help')
   module = importlib.util.find_spec(f'experiments.{command}')
   if module.submodule_search_locations:
     module = importlib.util.find_spec(f'experiments.{command}.__main__')
   doc = ast.get_docstring(ast.parse(pathlib.Path(module.origin).read_text()))
-  assert done.returncode == 0, done.stderr
-  assert f'twofold {command}' in doc and done.stdout.startswith(f'{doc}\n\nflags:\n\n  --')
+  assert code == 0, err
+  assert f'twofold {command}' in doc and out.startswith(f'{doc}\n\nflags:\n\n  --')

@@ -1,14 +1,10 @@
 """Command lines that cannot work: one line that says why, exit code 1, and nothing written."""
 
-import json
-import subprocess
-import sys
-
 import pytest
 
 from common.config import ConfigError, to_json
 from experiments import families
-from tests.experiments.commands import ROOT
+from tests.experiments.commands import ended
 
 DIGITS = '--config=configs/diffusion/images.py:digits'
 SOLVERS = '--study=configs/ablations/solvers.py'
@@ -106,20 +102,13 @@ def printed(tmp_path_factory):
     for name, place in places.items():
       given = given.replace(f'={name}', f'={place}')
     lines.append([command, *given.split()])
-  done = subprocess.run(
-    [sys.executable, '-m', 'tests.experiments.forked'],
-    input=json.dumps(lines),
-    capture_output=True,
-    text=True,
-    cwd=ROOT,
-  )
-  assert done.returncode == 0, done.stderr
-  return json.loads(done.stdout), places['NEW']
+  return [ended(*line) for line in lines], places['NEW']
 
 
 @pytest.mark.parametrize('number', range(len(REFUSED)), ids=[' '.join(r[:2]) for r in REFUSED])
 def test_a_command_line_that_cannot_work_is_refused_in_one_line(printed, number):
-  (code, text), new = printed[0][number], printed[1]
+  (code, *texts), new = printed[0][number], printed[1]
+  text = ''.join(texts)
   *_, last = text.splitlines()
   assert code == 1 and last.startswith('error: ') and REFUSED[number][2] in last, text
   assert 'Traceback' not in text and text.count('error:') == 1

@@ -378,6 +378,12 @@ def test_time_features_are_the_phase_on_a_circle():
   week = columns[:, names.index('week_sin')] + 1j * columns[:, names.index('week_cos')]
   expected = np.sin(2 * np.pi * np.arange(29) / 7) + 1j * np.cos(2 * np.pi * np.arange(29) / 7)
   np.testing.assert_allclose(week, expected, atol=1e-12)
+  year = columns[:, names.index('year_sin')] + 1j * columns[:, names.index('year_cos')]
+  leap = 2 * np.pi * np.arange(29) / 366
+  np.testing.assert_allclose(year, np.sin(leap) + 1j * np.cos(leap), atol=1e-12)
+  np.testing.assert_allclose(columns[:, names.index('age')], np.log10(np.arange(2, 31)))
+  # A cycle of exactly two steps is not determined by its samples.
+  assert calendars.Frequency('second', 43_200).cycles == ('week', 'year')
 
 
 @pytest.fixture
