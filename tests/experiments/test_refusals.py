@@ -9,7 +9,7 @@ from tests.experiments.commands import ended
 DIGITS = '--config=configs/diffusion/images.py:digits'
 SOLVERS = '--study=configs/ablations/solvers.py'
 REFUSED = [  # (command, flags, a part of its message); NEW is a folder that does not exist
-  ('train', '', '--workdir is missing: Folder of the run.'),
+  ('train', '', '--workdir is missing: give the folder of the run'),
   ('train', '--workdir=NEW', '--config is missing; give a file such as'),
   ('train', '--workdir= ' + DIGITS, '--workdir= is empty'),
   ('train', '--workdir=NEW --config=', '--config= is empty'),
