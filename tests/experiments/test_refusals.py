@@ -31,8 +31,17 @@ REFUSED = [  # (command, flags, a part of its message); NEW is a folder that doe
   ('train', '--workdir=NEW --config.data=mnist ' + DIGITS, 'such as --config.data.name=mnist'),
   ('train', '--workdir=NEW --config.seed=99999999999 ' + DIGITS, 'must be in [0, 4294967296)'),
   ('train', '--workdir=NEW --config.data.batch_size=0 ' + DIGITS, 'must be at least 1'),
+  (
+    'train',
+    '--workdir=NEW --config.data.source=docs ' + DIGITS,
+    "data.source='docs' does not apply to digits; for your own data, set data.name to image_folder",
+  ),
   ('train', '--workdir=NEW --config.optimizer.frozen=( ' + DIGITS, 'must be a regular expression'),
   ('train', '--workdir=NEW --config.train.steps=10% ' + DIGITS, "such as '500' or '3 epochs'; got"),
+  ('train', '--workdir=NEW --config.train.steps=0 ' + DIGITS, "train.steps='0' must be at least 1"),
+  ('train', '--workdir=NEW --config=diffusion/images:', 'images: ends in a colon'),
+  ('train', '--workdir=NEW --config=docs', 'docs is a folder: write the path of a Python file'),
+  ('list', '--markdown samplers', "prints the whole reference: leave out 'samplers'"),
   ('ablate', '--workdir=NEW', '--study is missing'),
   (
     'ablate',
@@ -74,6 +83,7 @@ REFUSED = [  # (command, flags, a part of its message); NEW is a folder that doe
   ('prepare_data', '--dataset=npz', 'needs --source'),
   ('prepare_data', '--dataset=digits --data_dir=s3://x', 'not a URL'),
   ('benchmark', '--out=x.json', '--out=x.json: the name must end in .md'),
+  ('convert', '--workdir=NEW --shard_mb=nan', '--shard_mb=nan: write a whole number'),
   ('convert', '--workdir=NEW', 'give either --read=FOLDER or --write=FOLDER'),
 ]
 

@@ -130,7 +130,7 @@ def test_a_profile_of_a_few_steps(tmp_path):
 def test_a_finished_run_does_not_change(whole):
   before = {p: p.read_bytes() for p in (whole / 'checkpoints').rglob('*') if p.is_file()}
   printed = run('train', *TINY, f'--workdir={whole}')
-  assert 'is that of step 40, the best that of step' in printed
+  assert 'last: step 40, best: step' in printed
   assert f'next: twofold sample --workdir={whole}' in printed
   assert {p: p.read_bytes() for p in (whole / 'checkpoints').rglob('*') if p.is_file()} == before
 

@@ -126,7 +126,7 @@ GAP = rows()[:9] + rows()[10:]
     (
       [*rows()[:-1], 'a,2004-04,,1'],
       None,
-      r"line 41, column 'value': a value is missing \(''\); fill it in, or leave out the column",
+      r"line 41, column 'value': a value is missing \(''\); fill it in; a covariate can be ",
     ),
     (
       [*rows()[:-1], 'a,2004-04,1,nan'],
@@ -202,7 +202,7 @@ GAP = rows()[:9] + rows()[10:]
     (
       ['"a,2001-01,1,1'],
       None,
-      'cannot read .*own.csv as a CSV file in UTF-8: unexpected end of data',
+      r'cannot read .*own.csv as a CSV file in UTF-8 \(unexpected end of data\); save it as one',
     ),
   ],
 )

@@ -217,6 +217,8 @@ def test_data_with_one_class_has_no_agreement(data):
   assert found == Measure(None, None, 'the data has only one class')
   with pytest.raises(ConfigError, match='two classes or more'):
     measure(one, replay(one)[0], ['frechet'])
+  with pytest.raises(ConfigError, match='two classes or more'):
+    evaluate.check_settings(SETTINGS, one)  # before training, when no metrics are chosen yet
 
 
 def test_samples_are_in_proportion_and_in_order(data):
@@ -284,14 +286,14 @@ def test_metrics_that_the_method_or_the_data_cannot_give_are_empty(data):
   ('metrics', 'changes', 'message'),
   [
     (['agrement'], {}, "unknown metric 'agrement'; did you mean 'agreement'?"),
-    (['parameters'], dict(split='tset'), "unknown split 'tset'; did you mean 'test'?"),
+    (['parameters'], dict(split='tset'), "unknown evaluation.split 'tset'; did you mean 'test'?"),
     (
       ['frechet'],
       dict(extractor='inception'),
-      "unknown extractor 'inception'; known: auto, mlp, p",
+      "unknown evaluation.extractor 'inception'; known: auto, mlp, p",
     ),
     # Checked even if no metric needs them.
-    (['parameters'], dict(extractor='inception'), "unknown extractor 'inception'"),
+    (['parameters'], dict(extractor='inception'), "unknown evaluation.extractor 'inception'"),
     (['frechet'], dict(num_samples=1), 'at least 2 samples, got evaluation.num_samples=1'),
   ],
 )
