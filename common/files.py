@@ -32,7 +32,8 @@ def atomic_write(path: str | os.PathLike, content: bytes | str) -> None:
   """Writes a file so that its final name never refers to an incomplete file.
 
   The content goes to a temporary file in the same folder, which is then renamed. A reader of `path`
-  sees the old file or the new one, and after a failure the old one is unchanged.
+  sees the old file or the new one, and after a failure the old one is unchanged. Once this function
+  has returned, the file survives a power cut.
 
   Args:
     path: the file. Its folder is created if it is missing.
@@ -52,9 +53,33 @@ def atomic_write(path: str | os.PathLike, content: bytes | str) -> None:
       file.flush()
       os.fsync(file.fileno())  # before the rename, so that a power cut leaves no empty file
     os.replace(temporary, path)
+    sync_folder(path.parent)
   except BaseException:
     temporary.unlink(missing_ok=True)
     raise
+
+
+def sync_folder(folder: pathlib.Path) -> None:
+  """Waits until the names in a folder are on the disk, so that a power cut undoes no rename."""
+  descriptor = os.open(folder, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  except OSError as error:
+    # Some network file systems have no such operation for folders.
+    if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+      raise
+  finally:
+    os.close(descriptor)
+
+
+def sync_tree(folder: pathlib.Path) -> None:
+  """Waits until a folder, everything in it and its own name are on the disk."""
+  for path in folder.rglob('*'):
+    if path.is_file():
+      with path.open('rb') as file:
+        os.fsync(file.fileno())
+  for path in (*(path for path in folder.rglob('*') if path.is_dir()), folder, folder.parent):
+    sync_folder(path)
 
 
 def path_text(path: str | os.PathLike) -> str:

@@ -108,7 +108,7 @@ SETTINGS = dict(
     batch_size=Setting(256, AT_LEAST_ONE),  # examples or samples in one compiled call
     # for the Fréchet distance and class agreement; draws of each forecast
     num_samples=Setting(1000, AT_LEAST_ONE),
-    extractor='mlp',  # a key of common/evaluation/features.py
+    extractor='auto',  # auto, mlp or pixels (common/evaluation/features.py)
   ),
 )
 

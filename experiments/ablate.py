@@ -5,6 +5,8 @@ twofold ablate --study=configs/ablations/why_diffusion.py:demo --workdir=runs/wh
 The workdir receives table.md, table.csv, table.json, report.html, samples.png and a folder for each
 trained model. The same command resumes a study that was stopped, and repeats no finished work.
 --show prints the settings of each row that differ from the defaults, and trains nothing.
+With --shard=1/4, 2/4, 3/4 and 4/4, four commands at the same time train and measure a part of the
+models each; the command without --shard then writes the tables.
 After a change of the code, delete WORKDIR/cells to measure again and WORKDIR/models to train again.
 """
 
@@ -29,18 +31,19 @@ STUDY = cli.define(
   required=True,
 )
 WORKDIR = cli.define('workdir', 'Folder of the study.', cli.OutFolderParser())
-TRAINING_SECONDS = 'training_seconds'  # a metric from the log of the run, not from an evaluation
-
+SHARD = flags.DEFINE_string('shard', '1/1', 'i/n: train and measure only part i of n.')
 SHOW = flags.DEFINE_bool('show', False, 'Print the settings of each row, and train nothing.')
+
+TRAINING_SECONDS = 'training_seconds'  # a metric from the log of the run, not from an evaluation
 
 
 def main() -> int:
   if not (WORKDIR.value or SHOW.value):
     raise ValueError('--workdir is missing: give the folder of the study, such as runs/why')
-  workdir = pathlib.Path(WORKDIR.value or '')
+  workdir, (part, parts) = pathlib.Path(WORKDIR.value or ''), parse_shard(SHARD.value)
   study = config_files.call(STUDY.value, 'get_study', studies.Study)
   known = (*METRICS, TRAINING_SECONDS)
-  jobs = studies.plan(study, families.load_config, workdir, known)
+  jobs = studies.shard(studies.plan(study, families.load_config, workdir, known), part, parts)
   if SHOW.value:
     print(show_rows(jobs))
     return 0
@@ -58,7 +61,10 @@ def main() -> int:
     # Rows that share a model share these metrics, because they do not depend on sampling.
     model_metrics = [TRAINING_SECONDS, *(name for name, m in METRICS.items() if not m.of_samples)]
     results = studies.run(jobs, study, workdir, train, evaluate, model_metrics)
-  write_results(results, workdir)
+  if parts == 1:
+    write_results(results, workdir)
+  else:
+    print(f'part {SHARD.value} is finished; without --shard, the command writes the tables')
   return 1 if results.failures else 0
 
 
@@ -71,6 +77,14 @@ def show_rows(jobs: list[studies.Job]) -> str:
     lines += [f'  {key} = {new!r}' for key, (_, new) in changed.items() if new is not None]
     lines += [f'  option {key} = {value!r}' for key, value in job.row.sampling.items()]
   return '\n'.join(lines)
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+  """(2, 4) from '2/4'. Raises ValueError unless the part is one of the parts."""
+  part, _, parts = text.partition('/')
+  if part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts):
+    return int(part), int(parts)
+  raise ValueError(f'--shard={text}: write PART/PARTS, such as 1/4, 2/4, 3/4 and 4/4')
 
 
 def measure(config: dict, folder: pathlib.Path, metrics: list[str], options: dict) -> Evaluation:

@@ -1,4 +1,8 @@
-"""Evaluates a checkpoint and writes the result to WORKDIR/evaluations/STEP.json.
+"""Evaluates a checkpoint and adds the result to WORKDIR/evaluations/STEP.json.
+
+Each step has one file for each choice of options: a metric that is measured again replaces its
+earlier value there, and the other metrics stay. In what is printed, ± is half of a 95 % interval of
+the measurement; the file holds standard errors.
 
 twofold evaluate --workdir=runs/digits
 twofold evaluate --workdir=runs/digits --metrics=agreement,frechet --options=steps=5
@@ -10,18 +14,17 @@ twofold evaluate --workdir=runs/python --on=shakespeare --metrics=bits_per_dim
 twofold evaluate --workdir=runs/retail --metrics=crps,normalised_crps
 """
 
-import datetime
-import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from absl import flags
 
 from common.domains import domain_of
 from common.evaluation.evaluate import METRICS
 from common.evaluation.measures import Evaluation, Measure
-from common.files import atomic_write
+from common.evaluation.results import ResultFile, file_name
 from common.ranges import MAX_INT
+from common.studies.estimates import estimate, format_estimate, scaled, unit
 from experiments import cli, families, runs
 from experiments.startup.workdir import config_of
 
@@ -52,7 +55,7 @@ OPTIONS = cli.define_items('options', families.options_help())
 
 
 def evaluate(run: runs.Run, settings: dict, variant: dict) -> Evaluation:
-  """Measures a run, and writes the result to a file named after the step and the settings.
+  """Measures a run, and adds the result to the file of this step and these settings.
 
   Args:
     run: a trained model.
@@ -62,31 +65,28 @@ def evaluate(run: runs.Run, settings: dict, variant: dict) -> Evaluation:
   sampling = dict(settings)
   if WEAK.value is not None:
     sampling['weak'] = runs.load_weak(run, WEAK.value)
-  result = runs.evaluate_run(run, CHOSEN.value, sampling)
   folder = pathlib.Path(WORKDIR.value) / 'evaluations'
-  record = {
-    'step': run.step,
-    'date': datetime.date.today().isoformat(),
-    'options': settings,
-    **variant,
-    'measures': {name: measure._asdict() for name, measure in result.measures.items()},
-  }
-  changed = sorted((settings | variant).items())
-  name = '-'.join([str(run.step), *(f'{k}={v}'.replace('/', '_') for k, v in changed)])
-  atomic_write(folder / f'{name}.json', json.dumps(record, indent=2))
+  name = file_name(run.step, settings | variant)
+  sections = {part: run.config.get(part) for part in ('sampling', 'likelihood', 'evaluation')}
+  conditions = {'step': run.step, 'options': settings, **variant, 'config': sections}
+  # Opened before the work: a file that cannot be read must not cost the result.
+  file = ResultFile(folder / f'{name}.json', conditions)
+  result = runs.evaluate_run(run, CHOSEN.value, sampling)
+  file.add(result.measures)
   result.display.save(folder, name, domain_of(run.data.spec).picture_scale)
   for metric, measure in result.measures.items():
-    print(f'{METRICS[metric].title}: {format_value(measure)}   {measure.note}')
+    print(f'{": ".join(column(metric, [measure]))}   {measure.note}')
     if measure.parts:
       print('  = ' + ' + '.join(format_part(*part) for part in measure.parts.items()))
-  print(f'step {run.step}; written to {folder / name}.json')
+  print(f'{run.about}; ± is half of a 95 % interval; written to {folder / name}.json')
   return result
 
 
-def format_value(measure: Measure) -> str:
-  """A value with its standard error."""
-  value = '-' if measure.value is None else f'{measure.value:.5g}'
-  return value + (f' ± {measure.standard_error:.2g}' if measure.standard_error else '')
+def column(metric: str, measures: Sequence[Measure]) -> list[str]:
+  """A metric's name with its unit, and the value of each measure: '0.957 ± 0.013' or '-'."""
+  name, factor = unit(metric, [m.value for m in measures if m.value is not None])
+  found = [estimate({0: measure}) for measure in measures]
+  return [name, *('-' if e is None else format_estimate(scaled(e, factor)) for e in found)]
 
 
 def format_part(name: str, terms: Sequence[float]) -> str:
@@ -94,15 +94,15 @@ def format_part(name: str, terms: Sequence[float]) -> str:
   return f'{name} {sum(terms):.4g}' + (f' (sum of {len(terms)})' if len(terms) > 1 else '')
 
 
-def main() -> None:
+def main() -> int:
   widths, settings = cli.parse_widths(EMA.value), cli.parse_options(OPTIONS.value)
   workdir = pathlib.Path(WORKDIR.value)
   families.check_options(config_of(workdir), settings)
   cli.check_writable(workdir / 'evaluations')
   run = runs.load(WORKDIR.value, runs.parse_step(STEP.value), cli.parse_component(LIKELIHOOD.value))
-  if NUM.value is not None:
-    run.config['evaluation']['num_samples'] = NUM.value
   variant = {}
+  if NUM.value not in (None, run.config['evaluation']['num_samples']):
+    run.config['evaluation']['num_samples'] = variant['num_samples'] = NUM.value
   if ON.value is not None:
     run = runs.with_dataset(run, ON.value)
     variant['on'] = ON.value
@@ -111,24 +111,26 @@ def main() -> None:
   if WEAK.value is not None:
     variant['weak'] = WEAK.value
   if not widths:
-    evaluate(run, settings, variant)
-    return
+    return exit_code([evaluate(run, settings, variant)])
   averaged = {width: runs.with_average(run, WORKDIR.value, width) for width in widths}
   found = {w: evaluate(one, settings, variant | {'ema': w}) for w, one in averaged.items()}
   if len(found) > 1:
     print_table(found)
+  return exit_code(found.values())
+
+
+def exit_code(found: Iterable[Evaluation]) -> int:
+  """1 if a measured value is not finite, otherwise 0."""
+  return int(not all(measure.is_finite for one in found for measure in one.measures.values()))
 
 
 def print_table(found: dict[float, Evaluation]) -> None:
   """Prints one line per width of the average, and one column per metric."""
-  titles = [METRICS[metric].title for metric in CHOSEN.value]
-  rows = [
-    [f'{width:g}', *(format_value(result.measures[metric]) for metric in CHOSEN.value)]
-    for width, result in found.items()
-  ]
-  table = [['ema', *titles], *rows]
-  lengths = [max(map(len, column)) for column in zip(*table, strict=True)]
-  for row in table:
+  columns = [['ema', *(f'{width:g}' for width in found)]]
+  for metric in CHOSEN.value:
+    columns.append(column(metric, [result.measures[metric] for result in found.values()]))
+  lengths = [max(map(len, cells)) for cells in columns]
+  for row in zip(*columns, strict=True):
     print('  '.join(cell.rjust(length) for cell, length in zip(row, lengths, strict=True)))
 
 

@@ -35,6 +35,7 @@ class Run(NamedTuple):
     method: the method of the run.
     params: the moving average of its parameters.
     step: the step of the checkpoint with these parameters.
+    about: a line that says which step it is, and which is best.
   """
 
   config: dict[str, Any]
@@ -42,6 +43,7 @@ class Run(NamedTuple):
   method: Method
   params: PyTree
   step: int
+  about: str = ''
 
 
 # Training.
@@ -163,7 +165,7 @@ def load(
   data = pipeline.load(config['data'])
   method = families.build(config, data.spec)
   restored = _restore(workdir, config, _param_shapes(method, data), step)
-  return Run(config, data, method, restored.state['ema'], restored.step)
+  return Run(config, data, method, restored.state['ema'], restored.step, restored.about)
 
 
 def _param_shapes(method: Method, data: pipeline.Data) -> PyTree:

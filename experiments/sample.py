@@ -22,7 +22,7 @@ run itself accepts or replaces. The distribution of samples is the same as witho
 
 import pathlib
 
-from absl import flags
+from absl import flags, logging
 
 from common.domains import DOMAINS, domain_of
 from common.domains.base import SampleFlags, SampleSettings, TrainedModel
@@ -97,6 +97,7 @@ def main() -> None:
   tasks = families.FAMILIES[family].tasks
   trained = TrainedModel(run.method, run.params, run.data, run.step, family, tasks)
   print(domain.sample(trained, settings, out))
+  logging.info('%s of %s', run.about, WORKDIR.value)
 
 
 if __name__ == '__main__':

@@ -32,13 +32,14 @@ UNFINISHED = '.orbax-checkpoint-tmp'  # part of the names that Orbax gives to un
 
 
 class Restored(NamedTuple):
-  """The contents of a checkpoint."""
+  """The contents of a checkpoint, and a line that says which step it is and which is best."""
 
   step: int
   state: PyTree
   config: dict[str, Any]
   position: dict[str, Any]
   metrics: dict[str, float]
+  about: str
 
 
 class Checkpoints:
@@ -85,7 +86,7 @@ class Checkpoints:
     self._records = {}
     for step in self.steps:
       with contextlib.suppress(DamagedCheckpoint):  # `restore` reports the damage
-        self._records[step] = records.read_sealed(self._path(step), records.RECORD)
+        self._records[step] = records.read_record(self._path(step), step)
     # Entered last, so that an error above has nothing to undo.
     self._quiet = contextlib.nullcontext() if verbose else storage.quietly()
     self._quiet.__enter__()
@@ -127,6 +128,19 @@ class Checkpoints:
     """The newest finished step whose metrics, if it has any, are all finite; or None."""
     metrics = {s: self._records[s]['metrics'] for s in self.steps if s in self._records}
     return max((s for s, m in metrics.items() if all(map(math.isfinite, m.values()))), default=None)
+
+  def describe(self, step: int) -> str:
+    """'step 40 (validation loss 1.31; best: step 30, validation loss 1.23)'."""
+    best = self.best
+    if best is None:
+      return f'step {step}'
+    if step == best:
+      return f'step {step} (best: {self._shown_metric(step)})'
+    own = f'{self._shown_metric(step)}; ' if step in self._best_first() else ''
+    return f'step {step} ({own}best: step {best}, {self._shown_metric(best)})'
+
+  def _shown_metric(self, step: int) -> str:
+    return f'validation {self._metric} {self._records[step]["metrics"][self._metric]:.4g}'
 
   def save(
     self,
@@ -233,7 +247,8 @@ class Checkpoints:
         continue
       self._move_aside(damage)  # only now: if every step is damaged, all stay where they are
       state = jax.tree.unflatten(jax.tree.structure(abstract_state), leaves)
-      return Restored(candidate, state, record['config'], record['position'], record['metrics'])
+      config, position, metrics = (record[key] for key in ('config', 'position', 'metrics'))
+      return Restored(candidate, state, config, position, metrics, self.describe(candidate))
     reasons = '; '.join(f'step {s}: {reason}' for s, reason in damage.items())
     raise CheckpointError(f'no usable checkpoint in {self.directory}: {reasons}')
 
@@ -348,7 +363,7 @@ class Checkpoints:
     # From cheap to expensive: the record, its leaves compared with those of the state, the CRCs of
     # the files, and finally the arrays and their digests.
     with _agreed():
-      record = records.read_sealed(path, records.RECORD)
+      record = records.read_record(path, step)
     records.compare(path, record['leaves'], asked, partial)
     with _agreed():
       records.verify_files(path, jax.process_index(), jax.process_count())

@@ -158,6 +158,21 @@ def seal(content: Any) -> dict[str, str]:
   return {'json': text, 'sha256': hashlib.sha256(text.encode()).hexdigest()}
 
 
+def read_record(path: pathlib.Path, step: int) -> dict:
+  """The record of the checkpoint of `step` in the folder `path`.
+
+  Raises:
+    DamagedCheckpoint: it is missing, malformed, changed, or the record of another step.
+  """
+  record = read_sealed(path, RECORD)
+  # The name of a folder is easily changed; the record is sealed.
+  if record['step'] != step:
+    raise DamagedCheckpoint(
+      f'it is a copy of step {record["step"]}: rename the folder, or remove it'
+    )
+  return record
+
+
 def read_sealed(path: pathlib.Path, name: pathlib.Path) -> dict:
   """The content of the sealed JSON file `name` of a step.
 
@@ -178,7 +193,8 @@ def read_sealed(path: pathlib.Path, name: pathlib.Path) -> dict:
 def one_line(e: BaseException) -> str:
   """The message of an exception, short and without line breaks."""
   text = ' '.join(str(e).split()) or type(e).__name__
-  return text if len(text) <= 300 else text[:297] + '...'
+  # Long enough for a path or two: what went wrong often comes last.
+  return text if len(text) <= 600 else text[:597] + '...'
 
 
 def _files(path: pathlib.Path) -> list[str]:

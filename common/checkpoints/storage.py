@@ -19,6 +19,7 @@ from orbax.checkpoint import v1 as ocp
 
 from common.checkpoints import records
 from common.checkpoints.records import DamagedCheckpoint, one_line
+from common.files import sync_tree
 
 
 def start_to_write(path: pathlib.Path, leaves: Mapping, record: Mapping) -> Callable[[], None]:
@@ -49,6 +50,8 @@ def start_to_write(path: pathlib.Path, leaves: Mapping, record: Mapping) -> Call
     # After Orbax has renamed the folder: the manifest lists the files of the finished step.
     if jax.process_index() == 0:
       records.write_manifest(path)
+    # Only now the step counts as saved, and older steps may be removed.
+    sync_tree(path)
 
   return finish
 

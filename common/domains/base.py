@@ -10,7 +10,7 @@ implement `as_images`, and overrides the other members that do not suit it.
 import dataclasses
 import pathlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -21,8 +21,8 @@ from jaxtyping import Array, Int, Key, UInt8
 from common.data.pipeline import Data
 from common.data.sources import Source
 from common.data.spec import DataSpec
+from common.domains.display import Display
 from common.domains.labels import parse_label
-from common.files import atomic_write
 from common.method import Method, PyTree, Request, Samples
 from common.reporting import pictures
 from common.reporting.writers import Writer
@@ -30,58 +30,6 @@ from common.reporting.writers import Writer
 GRID = 10  # rows and columns of training's grid of samples
 PICTURE_ROWS = 8  # rows in the picture of an evaluation; with classes, samples of each
 BATCH = 128  # samples in one call of a sampler
-NO_IMAGES = np.zeros((0, 1, 1, 1), np.uint8)
-
-
-class Display(NamedTuple):
-  """Samples made visible: a grid of images, a text, or a plot. Empty by default.
-
-  Attributes:
-    images: the samples as images, in the order of the grid.
-    label: the classes that were requested for them, or None. Each class then has rows of its own.
-    columns: images in a row of the grid.
-    levels: the images hold integers in [0, levels).
-    class_names: names of the classes, which the picture shows; empty if there are none.
-    text: a page of text.
-    plot: a finished picture.
-  """
-
-  images: UInt8[np.ndarray, 'n height width channels'] = NO_IMAGES
-  label: Int[np.ndarray, 'n'] | None = None
-  columns: int = 1
-  levels: int = 256
-  class_names: tuple[str, ...] = ()
-  text: str = ''
-  plot: UInt8[np.ndarray, 'rows cols 3'] | None = None
-
-  def picture(self, scale: int = 0) -> UInt8[np.ndarray, 'rows cols 3'] | None:
-    """The plot, or the grid of images with its pixels enlarged `scale` times; None if empty.
-
-    Without a scale, small images are enlarged until they are large enough to see.
-    """
-    if self.plot is not None or not len(self.images):
-      return self.plot
-    scale = scale or pictures.visible_scale(self.images)
-    if self.label is None or not self.class_names:
-      return pictures.image_grid(self.images, self.columns, scale, self.levels)
-    return pictures.captioned_rows('', list(self._rows()), scale)
-
-  def _rows(self) -> Iterator[tuple[str, UInt8[np.ndarray, 'n height width 3']]]:
-    """Rows of images of one class, with its name at the first of them."""
-    images = pictures.to_rgb(self.images, self.levels)
-    for label in np.unique(self.label):
-      chosen = images[np.asarray(self.label) == label]
-      for start in range(0, len(chosen), self.columns):
-        name = '' if start else self.class_names[label]
-        yield name, chosen[start : start + self.columns]
-
-  def save(self, folder: pathlib.Path, name: str, scale: int = 0) -> None:
-    """Writes FOLDER/NAME.png if there is a picture, FOLDER/NAME.txt if there is a text."""
-    picture = self.picture(scale)
-    if picture is not None:
-      pictures.save_png(folder / f'{name}.png', picture)
-    if self.text:
-      atomic_write(folder / f'{name}.txt', self.text)
 
 
 class ImageTask(NamedTuple):
@@ -198,7 +146,7 @@ class EvaluationDraws(NamedTuple):
   """The samples and forecasts of an evaluation, for `Domain.evaluation_display`.
 
   Attributes:
-    x: samples; None if no metric needed samples.
+    x: the samples that `Domain.shown` names; None if no metric needed samples.
     label: the classes that were requested for them, or None.
     forecasts: `common.domains.series.Forecasts`; None if no metric scored forecasts.
   """
@@ -326,19 +274,22 @@ class Domain:
 
   # Evaluation.
 
+  def shown(self, num: int, label: Int[np.ndarray, 'num'] | None) -> Int[np.ndarray, 'shown']:
+    """Numbers of the samples of an evaluation to look at: the first ones, of each class if any."""
+    if label is None:
+      return np.arange(min(num, PICTURE_ROWS * self.preview_columns))
+    # Of a rare class there may be fewer.
+    classes = np.unique(label)[:GRID]
+    return np.concatenate([np.flatnonzero(label == one)[:PICTURE_ROWS] for one in classes])
+
   def evaluation_display(self, spec: DataSpec, drawn: EvaluationDraws) -> Display:
-    """The first samples of an evaluation, of each class if it asked for some; empty if none."""
+    """The samples of an evaluation to look at; empty if it drew none."""
     if drawn.x is None:
       return Display()
+    images, levels = self.as_images(spec, drawn.x)
     if drawn.label is None:
-      images, levels = self.as_images(spec, drawn.x[: PICTURE_ROWS * self.preview_columns])
       return Display(images, None, self.preview_columns, levels)
-    classes = np.unique(drawn.label)[:GRID]
-    # Of a rare class there may be fewer.
-    shown = [np.flatnonzero(drawn.label == label)[:PICTURE_ROWS] for label in classes]
-    chosen = np.concatenate(shown)
-    images, levels = self.as_images(spec, drawn.x[chosen])
-    return Display(images, drawn.label[chosen], PICTURE_ROWS, levels, spec.class_names)
+    return Display(images, drawn.label, PICTURE_ROWS, levels, spec.class_names)
 
   def dimension_note(self, spec: DataSpec, bits: float) -> str:
     """A note on the dimensions of bits/dim, such as '; of palette indices'; '' if obvious."""

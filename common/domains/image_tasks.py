@@ -84,7 +84,7 @@ def perform(
     )
     # One key per draw: draws of an image differ, and asking for more draws keeps the first ones.
     key = jax.random.fold_in(jax.random.key(seed), draw)
-    samples = trained.method.sample(trained.params, key, request)
+    samples = trained.method.draw(trained.params, key, request)
     results.append(np.asarray(samples.x))
     evaluations = samples.evaluations
   hidden = f', --mask={mask or task.mask} (blue: to fill in)' if 'mask' in task.needs else ''

@@ -12,7 +12,8 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 from common.data import times
 from common.data.sources import Source
 from common.data.spec import DataSpec, SeriesSpec
-from common.domains.base import Display, Domain, SampleSettings, TrainedModel
+from common.domains.base import Domain, SampleSettings, TrainedModel
+from common.domains.display import Display
 from common.domains.labels import parse_label
 from common.files import atomic_write
 from common.method import Method, PyTree, Request
@@ -207,7 +208,7 @@ def forecast(
     # The last call repeats its last row: all calls have one shape, so the sampler compiles once.
     part = np.minimum(start + np.arange(batch_size), total - 1)
     request = forecast_request(windows.spec, {k: v[part] for k, v in batch.items()}, options)
-    x.append(np.asarray(method.sample(params, jax.random.fold_in(key, call), request).x))
+    x.append(np.asarray(method.draw(params, jax.random.fold_in(key, call), request).x))
   return to_forecasts(windows.spec, batch, np.concatenate(x)[:total], draws)
 
 

@@ -10,7 +10,8 @@ from jaxtyping import Integer
 from common.data import tokenizers
 from common.data.sources import Source
 from common.data.spec import DataSpec
-from common.domains.base import Display, Domain, SampleFlags, SampleSettings, TrainedModel
+from common.domains.base import Domain, SampleFlags, SampleSettings, TrainedModel
+from common.domains.display import Display
 from common.files import atomic_write
 from common.method import Request
 

@@ -2,20 +2,6 @@
 
 import math
 
-import numpy as np
-from jaxtyping import Int, UInt8
-
-from common.evaluation import classifiers
-
-
-def agreement(
-  images: UInt8[np.ndarray, 'n height width channels'],
-  label: Int[np.ndarray, 'n'],
-  classifier: classifiers.Classifier,
-) -> tuple[float, float]:
-  """Share of `images` that the classifier assigns to their `label`, and its standard error."""
-  return share(int(np.sum(classifier.predict(images) == label)), len(images))
-
 
 def share(hits: int, total: int) -> tuple[float, float]:
   """A binomial proportion and its standard error.

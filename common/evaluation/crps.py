@@ -88,8 +88,12 @@ def mean_crps(scores: Scores) -> Measure:
 
 
 def normalised_crps(scores: Scores) -> Measure:
-  """Σ CRPS / Σ |truth|; for a forecast of one value it is the normalised deviation (ND)."""
-  magnitude = max(scores.magnitude.mean(), 1e-12)  # all true values may be zero
+  """Σ CRPS / Σ |truth|, empty if all are 0; for a forecast of one value it is the normalised
+  deviation (ND).
+  """
+  magnitude = scores.magnitude.mean()
+  if not magnitude:
+    return Measure(None, note=f'all true values are 0; {scores.note}')
   ratio = scores.crps.mean() / magnitude
   note = f'seasonal naive {scores.naive.mean() / magnitude:.4g}; {scores.note}'
   # The error of a ratio a/b of means, to first order: the error of the mean of (a - (a/b)·b) / b.

@@ -49,7 +49,7 @@ def standard_error(
   samples: Float[np.ndarray, 'n dim'],
   reference: Moments,
   strata: Int[np.ndarray, 'n'] | None = None,
-) -> float:
+) -> float | None:
   """Standard error of `distance` due to the finite number of samples, for a fixed reference.
 
   This is the delta method: the spread over the samples of the influence function of the distance.
@@ -62,6 +62,9 @@ def standard_error(
     reference: moments of the other set.
     strata: group of each sample, if the number of samples in each group was fixed in advance: the
       spread between groups is then not part of the error.
+
+  Returns:
+    None if no group has two samples: nothing is then known about the spread.
   """
   mean, covariance = moments(samples)
   root = _root(reference.covariance)
@@ -76,6 +79,8 @@ def standard_error(
     groups, position, counts = np.unique(strata, return_inverse=True, return_counts=True)
     influence = influence - (np.bincount(position, influence) / counts)[position]
   dof = len(samples) - (1 if strata is None else len(groups))  # degrees of freedom
+  if dof < 1:
+    return None
   return float(np.sqrt(np.sum((influence - influence.mean()) ** 2) / dof / len(samples)))
 
 

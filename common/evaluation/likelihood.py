@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key
 
-from common.method import Batch, Method, PyTree
+from common.method import Batch, Method, NotFiniteError, PyTree
 
 
 class BitsPerDim(NamedTuple):
@@ -44,7 +44,8 @@ def bits_per_dim(
     key: batch i gets `fold_in(key, i)`.
 
   Raises:
-    ValueError: if there are no examples, or a likelihood is not finite.
+    ValueError: there are no examples.
+    NotFiniteError: a likelihood is not finite.
   """
   nll = jax.jit(method.nll)
   nats, errors, dims, parts = [], [], [], {}
@@ -72,7 +73,7 @@ def summary(nats: np.ndarray, errors: np.ndarray, num_dims: int | np.ndarray) ->
   if not num:
     raise ValueError('a likelihood needs at least one example; the split is empty')
   if not np.isfinite(nats).all():
-    raise ValueError(f'{int((~np.isfinite(nats)).sum())} of {num} likelihoods are not finite')
+    raise NotFiniteError(f'{int((~np.isfinite(nats)).sum())} of {num} likelihoods are not finite')
   num_dims = np.broadcast_to(num_dims, nats.shape)
   unit = float(num_dims.mean()) * math.log(2.0)
   # The error of a ratio of means, to first order: the error of the mean of these residuals.

@@ -1,25 +1,47 @@
 """The result of an evaluation: measured values, and some samples to look at."""
 
+import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from common.domains.base import Display
+from common.domains.display import Display
+from common.reporting.writers import from_json_number, to_json_number
 
 
 class Measure(NamedTuple):
   """A measured value.
 
   Attributes:
-    value: None if it cannot be measured; the note then says why.
+    value: None if it cannot be measured, NaN if it was not finite; the note then says why.
     standard_error: 0 if the value is exact, None if the error is unknown.
     note: what a reader needs to know next to the number.
     parts: if the value is a sum: its parts by name, each given by its terms, which add up to it.
+    dof: degrees of freedom of the standard error; None: so many that it is as good as known.
   """
 
   value: float | None
   standard_error: float | None = None
   note: str = ''
   parts: Mapping[str, tuple[float, ...]] = {}
+  dof: int | None = None
+
+  @property
+  def is_finite(self) -> bool:
+    """False if the value was measured and is NaN or infinite."""
+    return self.value is None or math.isfinite(self.value)
+
+  def to_json(self) -> dict[str, Any]:
+    """The measure as a JSON object; numbers that are not finite as in `metrics.jsonl`."""
+    return self._asdict() | {
+      'value': None if self.value is None else to_json_number(self.value),
+      'standard_error': self.standard_error and to_json_number(self.standard_error),
+    }
+
+  @classmethod
+  def from_json(cls, record: Mapping[str, Any]) -> 'Measure':
+    """The measure that `to_json` wrote."""
+    numbers = {key: from_json_number(record[key]) for key in ('value', 'standard_error')}
+    return cls(**dict(record) | numbers)
 
 
 class Evaluation(NamedTuple):

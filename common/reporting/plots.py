@@ -18,6 +18,7 @@ PLOT_POINTS = 400
 # Distinct on light and dark pages, also for most colour-blind readers (after Okabe & Ito 2008).
 COLOURS = ('#0084d1', '#d55e00', '#009e73', '#cc79a7', '#c99700', '#56b4e9', '#8c8c8c', '#8b5cf6')
 MARKERS = 'osD^vP*X'
+LINES = ('-', '--', '-.', ':')
 INK = {'light': '#30343b', 'dark': '#d5d9e0'}
 
 
@@ -90,10 +91,25 @@ def line_plot(
   return _plot(_draw_line, series, Axes(x_title, y_title, log_x, log_y), caption)
 
 
+class Style(NamedTuple):
+  """How one of several series is drawn: no two have the same colour and marker, or line."""
+
+  colour: str
+  marker: str
+  line: str
+
+
+def style_of(index: int) -> Style:
+  """The style of series `index`; distinct for 32 curves and 64 scatter plots."""
+  # Once all colours are used, the markers start one further, and the lines change.
+  turn, place = divmod(index, len(COLOURS))
+  return Style(COLOURS[place], MARKERS[(place + turn) % len(MARKERS)], LINES[turn % len(LINES)])
+
+
 def _draw_line(axes, index: int, name: str, points: Series) -> None:
-  colour = COLOURS[index % len(COLOURS)]
-  single = 'o' if len(points.x) == 1 else None  # a line of one point would be invisible
-  axes.plot(points.x, points.y, color=colour, label=name, linewidth=1.6, marker=single)
+  colour, marker, line = style_of(index)
+  marker = marker if len(points.x) == 1 else None  # a line of one point would be invisible
+  axes.plot(points.x, points.y, line, color=colour, label=name, linewidth=1.6, marker=marker)
   if points.error is not None:
     band = [[y + sign * e for y, e in zip(points.y, points.error, strict=True)] for sign in (-1, 1)]
     axes.fill_between(points.x, *band, color=colour, alpha=0.2, linewidth=0)
@@ -112,9 +128,8 @@ def scatter_plot(
 
 
 def _draw_points(axes, index: int, name: str, points: Series) -> None:
-  style = dict(
-    color=COLOURS[index % len(COLOURS)], marker=MARKERS[index % len(MARKERS)], linestyle='none'
-  )
+  colour, marker, _ = style_of(index)
+  style = dict(color=colour, marker=marker, linestyle='none')
   axes.errorbar(points.x, points.y, points.error, label=name, capsize=3, **style)
 
 

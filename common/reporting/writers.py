@@ -1,6 +1,7 @@
 """Output of a run: metrics as JSON lines and TensorBoard events, and a line of progress."""
 
 import collections
+import errno
 import io
 import json
 import math
@@ -35,8 +36,9 @@ class Writer:
 
   Args:
     workdir: the folder of the run; created if it is missing.
-    step: the step at which the run starts or resumes. Lines of later steps, and an incomplete last
-      line, are removed, because the run will write them again. None: keep all lines.
+    step: the step at which the run starts or resumes. Lines of later steps are removed, because
+      the run will write them again. None: keep all lines. An incomplete last line is removed in
+      either case.
     tensorboard: whether to write TensorBoard events too.
   """
 
@@ -46,10 +48,10 @@ class Writer:
       return
     workdir = pathlib.Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    if step is not None:
-      # Before the file is opened for appending.
-      _remove_lines_after(workdir / METRICS_FILE, step)
-    self._file = (workdir / METRICS_FILE).open('a', encoding='utf-8')
+    # Before the file is opened for appending.
+    _remove_lines_after(workdir / METRICS_FILE, math.inf if step is None else step)
+    # Without a buffer: each line is one write, so that a kill cannot leave half of one.
+    self._file = (workdir / METRICS_FILE).open('ab', buffering=0)
     if tensorboard:
       from tensorboardX import SummaryWriter
 
@@ -89,13 +91,22 @@ class Writer:
       )
     now = time.time()
     line = {'step': int(step), 'split': split, 'time': round(now, 3)}
-    line |= {name: _to_json(value) for name, value in values.items()}
-    self._file.write(json.dumps(line, allow_nan=False) + '\n')
-    self._file.flush()  # a killed run keeps its lines
+    line |= {name: to_json_number(value) for name, value in values.items()}
+    self._append(json.dumps(line, allow_nan=False) + '\n')
     if self._events is not None:
       for name, value in values.items():
         if math.isfinite(value):
           self._events.add_scalar(f'{split}/{name}', value, step, walltime=now)
+
+  def _append(self, line: str) -> None:
+    """Writes a line, or nothing if the disk is full."""
+    data, end = line.encode(), self._file.seek(0, os.SEEK_END)
+    try:
+      if self._file.write(data) < len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._file.name))
+    except OSError:
+      self._file.truncate(end)
+      raise
 
   def _check_file(self) -> None:
     """Raises FileNotFoundError if the folder was removed, renamed or unmounted meanwhile.
@@ -142,7 +153,9 @@ def read(workdir: Path, split: str | None = None) -> list[dict[str, Any]]:
     ValueError: a complete line is not a JSON object with a step and a split.
   """
   lines = _complete_lines(pathlib.Path(workdir) / METRICS_FILE)
-  rows = [{k: _from_json(k, v) for k, v in row.items()} for _, row in lines]
+  rows = [
+    {k: v if k == 'split' else from_json_number(v) for k, v in row.items()} for _, row in lines
+  ]
   return [row for row in rows if split is None or row['split'] == split]
 
 
@@ -165,21 +178,23 @@ def _complete_lines(path: pathlib.Path) -> list[tuple[str, dict]]:
   return lines
 
 
-def _remove_lines_after(path: pathlib.Path, step: int) -> None:
+def _remove_lines_after(path: pathlib.Path, step: int | float) -> None:
   """Removes lines of steps after `step`, and an incomplete last line, atomically."""
   if path.exists():
     kept = ''.join(text + '\n' for text, row in _complete_lines(path) if row['step'] <= step)
     atomic_write(path, kept)
 
 
-def _to_json(value: float) -> float | str:
+def to_json_number(value: float) -> float | str:
+  """The number, or 'NaN', 'Infinity' or '-Infinity', which JSON has no numbers for."""
   if math.isfinite(value):
     return value
   return 'NaN' if math.isnan(value) else ('Infinity' if value > 0 else '-Infinity')
 
 
-def _from_json(name: str, value: Any) -> Any:
-  return value if name == 'split' else NOT_FINITE.get(value, value)
+def from_json_number(value: Any) -> Any:
+  """The value that `to_json_number` converted; any other value is returned unchanged."""
+  return NOT_FINITE.get(value, value)
 
 
 class Progress:

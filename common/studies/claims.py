@@ -6,17 +6,19 @@ and is *undecided* otherwise.
 """
 
 import dataclasses
-import math
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
-
-import numpy as np
+from collections.abc import Mapping
 
 from common.config import ConfigError
-from common.evaluation.measures import Measure
 from common.reporting.report import Verdict
+from common.studies.estimates import (
+  Estimate,
+  difference,
+  format_estimate,
+  is_paired,
+  scaled,
+  unit,
+)
 
-CONFIDENCE = 0.95
 # From worst to best.
 VERDICTS = ('fails', 'undecided', 'holds')
 
@@ -82,37 +84,6 @@ class Claim:
     return [(row, metric) for rows, metric in sides for row in _each(rows)]
 
 
-class Estimate(NamedTuple):
-  """A mean, its standard error (None: unknown), and the degrees of freedom of the error."""
-
-  value: float
-  error: float | None
-  dof: float = math.inf
-
-  @property
-  def half_width(self) -> float | None:
-    """Half the width of the 95 % interval."""
-    return None if self.error is None else _quantile(self.dof) * self.error
-
-
-def estimate(measures: Sequence[Measure]) -> Estimate | None:
-  """The estimate from measurements with several seeds; None if there is no value.
-
-  Several values give their mean and the standard error of the mean, for a t-interval. A single
-  value gives its own standard error.
-  """
-  known = [measure for measure in measures if measure.value is not None]
-  if not known:
-    return None
-  # A single seed says nothing about the spread of training: only the measurement has an error.
-  if len(known) == 1:
-    return Estimate(float(known[0].value), known[0].standard_error)
-  values = np.array([measure.value for measure in known])
-  # The spread of the seeds; the measurement's own error is part of it.
-  error = values.std(ddof=1) / math.sqrt(len(values))
-  return Estimate(float(values.mean()), float(error), len(values) - 1.0)
-
-
 def judge(claim: Claim, estimates: Mapping[tuple[str, str], Estimate | None]) -> Verdict:
   """The verdict on a claim.
 
@@ -125,20 +96,18 @@ def judge(claim: Claim, estimates: Mapping[tuple[str, str], Estimate | None]) ->
   # The best of the claim's rows, each by the worst of its comparisons: "one of these beats all of
   # those".
   for row in _each(rows):
+    one = estimates.get((row, metric))
     worst = min(
-      (
-        _compare(claim, estimates.get((row, metric)), *other) for other in _others(claim, estimates)
-      ),
+      (_compare(claim, row, one, *other) for other in _others(claim, estimates)),
       key=lambda found: VERDICTS.index(found[0]),
     )
-    worst = (worst[0], f'{row}: {worst[1]}' if isinstance(rows, tuple) else worst[1])
     if best is None or VERDICTS.index(worst[0]) > VERDICTS.index(best[0]):
       best = worst
   return Verdict(claim.text, *best)
 
 
 def _others(claim: Claim, estimates) -> list[tuple[str, Estimate | None]]:
-  """(name, estimate) of each side that the cell is compared with."""
+  """(name, estimate) of each side that the cell is compared with; a number has no name."""
   if isinstance(claim.other, (int, float)):
     return [('', Estimate(float(claim.other), 0.0))]
   rows, metric = claim.other
@@ -146,20 +115,21 @@ def _others(claim: Claim, estimates) -> list[tuple[str, Estimate | None]]:
 
 
 def _compare(
-  claim: Claim, one: Estimate | None, name: str, other: Estimate | None
+  claim: Claim, row: str, one: Estimate | None, name: str, other: Estimate | None
 ) -> tuple[str, str]:
   """(verdict, detail) of one cell against one other."""
   # Without a value or an error there is no interval, and nothing to decide.
   if one is None or other is None:
-    return 'undecided', 'not measured' if one is None else f'{name}: not measured'
-  factor = f'{claim.times:g} × ' if claim.times != 1 else ''
-  named = f' ({name})' if name else ''
-  detail = f'{format_estimate(one)} against {factor}{format_estimate(other)}{named}'
+    return 'undecided', f'{row if one is None else name} was not measured'
+  detail = _detail(claim, row, one, name, other)
   if one.error is None or other.error is None:
     return 'undecided', f'{detail}; the error is unknown'
-  gap = one.value - claim.times * other.value
-  half_width = _gap_half_width(one, other, float(claim.times))
-  low, high = gap - half_width, gap + half_width
+  gap = difference(one, other, float(claim.times))
+  low, high = gap.value - gap.half_width, gap.value + gap.half_width
+  if is_paired(one, other) and gap.error:
+    _, factor = unit(claim.cell[1], (one.value, other.value))
+    shown = format_estimate(scaled(gap, factor))
+    detail += f'; difference {shown}, paired over {len(one.seeds)} seeds'
   # "near" holds inside ± within · |other|, and fails where the interval lies entirely outside.
   if claim.relation == 'near':
     room = claim.within * abs(claim.times * other.value)
@@ -170,45 +140,19 @@ def _compare(
   return _verdict(low > 0, high < 0 or low == high == 0), detail
 
 
+def _detail(claim: Claim, row: str, one: Estimate, name: str, other: Estimate) -> str:
+  """'class agreement: 0.957 ± 0.013 (pixels) against 2 × 0.9 (patches)'."""
+  metric, factor = unit(claim.cell[1], (one.value, other.value))
+  ours, theirs = (format_estimate(scaled(found, factor)) for found in (one, other))
+  times = f'{claim.times:g} × ' if claim.times != 1 else ''
+  theirs = f'({theirs})' if times and '±' in theirs else theirs
+  named = f' ({name})' if name else ''
+  return f'{metric}: {ours} ({row}) against {times}{theirs}{named}'
+
+
 def _verdict(holds: bool, fails: bool) -> str:
   return 'holds' if holds else 'fails' if fails else 'undecided'
 
 
-def _gap_half_width(one: Estimate, other: Estimate, times: float) -> float:
-  """Half the width of the interval of one − times · other (Welch 1947)."""
-  parts = [(one.error**2, one.dof), ((times * other.error) ** 2, other.dof)]
-  variance = sum(part for part, _ in parts)
-  if variance == 0:
-    return 0.0
-  spread = sum(part**2 / dof for part, dof in parts)
-  # Welch–Satterthwaite: ν = (Σ sᵢ²)² / Σ (sᵢ⁴ / νᵢ); exact parts do not reduce it.
-  dof = variance**2 / spread if spread > 0 else math.inf
-  return _quantile(dof) * math.sqrt(variance)
-
-
-def _quantile(dof: float) -> float:
-  """The factor from a standard error to half a t-interval: 1.96 for infinite `dof`."""
-  from scipy import stats
-
-  return float(stats.t.ppf(0.5 + CONFIDENCE / 2, dof))
-
-
 def _each(rows: str | tuple[str, ...]) -> tuple[str, ...]:
   return rows if isinstance(rows, tuple) else (rows,)
-
-
-def format_estimate(found: Estimate | None) -> str:
-  """'0.957 ± 0.013': two digits of half the 95 % interval, and the value to the same decimals."""
-  return '' if found is None else ' ± '.join(part for part in format_parts(found) if part)
-
-
-def format_parts(found: Estimate) -> tuple[str, str]:
-  """The two numbers of `format_estimate`; the second is empty without an error."""
-  if not found.half_width or not math.isfinite(found.half_width):
-    whole = found.value.is_integer() and abs(found.value) < 1e15
-    return (f'{found.value:,.0f}' if whole else f'{found.value:.4g}'), ''
-  if abs(found.value) < 1e-3:
-    return f'{found.value:.3g}', f'{found.half_width:.2g}'
-  # Two significant digits of the half-width h: 1 − ⌊log₁₀ h⌋ decimals.
-  decimals = max(1 - math.floor(math.log10(found.half_width)), 0)
-  return f'{found.value:,.{decimals}f}', f'{found.half_width:,.{decimals}f}'

@@ -9,7 +9,8 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Callable, Collection, Iterable, Mapping
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from absl import logging
@@ -17,11 +18,18 @@ from absl import logging
 from common.config import ConfigError, flatten, pick, plain_dict, suggestion
 from common.evaluation.measures import Evaluation, Measure
 from common.files import atomic_write
-from common.reporting import pictures, report
-from common.studies.claims import Claim, Estimate, estimate, judge
+from common.reporting import report
+from common.reporting.writers import duration
+from common.studies.cells import CellStore
+from common.studies.claims import Claim, judge
+from common.studies.estimates import Estimate, estimate
 from common.training.resume import MEASURING, SAMPLING, is_changeable
 
-PICTURE_WIDTH = 700  # the least width of a picture of samples, in pixels
+# Sections on which the meaning of the loss does not depend; all others define it.
+NOT_OF_THE_LOSS = (
+  *('seed', 'network', 'optimizer', 'ema', 'train', 'parallel', 'finetune'),
+  *('sampling', 'evaluation', 'likelihood'),
+)
 
 Config = dict[str, Any]
 
@@ -103,16 +111,20 @@ class Results(NamedTuple):
 
   Attributes:
     study: the study.
-    measures: by (row, metric), one per seed that was measured.
+    measures: by (row, metric), and by seed.
     pictures: samples by row, as PNG files, or as text files if the data is text.
+    strips: one row of samples for each row of the table, as PNG files.
     folders: folders of the trained models, by row (first seed).
-    failures: the reason why a row has no cells, by row.
+    configs: the configs of these models, by row.
+    failures: the reason why cells of a row are missing or not finite, by row.
   """
 
   study: Study
-  measures: dict[tuple[str, str], tuple[Measure, ...]]
+  measures: dict[tuple[str, str], dict[int, Measure]]
   pictures: dict[str, pathlib.Path]
+  strips: dict[str, pathlib.Path]
   folders: dict[str, pathlib.Path]
+  configs: dict[str, Config]
   failures: dict[str, str]
 
   def estimates(self) -> dict[tuple[str, str], Estimate | None]:
@@ -188,13 +200,15 @@ def run(
     model_metrics: metrics that do not depend on sampler options: measured once per model.
     say: called with lines of progress.
   """
-  results = Results(study, {}, {}, {}, {})
+  results = Results(study, {}, {}, {}, {}, {}, {})
+  stores = [CellStore(workdir / 'cells', job.keys, model_metrics) for job in jobs]
+  clock = _Clock(sum(bool(store.missing(study.metrics)) for store in stores))
   # Reasons by folder: a model whose training failed is not tried again for the next row.
   failed_models: dict[pathlib.Path, str] = {}
-  for number, job in enumerate(jobs, 1):
+  for number, (job, store) in enumerate(zip(jobs, stores, strict=True), 1):
     name = job.row.name
-    label = f'[{number}/{len(jobs)}] {name}' + (f', seed {job.seed}' if job.seed else '')
-    store = CellStore(workdir / 'cells', job.keys, model_metrics)
+    seed = f', seed {job.seed}' if len(study.seeds) > 1 else ''
+    label = f'[{number}/{len(jobs)}] {name}{seed}'
     missing = store.missing(study.metrics)
     try:
       if missing:
@@ -210,25 +224,72 @@ def run(
         raise RuntimeError(f'the evaluation returned no value for {", ".join(left)}')
     except Exception as error:  # any error: it costs one row, not the study
       logging.exception('%s', label)
-      results.failures[name] = _one_line(error)
-      say(f'{label}: failed: {results.failures[name]}')
-      continue
-    # All cells come from the files, even new ones: a resumed study reads the same values.
-    _add(results, job, found, store)
-    say(f'{label}: ' + ', '.join(f'{m} {_short(found[m])}' for m in study.metrics))
+      _add_failure(results, job, _one_line(error))
+      say(f'{label}: failed: {_one_line(error)}')
+    else:
+      # All cells come from the files, even new ones: a resumed study reads the same values.
+      _add(results, job, found, store)
+      say(f'{label}: ' + ', '.join(f'{m} {_short(found[m])}' for m in study.metrics))
+    if missing and (left := clock.after_a_job()):
+      say(left)
   return results
 
 
-def _add(results: Results, job: Job, found: Mapping[str, Measure], store: 'CellStore') -> None:
+class _Clock:
+  """Estimates the time that a study still needs, from the jobs that it has worked on."""
+
+  def __init__(self, unfinished: int):
+    self._unfinished, self._start, self._done = unfinished, time.monotonic(), 0
+
+  def after_a_job(self) -> str:
+    """'about 12:30 left'; '' after the last job."""
+    self._done += 1
+    if self._done >= self._unfinished:
+      return ''
+    each = (time.monotonic() - self._start) / self._done
+    left = duration(each * (self._unfinished - self._done))
+    return f'about {left} left, if jobs take equally long'
+
+
+def _add_failure(results: Results, job: Job, why: str) -> None:
+  """Adds a reason; with several seeds, each reason names its seed."""
+  if len(results.study.seeds) > 1:
+    why = f'seed {job.seed}: {why}'
+  name = job.row.name
+  results.failures[name] = '; '.join(filter(None, (results.failures.get(name), why)))
+
+
+def _add(results: Results, job: Job, found: Mapping[str, Measure], store: CellStore) -> None:
   """Adds the cells of a job; the picture and folder of a row come from its first seed."""
   name = job.row.name
   for metric in results.study.metrics:
-    earlier = results.measures.get((name, metric), ())
-    results.measures[name, metric] = (*earlier, found[metric])
+    results.measures.setdefault((name, metric), {})[job.seed] = found[metric]
+  broken = {m: found[m].note for m in results.study.metrics if not found[m].is_finite}
+  for why in dict.fromkeys(broken.values()):
+    metrics = ', '.join(metric for metric, note in broken.items() if note == why)
+    _add_failure(results, job, f'not finite: {metrics}: {why}')
   results.folders.setdefault(name, job.folder)
+  results.configs.setdefault(name, job.config)
   for path in (store.picture, store.texts):
     if path.exists():
       results.pictures.setdefault(name, path)
+  if store.strip.exists():
+    results.strips.setdefault(name, store.strip)
+
+
+def loss_kind(config: Config) -> str:
+  """Two runs whose configs have the same kind have comparable losses: one quantity on one data."""
+  rest = {key: section for key, section in config.items() if key not in NOT_OF_THE_LOSS}
+  return json.dumps(rest, sort_keys=True)
+
+
+def shard(jobs: Sequence[Job], index: int, count: int) -> list[Job]:
+  """Part `index` (from 1) of `count` parts of the jobs: those of every `count`-th model.
+
+  Jobs of one model stay together, so parts can run at the same time in one folder.
+  """
+  models = list(dict.fromkeys(job.folder for job in jobs))
+  return [job for job in jobs if models.index(job.folder) % count == index - 1]
 
 
 def _is_trained(job: Job) -> bool:
@@ -243,44 +304,6 @@ def _train(job: Job, train: Callable, failed_models: dict[pathlib.Path, str]) ->
     failed_models[job.folder] = _one_line(error)
     raise
   atomic_write(job.folder / 'trained', '')
-
-
-class CellStore:
-  """The cells of one job: a file for metrics of the model, and one for metrics of its samples."""
-
-  def __init__(self, folder: pathlib.Path, keys: tuple[str, str], model_metrics: Collection[str]):
-    self.model, self.samples = (folder / f'{key}.json' for key in keys)
-    self.picture, self.texts = (folder / f'{keys[1]}.{suffix}' for suffix in ('png', 'txt'))
-    self.model_metrics = model_metrics
-
-  def read(self) -> dict[str, Measure]:
-    """Every stored measure. A damaged file counts as missing, so its cells are measured again."""
-    found = {}
-    for path in (self.model, self.samples):
-      try:
-        found |= {k: Measure(**v) for k, v in json.loads(path.read_text('utf-8')).items()}
-      except (OSError, ValueError, TypeError, AttributeError):
-        continue
-    return found
-
-  def missing(self, metrics: Iterable[str]) -> list[str]:
-    """The metrics that are not stored yet."""
-    found = self.read()
-    return [metric for metric in metrics if metric not in found]
-
-  def add(self, evaluation: Evaluation) -> None:
-    """Adds measures, and the picture or texts of the samples."""
-    found = self.read() | evaluation.measures
-    display = evaluation.display
-    if len(display.images):
-      scale = -(-PICTURE_WIDTH // display.picture().shape[1])
-      pictures.save_png(self.picture, display.picture(scale))
-    if display.text:
-      atomic_write(self.texts, display.text)
-    # The picture before the cells: once a cell is there, its row is never drawn again.
-    for path, of_model in ((self.model, True), (self.samples, False)):
-      kept = {k: v._asdict() for k, v in found.items() if (k in self.model_metrics) == of_model}
-      atomic_write(path, json.dumps(kept, indent=2))
 
 
 def _job(row: Row, seed: int, config: Config, workdir: pathlib.Path) -> Job:

@@ -6,14 +6,13 @@ Measured and published cells stand side by side; an unpublished cell stays empty
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image as PillowImage
 
-from common.domains.base import PICTURE_ROWS
-from common.evaluation.evaluate import METRICS
 from common.reporting import plots
 from common.reporting.report import (
   Cell,
@@ -26,20 +25,11 @@ from common.reporting.report import (
   Text,
   Verdicts,
 )
-from common.studies.claims import Estimate, format_estimate, format_parts
-from common.studies.studies import Results
+from common.reporting.writers import to_json_number
+from common.studies.estimates import Estimate, format_estimate, format_parts, scaled, unit
+from common.studies.studies import Results, loss_kind
 
 Estimates = Mapping[tuple[str, str], Estimate | None]  # by (row, metric)
-TITLES = {name: metric.title for name, metric in METRICS.items()} | {
-  'training_seconds': 'seconds of training'
-}
-
-LOSSES = 'Losses of different objectives are different quantities: compare only curves of one kind.'
-
-
-def title(metric: str) -> str:
-  """A metric's name for readers."""
-  return TITLES.get(metric, metric.replace('_', ' '))
 
 
 def columns(results: Results) -> list[tuple[str, bool]]:
@@ -52,13 +42,30 @@ def columns(results: Results) -> list[tuple[str, bool]]:
   ]
 
 
+def units(results: Results) -> dict[str, tuple[str, float]]:
+  """By metric: its title with the unit of its column, and the factor from its own unit."""
+  estimates, found = results.estimates(), {}
+  for metric in results.study.metrics:
+    cells = (estimates.get((row.name, metric)) for row in results.study.rows)
+    found[metric] = unit(metric, [cell.value for cell in cells if cell is not None])
+  return found
+
+
+def shown(results: Results) -> dict[tuple[str, str], Estimate]:
+  """The estimates in the units of their columns, by (row, metric), without empty cells."""
+  factors = {metric: factor for metric, (_, factor) in units(results).items()}
+  estimates = results.estimates().items()
+  return {cell: scaled(found, factors[cell[1]]) for cell, found in estimates if found is not None}
+
+
 def header(results: Results) -> list[str]:
   """The title of each column, starting with the column of row names."""
-  published_titles = results.study.published_as
+  titles = {metric: name for metric, (name, _) in units(results).items()}
+  published_titles = titles | dict(results.study.published_as)
   return [
     'row',
     *(
-      f'published {published_titles.get(metric, title(metric))}' if published else title(metric)
+      f'published {published_titles[metric]}' if published else titles[metric]
       for metric, published in columns(results)
     ),
   ]
@@ -67,30 +74,47 @@ def header(results: Results) -> list[str]:
 def notes(results: Results) -> list[str]:
   """Notes for readers of the numbers: on metrics, seeds, sources and failures."""
   study = results.study
-  lines = []
-  for metric in study.metrics:
-    found = [m.note for row in study.rows for m in results.measures.get((row.name, metric), ())]
-    joined = '; or '.join(dict.fromkeys(note for note in found if note))
-    if joined:
-      lines.append(f'{title(metric)}: {joined}')
+  lines = [line for metric in study.metrics for line in _metric_notes(results, metric)]
   if len(study.seeds) > 1:
-    lines.append(f'means of {len(study.seeds)} seeds, ± half of a 95 % t-interval')
+    lines.append(f'means of {len(study.seeds)} seeds; ± is half of a 95 % t-interval over them')
   else:
-    lines.append('one seed; ± half of the 95 % interval of the measurement itself')
+    lines.append(
+      'one seed; ± is half of the 95 % interval of the measurement; another training differs more'
+    )
   if study.published:
     lines.append(f'published: {study.paper}')
   lines += [f'{row} failed: {why}' for row, why in results.failures.items()]
   return lines
 
 
+def _metric_notes(results: Results, metric: str) -> list[str]:
+  """The notes on a metric; where rows have different ones, each names its rows."""
+  name, rows_of = units(results)[metric][0], {}
+  for row in results.study.rows:
+    measures = results.measures.get((row.name, metric), {}).values()
+    # The failures of the study say why a value is not finite.
+    for note in dict.fromkeys(m.note for m in measures if m.note and m.is_finite):
+      rows_of.setdefault(note, []).append(row.name)
+  if len(rows_of) < 2:
+    return [f'{name}: {note}' for note in rows_of]
+  return [f'{name} of {_listed(rows)}: {note}' for note, rows in rows_of.items()]
+
+
+def _listed(names: Sequence[str]) -> str:
+  """'a; b; c': names may contain commas."""
+  return '; '.join(names)
+
+
 def _published(results: Results, row: str, metric: str) -> str:
   value = results.study.published.get((row, metric), '')
-  return value if isinstance(value, str) else f'{value:g}'
+  # In the unit of the column, unless it is a quantity of its own.
+  factor = 1.0 if metric in results.study.published_as else units(results)[metric][1]
+  return value if isinstance(value, str) else f'{factor * value:g}'
 
 
 def markdown(results: Results, facts: Mapping[str, str]) -> str:
   """The table, the claims and the conditions of measurement, as Markdown."""
-  study, estimates = results.study, results.estimates()
+  study, estimates = results.study, shown(results)
   lines = [f'# {study.title}', '']
   lines += [line for part in (study.about, study.paper) if part for line in (part, '')]
   titles = header(results)
@@ -161,16 +185,18 @@ def as_json(results: Results, facts: Mapping[str, str]) -> str:
     'claims': [verdict._asdict() for verdict in results.verdicts()],
     'measured_with': dict(facts),
   }
-  return json.dumps(record, indent=2)
+  return json.dumps(record, indent=2, allow_nan=False)
 
 
 def _cell_record(results: Results, estimates: Estimates, row: str, metric: str) -> dict[str, Any]:
   found = estimates.get((row, metric))
+  half_width = None if found is None else found.half_width
+  measures = results.measures.get((row, metric), {})
   return {
-    'value': found and found.value,
-    'interval': found and found.half_width,
+    'value': None if found is None else to_json_number(found.value),
+    'interval': None if half_width is None else to_json_number(half_width),
     'published': results.study.published.get((row, metric)),
-    'seeds': [measure._asdict() for measure in results.measures.get((row, metric), ())],
+    'seeds': [{'seed': seed} | measure.to_json() for seed, measure in measures.items()],
   }
 
 
@@ -194,18 +220,24 @@ def sections(
     found.append(Section('Samples', [Gallery(_pictures(results))]))
   # Curves of the runs' own logs, after the table's plots.
   drawn = [_scatter(results, x, y) for x, y in study.plots]
-  drawn += [
-    plots.compare(records, 'loss', 'train', log_y=True, caption=LOSSES),
-    plots.compare(records, 'bits_per_dim', 'validation'),
-  ]
-  drawn = [plot for plot in drawn if plot is not None]
-  if drawn:
-    found.append(Section('Plots', [Gallery(drawn)]))
+  drawn.append(plots.compare(records, 'bits_per_dim', 'validation'))
+  losses = [plots.compare(kind, 'loss', 'train') for kind in _by_loss(results, records)]
+  for name, several in (('Plots', drawn), ('Losses', losses)):
+    if several := [plot for plot in several if plot is not None]:
+      found.append(Section(name, [Gallery(several)]))
   return [*found, Section('Measured with', [Facts(facts)])]
 
 
+def _by_loss(results: Results, records: Mapping[str, list[dict]]) -> list[dict[str, list[dict]]]:
+  """The records, grouped by rows whose losses can be compared: only these share an axis."""
+  groups: dict[str, dict[str, list[dict]]] = {}
+  for row, lines in records.items():
+    groups.setdefault(loss_kind(results.configs[row]), {})[row] = lines
+  return list(groups.values())
+
+
 def _table(results: Results) -> Table:
-  estimates = results.estimates()
+  estimates = shown(results)
   rows = []
   for row in results.study.rows:
     cells: list[str | Cell] = [row.name]
@@ -226,17 +258,18 @@ def _table(results: Results) -> Table:
 
 
 def _pictures(results: Results) -> list[Picture | Quote]:
-  estimates, first = results.estimates(), results.study.metrics[0]
+  estimates, first = shown(results), results.study.metrics[0]
+  name = units(results)[first][0]
   pictures = []
   for row in results.study.rows:
     if path := results.pictures.get(row.name):
       found = estimates.get((row.name, first))
-      suffix = f': {title(first)} {format_estimate(found)}' if found else ''
+      suffix = f': {name} {format_estimate(found)}' if found else ''
       # Texts are shown as text; everything else was saved as a picture.
       if path.suffix == '.txt':
         pictures.append(Quote(path.read_text('utf-8'), row.name + suffix))
         continue
-      alt = f'Samples of {row.name}, one class per column'
+      alt = f'Samples of {row.name}'
       pictures.append(Picture(path.read_bytes(), alt, row.name + suffix))
   return pictures
 
@@ -248,12 +281,11 @@ def overview(results: Results, height: float = 0.42) -> bytes | None:
     results: the results.
     height: height of a strip, in inches.
   """
-  strips = {}
-  for row in results.study.rows:
-    path = results.pictures.get(row.name)
-    if path and path.suffix == '.png':
-      picture = np.asarray(PillowImage.open(path))
-      strips[row.name] = picture[: len(picture) // PICTURE_ROWS]  # its first row of samples
+  strips = {
+    row.name: np.asarray(PillowImage.open(results.strips[row.name]))
+    for row in results.study.rows
+    if row.name in results.strips
+  }
   if not strips:
     return None
   import matplotlib.figure
@@ -271,13 +303,13 @@ def overview(results: Results, height: float = 0.42) -> bytes | None:
 
 
 def _scatter(results: Results, x: str, y: str) -> plots.Plot | None:
-  estimates = results.estimates()
+  estimates, titles = shown(results), {metric: name for metric, (name, _) in units(results).items()}
   points = {}
   for row in results.study.rows:
     along, up = (estimates.get((row.name, metric)) for metric in (x, y))
     # The horizontal axis is logarithmic: it has no place for 0.
-    if along is not None and up is not None and along.value > 0:
+    if along is not None and up is not None and along.value > 0 and math.isfinite(up.value):
       points[row.name] = plots.Series([along.value], [up.value], [up.half_width or 0.0])
   if not points:
     return None
-  return plots.scatter_plot(points, title(x), title(y), log_x=True)
+  return plots.scatter_plot(points, titles[x], titles[y], log_x=True)

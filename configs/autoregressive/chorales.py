@@ -7,12 +7,12 @@ twofold sample --workdir=runs/bach --prompt=BEGINNING.mid --out=chorales.png
 
 Reproduces: nothing published; our own settings.
 
-To expect, on the test split (127 windows of 64 frames; a dimension is a voice in a sixteenth), on a
-2-core CPU machine shared with other work, 2026-11-25:
+To expect, on the test split (127 windows of 64 frames; a dimension is a voice in a sixteenth;
+± is half of a 95 % interval), on a 2-core CPU machine shared with other work, 2026-11-25:
 
             steps  parameters  bits/dim        nats per frame  network evaluations of 64 frames
-  apart       500     378,432  1.211 ± 0.019            3.357                               257
-  together  1,000     413,280  1.315 ± 0.020            3.647                                65
+  apart       500     378,432  1.211 ± 0.037            3.357                               257
+  together  1,000     413,280  1.315 ± 0.039            3.647                                65
 
 Apart took 4 minutes of CPU time, together 2 minutes. The voices of a frame are far from independent
 given the past: drawn together they clash, and score worse even after twice the steps.

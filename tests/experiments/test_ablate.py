@@ -71,6 +71,12 @@ def test_finished_work_is_not_repeated_and_a_failing_row_does_not_stop_the_other
   assert '- broken failed: ' in (workdir / 'table.md').read_text()
 
 
+def test_a_part_that_does_not_exist_is_refused(study, tmp_path):
+  said = refused('ablate', f'--study={study}:smoke', f'--workdir={tmp_path}/new', '--shard=3/2')
+  assert said == 'error: --shard=3/2: write PART/PARTS, such as 1/4, 2/4, 3/4 and 4/4'
+  assert not (tmp_path / 'new').exists()
+
+
 def test_an_unknown_scale_is_refused(study, tmp_path):
   said = refused('ablate', f'--study={study}:smoek', f'--workdir={tmp_path}')
   assert said == "error: unknown scale 'smoek'; did you mean 'smoke'? known: broken, smoke"

@@ -233,7 +233,9 @@ def test_evaluate_and_sample_read_the_run_back(whole, tmp_path):
   printed = run(
     'evaluate', f'--workdir={whole}', '--metrics=bits_per_dim,parameters', '--num_samples=20'
   )
-  measures = json.loads((whole / 'evaluations' / '40.json').read_text())['measures']
+  path = whole / 'evaluations' / '40-num_samples=20.json'
+  assert 'step 40 (' in printed and 'best: ' in printed
+  measures = json.loads(path.read_text())['measures']
   assert 1.0 < measures['bits_per_dim']['value'] < 4.2
   assert measures['parameters']['value'] == sum(
     x.size for x in jax.tree.leaves(runs.load(whole).params)

@@ -54,6 +54,14 @@ def sample(made, params, *prompts, key=0, num=1, **options):
   return made.sample(params, jax.random.key(key), request)
 
 
+def test_samples_from_parameters_that_are_not_finite_are_refused():
+  _, made, params = text_model()
+  broken = jax.tree.map(lambda x: jnp.nan * x, params)
+  assert sample(made, params, num=2).num_not_finite() == 0
+  with pytest.raises(ValueError, match='2 of 2 samples are not finite'):
+    made.draw(broken, jax.random.key(0), Request(2))
+
+
 SHORT, LONG = (1, 4, 2), (3, 0, 0, 2, 4, 1, 1, 3, 2, 0, 4)
 
 

@@ -164,6 +164,28 @@ def test_the_state_may_be_donated_as_soon_as_save_returns(tmp_path):
         assert as_bytes(checkpoints.restore(abstract(state), n).state) == expected[n]
 
 
+def test_a_saved_step_is_on_the_disk_before_older_ones_are_removed(tmp_path, monkeypatch):
+  synced, fsync, rmtree = set(), os.fsync, shutil.rmtree
+
+  def spy(descriptor):
+    fsync(descriptor)
+    synced.add(os.fstat(descriptor).st_ino)
+
+  def removed(path):
+    step = tmp_path / '2'
+    assert {p.stat().st_ino for p in (*step.rglob('*'), step, tmp_path)} <= synced
+    gone.append(path.name)
+    rmtree(path)
+
+  gone = []
+  monkeypatch.setattr(os, 'fsync', spy)
+  monkeypatch.setattr(shutil, 'rmtree', removed)
+  with Checkpoints(tmp_path, keep=1) as checkpoints:
+    for step in (1, 2):
+      save(checkpoints, step, {'x': jnp.arange(3.0)}, loss=-step)
+  assert len(gone) == 1 and gone[0].startswith('1.')
+
+
 # Which steps are kept.
 
 
@@ -313,6 +335,30 @@ def test_a_damaged_step_is_moved_aside_and_its_number_is_free_again(copied, capl
       assert save(checkpoints, 2)
       assert checkpoints.restore(target).step == 2
   assert len(warnings_of(caplog)) == 2
+
+
+def test_a_step_under_the_number_of_another_is_not_believed(copied, caplog):
+  target = abstract(make_state(2))
+  shutil.copytree(copied / '1', copied / '9')
+  with Checkpoints(copied, read_only=True) as checkpoints:
+    assert checkpoints.restore(target).step == 2
+    assert checkpoints.restore(target, 'best').step == 2
+    with pytest.raises(CheckpointError, match='step 9: it is a copy of step 1: rename the folder'):
+      checkpoints.restore(target, 9)
+  assert 'checkpoints/9 is damaged: it is a copy of step 1' in warnings_of(caplog)[0]
+
+
+def test_a_restored_step_says_which_step_is_best(tmp_path):
+  state = {'x': jnp.zeros(3)}
+  with Checkpoints(tmp_path, keep=3) as checkpoints:
+    for step, loss in {1: 2.0, 2: 1.0, 3: float('nan')}.items():
+      save(checkpoints, step, state, loss=loss)
+    about = [checkpoints.restore(state, step).about for step in (1, 'best', 'last')]
+  assert about == [
+    'step 1 (validation loss 2; best: step 2, validation loss 1)',
+    'step 2 (best: validation loss 1)',
+    'step 3 (best: step 2, validation loss 1)',
+  ]
 
 
 def test_the_next_best_is_used_if_the_best_is_damaged(tmp_path, caplog):

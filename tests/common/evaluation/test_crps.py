@@ -9,6 +9,7 @@ from scipy import stats
 from common.data.pipeline import Data
 from common.data.spec import DataSpec, SeriesSpec
 from common.evaluation import crps, evaluate
+from common.evaluation.measures import Measure
 from common.method import Likelihood, Samples
 from tests.common.domains.toy import Split
 from tests.toy import Functions
@@ -122,6 +123,12 @@ def test_the_error_over_a_single_window_is_unknown():
   assert found['crps'].standard_error is None
   assert found['normalised_crps'].standard_error is None
   assert found['normalised_crps'].value > 0
+
+
+def test_a_score_is_not_divided_by_values_that_are_all_zero():
+  zeros = np.zeros(3)
+  found = crps.normalised_crps(crps.Scores(zeros + 2, zeros, zeros, (0.5, 0.9), 'test split'))
+  assert found == Measure(None, None, 'all true values are 0; test split')
 
 
 def test_metrics_of_images_do_not_apply_to_time_series():

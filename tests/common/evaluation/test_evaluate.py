@@ -1,6 +1,7 @@
 """Metrics by name, on methods with known answers."""
 
 import math
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -121,7 +122,7 @@ def test_bits_per_dim_leaves_out_the_padding(data):
   bits, unit = found.measures['bits_per_dim'], 64 * math.log(2)
   assert bits.value == pytest.approx(label.mean() / unit, rel=1e-6)
   assert bits.standard_error == pytest.approx(label.std(ddof=1) / math.sqrt(397) / unit, rel=1e-6)
-  assert f'estimation error {0.5 / math.sqrt(397) / unit:.2g}' in bits.note
+  assert f'estimation error ± {1.96 * 0.5 / math.sqrt(397) / unit:.2g}' in bits.note
   assert bits.parts['two'] == pytest.approx((0.5 / unit, 0.5 / unit))
   assert sum(map(sum, bits.parts.values())) == pytest.approx(bits.value, rel=1e-6)
   assert len(found.display.images) == 0  # no metric needed samples
@@ -135,7 +136,33 @@ def test_a_single_likelihood_has_no_known_error():
   assert two.standard_error == pytest.approx(1 / 4 / math.log(2))
 
 
-def test_a_likelihood_that_is_not_finite_is_refused():
+def test_samples_that_are_not_finite_cost_only_the_metrics_that_need_them(data):
+  good, _ = replay(data)
+  calls = []
+
+  def sample(params, key, request):
+    calls.append(request.num)
+    drawn = good.sample(params, key, request)
+    return drawn._replace(finite=jnp.arange(request.num) > 2)
+
+  metrics = ['agreement', 'frechet', 'parameters', 'bits_per_dim']
+  found = measure(data, Functions(None, None, sample, None), metrics)
+  assert [found.measures[name].is_finite for name in metrics] == [False, False, True, True]
+  assert found.measures['frechet'].note.startswith('3 of 128 samples are not finite')
+  assert calls == [128] and not len(found.display.images)  # not drawn again for the next metric
+
+
+def test_a_likelihood_that_is_not_finite_is_reported(data):
+  method, _ = replay(
+    data,
+    nll=lambda params, batch, key: Likelihood(
+      jnp.where(batch['label'] == 3, jnp.inf, 1.0), jnp.zeros(len(batch['x']))
+    ),
+  )
+  found = measure(data, method, ['bits_per_dim', 'parameters']).measures
+  threes = int((data.splits['test'].arrays['label'] == 3).sum())
+  assert math.isnan(found['bits_per_dim'].value) and found['parameters'].value == 16.0
+  assert found['bits_per_dim'].note == f'{threes} of 397 likelihoods are not finite'
   with pytest.raises(ValueError, match='1 of 2 likelihoods are not finite'):
     likelihood.summary(np.array([1.0, np.inf]), np.zeros(2), 4)
 
@@ -192,6 +219,20 @@ def test_samples_are_in_proportion_and_in_order(data):
   assert 'median of 3 calls for 128 samples' in found.measures['seconds_per_sample'].note
 
 
+def test_the_memory_does_not_hold_all_samples_at_once():
+  """8 MB of samples, of which only one batch and the samples to look at are kept."""
+  spec = DataSpec('large', 'image', (64, 64, 1), 17)
+  split = Split(x=np.zeros((1, *spec.shape), np.uint8))
+  x = np.zeros((20, *spec.shape), np.uint8)
+  method = Functions(None, None, lambda params, key, request: Samples(x, 1), None)
+  settings = SETTINGS | dict(num_samples=2000, batch_size=20)
+  tracemalloc.start()
+  measure(Data(spec, {'train': split, 'test': split}), method, ['evaluations'], settings)
+  _, peak = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  assert peak < 2e6
+
+
 def test_the_same_key_gives_the_same_samples(data):
   one, other = (measure(data, replay(data)[0], ['evaluations']).display.images for _ in range(2))
   assert np.array_equal(one, other)
@@ -207,7 +248,7 @@ def test_metrics_that_the_method_or_the_data_cannot_give_are_empty(data):
     assert request.label is None
     return Samples(jnp.asarray(splits['test'].arrays['x'][: request.num]), 1)
 
-  settings = SETTINGS | dict(extractor='pixels')
+  settings = SETTINGS | dict(extractor='auto')
   found = measure(
     Data(spec, splits),
     Functions(None, None, sample, None),
@@ -217,6 +258,7 @@ def test_metrics_that_the_method_or_the_data_cannot_give_are_empty(data):
   assert found.measures['agreement'] == Measure(None, None, 'the data has no classes')
   assert found.measures['bits_per_dim'] == Measure(None, None, 'the method has no likelihood')
   assert found.measures['frechet'].value > 0 and found.display.label is None
+  assert found.measures['frechet'].note.startswith('FD(pixels, n=300)')
   with pytest.raises(ConfigError, match="set it to 'pixels'"):
     measure(Data(spec, splits), Functions(None, None, sample, None), ['frechet'])
 
@@ -226,7 +268,14 @@ def test_metrics_that_the_method_or_the_data_cannot_give_are_empty(data):
   [
     (['agrement'], {}, "unknown metric 'agrement'; did you mean 'agreement'?"),
     (['parameters'], dict(split='tset'), "unknown split 'tset'; did you mean 'test'?"),
-    (['frechet'], dict(extractor='inception'), "unknown extractor 'inception'; known: mlp, pixels"),
+    (
+      ['frechet'],
+      dict(extractor='inception'),
+      "unknown extractor 'inception'; known: auto, mlp, p",
+    ),
+    # Checked even if no metric needs them.
+    (['parameters'], dict(extractor='inception'), "unknown extractor 'inception'"),
+    (['frechet'], dict(num_samples=1), 'at least 2 samples, got evaluation.num_samples=1'),
   ],
 )
 def test_unknown_names_are_refused_with_the_known_ones(data, metrics, changes, message):

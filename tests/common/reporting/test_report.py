@@ -40,6 +40,12 @@ def test_two_families_share_an_axis():
   assert plots.compare({'diffusion': records(50)}, 'nothing') is None
 
 
+def test_no_two_series_of_a_plot_look_alike():
+  styles = [plots.style_of(index) for index in range(64)]
+  assert len({(style.colour, style.marker) for style in styles}) == 64
+  assert len({(style.colour, style.line) for style in styles[:32]}) == 32
+
+
 class Page(html.parser.HTMLParser):
   """Collects the links a browser would load, and the text it would show."""
 

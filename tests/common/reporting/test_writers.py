@@ -4,6 +4,8 @@ import io
 import json
 import math
 import os
+import resource
+import signal
 import subprocess
 import sys
 
@@ -61,8 +63,29 @@ def test_a_resumed_run_writes_the_lines_it_would_have_written(tmp_path):
 
 def test_without_a_step_no_line_is_removed(tmp_path):
   write(tmp_path, (1, 2))
+  with (tmp_path / 'metrics.jsonl').open('a') as file:
+    file.write('{"step": 8, "spl')  # but half a line would spoil the next one
   write(tmp_path, (1, 3))
   assert [row['step'] for row in read(tmp_path)] == [1, 2, 1, 3]
+
+
+def test_a_line_is_written_whole_or_not_at_all(tmp_path):
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+  try:
+    with Writer(tmp_path, tensorboard=False) as writer:
+      writer.scalars(1, {'loss': 1.0})
+      size = (tmp_path / 'metrics.jsonl').stat().st_size
+      resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, hard))  # room for part of a line
+      with pytest.raises(OSError, match=r'No space|too large'):
+        writer.scalars(2, {'loss': 0.5})
+      resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+      assert (tmp_path / 'metrics.jsonl').stat().st_size == size
+      writer.scalars(3, {'loss': 0.25})
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    signal.signal(signal.SIGXFSZ, handler)
+  assert [row['step'] for row in read(tmp_path)] == [1, 3]
 
 
 def test_lines_are_removed_atomically(tmp_path, monkeypatch):

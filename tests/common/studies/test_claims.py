@@ -7,7 +7,8 @@ import pytest
 
 from common.config import ConfigError
 from common.evaluation.measures import Measure
-from common.studies.claims import Claim, Estimate, estimate, format_estimate, judge
+from common.studies.claims import Claim, judge
+from common.studies.estimates import Estimate, estimate, format_estimate, unit
 
 
 def verdict(claim, **cells):
@@ -40,22 +41,66 @@ def test_the_boundary_is_the_95_percent_interval_of_the_difference():
   assert verdict(claim, a=(-0.99, 0.3), b=(0.0, 0.4)) == 'fails'
 
 
-def test_a_verdict_is_wrong_no_more_often_than_its_level():
+def of_seeds(values, first=0):
+  """The estimate from the values of consecutive seeds."""
+  return estimate({first + seed: Measure(float(value)) for seed, value in enumerate(values)})
+
+
+@pytest.mark.parametrize('first', [0, 7], ids=['equal seeds', 'other seeds'])
+def test_a_verdict_is_wrong_no_more_often_than_its_level(first):
   """Two equal rows with three seeds each: 'holds' and 'fails' occur 2.5 % of the time each."""
   rng = np.random.default_rng(0)
   claim = Claim('', ('a', 'm'), above=('b', 'm'))
   found = []
-  for values in rng.normal(size=(800, 2, 3)):
-    cells = [estimate([Measure(float(x)) for x in row]) for row in values]
-    found.append(judge(claim, {('a', 'm'): cells[0], ('b', 'm'): cells[1]}).verdict)
+  for one, other in rng.normal(size=(800, 2, 3)):
+    cells = {('a', 'm'): of_seeds(one), ('b', 'm'): of_seeds(other, first)}
+    found.append(judge(claim, cells).verdict)
   assert 0.008 < found.count('holds') / 800 < 0.04
   assert 0.008 < found.count('fails') / 800 < 0.04
+
+
+def test_equal_seeds_are_paired_and_decide_where_their_spread_is_shared():
+  """Seeds spread by 1 and move both rows alike; a is above b by 0.1 ± 0.01 in each of them."""
+  rng = np.random.default_rng(0)
+  shared, noise = rng.normal(size=5), 0.01 * rng.normal(size=5)
+  claim = Claim('a is above b', ('a', 'm'), above=('b', 'm'))
+  one, other = of_seeds(shared + 0.1 + noise), of_seeds(shared)
+  paired = judge(claim, {('a', 'm'): one, ('b', 'm'): other})
+  apart = judge(claim, {('a', 'm'): one, ('b', 'm'): of_seeds(shared, first=5)})
+  assert (paired.verdict, apart.verdict) == ('holds', 'undecided')
+  gaps = 0.1 + noise
+  half_width = 2.77644511 * gaps.std(ddof=1) / math.sqrt(5)  # t of 4 degrees of freedom
+  shown = format_estimate(Estimate(gaps.mean(), half_width / 1.95996398))
+  assert paired.detail.endswith(f'; difference {shown}, paired over 5 seeds')
+  twice = Claim('', ('a', 'm'), below=('b', 'm'), times=2.0)
+  cells = {('a', 'm'): of_seeds(2 * shared - 0.1 + noise), ('b', 'm'): other}
+  assert judge(twice, cells).verdict == 'holds'
+
+
+def test_a_seed_that_is_not_finite_is_not_left_out():
+  found = estimate({0: Measure(1.0), 1: Measure(math.nan), 2: Measure(3.0)})
+  assert format_estimate(found) == 'not finite'
+  assert verdict(Claim('', ('a', 'm'), above=0.0), a=found) == 'undecided'
+
+
+def test_times_below_a_second_are_in_milliseconds():
+  assert unit('seconds_per_sample', [0.0012, 0.2]) == ('milliseconds per sample', 1000.0)
+  assert unit('seconds_per_sample', [0.0012, 2.0]) == ('seconds per sample', 1.0)
+  assert unit('agreement', [0.5]) == ('class agreement', 1.0)
+  claim = Claim('fast', ('a', 'seconds_per_sample'), below=('b', 'seconds_per_sample'))
+  cells = {
+    ('a', 'seconds_per_sample'): Estimate(0.0012, 0.0),
+    ('b', 'seconds_per_sample'): Estimate(0.002, 0.0),
+  }
+  assert judge(claim, cells).detail == 'milliseconds per sample: 1.2 (a) against 2 (b)'
 
 
 def test_times_scales_the_other_side_and_its_error():
   claim = Claim('', ('a', 'm'), above=('b', 'm'), times=2.0)
   assert verdict(claim, a=(3.0, 0.0), b=(1.0, 0.24)) == 'holds'
   assert verdict(claim, a=(3.0, 0.0), b=(1.0, 0.27)) == 'undecided'
+  found = judge(claim, {('a', 'm'): Estimate(3.0, 0.0), ('b', 'm'): Estimate(1.0, 0.24)})
+  assert found.detail == 'm: 3 (a) against 2 × (1.00 ± 0.47) (b)'
   assert verdict(claim, a=(1.0, 0.0), b=(1.0, 0.0)) == 'fails'
 
 
@@ -80,16 +125,17 @@ def test_one_of_several_rows_suffices_but_all_other_sides_count():
 def test_the_detail_names_the_deciding_row():
   claim = Claim('', (('a', 'b'), 'm'), above=0.9)
   found = judge(claim, {('a', 'm'): Estimate(0.5, 0.01), ('b', 'm'): Estimate(0.95, 0.01)})
-  assert found.detail == 'b: 0.950 ± 0.020 against 0.9'
+  assert found.detail == 'm: 0.950 ± 0.020 (b) against 0.9'
 
 
 def test_several_seeds_give_a_t_interval_and_one_seed_its_own_error():
-  found = estimate([Measure(1.0, 9.0), Measure(2.0, 9.0), Measure(3.0, 9.0)])
-  assert found == Estimate(2.0, pytest.approx(1 / math.sqrt(3)), 2.0)
+  found = estimate({seed: Measure(seed + 1.0, 9.0) for seed in range(3)})
+  assert found == Estimate(2.0, pytest.approx(1 / math.sqrt(3)), 2.0, {0: 1.0, 1: 2.0, 2: 3.0})
   assert found.half_width == pytest.approx(4.30265273 / math.sqrt(3))  # t of 2 degrees of freedom
-  assert estimate([Measure(1.0, 0.5)]).half_width == pytest.approx(1.95996398 * 0.5)
-  assert estimate([Measure(None), Measure(3.0, 0.5)]) == Estimate(3.0, 0.5)
-  assert estimate([Measure(None)]) is None
+  assert estimate({0: Measure(1.0, 0.5)}).half_width == pytest.approx(1.95996398 * 0.5)
+  assert estimate({0: Measure(1.0, 0.5, dof=2)}).half_width == pytest.approx(4.30265273 * 0.5)
+  assert estimate({0: Measure(None), 1: Measure(3.0, 0.5)}) == Estimate(3.0, 0.5)
+  assert estimate({0: Measure(None)}) is None
 
 
 @pytest.mark.parametrize(
@@ -101,7 +147,7 @@ def test_several_seeds_give_a_t_interval_and_one_seed_its_own_error():
     (Estimate(1234.5678, 40.0), '1,235 ± 78'),
     (Estimate(9.97e-5, 1.1e-6), '9.97e-05 ± 2.2e-06'),
     (Estimate(2.31416, 0.0), '2.314'),
-    (Estimate(math.nan, math.nan), 'nan'),
+    (Estimate(math.nan, math.nan), 'not finite'),
     (None, ''),
   ],
 )

@@ -8,7 +8,7 @@ import pytest
 
 from common.config import ConfigError
 from common.config_files import call, load_config
-from common.domains.base import Display
+from common.domains.display import Display
 from common.evaluation.measures import Evaluation, Measure
 from common.studies import studies, tables
 from common.studies.claims import Claim
@@ -176,6 +176,72 @@ def test_seeds_give_a_mean_and_an_interval(base, tmp_path):
   found = results.estimates()['narrow', 'quality']
   assert found.value == pytest.approx(2.6)
   assert found.half_width == pytest.approx(4.30265273 * 0.1 / np.sqrt(3))
+  # In every seed the gap is the same: paired, this claim is decided exactly.
+  close = Claim('slow is better', ('narrow, slow', 'quality'), above=('narrow', 'quality'))
+  results = run(study_of(base, seeds=(0, 1, 2), claims=(close,)), tmp_path / 'work', toy)
+  assert results.verdicts()[0].verdict == 'holds' and len(toy.trained) == 6
+
+
+def test_a_value_that_is_not_finite_fails_its_row_and_stays_in_the_table(base, tmp_path):
+  toy = Toy()
+
+  def diverged(config, folder, metrics, options):
+    found = toy.evaluate(config, folder, metrics, options)
+    if config['width'] == 3 and config['seed'] == 1:
+      found.measures['quality'] = Measure(float('nan'), note='2 of 4 samples are not finite')
+    return found
+
+  study = study_of(base, seeds=(0, 1))
+  for _ in range(2):  # the second time from the files
+    results = run(study, tmp_path / 'work', toy, evaluate=diverged)
+    why = 'seed 1: not finite: quality: 2 of 4 samples are not finite'
+    assert results.failures == {'wide': why}
+    text = tables.markdown(results, {})
+    assert '| wide | not finite | diverges | 10 | 300 |' in text and f'wide failed: {why}' in text
+    assert results.verdicts()[0].verdict == 'undecided'
+    record = json.loads(tables.as_json(results, {}), parse_constant=pytest.fail)
+    assert record['rows'][2]['cells']['quality']['value'] == 'NaN'
+
+
+def test_parts_of_a_study_share_no_model_and_make_up_the_whole(base, tmp_path):
+  study, toy = study_of(base), Toy()
+  jobs = studies.plan(study, load_config, tmp_path, METRICS)
+  parts = [studies.shard(jobs, part, 2) for part in (1, 2)]
+  assert [[job.row.name for job in part] for part in parts] == [
+    ['narrow', 'narrow, slow'],
+    ['wide'],
+  ]
+  told, settings = [], dict(train=toy.train, evaluate=toy.evaluate)
+  for part in parts:
+    studies.run(part, study, tmp_path, say=told.append, **settings)
+  assert sum(line.startswith('about ') and 'left' in line for line in told) == 1
+  toy.measured.clear()
+  assert not studies.run(jobs, study, tmp_path, say=told.append, **settings).failures
+  assert not toy.measured
+
+
+def test_notes_name_their_rows_and_losses_of_different_kinds_share_no_axis(base, tmp_path):
+  toy = Toy()
+
+  def noted(config, folder, metrics, options):
+    found = toy.evaluate(config, folder, metrics, options)
+    note = 'judged twice' if config['width'] == 3 else 'judged once'
+    measure = found.measures['quality']._replace(note=note)
+    return found._replace(measures=found.measures | {'quality': measure})
+
+  rows = (*study_of(base).rows, Row('deep', {'network.depth': 3}))
+  results = run(study_of(base, rows=rows), tmp_path / 'work', toy, evaluate=noted)
+  notes = tables.notes(results)
+  assert 'quality of narrow; narrow, slow; deep: judged once' in notes
+  assert 'quality of wide: judged twice' in notes
+  line = {'step': 1, 'split': 'train', 'loss': 1.0}
+  records = {row: [line] for row in ('narrow', 'wide', 'deep')}
+  losses = next(s for s in tables.sections(results, {}, records) if s.title == 'Losses')
+  # `width` may change what the loss is; `network` does not.
+  assert [plot.alt for plot in losses.blocks[0].pictures] == [
+    'loss (train) over step for narrow, deep',
+    'loss (train) over step for wide',
+  ]
 
 
 @pytest.mark.parametrize(
@@ -231,7 +297,7 @@ def test_tables_put_published_cells_next_to_measured_ones(base, tmp_path):
   assert '| narrow | 2.500 ± 0.020 | 2.6 | 2 | 100 |' in text
   assert '| narrow, slow | 2.990 ± 0.020 |  | 100 | 100 |' in text  # nobody published it
   assert '| wide | 4.900 ± 0.020 | diverges | 10 | 300 |' in text
-  assert '- **fails**: equal size (300 against 100 (narrow))' in text
+  assert '- **fails**: equal size (parameters: 300 (wide) against 100 (narrow))' in text
   assert 'quality: toy units' in text and 'published: Nobody 2020, table 1' in text
 
   lines = tables.as_csv(results).splitlines()

@@ -44,6 +44,15 @@ def test_autoguidance_by_a_weaker_model():
     method.sample(params, KEY, request._replace(options={'weak': weak}))
 
 
+def test_samples_that_are_not_finite_are_refused_and_not_drawn_black():
+  method, params = edm_method()
+  broken = jax.tree.map(lambda x: jnp.nan * x, params)
+  request = Request(4, jnp.zeros(4, jnp.int32), options={'steps': 4})
+  assert method.sample(params, KEY, request).num_not_finite() == 0
+  with pytest.raises(ValueError, match='4 of 4 samples are not finite'):
+    method.draw(broken, KEY, request)
+
+
 def test_steps_within_a_bucket_and_the_weight_do_not_recompile(caplog):
   method, params = edm_method()
   request = Request(3, jnp.arange(3))

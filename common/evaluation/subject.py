@@ -1,0 +1,194 @@
+"""The subject of an evaluation: a model, its samples and the real data, each computed once."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Int, Key, Shaped
+
+from common.data.pipeline import Data
+from common.data.sources import Source
+from common.domains import domain_of
+from common.domains.base import Domain
+from common.domains.labels import class_cycle
+from common.domains.series import Forecasts, Windows, forecast
+from common.evaluation import classifiers, crps
+from common.method import Method, PyTree, Samples
+from common.reporting.progress import reported
+
+# Calls of the sampler that are timed, after the first, which compiles it.
+TIMED_CALLS = 3
+# The largest number of real examples of a split for distances and classifiers.
+REAL_EXAMPLES = 60_000
+
+# What a metric reads from a batch of samples, as images: one row for each.
+Reader = Callable[[np.ndarray], np.ndarray]
+
+
+class TimedSamples(NamedTuple):
+  """What is kept of the samples, and the cost of drawing them.
+
+  Attributes:
+    read: what each reader of the subject read from all samples, by metric.
+    label: [num_samples] the classes that were requested, or None.
+    shown: the samples to look at.
+    shown_label: their classes, or None.
+    evaluations: network evaluations per sample.
+    seconds: duration of each timed call.
+  """
+
+  read: Mapping[str, np.ndarray]
+  label: Int[np.ndarray, 'n'] | None
+  shown: Shaped[np.ndarray, 's *shape']
+  shown_label: Int[np.ndarray, 's'] | None
+  evaluations: int
+  seconds: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+  """A model under evaluation; samples are drawn once, when the first metric asks for them.
+
+  Attributes:
+    method, params: the model.
+    data: real data to compare it with.
+    settings: the `evaluation` section of a config.
+    key: determines all random numbers.
+    options: sampler settings that replace those of the config.
+    make_readers: by metric, a function of the subject that makes its reader; None if it needs none.
+  """
+
+  method: Method
+  params: PyTree
+  data: Data
+  settings: Mapping[str, Any]
+  key: Key[Array, '']
+  options: Mapping[str, Any]
+  make_readers: Mapping[str, Callable[['Subject'], Reader | None]]
+
+  @property
+  def domain(self) -> Domain:
+    """The kind of data."""
+    return domain_of(self.data.spec)
+
+  @property
+  def split(self) -> Source:
+    """The split that is evaluated."""
+    return self.data.splits[self.settings['split']]
+
+  @functools.cached_property
+  def samples(self) -> TimedSamples:
+    """`settings.num_samples` samples, with each class as frequent as in the training split.
+
+    Of each batch only what the readers read is kept, and the few samples to look at: the memory
+    does not hold all samples at once.
+    """
+    num = self.settings['num_samples']
+    batch = min(self.settings['batch_size'], num)
+    calls = -(-num // batch)
+    label = self.label_of(np.arange(num))
+    shown = self.domain.shown(num, label)
+    read, seen, seconds, evaluations = {name: [] for name in self.readers}, {}, [], 0
+    # All calls draw `batch` samples, so the sampler compiles once; a surplus is cut off at the end.
+    # Calls beyond the number needed only serve the timing.
+    total = max(calls, 1 + TIMED_CALLS)
+    for call in reported(range(total), total, 'sampling'):
+      indices = call * batch + np.arange(batch)
+      start = time.perf_counter()
+      samples = self._draw(call, indices)
+      drawn = np.asarray(samples.x)  # waits until the device has finished: part of the time
+      seconds.append(time.perf_counter() - start)
+      if call < calls:
+        evaluations = int(samples.evaluations)
+        seen |= {index: drawn[index - indices[0]] for index in np.intersect1d(shown, indices)}
+        for name, rows in self._read(drawn).items():
+          read[name].append(rows)
+    return TimedSamples(
+      {name: np.concatenate(rows)[:num] for name, rows in read.items()},
+      label,
+      np.stack([seen[index] for index in shown]),
+      None if label is None else label[shown],
+      evaluations,
+      tuple(seconds[1:]),  # the first call compiles, so its time does not count
+    )
+
+  def label_of(self, indices: Int[np.ndarray, 'n']) -> Int[np.ndarray, 'n'] | None:
+    """The class to request for each sample; None if the method does not take classes."""
+    return None if self.classes is None else self.classes[indices % len(self.classes)]
+
+  def _draw(self, call: int, indices: Int[np.ndarray, 'batch']) -> Samples:
+    label = self.label_of(indices)
+    request = self.domain.evaluation_request(
+      self.data.spec, indices, label, self.split, self.options
+    )
+    return self.method.draw(self.params, jax.random.fold_in(self.key, call), request)
+
+  def _read(self, drawn: np.ndarray) -> dict[str, np.ndarray]:
+    """What each reader reads from a batch."""
+    if not self.readers:
+      return {}
+    images, _ = self.domain.as_images(self.data.spec, drawn)
+    return {name: reader(images) for name, reader in self.readers.items()}
+
+  @functools.cached_property
+  def readers(self) -> dict[str, Reader]:
+    """The readers of the metrics that read samples."""
+    made = {name: make(self) for name, make in self.make_readers.items()}
+    return {name: reader for name, reader in made.items() if reader is not None}
+
+  @functools.cached_property
+  def class_counts(self) -> Int[np.ndarray, 'classes']:
+    """Number of real training examples of each class; empty if the data have no classes."""
+    num_classes = self.data.spec.num_classes
+    label = self.training[1] if num_classes else np.zeros(0, np.int32)
+    return np.bincount(label, minlength=num_classes)
+
+  @functools.cached_property
+  def classes(self) -> Int[np.ndarray, 'total'] | None:
+    """The classes of the samples, in turn; None if the method does not take classes."""
+    # As frequent as in the reference: otherwise a perfect model would be far from it.
+    labelled = self.data.spec.num_classes and self.method.labelled
+    return class_cycle(self.class_counts) if labelled else None
+
+  @functools.cached_property
+  def training(self) -> tuple[np.ndarray, Int[np.ndarray, 'n']]:
+    """Examples of the training split and their classes: the reference."""
+    return _examples(self.data.splits['train'], self.data.spec.num_classes)
+
+  @functools.cached_property
+  def forecasts(self) -> Forecasts:
+    """`settings.num_samples` draws of every window of the split."""
+    return forecast(
+      self.method,
+      self.params,
+      self.key,
+      Windows(self.data.spec, self.split, np.arange(len(self.split))),
+      self.settings['num_samples'],
+      self.settings['batch_size'],
+      self.options,
+    )
+
+  @functools.cached_property
+  def scores(self) -> crps.Scores:
+    """The scores of `forecasts`."""
+    return crps.score(self.forecasts, self.data.spec.series.season, self.settings['split'])
+
+  @functools.cached_property
+  def real(self) -> classifiers.LabelledImages:
+    """The training split, and the evaluated split, on which a classifier's accuracy is measured."""
+    spec = self.data.spec
+    (x, label), (test_x, test_label) = self.training, _examples(self.split, spec.num_classes)
+    (x, levels), (test_x, _) = (self.domain.as_images(spec, part) for part in (x, test_x))
+    return classifiers.labelled_images(x, label, test_x, test_label, levels)
+
+
+def _examples(source: Source, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+  """Examples and labels of a split; of a large split, a fixed random part."""
+  indices = np.sort(np.random.default_rng(0).permutation(len(source))[:REAL_EXAMPLES])
+  examples = source.gather(indices)
+  labels = examples['label'] if num_classes else np.zeros(len(indices), np.int32)
+  return examples['x'], labels

@@ -1,0 +1,136 @@
+"""Means with their 95 % intervals, and how they are written.
+
+In everything that is printed or drawn, ± is half of a 95 % interval.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from common.evaluation.evaluate import METRICS
+from common.evaluation.measures import Measure
+
+CONFIDENCE = 0.95
+TITLES = {name: metric.title for name, metric in METRICS.items()} | {
+  'training_seconds': 'seconds of training'
+}
+
+
+class Estimate(NamedTuple):
+  """A mean with its error.
+
+  Attributes:
+    value: the mean.
+    error: its standard error; None if it is unknown.
+    dof: the degrees of freedom of the error.
+    seeds: with several seeds, the value of each.
+  """
+
+  value: float
+  error: float | None
+  dof: float = math.inf
+  seeds: Mapping[int, float] = {}
+
+  @property
+  def half_width(self) -> float | None:
+    """Half the width of the 95 % interval."""
+    return None if self.error is None else _quantile(self.dof) * self.error
+
+
+def estimate(measures: Mapping[int, Measure]) -> Estimate | None:
+  """The estimate from the measurements of each seed; None if there is no value.
+
+  Several values give their mean and the standard error of the mean, for a t-interval. A single
+  value gives its own standard error.
+  """
+  known = {seed: measure for seed, measure in measures.items() if measure.value is not None}
+  if not known:
+    return None
+  # A single seed says nothing about the spread of training: only the measurement has an error.
+  if len(known) == 1:
+    (measure,) = known.values()
+    dof = math.inf if measure.dof is None else float(measure.dof)
+    return Estimate(float(measure.value), measure.standard_error, dof)
+  # The spread of the seeds; the measurement's own error is part of it.
+  return _mean({seed: float(measure.value) for seed, measure in known.items()})
+
+
+def difference(one: Estimate, other: Estimate, times: float = 1.0) -> Estimate:
+  """one − times · other, with its error; both errors must be known.
+
+  If both sides have the same seeds, they are compared seed by seed: what a seed does to both of
+  them (the order of the data, the first weights, the noise) then cancels. Otherwise the errors of
+  both sides are independent (Welch 1947).
+  """
+  if is_paired(one, other):
+    return _mean({seed: value - times * other.seeds[seed] for seed, value in one.seeds.items()})
+  gap = one.value - times * other.value
+  parts = [(one.error**2, one.dof), ((times * other.error) ** 2, other.dof)]
+  variance = sum(part for part, _ in parts)
+  spread = sum(part**2 / dof for part, dof in parts)
+  # Welch–Satterthwaite: ν = (Σ sᵢ²)² / Σ (sᵢ⁴ / νᵢ); exact parts do not reduce it.
+  dof = variance**2 / spread if spread > 0 else math.inf
+  return Estimate(gap, math.sqrt(variance), dof)
+
+
+def is_paired(one: Estimate, other: Estimate) -> bool:
+  """Whether both sides have values of the same seeds."""
+  return len(one.seeds) > 1 and one.seeds.keys() == other.seeds.keys()
+
+
+def _mean(values: Mapping[int, float]) -> Estimate:
+  """The mean over seeds."""
+  array = np.array(list(values.values()))
+  error = array.std(ddof=1) / math.sqrt(len(array))
+  return Estimate(float(array.mean()), float(error), len(array) - 1.0, dict(values))
+
+
+def _quantile(dof: float) -> float:
+  """The factor from a standard error to half a t-interval: 1.96 for infinite `dof`."""
+  from scipy import stats
+
+  return float(stats.t.ppf(0.5 + CONFIDENCE / 2, dof))
+
+
+def title(metric: str) -> str:
+  """A metric's name for readers."""
+  return TITLES.get(metric, metric.replace('_', ' '))
+
+
+def unit(metric: str, values: Iterable[float]) -> tuple[str, float]:
+  """(the metric's name with the unit that suits all values, the factor from its own unit).
+
+  Times below a second are in milliseconds.
+  """
+  name = title(metric)
+  largest = max((abs(value) for value in values if math.isfinite(value)), default=1.0)
+  if name.startswith('seconds') and largest < 1.0:
+    return f'milli{name}', 1000.0
+  return name, 1.0
+
+
+def scaled(found: Estimate, factor: float) -> Estimate:
+  """The estimate in another unit."""
+  error = None if found.error is None else factor * found.error
+  return Estimate(factor * found.value, error, found.dof)
+
+
+def format_estimate(found: Estimate | None) -> str:
+  """'0.957 ± 0.013': two digits of half the 95 % interval, and the value to the same decimals."""
+  return '' if found is None else ' ± '.join(part for part in format_parts(found) if part)
+
+
+def format_parts(found: Estimate) -> tuple[str, str]:
+  """The two numbers of `format_estimate`; the second is empty without an error."""
+  if not math.isfinite(found.value):
+    return 'not finite', ''
+  if not found.half_width or not math.isfinite(found.half_width):
+    whole = found.value.is_integer() and abs(found.value) < 1e15
+    return (f'{found.value:,.0f}' if whole else f'{found.value:.4g}'), ''
+  if abs(found.value) < 1e-3:
+    return f'{found.value:.3g}', f'{found.half_width:.2g}'
+  # Two significant digits of the half-width h: 1 − ⌊log₁₀ h⌋ decimals.
+  decimals = max(1 - math.floor(math.log10(found.half_width)), 0)
+  return f'{found.value:,.{decimals}f}', f'{found.half_width:,.{decimals}f}'
