@@ -92,7 +92,7 @@ def measure(config: dict, folder: pathlib.Path, metrics: list[str], options: dic
   run = runs.load(folder)
   run = run._replace(config=config, method=families.build(config, run.data.spec))
   asked = [metric for metric in metrics if metric != TRAINING_SECONDS]
-  result = runs.evaluate_run(run, asked, options)
+  result = run.evaluate(asked, **options)
   if TRAINING_SECONDS in metrics:
     # The first call includes compilation and does not count: a run of one call has no time.
     seconds = runs.training_seconds(folder) or None
