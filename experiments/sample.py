@@ -89,11 +89,11 @@ def main() -> None:
     SampleFlags(**{flag.name: flag.value for flag in SAMPLE_FLAGS}), SEED.value, sampling
   )
   domain = domain_of(run.data.spec)
-  logging.info('%s of %s', run.about, WORKDIR.value)
   name = OUT.value or domain.default_out
   out = pathlib.Path(name) if name else None
   domain.check_flags(run.data.spec, settings.flags, out)
   print(domain.sample(run.trained, settings, out))
+  logging.info('%s of %s', run.about, WORKDIR.value)
 
 
 if __name__ == '__main__':
