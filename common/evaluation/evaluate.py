@@ -87,15 +87,17 @@ def check_settings(settings: Mapping[str, Any], data: Data, metrics: Collection[
   """
   for name in metrics:
     pick(METRICS, name, 'metric')
-  pick(data.splits, settings['split'], 'split')
+  pick(data.splits, settings['split'], 'evaluation.split')
   extractor_name = settings['extractor']
-  pick(EXTRACTORS, extractor_name, 'extractor')
-  if 'frechet' not in metrics or 'frechet' not in domain_of(data.spec).metrics:
+  pick(EXTRACTORS, extractor_name, 'evaluation.extractor')
+  if 'frechet' not in domain_of(data.spec).metrics:
     return
   if extractor_name == 'mlp' and data.spec.num_classes < 2:
     raise ConfigError(
       "evaluation.extractor='mlp' needs data with two classes or more; set it to 'pixels'"
     )
+  if 'frechet' not in metrics:
+    return
   num = settings['num_samples']
   if num < MIN_FRECHET_SAMPLES:
     raise ConfigError(

@@ -49,13 +49,14 @@ def _mlp(real: classifiers.LabelledImages) -> Extractor:
 
 
 def _auto(real: classifiers.LabelledImages) -> Extractor:
+  """`mlp` if the data has two classes or more, otherwise `pixels`."""
   return (_mlp if len(np.unique(real.label)) > 1 else _pixels)(real)
 
 
 EXTRACTORS = {
-  'auto': _auto,  # 'mlp' if the data has classes, otherwise 'pixels'
-  'pixels': _pixels,  # the images themselves
-  'mlp': _mlp,  # the last hidden layer of a classifier fitted on the training split; needs labels
+  'auto': _auto,
+  'pixels': _pixels,
+  'mlp': _mlp,
 }
 
 

@@ -48,15 +48,15 @@ SETTINGS = base.SETTINGS | dict(
     network=dict(name='mlp'),  # diffusion/networks/__init__.py
   ),
   augmentation=dict(  # a condition of the network, so that samples show none (EDM)
-    # of each kind, times its multiplier below; EDM's config F: 0.12
+    # of each kind, times its multiplier; EDM's config F: 0.12
     probability=Setting(0.0, Interval(0, 1, note='0: off')),
-    # multiplier; so large, it is certain: half of all images are flipped
+    # multipliers, 0: off; x flips are certain, so that half of all images are flipped
     x_flip=Setting(1e8, ZERO_IS_OFF),
-    y_flip=Setting(1.0, ZERO_IS_OFF),  # multiplier
-    scale=Setting(1.0, ZERO_IS_OFF),  # multiplier
-    rotate=Setting(1.0, ZERO_IS_OFF),  # multiplier
-    anisotropy=Setting(1.0, ZERO_IS_OFF),  # multiplier
-    translate=Setting(1.0, ZERO_IS_OFF),  # multiplier
+    y_flip=Setting(1.0, ZERO_IS_OFF),  # multiplier: up and down
+    scale=Setting(1.0, ZERO_IS_OFF),  # multiplier: both sides alike
+    rotate=Setting(1.0, ZERO_IS_OFF),  # multiplier: about the centre
+    anisotropy=Setting(1.0, ZERO_IS_OFF),  # multiplier: one axis against the other
+    translate=Setting(1.0, ZERO_IS_OFF),  # multiplier: by part of the image
     scale_std=Setting(0.2, AT_LEAST_ZERO),  # of log2
     rotate_max=Setting(1.0, PROBABILITY),  # share of a half turn, in both directions
     anisotropy_std=Setting(0.2, AT_LEAST_ZERO),  # of log2

@@ -175,10 +175,10 @@ class VLB(Weighting):
 
 @dataclasses.dataclass(frozen=True)
 class Sigmoid(Weighting):
-  """The bound weighted by w(λ) = sigmoid(b − λ): clean images count less.
+  """The bound weighted by w(λ) = sigmoid(b − λ): clean images count less (Kingma & Gao 2023).
 
   Attributes:
-    bias: b, the log-SNR λ at which the weight is ½.
+    bias: b, the log-SNR above which noise levels count less.
   """
 
   bias: Annotated[float, FINITE] = 2.0

@@ -12,7 +12,7 @@ import numpy as np
 from common.config import ConfigError, pick
 from common.data.pipeline import Data
 from common.domains import domain_of
-from common.evaluation.features import EXTRACTORS
+from common.evaluation.evaluate import check_settings
 from common.method import Method
 from common.training.program import TrainProgram
 from common.training.state import TrainState
@@ -33,14 +33,13 @@ def check(config: Mapping, method: Method, data: Data, program: TrainProgram) ->
       run could not finish, or could not be sampled and evaluated afterwards.
   """
   shapes = program.step.shapes
-  _check_splits(config, data)
+  _check_splits(data)
   _check_best_metric(config, method, data, shapes)
   _check_samples(method, data, shapes, shown=program.schedule.sample > 0)
   _check_evaluation(config, method, data, shapes)
 
 
-def _check_splits(config: Mapping, data: Data) -> None:
-  pick(data.splits, config['evaluation']['split'], 'evaluation.split')
+def _check_splits(data: Data) -> None:
   for name, source in data.splits.items():
     if not len(source):
       raise ConfigError(
@@ -81,12 +80,7 @@ def _check_samples(method: Method, data: Data, shapes: TrainState, shown: bool) 
 
 def _check_evaluation(config: Mapping, method: Method, data: Data, shapes: TrainState) -> None:
   settings = config['evaluation']
-  pick(EXTRACTORS, settings['extractor'], 'evaluation.extractor')
-  measured = 'frechet' in domain_of(data.spec).metrics
-  if measured and settings['extractor'] == 'mlp' and data.spec.num_classes < 2:
-    raise ConfigError(
-      "evaluation.extractor='mlp' needs data with two classes or more; set it to 'pixels'"
-    )
+  check_settings(settings, data)
   if method.has_likelihood:
     batch = _batch(config, data, settings['batch_size'])
     try:

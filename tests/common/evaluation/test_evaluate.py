@@ -169,7 +169,7 @@ def test_a_likelihood_that_is_not_finite_is_reported(data):
 
 @pytest.mark.parametrize('counts', [(178, 20), (0, 60, 120)])
 def test_classes_are_drawn_as_often_as_training_has_them(counts):
-  """A perfect sampler is near the floor; with even classes it is 100 times as far as that."""
+  """A perfect sampler is near the floor, which it would not be with as many of each class."""
   digits = datasets.load_digits()
   kept = np.concatenate([np.flatnonzero(digits.target == c)[:n] for c, n in enumerate(counts)])
   x, label = digits.images[kept].astype(np.uint8)[..., None], digits.target[kept].astype(np.int32)
