@@ -1,7 +1,7 @@
 """Emissions in, outputs for a head out: embeddings and a projection around a causal network.
 
 This is where a causal network becomes a model of sequences: inputs are the emissions shifted by
-one, behind a start token that carries the class, so outputs[:, i] depends on emissions[:, < i].
+one, after a start token that carries the class, so outputs[:, i] depends on emissions[:, < i].
 """
 
 from typing import Annotated

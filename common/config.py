@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 from ml_collections import ConfigDict
 
 from common.files import local_path
-from common.ranges import FINITE, PATH, Setting, settings_of, suggestion
+from common.ranges import FINITE, MAX_INT, PATH, Setting, did_you_mean, settings_of, suggestion
 
 T = TypeVar('T')
 Config = Mapping | ConfigDict  # below the commands, configs are plain nested dicts
@@ -177,12 +177,14 @@ def parse_steps(
     total: steps in the whole run, for percentages; None: percentages are not allowed.
 
   Raises:
-    ConfigError: the text has no number, or a unit that is not allowed.
+    ConfigError: the text has no number, too large a one, or a unit that is not allowed.
   """
   units = {'500': True, '3 epochs': bool(epoch), '10%': total is not None}
   examples = ' or '.join(repr(example) for example, is_allowed in units.items() if is_allowed)
   refusal = f'{what}={text!r} must be a number such as {examples}'
   number, unit = _split_number_and_unit(text, refusal)
+  if number * (epoch or 1) > MAX_INT:
+    raise ConfigError(f'{what}={text!r} must be at most {MAX_INT:,} steps')
   if unit in ('', 'step', 'steps'):
     if number != int(number):
       raise ConfigError(f'{what}={text!r} must be a whole number of steps')
@@ -360,10 +362,12 @@ def nearby_settings(key: str, config: Config) -> str:
   inside = [name for name in flat if section and name.startswith(f'{section}.')]
   name = flat.get(f'{section}.name')
   where = f' of {name!r}' if name else ''
-  # Suggest other settings of the same section; if there is no such section, the same setting in
-  # other sections.
+  # Show other settings of the same section; if there is no such section, the same setting in other
+  # sections. If only one section has the setting, it is that one.
   leaf = [name for name in flat if name.rpartition('.')[2] == key.rpartition('.')[2]]
-  return f'{where};{suggestion(key, inside or leaf or config)}'
+  known = inside or leaf or config
+  hint = f' did you mean {leaf[0]!r}?' if len(leaf) == 1 else did_you_mean(key, known)
+  return f'{where};{hint} known: {", ".join(sorted(known))}'
 
 
 def to_json(config: Config) -> str:

@@ -41,11 +41,13 @@ def find_file(file: str) -> pathlib.Path:
   'configs/diffusion/images.py' and 'diffusion/images' name the same shipped file from any folder.
 
   Raises:
-    ConfigError: there is no such file; names the nearest one.
+    ConfigError: there is no such file (names the nearest one), or it is a folder.
   """
   path = pathlib.Path(file)
   if path.is_file():
     return path
+  if path.is_dir():
+    raise ConfigError(f'{file} is a folder: write the path of a Python file')
   shipped = shipped_files('get_config') | shipped_files('get_study')
   name = f'{SHIPPED.name}/' + file.removeprefix(f'{SHIPPED.name}/').removesuffix('.py') + '.py'
   if name not in shipped:
@@ -93,7 +95,9 @@ def call(spec: str, function: str, kind: type | tuple[type, ...]) -> Any:
     ConfigError: the file does not exist, has no function of that name, raises an error, or returns
       something else.
   """
-  file, _, argument = spec.partition(':')
+  file, colon, argument = spec.partition(':')
+  if colon and not argument:
+    raise ConfigError(f'{spec} ends in a colon: write what follows it, or leave it out')
   found = vars(load_module(file)).get(function)
   if not callable(found):
     raise ConfigError(f'{file} must define a function {function}()')

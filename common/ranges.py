@@ -72,7 +72,7 @@ class Interval(Range):
     if unbounded and not (finite or self.infinite) and math.isfinite(self.low):
       wanted = f'finite and {wanted}'
     if unbounded and finite and abs(value) > _largest(value):
-      wanted += f', at most {_largest(value):,}'
+      wanted += f' and at most {_largest(value):,}'
     return f'must be {wanted}' + (f' ({self.note})' if self.note else '')
 
   def __str__(self) -> str:
@@ -215,5 +215,11 @@ def _range_of(annotation: Any) -> Range | None:
 def suggestion(name: str, known: Collection[str]) -> str:
   """' did you mean X? known: ...' for an unknown name."""
   known = sorted(map(str, known))
-  close = difflib.get_close_matches(str(name), known, n=1)
-  return (f' did you mean {close[0]!r}?' if close else '') + ' known: ' + ', '.join(known)
+  return f'{did_you_mean(name, known)} known: {", ".join(known)}'
+
+
+def did_you_mean(name: str, known: Collection[str]) -> str:
+  """' did you mean X?' if a known name is like the unknown one, in upper or lower case."""
+  spelled = {each.casefold(): each for each in known}
+  close = difflib.get_close_matches(str(name).casefold(), spelled, n=1)
+  return f' did you mean {spelled[close[0]]!r}?' if close else ''

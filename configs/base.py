@@ -31,7 +31,7 @@ SETTINGS = dict(
     # folder or file of custom data (image_folder, npz, text, series) or raw files
     source=Setting('', PATH),
     # image_folder: side after cropping and resizing
-    image_size=Setting(0, Interval(0, note='0: unchanged')),
+    image_size=Setting(0, Interval(0, 8192, note='0: unchanged')),
     # image_folder, text: 'refuse' an unreadable file, or 'skip' it
     broken=Setting('refuse', OneOf('refuse', 'skip')),
     # images: number of colours of a k-means palette

@@ -6,6 +6,7 @@ saving, so that the same command resumes; 130: stopped by Ctrl-C.
 
 import ast
 import contextlib
+import itertools
 import logging as std_logging
 import os
 import pathlib
@@ -32,6 +33,7 @@ STOPPED, INTERRUPTED = 75, 130
 # Errors that the user or the machine causes: their message says all that is needed.
 EXPECTED = (ValueError, OSError, CheckpointError, TrainingError)
 LONGEST = 600  # characters of an error message
+LOG_FORMAT = std_logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S')
 CPU_INFO = pathlib.Path('/proc/cpuinfo')
 
 flags.DEFINE_bool('debug', False, 'Show the full traceback of an error.')
@@ -64,6 +66,7 @@ def _guarded(main: Callable[..., int | None], takes_arguments: bool) -> Callable
   def guarded(argv: list[str]) -> None:
     logging.set_verbosity(logging.INFO)
     logging.get_absl_handler().addFilter(_ours_or_serious)
+    logging.get_absl_handler().setFormatter(LOG_FORMAT)
     with one_line_errors():
       if len(argv) > 1 and not takes_arguments:
         raise ValueError(f'unexpected argument {argv[1]!r}; write --name=value, see --help')
@@ -101,6 +104,8 @@ def message_of(error: Exception) -> str:
   if 'allow_pickle' in text:  # numpy's advice would run code from the file
     text = 'the file must hold plain arrays in the format of numpy, not Python objects'
   shown = text if len(text) <= LONGEST else f'{text[:LONGEST]}…'
+  if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in text:  # of this machine, of a device
+    return f'out of memory: ask for less, such as smaller batches or images. {shown}'.strip()
   if isinstance(error, EXPECTED) and shown and _is_ours(error):
     return shown
   return f'{type(error).__name__}: {shown or "no message"} (--debug shows where)'
@@ -251,6 +256,7 @@ def _is_given(value: str | None) -> bool:
   return value is not None
 
 
+HELP = {'--help', '-help', '-h', '-?', '--helpshort'}
 PLAIN = {  # messages of absl, and plainer ones
   r'^flag --': '--',
   r"\('Non-boolean argument .*\)$": 'write true or false',
@@ -261,6 +267,9 @@ PLAIN = {  # messages of absl, and plainer ones
 
 def _parse(argv: list[str]) -> list[str]:
   """Parses flags; a wrong flag gives an error of one line instead of absl's usage text."""
+  if not HELP.isdisjoint(itertools.takewhile('--'.__ne__, argv[1:])):
+    print(help_text())
+    sys.exit()
   try:
     rest = flags.FLAGS(argv)
   except flags.UnrecognizedFlagError as error:
@@ -277,6 +286,15 @@ def _parse(argv: list[str]) -> list[str]:
         f'--{name}= is empty: write a value, or leave the flag out. {flags.FLAGS[name].help}'
       )
   return rest
+
+
+def help_text() -> str:
+  """What --help prints: the docstring of the command, and its flags.
+
+  absl's own --help takes each % of a docstring as a format, and exits with 1.
+  """
+  _, _, described = flags.FLAGS.main_module_help().partition(':\n')  # after the path of the file
+  return f'{sys.modules["__main__"].__doc__.strip()}\n\nflags:\n\n{described.rstrip()}'
 
 
 def _unknown_flag(name: str) -> str:

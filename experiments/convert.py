@@ -33,11 +33,11 @@ WRITE = cli.define(
 )
 WORKDIR = cli.define('workdir', 'Folder of the run.', cli.FolderParser(), required=True)
 STEP = flags.DEFINE_string('step', 'last', "For --write: checkpoint 'last', 'best' or a number.")
-SHARD_MB = flags.DEFINE_float(
+SHARD_MB = flags.DEFINE_integer(
   'shard_mb',
-  5000.0,
+  5000,
   'For --write: largest size of a file in megabytes; larger weights are split.',
-  0.0,
+  lower_bound=1,
 )
 FRESH = flags.DEFINE_bool('fresh', False, 'For --read: rename an existing run in the workdir.')
 
@@ -108,7 +108,7 @@ def main() -> None:
     folder = pathlib.Path(WRITE.value)
     check_writable_folder(folder)  # before the run is loaded
     run = runs.load(WORKDIR.value, runs.parse_step(STEP.value))
-    write(run, folder, int(SHARD_MB.value * 10**6))
+    write(run, folder, SHARD_MB.value * 10**6)
     print(f'wrote step {run.step} of {WORKDIR.value} to {folder}')
     return
   if not CONFIG.given:

@@ -6,7 +6,7 @@ the measurement; the file holds standard errors.
 
 twofold evaluate --workdir=runs/digits
 twofold evaluate --workdir=runs/digits --metrics=agreement,frechet --options=steps=5
-twofold evaluate --workdir=runs/digits --metrics=bits_per_dim \
+twofold evaluate --workdir=runs/digits --metrics=bits_per_dim \\
     --likelihood=flow,trace=exact,dequantization=variational
 twofold evaluate --workdir=runs/digits --weak=runs/shorter --options=guidance=2.0
 twofold evaluate --workdir=runs/digits --metrics=frechet --ema=0.02,0.05,0.1

@@ -167,9 +167,9 @@ def train(
   if fresh:
     folders.move_aside(path)
   with folders.locked(path):
+    folders.reserve(path, config, data, program.schedule.total if extend else None)
     if extend:
       _say_what_extending_means(path, program)
-    folders.reserve(path, config, data, program.schedule.total if extend else None)
     if data.spec.tokenizer is not None:
       atomic_write(path / 'tokenizer.json', tokenizers.to_json(data.spec.tokenizer))
     if initial_state is not None:
@@ -184,8 +184,8 @@ def _say_what_extending_means(workdir: pathlib.Path, program: TrainProgram) -> N
   done, total = folders.last_step(workdir), program.schedule.total
   logging.info(
     'extending the run from step %d to %d: durations in %% and the schedule of the learning rate '
-    'now refer to %d steps, so the learning rate goes on at %.3g. A run of %d steps from the start '
-    'would have followed this schedule from its first step, and ends elsewhere',
+    'now refer to %d steps, so the learning rate continues at %.3g. A run of %d steps from the '
+    'start would have followed this schedule from its first step, and have other parameters',
     *(done, total, total, float(program.lr_schedule(done)), total),
   )
 

@@ -6,8 +6,7 @@ import pathlib
 
 CACHE = pathlib.Path(__file__).parents[1] / '.cache'
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-# Compiles in less than half the time (docs/decisions.md). Commands run in processes of their own,
-# fully optimised.
+# Compiles in less than half the time (docs/decisions.md).
 os.environ.setdefault(
   'XLA_FLAGS',
   '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 '

@@ -178,7 +178,7 @@ def check_values(values, config):
       {k: v for f in families.FAMILIES.values() for k, v in f.tasks.items()}, values['task'], 'task'
     )
   if values.get('mask'):
-    pick({**HIDDEN, 'random': None}, values['mask'].partition(':')[0], 'mask')
+    pick(HIDDEN, values['mask'].partition(':')[0], 'mask')
   if values.get('step'):
     runs.parse_step(values['step'])
   cli.parse_widths(values.get('ema') or [])

@@ -4,10 +4,10 @@ The package puts `twofold` on the path of a shell, and `python -m twofold` does 
 only the command that it runs.
 """
 
-import difflib
 import runpy
 import sys
 
+from common.ranges import did_you_mean
 from experiments import COMMANDS, command_lines
 
 USAGE = """\
@@ -27,8 +27,7 @@ def main() -> None:
     print('\n'.join(f'{name:<{width}}  {line}' for name, line in command_lines().items()))
     return
   if name not in COMMANDS:
-    close = difflib.get_close_matches(name, COMMANDS, n=1)
-    hint = f' did you mean {close[0]!r}?' if close else ''
+    hint = did_you_mean(name, COMMANDS)
     sys.exit(f'error: there is no command {name!r};{hint} commands: {", ".join(COMMANDS)}')
   sys.argv[1:] = arguments
   # As `python -m` runs it: flags belong to the main module, whose docstring is its --help.

@@ -34,7 +34,7 @@ class Timestamps(NamedTuple):
 
   @property
   def instants(self) -> Int[np.ndarray, 'n']:
-    """Numbers in the order of time: in UTC where the distance from UTC changes."""
+    """Numbers in the order of time: in UTC where the offset from UTC changes."""
     return self.values if self.zones is None else self.values - self.zones
 
   def take(self, order: Int[np.ndarray, 'n']) -> 'Timestamps':
@@ -142,7 +142,7 @@ def infer_frequency(
 def _interpretations(times: Timestamps) -> Iterator[Timestamps]:
   """The times in their own unit, then, for dates that may stand for months, in months.
 
-  If their distance from UTC changes, they may be even as they are written (days), or in standard
+  If their offset from UTC changes, they may be even as they are written (days), or in standard
   time (hours), which is the smaller distance.
   """
   if times.zones is not None:

@@ -29,10 +29,15 @@ def location(settings: Mapping[str, Any]) -> pathlib.Path:
   dataset.
 
   Raises:
-    ConfigError: for an unknown name, for source files that cannot be listed or read, or for a
-      palette where the data are not images.
+    ConfigError: for an unknown name, for a source that the dataset does not read, for source files
+      that cannot be listed or read, or for a palette where the data are not images.
   """
   builder = config_lib.pick(BUILDERS, settings['name'], 'data.name')
+  if (source := settings.get('source', '')) and 'source' not in builder.flags:
+    raise config_lib.ConfigError(
+      f'data.source={source!r} does not apply to {builder.name}; for your own data, set data.name '
+      'to image_folder, npz, text or series, or leave data.source out'
+    )
   variant, num_colours = builder.variant(settings), settings.get('palette', 0)
   palettes.check_num_colours(num_colours)
   if num_colours:
@@ -85,7 +90,7 @@ def prepare(settings: Mapping[str, Any], network: bool) -> pathlib.Path:
     # Renaming fails if another process was faster; then its dataset is used.
     if not is_prepared(folder):
       raise config_lib.ConfigError(
-        f'cannot prepare {settings["name"]} in {folder}: {error}'
+        f'cannot prepare {settings["name"]} in {folder}: {error.strerror or error}'
       ) from error
   return folder
 

@@ -165,7 +165,9 @@ def _read_rows(data: bytes, what: str) -> Rows:
       numbered += [(line + 1, row)] if row else []
       line = reader.line_num
   except (UnicodeDecodeError, csv.Error) as error:
-    raise ConfigError(f'cannot read {what} as a CSV file in UTF-8: {error}') from None
+    raise ConfigError(
+      f'cannot read {what} as a CSV file in UTF-8 ({error}); save it as one'
+    ) from None
   if not numbered:
     raise ConfigError(f'{what} needs a header and one row for each value, got no rows')
   for line, row in numbered:
@@ -312,10 +314,12 @@ def _numbers(rows: Rows, name: str, what: str) -> Float[np.ndarray, 'rows']:
 def _number_message(text: str, number: float) -> str:
   """Why a text is not a number that can be used, and what to do."""
   if text.strip().lower() in MISSING:
-    return f'a value is missing ({text!r}); fill it in, or leave out the column (data.covariates)'
+    return (
+      f'a value is missing ({text!r}); fill it in; a covariate can be left out (data.covariates)'
+    )
   if not np.isnan(number):
     return f'a number must be at most {MAX_NUMBER:g} in size, got {text!r}'
   return (
-    f'a value must be a number, got {text!r}; write categories as numbers, or leave out the column '
-    '(data.covariates)'
+    f'a value must be a number, got {text!r}; write categories as numbers; a covariate can be '
+    'left out (data.covariates)'
   )

@@ -56,7 +56,7 @@ class TimeError(ConfigError):
 
 
 class _Time(NamedTuple):
-  """One time: its unit, its value, its style, and its distance from UTC in seconds, or None."""
+  """One time: its unit, its value, its style, and its offset from UTC in seconds, or None."""
 
   unit: str
   value: int

@@ -24,7 +24,7 @@ class ImageDomain(Domain):
     'num': 'number of images to draw (100) or to edit (10)',
     'label': "class, by name or number, or 'none' (all in turn; for a task, those of its images)",
     'task': 'an edit of images of the test split, such as inpaint',
-    'mask': f'pixels that a task fills in: {", ".join(HIDDEN)} or random, with :SHARE if not 0.5; '
+    'mask': f'pixels that a task fills in: {", ".join(HIDDEN)}, with :SHARE if not 0.5; '
     'or a .png (white) or .npy (1) as large as an image',
     'draws': 'number of results for each image of a task (3)',
     'columns': 'number in a row of the picture (10); each class has rows of its own',

@@ -10,47 +10,54 @@ from PIL import Image
 from common.data.spec import DataSpec
 
 Coordinate = Float[np.ndarray, 'height width']
+Generator = np.random.Generator
 Hidden = Bool[np.ndarray, 'height width']
 
 
-def _left(y: Coordinate, x: Coordinate, share: float) -> Hidden:
+def _left(y: Coordinate, x: Coordinate, share: float, rng: Generator) -> Hidden:
   """A strip at the left."""
   return x < share
 
 
-def _right(y: Coordinate, x: Coordinate, share: float) -> Hidden:
+def _right(y: Coordinate, x: Coordinate, share: float, rng: Generator) -> Hidden:
   """A strip at the right."""
   return x >= 1 - share
 
 
-def _top(y: Coordinate, x: Coordinate, share: float) -> Hidden:
+def _top(y: Coordinate, x: Coordinate, share: float, rng: Generator) -> Hidden:
   """A strip at the top."""
   return y < share
 
 
-def _bottom(y: Coordinate, x: Coordinate, share: float) -> Hidden:
+def _bottom(y: Coordinate, x: Coordinate, share: float, rng: Generator) -> Hidden:
   """A strip at the bottom."""
   return y >= 1 - share
 
 
-def _centre(y: Coordinate, x: Coordinate, share: float) -> Hidden:
+def _centre(y: Coordinate, x: Coordinate, share: float, rng: Generator) -> Hidden:
   """A square in the middle."""
   return np.maximum(abs(y - 0.5), abs(x - 0.5)) < share / 2
 
 
-def _border(y: Coordinate, x: Coordinate, share: float) -> Hidden:
+def _border(y: Coordinate, x: Coordinate, share: float, rng: Generator) -> Hidden:
   """Everything except a square in the middle."""
   return np.maximum(abs(y - 0.5), abs(x - 0.5)) >= (1 - share) / 2
 
 
+def _random(y: Coordinate, x: Coordinate, share: float, rng: Generator) -> Hidden:
+  """Pixels anywhere, as a share of all pixels."""
+  return (rng.permutation(y.size) < share * y.size).reshape(y.shape)
+
+
 # The pixels that a mask hides, from their coordinates in [0, 1] and the hidden share of each side.
-HIDDEN: dict[str, Callable[[Coordinate, Coordinate, float], Hidden]] = {
+HIDDEN: dict[str, Callable[[Coordinate, Coordinate, float, Generator], Hidden]] = {
   'left': _left,
   'right': _right,
   'top': _top,
   'bottom': _bottom,
   'centre': _centre,
   'border': _border,
+  'random': _random,
 }
 
 
@@ -58,7 +65,7 @@ def read_mask(text: str, spec: DataSpec, seed: int) -> Bool[np.ndarray, 'height 
   """The known pixels, from a description of the pixels to fill in.
 
   Args:
-    text: NAME or NAME:SHARE, where NAME is a key of `HIDDEN` or 'random', and SHARE is the hidden
+    text: NAME or NAME:SHARE, where NAME is a key of `HIDDEN`, and SHARE is the hidden
       share of each side (of all pixels, if random), by default 0.5; or a file: a .png whose white,
       or a .npy whose ones are filled in.
     spec: the data; a file must have the height and width of its images.
@@ -72,13 +79,9 @@ def read_mask(text: str, spec: DataSpec, seed: int) -> Bool[np.ndarray, 'height 
     hidden = _read_hidden(pathlib.Path(text), spec.shape)
     return np.broadcast_to(~hidden, spec.shape)
   name, share = _parse(text)
-  if name == 'random':
-    order = np.random.default_rng(seed).permutation(height * width)
-    hidden = (order < share * order.size).reshape(height, width)
-  else:
-    # Coordinates of the centres of the pixels.
-    y, x = np.meshgrid(*((np.arange(n) + 0.5) / n for n in (height, width)), indexing='ij')
-    hidden = HIDDEN[name](y, x, share)
+  # Coordinates of the centres of the pixels.
+  y, x = np.meshgrid(*((np.arange(n) + 0.5) / n for n in (height, width)), indexing='ij')
+  hidden = HIDDEN[name](y, x, share, np.random.default_rng(seed))
   return np.broadcast_to(~hidden[..., None], spec.shape)
 
 
@@ -89,11 +92,10 @@ def _parse(text: str) -> tuple[str, float]:
     share = float(number or 0.5)
   except ValueError:
     share = -1.0  # outside (0, 1): refused below
-  if name not in (*HIDDEN, 'random') or not 0 < share < 1:
-    known = ', '.join([*HIDDEN, 'random'])
+  if name not in HIDDEN or not 0 < share < 1:
     raise ValueError(
-      f'--mask={text!r}: write one of {known}, followed by :SHARE in (0, 1) unless it is 0.5; or '
-      'the name of a .png or .npy file'
+      f'--mask={text!r}: write one of {", ".join(HIDDEN)}, followed by :SHARE in (0, 1) '
+      'unless it is 0.5; or the name of a .png or .npy file'
     )
   return name, share
 
@@ -106,7 +108,12 @@ def _read_hidden(
     with Image.open(path) as image:
       values = np.asarray(image.convert('L')) // 128
   else:
-    values = np.load(path, allow_pickle=False)
+    try:
+      values = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+      raise ValueError(
+        f'--mask={path} must be a complete .npy file of numbers ({error})'
+      ) from error
   values = values[..., None] if values.ndim == 2 else values
   if values.shape not in ((*shape[:2], 1), shape):
     raise ValueError(

@@ -63,7 +63,7 @@ class TextDomain(Domain):
     return Display() if drawn.x is None else Display(text=page(decode(spec, drawn.x[:TEXTS])))
 
   def describe(self, spec):
-    return f'windows of {spec.shape[0] - 1} + 1 tokens, of {spec.levels:,}'
+    return f'windows of {spec.shape[0] - 1} + 1 tokens'
 
   def draw(self, trained, settings):
     """A list of texts."""

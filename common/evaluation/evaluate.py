@@ -73,31 +73,32 @@ def evaluate(
   return Evaluation(measures, subject.domain.evaluation_display(data.spec, drawn))
 
 
-def check_settings(settings: Mapping[str, Any], data: Data, metrics: Collection[str] = ()) -> None:
+def check_settings(
+  settings: Mapping[str, Any], data: Data, metrics: Collection[str] | None = None
+) -> None:
   """Checks that data can be evaluated with some settings; evaluates nothing.
 
   Args:
     settings: the `evaluation` section of a config.
     data: the data to evaluate on.
-    metrics: names of the metrics to measure.
+    metrics: names of the metrics to measure; None if they are not known yet, as before training.
 
   Raises:
     ConfigError: for an unknown metric, split or extractor, an extractor that does not suit the
       data, or too few samples for a metric.
   """
-  for name in metrics:
+  for name in metrics or ():
     pick(METRICS, name, 'metric')
   pick(data.splits, settings['split'], 'evaluation.split')
   extractor_name = settings['extractor']
   pick(EXTRACTORS, extractor_name, 'evaluation.extractor')
-  if 'frechet' not in domain_of(data.spec).metrics:
+  asked = domain_of(data.spec).metrics if metrics is None else metrics
+  if 'frechet' not in asked or 'frechet' not in domain_of(data.spec).metrics:
     return
   if extractor_name == 'mlp' and data.spec.num_classes < 2:
     raise ConfigError(
       "evaluation.extractor='mlp' needs data with two classes or more; set it to 'pixels'"
     )
-  if 'frechet' not in metrics:
-    return
   num = settings['num_samples']
   if num < MIN_FRECHET_SAMPLES:
     raise ConfigError(

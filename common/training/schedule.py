@@ -59,12 +59,10 @@ def make_schedule(settings: Mapping, epoch: int, snapshot_every: str | int = 0) 
     ConfigError: for an invalid number of steps, or a run without steps.
   """
   total = parse_steps(settings['steps'], 'train.steps', epoch)
+  if total < 1:
+    raise ConfigError(f'train.steps={settings["steps"]!r} must be at least 1 step')
   # A run shorter than one call compiles only the steps that it has.
   per_call = min(settings['steps_per_call'], total)
-  if total < 1 or per_call < 1:
-    raise ConfigError(
-      f'train.steps and train.steps_per_call must be at least 1, got {total} and {per_call}'
-    )
 
   def interval(text: str | int, name: str) -> int:
     # Rounded up: nothing is due in the middle of a compiled call.

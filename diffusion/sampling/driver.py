@@ -254,7 +254,7 @@ def drive(
   if final_denoise:
     # At time 0, x is already clean: the call is neither made nor counted.
     counting, last = CountingDenoiser(chain.denoise, batch), times[steps]
-    x = counting.when(process.sigma(last) > 0, x, last, Pair(x, x)).x0
+    x = sampler.finish(counting.when(process.sigma(last) > 0, x, last, Pair(x, x)).x0)
     count = count + counting.cost
   return x, count, path
 

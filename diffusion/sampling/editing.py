@@ -36,6 +36,9 @@ class Wrapped(Sampler):
   def init(self, x, steps):
     return self.sampler.init(x, steps)
 
+  def finish(self, clean):
+    return self.sampler.finish(clean)
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Inpaint(Wrapped):
@@ -51,6 +54,9 @@ class Inpaint(Wrapped):
     noise = normal_like(fold_in_each(key, KNOWN_NOISE), x)
     noisy = process.alpha(s) * self.known + process.sigma(s) * noise
     return _merge(self.mask, noisy, x, self.basis), carry
+
+  def finish(self, clean):
+    return _merge(self.mask, self.known, self.sampler.finish(clean), self.basis)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,7 +86,7 @@ def inpaint(
 ) -> Sampler:
   """Replaces the known part, at the current noise level, after every step (Song et al. 2021, I.2).
 
-  At time 0 the result contains the known part unchanged.
+  At time 0, and after final denoising, the result contains the known part unchanged.
 
   Args:
     sampler: preferably without memory: a multistep sampler (DPM-Solver++ 2M, 3M, UniPC)

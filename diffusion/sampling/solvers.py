@@ -48,6 +48,10 @@ class Sampler:
     """x at time s and the next carry, from x at time t."""
     raise NotImplementedError
 
+  def finish(self, clean: Array) -> Array:
+    """The result, from the clean estimate that final denoising gives."""
+    return clean
+
   def of_model(self, variance: str) -> 'Sampler':
     """The sampler for a model with this variance of its reverse steps, one of `VARIANCES`."""
     return self

@@ -19,6 +19,8 @@ MARKDOWN = flags.DEFINE_bool('markdown', False, 'Print the whole reference as Ma
 def main(arguments: list[str]) -> None:
   if len(arguments) > 1:
     raise ValueError(f'one kind or name at a time, got {" ".join(arguments)!r}')
+  if MARKDOWN.value and arguments:
+    raise ValueError(f'--markdown prints the whole reference: leave out {arguments[0]!r}')
   if MARKDOWN.value:
     print(pages.reference())
   else:

@@ -1,11 +1,11 @@
 """The kinds and their entries as text: for a terminal, and for docs/reference.md."""
 
-import difflib
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
 
 from common.config import ConfigError
+from common.ranges import did_you_mean
 from experiments.list.describe import Entry, Setting
 from experiments.list.kinds import KINDS, Kind
 
@@ -43,8 +43,7 @@ def listing(word: str) -> str:
   parts = ['\n'.join(_part(kind, chosen)) for kind, chosen in found.items() if chosen]
   if not parts:
     names = [*KINDS, *sorted({n for named in entries.values() for e in named for n in _names(e)})]
-    close = difflib.get_close_matches(word, names, n=1)
-    hint = f' did you mean {close[0]!r}?' if close else ''
+    hint = did_you_mean(word, names)
     raise ConfigError(f'there is no kind or name {word!r};{hint} kinds: {", ".join(KINDS)}')
   return '\n\n'.join(parts)
 

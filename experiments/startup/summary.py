@@ -35,10 +35,9 @@ def opening(config: Mapping, spec: DataSpec, program: TrainProgram) -> Iterator[
     f'mode {config["parallel"]["mode"]}), parameters in {", ".join(sorted(types))}, products in '
     f'{products}'
   )
-  epoch = max(spec.num_train // size, 1)
   yield (
-    f'data: {spec.name}, {spec.num_train:,} training examples, batches of {size}, {epoch:,} steps '
-    f'per epoch; {schedule.total:,} steps in all'
+    f'data: {spec.name}, {spec.num_train:,} training examples, batches of {size:,}, '
+    f'{_epochs(spec.num_train, size)}; {schedule.total:,} steps in all'
   )
   # None: only the family's default component has the setting.
   changed = differences(config, families.defaults(config['family']))
@@ -52,8 +51,8 @@ def closing(config: Mapping, workdir: pathlib.Path, finished: bool) -> Iterator[
   with loop.open_checkpoints(config, workdir, read_only=True) as checkpoints:
     last, best = checkpoints.latest, checkpoints.best
   metric = config['train']['best_metric']
-  shown = f', the best that of step {best} (by {metric} on the validation split)' if best else ''
-  yield f'the last checkpoint in {workdir} is that of step {last}{shown}'
+  shown = f', best: step {best} (by {metric} on the validation split)' if best else ''
+  yield f'checkpoints in {workdir}: last: step {last}{shown}'
   if finished:
     yield f'next: twofold sample --workdir={workdir}'
     yield f'  or: twofold evaluate --workdir={workdir} --step=best'
@@ -65,6 +64,14 @@ def _batches(spec: DataSpec, steps: int, size: int) -> dict[str, jax.ShapeDtypeS
   """Shapes of the stacked batches of one call."""
   one = spec.batch_struct(size)
   return {k: jax.ShapeDtypeStruct((steps, *v.shape), v.dtype) for k, v in one.items()}
+
+
+def _epochs(examples: int, size: int) -> str:
+  """'45 steps per epoch'; for batches that are larger than the data, '2.5 epochs per step'."""
+  if size > examples:
+    return f'{size / examples:.3g} epochs per step'
+  steps = examples // size
+  return f'{steps:,} step{"" if steps == 1 else "s"} per epoch'
 
 
 def _giga(flops: int) -> str:

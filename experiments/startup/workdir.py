@@ -19,6 +19,7 @@ from common.files import atomic_write, exclusive
 from common.training.resume import is_changeable
 from experiments import families
 
+MOST_SHOWN = 5  # differences that a message lists: what to do comes after them
 ANOTHER = 'choose another --workdir, or add --fresh to rename that run and start a new one'
 
 
@@ -145,7 +146,12 @@ def _check_same_config(workdir: pathlib.Path, config: Mapping, extend_to: int | 
       f'{workdir} holds a run of {old} steps, not {new}: add --extend to continue it, {ANOTHER}'
     )
   if changed:
-    shown = '; '.join(f'{k}: there {old!r}, now {new!r}' for k, (old, new) in changed.items())
+    # The family first: most other settings follow from it.
+    names = sorted(changed, key=lambda name: '.' in name)
+    shown = [f'{name}: there {changed[name][0]!r}, now {changed[name][1]!r}' for name in names]
+    if len(shown) > MOST_SHOWN:
+      shown[MOST_SHOWN:] = [f'{len(shown) - MOST_SHOWN} more']
+    shown = '; '.join(shown)
     raise ConfigError(f'{workdir} holds a run of another config ({shown}); {ANOTHER}')
 
 

@@ -95,7 +95,7 @@ def test_loss_is_causal_by_gradient(size):
   ordering, net = method.build_model(config, DIGITS)
   batch = images(2)
   emissions = ordering.encode(batch['x'])
-  params = perturbed(net.init(jax.random.key(0), emissions)['params'])
+  params = perturbed(jax.jit(net.init)(jax.random.key(0), emissions)['params'])
 
   def losses(nudge):
     def run(net):

@@ -27,7 +27,7 @@ def test_parse_steps(text, steps):
 
 
 @pytest.mark.parametrize(
-  'text', ['', 'x', '-5', '1.5', '1.5 steps', '3 weeks', 'nan', 'inf', '5%%']
+  'text', ['', 'x', '-5', '1.5', '1.5 steps', '3 weeks', 'nan', 'inf', '5%%', '1e99']
 )
 def test_an_invalid_number_of_steps_names_its_setting(text):
   with pytest.raises(config.ConfigError, match=r'train\.steps'):
@@ -176,6 +176,7 @@ def test_merge_changes_sections_and_replaces_components():
     ('ema.decy', "; did you mean 'ema.decay'? known: ema.decay, ema.widths"),
     ('thing.c', " of 'one'; did you mean 'thing.b'? known: thing.b, thing.name"),
     ('decay', "; did you mean 'ema.decay'? known: ema.decay"),
+    ('thing.decay', " of 'one'; did you mean 'ema.decay'? known: thing.b, thing.name"),
     ('what.ever', '; known: data, ema, extra, sampling, thing'),
   ],
 )

@@ -88,6 +88,22 @@ def test_training_changes_only_the_updates_even_with_weight_decay(lora):
   assert float(metrics['gradient_norm'][0]) > 0
 
 
+def test_the_base_has_no_gradient_and_updates_start_apart(lora):
+  _, made, params = lora
+
+  def loss(params):
+    context = Context(jnp.int32(0), params, True, jnp.arange(4), 4)
+    return made.loss(params, (), BATCH, jax.random.key(0), context)[0]
+
+  grads = jax.jit(jax.grad(loss))(params)
+  assert not any(np.any(x) for x in jax.tree.leaves(grads['base']))
+  assert all(np.any(x['b']) for x in grads['lora'].values())
+  base = {name: {'kernel': jnp.zeros((400, 8))} for name in ('up', 'qkv')}
+  one, other = (x['a'] for x in init_lora(jax.random.key(0), base, Finetune(lora_rank=8)).values())
+  assert float(one.std()) == pytest.approx(400**-0.5, rel=0.05)
+  assert abs(np.corrcoef(one.ravel(), other.ravel())[0, 1]) < 0.1
+
+
 def test_updates_of_stacked_layers_are_by_layer():
   base = {'blocks': {'up': {'kernel': jnp.ones((3, 4, 5))}}}
   finetune = Finetune(lora_rank=2)

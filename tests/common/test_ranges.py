@@ -60,7 +60,7 @@ TABLE = {'module': Module, 'frozen': Frozen, 'derived': Derived, 'function': fun
   ('settings', 'message'),
   [
     ({'name': 'module', 'width': 0}, 'thing.width=0 must be at least 1'),
-    ({'name': 'module', 'width': 2**31}, 'width=2147483648 must be at least 1, at most 2,147'),
+    ({'name': 'module', 'width': 2**31}, 'width=2147483648 must be at least 1 and at most 2,147'),
     ({'name': 'frozen', 'rate': 1}, r'thing.rate=1 must be in \[0, 1\)'),
     ({'name': 'derived', 'rate': math.nan}, r'thing.rate=nan must be in \[0, 1\)'),
     ({'name': 'derived', 'kind': 'mix'}, "kind='mix' is unknown; did you mean 'min'. known: max"),

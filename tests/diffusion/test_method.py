@@ -12,11 +12,13 @@ from common.config import ConfigError
 from common.method import Request
 from common.training.averages import Averaging
 from common.training.state import TrainStep, init_state
+from diffusion.likelihood.terms import endpoint_nats
 from diffusion.method import LossInputs
 from diffusion.model import edm_conditioning, log_snr_conditioning, time_conditioning
 from diffusion.objectives.times import LossHistory
+from diffusion.objectives.uncertainty import uncertainty
 from diffusion.processes import build as build_process
-from tests.diffusion.small import KEY, NUM, batch, build, context, random_init
+from tests.diffusion.small import KEY, NUM, SPEC, batch, build, context, random_init
 
 CASES = {
   'low_discrepancy': {},
@@ -181,6 +183,19 @@ def test_losses_are_corrected_for_the_times():
   assert float(value) == pytest.approx(float((losses.loss * times.importance).mean()), rel=1e-5)
 
 
+def test_losses_are_weighed_by_their_uncertainty():
+  """loss·e^(−u) + u (Karras et al. 2024, eq. 14)."""
+  method, plain = (build(objective__uncertainty=on) for on in (True, False))
+  params, memory = random_init(method)
+  params['uncertainty'] = jax.tree.map(jnp.ones_like, params['uncertainty'])
+  given = inputs(method, params, memory, batch(), jnp.arange(NUM))
+  loss, _, noisy = plain._losses(params, given)
+  u = uncertainty(params['uncertainty'], method.model.process.log_snr(noisy.times.t))
+  assert np.abs(u).min() > 1e-3
+  got = method._losses(params, given).loss
+  np.testing.assert_allclose(got, loss * jnp.exp(-u) + u, rtol=1e-5, atol=1e-5)
+
+
 def test_the_network_sees_an_input_of_unit_variance():
   """c_in of data of standard deviation 0.9: x/√(0.81·α² + σ²)."""
   scaled, plain = (
@@ -192,6 +207,32 @@ def test_the_network_sees_an_input_of_unit_variance():
   size = jnp.sqrt(0.81 * process.alpha(t) ** 2 + process.sigma(t) ** 2)[:, None, None, None]
   y, _ = scaled.model.predict(params, x, t, None)
   np.testing.assert_allclose(y, plain.model.predict(params, x / size, t, None)[0], rtol=1e-5)
+
+
+def test_the_loss_of_a_learned_process():
+  """The bound of the batch; its shape is trained by the mean of the squared loss alone."""
+  method = build(process=dict(name='learned', width=4), objective__weighting=dict(name='vlb'))
+  params, memory = random_init(method)
+  given = inputs(method, params, memory, batch(), jnp.arange(NUM))
+
+  def square(shape):
+    losses = method._losses(params | {'process': params['process'] | {'shape': shape}}, given)
+    return jnp.mean(losses.loss**2), (losses.loss, losses.noisy.x0, losses.noisy.eps)
+
+  def bound(shape):
+    changed = params | {'process': params['process'] | {'shape': shape}}
+    return method.loss(changed, memory, batch(), KEY, context(params))[0]
+
+  @jax.jit  # one program for both
+  def slopes(shape):
+    return jax.value_and_grad(square, has_aux=True)(shape), jax.value_and_grad(bound)(shape)
+
+  ((_, (loss, x0, eps)), slope), (value, got) = slopes(params['process']['shape'])
+  ends = endpoint_nats(method.model.process_at(params), x0, eps, SPEC.levels) / 16
+  assert float(value) == pytest.approx(float(loss.mean() + ends.mean()), rel=1e-5)
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(slope), strict=True):
+    assert np.abs(b).max() > 0
+    np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * np.abs(b).max())
 
 
 @pytest.mark.slow

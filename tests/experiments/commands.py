@@ -1,13 +1,15 @@
 """Runs the commands as a user does: in their own processes, with tiny configs."""
 
+import atexit
+import functools
+import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).parents[2]
-# Compiled with the usual optimisations but by one thread, because the other cores run tests.
-ONE_COMPILER_THREAD = '--xla_cpu_parallel_codegen_split_count=1'
 
 # A transformer over four patches: the smallest thing that trains.
 TINY = (
@@ -34,34 +36,57 @@ TINY_DIFFUSION = (
 )
 
 
-def start(module: str, *flags: str, devices: int = 1, **env: str) -> subprocess.Popen:
+def environment(devices: int) -> dict[str, str]:
+  """The environment variables of a command on a number of virtual devices.
+
+  Compiled as in this process (tests/conftest.py): most of a tiny run is compilation.
+  """
+  flags = re.sub(r'(?<=device_count=)\d+', str(devices), os.environ['XLA_FLAGS'])
+  return {'XLA_FLAGS': flags, 'PYTHONUNBUFFERED': '1'}
+
+
+def start(module: str, *flags: str, devices: int = 1) -> subprocess.Popen:
   """Starts `python -m experiments.<module>` on a number of virtual devices."""
-  environment = os.environ | {
-    'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} {ONE_COMPILER_THREAD}',
-    'PYTHONUNBUFFERED': '1',
-    **env,
-  }
   return subprocess.Popen(
     [sys.executable, '-m', f'experiments.{module}', *map(str, flags)],
     cwd=ROOT,
-    env=environment,
+    env=os.environ | environment(devices),
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
   )
 
 
-def run(module: str, *flags: str, code: int = 0, **options) -> str:
+@functools.cache
+def forks() -> subprocess.Popen:
+  """The process of tests/experiments/forked.py, which ends with this process."""
+  command = [sys.executable, '-m', 'tests.experiments.forked']
+  pipe = subprocess.PIPE
+  process = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
+  atexit.register(process.communicate)
+  return process
+
+
+def ended(module: str, *flags: str, devices: int = 1, **env: str) -> tuple[int, str, str]:
+  """Runs a command to its end: its exit code, standard output and errors.
+
+  It runs in a fork of a process that has imported most modules: a few seconds less per command.
+  """
+  request = [[module, *map(str, flags)], environment(devices) | env]
+  print(json.dumps(request), file=forks().stdin, flush=True)
+  return tuple(json.loads(forks().stdout.readline()))
+
+
+def run(module: str, *flags: str, code: int = 0, devices: int = 1) -> str:
   """Runs a command to its end, checks its exit code, and returns all that it printed."""
-  process = start(module, *flags, **options)
-  out, err = process.communicate(timeout=300)
-  assert process.returncode == code, f'exit {process.returncode}\n{out}\n{err}'
+  found, out, err = ended(module, *flags, devices=devices)
+  assert found == code, f'exit {found}\n{out}\n{err}'
   return out + err
 
 
-def refused(module: str, *flags: str, **options) -> str:
+def refused(module: str, *flags: str, devices: int = 1) -> str:
   """Runs a command that must fail; returns its one line of error."""
-  printed = run(module, *flags, code=1, **options)
+  printed = run(module, *flags, code=1, devices=devices)
   assert 'Traceback' not in printed, printed
   lines = [line for line in printed.splitlines() if line.startswith(('error: ', 'FATAL '))]
   assert len(lines) == 1, printed

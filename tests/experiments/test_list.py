@@ -56,6 +56,8 @@ def test_an_unknown_kind_or_name_is_refused_with_the_nearest():
     pages.listing('smaplers')
   with pytest.raises(ConfigError, match="did you mean 'dpmpp_2m'"):
     pages.listing('dpmpp2m')
+  with pytest.raises(ConfigError, match="did you mean 'samplers'"):
+    pages.listing('SAMPLERS')
 
 
 def test_the_reference_is_fresh():

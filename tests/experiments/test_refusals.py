@@ -1,19 +1,15 @@
 """Command lines that cannot work: one line that says why, exit code 1, and nothing written."""
 
-import json
-import subprocess
-import sys
-
 import pytest
 
 from common.config import ConfigError, to_json
 from experiments import families
-from tests.experiments.commands import ROOT
+from tests.experiments.commands import ended
 
 DIGITS = '--config=configs/diffusion/images.py:digits'
 SOLVERS = '--study=configs/ablations/solvers.py'
 REFUSED = [  # (command, flags, a part of its message); NEW is a folder that does not exist
-  ('train', '', '--workdir is missing: Folder of the run.'),
+  ('train', '', '--workdir is missing: give the folder of the run'),
   ('train', '--workdir=NEW', '--config is missing; give a file such as'),
   ('train', '--workdir= ' + DIGITS, '--workdir= is empty'),
   ('train', '--workdir=NEW --config=', '--config= is empty'),
@@ -35,8 +31,17 @@ REFUSED = [  # (command, flags, a part of its message); NEW is a folder that doe
   ('train', '--workdir=NEW --config.data=mnist ' + DIGITS, 'such as --config.data.name=mnist'),
   ('train', '--workdir=NEW --config.seed=99999999999 ' + DIGITS, 'must be in [0, 4294967296)'),
   ('train', '--workdir=NEW --config.data.batch_size=0 ' + DIGITS, 'must be at least 1'),
+  (
+    'train',
+    '--workdir=NEW --config.data.source=docs ' + DIGITS,
+    "data.source='docs' does not apply to digits; for your own data, set data.name to image_folder",
+  ),
   ('train', '--workdir=NEW --config.optimizer.frozen=( ' + DIGITS, 'must be a regular expression'),
   ('train', '--workdir=NEW --config.train.steps=10% ' + DIGITS, "such as '500' or '3 epochs'; got"),
+  ('train', '--workdir=NEW --config.train.steps=0 ' + DIGITS, "train.steps='0' must be at least 1"),
+  ('train', '--workdir=NEW --config=diffusion/images:', 'images: ends in a colon'),
+  ('train', '--workdir=NEW --config=docs', 'docs is a folder: write the path of a Python file'),
+  ('list', '--markdown samplers', "prints the whole reference: leave out 'samplers'"),
   ('ablate', '--workdir=NEW', '--study is missing'),
   (
     'ablate',
@@ -78,6 +83,7 @@ REFUSED = [  # (command, flags, a part of its message); NEW is a folder that doe
   ('prepare_data', '--dataset=npz', 'needs --source'),
   ('prepare_data', '--dataset=digits --data_dir=s3://x', 'not a URL'),
   ('benchmark', '--out=x.json', '--out=x.json: the name must end in .md'),
+  ('convert', '--workdir=NEW --shard_mb=nan', '--shard_mb=nan: write a whole number'),
   ('convert', '--workdir=NEW', 'give either --read=FOLDER or --write=FOLDER'),
 ]
 
@@ -96,20 +102,13 @@ def printed(tmp_path_factory):
     for name, place in places.items():
       given = given.replace(f'={name}', f'={place}')
     lines.append([command, *given.split()])
-  done = subprocess.run(
-    [sys.executable, '-m', 'tests.experiments.forked'],
-    input=json.dumps(lines),
-    capture_output=True,
-    text=True,
-    cwd=ROOT,
-  )
-  assert done.returncode == 0, done.stderr
-  return json.loads(done.stdout), places['NEW']
+  return [ended(*line) for line in lines], places['NEW']
 
 
 @pytest.mark.parametrize('number', range(len(REFUSED)), ids=[' '.join(r[:2]) for r in REFUSED])
 def test_a_command_line_that_cannot_work_is_refused_in_one_line(printed, number):
-  (code, text), new = printed[0][number], printed[1]
+  (code, *texts), new = printed[0][number], printed[1]
+  text = ''.join(texts)
   *_, last = text.splitlines()
   assert code == 1 and last.startswith('error: ') and REFUSED[number][2] in last, text
   assert 'Traceback' not in text and text.count('error:') == 1

@@ -24,7 +24,8 @@ GREY, PALETTE = ('1', 'L', 'LA', 'La'), ('P', 'PA')
 COLOUR = ('RGB', 'RGBA', 'RGBX', 'RGBa', 'CMYK', 'YCbCr')
 MAX_NAMED = 5  # files that a message lists by name
 MAX_BYTES = 2**28  # of a file
-MAX_PIXELS = 2**26  # of an image: a small file can hold far more than fits in memory
+MAX_SIDE = 2**13  # of an image after resizing
+MAX_PIXELS = MAX_SIDE**2  # of an image: a small file can hold far more than fits in memory
 ANIMATED = ('GIF', 'PNG', 'TIFF', 'WEBP')  # formats that may have several frames
 BITS_PER_SAMPLE = 258  # a tag of TIFF
 
@@ -129,8 +130,8 @@ def _folder(settings: Mapping[str, Any]) -> pathlib.Path:
 
 def _image_size(settings: Mapping[str, Any]) -> int:
   size = settings.get('image_size', 0)
-  if size < 0:
-    raise ConfigError(f'data.image_size must be at least 0 (images keep their size), got {size}')
+  if not 0 <= size <= MAX_SIDE:
+    raise ConfigError(f'data.image_size must be in [0, {MAX_SIDE}] (0: unchanged), got {size}')
   return size
 
 

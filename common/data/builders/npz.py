@@ -69,9 +69,7 @@ def read_arrays(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray | None]:
     ConfigError: for a file that is not an .npz file, is damaged, or holds unsuitable arrays.
   """
   if not zipfile.is_zipfile(path):
-    raise ConfigError(
-      f'{path} must be an .npz file, as numpy.savez writes it; it is not, or is cut'
-    )
+    raise ConfigError(f'{path} must be a complete .npz file, as numpy.savez writes it')
   try:
     # No pickles: loading one would run code from the file.
     with np.load(path, allow_pickle=False) as file:

@@ -128,7 +128,7 @@ class SeriesBuilder(base.Builder, skip_registration=True):
         for split, chosen in windows.items()
       },
       notes=(
-        f'{len(kept)} series of {lengths.min()} to {lengths.max()} values, season '
+        f'{len(kept)} series of {_span(lengths)} values, season '
         f'{frequency.season}, covariates {", ".join(names)}',
         *([f'{too_short} series are too short and were left out'] if too_short else ()),
         *table.notes,
@@ -265,6 +265,11 @@ def window_rows(
   rows = np.concatenate([stored[:, None], standardised, features], 1)
   # Rounded to float32 last: the arithmetic above is in float64.
   return (*table.covariate_names, *names), rows.astype(np.float32)
+
+
+def _span(lengths: np.ndarray) -> str:
+  """'400', or '300 to 400' if the lengths differ."""
+  return ' to '.join(map(str, sorted({lengths.min(), lengths.max()})))
 
 
 def _examples(

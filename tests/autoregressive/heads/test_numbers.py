@@ -108,10 +108,10 @@ def test_negative_binomial_approaches_poisson():
 
 def test_negative_binomial_samples():
   head = NegativeBinomial(1)
-  outputs = jnp.array([2.0, 0.5])
+  outputs = jnp.array([2.0, -0.7])  # α is 0.4: at 0.5 it would be 0.97, hardly different from 1/α
   tiled = jnp.broadcast_to(outputs, (DRAWS, 2))
   draws = np.asarray(jax.jit(head.sample)(tiled, jax.random.key(0)))[:, 0]
-  mu, alpha = softplus(2.0), softplus(0.5)
+  mu, alpha = softplus(2.0), softplus(-0.7)
   peer = stats.nbinom(1 / alpha, 1 / (1 + alpha * mu))
   counts = np.bincount(np.minimum(draws, 12).astype(int), minlength=13)
   expected = np.append(peer.pmf(np.arange(12)), peer.sf(11)) * DRAWS

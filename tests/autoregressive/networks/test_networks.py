@@ -99,7 +99,7 @@ def test_lstm_by_its_equations():
   """One layer against the recurrence written out (Hochreiter & Schmidhuber 1997; Gers 1999)."""
   network = LSTM(3, layers=1)
   h = jax.random.normal(jax.random.key(0), (1, 5, 3))
-  params = perturbed(network.init(jax.random.key(1), h)['params'], 0.5)
+  params = perturbed(jax.jit(network.init)(jax.random.key(1), h)['params'], 0.5)
   cell = jax.tree.map(np.asarray, params['layer_0']['cell'])
   carry, state, made = np.zeros(3), np.zeros(3), []
   sigmoid = lambda x: 1 / (1 + np.exp(-x))
@@ -118,7 +118,7 @@ def test_tcn_by_its_equations():
   """One block against dilated convolutions by XLA."""
   network = TCN(WIDTH, layers=2, kernel=3, growth=2, weight_norm=False)
   _, _, h, _ = network_of('tcn')
-  params = perturbed(network.init(jax.random.key(1), h)['params'], 0.1)
+  params = perturbed(jax.jit(network.init)(jax.random.key(1), h)['params'], 0.1)
 
   def convolve(x, i):
     dense, dilation = params[f'Dense_{i}'], 2 ** (i // 2)

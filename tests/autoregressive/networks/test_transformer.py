@@ -13,7 +13,7 @@ from autoregressive.heads.categorical import Categorical
 from autoregressive.model import Model
 from autoregressive.networks import NETWORKS
 from autoregressive.networks import positions as pos
-from autoregressive.networks.transformer import Transformer
+from autoregressive.networks.transformer import ACTIVATIONS, Transformer
 from common.config import ConfigError, component
 from common.training.parallel import AXES
 from tests.autoregressive.common import perturbed
@@ -225,6 +225,43 @@ def test_scalings_without_meaning_are_refused(scaling):
   with pytest.raises(ConfigError, match=r'rotary scaling must be \(.*, got \(') as error:
     pos.rotary_frequencies(8, scaling=scaling)
   assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  'name, at_one, at_minus_two',
+  [
+    ('gelu', 0.8413447, -0.0455003),  # x·Φ(x)
+    ('gelu_tanh', 0.8411920, -0.0454023),
+    ('geglu', 0.8411920, -0.0454023),
+    ('swiglu', 0.7310586, -0.2384058),
+    ('relu', 1.0, 0.0),
+  ],
+)
+def test_activations_by_hand(name, at_one, at_minus_two):
+  made = ACTIVATIONS[name](jnp.array([1.0, -2.0]))
+  np.testing.assert_allclose(made, [at_one, at_minus_two], atol=1e-6)
+
+
+def test_relu_squared_by_hand():
+  np.testing.assert_array_equal(ACTIVATIONS['relu2'](jnp.array([3.0, -2.0])), [9.0, 0.0])
+
+
+def test_initial_deviations():
+  """0.02, over √(2·layers) for the projections that end a branch; muP: √ratio times as large."""
+  for base_width, factor in ((0, 1.0), (16, 2.0)):
+    network = Transformer(8, width=64, layers=2, heads=2, base_width=base_width)
+    params = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 8, 64)))['params']['block_0']
+    deviation = lambda layer: float(layer['kernel'].std())
+    for inner in (params['attention']['qkv'], params['up']):
+      assert deviation(inner) == pytest.approx(0.02 * factor, rel=0.05)
+    for last in (params['attention']['out'], params['down']):
+      assert deviation(last) == pytest.approx(0.01 * factor, rel=0.05)
+
+
+def test_alibi_takes_slope_times_distance_off():
+  network = network_of('alibi_window')[0]
+  bias = network._attention_inputs(jnp.arange(3), None, None).bias
+  np.testing.assert_allclose(bias[0, 2], 0.25 * np.array([-2, -1, 0]))  # the first of four slopes
 
 
 def test_alibi_slopes():

@@ -346,7 +346,8 @@ def test_other_layouts_are_refused(tmp_path, files, message):
   [
     ({'source': ''}, 'needs data.source'),
     ({'source': '/nowhere'}, "data.source must be a folder of images, got '/nowhere'"),
-    ({'image_size': -8}, 'data.image_size must be at least 0 .*, got -8'),
+    ({'image_size': -8}, r'data.image_size must be in \[0, 8192\] .*, got -8'),
+    ({'image_size': 2**20}, r'data.image_size must be in \[0, 8192\] .*, got 1048576'),
     ({'broken': 'ignore'}, "data.broken must be 'refuse' or 'skip', got 'ignore'"),
   ],
 )

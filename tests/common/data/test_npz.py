@@ -133,7 +133,9 @@ def test_other_files_are_refused(tmp_path, kind):
       np.save(file, images())
   else:
     path.write_bytes(data)
-  with pytest.raises(ConfigError, match=r'set.npz must be an .npz file, as numpy.savez writes it'):
+  with pytest.raises(
+    ConfigError, match=r'set.npz must be a complete .npz file, as numpy.savez writes it'
+  ):
     load_file(tmp_path)
 
 

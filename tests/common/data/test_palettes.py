@@ -59,6 +59,14 @@ def test_a_smaller_palette_finds_the_most_frequent_colours(tmp_path):
   assert again == palette
 
 
+def test_colours_count_as_often_as_they_occur():
+  """Nine pixels of 0 and one of 10 share the mean 1; squared errors 9 · 1 + 81 over 11 pixels."""
+  x = np.repeat(np.array([0, 10, 200], np.uint8), [9, 1, 1])[:, None].repeat(3, 1)
+  palette, error = palettes.fit([x], 2)
+  assert palette.colours == ((1, 1, 1), (200, 200, 200))
+  assert error == pytest.approx(np.sqrt(90 / 11))
+
+
 def test_each_pixel_becomes_the_index_of_the_nearest_colour():
   palette = palettes.Palette(((0, 0, 0), (10, 10, 10), (255, 0, 0)))
   x = np.array([[[4, 4, 4], [5, 5, 5], [200, 9, 9]]], np.uint8)  # the second is equally near to two

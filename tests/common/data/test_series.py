@@ -126,7 +126,7 @@ GAP = rows()[:9] + rows()[10:]
     (
       [*rows()[:-1], 'a,2004-04,,1'],
       None,
-      r"line 41, column 'value': a value is missing \(''\); fill it in, or leave out the column",
+      r"line 41, column 'value': a value is missing \(''\); fill it in; a covariate can be ",
     ),
     (
       [*rows()[:-1], 'a,2004-04,1,nan'],
@@ -166,7 +166,7 @@ GAP = rows()[:9] + rows()[10:]
     (
       [*rows()[:-1], 'a,2004-04,1,rainy'],
       None,
-      "line 41, column 'price': .* got 'rainy'; write categories as numbers, or leave out",
+      "line 41, column 'price': .* got 'rainy'; write categories as numbers; a covariate can",
     ),
     (
       [*rows()[:-2], 'a,2004-03,1,"two', 'lines"', 'a,2004-04,1,x'],
@@ -202,7 +202,7 @@ GAP = rows()[:9] + rows()[10:]
     (
       ['"a,2001-01,1,1'],
       None,
-      'cannot read .*own.csv as a CSV file in UTF-8: unexpected end of data',
+      r'cannot read .*own.csv as a CSV file in UTF-8 \(unexpected end of data\); save it as one',
     ),
   ],
 )
@@ -378,6 +378,12 @@ def test_time_features_are_the_phase_on_a_circle():
   week = columns[:, names.index('week_sin')] + 1j * columns[:, names.index('week_cos')]
   expected = np.sin(2 * np.pi * np.arange(29) / 7) + 1j * np.cos(2 * np.pi * np.arange(29) / 7)
   np.testing.assert_allclose(week, expected, atol=1e-12)
+  year = columns[:, names.index('year_sin')] + 1j * columns[:, names.index('year_cos')]
+  leap = 2 * np.pi * np.arange(29) / 366
+  np.testing.assert_allclose(year, np.sin(leap) + 1j * np.cos(leap), atol=1e-12)
+  np.testing.assert_allclose(columns[:, names.index('age')], np.log10(np.arange(2, 31)))
+  # A cycle of exactly two steps is not determined by its samples.
+  assert calendars.Frequency('second', 43_200).cycles == ('week', 'year')
 
 
 @pytest.fixture

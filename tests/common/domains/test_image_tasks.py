@@ -23,7 +23,7 @@ def untrained(spec, changes):
   data = pipeline.load(config['data'])
   method = families.build(config, data.spec)
   batch = {k: jnp.zeros(v.shape, v.dtype) for k, v in data.spec.batch_struct(1).items()}
-  params = method.init(jax.random.key(0), batch)[0]
+  params = jax.jit(method.init)(jax.random.key(0), batch)[0]
   family = config['family']
   return TrainedModel(method, params, data, 0, family, families.FAMILIES[family].tasks)
 

@@ -1,5 +1,7 @@
 """The CRPS against its closed form, its baseline forecast, and metrics of forecasts."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -66,6 +68,7 @@ def test_the_seasonal_naive_forecast_repeats_the_last_season():
   past = np.arange(10.0)[None]
   assert crps.seasonal_naive(past, 6, 4).tolist() == [[6, 7, 8, 9, 6, 7]]
   assert crps.seasonal_naive(past, 3, 12).tolist() == [[9, 9, 9]]
+  assert crps.seasonal_naive(past, 2, 10).tolist() == [[0, 1]]  # exactly one season
 
 
 def counting_windows(num):
@@ -116,6 +119,18 @@ def test_metrics_of_forecasts():
   worse = measured(['crps'], bias=3.0).measures['crps']
   assert worse.value == pytest.approx(gaussian_crps(0.0, 3.0, 1.0), rel=0.05)
   assert 'hold 0% and 0%' in worse.note
+  # Off by one standard deviation: the middle 50 % is 0.67 wide to each side, the 90 % 1.64.
+  assert 'hold 0% and 100%' in measured(['crps'], bias=1.0).measures['crps'].note
+
+
+def test_the_errors_of_a_mean_and_of_a_ratio_by_hand():
+  scores = crps.Scores(
+    np.array([1.0, 2.0, 6.0]), np.zeros(3), np.array([1.0, 3.0, 5.0]), (0.5, 0.9), 'test split'
+  )
+  mean, ratio = crps.mean_crps(scores), crps.normalised_crps(scores)
+  assert (mean.value, ratio.value) == (3.0, 1.0)
+  assert mean.standard_error == pytest.approx(math.sqrt(7 / 3))  # deviations -2, -1, 3
+  assert ratio.standard_error == pytest.approx(math.sqrt(1 / 3) / 3)  # residuals 0, -1, 1
 
 
 def test_the_error_over_a_single_window_is_unknown():

@@ -67,6 +67,8 @@ def test_agreement_is_the_share_of_samples_of_the_requested_class(data):
 def test_a_share_of_one_has_an_error():
   value, error = agreement.share(100, 100)
   assert value == 1.0 and 0.005 < error < 0.03
+  # Two hits and two misses more: 3 of 10.
+  assert agreement.share(1, 6) == (1 / 6, pytest.approx(math.sqrt(0.3 * 0.7 / 10)))
 
 
 def test_frechet_distance_grows_with_noise_and_comes_with_its_floor(data):
@@ -136,6 +138,21 @@ def test_a_single_likelihood_has_no_known_error():
   assert two.standard_error == pytest.approx(1 / 4 / math.log(2))
 
 
+def test_bits_per_dim_is_a_ratio_where_examples_differ_in_dimensions():
+  # Two nats per dimension in both: no spread, though the nats differ.
+  found = likelihood.summary(np.array([2.0, 6.0]), np.zeros(2), np.array([1.0, 3.0]))
+  assert (found.value, found.standard_error) == (pytest.approx(2 / math.log(2)), 0.0)
+
+  def nll(params, batch, key):
+    dims = batch['x'][:, 0]
+    return Likelihood(2 * dims, jnp.zeros(2), dims, {'one': dims[:, None], 'two': dims[:, None]})
+
+  batches = [{'x': jnp.array([[1.0], [3.0]])}]
+  found = likelihood.bits_per_dim(Functions(None, None, None, nll), {}, batches, 8, KEY)
+  assert found.value == pytest.approx(2 / math.log(2))
+  assert found.parts['one'] == found.parts['two'] == pytest.approx((1 / math.log(2),))
+
+
 def test_samples_that_are_not_finite_cost_only_the_metrics_that_need_them(data):
   good, _ = replay(data)
   calls = []
@@ -200,6 +217,8 @@ def test_data_with_one_class_has_no_agreement(data):
   assert found == Measure(None, None, 'the data has only one class')
   with pytest.raises(ConfigError, match='two classes or more'):
     measure(one, replay(one)[0], ['frechet'])
+  with pytest.raises(ConfigError, match='two classes or more'):
+    evaluate.check_settings(SETTINGS, one)  # before training, when no metrics are chosen yet
 
 
 def test_samples_are_in_proportion_and_in_order(data):
@@ -267,14 +286,14 @@ def test_metrics_that_the_method_or_the_data_cannot_give_are_empty(data):
   ('metrics', 'changes', 'message'),
   [
     (['agrement'], {}, "unknown metric 'agrement'; did you mean 'agreement'?"),
-    (['parameters'], dict(split='tset'), "unknown split 'tset'; did you mean 'test'?"),
+    (['parameters'], dict(split='tset'), "unknown evaluation.split 'tset'; did you mean 'test'?"),
     (
       ['frechet'],
       dict(extractor='inception'),
-      "unknown extractor 'inception'; known: auto, mlp, p",
+      "unknown evaluation.extractor 'inception'; known: auto, mlp, p",
     ),
     # Checked even if no metric needs them.
-    (['parameters'], dict(extractor='inception'), "unknown extractor 'inception'"),
+    (['parameters'], dict(extractor='inception'), "unknown evaluation.extractor 'inception'"),
     (['frechet'], dict(num_samples=1), 'at least 2 samples, got evaluation.num_samples=1'),
   ],
 )

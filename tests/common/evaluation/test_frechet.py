@@ -64,6 +64,15 @@ def test_standard_error_of_samples_with_fixed_numbers_of_each_class():
   assert frechet.standard_error(samples, reference) > 1.5 * np.mean(errors)
 
 
+def test_each_class_costs_a_degree_of_freedom():
+  """Classes with equal values: the spread within them is all of it, divided by 4 - 2, not 4 - 1."""
+  samples = np.array([[-1.0], [1.0], [-1.0], [1.0]])
+  reference = gaussian([0.5], [[2.0]])
+  apart = frechet.standard_error(samples, reference, np.array([0, 0, 1, 1]))
+  together = frechet.standard_error(samples, reference)
+  assert apart / together == pytest.approx(np.sqrt(3 / 2))
+
+
 def test_halves_are_disjoint_and_have_the_requested_size_and_the_proportions_of_the_classes():
   label = np.repeat([0, 1, 2], [60, 30, 10])
   one, other = frechet.halves(label, 20)

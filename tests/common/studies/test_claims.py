@@ -41,6 +41,13 @@ def test_the_boundary_is_the_95_percent_interval_of_the_difference():
   assert verdict(claim, a=(-0.99, 0.3), b=(0.0, 0.4)) == 'fails'
 
 
+def test_an_exact_side_leaves_the_degrees_of_freedom_of_the_other():
+  """Welch: an error of 2 with 2 degrees of freedom gives 4.30265273 · 2 = 8.605."""
+  claim = Claim('', ('a', 'm'), above=0.0)
+  assert verdict(claim, a=(8.5, 2.0, 2.0)) == 'undecided'
+  assert verdict(claim, a=(8.7, 2.0, 2.0)) == 'holds'
+
+
 def of_seeds(values, first=0):
   """The estimate from the values of consecutive seeds."""
   return estimate({first + seed: Measure(float(value)) for seed, value in enumerate(values)})
@@ -108,6 +115,9 @@ def test_near_means_within_a_fraction_of_the_other_side():
   claim = Claim('', ('a', 'm'), near=('b', 'm'), within=0.05)
   assert verdict(claim, a=(104.0, 0.0), b=(100.0, 0.0)) == 'holds'
   assert verdict(claim, a=(94.0, 0.0), b=(100.0, 0.0)) == 'fails'
+  assert verdict(claim, a=(106.0, 0.0), b=(100.0, 0.0)) == 'fails'
+  twice = Claim('', ('a', 'm'), near=('b', 'm'), times=2.0, within=0.05)
+  assert verdict(twice, a=(209.0, 0.0), b=(100.0, 0.0)) == 'holds'
   assert verdict(claim, a=(104.0, 1.0), b=(100.0, 0.0)) == 'undecided'
 
 

@@ -1,5 +1,7 @@
 """Schedules against their formulas, decay masks, and one step of each optimiser by hand."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -38,6 +40,8 @@ def test_rsqrt_and_trapezoid():
   np.testing.assert_allclose([rate(10), rate(40), rate(90)], [2, 1, 2 / 3], rtol=1e-6)
   rate = schedule(schedule='trapezoid', warmup='10%', cooldown='20%', final=0.0)
   np.testing.assert_allclose([rate(10), rate(79), rate(90), rate(100)], [2, 2, 1, 0], atol=1e-6)
+  rate = schedule(schedule='trapezoid', warmup='0', cooldown='20', final=0.1)
+  np.testing.assert_allclose([rate(80), rate(85), rate(100)], [2, 1.55, 0.2], rtol=1e-6)
 
 
 def test_a_warm_up_longer_than_the_run_and_an_unknown_schedule_are_refused():
@@ -82,6 +86,38 @@ def test_first_steps_by_hand():
   np.testing.assert_allclose(
     step(name='sgd', gradient=3.0, clip=1.0)['dense']['bias'], clipped, rtol=1e-6
   )
+
+
+@pytest.mark.parametrize('name', ['adam', 'adamw', 'muon'])
+def test_two_steps_of_adam_by_hand(name):
+  """Gradients 3, then 0, on a bias; Muon's part for it is Adam with Nesterov's momentum."""
+  s = settings(name=name, b1=0.5, b2=0.75, eps=3.0, weight_decay=0.0, clip=0.0)
+  chain = optimizers.make_optimizer(s, lambda n: 1.0)
+  params = {'kernel': jnp.ones((2, 2)), 'bias': jnp.zeros(1)}
+  state, moved = chain.init(params), []
+  for gradient in (3.0, 0.0):
+    grads = jax.tree.map(lambda p, g=gradient: jnp.full_like(p, g), params)
+    updates, state = chain.update(grads, state, params)
+    moved.append(-float(updates['bias'][0]))
+  # Means 1.5, 0.75 over 1 - 0.5, 1 - 0.25; squares 2.25, 1.6875 over 1 - 0.75, 1 - 0.5625.
+  root = math.sqrt(1.6875 / 0.4375)
+  expected = [3 / (3 + 3), 1 / (root + 3)]
+  if name == 'muon':  # half the next mean and half the gradient, each corrected; its epsilon is 0
+    expected = [(0.5 * 1.5 / 0.75 + 0.5 * 3 / 0.5) / 3, 0.5 * 0.75 / 0.875 / root]
+  np.testing.assert_allclose(moved, expected, rtol=1e-5)
+
+
+def test_momentum_of_sgd_and_muon():
+  """A second gradient of -0.3 times the first: with a momentum of 0.95 the direction stays."""
+  params = {'kernel': jnp.zeros((2, 2))}
+  for name, second in (('sgd', 0.95 - 0.3), ('muon', None)):
+    s = settings(name=name, momentum=0.95, b1=0.1, weight_decay=0.0, clip=0.0)
+    chain = optimizers.make_optimizer(s, lambda n: 1.0)
+    first, state = chain.update({'kernel': jnp.eye(2)}, chain.init(params), params)
+    update, _ = chain.update({'kernel': -0.3 * jnp.eye(2)}, state, params)
+    assert update['kernel'][0, 0] * first['kernel'][0, 0] > 0
+    if second:
+      np.testing.assert_allclose(update['kernel'], -second * np.eye(2), rtol=1e-6)
 
 
 def test_muon_orthogonalises_kernels():

@@ -132,6 +132,20 @@ def test_a_step_with_a_loss_or_a_gradient_that_is_not_finite_is_skipped_and_coun
   assert np.abs(last.params['up']['kernel'] - after.params['up']['kernel']).max() > 0
 
 
+def test_averages_weigh_the_first_step_as_their_formulas_say():
+  """The warm-up's decay is 0.1 at first; power-function averages forget the initial values."""
+  method, optimizer = toy.build(), optax.sgd(1.0)
+  averaging = EMA._replace(widths=(0.1,))
+  start = state.init_state(method, optimizer, toy.SPEC.batch_struct(SIZE), 0, num_averages=1)
+  step = state.TrainStep(method, optimizer, 0, averaging)
+  after, _ = jax.jit(step)(start, toy.batches(1, SIZE))
+  for a, b, ema, average in zip(
+    *map(jax.tree.leaves, (start.params, after.params, after.ema, after.averages[0])), strict=True
+  ):
+    np.testing.assert_allclose(ema, 0.1 * a + 0.9 * b, atol=1e-6)
+    np.testing.assert_allclose(average, b, atol=1e-6)
+
+
 def test_pmap_refuses_a_method_with_memory_and_a_sharded_mesh():
   mesh = parallel.make_mesh(dict(data=-1, fsdp=1, tensor=1))
   method, optimizer = toy.build(), optax.sgd(1.0)

@@ -112,6 +112,19 @@ def test_discrete_bound_is_above_the_entropy_and_tightens(steps, variance):
     assert close.mean() > -3 * close.std() / np.sqrt(len(x0))
 
 
+def test_terms_of_a_constant_estimate():
+  """Whatever the noise, L_(t−1) = ½·(SNR_s − SNR_t)·‖x0 − x̂0‖²; the terms stand in order."""
+  process = build({'name': 'ddpm', 'schedule': 'cosine', 'steps': 5})
+  x0 = data(3)
+  constant = lambda x, t: Pair(jnp.full_like(x, 0.3), x)
+  parts = variational_bound(
+    process, constant, x0, LEVELS, jax.random.split(KEY, 3), 'fixed_small', terms=5
+  )
+  snr = np.exp(np.asarray(process.log_snr(jnp.arange(1, 6) / 5)))
+  square = ((np.asarray(x0) - 0.3) ** 2).sum(axis=1, keepdims=True)
+  np.testing.assert_allclose(parts.diffusion, 0.5 * square * -np.diff(snr), rtol=1e-6)
+
+
 def test_a_table_of_two_steps_has_a_standard_error():
   """One step between the first and the last term, drawn twice."""
   process = build({'name': 'ddpm', 'schedule': 'cosine', 'steps': 2})

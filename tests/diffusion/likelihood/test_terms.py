@@ -121,6 +121,18 @@ def test_step_is_the_kl_of_two_gaussians():
   np.testing.assert_allclose(kl.sum(axis=(0, 2)), got, rtol=1e-6)
 
 
+def test_the_last_step_is_the_mass_of_a_cell():
+  """L_0 of ten levels: a normal around the estimate, with the small variance of the second step."""
+  process = build({'name': 'ddpm', 'schedule': 'cosine', 'steps': 4})
+  t = jnp.asarray([1, 2]) / 4
+  before, after = np.square(np.asarray(process.alpha(t)))
+  std = np.sqrt((1 - before) / (1 - after) * (1 - after / before))
+  x0, guess = jnp.full((1, 1), 1 / 9), jnp.full((1, 1), 0.3)
+  got = terms.step_nats(process, Pair(guess, guess), x0, x0, t[:1], 10, 'fixed_large')
+  mass = np.diff(scipy.stats.norm(0.3, std).cdf([0, 2 / 9]))
+  np.testing.assert_allclose(got, -np.log(mass), rtol=1e-7)
+
+
 def test_categorical_reconstruction():
   process = build({'name': 'rectified_flow'})
   t = jnp.asarray(0.3)

@@ -111,8 +111,9 @@ def test_autoguidance_extrapolates_from_the_weak_model():
 def test_interval_switches_by_noise_level_within_a_batch():
   t = jnp.linspace(0.05, 0.95, 6)
   level = PROCESS.sigma(t) / PROCESS.alpha(t)
-  limited = guidance.Interval(guided(4.0), PROCESS, 0.5, 3.0)
-  inside = np.asarray((level > 0.5) & (level <= 3.0))
+  limited = guidance.Interval(guided(4.0), PROCESS, 0.7, 3.0)
+  inside = np.asarray((level > 0.7) & (level <= 3.0))
+  # The second time is inside by σ/α = 0.86, not by σ = 0.65.
   assert 0 < inside.sum() < 6
   pair, on, off = limited(X, t), guided(4.0)(X, t), conditional(X, t, CONDITION)
   np.testing.assert_allclose(pair.x0, np.where(inside[:, None], on.x0, off.x0))
@@ -199,7 +200,7 @@ def test_thresholds():
   dynamic = guidance.DynamicThreshold(model, PROCESS, 0.9, 2.0)(x, t)
   assert (size > 2).all()
   np.testing.assert_allclose(dynamic.x0, 2 * np.clip(3 * x, -size, size) / size)
-  small = guidance.DynamicThreshold(lambda x, t: Pair(0.1 * x, x), PROCESS, 0.9)(x, t)
+  small = guidance.DynamicThreshold(lambda x, t: Pair(0.1 * x, x), PROCESS, 0.9, 2.0)(x, t)
   np.testing.assert_allclose(small.x0, 0.1 * np.asarray(x))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from common.config import ConfigError
-from common.method import Request
+from common.method import NotFiniteError, Request
 from tests.diffusion.small import KEY, SPEC, batch, build, edm_method, random_init
 
 
@@ -51,6 +51,14 @@ def test_samples_that_are_not_finite_are_refused_and_not_drawn_black():
   assert method.sample(params, KEY, request).num_not_finite() == 0
   with pytest.raises(ValueError, match='4 of 4 samples are not finite'):
     method.draw(broken, KEY, request)
+
+
+def test_an_adaptive_solver_that_runs_out_of_steps_is_an_error():
+  method, params = edm_method()
+  options = {'sampler': 'adaptive', 'max_steps': 1, 'steps': 1, 'grid.end': 't_min'}
+  request = Request(2, jnp.zeros(2, jnp.int32), options=options)
+  with pytest.raises(NotFiniteError, match='2 of 2 samples are not finite'):
+    method.draw(params, KEY, request)
 
 
 def test_steps_within_a_bucket_and_the_weight_do_not_recompile(caplog):
@@ -114,12 +122,11 @@ def test_final_denoising_is_heeded_or_refused():
     params, KEY, Request(2, jnp.arange(2), past, options={'steps': 4} | options)
   )
   repaint = {'task': 'repaint', 'jump': 2, 'repeats': 2, 'grid.end': 't_min'}
-  drawn = method.sample(
-    params,
-    KEY,
-    Request(2, None, past, mask, {'steps': 4, 'final_denoise': True} | repaint),
-  )
-  assert drawn.evaluations == 4 * 2 + 1
+  for task, evaluations in ((repaint, 4 * 2 + 1), ({'grid.end': 't_min'}, 4 + 1)):
+    options = {'steps': 4, 'final_denoise': True} | task
+    drawn = method.sample(params, KEY, Request(2, None, past, mask, options))
+    assert drawn.evaluations == evaluations
+    np.testing.assert_array_equal(drawn.x[:, :2], past[:, :2])
   for task in ('reconstruct', 'interpolate'):
     with pytest.raises(ConfigError, match=f"'{task}' has no final denoising: set final_denoise"):
       draw(task=task, final_denoise=True)
