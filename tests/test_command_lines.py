@@ -24,6 +24,8 @@ from diffusion.sampling import settings as diffusion_settings
 from experiments import COMMANDS, cli, families, runs
 from experiments.benchmarks import SUITES
 from experiments.list import pages
+from experiments.study import running
+from experiments.sweep import grid as grids
 
 ROOT = pathlib.Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob('*.md')), *sorted((ROOT / 'docs').glob('*.md'))]
@@ -74,7 +76,12 @@ LINES = sorted(set(command_lines()))
 
 REFERENCE = 'experiments.benchmarks.reference'  # its --config is plain text
 # In place of values that a line leaves open: '--config=...'.
-EXAMPLES = {'config': 'diffusion/images', 'workdir': 'runs/any', 'study': 'ablations/solvers'}
+EXAMPLES = {
+  'config': 'diffusion/images',
+  'workdir': 'runs/any',
+  'study': 'ablations/solvers',
+  'grid': 'train.steps=1,2',
+}
 REQUIRED = {'workdir': 'runs/any', 'study': 'ablations/solvers', 'dataset': 'mnist'}
 
 
@@ -160,7 +167,7 @@ def check_options(texts, config):
 
 def check_values(values, config):
   """Names that flags give are names of tables; files are there."""
-  tables = {'metrics': METRICS, 'suite': SUITES}
+  tables = {'metrics': METRICS | running.LOG_METRICS, 'suite': SUITES}
   for flag, table in tables.items():
     for name in values.get(flag) or ():
       pick(table, name, flag)
@@ -198,6 +205,9 @@ def check(line, trained):
     if 'config' in values and module != REFERENCE and namespace['CONFIG'].given:
       namespace['CONFIG'].load()
     check_values(values, trained.get(values.get('workdir')))
+    if values.get('grid') and namespace['CONFIG'].given:
+      axes = grids.parse_grid(values['grid'])
+      assert grids.build(values['config'], namespace['CONFIG'].texts, axes, 1, ()).rows
   if module == 'experiments.list':
     for word in (word for word in words if not word.isupper()):
       assert pages.listing(word)

@@ -26,8 +26,8 @@ def trained(tmp_path_factory):
 
 
 def without_numbers(text):
-  """The text with 0 for each number outside brackets, which shapes keep."""
-  return re.sub(r'(?<![\w(])\d+(\.\d+)?(?![\w,)])', '0', text)
+  """The text without what depends on the training: measured values and the step."""
+  return re.sub(r'\d+\.\d+|step \d+', '#', text)
 
 
 def test_the_page_prints_what_it_shows(trained, monkeypatch):
@@ -44,7 +44,7 @@ def test_the_page_prints_what_it_shows(trained, monkeypatch):
 def test_the_same_seed_draws_the_samples_of_the_command(trained, tmp_path):
   workdir, out = trained / 'runs' / 'digits', tmp_path / 'x.npy'
   flags = ('--num=4', '--label=3', '--seed=5', '--options=steps=2')
-  command('sample', f'--workdir={workdir}', *flags, f'--out={out}', XLA_FLAGS='')
+  command('sample', f'--workdir={workdir}', *flags, f'--out={out}')
   drawn = runs.load(workdir).sample(seed=5, num=4, label=3, steps=2)
   # The command is compiled with other optimisations: a rounding may differ.
   assert np.abs(drawn.astype(int) - np.load(out)).max() <= 1
