@@ -104,6 +104,8 @@ def message_of(error: Exception) -> str:
   if 'allow_pickle' in text:  # numpy's advice would run code from the file
     text = 'the file must hold plain arrays in the format of numpy, not Python objects'
   shown = text if len(text) <= LONGEST else f'{text[:LONGEST]}…'
+  if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in text:  # of this machine, of a device
+    return f'out of memory: ask for less, such as smaller batches or images. {shown}'.strip()
   if isinstance(error, EXPECTED) and shown and _is_ours(error):
     return shown
   return f'{type(error).__name__}: {shown or "no message"} (--debug shows where)'

@@ -13,7 +13,7 @@ import itertools
 import operator
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -44,6 +44,11 @@ class ConfigFlag:
     """Whether there is a config on the command line."""
     return self.file.value is not None
 
+  @property
+  def texts(self) -> dict[str, list[str]]:
+    """{dotted key: values as text} of the settings on the command line."""
+    return {key: holder.value for key, holder in self.settings.items() if holder.value}
+
   def load(self) -> dict[str, Any]:
     """The complete config, with the settings of the command line.
 
@@ -55,8 +60,7 @@ class ConfigFlag:
       raise ConfigError(
         '--config is missing; give a file such as configs/diffusion/images.py:digits'
       )
-    settings = {key: holder.value for key, holder in self.settings.items() if holder.value}
-    return load(self.file.value, settings)
+    return load(self.file.value, self.texts)
 
 
 def define(
@@ -111,38 +115,41 @@ def _define_setting(key: str, alone: bool, flag_values: flags.FlagValues) -> fla
   return flags.DEFINE_flag(flag, flag_values)
 
 
-def load(file: str, settings: dict[str, list[str]]) -> dict[str, Any]:
+def load(
+  file: str, settings: Mapping[str, list[str]], flag: Mapping[str, str] | None = None
+) -> dict[str, Any]:
   """The complete config of a file, with settings replaced.
 
   Args:
     file: 'FILE.py' or 'FILE.py:variant'.
     settings: {dotted key: values as text}; several values make a tuple.
+    flag: {dotted key: the flag that sets it, for messages}, where it is not --config.KEY.
 
   Raises:
     ConfigError: the file or a setting does not exist, or a value has the wrong type or is out of
       its range. The message names the flag.
   """
   config = families.load_config(file, {})
+  named = {key: f'--config.{key}' for key in settings} | dict(flag or {})
   names = {f'{path}.name' for path in families.components(config)} & settings.keys()
   for key in sorted(names):  # in any order: components do not contain each other
-    config = _with_component(config, key.removesuffix('.name'), settings[key][-1])
+    config = _with_component(config, key.removesuffix('.name'), settings[key][-1], named[key])
   for key, texts in settings.items():
     if key not in names:
-      config = _with_setting(config, key, texts)
+      config = _with_setting(config, key, texts, named[key])
   return config
 
 
-def _with_component(config: dict[str, Any], path: str, name: str) -> dict[str, Any]:
+def _with_component(config: dict[str, Any], path: str, name: str, flag: str) -> dict[str, Any]:
   """The config with the component `name` at `path`, with its default settings."""
   section = _at(config, path.split('.'))
   if section['name'] == name:
     return config  # the same component keeps the settings from the file
-  return _completed(_replaced(config, path, {'name': name}), f'--config.{path}.name={name}')
+  return _completed(_replaced(config, path, {'name': name}), f'{flag}={name}')
 
 
-def _with_setting(config: dict[str, Any], key: str, texts: list[str]) -> dict[str, Any]:
+def _with_setting(config: dict[str, Any], key: str, texts: list[str], flag: str) -> dict[str, Any]:
   """The config with one setting replaced by a value of the same type."""
-  flag = f'--config.{key}'
   if key not in set(_keys(config)):
     raise ConfigError(f'{flag}: there is no such setting{nearby_settings(key, config)}')
   if isinstance(_at(config, key.split('.')), dict):

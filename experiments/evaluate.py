@@ -71,7 +71,7 @@ def evaluate(run: runs.Run, settings: dict, variant: dict) -> Evaluation:
   conditions = {'step': run.step, 'options': settings, **variant, 'config': sections}
   # Opened before the work: a file that cannot be read must not cost the result.
   file = ResultFile(folder / f'{name}.json', conditions)
-  result = runs.evaluate_run(run, CHOSEN.value, sampling)
+  result = run.evaluate(CHOSEN.value, **sampling)
   file.add(result.measures)
   result.display.save(folder, name, domain_of(run.data.spec).picture_scale)
   for metric, measure in result.measures.items():

@@ -1,17 +1,24 @@
 """A run is a folder: its config, checkpoints, metrics, samples and evaluations."""
 
+import dataclasses
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from absl import logging
 
 from common.checkpoints.checkpoints import Restored
-from common.config import Config, ConfigError
+from common.config import Config, ConfigError, check_setting
 from common.data import pipeline, tokenizers
+from common.data.sources import given_examples
 from common.data.spec import DataSpec
-from common.evaluation.evaluate import Evaluation, evaluate
+from common.domains import domain_of
+from common.domains.base import SampleFlags, SampleSettings, TrainedModel
+from common.evaluation.evaluate import evaluate
+from common.evaluation.likelihood import BitsPerDim, bits_per_dim
+from common.evaluation.measures import Evaluation
 from common.files import atomic_write, local_path
 from common.method import Method, PyTree
 from common.reporting import writers
@@ -24,6 +31,8 @@ from common.training.validation import validation_loss
 from experiments import families
 from experiments.startup import checks, summary
 from experiments.startup import workdir as folders
+
+FLAG_NAMES = frozenset(field.name for field in dataclasses.fields(SampleFlags))
 
 
 class Run(NamedTuple):
@@ -44,6 +53,81 @@ class Run(NamedTuple):
   params: PyTree
   step: int
   about: str = ''
+
+  @property
+  def trained(self) -> TrainedModel:
+    """The model as the domain of its data samples from it."""
+    family = self.config['family']
+    tasks = families.FAMILIES[family].tasks
+    return TrainedModel(self.method, self.params, self.data, self.step, family, tasks)
+
+  def sample(self, seed: int = 0, **settings: Any) -> Any:
+    """Draws the samples that `twofold sample` draws with the same flags, options and seed.
+
+    Args:
+      seed: determines all random numbers.
+      **settings: flags of `twofold sample` that depend on the data (`num`, `label`, `prompt`, ...),
+        and sampler options (`steps`, `temperature`, ...).
+
+    Returns:
+      For images and music an array of raw values [num, ...]; for text a list of texts; for time
+      series `common.domains.series.Forecasts`.
+
+    Raises:
+      ValueError: for a setting that is unknown, does not apply to the data, or is out of its range.
+    """
+    given = {name: settings.pop(name) for name in list(settings) if name in FLAG_NAMES}
+    if given.get('label') is not None:
+      given['label'] = str(given['label'])
+    flags, domain = SampleFlags(**given), domain_of(self.data.spec)
+    self._check_options(settings)
+    domain.check_flags(self.data.spec, flags, None)
+    return domain.draw(self.trained, SampleSettings(flags, seed, settings))
+
+  def evaluate(
+    self, metrics: Sequence[str] | None = None, num_samples: int | None = None, **options: Any
+  ) -> Evaluation:
+    """Measures the model as `twofold evaluate` does.
+
+    The random numbers depend only on the seed of the run's config.
+
+    Args:
+      metrics: names of metrics; None for all.
+      num_samples: number of samples; None: the config's.
+      **options: sampler settings that replace those of the config.
+
+    Raises:
+      ValueError: for a metric or option that is unknown, or an option out of its range.
+    """
+    self._check_options(options)
+    settings = dict(self.config['evaluation'])
+    if num_samples is not None:
+      declared = families.declared_settings(self.config)['evaluation.num_samples']
+      check_setting('num_samples', num_samples, declared)
+      settings['num_samples'] = num_samples
+    key = stream_key(self.config['seed'], EVALUATION_STREAM)
+    return evaluate(self.method, self.params, self.data, settings, key, metrics, options)
+
+  def bits_per_dim(self, x: np.ndarray, label: np.ndarray | None = None) -> BitsPerDim:
+    """Negative log-likelihood of given examples, in bits per dimension.
+
+    Args:
+      x: examples as in the data [num, *shape], in the values of the data.
+      label: their classes [num], if the data have classes.
+
+    Raises:
+      ValueError: the method has no likelihood, or the examples are not like those of the data.
+    """
+    spec, size = self.data.spec, self.config['evaluation']['batch_size']
+    if not self.method.has_likelihood:
+      raise ValueError('bits_per_dim needs a method with a likelihood, and this one has none')
+    batches = pipeline.evaluation_batches(given_examples(spec, x, label), size)
+    key = stream_key(self.config['seed'], EVALUATION_STREAM)
+    return bits_per_dim(self.method, self.params, batches, spec.num_dims, key)
+
+  def _check_options(self, options: Mapping) -> None:
+    # A weaker model for guidance is no setting of the config.
+    families.check_options(self.config, {k: v for k, v in options.items() if k != 'weak'})
 
 
 # Training.
@@ -154,7 +238,7 @@ def load(
     ConfigError: the folder holds no run, or its family has only one likelihood.
     CheckpointError: the checkpoint does not exist, or it is damaged.
   """
-  workdir = pathlib.Path(workdir)
+  workdir = pathlib.Path(local_path(str(workdir)))
   config = folders.config_of(workdir)
   if likelihood is not None:
     if 'likelihood' not in config:
@@ -266,11 +350,3 @@ def _data_format(spec: DataSpec) -> tuple:
   """The properties that two datasets must share for one model to work on both."""
   meaning_of_values = (spec.tokenizer, spec.pitches, spec.palette)
   return (spec.domain, spec.shape, spec.levels, spec.num_classes, *meaning_of_values)
-
-
-def evaluate_run(
-  run: Run, metrics: list[str] | None = None, options: Mapping | None = None
-) -> Evaluation:
-  """Measures a run; its random numbers depend only on the seed of its config."""
-  key = stream_key(run.config['seed'], EVALUATION_STREAM)
-  return evaluate(run.method, run.params, run.data, run.config['evaluation'], key, metrics, options)

@@ -25,7 +25,7 @@ import pathlib
 from absl import flags, logging
 
 from common.domains import DOMAINS, domain_of
-from common.domains.base import SampleFlags, SampleSettings, TrainedModel
+from common.domains.base import COUNTS, SampleFlags, SampleSettings
 from common.ranges import MAX_INT
 from experiments import cli, families, runs
 from experiments.startup.workdir import config_of
@@ -58,12 +58,11 @@ def _help(name: str) -> str:
 
 # The domain of the data decides about the meaning, default and validity of these flags.
 TEXT_FLAGS = ('label', 'task', 'mask', 'prompt', 'stop')
-NUMBER_FLAGS = ('num', 'draws', 'length', 'columns', 'scale')
 SAMPLE_FLAGS = (
   *(flags.DEFINE_string(name, None, _help(name)) for name in TEXT_FLAGS),
   *(
     flags.DEFINE_integer(name, None, _help(name), lower_bound=1, upper_bound=MAX_INT)
-    for name in NUMBER_FLAGS
+    for name in COUNTS
   ),
   flags.DEFINE_bool('slide', None, _help('slide')),
 )
@@ -86,17 +85,14 @@ def main() -> None:
   run = load()
   if WEAK.value is not None:
     sampling['weak'] = runs.load_weak(run, WEAK.value)
-  domain, spec = domain_of(run.data.spec), run.data.spec
   settings = SampleSettings(
     SampleFlags(**{flag.name: flag.value for flag in SAMPLE_FLAGS}), SEED.value, sampling
   )
+  domain = domain_of(run.data.spec)
   name = OUT.value or domain.default_out
   out = pathlib.Path(name) if name else None
-  domain.check_flags(spec, settings.flags, out)
-  family = run.config['family']
-  tasks = families.FAMILIES[family].tasks
-  trained = TrainedModel(run.method, run.params, run.data, run.step, family, tasks)
-  print(domain.sample(trained, settings, out))
+  domain.check_flags(run.data.spec, settings.flags, out)
+  print(domain.sample(run.trained, settings, out))
   logging.info('%s of %s', run.about, WORKDIR.value)
 
 

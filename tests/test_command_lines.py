@@ -201,6 +201,8 @@ def check(line, trained):
   if module == 'experiments.list':
     for word in (word for word in words if not word.isupper()):
       assert pages.listing(word)
+  elif module == 'experiments.compare':
+    assert len(words) > 1, 'compare takes two or more runs'
   else:
     assert not words, f'{module} takes no arguments: {words}'
 

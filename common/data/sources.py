@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from common.config import ConfigError
+from common.data.spec import DataSpec
 
 READ_THREADS = 16
 RECORDS_PER_READ = 64  # by one thread; reading 64 at a time is six times as fast as one by one
@@ -97,6 +98,54 @@ class MemorySource(Source):
 
   def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
     return {key: np.take(array, indices, axis=0) for key, array in self.arrays.items()}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GivenSource(Source):
+  """Examples in arrays: 'x' [n, *shape] and, if they have classes, 'label' int32 [n]."""
+
+  arrays: Mapping[str, np.ndarray]
+
+  in_memory = True
+
+  def __len__(self) -> int:
+    return len(self.arrays['x'])
+
+  def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+    return {key: np.take(array, indices, axis=0) for key, array in self.arrays.items()}
+
+
+def given_examples(spec: DataSpec, x: np.ndarray, label: np.ndarray | None = None) -> GivenSource:
+  """A source of given examples.
+
+  Args:
+    spec: the data that they are like.
+    x: the examples [n, *shape].
+    label: their classes [n], which data with classes need.
+
+  Raises:
+    ValueError: the examples have another shape or other values than those of the data, or there is
+      not one class for each of them.
+  """
+  x = np.asarray(x)
+  if x.shape[1:] != spec.shape or not len(x):
+    raise ValueError(f'x must have the shape (n, {str(spec.shape)[1:-1]}), n ≥ 1, got {x.shape}')
+  if spec.levels and not (
+    np.issubdtype(x.dtype, np.integer) and (x >= 0).all() and (x < spec.levels).all()
+  ):
+    raise ValueError(
+      f'x must hold integers in [0, {spec.levels}), as {spec.name} does, got {x.dtype} in '
+      f'[{x.min():g}, {x.max():g}]'
+    )
+  if not spec.num_classes:
+    return GivenSource({'x': x.astype(spec.dtype)})
+  labels = np.asarray([] if label is None else label)
+  if labels.shape != x.shape[:1] or not np.isin(labels, np.arange(spec.num_classes)).all():
+    raise ValueError(
+      f'label must hold the class of each of the {len(x)} examples, an integer in '
+      f'[0, {spec.num_classes})'
+    )
+  return GivenSource({'x': x.astype(spec.dtype), 'label': labels.astype(np.int32)})
 
 
 def _stack(examples: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:

@@ -30,6 +30,7 @@ from common.reporting.writers import Writer
 GRID = 10  # rows and columns of training's grid of samples
 PICTURE_ROWS = 8  # rows in the picture of an evaluation; with classes, samples of each
 BATCH = 128  # samples in one call of a sampler
+COUNTS = ('num', 'draws', 'length', 'columns', 'scale')  # the flags that are numbers from 1
 
 
 class ImageTask(NamedTuple):
@@ -121,6 +122,12 @@ class SampleFlags:
   stop: str | None = None
   columns: int | None = None
   scale: int | None = None
+
+  def __post_init__(self):
+    for name in COUNTS:
+      value = self.given().get(name, 1)
+      if not isinstance(value, int) or value < 1:
+        raise ValueError(f'{name} must be a whole number of at least 1, got {value!r}')
 
   def given(self) -> dict[str, Any]:
     """The flags that were given, by name."""
@@ -314,6 +321,25 @@ class Domain:
     if out is not None and out.suffix not in self.suffixes:
       raise ValueError(f'--out={out}: the name must end in {one_of(self.suffixes)}')
 
+  def draw(self, trained: TrainedModel, settings: SampleSettings) -> Any:
+    """Draws the samples that `sample` writes to a file.
+
+    Args:
+      trained: the model.
+      settings: what to draw; `check_flags` has accepted its flags.
+
+    Returns:
+      Raw values [num, ...]; other kinds of data say what they return.
+    """
+    return np.asarray(trained.draw(self._request(trained, settings), settings.seed)[0].x)
+
+  def _request(self, trained: TrainedModel, settings: SampleSettings) -> Request:
+    """The request of the flags and options."""
+    flags, spec = settings.flags, trained.data.spec
+    num = flags.num or self.num
+    label = parse_label(flags.label, num, spec, trained.method.labelled)
+    return self.request(spec, num, label, settings.options)
+
   def sample(
     self, trained: TrainedModel, settings: SampleSettings, out: pathlib.Path | None
   ) -> str:
@@ -328,16 +354,14 @@ class Domain:
       A message for the user.
     """
     flags, spec = settings.flags, trained.data.spec
-    num = flags.num or self.num
-    label = parse_label(flags.label, num, spec, trained.method.labelled)
-    request = self.request(spec, num, label, settings.options)
+    request = self._request(trained, settings)
     samples, seconds = trained.draw(request, settings.seed)
     x = np.asarray(samples.x)
     if out.suffix == '.npy':
       pictures.save_array(out, x)
     else:
       images, levels = self.as_images(spec, x)
-      display = Display(images, label, flags.columns or GRID, levels, spec.class_names)
+      display = Display(images, request.label, flags.columns or GRID, levels, spec.class_names)
       pictures.save_png(out, display.picture(flags.scale or self.picture_scale))
     return (
       f'{len(x)} samples from step {trained.step} in {out}: {samples.evaluations} network '

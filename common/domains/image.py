@@ -1,6 +1,5 @@
 """Images: a grid of samples with rows for each class, and tasks on given images."""
 
-import pathlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -8,7 +7,7 @@ from jaxtyping import Shaped
 
 from common.data.spec import DataSpec
 from common.domains import image_tasks
-from common.domains.base import Domain, SampleSettings, TrainedModel
+from common.domains.base import Domain, SampleFlags, SampleSettings, TrainedModel
 from common.domains.masks import HIDDEN
 from common.reporting import pictures
 
@@ -41,24 +40,34 @@ class ImageDomain(Domain):
   def dimension_note(self, spec, bits):
     return '' if spec.palette is None else '; of palette indices, not of colours'
 
+  def draw(self, trained, settings):
+    """Images [num, height, width, channels]; of a task, [draws, num, height, width, channels]."""
+    if settings.flags.task is not None:
+      return self._perform(trained, settings).images
+    _check_no_task(settings.flags)
+    return super().draw(trained, settings)
+
   def sample(self, trained, settings, out):
     flags = settings.flags
-    if flags.task is not None:
-      return self._perform(trained, settings, out)
-    if flags.mask is not None:
-      raise ValueError(f'--mask={flags.mask!r} needs a --task that fills pixels in')
-    if flags.draws is not None:
-      raise ValueError(f'--draws={flags.draws} needs a --task; without one, use --num')
-    return super().sample(trained, settings, out)
+    if flags.task is None:
+      _check_no_task(flags)
+      return super().sample(trained, settings, out)
+    result = self._perform(trained, settings)
+    if out.suffix == '.npy':
+      pictures.save_array(out, result.images)
+    else:
+      pictures.save_png(out, self.task_picture(trained.data.spec, flags.task, result, flags.scale))
+    draws, num = result.images.shape[:2]
+    return f'{result.title}; {draws} × {num} results in {out}'
 
-  def _perform(self, trained: TrainedModel, settings: SampleSettings, out: pathlib.Path) -> str:
-    """Performs the task of the flags and writes its picture, or its results as an array."""
+  def _perform(self, trained: TrainedModel, settings: SampleSettings) -> image_tasks.TaskResult:
+    """Performs the task of the flags."""
     flags, channels = settings.flags, trained.data.spec.shape[-1]
     if flags.columns is not None:
       raise ValueError(f'--columns={flags.columns}: the picture of a task has one for each image')
     if flags.task == 'colourise' and channels not in VISIBLE[1:]:
       raise ValueError(f'--task=colourise needs images in colour, got {channels} channels')
-    result = image_tasks.perform(
+    return image_tasks.perform(
       trained,
       flags.task,
       num=flags.num or 10,
@@ -68,12 +77,6 @@ class ImageDomain(Domain):
       seed=settings.seed,
       options=settings.options,
     )
-    if out.suffix == '.npy':
-      pictures.save_array(out, result.images)
-    else:
-      pictures.save_png(out, self.task_picture(trained.data.spec, flags.task, result, flags.scale))
-    draws, num = result.images.shape[:2]
-    return f'{result.title}; {draws} × {num} results in {out}'
 
   def task_picture(
     self, spec: DataSpec, name: str, result: image_tasks.TaskResult, scale: int | None
@@ -87,6 +90,14 @@ class ImageDomain(Domain):
       known = side_by_side(known)
     visible = result._replace(given=result.given._replace(x=given, known=known), images=images)
     return image_tasks.picture(name, visible, levels, scale or pictures.visible_scale(images))
+
+
+def _check_no_task(flags: SampleFlags) -> None:
+  """Raises ValueError for flags that need a task."""
+  if flags.mask is not None:
+    raise ValueError(f'--mask={flags.mask!r} needs a --task that fills pixels in')
+  if flags.draws is not None:
+    raise ValueError(f'--draws={flags.draws} needs a --task; without one, use --num')
 
 
 def side_by_side(

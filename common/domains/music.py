@@ -60,6 +60,10 @@ class MusicDomain(Domain):
     steps, voices = spec.shape
     return f'windows of {steps - 1} + 1 frames of {voices} voices, {spec.levels} values each'
 
+  def draw(self, trained, settings):
+    """Music as in the data [num, frames, voices]."""
+    return self.continue_piece(trained, settings, settings.flags.num or self.num)[0]
+
   def sample(self, trained, settings, out):
     spec, flags = trained.data.spec, settings.flags
     num = flags.num or (1 if out.suffix == '.mid' else self.num)

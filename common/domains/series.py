@@ -111,18 +111,13 @@ class SeriesDomain(Domain):
   def describe(self, spec):
     return f'windows of {spec.shape[0] - spec.series.horizon} + {spec.series.horizon} steps'
 
+  def draw(self, trained, settings):
+    """`Forecasts` of the windows."""
+    return self._forecasts(trained, settings, WINDOWS)
+
   def sample(self, trained, settings, out):
     # A table holds all windows, a picture or an array only a few, unless --num says otherwise.
-    default_num = None if out.suffix == '.csv' else WINDOWS
-    windows = self._windows(trained, settings, default_num)
-    forecasts = forecast(
-      trained.method,
-      trained.params,
-      jax.random.key(settings.seed),
-      windows,
-      settings.flags.draws or DRAWS,
-      options=settings.options,
-    )
+    forecasts = self._forecasts(trained, settings, None if out.suffix == '.csv' else WINDOWS)
     if out.suffix == '.csv':
       atomic_write(out, table(forecasts))
     elif out.suffix == '.npy':
@@ -133,6 +128,19 @@ class SeriesDomain(Domain):
     return (
       f'{number} × {horizon} steps of the test split, {draws} draws from step {trained.step}, '
       f'in {out}'
+    )
+
+  def _forecasts(
+    self, trained: TrainedModel, settings: SampleSettings, default_num: int | None
+  ) -> Forecasts:
+    """Forecasts of the windows that the flags select; without --num, `default_num` or all."""
+    return forecast(
+      trained.method,
+      trained.params,
+      jax.random.key(settings.seed),
+      self._windows(trained, settings, default_num),
+      settings.flags.draws or DRAWS,
+      options=settings.options,
     )
 
   def _windows(

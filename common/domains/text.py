@@ -65,6 +65,10 @@ class TextDomain(Domain):
   def describe(self, spec):
     return f'windows of {spec.shape[0] - 1} + 1 tokens'
 
+  def draw(self, trained, settings):
+    """A list of texts."""
+    return continue_prompt(trained, settings).texts
+
   def sample(self, trained, settings, out):
     texts, log_probs, seconds = continue_prompt(trained, settings)
     made = page(texts)

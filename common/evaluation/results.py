@@ -6,7 +6,7 @@ import hashlib
 import json
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from common.config import ConfigError
 from common.evaluation.measures import Measure
@@ -27,6 +27,44 @@ def file_name(step: int, changed: Mapping[str, Any]) -> str:
   if len(name.encode()) <= MAX_NAME:
     return name
   return f'{step}-{hashlib.sha256(name.encode()).hexdigest()[:16]}'
+
+
+class Result(NamedTuple):
+  """The measures in one file.
+
+  Attributes:
+    step: the step of the checkpoint.
+    changed: settings that differ from those of the run: sampler options, and others by name.
+    measures: by name of metric.
+  """
+
+  step: int
+  changed: dict[str, Any]
+  measures: dict[str, Measure]
+
+
+def read_results(folder: pathlib.Path) -> list[Result]:
+  """The results in a folder, by step; without those of an earlier config, and other files."""
+  found = []
+  for path in sorted(folder.glob('*.json')):
+    try:
+      record = json.loads(path.read_text('utf-8'))
+      measures = {name: _measure(measure) for name, measure in record.pop('measures').items()}
+      step, options = record.pop('step'), record.pop('options')
+      changed = options | {k: v for k, v in record.items() if k != 'config'}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+      continue
+    if path.stem == file_name(step, changed):  # renamed once the config had changed
+      found.append(Result(step, changed, measures))
+  return sorted(found, key=_step_of)
+
+
+def _step_of(result: Result) -> int:
+  return result.step
+
+
+def _measure(record: Mapping[str, Any]) -> Measure:
+  return Measure.from_json({k: v for k, v in record.items() if k != 'date'})
 
 
 class ResultFile:

@@ -193,6 +193,42 @@ def panels(
   return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
+def curve_panels(
+  several: Mapping[str, Mapping[str, Series]], x_title: str, columns: int = 2
+) -> UInt8[np.ndarray, 'tall wide 3']:
+  """Curves of several runs, as pixels on white: a panel for each quantity, and one legend.
+
+  Args:
+    several: {title of a panel: {name of a run: its curve}}. A run looks alike in all panels.
+    x_title: the title of all horizontal axes.
+    columns: panels in a row.
+  """
+  from matplotlib import figure as figures
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+  names = list(dict.fromkeys(name for curves in several.values() for name in curves))
+  columns = min(columns, len(several))
+  rows = -(-len(several) // columns)
+  size = (5.2 * columns, 3.0 * rows + 0.25 * len(names))
+  figure = figures.Figure(size, dpi=120, layout='constrained')
+  canvas = FigureCanvasAgg(figure)
+  grid, handles = figure.subplots(rows, columns, squeeze=False), {}
+  for axes, (title, curves) in zip(grid.flat, several.items(), strict=False):
+    for name, points in curves.items():
+      _draw_line(axes, names.index(name), name, points)
+    handles |= dict(zip(curves, axes.get_lines(), strict=True))
+    axes.set_title(title, fontsize=10)
+    axes.spines[['top', 'right']].set_visible(False)
+    axes.grid(alpha=0.15)
+  for axes in grid.flat[len(several) :]:
+    axes.set_visible(False)
+  figure.supxlabel(x_title, fontsize=10)
+  shown = [handles[name] for name in names]
+  figure.legend(shown, names, loc='outside upper left', frameon=False, fontsize=9)
+  canvas.draw()
+  return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
 class Axes(NamedTuple):
   """Titles and scales of the two axes of a plot."""
 

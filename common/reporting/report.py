@@ -133,7 +133,9 @@ def environment() -> dict[str, str]:
 def command() -> str:
   """The command line that started this program, as a user would type it."""
   spec = sys.modules['__main__'].__spec__  # None unless started by `python -m`
-  program = ['python', '-m', spec.name] if spec else ['python', sys.argv[0]]
+  program = (
+    ['python', '-m', spec.name.removesuffix('.__main__')] if spec else ['python', sys.argv[0]]
+  )
   return shlex.join([*program, *sys.argv[1:]])
 
 

@@ -280,6 +280,7 @@ def _add(results: Results, job: Job, found: Mapping[str, Measure], store: CellSt
 def loss_kind(config: Config) -> str:
   """Two runs whose configs have the same kind have comparable losses: one quantity on one data."""
   rest = {key: section for key, section in config.items() if key not in NOT_OF_THE_LOSS}
+  rest['data'] = {k: v for k, v in config.get('data', {}).items() if k not in ('batch_size', 'dir')}
   return json.dumps(rest, sort_keys=True)
 
 

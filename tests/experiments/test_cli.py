@@ -72,6 +72,8 @@ def raised(error):
     (config.ConfigError('two\n lines'), 'two lines'),
     (raised(KeyError('width')), "KeyError: 'width' (--debug shows where)"),
     (raised(ValueError('cannot reshape')), 'ValueError: cannot reshape (--debug shows where)'),
+    (raised(MemoryError()), 'out of memory: ask for less'),
+    (raised(RuntimeError('RESOURCE_EXHAUSTED: 9 bytes')), 'out of memory: ask for less'),
     (raised(RuntimeError()), 'RuntimeError: no message (--debug shows where)'),
     (
       FileNotFoundError(2, 'No such file or directory', 'x.npy'),

@@ -166,7 +166,7 @@ GAP = rows()[:9] + rows()[10:]
     (
       [*rows()[:-1], 'a,2004-04,1,rainy'],
       None,
-      "line 41, column 'price': .* got 'rainy'; write categories as numbers, or leave out",
+      "line 41, column 'price': .* got 'rainy'; write categories as numbers; a covariate can",
     ),
     (
       [*rows()[:-2], 'a,2004-03,1,"two', 'lines"', 'a,2004-04,1,x'],

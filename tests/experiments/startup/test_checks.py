@@ -59,7 +59,8 @@ def test_a_config_that_would_fail_later_is_refused_at_once(family, changes, mess
 
 def test_features_of_a_classifier_need_classes():
   with pytest.raises(ConfigError, match=r"extractor='mlp' needs .* set it to 'pixels'"):
-    check(tiny.config(DIFFUSION), tiny.data())
+    check(tiny.config(DIFFUSION, evaluation__extractor='mlp'), tiny.data())
+  check(tiny.config(DIFFUSION), tiny.data())  # the default suits them
 
 
 def test_every_split_needs_an_example():

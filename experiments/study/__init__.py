@@ -1,0 +1,1 @@
+"""What the commands that train a table share: its rows, its cells and its files."""

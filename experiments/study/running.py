@@ -1,0 +1,133 @@
+"""Trains and measures the rows of a study, and writes its tables and its report."""
+
+import pathlib
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from common.config import Config, differences
+from common.evaluation.evaluate import METRICS
+from common.evaluation.measures import Evaluation, Measure
+from common.files import atomic_write
+from common.reporting import report, writers
+from common.studies import studies, tables
+from experiments import cli, families, runs
+
+SHARD_HELP = 'PART/PARTS, such as 1/4: train and measure only this part of the models.'
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+  """(2, 4) from '2/4'. Raises ValueError unless the part is one of the parts."""
+  part, _, parts = text.partition('/')
+  if part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts):
+    return int(part), int(parts)
+  raise ValueError(f'--shard={text}: write PART/PARTS, such as 1/4, 2/4, 3/4 and 4/4')
+
+
+def is_whole(shard: str) -> bool:
+  """Whether a shard is all of the study."""
+  return parse_shard(shard)[1] == 1
+
+
+def plan(
+  study: studies.Study,
+  load: Callable[[str, Mapping[str, Any]], Mapping[str, Any]],
+  workdir: pathlib.Path,
+  shard: str,
+) -> list[studies.Job]:
+  """The jobs of one part of a study.
+
+  Args:
+    study: the table.
+    load: (base, overrides) -> the completed config of a config file.
+    workdir: the folder of the study.
+    shard: 'PART/PARTS'.
+
+  Raises:
+    ValueError: for a shard or a study that is not valid.
+  """
+  part, parts = parse_shard(shard)
+  jobs = studies.plan(study, load, workdir, (*METRICS, *LOG_METRICS))
+  return studies.shard(jobs, part, parts)
+
+
+def show_rows(jobs: list[studies.Job]) -> str:
+  """The rows of a study, each with its settings that differ from the defaults of its family."""
+  lines = []
+  for job in jobs:
+    changed = differences(job.config, families.defaults(job.config['family']))
+    lines.append(f'{job.row.name}  (family {job.config["family"]!r}, seed {job.seed})')
+    lines += [f'  {key} = {new!r}' for key, (_, new) in changed.items() if new is not None]
+    lines += [f'  option {key} = {value!r}' for key, value in job.row.sampling.items()]
+  return '\n'.join(lines)
+
+
+def run(jobs: list[studies.Job], study: studies.Study, workdir: pathlib.Path) -> studies.Results:
+  """Trains and measures everything that is not finished; a signal stops it, and exits with 75."""
+  with cli.stop_on_signals() as stop:
+    # `studies.run` turns exceptions into failed rows, but lets `SystemExit` through.
+    def train(config, folder):
+      if not runs.train(config, folder, stop=stop):
+        sys.exit(cli.STOPPED)
+
+    def evaluate(config, folder, metrics, options):
+      if stop():
+        sys.exit(cli.STOPPED)
+      return measure(config, folder, metrics, options)
+
+    # Rows that share a model share these metrics, because they do not depend on sampling.
+    of_models = [*LOG_METRICS, *(name for name, m in METRICS.items() if not m.of_samples)]
+    return studies.run(jobs, study, workdir, train, evaluate, of_models)
+
+
+def measure(
+  config: Config, folder: pathlib.Path, metrics: list[str], options: Mapping[str, Any]
+) -> Evaluation:
+  """Measures the model in `folder` with the evaluation and sampling sections of `config`."""
+  asked = [metric for metric in metrics if metric in METRICS]
+  result = Evaluation({})
+  if asked:
+    loaded = runs.load(folder)
+    method = families.build(config, loaded.data.spec)
+    result = loaded._replace(config=config, method=method).evaluate(asked, **options)
+  logged = {name: LOG_METRICS[name](folder) for name in metrics if name in LOG_METRICS}
+  return result._replace(measures=result.measures | logged)
+
+
+def _training_seconds(folder: pathlib.Path) -> Measure:
+  # The first call includes compilation and does not count: a run of one call has no time.
+  seconds = runs.training_seconds(folder) or None
+  return Measure(seconds, 0.0, 'in training steps, without compilation')
+
+
+def _validation_loss(folder: pathlib.Path) -> Measure:
+  rows = writers.read(folder, 'validation')
+  if not rows:
+    return Measure(None, note='the run validates never: train.evaluate_every=0')
+  return Measure(rows[-1]['loss'], None, 'of the last step')
+
+
+# Metrics from the log of a run, not from an evaluation.
+LOG_METRICS = {'training_seconds': _training_seconds, 'validation_loss': _validation_loss}
+
+
+def write_results(results: studies.Results, workdir: pathlib.Path, shard: str) -> None:
+  """Writes the tables and the report into the workdir, and prints the table; nothing for a part."""
+  if not is_whole(shard):
+    print(f'part {shard} is finished; without --shard, the command writes the tables')
+    return
+  facts = report.environment()
+  text = tables.markdown(results, facts)
+  # Rows that share a model share its curve, which gets the name of the first row.
+  first_rows = {folder: row for row, folder in reversed(results.folders.items())}
+  records = {row: writers.read(folder) for folder, row in reversed(first_rows.items())}
+  atomic_write(workdir / 'table.md', text)
+  atomic_write(workdir / 'table.csv', tables.as_csv(results))
+  atomic_write(workdir / 'table.json', tables.as_json(results, facts))
+  if picture := tables.overview(results):
+    atomic_write(workdir / 'samples.png', picture)
+  study = results.study
+  subtitle = ' · '.join(filter(None, (study.paper, study.scale and f'{study.scale} scale')))
+  page = workdir / 'report.html'
+  report.write_report(page, study.title, tables.sections(results, facts, records), subtitle)
+  print(f'\n{text}\nreport: {page}')
