@@ -56,7 +56,7 @@ def conv_downsample(x: Images, channels: int, dtype: str, name: str, fir: bool) 
   # zeros are added before both, so that the order of the two linear maps makes no difference.
   padding = 1 + FIR_MARGIN
   h = nn.Conv(
-    channels, (3, 3), padding=padding, kernel_init=_init, dtype=compute_dtype(dtype), name=name
+    channels, (3, 3), padding=padding, kernel_init=_init, dtype=jnp.dtype(dtype), name=name
   )(x)
   return downsample(h, fir=True, margin=0)
 
