@@ -108,11 +108,12 @@ def parsed(module, arguments, whole):
 
   Unless the command is whole, it need not have its required flags.
   """
+  # A flag that was put back, below, has no module.
+  modules = {name: flags.FLAGS.find_module_defining_flag(name) for name in flags.FLAGS}
   others = [
     name
-    for name in flags.FLAGS
-    if flags.FLAGS.find_module_defining_flag(name).startswith('experiments.')
-    and flags.FLAGS.find_module_defining_flag(name) != 'experiments.cli'
+    for name, owner in modules.items()
+    if owner is None or (owner.startswith('experiments.') and owner != 'experiments.cli')
   ]
   kept = {name: flags.FLAGS[name] for name in others}  # of commands that other tests import
   before, argv = set(flags.FLAGS) - set(others), sys.argv
