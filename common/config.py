@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from ml_collections import ConfigDict
 
-from common.files import local_path
+from common.files import check_regular, local_path
 from common.ranges import FINITE, MAX_INT, PATH, Setting, did_you_mean, settings_of, suggestion
 
 T = TypeVar('T')
@@ -378,6 +378,7 @@ def to_json(config: Config) -> str:
 def read_json(path: pathlib.Path) -> dict[str, Any]:
   """The JSON object in a file. Raises ConfigError if it cannot be read, or holds something else."""
   try:
+    check_regular(path)
     found = json.loads(path.read_bytes().decode())
   # Deeply nested JSON exceeds Python's recursion limit.
   except (OSError, ValueError, RecursionError) as error:

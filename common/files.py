@@ -82,6 +82,12 @@ def sync_tree(folder: pathlib.Path) -> None:
     sync_folder(path)
 
 
+def check_regular(path: pathlib.Path) -> None:
+  """Raises ValueError for a folder, a pipe or a device: reading a pipe could wait for ever."""
+  if path.exists() and not path.is_file():
+    raise ValueError(f'{path} must be a regular file')
+
+
 def path_text(path: str | os.PathLike) -> str:
   """A path as text that can be written anywhere: bytes that are no UTF-8 become '\\xe9'."""
   return os.fsencode(path).decode(errors='backslashreplace')

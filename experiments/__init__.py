@@ -2,8 +2,6 @@
 
 import ast
 import pathlib
-import sys
-from types import TracebackType
 
 # In the order of a first day: `twofold` and `experiments.list` show them so.
 COMMANDS = (
@@ -28,16 +26,3 @@ def command_lines() -> dict[str, str]:
     source = (path if path.is_file() else folder / name / '__main__.py').read_text('utf-8')
     lines[name] = ast.get_docstring(ast.parse(source)).partition('\n')[0]
   return lines
-
-
-def _one_line_interrupt(
-  kind: type[BaseException], error: BaseException, trace: TracebackType | None
-) -> None:
-  """Ctrl-C while a command still imports its libraries prints one line, not a traceback."""
-  if issubclass(kind, KeyboardInterrupt):
-    print('interrupted', file=sys.stderr)
-  else:
-    sys.__excepthook__(kind, error, trace)
-
-
-sys.excepthook = _one_line_interrupt

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from PIL import Image
 
 from common.data.spec import DataSpec
+from common.files import check_regular
 
 Coordinate = Float[np.ndarray, 'height width']
 Generator = np.random.Generator
@@ -104,6 +105,7 @@ def _read_hidden(
   path: pathlib.Path, shape: tuple[int, ...]
 ) -> Bool[np.ndarray, 'height width channels_or_1']:
   """The pixels to fill in, from a file."""
+  check_regular(path)
   if path.suffix == '.png':
     with Image.open(path) as image:
       values = np.asarray(image.convert('L')) // 128

@@ -30,6 +30,7 @@ from common.config import ConfigError
 from common.data import calendars
 from common.data.builders import base, downloads
 from common.data.series_csv import Columns, Table, read_table
+from common.files import check_regular
 
 HELD_OUT = 0.05  # share of the steps of a series, for each of validation and test
 MAX_COUNT = 2**24  # float32 has every whole number up to this
@@ -302,6 +303,7 @@ class Series(SeriesBuilder, skip_registration=True):
 
 def _source(settings: Mapping[str, Any]) -> tuple[pathlib.Path, bytes]:
   path = base.source_path(settings, Series.name, 'a CSV file')
+  check_regular(path)
   try:
     return path, path.read_bytes()
   except OSError as error:
