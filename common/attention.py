@@ -30,6 +30,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from common.config import ConfigError, pick
+from common.precision import sum_in_float32
 
 MASKED = -1e30  # softmax maps it to exactly 0; finite, so that a fully masked row is not NaN
 MIN_BLOCK = 64  # queries in a block; more in sequences of more than 8 · 64 positions
@@ -116,10 +117,10 @@ def reference(
 ) -> Query:
   """The formula with all scores in memory; softmax in float32, products in the type of `key`."""
   group, dim = 'g' if query.ndim == 5 else '', query.shape[-1]
-  einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
   # Scale the queries and not the scores: that is `dim` products per query instead of `keys`.
   query = (query * dim**-0.5).astype(key.dtype)
-  scores = einsum(f'bk{group}qd,bksd->bk{group}qs', query, key)
+  product = functools.partial(jnp.einsum, f'bk{group}qd,bksd->bk{group}qs')
+  scores = sum_in_float32(product, query, key)
   # The cap comes before bias and mask: it applies to q·k only, and a masked score must stay masked.
   if settings.cap:
     scores = settings.cap * jnp.tanh(scores / settings.cap)
@@ -134,7 +135,8 @@ def reference(
   # Dropout after the total is summed: as in dropout after softmax, the total includes dropped ones.
   if drop is not None:
     weights = drop(weights)
-  mixed = einsum(f'bk{group}qs,bksd->bk{group}qd', weights.astype(value.dtype), value)
+  product = functools.partial(jnp.einsum, f'bk{group}qs,bksd->bk{group}qd')
+  mixed = sum_in_float32(product, weights.astype(value.dtype), value)
   # Divide after the product with the values: `dim` divisions per query instead of `keys`.
   return (mixed / total).astype(value.dtype)
 

@@ -29,11 +29,10 @@ def opening(config: Mapping, spec: DataSpec, program: TrainProgram) -> Iterator[
   )
   devices, types = program.step.mesh.devices, {str(x.dtype) for x in jax.tree.leaves(shapes.params)}
   axes = ' × '.join(f'{axis} {size}' for axis, size in program.step.mesh.shape.items())
-  products = config['network'].get('dtype', 'float32')
   yield (
     f'devices: {devices.size} × {devices.flat[0].device_kind} ({axes}; '
     f'mode {config["parallel"]["mode"]}), parameters in {", ".join(sorted(types))}, products in '
-    f'{products}'
+    f'{config["precision"]}'
   )
   yield (
     f'data: {spec.name}, {spec.num_train:,} training examples, batches of {size:,}, '
