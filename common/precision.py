@@ -23,8 +23,9 @@ def sum_in_float32(product: Callable[..., Array], x: Array, y: Array) -> Array:
 @sum_in_float32.defjvp
 def _sum_in_float32_jvp(product, primals, tangents):
   # JAX's own rule would multiply the float32 gradient of the sums by an operand in float32.
-  _, tangent = jax.jvp(product, primals, tangents)
-  return sum_in_float32(product, *primals), tangent.astype(jnp.float32)
+  (x, y), (dx, dy) = primals, tangents
+  tangent = product(dx, y) + product(x, dy)
+  return sum_in_float32(product, x, y), tangent.astype(jnp.float32)
 
 
 def dot_general(x: Array, y: Array, dimension_numbers: Any, precision: Any = None) -> Array:

@@ -43,14 +43,19 @@ NETWORKS = {name: (DIGITS, dict(name=name, width=WIDTH, layers=2)) for name in C
 IN_FLOAT32 = {'dit': 'output_proj', 'mlp': 'Dense_7', 'unet': 'output', 'causal': 'input_proj'}
 
 
-def causal(name, precision):
-  """(params -> outputs of a model, its parameters)."""
+def model_of(name, precision):
+  """(model, emissions for it)."""
   spec, network = NETWORKS[name]
   head = dict(name='logistic_mixture' if name == 'pixelcnn_pp' else 'categorical')
   config = small_config() | dict(network=network, head=head, precision=precision)
   ordering, model = build_model(families.complete(config), spec)
   x = jax.random.randint(jax.random.key(0), (2, *spec.shape), 0, spec.levels)
-  emissions = ordering.encode(x)
+  return model, ordering.encode(x)
+
+
+def causal(name, precision):
+  """(params -> outputs of a model, its parameters)."""
+  model, emissions = model_of(name, precision)
   params = perturbed(jax.jit(model.init)(jax.random.key(1), emissions)['params'], 0.1)
   return lambda params: model.apply({'params': params}, emissions), params
 
@@ -85,8 +90,10 @@ def test_products_and_residual_streams_are_bfloat16(name):
   wide = [place for place, inputs, _ in products if any(x.dtype == jnp.float32 for x in inputs)]
   assert [place for place in wide if IN_FLOAT32[kind] not in place] == []
   # Sums over the last axis (statistics) aside, only these parts add in float32.
-  parts = re.compile(f'{IN_FLOAT32[kind]}|norm|cell' + ('|attention' if name == 'llama' else ''))
-  sums = [sum for sum in _equations('add', run, params) if sum[2].ndim > 1 and sum[2].shape[-1] > 1]
+  parts = re.compile(
+    f'{IN_FLOAT32[kind]}|norm|cell' + ('|attention' if name == 'llama' else ''), re.I
+  )
+  sums = [e for e in _equations('add', run, params) if e[2].ndim > 1 and e[2].shape[-1] > 1]
   assert any(total.dtype == jnp.bfloat16 for _, _, total in sums)
   wide = [place for place, _, total in sums if total.dtype == jnp.float32]
   assert [place for place in wide if place and not parts.search(place)] == []
@@ -118,11 +125,22 @@ def test_bfloat16_is_close_to_float32_and_its_gradient_finite(name):
   )
 
 
+@pytest.mark.parametrize('name', NETWORKS)
+def test_decoding_keeps_the_types_of_its_cache(name):
+  model, emissions = model_of(name, 'bfloat16')
+  params = jax.eval_shape(model.init, jax.random.key(0), emissions)['params']
+  cache, inputs = model.network.init_cache(2, emissions.shape[1]), jnp.zeros((2, 1, WIDTH))
+  extend = lambda params, cache: model.apply({'params': params}, inputs, cache, method='extend')
+  hidden, after = jax.eval_shape(extend, params, cache)
+  assert hidden.dtype == jnp.bfloat16
+  before, after = (jax.tree.map(lambda leaf: leaf.dtype, part) for part in (cache, after))
+  assert after == before
+
+
 @pytest.mark.parametrize('family', ['diffusion', 'autoregressive'])
 def test_an_unknown_precision_is_refused_in_one_line(family):
   with pytest.raises(ConfigError) as error:
     families.complete({'family': family, 'precision': 'float16'}, strict=True)
-  assert (
-    str(error.value)
-    == "precision='float16' is unknown; did you mean 'float32'? known: bfloat16, float32"
+  assert str(error.value) == (
+    "precision='float16' is unknown; did you mean 'bfloat16'? known: bfloat16, float32"
   )

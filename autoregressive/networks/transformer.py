@@ -286,7 +286,8 @@ class Transformer(CausalNetwork):
     """
     # Caches and masks count steps in the sequence, embeddings count positions in the document; the
     # two differ only in packed sequences.
-    h, index = h.astype(self.dtype), jnp.zeros((), jnp.int32) if cache is None else cache.index
+    h = h.astype(self.dtype)
+    index = jnp.zeros((), jnp.int32) if cache is None else cache.index
     steps = index + jnp.arange(h.shape[1])
     positions = steps[None] if segments is None else _positions_in_documents(segments)
     if self.positions == 'learned':
