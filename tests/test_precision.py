@@ -12,6 +12,7 @@ from autoregressive.method import build_model
 from autoregressive.networks import NETWORKS as CAUSAL
 from common.config import ConfigError
 from common.data.spec import DataSpec
+from common.training.resume import is_changeable
 from diffusion.networks import NETWORKS as DIFFUSION
 from experiments import families
 from tests.autoregressive.common import DIGITS, perturbed, small_config
@@ -144,3 +145,7 @@ def test_an_unknown_precision_is_refused_in_one_line(family):
   assert str(error.value) == (
     "precision='float16' is unknown; did you mean 'bfloat16'? known: bfloat16, float32"
   )
+
+
+def test_a_run_keeps_its_precision_when_it_resumes():
+  assert not is_changeable('precision') and is_changeable('model.chunk')
