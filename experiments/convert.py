@@ -38,6 +38,7 @@ SHARD_MB = flags.DEFINE_integer(
   5000,
   'For --write: largest size of a file in megabytes; larger weights are split.',
   lower_bound=1,
+  upper_bound=10**6,
 )
 FRESH = flags.DEFINE_bool('fresh', False, 'For --read: rename an existing run in the workdir.')
 

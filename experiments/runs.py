@@ -79,10 +79,14 @@ class Run(NamedTuple):
     given = {name: settings.pop(name) for name in list(settings) if name in FLAG_NAMES}
     if given.get('label') is not None:
       given['label'] = str(given['label'])
-    flags, domain = SampleFlags(**given), domain_of(self.data.spec)
+    request, domain = (
+      SampleSettings(SampleFlags(**given), seed, settings),
+      domain_of(self.data.spec),
+    )
     self._check_options(settings)
-    domain.check_flags(self.data.spec, flags, None)
-    return domain.draw(self.trained, SampleSettings(flags, seed, settings))
+    with families.naming_options(settings):
+      domain.check(self.trained, request, None)
+    return domain.draw(self.trained, request)
 
   def evaluate(
     self, metrics: Sequence[str] | None = None, num_samples: int | None = None, **options: Any
@@ -238,6 +242,11 @@ def load(
     ConfigError: the folder holds no run, or its family has only one likelihood.
     CheckpointError: the checkpoint does not exist, or it is damaged.
   """
+  return with_params(open_run(workdir, likelihood), workdir, step)
+
+
+def open_run(workdir: str | pathlib.Path, likelihood: Mapping[str, Any] | None = None) -> Run:
+  """A run without its parameters, which are None: enough to check a request; see `load`."""
   workdir = pathlib.Path(local_path(str(workdir)))
   config = folders.config_of(workdir)
   if likelihood is not None:
@@ -247,9 +256,14 @@ def load(
       )
     config['likelihood'] = dict(likelihood)
   data = pipeline.load(config['data'])
-  method = families.build(config, data.spec)
-  restored = _restore(workdir, config, _param_shapes(method, data), step)
-  return Run(config, data, method, restored.state['ema'], restored.step, restored.about)
+  return Run(config, data, families.build(config, data.spec), params=None, step=0)
+
+
+def with_params(run: Run, workdir: str | pathlib.Path, step: str | int) -> Run:
+  """The run with the parameters of a checkpoint; see `load`."""
+  workdir = pathlib.Path(local_path(str(workdir)))
+  restored = _restore(workdir, run.config, _param_shapes(run.method, run.data), step)
+  return run._replace(params=restored.state['ema'], step=restored.step, about=restored.about)
 
 
 def _param_shapes(method: Method, data: pipeline.Data) -> PyTree:
@@ -274,9 +288,7 @@ def load_weak(run: Run, text: str) -> PyTree:
     ConfigError: the folder holds no run.
     CheckpointError: the checkpoint does not exist, or it has another network.
   """
-  family = run.config['family']
-  if not families.FAMILIES[family].takes_weak:
-    raise ConfigError(f'--weak: the {family} family has no guidance by a weaker model')
+  check_weak(run.config)
   folder, _, step = text.partition('@')
   workdir = pathlib.Path(local_path(folder))
   step = parse_step(step or 'last', f'--weak={text}')
@@ -284,6 +296,13 @@ def load_weak(run: Run, text: str) -> PyTree:
   found = _restore(workdir, config, _param_shapes(run.method, run.data), step)
   logging.info('weak model for guidance: step %d of %s', found.step, workdir)
   return found.state['ema']
+
+
+def check_weak(config: Config) -> None:
+  """Raises ConfigError unless a weaker model can guide the samples of a config's family."""
+  family = config['family']
+  if not families.FAMILIES[family].takes_weak:
+    raise ConfigError(f'--weak: the {family} family has no guidance by a weaker model')
 
 
 def parse_step(text: str, what: str = '--step') -> str | int:

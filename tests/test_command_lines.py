@@ -189,7 +189,8 @@ def check_values(values, config):
     pick(HIDDEN, values['mask'].partition(':')[0], 'mask')
   if values.get('step'):
     runs.parse_step(values['step'])
-  cli.parse_widths(values.get('ema') or [])
+  stored = config['ema']['widths'] if config else (0.1,)
+  cli.parse_widths(values.get('ema') or [], stored)
 
 
 def check(line, trained):

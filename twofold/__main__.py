@@ -4,7 +4,9 @@ The package puts `twofold` on the path of a shell, and `python -m twofold` does 
 only the command that it runs.
 """
 
+import os
 import runpy
+import signal
 import sys
 
 from common.ranges import did_you_mean
@@ -18,10 +20,25 @@ Trains, evaluates and samples diffusion and autoregressive models.
 """
 
 
+def end_at_once(number: int, frame) -> None:
+  """Ctrl-C while a command imports its libraries: one line, and exit code 130.
+
+  `KeyboardInterrupt` would be lost if it were raised within a callback of the import system.
+  """
+  del number, frame
+  os.write(2, b'interrupted\n')
+  os._exit(130)
+
+
 def main() -> None:
   """Runs the command that the first argument names, with the other arguments."""
+  # Until `experiments.cli.run` takes over. A shell may have set Ctrl-C to be ignored: it stays so.
+  if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, end_at_once)
   name, *arguments = sys.argv[1:] or ['--help']
   if name in ('--help', '-h', 'help'):
+    # As other programs, it ends quietly if the reader of a pipe has had enough.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     width = max(map(len, COMMANDS))
     print(USAGE)
     print('\n'.join(f'{name:<{width}}  {line}' for name, line in command_lines().items()))

@@ -13,7 +13,8 @@ from common.data.pipeline import Data
 from common.data.spec import DataSpec
 from common.data.tokenizers import Bytes, Characters
 from common.domains import DOMAINS, text
-from common.domains.base import EvaluationDraws, SampleFlags, SampleSettings, TrainedModel
+from common.domains.base import SampleFlags, SampleSettings, TrainedModel
+from common.domains.display import EvaluationDraws
 from tests.autoregressive.common import perturbed
 from tests.autoregressive.texts import WINDOWS, text_config, windows
 from tests.common.domains.toy import Split
