@@ -105,6 +105,11 @@ def write(run: runs.Run, folder: str | pathlib.Path, shard_bytes: int = 5 * 10**
 def main() -> None:
   if bool(READ.value) == bool(WRITE.value):
     raise ValueError('give either --read=FOLDER or --write=FOLDER')
+  unused = (CONFIG.file, FRESH) if WRITE.value else (STEP, SHARD_MB)
+  for flag in unused:
+    if flag.present:
+      door = 'write' if WRITE.value else 'read'
+      raise ValueError(f'--{flag.name} has no effect with --{door}: remove the flag')
   if WRITE.value:
     folder = pathlib.Path(WRITE.value)
     check_writable_folder(folder)  # before the run is loaded

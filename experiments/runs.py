@@ -334,16 +334,21 @@ def with_draft(run: Run, draft: Run) -> Run:
   Raises:
     ConfigError: the family has no drafts, or the two models have different families.
   """
-  name, other = run.config['family'], draft.config['family']
-  family = families.FAMILIES[name]
-  if family.draft is None or other != name:
+  check_draft(run.config, draft.config)
+  family = families.FAMILIES[run.config['family']]
+  # Only sampling changes: parameters, likelihood and data stay those of the run.
+  small = family.draft(draft.config, draft.data.spec, draft.params)
+  return run._replace(method=family.build(run.config, run.data.spec, draft=small))
+
+
+def check_draft(config: Config, draft: Config) -> None:
+  """Raises ConfigError unless a run of one config can have a draft of another."""
+  name, other = config['family'], draft['family']
+  if families.FAMILIES[name].draft is None or other != name:
     able = ', '.join(name for name, family in families.FAMILIES.items() if family.draft)
     raise ConfigError(
       f'run and draft must both be of one family that has drafts ({able}), got {name} and {other}'
     )
-  # Only sampling changes: parameters, likelihood and data stay those of the run.
-  small = family.draft(draft.config, draft.data.spec, draft.params)
-  return run._replace(method=family.build(run.config, run.data.spec, draft=small))
 
 
 def with_dataset(run: Run, name: str) -> Run:

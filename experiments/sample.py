@@ -27,6 +27,7 @@ from absl import flags, logging
 
 from common.domains import DOMAINS, domain_of
 from common.domains.base import COUNTS, SampleFlags, SampleSettings
+from common.files import check_writable
 from experiments import cli, families, runs
 from experiments.startup.workdir import config_of
 
@@ -78,6 +79,8 @@ def check() -> tuple[dict[str, Any], list[float], str | int]:
     raise ValueError('--ema takes one width here; twofold evaluate compares several')
   if WEAK.value is not None:
     runs.check_weak(config)
+  if DRAFT.value:
+    runs.check_draft(config, config_of(pathlib.Path(DRAFT.value)))
   return options, widths, step
 
 
@@ -89,6 +92,8 @@ def main() -> None:
   name = OUT.value or domain.default_out
   out = pathlib.Path(name) if name else None
   domain.check_flags(run.data.spec, flags, out)
+  if out is not None:
+    check_writable(out.parent)  # also of a default
   if DRAFT.value:
     run = runs.with_draft(run, runs.load(DRAFT.value))
   # The whole request is checked before the parameters are read.

@@ -317,14 +317,14 @@ class Domain:
         )
     if out is not None and out.suffix not in self.suffixes:
       raise ValueError(f'--out={out}: the name must end in {one_of(self.suffixes)}')
-    # Before the label, the prompt or the images are read: they are as many as the samples.
+    for name in {'columns', 'scale'} & flags.given().keys() if out is not None else ():
+      if out.suffix != '.png':
+        raise ValueError(f'--{name} is for pictures, and --out={out} is none: remove the flag')
     num = (flags.num or self.num) * (flags.draws or 1)
     values = num * (flags.length or spec.shape[0]) * math.prod(spec.shape[1:])
     if values > MAX_VALUES:
-      raise ValueError(
-        f'{num:,} samples would hold {values:,} values, and {MAX_VALUES:,} are the most: ask for '
-        'fewer'
-      )
+      limit = f'{MAX_VALUES:,} are the most'
+      raise ValueError(f'{num:,} samples would hold {values:,} values; {limit}: ask for fewer')
     if out is not None and out.suffix == '.png':
       pictures.check_size(out, num * self.num_pixels(spec, flags))
 

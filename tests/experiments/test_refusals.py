@@ -30,7 +30,7 @@ REFUSED = [  # (command, flags, a part of its message); NEW is a folder that doe
   ('train', '--workdir=NEW --config=FILES/raises.py', 'failed: ZeroDivisionError: division'),
   ('train', '--workdir=NEW --config.data=mnist ' + DIGITS, 'such as --config.data.name=mnist'),
   ('train', '--workdir=NEW --config.seed=99999999999 ' + DIGITS, 'must be in [0, 4294967296)'),
-  ('train', '--workdir=NEW --config.data.batch_size=0 ' + DIGITS, 'must be at least 1'),
+  ('train', '--workdir=NEW --config.data.batch_size=0 ' + DIGITS, 'must be in [1, 1000000]'),
   (
     'train',
     '--workdir=NEW --config.data.source=docs ' + DIGITS,
@@ -87,6 +87,8 @@ REFUSED = [  # (command, flags, a part of its message); NEW is a folder that doe
   ('sample', '--workdir=RUN --options=rescale=0.3', 'rescale has no effect without guidance'),
   ('sample', '--workdir=RUN --options=percentile=0.9', 'without threshold=dynamic'),
   ('sample', '--workdir=RUN --options=low=3,high=2,guidance=2', 'option low=3 must be below'),
+  ('sample', '--workdir=RUN --scale=3 --out=x.npy', '--scale is for pictures'),
+  ('sample', '--workdir=RUN --draft=RUN', 'of one family that has drafts (autoregressive), got'),
   ('sample', '--workdir=RUN --ema=0.1', 'the run stores no averages: train it with ema.widths'),
   ('sample', '--workdir=RUN --ema=nan', '--ema=nan: a width must be in (0, 0.2887)'),
   ('evaluate', '--workdir=RUN --ema=0.1,0.1', 'a width is given twice'),
@@ -114,6 +116,7 @@ REFUSED = [  # (command, flags, a part of its message); NEW is a folder that doe
   ('prepare_data', '--dataset=digits --data_dir=s3://x', 'not a URL'),
   ('benchmark', '--out=x.json', '--out=x.json: the name must end in .md'),
   ('convert', '--workdir=NEW --shard_mb=nan', '--shard_mb=nan: write a whole number'),
+  ('convert', '--workdir=NEW --write=NEW --fresh', '--fresh has no effect with --write'),
   ('convert', '--workdir=NEW', 'give either --read=FOLDER or --write=FOLDER'),
 ]
 
@@ -155,7 +158,7 @@ def test_a_command_line_that_cannot_work_is_refused_in_one_line(printed, number)
     ('diffusion', {'guidance': float('inf')}, '^option guidance=inf must be a finite number'),
     ('diffusion', {'percentile': 2}, r'^option percentile=2 must be in \(0, 1\]'),
     ('diffusion', {'threshold': 'dynamc'}, "'dynamc' is unknown; did you mean 'dynamic'"),
-    ('diffusion', {'task': 'inpant'}, "unknown sampling.task 'inpant'; did you mean 'inpaint'"),
+    ('diffusion', {'task': 'inpant'}, "unknown option task 'inpant'; did you mean 'inpaint'"),
     ('diffusion', {'guidance': {'w': 1}}, 'there is no setting option guidance.w;'),
     ('diffusion', {'task': 'inpaint'}, 'images: twofold sample --task=inpaint'),
     ('diffusion', {'mask': 'left'}, 'option mask is a flag of its own: write --mask=left'),
