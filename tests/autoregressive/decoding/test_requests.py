@@ -199,7 +199,7 @@ def test_a_context_of_one_token_cannot_slide():
     ([(1, 5)], {}, r'values outside \[0, 5\): 1 to 5'),
     ([(1, -1)], {}, r'values outside \[0, 5\): -1 to 1'),
     ([()], {}, 'the past is empty'),
-    ([SHORT], dict(beams=0), 'sampling.beams=0 must be at least 1'),
+    ([SHORT], dict(beams=0), r'sampling.beams=0 must be in \[1, 1000\]'),
     ([SHORT], dict(top_p=1.1), r'sampling.top_p=1.1 must be in \(0, 1\]'),
     ([SHORT], dict(stop='the'), "sampling.stop='the' is a text, but text has no tokenizer"),
     ([SHORT], dict(stop=7), r'sampling.stop must hold tokens in \[0, 5\), got 7'),
