@@ -5,12 +5,8 @@ only the command that it runs.
 """
 
 import os
-import runpy
 import signal
 import sys
-
-from common.ranges import did_you_mean
-from experiments import COMMANDS, command_lines
 
 USAGE = """\
 Trains, evaluates and samples diffusion and autoregressive models.
@@ -32,13 +28,26 @@ def end_at_once(number: int, frame) -> None:
 
 def main() -> None:
   """Runs the command that the first argument names, with the other arguments."""
+  before = signal.getsignal(signal.SIGINT)
   # Until `experiments.cli.run` takes over. A shell may have set Ctrl-C to be ignored: it stays so.
-  if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+  if before is signal.default_int_handler:
     signal.signal(signal.SIGINT, end_at_once)
-  name, *arguments = sys.argv[1:] or ['--help']
+  try:
+    _run(*(sys.argv[1:] or ['--help']))
+    sys.stdout.flush()
+  except BrokenPipeError:
+    os._exit(141)  # the reader of a pipe has closed it; what is left to print has no reader
+  finally:
+    signal.signal(signal.SIGINT, before)
+
+
+def _run(name: str, *arguments: str) -> None:
+  import runpy
+
+  from common.ranges import did_you_mean
+  from experiments import COMMANDS, command_lines
+
   if name in ('--help', '-h', 'help'):
-    # As other programs, it ends quietly if the reader of a pipe has had enough.
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     width = max(map(len, COMMANDS))
     print(USAGE)
     print('\n'.join(f'{name:<{width}}  {line}' for name, line in command_lines().items()))
