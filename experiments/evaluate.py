@@ -120,7 +120,7 @@ def check_flags(config: Mapping, options: Mapping[str, Any]) -> None:
   """Checks the flags that need no data. Raises ValueError, also for a flag without an effect."""
   families.check_options(config, options)
   if WEAK.value is not None:
-    runs.check_weak(config)
+    runs.check_weak(config, WEAK.value)
   metrics = CHOSEN.value
   if len(set(metrics)) < len(metrics):
     raise ValueError(f'--metrics={",".join(metrics)}: a metric is given twice; write it once')

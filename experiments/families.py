@@ -143,8 +143,12 @@ def check_options(config: Config, options: Mapping[str, Any]) -> None:
   family = pick(FAMILIES, config['family'], 'family')
   for name in options.keys() & NO_OPTIONS:
     raise ConfigError(f'option {name} is a flag of its own: write --{name}={options[name]}')
+  own = config['sampling']
+  for other in FAMILIES.keys() - {config['family']}:
+    if foreign := options.keys() & defaults(other)['sampling'].keys() - own.keys():
+      raise ConfigError(f'option {min(foreign)} is for runs of the {other} family only')
   with naming_options(options):
-    changed = dict(config) | {'sampling': family.with_options(config['sampling'], options)}
+    changed = dict(config) | {'sampling': family.with_options(own, options)}
     if 'task' in options:
       task = changed['sampling']['task']['name']
       raise ConfigError(f'option task: an edit needs images: twofold sample --task={task}')

@@ -159,6 +159,8 @@ def train(
       another process trains in it.
   """
   path, config = folders.check_path(workdir), families.complete(config, strict=True)
+  if extend and not (path / 'config.json').exists() and not folders.is_started(path):
+    raise ConfigError(f'--extend: {path} holds no run; remove the flag to start one')
   # Everything that may reject the config comes before the first write.
   data = pipeline.load(config['data'])
   method = families.build(config, data.spec)
@@ -288,21 +290,20 @@ def load_weak(run: Run, text: str) -> PyTree:
     ConfigError: the folder holds no run.
     CheckpointError: the checkpoint does not exist, or it has another network.
   """
-  check_weak(run.config)
-  folder, _, step = text.partition('@')
-  workdir = pathlib.Path(local_path(folder))
-  step = parse_step(step or 'last', f'--weak={text}')
-  config = folders.config_of(workdir)
+  workdir, step, config = check_weak(run.config, text)
   found = _restore(workdir, config, _param_shapes(run.method, run.data), step)
   logging.info('weak model for guidance: step %d of %s', found.step, workdir)
   return found.state['ema']
 
 
-def check_weak(config: Config) -> None:
-  """Raises ConfigError unless a weaker model can guide the samples of a config's family."""
+def check_weak(config: Config, text: str) -> tuple[pathlib.Path, str | int, dict[str, Any]]:
+  """The folder, the step and the config of a weaker model; reads no parameters; see `load_weak`."""
   family = config['family']
   if not families.FAMILIES[family].takes_weak:
     raise ConfigError(f'--weak: the {family} family has no guidance by a weaker model')
+  folder, _, step = text.partition('@')
+  workdir = pathlib.Path(local_path(folder))
+  return workdir, parse_step(step or 'last', f'--weak={text}'), folders.config_of(workdir)
 
 
 def parse_step(text: str, what: str = '--step') -> str | int:
@@ -357,6 +358,8 @@ def with_dataset(run: Run, name: str) -> Run:
   Raises:
     ConfigError: the dataset has another kind of examples.
   """
+  if name == run.config['data']['name']:
+    raise ConfigError(f'--on={name} is the data of the run itself: remove the flag')
   try:
     # `source` is the path of the run's own dataset.
     data = pipeline.load(run.config['data'] | {'name': name, 'source': ''})

@@ -78,7 +78,7 @@ def check() -> tuple[dict[str, Any], list[float], str | int]:
   if len(widths) > 1:
     raise ValueError('--ema takes one width here; twofold evaluate compares several')
   if WEAK.value is not None:
-    runs.check_weak(config)
+    runs.check_weak(config, WEAK.value)
   if DRAFT.value:
     runs.check_draft(config, config_of(pathlib.Path(DRAFT.value)))
   return options, widths, step

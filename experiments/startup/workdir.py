@@ -89,7 +89,7 @@ def reserve(
 
   Raises:
     ConfigError: the folder holds a run of another config or on other data, or its files cannot be
-      read; or there is no run to extend, or one with more steps.
+      read; or the run to extend has more steps.
   """
   path, data_path = workdir / 'config.json', workdir / 'data.json'
   identity = {'fingerprint': pipeline.fingerprint(data), 'train': data.spec.num_train}
@@ -102,8 +102,6 @@ def reserve(
         f'the data of the run in {workdir} has changed since it began ({before.get("train")} '
         f'training examples then, {identity["train"]} now): restore the data, {ANOTHER}'
       )
-  elif extend_to is not None:
-    raise ConfigError(f'--extend: {workdir} holds no run; remove the flag to start one')
   # Written at every start, because some settings may change (common/training/resume.py).
   atomic_write(path, to_json(config))
   atomic_write(data_path, json.dumps(identity))

@@ -41,6 +41,7 @@ REFUSED = [  # (command, flags, a part of its message); NEW is a folder that doe
   ('train', '--workdir=NEW --config.train.steps=0 ' + DIGITS, "train.steps='0' must be at least 1"),
   ('train', '--workdir=NEW --config=diffusion/images:', 'images: ends in a colon'),
   ('train', '--workdir=NEW --config=docs', 'docs is a folder: write the path of a Python file'),
+  ('train', '--workdir=NEW --extend ' + DIGITS, 'new holds no run; remove the flag to start one'),
   ('list', '--markdown samplers', "prints the whole reference: leave out 'samplers'"),
   ('ablate', '--workdir=NEW', '--study is missing'),
   (
@@ -92,6 +93,8 @@ REFUSED = [  # (command, flags, a part of its message); NEW is a folder that doe
   ('sample', '--workdir=RUN --ema=0.1', 'the run stores no averages: train it with ema.widths'),
   ('sample', '--workdir=RUN --ema=nan', '--ema=nan: a width must be in (0, 0.2887)'),
   ('evaluate', '--workdir=RUN --ema=0.1,0.1', 'a width is given twice'),
+  ('evaluate', '--workdir=RUN --on=digits', '--on=digits is the data of the run itself'),
+  ('sample', '--workdir=RUN --weak=NEW --options=guidance=2.0', 'holds no run'),
   ('evaluate', '--workdir=RUN --metrics=crps', 'crps of digits: applies only to time series; its'),
   ('evaluate', '--workdir=RUN --metrics=parameters,parameters', 'a metric is given twice'),
   (
@@ -117,6 +120,7 @@ REFUSED = [  # (command, flags, a part of its message); NEW is a folder that doe
   ('benchmark', '--out=x.json', '--out=x.json: the name must end in .md'),
   ('convert', '--workdir=NEW --shard_mb=nan', '--shard_mb=nan: write a whole number'),
   ('convert', '--workdir=NEW --write=NEW --fresh', '--fresh has no effect with --write'),
+  ('convert', '--workdir=RUN --write=NEW', 'must be of the autoregressive family'),
   ('convert', '--workdir=NEW', 'give either --read=FOLDER or --write=FOLDER'),
 ]
 
@@ -168,7 +172,9 @@ def test_a_command_line_that_cannot_work_is_refused_in_one_line(printed, number)
     ('autoregressive', {'temperature': 'hot'}, "option temperature='hot' must be a number"),
     ('autoregressive', {'beams': 2, 'top_k': 3}, 'option beams=2 ranks by'),
     ('autoregressive', {'stop': 3.5}, 'option stop must hold texts or tuples'),
-    ('autoregressive', {'steps': 5}, "unknown sampling option 'steps'"),
+    ('autoregressive', {'steps': 5}, 'option steps is for runs of the diffusion family only'),
+    ('diffusion', {'stop': 5}, 'option stop is for runs of the autoregressive family only'),
+    ('autoregressive', {'stps': 5}, "unknown sampling option 'stps'"),
   ],
 )
 def test_options_are_checked_whatever_is_measured(family, options, message):
