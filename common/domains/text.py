@@ -56,6 +56,9 @@ class TextDomain(Domain):
     past = first_tokens(spec, source, indices)
     return Request(len(indices), past=past, options=options)
 
+  def first_request(self, trained, settings):
+    return continuation(trained, settings)
+
   def preview_display(self, data, x, request):
     return Display(text=page(decode(data.spec, x)))
 
