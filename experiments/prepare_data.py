@@ -24,9 +24,10 @@ from common.data.builders import BUILDERS
 from common.data.palettes import MAX_COLOURS
 from common.data.tokenizers import TOKENIZERS
 from common.domains import domain_of
-from common.ranges import MAX_INT
 from configs import base
 from experiments import cli
+
+MAX_COUNT = base.UP_TO_A_MILLION.high
 
 DATASET = cli.define('dataset', 'Name: ' + ', '.join(BUILDERS) + '.', required=True)
 DATA_DIR = cli.define(
@@ -48,6 +49,7 @@ SETTINGS = (
     None,
     'image_folder: crop images to squares and resize them to this; default: keep their sizes.',
     lower_bound=1,
+    upper_bound=base.SETTINGS['data']['image_size'].range.high,
   ),
   flags.DEFINE_enum(
     'broken',
@@ -67,17 +69,17 @@ SETTINGS = (
     None,
     'Text, chorales: tokens or frames in a window (64). Series: values before a forecast (64).',
     lower_bound=1,
-    upper_bound=MAX_INT,
+    upper_bound=MAX_COUNT,
   ),
   flags.DEFINE_integer(
-    'horizon', None, 'Time series: values to forecast (12).', lower_bound=1, upper_bound=MAX_INT
+    'horizon', None, 'Time series: values to forecast (12).', lower_bound=1, upper_bound=MAX_COUNT
   ),
   flags.DEFINE_integer(
     'stride',
     None,
     'Time series: steps from one training window to the next (1).',
     lower_bound=1,
-    upper_bound=MAX_INT,
+    upper_bound=MAX_COUNT,
   ),
   *(
     cli.define(role, f'series: {meaning}; default: the one with a known name.')
@@ -94,7 +96,7 @@ SETTINGS = (
     None,
     'Text, bpe: size of the vocabulary (1024).',
     lower_bound=1,
-    upper_bound=MAX_INT,
+    upper_bound=MAX_COUNT,
   ),
   cli.define(
     'tokenizer_files',

@@ -21,6 +21,7 @@ from common.reporting import pictures, plots
 
 QUANTILE_LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)  # the median and the 50 % and 90 % intervals
 WINDOWS, DRAWS = 6, 100  # windows that a plot shows, and draws of each
+MAX_PANELS = 100  # windows in one picture
 BATCH_SIZE = 500  # draws in one call of the sampler
 
 
@@ -110,6 +111,17 @@ class SeriesDomain(Domain):
 
   def describe(self, spec):
     return f'windows of {spec.shape[0] - spec.series.horizon} + {spec.series.horizon} steps'
+
+  def check_flags(self, spec, flags, out):
+    super().check_flags(spec, flags, out)
+    if out is not None and out.suffix == '.png' and (flags.num or 1) > MAX_PANELS:
+      raise ValueError(
+        f'--num={flags.num}: a picture has at most {MAX_PANELS} windows; write a .csv or a .npy'
+      )
+
+  def first_request(self, trained, settings):
+    windows = self._windows(trained, settings, BATCH_SIZE)
+    return forecast_request(windows.spec, windows.repeated(1), settings.options)
 
   def draw(self, trained, settings):
     """`Forecasts` of the windows."""

@@ -12,6 +12,7 @@ from common.files import atomic_write
 
 Path = str | os.PathLike
 VISIBLE_SIDE = 64  # pixels to which small images are enlarged, about
+MAX_PIXELS = 2**28  # of a picture
 MAX_CAPTION = 24  # letters of a class's name in a picture
 
 
@@ -52,6 +53,15 @@ def image_grid(
     top, left = gap + index // columns * tall, gap + index % columns * wide
     grid[top : top + height, left : left + width] = image
   return grid.repeat(scale, 0).repeat(scale, 1)
+
+
+def check_size(path: Path, pixels: int) -> None:
+  """Raises ValueError for a picture that is too large to draw."""
+  if pixels > MAX_PIXELS:
+    raise ValueError(
+      f'--out={path}: the picture would have {pixels:,} pixels, and {MAX_PIXELS:,} are the most: '
+      'ask for fewer samples or smaller ones, or write a .npy'
+    )
 
 
 def visible_scale(images: Shaped[np.ndarray, '... height width channels']) -> int:

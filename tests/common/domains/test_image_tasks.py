@@ -142,4 +142,6 @@ def test_tasks_that_a_model_cannot_do_are_refused(diffusion, pixels):
 def test_flags_without_an_effect_are_refused(diffusion, tmp_path, flags, message):
   settings = SampleSettings(SampleFlags(**flags), options={'guidance': 2.0})
   with pytest.raises(ValueError, match=message):
-    domain_of(diffusion.data.spec).sample(diffusion, settings, tmp_path / 'x.png')
+    domain_of(diffusion.data.spec).check(
+      diffusion._replace(params=None), settings, tmp_path / 'x.png'
+    )
