@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, UInt8
 
 from common.config import pick
-from common.domains.base import ImageTask, TrainedModel
+from common.domains.base import BATCH, ImageTask, TrainedModel
 from common.domains.labels import parse_label
 from common.domains.masks import read_mask
 from common.method import Request
@@ -69,8 +69,9 @@ def perform(
       many images, and anything that the method refuses.
   """
   task = pick(trained.tasks, name, f'{trained.family} task')
-  if num < 2 and name in SHARED_LABELS:
-    raise ValueError(f'--num={num}: --task={name} needs at least 2 images')
+  # Images that depend on each other must be drawn in one call.
+  if name in SHARED_LABELS and not 2 <= num <= BATCH:
+    raise ValueError(f'--num={num}: --task={name} needs 2 to {BATCH} images')
   given = _given(trained, name, task, num, mask, seed)
   results, evaluations = [], 0
   for draw in range(draws if task.random else 1):
@@ -84,7 +85,7 @@ def perform(
     )
     # One key per draw: draws of an image differ, and asking for more draws keeps the first ones.
     key = jax.random.fold_in(jax.random.key(seed), draw)
-    samples = trained.method.draw(trained.params, key, request)
+    samples = trained.draw_batches(key, request)
     results.append(np.asarray(samples.x))
     evaluations = samples.evaluations
   hidden = f', --mask={mask or task.mask} (blue: to fill in)' if 'mask' in task.needs else ''

@@ -119,7 +119,8 @@ def test_tasks_that_a_model_cannot_do_are_refused(diffusion, pixels):
     (pixels, 'inpaint', {}, 'unknown autoregressive task .inpaint.; known: complete'),
     (diffusion, 'colourise', {}, 'at least 2 channels'),
     (diffusion, 'sdedit', {'mask': 'left'}, '--task=sdedit takes no mask'),
-    (diffusion, 'interpolate', {'num': 1}, 'needs at least 2'),
+    (diffusion, 'interpolate', {'num': 1}, 'needs 2 to 128 images'),
+    (diffusion, 'trajectory', {'num': 129}, '--num=129: --task=trajectory needs 2 to 128 images'),
     (diffusion, 'reconstruct', {'num': 10_000}, 'the test split has only'),
     (pixels, 'complete', {'mask': 'top'}, 'must be a beginning of the sequence'),
   ):
