@@ -9,9 +9,10 @@ from PIL import Image
 from common.data import pipeline
 from common.data.spec import DataSpec
 from common.domains import domain_of, image_tasks
-from common.domains.base import SampleFlags, SampleSettings, TrainedModel
+from common.domains.base import BATCH, SampleFlags, SampleSettings, TrainedModel
 from common.domains.masks import read_mask
 from experiments import families
+from tests.common.domains.toy import Sampler
 
 SPEC = DataSpec('toy', 'image', (4, 6, 3), 256)
 
@@ -100,6 +101,21 @@ def test_an_interpolation_begins_and_ends_with_reconstructions(diffusion):
   for row in (0, -1):
     np.testing.assert_allclose(path.images[0, row], ends.images[0, row], atol=1)
   assert (abs(path.images[0, 1] - ends.images[0, 1].astype(int)) > 1).any()
+
+
+def test_many_images_are_edited_in_calls_of_one_size(diffusion):
+  sizes = []
+
+  def edit(key, request):
+    sizes.append((request.num, len(request.label)))
+    assert request.mask.shape == (8, 8, 1)  # shared by all images
+    return request.past
+
+  model = diffusion._replace(method=Sampler(edit))
+  done = image_tasks.perform(model, 'inpaint', num=BATCH + 12, draws=2)
+  assert sizes == [(BATCH, BATCH)] * 4
+  for result in done.images:
+    np.testing.assert_array_equal(result, done.given.x)
 
 
 def test_the_picture_shows_input_mask_and_results():
