@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from common.config import plain_defaults
 from common.data.palettes import MAX_COLOURS
+from common.data.series.layouts import LAYOUTS
 from common.ranges import (
   ABOVE_ZERO,
   AT_LEAST_ONE,
@@ -47,6 +48,8 @@ SETTINGS = dict(
     time='',  # series: column of the times; empty: the one called time, date, timestamp or ds
     series='',  # series: columns that name a series, 'a,b', or 'none'; empty: id and the like
     covariates='all',  # series: 'all' other columns, 'none', or some of them, 'a,b'
+    # series: whether a row is a value, or each column or each row a series
+    layout=Setting('long', OneOf(*LAYOUTS)),
     tokenizer='characters',  # text: bytes, characters, gpt2 (from files), bpe (trained)
     vocabulary=Setting(1024, UP_TO_A_MILLION),  # text, bpe: tokens to train
     # text, gpt2: folder of vocab.json and merges.txt, or tokenizer.json

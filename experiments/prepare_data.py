@@ -22,6 +22,7 @@ from common.config import ConfigError, pick, plain_defaults
 from common.data import pipeline, preparation
 from common.data.builders import BUILDERS
 from common.data.palettes import MAX_COLOURS
+from common.data.series.layouts import LAYOUTS
 from common.data.tokenizers import TOKENIZERS
 from common.domains import domain_of
 from configs import base
@@ -90,6 +91,12 @@ SETTINGS = (
     )
   ),
   cli.define('covariates', "series: columns known in advance: 'all' others, 'none', or 'a,b'."),
+  flags.DEFINE_enum(
+    'layout',
+    None,
+    list(LAYOUTS),
+    'series: whether a row is a value, or each column or each row a series; default: long.',
+  ),
   flags.DEFINE_enum('tokenizer', None, list(TOKENIZERS), 'Text: tokenizer (characters).'),
   flags.DEFINE_integer(
     'vocabulary',

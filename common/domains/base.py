@@ -71,22 +71,20 @@ class TrainedModel(NamedTuple):
   tasks: Mapping[str, ImageTask]
 
   def draw(self, request: Request, seed: int) -> tuple[Samples, float]:
-    """Samples, and the seconds that drawing them took, compilation included.
-
-    At most BATCH samples are drawn at a time, so that the memory of the device does not depend on
-    their number, nor do the first ones: sample i is always sample i % BATCH of call i // BATCH.
-    """
+    """Samples, and the seconds that drawing them took, compilation included."""
     start = time.perf_counter()
-    key = jax.random.key(seed)
-    if request.num <= BATCH:
-      samples = self.method.draw(self.params, key, request)
-      jax.block_until_ready(samples.x)
-    else:
-      samples = self._draw_batches(key, request)
+    samples = self.draw_batches(jax.random.key(seed), request)
+    jax.block_until_ready(samples.x)
     return samples, time.perf_counter() - start
 
-  def _draw_batches(self, key: Key[Array, ''], request: Request) -> Samples:
-    """Samples in calls of BATCH, as NumPy arrays."""
+  def draw_batches(self, key: Key[Array, ''], request: Request) -> Samples:
+    """Samples, drawn at most BATCH at a time; as NumPy arrays if there are more.
+
+    The memory of the device does not depend on their number, nor do the first samples: sample i is
+    always sample i % BATCH of call i // BATCH.
+    """
+    if request.num <= BATCH:
+      return self.method.draw(self.params, key, request)
     calls = []
     for call, first in enumerate(range(0, request.num, BATCH)):
       # The last call repeats its last sample: all have one shape, so the sampler compiles once.

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, UInt8
 
 from common.config import pick
-from common.domains.base import TrainedModel
+from common.domains.base import BATCH, TrainedModel
 from common.domains.labels import parse_label
 from common.domains.masks import read_mask
 from common.method import Request
@@ -74,7 +74,7 @@ def perform(
     request = _request(trained, name, given, _labels(trained, name, given, label, draw), options)
     # One key per draw: draws of an image differ, and asking for more draws keeps the first ones.
     key = jax.random.fold_in(jax.random.key(seed), draw)
-    samples = trained.method.draw(trained.params, key, request)
+    samples = trained.draw_batches(key, request)
     results.append(np.asarray(samples.x))
     evaluations = samples.evaluations
   hidden = f', --mask={mask or task.mask} (blue: to fill in)' if 'mask' in task.needs else ''
@@ -143,8 +143,9 @@ SHARED_LABELS: dict[str, Callable[[Int[np.ndarray, 'n'], int], Int[np.ndarray, '
 def _given(trained: TrainedModel, name: str, num: int, mask: str | None, seed: int) -> TaskInput:
   """Images of the test split, and the mask."""
   task = pick(trained.tasks, name, f'{trained.family} task')
-  if num < 2 and name in SHARED_LABELS:
-    raise ValueError(f'--num={num}: --task={name} needs at least 2 images')
+  # Images that depend on each other must be drawn in one call.
+  if name in SHARED_LABELS and not 2 <= num <= BATCH:
+    raise ValueError(f'--num={num}: --task={name} needs 2 to {BATCH} images')
   test = trained.data.splits['test']
   if num > len(test):
     raise ValueError(f'--num={num}: the test split has only {len(test)} images')

@@ -178,7 +178,7 @@ class _Draws:
 
 def _drawn(subject: Subject, draws: set[str]) -> EvaluationDraws:
   """The draws that some metric needed: only these are shown."""
-  forecasts = subject.forecasts if FORECASTS in draws else None
+  forecasts = subject.scores.shown if FORECASTS in draws else None
   if SAMPLES not in draws:
     return EvaluationDraws(forecasts=forecasts)
   return EvaluationDraws(subject.samples.shown, subject.samples.shown_label, forecasts)

@@ -101,7 +101,8 @@ def captioned_rows(
   margin, line = text_size // 2, 2 * text_size
   head = line if title else margin
   rows = [(_shortened(caption), images) for caption, images in rows]
-  grids = [image_grid(images, len(images), scale, background=255) for _, images in rows]
+  # Without the gap below each row: the next row brings the one between them.
+  grids = [image_grid(images, len(images), scale, background=255)[:-scale] for _, images in rows]
   # Images start to the right of the longest caption. A row is at least as high as its caption.
   left = 2 * margin + int(max(font.getlength(caption) for caption, _ in rows))
   width = max(left + max(grid.shape[1] for grid in grids), int(font.getlength(title)) + margin)

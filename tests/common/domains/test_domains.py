@@ -69,7 +69,7 @@ def test_training_shows_a_preview_of_a_new_kind_of_data(trained, tmp_path):
   with Image.open(tmp_path / 'samples' / '00000007.png') as picture:
     # Pixels four times as large, and the names of the classes at the left.
     grid = 4 * (10 * 17 + 1)
-    assert picture.width > grid + 30 and picture.height == 10 * 4 * 18 + 14
+    assert picture.width > grid + 30 and picture.height == 10 * 4 * 17 + 14
   np.testing.assert_array_equal(request.label, np.repeat([0, 1], 50))
 
 
