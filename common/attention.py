@@ -30,7 +30,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
 from common.config import ConfigError, pick
-from common.precision import sum_in_float32
+from common.precision import einsum
 
 MASKED = -1e30  # softmax maps it to exactly 0; finite, so that a fully masked row is not NaN
 MIN_BLOCK = 64  # queries in a block; more in sequences of more than 8 · 64 positions
@@ -119,8 +119,7 @@ def reference(
   group, dim = 'g' if query.ndim == 5 else '', query.shape[-1]
   # Scale the queries and not the scores: that is `dim` products per query instead of `keys`.
   query = (query * dim**-0.5).astype(key.dtype)
-  product = functools.partial(jnp.einsum, f'bk{group}qd,bksd->bk{group}qs')
-  scores = sum_in_float32(product, query, key)
+  scores = einsum(f'bk{group}qd,bksd->bk{group}qs', query, key)
   # The cap comes before bias and mask: it applies to q·k only, and a masked score must stay masked.
   if settings.cap:
     scores = settings.cap * jnp.tanh(scores / settings.cap)
@@ -135,8 +134,7 @@ def reference(
   # Dropout after the total is summed: as in dropout after softmax, the total includes dropped ones.
   if drop is not None:
     weights = drop(weights)
-  product = functools.partial(jnp.einsum, f'bk{group}qs,bksd->bk{group}qd')
-  mixed = sum_in_float32(product, weights.astype(value.dtype), value)
+  mixed = einsum(f'bk{group}qs,bksd->bk{group}qd', weights.astype(value.dtype), value)
   # Divide after the product with the values: `dim` divisions per query instead of `keys`.
   return (mixed / total).astype(value.dtype)
 

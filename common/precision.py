@@ -28,6 +28,11 @@ def _sum_in_float32_jvp(product, primals, tangents):
   return sum_in_float32(product, x, y), tangent.astype(jnp.float32)
 
 
+def einsum(formula: str, x: Array, y: Array) -> Array:
+  """`jnp.einsum` of two arrays, in float32."""
+  return sum_in_float32(functools.partial(jnp.einsum, formula), x, y)
+
+
 def dot_general(x: Array, y: Array, dimension_numbers: Any, precision: Any = None) -> Array:
   """`jax.lax.dot_general` in float32, for the argument `dot_general` of flax's layers."""
   product = functools.partial(
