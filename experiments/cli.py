@@ -24,6 +24,7 @@ from absl import app, flags, logging
 
 from common.checkpoints.checkpoints import CheckpointError
 from common.config import suggestion
+from common.devices import OutOfMemoryError
 from common.files import local_path
 from common.training.meters import TrainingError
 
@@ -31,7 +32,7 @@ PACKAGES = ('autoregressive', 'common', 'configs', 'diffusion', 'experiments')
 ROOT = pathlib.Path(__file__).parents[1]
 STOPPED, INTERRUPTED = 75, 130
 # Errors that the user or the machine causes: their message says all that is needed.
-EXPECTED = (ValueError, OSError, CheckpointError, TrainingError)
+EXPECTED = (ValueError, OSError, CheckpointError, OutOfMemoryError, TrainingError)
 LONGEST = 600  # characters of an error message
 LOG_FORMAT = std_logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S')
 CPU_INFO = pathlib.Path('/proc/cpuinfo')

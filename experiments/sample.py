@@ -92,7 +92,9 @@ def main() -> None:
   name = OUT.value or domain.default_out
   out = pathlib.Path(name) if name else None
   domain.check_flags(run.data.spec, settings.flags, out)
-  print(domain.sample(run.trained, settings, out))
+  with run.sampling_memory():
+    message = domain.sample(run.trained, settings, out)
+  print(message)
   logging.info('%s of %s', run.about, WORKDIR.value)
 
 

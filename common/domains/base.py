@@ -173,6 +173,7 @@ class Domain:
     flags: what each flag of `experiments.sample` means for the data; other flags are refused.
     suffixes: endings of the files that samples can be written to.
     default_out: the file that samples are written to by default; '': they are only printed.
+    unit: what training's rate counts: an example, or the parts of one that `units` counts.
     num: samples that `experiments.sample` draws by default.
     preview_num: samples that training draws at once.
     preview_columns: columns of training's picture of them.
@@ -192,6 +193,7 @@ class Domain:
   }
   suffixes: tuple[str, ...] = ('.png', '.npy')
   default_out: str = 'samples.png'
+  unit: str = 'examples'
   num: int = 100
   preview_num: int = GRID * GRID
   preview_columns: int = GRID
@@ -246,6 +248,13 @@ class Domain:
     del source
     label = None if label is None else jnp.asarray(label, jnp.int32)
     return self.request(spec, len(indices), label, options)
+
+  # Training.
+
+  def units(self, spec: DataSpec) -> int:
+    """The number of units in an example."""
+    del spec
+    return 1
 
   # Showing samples.
 

@@ -8,6 +8,7 @@ import signal
 import pytest
 
 from common import config
+from common.devices import OutOfMemoryError
 from experiments import cli
 
 
@@ -74,6 +75,7 @@ def raised(error):
     (raised(ValueError('cannot reshape')), 'ValueError: cannot reshape (--debug shows where)'),
     (raised(MemoryError()), 'out of memory: ask for less'),
     (raised(RuntimeError('RESOURCE_EXHAUSTED: 9 bytes')), 'out of memory: ask for less'),
+    (OutOfMemoryError('out of memory: lower --num'), 'out of memory: lower --num'),
     (raised(RuntimeError()), 'RuntimeError: no message (--debug shows where)'),
     (
       FileNotFoundError(2, 'No such file or directory', 'x.npy'),

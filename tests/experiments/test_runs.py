@@ -10,6 +10,7 @@ from jax.tree_util import tree_leaves_with_path
 
 from common.config import ConfigError, to_json
 from common.reporting import writers
+from common.reporting.rates import is_speed
 from common.training import loop
 from common.trees import path_name
 from experiments import families, runs
@@ -21,8 +22,8 @@ STEPS = 40
 
 def rows(workdir, split='train'):
   """The rows of metrics that do not depend on the time of day."""
-  left_out = ('time', 'seconds', 'steps_per_second')
-  return [{k: v for k, v in r.items() if k not in left_out} for r in writers.read(workdir, split)]
+  found = writers.read(workdir, split)
+  return [{k: v for k, v in r.items() if k != 'time' and not is_speed(k)} for r in found]
 
 
 def after(calls):
