@@ -22,6 +22,7 @@ from common.method import Method, NotFiniteError, PyTree
 from common.reporting.writers import Progress, Writer
 from common.training.meters import (
   CallTimer,
+  Goodput,
   LogMeans,
   Profile,
   StepMetrics,
@@ -69,6 +70,7 @@ def train(
     OutOfMemoryError: the memory of a device is exhausted.
   """
   schedule, step, size = program.schedule, program.step, config['data']['batch_size']
+  goodput = Goodput()
   with (
     out_of_memory('training', memory_advice(config)),
     open_checkpoints(config, workdir) as checkpoints,
@@ -82,12 +84,9 @@ def train(
       Writer(workdir, step=start.step) as writer,
       Progress(schedule.total, step=start.step, work=program.work, log_every=log_every) as progress,
     ):
-      profile, timer, log_means = (
-        Profile(schedule.profile, workdir),
-        CallTimer(step),
-        start.log_means,
-      )
-      meter = StepMetrics(log_means, progress, checkpoints, config['train']['max_bad_steps'])
+      profile, timer = Profile(schedule.profile, workdir), CallTimer(step)
+      log_means, max_bad_steps = start.log_means, config['train']['max_bad_steps']
+      meter = StepMetrics(log_means, progress, checkpoints, max_bad_steps, goodput)
       for first, now, batches in batches_by_call(config, data, schedule, start.step):
         # Batch and step. The call returns before the devices have finished it.
         profile.before(first)

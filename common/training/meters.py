@@ -43,14 +43,19 @@ class StepMetrics:
     progress: shows the step and its loss.
     checkpoints: the run's checkpoints; an error names the last one.
     max_bad_steps: the run ends after this number of bad steps in a row.
+    goodput: measures the share of time in steps.
   """
 
   def __init__(
-    self, log_means: 'LogMeans', progress: Progress, checkpoints: Checkpoints, max_bad_steps: int
+    self,
+    log_means: 'LogMeans',
+    progress: Progress,
+    checkpoints: Checkpoints,
+    max_bad_steps: int,
+    goodput: 'Goodput',
   ):
-    self._log_means, self._progress = log_means, progress
+    self._log_means, self._progress, self._goodput = log_means, progress, goodput
     self._checkpoints, self._max_bad_steps = checkpoints, max_bad_steps
-    self._goodput = Goodput()
     self._pending: tuple[int, Mapping[str, Array]] | None = None  # (last step of a call, metrics)
 
   def put(self, step: int, metrics: Mapping[str, Array], started: float) -> None:
@@ -90,8 +95,8 @@ class StepMetrics:
 class Goodput:
   """The share of wall time in which the devices ran training steps, since this object was made.
 
-  The rest is compilation, waiting for data, evaluation, sampling and saving. A thread waits for the
-  end of each call and notes its time, because the host may be busy when a call ends.
+  The rest is restoring, compilation, waiting for data, evaluation, sampling and saving. A thread
+  waits for the end of each call and notes its time, because the host may be busy when a call ends.
   """
 
   def __init__(self):
