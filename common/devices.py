@@ -1,7 +1,7 @@
 """Devices: their peak rate, the memory in use, and what to do when it is exhausted."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import jax
 
@@ -32,17 +32,18 @@ PEAK_TFLOPS: Mapping[str, tuple[float, float]] = {
 }
 
 
-def peak_flops(devices: Sequence[jax.Device], dtype: str) -> float | None:
-  """The dense peak of some devices of one kind together, in FLOP/s; None if it is unknown.
+def peak_flops(kind: str, number: int, dtype: str) -> float | None:
+  """The dense peak of some devices together, in FLOP/s; None if it is unknown.
 
   Args:
-    devices: the devices.
+    kind: the kind of all devices, as JAX names it.
+    number: the number of devices.
     dtype: the type of the products, 'bfloat16' or 'float32'.
   """
-  if devices[0].device_kind not in PEAK_TFLOPS:
+  if kind not in PEAK_TFLOPS:
     return None
-  half, single = PEAK_TFLOPS[devices[0].device_kind]
-  return len(devices) * 1e12 * (half if dtype == 'bfloat16' else single)
+  half, single = PEAK_TFLOPS[kind]
+  return number * 1e12 * (half if dtype == 'bfloat16' else single)
 
 
 def peak_memory() -> int | None:

@@ -71,7 +71,7 @@ class Usage(NamedTuple):
     return [*memory, f'goodput {percent(self.goodput)}']
 
 
-def scaled(value: float) -> str:
+def scaled(value: float | int) -> str:
   """'12.3 G' for 12.3e9: three digits and a prefix of the unit, which the caller adds."""
   for prefix, factor in (('P', 1e15), ('T', 1e12), ('G', 1e9), ('M', 1e6), ('k', 1e3)):
     if value >= factor:
@@ -84,6 +84,6 @@ def percent(share: float) -> str:
   return f'{100 * share:.3g} %'
 
 
-def gibibytes(number: float) -> str:
+def gibibytes(number: int) -> str:
   """'12.3 GiB'; less than 0.01 GiB as MiB."""
   return f'{number / 2**30:.3g} GiB' if number >= 0.01 * 2**30 else f'{number / 2**20:.3g} MiB'

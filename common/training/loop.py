@@ -188,9 +188,10 @@ def memory_advice(config: Mapping, backward: bool = True) -> str:
     config: the config of the run.
     backward: whether the backward pass needs the memory, or only an evaluation does.
   """
-  network, advice = config['network'], []
+  network, advice = config.get('network', {}), []
   if backward:
     advice.append(f'raise train.micro_batches (now {config["train"]["micro_batches"]})')
+    # Not every network has these settings.
     if not network.get('remat', True):
       advice.append('switch network.remat on')
   if network.get('dtype') == 'float32':

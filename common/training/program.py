@@ -79,14 +79,19 @@ def build_program(config: Mapping, method: Method, spec: DataSpec, mesh: Mesh) -
   # XLA's CPU backend is slow at convolutions inside a loop: see `JitStep.unrolled`.
   if on_cpu and mode == 'jit' and 'conv_general_dilated' in str(loss):
     step = parallel.JitStep(pure_step, mesh, shapes, unrolled=True)
-  domain, dtype = domain_of(spec), config['network'].get('dtype', 'float32')
+  domain = domain_of(spec)
   work = StepWork(
     unit=domain.unit,
     units=batch_size * domain.units(spec),
     flops=3 * flops.count(loss),  # the backward pass has two products for each of the forward pass
-    peak=peak_flops(list(mesh.devices.flat), dtype),
+    peak=peak_flops(mesh.devices.flat[0].device_kind, mesh.size, product_type(config)),
   )
   return TrainProgram(schedule, step, init, lr_schedule, work)
+
+
+def product_type(config: Mapping) -> str:
+  """The type of the matrix products, 'float32' or 'bfloat16'."""
+  return config.get('network', {}).get('dtype', 'float32')
 
 
 def _initial_state(

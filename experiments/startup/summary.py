@@ -9,7 +9,7 @@ from common.config import differences
 from common.data.spec import DataSpec
 from common.reporting.rates import scaled
 from common.training import loop
-from common.training.program import TrainProgram
+from common.training.program import TrainProgram, product_type
 from experiments import families
 
 
@@ -31,11 +31,10 @@ def opening(config: Mapping, spec: DataSpec, program: TrainProgram) -> Iterator[
   )
   devices, types = program.step.mesh.devices, {str(x.dtype) for x in jax.tree.leaves(shapes.params)}
   axes = ' × '.join(f'{axis} {size}' for axis, size in program.step.mesh.shape.items())
-  products = config['network'].get('dtype', 'float32')
   yield (
     f'devices: {devices.size} × {devices.flat[0].device_kind} ({axes}; '
     f'mode {config["parallel"]["mode"]}), parameters in {", ".join(sorted(types))}, products in '
-    f'{products}'
+    f'{product_type(config)}'
   )
   yield (
     f'data: {spec.name}, {spec.num_train:,} training examples, batches of {size:,}, '
