@@ -183,7 +183,7 @@ def test_exhausted_memory_names_what_to_lower():
     return Samples(jnp.zeros((2**50, *toy.SPEC.shape), jnp.uint8), 1)
 
   x = np.zeros((20, *toy.SPEC.shape), np.uint8)
-  data = Data(toy.SPEC, {'test': tiny.Images(x, classes=10)})
+  data = Data(toy.SPEC, dict.fromkeys(('train', 'test'), tiny.Images(x, classes=10)))
   method = dataclasses.replace(toy.build(), sample=sample)
   run = runs.Run(tiny.config('diffusion'), data, method, {}, 0)
   with pytest.raises(OutOfMemoryError, match='device while sampling: lower --num or --draws'):
