@@ -244,8 +244,6 @@ class Domain:
     label = None if label is None else jnp.asarray(label, jnp.int32)
     return self.request(spec, len(indices), label, options)
 
-  # Training.
-
   def units(self, spec: DataSpec) -> int:
     """The number of units in an example."""
     del spec
@@ -323,7 +321,8 @@ class Domain:
           f'--{name}={value}: {spec.name} holds {self.noun}, {self.usage}; its flags: {known}'
         )
     if out is not None and out.suffix not in self.suffixes:
-      raise ValueError(f'--out={out}: the name must end in {one_of(self.suffixes)}')
+      endings = ' or '.join(filter(None, (', '.join(self.suffixes[:-1]), self.suffixes[-1])))
+      raise ValueError(f'--out={out}: the name must end in {endings}')
     for name in {'columns', 'scale'} & flags.given().keys() if out is not None else ():
       if out.suffix != '.png':
         raise ValueError(f'--{name} is for pictures, and --out={out} is none: remove the flag')
@@ -399,8 +398,3 @@ class Domain:
       f'{len(x)} samples from step {trained.step} in {out}: {samples.evaluations} network '
       f'evaluations each, {seconds:.1f} s with compilation'
     )
-
-
-def one_of(names: tuple[str, ...]) -> str:
-  """Joins names for a message: '.png, .npy or .mid'."""
-  return ' or '.join(filter(None, (', '.join(names[:-1]), names[-1])))
