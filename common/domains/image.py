@@ -18,7 +18,7 @@ VISIBLE = (1, 3, 4)  # numbers of channels that have colours: grey, RGB, RGBA
 class ImageDomain(Domain):
   """Integers [height, width, channels]; with a palette, one channel of indices of colours."""
 
-  noun = 'images'
+  noun = unit = 'images'
   usage = 'drawn by --num and --label or edited by --task'
   metrics = Domain.metrics | {'agreement', 'frechet'}
   flags: Mapping[str, str] = {

@@ -12,11 +12,15 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from common import flops
 from common.data.spec import DataSpec
+from common.devices import peak_flops
+from common.domains import domain_of
 from common.method import Method
+from common.reporting.rates import StepWork
 from common.training import averages, optimizers, parallel
 from common.training.schedule import Schedule, make_schedule
-from common.training.state import TrainState, TrainStep, has_convolutions, init_state
+from common.training.state import TrainState, TrainStep, init_state, loss_jaxpr
 
 
 class TrainProgram(NamedTuple):
@@ -27,12 +31,14 @@ class TrainProgram(NamedTuple):
     step: the training step on the devices of the mesh.
     init: returns the state before the first step.
     lr_schedule: the learning rate at each step.
+    work: what a step works through, for rates.
   """
 
   schedule: Schedule
   step: parallel.PlacedStep
   init: Callable[[], TrainState]
   lr_schedule: optax.Schedule
+  work: StepWork
 
 
 def build_program(config: Mapping, method: Method, spec: DataSpec, mesh: Mesh) -> TrainProgram:
@@ -66,11 +72,26 @@ def build_program(config: Mapping, method: Method, spec: DataSpec, mesh: Mesh) -
   shapes = jax.eval_shape(init)  # traces the initialisation without running it
   pure_step = TrainStep(method, optimizer, seed, averaging, settings['micro_batches'])
   step = parallel.place_step(mode, pure_step, shapes, mesh)
+  # With the mesh in scope, so that attention that its devices cannot run is refused here.
+  with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+    loss = loss_jaxpr(method, shapes, spec.batch_struct(batch_size))
   on_cpu = mesh.devices.flat[0].platform == 'cpu'
   # XLA's CPU backend is slow at convolutions inside a loop: see `JitStep.unrolled`.
-  if on_cpu and mode == 'jit' and has_convolutions(method, shapes, spec.batch_struct(1)):
+  if on_cpu and mode == 'jit' and 'conv_general_dilated' in str(loss):
     step = parallel.JitStep(pure_step, mesh, shapes, unrolled=True)
-  return TrainProgram(schedule, step, init, lr_schedule)
+  domain = domain_of(spec)
+  work = StepWork(
+    unit=domain.unit,
+    units=batch_size * domain.units(spec),
+    flops=3 * flops.count(loss),  # the backward pass has two products for each of the forward pass
+    peak=peak_flops(mesh.devices.flat[0].device_kind, mesh.size, product_type(config)),
+  )
+  return TrainProgram(schedule, step, init, lr_schedule, work)
+
+
+def product_type(config: Mapping) -> str:
+  """The type of the matrix products, 'float32' or 'bfloat16'."""
+  return config.get('network', {}).get('dtype', 'float32')
 
 
 def _initial_state(

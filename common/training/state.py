@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.extend import core
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from common import flops
 from common.method import Aux, Batch, Context, Method, PyTree
 from common.training.averages import Averaging, power_update_weight
 
@@ -185,10 +187,12 @@ def is_finite(tree: PyTree) -> Bool[Array, '']:
   return jax.tree.reduce(jnp.logical_and, finite, jnp.bool_(True))
 
 
-def has_convolutions(method: Method, state: TrainState, batch: Batch) -> bool:
-  """Whether the loss has convolutions; only shapes and types of `state` and `batch` matter."""
-  jaxpr = jax.make_jaxpr(functools.partial(_loss_value, method))(state, batch)
-  return 'conv_general_dilated' in str(jaxpr)
+def loss_jaxpr(method: Method, state: TrainState, batch: Batch) -> core.Jaxpr:
+  """The loss of a training step, traced to count its operations (`flops.trace`).
+
+  Only shapes and types of `state` and `batch` matter.
+  """
+  return flops.trace(functools.partial(_loss_value, method), state, batch)
 
 
 def _loss_value(method: Method, state: TrainState, batch: Batch) -> Float[Array, '']:

@@ -51,6 +51,16 @@ def rings(label, angle=0.0):
   return (0.4 * (1 + np.asarray(label))[:, None, None] * circle).astype(np.float32)
 
 
+def test_rates_count_the_parts_of_an_example_that_are_predicted():
+  units = {name: (DOMAINS[name].unit, DOMAINS[name].units(spec)) for name, spec in SPECS.items()}
+  assert units == {
+    'image': ('images', 1),
+    'text': ('tokens', 8),
+    'music': ('frames', 8),
+    'series': ('windows', 1),
+  }
+
+
 @pytest.fixture
 def trained(monkeypatch):
   monkeypatch.setitem(domains.DOMAINS, 'points', PointsDomain())

@@ -14,6 +14,8 @@ from common.config import ConfigError
 from common.method import Aux
 from common.training import parallel, state
 from common.training.averages import Averaging
+from common.training.program import build_program
+from configs.base import get_base
 from tests import toy
 from tests.cases import slow
 
@@ -76,17 +78,40 @@ def test_single_steps_equal_the_compiled_loop():
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_convolutions_are_found_in_a_loss():
+@pytest.mark.parametrize('unrolled', [False, True])
+def test_the_memory_of_a_step_is_known_without_compiling_it_again(unrolled):
+  _, _, step = run_on_one_device(False)
+  step = dataclasses.replace(step, unrolled=unrolled)
+  initial = lambda: state.init_state(
+    toy.build(), optax.adam(1e-2), toy.SPEC.batch_struct(1), seed=0
+  )
+  batches = step.put_batches(toy.batches(STEPS, SIZE))
+  after, _ = step.run(step.create_state(initial), batches)
+  compiled = []
+  note = lambda event, seconds, **_: compiled.append(event) if 'compile' in event else None
+  jax.monitoring.register_event_duration_secs_listener(note)
+  needed = step.memory(after, batches)
+  again = list(compiled)
+  jax.jit(lambda x: x + 1)(1.5)
+  assert compiled and not again
+  # Parameters, two moments and the average, in float32.
+  assert needed > 4 * 4 * sum(leaf.size for leaf in jax.tree.leaves(after.params))
+
+
+def test_a_loss_with_convolutions_is_unrolled_on_a_cpu():
+  config = get_base().to_dict()
+  config['optimizer'] |= dict(warmup='0')
   method = toy.build()
-  start = state.init_state(method, optax.sgd(1.0), toy.SPEC.batch_struct(2), seed=0)
 
   def loss(params, memory, batch, key, context):
     value, aux = method.loss(params, memory, batch, key, context)
     return value + jnp.convolve(jnp.ones(4), jnp.ones(2)).sum(), aux
 
-  batch = toy.SPEC.batch_struct(2)
-  assert not state.has_convolutions(method, start, batch)
-  assert state.has_convolutions(dataclasses.replace(method, loss=loss), start, batch)
+  mesh = parallel.make_mesh(config['parallel'], jax.devices()[:1])
+  convolving = dataclasses.replace(method, loss=loss)
+  steps = [build_program(config, each, toy.SPEC, mesh).step for each in (method, convolving)]
+  assert [step.unrolled for step in steps] == [False, True]
+  assert [step.length(7) for step in steps] == [7, 1]
 
 
 def test_losses_depend_on_the_data():
