@@ -114,15 +114,20 @@ def test_lstm_by_its_equations():
   np.testing.assert_allclose(run(network, params, h)[0], np.stack(made), atol=1e-5)
 
 
-def test_tcn_by_its_equations():
-  """One block against dilated convolutions by XLA."""
-  network = TCN(WIDTH, layers=2, kernel=3, growth=2, weight_norm=False)
+@pytest.mark.parametrize('weight_norm', [False, True])
+def test_tcn_by_its_equations(weight_norm):
+  """Two blocks against dilated convolutions by XLA."""
+  network = TCN(WIDTH, layers=2, kernel=3, growth=2, weight_norm=weight_norm)
   _, _, h, _ = network_of('tcn')
   params = perturbed(jax.jit(network.init)(jax.random.key(1), h)['params'], 0.1)
 
   def convolve(x, i):
     dense, dilation = params[f'Dense_{i}'], 2 ** (i // 2)
-    kernel = dense['kernel'].reshape(3, WIDTH, WIDTH)
+    kernel = dense['kernel']
+    if weight_norm:  # Salimans & Kingma 2016: each output has a direction and a length
+      (length,) = params[f'WeightNorm_{i}'].values()
+      kernel = length * kernel / jnp.sqrt(jnp.square(kernel).sum(0))
+    kernel = kernel.reshape(3, WIDTH, WIDTH)
     made = jax.lax.conv_general_dilated(
       x, kernel, (1,), [(2 * dilation, 0)], rhs_dilation=(dilation,),
       dimension_numbers=('NWC', 'WIO', 'NWC'),

@@ -67,6 +67,21 @@ def test_a_last_validation_loss_that_is_not_finite_fails_the_run_now_and_again(t
   assert steps_of(tmp_path) == ([4, 8], 4)
 
 
+def test_as_many_bad_steps_in_a_row_as_allowed_end_the_run(tmp_path):
+  """Two bad steps in different calls, the second of which ends with a good step."""
+  method = toy.build()
+
+  def loss(params, memory, batch, key, context):
+    value, aux = method.loss(params, memory, batch, key, context)
+    bad = (context.step == 1) | (context.step == 2)
+    return jnp.where(bad & context.training, jnp.nan, value), aux
+
+  shaky = dataclasses.replace(method, loss=loss)
+  with pytest.raises(TrainingError, match='not finite in 2 steps in a row up to step 4'):
+    train(tmp_path / 'two', shaky, max_bad_steps=2)
+  assert train(tmp_path / 'three', shaky, max_bad_steps=3)
+
+
 def test_parameters_that_are_not_finite_are_never_saved(tmp_path):
   method = toy.build()
 
