@@ -78,6 +78,8 @@ def test_each_class_costs_a_degree_of_freedom():
   apart = frechet.standard_error(samples, reference, np.array([0, 0, 1, 1]))
   together = frechet.standard_error(samples, reference)
   assert apart / together == pytest.approx(np.sqrt(3 / 2))
+  assert frechet.standard_error(samples[:2], reference) > 0  # a single degree is enough
+  assert frechet.standard_error(samples[:2], reference, np.array([0, 1])) is None
 
 
 def test_halves_are_disjoint_and_have_the_requested_size_and_the_proportions_of_the_classes():
