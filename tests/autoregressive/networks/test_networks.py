@@ -3,6 +3,7 @@
 import functools
 import math
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,7 +66,7 @@ def test_causal_by_gradient(variant):
 def test_cached_equals_uncached(variant):
   network, params, h, hidden = network_of(variant)
   extend = jax.jit(lambda h, cache: network.apply({'params': params}, h, cache))
-  for parts in ((1,) * LENGTH, (5, 1, 6)):
+  for parts in ((1,) * LENGTH, (5, 2, 1, 4)):  # 2 and 4: a dilation of 1 or 3, and one more
     made, start, cache = [], 0, network.init_cache(2, LENGTH)
     for size in parts:
       part, cache = extend(h[:, start : start + size], cache)
@@ -93,6 +94,33 @@ def test_dropout_needs_training(variant):
   rngs = {'dropout': jax.random.key(0)}
   dropped = network.apply({'params': params}, h, train=True, rngs=rngs)[0]
   assert float(jnp.abs(dropped - hidden).max()) > 0.1
+
+
+def test_tcn_drops_whole_channels():
+  network, params, h, _ = network_of('tcn_plain')
+  params, h = jax.tree.map(lambda x: jnp.abs(x) + 0.1, (params, h))  # no unit is off by itself
+  _, made = network.clone(dropout=0.5).apply(
+    {'params': params},
+    h,
+    train=True,
+    rngs={'dropout': jax.random.key(0)},
+    capture_intermediates=lambda module, _: isinstance(module, nn.Dropout),
+    mutable=['intermediates'],
+  )
+  for dropped in jax.tree.leaves(made):
+    off = np.asarray(dropped == 0)
+    np.testing.assert_array_equal(off, np.broadcast_to(off[:, :1], off.shape))
+    assert 0.1 < off.mean() < 0.9
+
+
+@pytest.mark.parametrize('kind', [LSTM, GRU])
+def test_carries_stay_in_float32(kind):
+  network = kind(WIDTH, layers=1, dtype='bfloat16')
+  h = jax.random.normal(jax.random.key(0), (2, 3, WIDTH))
+  cache = network.init_cache(2, 3)
+  params = jax.jit(network.init)(jax.random.key(1), h)['params']
+  hidden, after = network.apply({'params': params}, h, cache)
+  assert {x.dtype for x in jax.tree.leaves((hidden, cache, after))} == {jnp.dtype('float32')}
 
 
 def test_lstm_by_its_equations():

@@ -338,6 +338,16 @@ def test_initial_scale_of_a_convolution(weight_norm):
   assert float(made[:, 1:, 1:-1].std()) == pytest.approx(0.1, rel=0.05)
 
 
+def test_blocks_of_pixelcnn_pp_begin_close_to_the_identity():
+  """The second convolution of a block has a tenth of the scale (the authors' code)."""
+  network = PixelCNNPlusPlus(1, (1, 1), WIDTH, blocks=1, levels=1)
+  params = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 1, WIDTH)))['params']
+  for block in ('v_in_0', 'h_out_0'):
+    first, second = (params['top'][block][f'Conv_{i}']['length'] for i in range(2))
+    np.testing.assert_allclose(first, 1)
+    np.testing.assert_allclose(second, 0.1)
+
+
 def count(network):
   h = jnp.zeros((1, network.length, network.width))
   shapes = jax.eval_shape(network.init, jax.random.key(0), h)

@@ -52,6 +52,15 @@ def test_discretized_normal_is_a_distribution_and_far_tails_are_finite():
     )
 
 
+def test_a_cell_too_narrow_for_float32_costs_a_finite_number():
+  """Both ends of a cell have the same probability below them."""
+  zero = jnp.zeros((1, 1), jnp.float32)
+  nats, slope = jax.value_and_grad(
+    lambda mean: terms.discretized_normal_nats(zero, mean, 20.0, 256)[0, 0]
+  )(zero)
+  assert np.isfinite(nats) and np.isfinite(slope).all()
+
+
 def test_prior():
   """KL of the ends of DDPM and VDM against a standard normal, as published."""
   at_end = lambda process, x: float(
@@ -131,6 +140,11 @@ def test_the_last_step_is_the_mass_of_a_cell():
   got = terms.step_nats(process, Pair(guess, guess), x0, x0, t[:1], 10, 'fixed_large')
   mass = np.diff(scipy.stats.norm(0.3, std).cdf([0, 2 / 9]))
   np.testing.assert_allclose(got, -np.log(mass), rtol=1e-7)
+  # The divergence of a step to clean data is infinite; it is not selected, nor is its gradient.
+  slope = jax.grad(
+    lambda x0: terms.step_nats(process, Pair(x0, x0), x0, x0, t[:1], 10, 'fixed_large').sum()
+  )(guess)
+  assert np.isfinite(slope).all()
 
 
 def test_categorical_reconstruction():
