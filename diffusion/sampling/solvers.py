@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from common.config import ConfigError
-from common.ranges import ABOVE_ZERO, AT_LEAST_ONE, AT_LEAST_ZERO, PROBABILITY, Interval, OneOf
+from common.ranges import ABOVE_ZERO, AT_LEAST_ZERO, PROBABILITY, Interval, OneOf
 from diffusion.predictions import Pair, fold_in_each, normal_like, velocity
 from diffusion.processes.process import Process
 
@@ -229,7 +229,7 @@ class EDMSampler(Sampler):
     return self.s_churn == 0
 
   def init(self, x, steps):
-    # γ = min(S_churn/N, √2 − 1): at most as much noise is added as there is (algorithm 2, line 4).
+    # γ = min(S_churn/N, √2 − 1): at most as much noise is added as there is (section 4).
     return jnp.minimum(jnp.asarray(self.s_churn / steps, x.dtype), 2**0.5 - 1)
 
   def step(self, process, x, t, s, denoise, key, carry):
@@ -312,7 +312,7 @@ class PredictorCorrector(Sampler):
   """
 
   snr: Annotated[float, ABOVE_ZERO] = 0.16
-  corrections: Annotated[int, AT_LEAST_ONE] = 1
+  corrections: Annotated[int, Interval(1, 1000)] = 1
   predict: bool = True
   norm: Annotated[str, OneOf(*NORMS)] = 'expected'
 
