@@ -35,6 +35,10 @@ def branches(x, w):
   return jax.lax.cond(x.sum() > 0, lambda: x @ w @ w, lambda: x @ w)
 
 
+def until_positive(x, w):
+  return jax.lax.while_loop(lambda x: (x @ w).sum() < 0, lambda x: x @ w, x)
+
+
 @pytest.mark.parametrize(
   ('function', 'arguments', 'expected'),
   [
@@ -44,6 +48,7 @@ def branches(x, w):
     (jax.grad(repeated, argnums=1), (X, W), 9),  # backward, each product becomes two
     (jax.checkpoint(repeated), (X, W), 3),
     (branches, (X, W), 2),
+    (until_positive, (X, W), 2),  # one pass: its condition and its body
     (jnp.tanh, (X,), 0),
   ],
 )

@@ -316,6 +316,23 @@ def test_classifier_is_trained_next_to_the_model_and_guides_it():
     method.sample(params, KEY, request._replace(label=None))
 
 
+DDPM = {'process': dict(name='ddpm')}
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [
+    DDPM | {'objective__weighting': dict(name='vlb')},
+    DDPM | {'prediction__target': 'eps', 'prediction__variance': 'learned'},
+    {'process': dict(name='learned'), 'objective__weighting': dict(name='vlb')},
+  ],
+)
+def test_no_augmentation_where_the_loss_contains_the_bound(changes):
+  network = {'network': dict(name='dit', width=8, depth=1, heads=1)}
+  with pytest.raises(ConfigError, match=r'augmentation.probability must be 0 .* got 0\.1'):
+    build(**network, **changes, augmentation__probability=0.1)
+
+
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [

@@ -7,19 +7,22 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from common.checkpoints.checkpoints import Checkpoints
 from common.data.pipeline import Data
 from common.data.sources import Source
 from common.devices import OutOfMemoryError
-from common.method import Samples
+from common.method import Aux, Samples
 from common.reporting import writers
 from common.reporting.rates import ONE_EXAMPLE, StepWork
 from common.training import loop
 from common.training.meters import Goodput, LogMeans, TrainingError
 from common.training.parallel import make_mesh
 from common.training.program import build_program
+from common.training.state import init_state
+from common.training.validation import validation_loss
 from configs.base import get_base
 from tests import toy
 
@@ -70,6 +73,21 @@ def test_a_last_validation_loss_that_is_not_finite_fails_the_run_now_and_again(t
   assert steps_of(tmp_path) == ([4, 8], 4)
 
 
+def test_as_many_bad_steps_in_a_row_as_allowed_end_the_run(tmp_path):
+  """Two bad steps in different calls, the second of which ends with a good step."""
+  method = toy.build()
+
+  def loss(params, memory, batch, key, context):
+    value, aux = method.loss(params, memory, batch, key, context)
+    bad = (context.step == 1) | (context.step == 2)
+    return jnp.where(bad & context.training, jnp.nan, value), aux
+
+  shaky = dataclasses.replace(method, loss=loss)
+  with pytest.raises(TrainingError, match='not finite in 2 steps in a row up to step 4'):
+    train(tmp_path / 'two', shaky, max_bad_steps=2)
+  assert train(tmp_path / 'three', shaky, max_bad_steps=3)
+
+
 def test_parameters_that_are_not_finite_are_never_saved(tmp_path):
   method = toy.build()
 
@@ -103,6 +121,19 @@ def test_there_is_no_mean_over_no_steps():
   assert means.means() == {'bad_steps': 2.0, 'seconds': 0.0}
   means.add({'loss': np.array([3.0, math.nan]), 'gradient_norm': np.array([2.0, 1.0])})
   assert {'loss': 3.0, 'gradient_norm': 2.0, 'bad_steps': 1.0}.items() <= means.means().items()
+
+
+def test_the_validation_loss_is_the_mean_over_examples_also_of_a_padded_batch():
+  def loss(params, memory, batch, key, context):
+    count = batch['weight'].sum()
+    return (batch['weight'] * batch['label']).sum() / count, Aux({}, memory, count)
+
+  method = dataclasses.replace(toy.build(), loss=loss)
+  start = init_state(method, optax.sgd(0.1), toy.SPEC.batch_struct(100), seed=0)
+  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  made = validation_loss(method, start, DATA, 100, device, seed=0)  # 100, 100 and 56
+  labels = DATA.splits['validation'].gather(np.arange(256))['label']
+  assert made == {'loss': pytest.approx(labels.mean())}
 
 
 def test_a_run_says_that_it_compiles_and_for_how_long(tmp_path, caplog):

@@ -135,8 +135,8 @@ def test_a_step_with_a_loss_or_a_gradient_that_is_not_finite_is_skipped_and_coun
 
   def loss(params, memory, batch, key, context):
     value, aux = method.loss(params, memory, batch, key, context)
-    # NaN as a constant has no gradient. A root adds 0 here, but its slope at 0 is infinite.
-    bad = lambda bias: jnp.nan if part == 'loss' else jnp.sqrt(0.0 * bias).sum()
+    # Infinity as a constant has no gradient. A root adds 0 here, but its slope at 0 is infinite.
+    bad = lambda bias: jnp.inf if part == 'loss' else jnp.sqrt(0.0 * bias).sum()
     added = jax.lax.cond(context.step == 2, bad, lambda bias: 0.0, params['up']['bias'])
     return value + added, aux
 
@@ -155,6 +155,13 @@ def test_a_step_with_a_loss_or_a_gradient_that_is_not_finite_is_skipped_and_coun
   last, _ = jax.jit(step)(after, cut(3, 4))
   assert (int(last.bad_in_a_row), int(last.bad_total)) == (0, 1)
   assert np.abs(last.params['up']['kernel'] - after.params['up']['kernel']).max() > 0
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf])
+def test_a_single_value_that_is_not_finite_is_found(bad):
+  tree = {'a': jnp.ones(3), 'b': (jnp.zeros((2, 2)),)}
+  assert state.is_finite(tree) and state.is_finite({})
+  assert not state.is_finite(tree | {'a': jnp.array([1.0, bad, 1.0])})
 
 
 def test_averages_weigh_the_first_step_as_their_formulas_say():

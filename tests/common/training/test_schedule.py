@@ -30,6 +30,17 @@ def test_calls_cover_the_run_once_and_end_where_something_is_due(total, per_call
   assert due <= ends and made.total in due
   for start in ends:
     assert list(made.calls(start)) == [c for c in calls if c[0] >= start]
+  # A run that resumes within a call ends it where it would have ended.
+  assert list(made.calls(made.total - 1)) == [(made.total - 1, 1)]
+  if per_call < made.total:
+    assert next(made.calls(3)) == (3, per_call - 3)
+
+
+def test_the_steps_to_profile():
+  assert schedule(profile='40:60').profile == (40, 60) and schedule(profile='').profile is None
+  for text in ('40', '60:40', '40:40', '-1:5', 'a:b'):
+    with pytest.raises(ConfigError, match=r"train\.profile must be 'first:last'"):
+      schedule(profile=text)
 
 
 def test_a_run_without_steps_is_refused():
