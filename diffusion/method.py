@@ -211,7 +211,7 @@ class Diffusion(Method):
       value = value + objective.hybrid * self._step_cost(params, noisy, fixed)
     if objective.uncertainty:
       u = uncertainty(params['uncertainty'], process.log_snr(t))
-      value = value * jnp.exp(-u) + u  # Karras et al. 2024 (EDM2), eq. 14
+      value = value * jnp.exp(-u) + u  # Karras et al. 2024 (EDM2), eq. 21
     return ExampleLosses(value, mse, noisy)
 
   def _step_cost(self, params: PyTree, noisy: NoisyBatch, estimate: Pair) -> Float[Array, 'batch']:

@@ -102,7 +102,7 @@ class ResBlock(nn.Module):
     condition = nn.Dense(sizes, kernel_init=_init, name='condition_proj')(condition)
     condition = condition[:, None, None]
     norm = group_norm(self.channels, 'norm2')
-    if style.scale_shift:  # adaptive group norm (Dhariwal & Nichol 2021, section 4.2)
+    if style.scale_shift:  # adaptive group norm (Dhariwal & Nichol 2021, section 3.1)
       scale, shift = jnp.split(condition, 2, axis=-1)
       h = norm(h) * (1 + scale) + shift
     else:

@@ -16,7 +16,7 @@ def uncertainty_init(width: int = 128) -> Mapping[str, Array]:
 def uncertainty(
   params: Mapping[str, Array], log_snr: Float[Array, 'batch']
 ) -> Float[Array, 'batch']:
-  """u(λ), the logarithm of the expected loss at each noise level (EDM2, eq. 14-15).
+  """u(λ), the logarithm of the expected loss at each noise level (EDM2, eq. 21).
 
   A loss ℓ becomes ℓ/exp(u) + u, whose minimum is at u = log E[ℓ]: every noise level then counts
   equally. u is linear in fixed random Fourier features of log(σ/α)/4.

@@ -10,12 +10,12 @@ weighting is therefore written once and means the same for every target. In term
   snr            SNR: the error in ε, unweighted
   snr_plus_one   SNR + 1                                    Salimans & Ho 2022, section 4
   truncated_snr  max(SNR, 1)                                Salimans & Ho 2022, section 4
-  min_snr        min(SNR, γ)                                Hang et al. 2023
-  soft_min_snr   γ·SNR/(SNR + γ)                            Crowson et al. 2024
+  min_snr        min(SNR, γ)                                Hang et al. 2023, section 3.4
+  soft_min_snr   γ·SNR/(SNR + γ)                            Crowson et al. 2024, appendix C, eq. 5
   p2             SNR/(k + SNR)^γ                            Choi et al. 2022
   edm            SNR + 1/σ_d²                               Karras et al. 2022, table 1
-  vlb            −½·SNR·dλ/dt / density of t                Kingma et al. 2021, eq. 17
-  sigmoid        sigmoid(b − λ)·vlb                         Kingma & Gao 2023, section 5
+  vlb            −½·SNR·dλ/dt / density of t                Kingma et al. 2021, eq. 16
+  sigmoid        sigmoid(b − λ)·vlb                         Kingma & Gao 2023
   likelihood     −SNR·dλ/dt / density of t = 2·vlb: g² times the error in the score
                                                             Song et al. 2021b
 
@@ -43,8 +43,8 @@ class NoiseLevel(NamedTuple):
   Attributes:
     log_snr: λ.
     target_factor: (Δ/σ)²; a squared error in x0 times this factor is the error in the target.
-    inverse_density: 1/p(λ) = −dλ/dt over the density of t (Kingma & Gao 2023, section 3.1). As a
-      weight, it turns the mean over times into an integral over λ.
+    inverse_density: 1/p(λ) = −dλ/dt over the density of t (Kingma & Gao 2023). As a weight, it
+      turns the mean over times into an integral over λ.
   """
 
   log_snr: Float[Array, 'batch']
@@ -185,7 +185,7 @@ class Sigmoid(Weighting):
   over_log_snr = True
 
   def weight(self, at: NoiseLevel) -> Float[Array, 'batch']:
-    # Kingma & Gao 2023, eq. 7: ½·∫ w(λ)·‖ε − ε̂‖² dλ, and ‖ε − ε̂‖² = SNR·‖x0 − x̂0‖².
+    # Kingma & Gao 2023: ½·∫ w(λ)·‖ε − ε̂‖² dλ, and ‖ε − ε̂‖² = SNR·‖x0 − x̂0‖².
     return 0.5 * at.snr * at.inverse_density * jax.nn.sigmoid(self.bias - at.log_snr)
 
 

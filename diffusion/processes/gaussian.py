@@ -86,7 +86,7 @@ class Cosine(VariancePreserving):
 
 @dataclasses.dataclass(frozen=True)
 class Sigmoid(VariancePreserving):
-  """Variance preserving with ᾱ falling as a sigmoid of time (Jabri et al. 2022, algorithm 1).
+  """Variance preserving with ᾱ falling as a sigmoid of time (Jabri et al. 2022; Chen 2023).
 
   ᾱ = (S(e) − S(u)) / (S(e) − S(b)), u = b + t·(e − b), b = start/τ, e = end/τ, S the logistic
   function. Differences of S are written with sinh, so that they do not cancel.
@@ -125,7 +125,7 @@ class Sigmoid(VariancePreserving):
 
 @dataclasses.dataclass(frozen=True)
 class Shifted(VariancePreserving):
-  """Cosine log-SNR between two bounds, shifted by resolution (Hoogeboom et al. 2023).
+  """Cosine log-SNR between two bounds, shifted by resolution (Hoogeboom et al. 2023, eq. 5).
 
   λ(t) = −2·log tan(b + a·t) + 2·log(base_resolution/resolution). Bounds ±20 and no shift are the
   schedule of Salimans & Ho (2022).
@@ -166,7 +166,9 @@ class Shifted(VariancePreserving):
 
 @dataclasses.dataclass(frozen=True)
 class SubVP(Process):
-  """Sub-VP: the mean of VP with the smaller noise σ = 1 − α² (Song et al. 2021, eq. 29).
+  """Sub-VP: the mean of VP with the smaller noise σ = 1 − α² (Song et al. 2021, eq. 34).
+
+  t_min is the authors' for sampling; they train from 1e-5 on.
 
   Attributes:
     beta_min, beta_max: β at time 0 and at time 1.
@@ -201,7 +203,7 @@ class SubVP(Process):
 
 @dataclasses.dataclass(frozen=True)
 class VE(Process):
-  """Variance exploding: σ(t) geometric between two bounds (Song et al. 2021, eq. 30).
+  """Variance exploding: σ(t) geometric between two bounds (Song et al. 2021, eq. 30-31).
 
   Attributes:
     sigma_min, sigma_max: σ at time 0 and at time 1.
@@ -278,7 +280,10 @@ class EDM(Process):
 
 @dataclasses.dataclass(frozen=True)
 class RectifiedFlow(Process):
-  """The straight line from data to noise: α = 1 − t, σ = t (Lipman et al. 2022)."""
+  """The straight line from data to noise: α = 1 − t, σ = t (Liu et al. 2022).
+
+  Also the optimal-transport path of Lipman et al. 2022, with their σ_min at 0.
+  """
 
   name: ClassVar[str] = 'rectified_flow'
   t_min: Annotated[float, ABOVE_ZERO] = 1e-3

@@ -76,7 +76,7 @@ class LearnedAt(VariancePreserving):
     cast = jax.tree.map(lambda leaf: jnp.asarray(leaf, t.dtype), self.params)
     shape, ends = cast['shape'], cast['ends']
     low, high = monotone(shape, jnp.zeros((), t.dtype)), monotone(shape, jnp.ones((), t.dtype))
-    # Scaled to [0, 1], so that only the ends set the first and the last λ (appendix H).
+    # Scaled to [0, 1], so that only the ends set the first and the last λ (eq. 59).
     fraction = (monotone(shape, (t - self.t_min) / (1 - self.t_min)) - low) / (high - low)
     return ends['log_snr_max'] + (ends['log_snr_min'] - ends['log_snr_max']) * fraction
 
@@ -85,6 +85,9 @@ class LearnedAt(VariancePreserving):
 
 
 def monotone(shape: Any, t: Float[Array, '*shape']) -> Float[Array, '*shape']:
-  """A network of one hidden layer that rises with t, because its weights enter as |w|."""
+  """A network of one hidden layer that rises with t, because its weights enter as |w|.
+
+  As in the authors' code the hidden layer sees t itself; in the paper it sees the linear layer.
+  """
   hidden = jax.nn.sigmoid(4 * (t[..., None] - 0.5) * jnp.abs(shape['hidden']) + shape['bias'])
   return jnp.abs(shape['linear']) * t + hidden @ jnp.abs(shape['out'])

@@ -78,7 +78,7 @@ class Process:
     return rate(self.alpha, t) / self.alpha(t)
 
   def squared_diffusion(self, t: Float[Array, '*shape']) -> Float[Array, '*shape']:
-    """g²(t) = dσ²/dt − 2·f·σ² = −σ²·dλ/dt (Kingma et al. 2021, section 3.1)."""
+    """g²(t) = dσ²/dt − 2·f·σ² = −σ²·dλ/dt (Kingma et al. 2021, eq. 36)."""
     # λ = 2·log α − 2·log σ, so −σ²·dλ/dt = 2σ·σ′ − 2·(α′/α)·σ².
     return -(self.sigma(t) ** 2) * rate(self.log_snr, t)
 

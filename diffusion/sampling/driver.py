@@ -48,11 +48,19 @@ class CountingDenoiser:
   """The denoiser as one step sees it: takes a scalar time, and adds up the cost of its calls.
 
   It exists while one step is traced; `cost` is an ordinary array that the step's result includes.
+  Guidance that depends on the noise level is the same for all calls of a step, except for those of
+  a sampler that chooses its own times within the step (`uncounted`).
+
+  Args:
+    denoise: the denoiser.
+    batch: number of examples.
+    noisier: the noisier end of the step, by which guidance is chosen; None: by each call's time.
   """
 
-  def __init__(self, denoise: Denoiser, batch: int):
-    self._denoise = denoise
+  def __init__(self, denoise: Denoiser, batch: int, noisier: Time | None = None):
+    self._free = denoise
     self._batch = batch
+    self._denoise = denoise if noisier is None else denoise.for_step(self._batch_times(noisier))
     self.cost = jnp.zeros((), jnp.int32)
 
   def __call__(self, x: Array, t: Time) -> Pair:
@@ -71,7 +79,7 @@ class CountingDenoiser:
 
   def uncounted(self, x: Array, t: Time) -> Pair:
     """The estimate at time t, for a sampler that charges its calls itself."""
-    return self._denoise(x, self._batch_times(t))
+    return self._free(x, self._batch_times(t))
 
   def charge(self, calls: int | Array, t: Time) -> None:
     """Adds the cost of `calls` calls at time t."""
@@ -93,7 +101,7 @@ class CountingDenoiser:
     """Adds the cost of `calls` calls, each at the cost of the most expensive time in [s, t]."""
     # One time after the other: the cost of guidance is that of one time for the whole batch.
     costs = jax.lax.map(
-      lambda t: self._denoise.cost(self._batch_times(t)), jnp.linspace(t, s, COST_TIMES)
+      lambda t: self._free.cost(self._batch_times(t)), jnp.linspace(t, s, COST_TIMES)
     )
     self.cost = self.cost + calls * costs.max()
 
@@ -203,10 +211,10 @@ class _Loop:
   def advance(self, state: _LoopState, index: Int[Array, '']) -> _LoopState:
     """One step, from times[index] to times[index + 1]."""
     sampler, process, denoise = self.chain
-    counting = CountingDenoiser(denoise, state.x.shape[0])
     # The step's index, not the carry, makes the key: the same with padding and without.
     keys = fold_in_each(self.keys, index)
     t, s = self.times[index], self.times[index + 1]
+    counting = CountingDenoiser(denoise, state.x.shape[0], jnp.maximum(t, s))
     x, carry = sampler.step(process, state.x, t, s, counting, keys, state.carry)
     return _LoopState(x, carry, state.evaluations + counting.cost)
 

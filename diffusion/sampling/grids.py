@@ -164,8 +164,11 @@ def adm_timesteps(total: int, sections: tuple[int, ...]) -> list[int]:
       )
     # Both ends of a section are kept, and the rest is spread between them.
     stride = (size - 1) / (number - 1) if number > 1 else 1
-    # round() of Python, as in the original: halves go to the even number.
-    kept += [start + round(stride * j) for j in range(number)]
+    # Sums, as in the original, whose rounding errors decide which way a half goes.
+    position = 0.0
+    for _ in range(number):
+      kept.append(start + round(position))
+      position += stride
     start += size
   return kept
 

@@ -45,6 +45,10 @@ class Denoiser:
     """Network evaluations of a call of `plain` at these times."""
     raise NotImplementedError
 
+  def for_step(self, t: Float[Array, 'batch']) -> 'Denoiser':
+    """The denoiser for one step whose noisier end is t: guidance does not switch within it."""
+    return self
+
   def __call__(self, x: Float[Array, 'batch ...'], t: Float[Array, 'batch']) -> Pair:
     return self.guided_and_plain(x, t)[0]
 
@@ -132,6 +136,9 @@ class Transform(Denoiser):
   def inner(self) -> Denoiser:
     return as_denoiser(self.denoise)
 
+  def for_step(self, t):
+    return dataclasses.replace(self, denoise=self.inner.for_step(t))
+
   def plain(self, x, t):
     return self.inner.plain(x, t)
 
@@ -144,7 +151,7 @@ class Transform(Denoiser):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Autoguidance(Transform):
-  """Guidance by a weaker version of the same model (Karras et al. 2024).
+  """Guidance by a weaker version of the same model (Karras et al. 2024, eq. 3).
 
   Attributes:
     denoise: the model.
@@ -161,6 +168,10 @@ class Autoguidance(Transform):
   def __post_init__(self):
     if self.weak is None:
       raise ValueError('autoguidance needs a second, weaker model, got none')
+
+  def for_step(self, t):
+    weak = as_denoiser(self.weak).for_step(t)
+    return dataclasses.replace(self, denoise=self.inner.for_step(t), weak=weak)
 
   def plain(self, x, t):
     return self.inner(x, t)
@@ -219,10 +230,11 @@ class ClassifierGuidance(Transform):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Interval(Transform):
-  """Guidance only where low < σ/α <= high (Kynkäänniemi et al. 2024).
+  """Guidance only where low < σ/α <= high (Kynkäänniemi et al. 2024, eq. 6).
 
   Outside, only the plain model runs, and only its calls are counted. The bounds are noise levels
-  in EDM's convention, noise over signal, so that they mean the same for every process.
+  in EDM's convention, noise over signal, so that they mean the same for every process. A step is
+  guided or not as a whole, by its noisier end, however many evaluations it takes (section 3.1).
 
   Raises:
     ValueError: unless 0 <= low < high.
@@ -244,19 +256,41 @@ class Interval(Transform):
     alpha, sigma = self.process.alpha(t), self.process.sigma(t)
     return (self.low * alpha < sigma) & (math.isinf(self.high) | (sigma <= self.high * alpha))
 
+  def for_step(self, t):
+    return Switched(self.inner.for_step(t), self.inside(t))
+
+  def guided_and_plain(self, x, t):
+    return self.for_step(t).guided_and_plain(x, t)
+
+  def cost(self, t):
+    return self.for_step(t).cost(t)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Switched(Transform):
+  """Guidance for some examples of a batch.
+
+  Attributes:
+    denoise: a guided denoiser.
+    chosen: [batch], whether each example is guided.
+  """
+
+  chosen: Array
+
   def _unguided(self, x, t):
     pair = self.inner.plain(x, t)
     return pair, pair
 
   def guided_and_plain(self, x, t):
-    chosen = self.inside(t)
-    # If no example is inside, the guidance does not run; otherwise it runs for the whole batch.
-    guided, plain = jax.lax.cond(chosen.any(), self.inner.guided_and_plain, self._unguided, x, t)
-    where = expand(chosen.astype(x.dtype), x) > 0
+    # If no example is chosen, the guidance does not run; otherwise it runs for the whole batch.
+    guided, plain = jax.lax.cond(
+      self.chosen.any(), self.inner.guided_and_plain, self._unguided, x, t
+    )
+    where = expand(self.chosen.astype(x.dtype), x) > 0
     return jax.tree.map(lambda a, b: jnp.where(where, a, b), guided, plain), plain
 
   def cost(self, t):
-    return jnp.where(self.inside(t).any(), self.inner.cost(t), self.inner.plain_cost(t))
+    return jnp.where(self.chosen.any(), self.inner.cost(t), self.inner.plain_cost(t))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -55,7 +55,7 @@ def _ratio(a: Array, b: Array) -> Array:
 
 
 def _first_order(process: Process, x: Array, t: Time, s: Time, h: Array, clean: Array) -> Array:
-  """The step with x0 constant over it: DDIM in another form (Lu et al. 2022b, section 4.2)."""
+  """The step with x0 constant over it: DDIM in another form (Lu et al. 2022b)."""
   kept = process.sigma(s) / process.sigma(t)
   # expm1: for short steps α_s·(1 − e^−h) would cancel. On a step up to pure noise e^−h is infinite
   # and α_s is 0; their product is α_t·σ_s/σ_t.
@@ -204,7 +204,7 @@ class UniPC(Sampler):
     from_t = jnp.where(known, carry.t, t)
     corrected = _unipc_step(self.variant, process, carry.x, from_t, t, carry.past, clean)
     x = jnp.where(known, corrected, x)
-    # The estimate at the predicted x is kept: no evaluation at the corrected one (section 3.2).
+    # The estimate at the predicted x is kept: no evaluation at the corrected one.
     past = _remember(carry.past, clean, ell)
     return _unipc_step(self.variant, process, x, t, s, past, None), _UniPCState(past, x, t)
 

@@ -229,7 +229,7 @@ class EDMSampler(Sampler):
     return self.s_churn == 0
 
   def init(self, x, steps):
-    # γ = min(S_churn/N, √2 − 1): at most as much noise is added as there is (algorithm 2, line 4).
+    # γ = min(S_churn/N, √2 − 1): at most as much noise is added as there is (section 4).
     return jnp.minimum(jnp.asarray(self.s_churn / steps, x.dtype), 2**0.5 - 1)
 
   def step(self, process, x, t, s, denoise, key, carry):

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from common.config import ConfigError, component
-from diffusion.objectives import WEIGHTINGS
+from diffusion.objectives import TIME_DISTRIBUTIONS, WEIGHTINGS
 from diffusion.objectives.weightings import target_weight
-from diffusion.predictions import TARGETS, combine, split, target_pair
+from diffusion.predictions import TARGETS, combine, determinant, split, target_pair
 from diffusion.processes import PROCESSES, build
 from diffusion.processes.process import rate
 
@@ -94,6 +94,58 @@ def test_sigmoid_weight_of_the_noise_on_the_cosine_schedule():
   # Twice the density of the times, half the weight: only the integral over λ counts.
   got = target_weight(weighting, process, target_pair('eps', process, t), t, 2 * uniform)
   np.testing.assert_allclose(got, np.asarray(expected) / 2, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+  ('process', 'target', 'weighting', 'times', 'expected'),
+  [
+    ('gvp', 'eps', {'name': 'simple'}, 'uniform', lambda l: 1 / np.cosh(l / 2)),
+    ('gvp', 'v', {'name': 'simple'}, 'uniform', lambda l: np.exp(-l / 2)),
+    ('rectified_flow', 'velocity', {'name': 'simple'}, 'uniform', lambda l: np.exp(-l / 2)),
+    # N(λ; 2.4, 2.4²)·(e^−λ + 0.5²)
+    (
+      'edm',
+      'edm',
+      {'name': 'edm'},
+      'log_normal',
+      lambda l: np.exp(-((l / 2.4 - 1) ** 2) / 2) * (np.exp(-l) + 0.25),
+    ),
+    ('gvp', 'v', {'name': 'p2'}, 'uniform', lambda l: 1 / np.cosh(l / 2) / (1 + np.exp(l))),
+    (
+      'gvp',
+      'x0',
+      {'name': 'min_snr'},
+      'uniform',
+      lambda l: np.minimum(1, 5 * np.exp(-l)) / np.cosh(l / 2),
+    ),
+    # A logit-normal density of t: w = e^(−λ/2)·π(t), and π(t) = N(λ/2; 0, 1)/(t·(1 − t)).
+    (
+      'rectified_flow',
+      'velocity',
+      {'name': 'simple'},
+      'logit_normal',
+      lambda l: np.exp(-l / 2 - l**2 / 8) * np.cosh(l / 4) ** 2,
+    ),
+    # Weighings of the integral over λ, whichever process and times.
+    ('edm', 'edm', {'name': 'vlb'}, 'log_normal', np.ones_like),
+    ('rectified_flow', 'v', {'name': 'sigmoid'}, 'uniform', lambda l: 1 / (1 + np.exp(l - 2))),
+  ],
+)
+def test_a_loss_implies_a_weight_of_the_log_snr(process, target, weighting, times, expected):
+  """w in ½·∫ w(λ)·‖ε − ε̂‖² dλ, up to a factor (Kingma & Gao 2023; Esser et al. 2024, section 3)."""
+  # From t = 0 almost exactly, so that the logit of t is that of the whole unit interval.
+  process = build({'name': process} | ({} if process == 'edm' else {'t_min': 1e-9}))
+  drawn = TIME_DISTRIBUTIONS[times]().sample(process, jnp.linspace(0.02, 0.98, 101), ())
+  pair = target_pair(target, process, drawn.t)
+  log_snr, alpha, sigma = (f(drawn.t) for f in (process.log_snr, process.alpha, process.sigma))
+  weight = target_weight(
+    component(WEIGHTINGS, weighting, 'w'), process, pair, drawn.t, drawn.density
+  )
+  # An error in ε is one in the target of (α·b − σ·a)/α = Δ/α, and p(λ) = p(t)/|dλ/dt|.
+  factor = (determinant(pair, alpha, sigma) / alpha) ** 2
+  implied = weight * factor * drawn.density / -rate(process.log_snr, drawn.t)
+  ratio = np.asarray(implied) / expected(np.asarray(log_snr))
+  np.testing.assert_allclose(ratio, ratio[50], rtol=1e-6)
 
 
 def test_published_weights_of_the_linear_table():

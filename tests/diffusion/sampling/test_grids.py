@@ -78,6 +78,8 @@ def test_noise_levels_of_a_table_are_the_nearest_entries(name, rho):
 def test_adm_respacing():
   assert adm_timesteps(1000, (10,)) == [0, 111, 222, 333, 444, 555, 666, 777, 888, 999]
   assert adm_timesteps(300, (10, 15, 20))[:11] == [0, 11, 22, 33, 44, 55, 66, 77, 88, 99, 100]
+  # A half by rule, 499.5: the sums of the authors' code fall just below it.
+  assert adm_timesteps(1000, (21,))[9:12] == [450, 499, 549]
   times = make_times({'name': 'respaced'}, DDPM, 10)
   np.testing.assert_allclose(times * 1000, [1000, 889, 778, 667, 556, 445, 334, 223, 112, 1, 0])
   stride = make_times({'name': 'respaced', 'spacing': 'stride'}, DDPM, 10)

@@ -119,6 +119,24 @@ def test_interval_switches_by_noise_level_within_a_batch():
   np.testing.assert_allclose(pair.x0, np.where(inside[:, None], on.x0, off.x0))
 
 
+def test_a_step_is_guided_as_a_whole_by_its_noisier_end():
+  """w(σ) does not switch within a step (Kynkäänniemi et al. 2024, section 3.1): σ/α in (0.7, 3]."""
+  t = jnp.asarray([0.7, 0.45, 0.15])
+  level = np.asarray(PROCESS.sigma(t) / PROCESS.alpha(t))
+  assert level[0] > 3 > level[1] > 0.7 > level[2]
+  free = guided(4.0)
+  plain = lambda x, t: conditional(x, t, CONDITION)
+  limited = guidance.Rescaled(guidance.Interval(free, PROCESS, 0.7, 3.0), PROCESS, 0.0)
+  run = lambda denoise, times: driver.drive(
+    driver.ReverseChain(solvers.Heun(), PROCESS, denoise), times, X, KEY
+  )
+  # A step that begins above the interval, and one that ends below it, also upwards.
+  for times, denoise, cost in [(t[:2], plain, 2), (t[1:], free, 4), (t[:0:-1], free, 4)]:
+    x, count, _ = run(limited, times)
+    np.testing.assert_allclose(x, run(denoise, times)[0], rtol=1e-10)
+    assert count == cost
+
+
 def test_interval_without_an_upper_bound_holds_from_pure_noise_on():
   process, t = processes.RectifiedFlow(), jnp.full((6,), 1.0)
   limited = guidance.Interval(guided(4.0), process, 0.5, float('inf'))
