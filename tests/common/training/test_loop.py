@@ -80,6 +80,19 @@ def test_parameters_that_are_not_finite_are_never_saved(tmp_path):
   assert steps_of(tmp_path) == ([], None)
 
 
+def test_a_run_continues_with_a_gradient_that_is_not_finite_if_told_to(tmp_path):
+  method = toy.build()
+
+  def loss(params, memory, batch, key, context):
+    value, aux = method.loss(params, memory, batch, key, context)
+    return value + jnp.sqrt(0.0 * params['up']['bias']).sum(), aux  # its slope is infinite
+
+  method = dataclasses.replace(method, loss=loss)
+  with pytest.raises(TrainingError, match='2 steps in a row'):
+    train(tmp_path / 'refused', method, max_bad_steps=2)
+  assert train(tmp_path / 'taken', method, dict(nan_to_num=10.0), max_bad_steps=2)
+
+
 def test_samples_that_are_not_finite_are_a_warning_and_no_picture(tmp_path, caplog):
   def sample(params, key, request):
     finite = jnp.arange(request.num) > 0
@@ -104,7 +117,8 @@ def test_there_is_no_mean_over_no_steps():
 
 def test_a_run_says_that_it_compiles_and_for_how_long(tmp_path, caplog):
   caplog.set_level('INFO')
-  train(tmp_path)
+  # Lengths may be counted in images: 16 to a step.
+  train(tmp_path, optimizer=dict(warmup='16 images'), steps='128 images', log_every='64 images')
   lines = [r.getMessage() for r in caplog.records]
   assert sum(line.startswith('compiling the training step') for line in lines) == 1
   assert sum(line.startswith('compiled in ') for line in lines) == 1
