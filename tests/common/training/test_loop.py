@@ -88,7 +88,7 @@ def test_a_run_continues_with_a_gradient_that_is_not_finite_if_told_to(tmp_path)
     return value + jnp.sqrt(0.0 * params['up']['bias']).sum(), aux  # its slope is infinite
 
   method = dataclasses.replace(method, loss=loss)
-  with pytest.raises(TrainingError, match='2 steps in a row'):
+  with pytest.raises(TrainingError, match='not finite in 2 steps in a row'):
     train(tmp_path / 'refused', method, max_bad_steps=2)
   assert train(tmp_path / 'taken', method, dict(nan_to_num=10.0), max_bad_steps=2)
 
