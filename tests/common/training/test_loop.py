@@ -87,10 +87,10 @@ def test_a_run_continues_with_a_gradient_that_is_not_finite_if_told_to(tmp_path)
     value, aux = method.loss(params, memory, batch, key, context)
     return value + jnp.sqrt(0.0 * params['up']['bias']).sum(), aux  # its slope is infinite
 
-  method = dataclasses.replace(method, loss=loss)
+  steep = dataclasses.replace(method, loss=loss)
   with pytest.raises(TrainingError, match='not finite in 2 steps in a row'):
-    train(tmp_path / 'refused', method, max_bad_steps=2)
-  assert train(tmp_path / 'taken', method, dict(nan_to_num=10.0), max_bad_steps=2)
+    train(tmp_path / 'refused', steep, max_bad_steps=2)
+  assert train(tmp_path / 'taken', steep, dict(nan_to_num=10.0), max_bad_steps=2)
 
 
 def test_samples_that_are_not_finite_are_a_warning_and_no_picture(tmp_path, caplog):
