@@ -97,7 +97,7 @@ class Autoregression(Method):
     """Draws samples; speculatively if the method was built with a draft."""
     return self.sampler.sample(params, key, request)
 
-  def check_request(self, params: PyTree, request: Request) -> None:
+  def check_request(self, params: PyTree | None, request: Request) -> None:
     """The checks of `sample`, which do not need the parameters."""
     self.sampler.check(request)
 

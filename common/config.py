@@ -318,7 +318,10 @@ def nearby_settings(key: str, config: Config) -> str:
   # sections. If only one section has the setting, it is that one.
   leaf = [name for name in flat if name.rpartition('.')[2] == key.rpartition('.')[2]]
   known = inside or leaf or config
-  hint = f' did you mean {leaf[0]!r}?' if len(leaf) == 1 else did_you_mean(key, known)
+  # 'sampler.name' is the end of sampling.sampler.name, whatever else is like it.
+  ends = [name for name in flat if name.endswith(f'.{key}')]
+  one = ends if len(ends) == 1 else leaf
+  hint = f' did you mean {one[0]!r}?' if len(one) == 1 else did_you_mean(key, known)
   return f'{where};{hint} known: {", ".join(sorted(known))}'
 
 

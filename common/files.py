@@ -8,6 +8,7 @@ import pathlib
 import re
 import shutil
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 
@@ -91,6 +92,20 @@ def check_regular(path: pathlib.Path) -> None:
 def path_text(path: str | os.PathLike) -> str:
   """A path as text that can be written anywhere: bytes that are no UTF-8 become '\\xe9'."""
   return os.fsencode(path).decode(errors='backslashreplace')
+
+
+def check_writable(folder: pathlib.Path) -> None:
+  """Raises ValueError for a folder in which nothing can be written, or that cannot be created."""
+  nearest = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+  if not nearest.is_dir():
+    raise ValueError(f'cannot be written: {nearest} is no folder')
+  try:
+    # Tried, since permissions do not tell: /proc, a read-only or a full disk.
+    tempfile.TemporaryDirectory(dir=nearest).cleanup()
+    with contextlib.suppress(FileNotFoundError):
+      folder.lstat()  # fails for a name that is too long
+  except OSError as error:
+    raise ValueError(f'cannot be written: {nearest}: {error.strerror}') from error
 
 
 def check_writable_folder(path: pathlib.Path) -> None:

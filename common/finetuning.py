@@ -141,9 +141,10 @@ class LoRA(Method):
     """The method's samples at the merged parameters."""
     return self.method.sample(_merge_program(params, self.finetune), key, request)
 
-  def check_request(self, params: PyTree, request: Request) -> None:
+  def check_request(self, params: PyTree | None, request: Request) -> None:
     """That of the wrapped method."""
-    merged = jax.eval_shape(functools.partial(merge, finetune=self.finetune), params)
+    merge_plain = functools.partial(merge, finetune=self.finetune)
+    merged = None if params is None else jax.eval_shape(merge_plain, params)
     self.method.check_request(merged, request)
 
   def nll(self, params: PyTree, batch: Batch, key: Key[Array, '']) -> Likelihood:

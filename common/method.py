@@ -168,11 +168,12 @@ class Method:
       )
     return samples
 
-  def check_request(self, params: PyTree, request: Request) -> None:
+  def check_request(self, params: PyTree | None, request: Request) -> None:
     """Refuses what `sample` would refuse, but draws nothing.
 
     Args:
-      params: shapes and types of the parameters, or the parameters.
+      params: shapes and types of the parameters, or the parameters; None: only checks what does not
+        depend on them.
       request: what to sample.
 
     Raises:

@@ -7,6 +7,8 @@ or '5%' of the run. Epochs and images are rounded up to whole steps.
 from ml_collections import ConfigDict
 
 from common.config import plain_defaults
+from common.data.palettes import MAX_COLOURS
+from common.data.series.layouts import LAYOUTS
 from common.ranges import (
   ABOVE_ZERO,
   AT_LEAST_ONE,
@@ -23,6 +25,8 @@ from common.ranges import (
   Setting,
 )
 
+UP_TO_A_MILLION = Interval(1, 10**6)
+
 SETTINGS = dict(
   family='',  # 'diffusion' or 'autoregressive'
   seed=Setting(0, SEED),  # decides initial parameters, order of the data and all noise
@@ -37,20 +41,22 @@ SETTINGS = dict(
     broken=Setting('refuse', OneOf('refuse', 'skip')),
     flip=False,  # images: mirror a random half of them left to right, anew in every epoch
     # images: number of colours of a k-means palette
-    palette=Setting(0, Interval(0, note='0: no palette')),
+    palette=Setting(0, Interval(0, MAX_COLOURS, note='0: no palette')),
     # text, music: tokens or frames in a window; series: values before a forecast
-    context=Setting(64, AT_LEAST_ONE),
-    horizon=Setting(12, AT_LEAST_ONE),  # series: values to forecast
-    stride=Setting(1, AT_LEAST_ONE),  # series: steps from one training window to the next
+    context=Setting(64, UP_TO_A_MILLION),
+    horizon=Setting(12, UP_TO_A_MILLION),  # series: values to forecast
+    stride=Setting(1, UP_TO_A_MILLION),  # series: steps from one training window to the next
     target='',  # series: column of the values; empty: the one called value, target or y
     time='',  # series: column of the times; empty: the one called time, date, timestamp or ds
     series='',  # series: columns that name a series, 'a,b', or 'none'; empty: id and the like
     covariates='all',  # series: 'all' other columns, 'none', or some of them, 'a,b'
+    # series: whether a row is a value, or each column or each row a series
+    layout=Setting('long', OneOf(*LAYOUTS)),
     tokenizer='characters',  # text: bytes, characters, gpt2 (from files), bpe (trained)
-    vocabulary=Setting(1024, AT_LEAST_ONE),  # text, bpe: tokens to train
+    vocabulary=Setting(1024, UP_TO_A_MILLION),  # text, bpe: tokens to train
     # text, gpt2: folder of vocab.json and merges.txt, or tokenizer.json
     tokenizer_files=Setting('', PATH),
-    batch_size=Setting(128, AT_LEAST_ONE),  # the global batch, whatever the number of devices
+    batch_size=Setting(128, UP_TO_A_MILLION),  # the global batch, whatever the number of devices
   ),
   optimizer=dict(  # how a step changes the parameters
     name='adamw',  # adam, adamw, sgd, muon
@@ -109,9 +115,9 @@ SETTINGS = dict(
   ),
   evaluation=dict(  # how `twofold evaluate` measures
     split='test',  # train, validation or test
-    batch_size=Setting(256, AT_LEAST_ONE),  # examples or samples in one compiled call
+    batch_size=Setting(256, UP_TO_A_MILLION),  # examples or samples in one compiled call
     # for the Fréchet distance and class agreement; draws of each forecast
-    num_samples=Setting(1000, AT_LEAST_ONE),
+    num_samples=Setting(1000, Interval(1, 10**7)),
     extractor='auto',  # auto, mlp or pixels (common/evaluation/features.py)
   ),
 )

@@ -141,7 +141,7 @@ class Diffusion(Method):
   def sample(self, params: PyTree, key: Key[Array, ''], request: Request) -> Samples:
     return self.sampling.sample(params, key, request)
 
-  def check_request(self, params: PyTree, request: Request) -> None:
+  def check_request(self, params: PyTree | None, request: Request) -> None:
     self.sampling.check(params, request)
 
   def nll(self, params: PyTree, batch: Batch, key: Key[Array, '']) -> Likelihood:

@@ -39,6 +39,7 @@ def main() -> int:
   if SHOW.value:
     print(running.show_rows(jobs))
     return 0
+  running.check_metrics(jobs, study.metrics)
   results = running.run(jobs, study, workdir)
   running.write_results(results, workdir, SHARD.value)
   return 1 if results.failures else 0

@@ -27,7 +27,9 @@ SUITE = flags.DEFINE_list('suite', list(SUITES), f'Suites to run: {", ".join(SUI
 SCALE = flags.DEFINE_enum(
   'scale', 'default', list(SIZES), 'Sizes of the models; smoke is only for tests.'
 )
-REPEATS = flags.DEFINE_integer('repeats', 5, 'Timed calls of each contender.', lower_bound=1)
+REPEATS = flags.DEFINE_integer(
+  'repeats', 5, 'Timed calls of each contender.', lower_bound=1, upper_bound=10_000
+)
 OUT = cli.define('out', 'FILE.md for the table; the numbers go to FILE.json.', cli.OutParser())
 PEERS = flags.DEFINE_bool('peers', True, 'Also measure peers, if they are installed.')
 

@@ -1,7 +1,8 @@
 """Shared code of all commands: errors, exit codes, signals, flags and their values, compile cache.
 
 Exit codes: 0: finished; 1: failed, with one line that says why; 75: stopped by a signal after
-saving, so that the same command resumes; 130: stopped by Ctrl-C.
+saving, or by SIGTERM before the first step, so that the same command goes on; 130: stopped by
+Ctrl-C; 141: the reader of a pipe has closed it, as `head` does.
 """
 
 import ast
@@ -16,7 +17,7 @@ import signal
 import sys
 import traceback
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -24,12 +25,14 @@ from absl import app, flags, logging
 
 from common.checkpoints.checkpoints import CheckpointError
 from common.config import suggestion
-from common.files import local_path
+from common.files import check_writable, local_path
+from common.training.averages import MAX_WIDTH
 from common.training.meters import TrainingError
+from experiments.startup.signals import interrupt
 
 PACKAGES = ('autoregressive', 'common', 'configs', 'diffusion', 'experiments')
 ROOT = pathlib.Path(__file__).parents[1]
-STOPPED, INTERRUPTED = 75, 130
+INTERRUPTED, CLOSED_PIPE = 130, 141
 # Errors that the user or the machine causes: their message says all that is needed.
 EXPECTED = (ValueError, OSError, CheckpointError, TrainingError)
 LONGEST = 600  # characters of an error message
@@ -57,6 +60,8 @@ def run(main: Callable[..., int | None], takes_arguments: bool = False) -> None:
     # --help lists the flags of the command that was started.
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
   with one_line_errors():
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+      signal.signal(signal.SIGINT, interrupt)
     app.run(_guarded(main, takes_arguments), flags_parser=_parse)
 
 
@@ -80,18 +85,34 @@ def _guarded(main: Callable[..., int | None], takes_arguments: bool) -> Callable
 def one_line_errors() -> Iterator[None]:
   """Turns any exception into one line and an exit code, unless --debug asks for the traceback."""
   try:
-    yield
+    try:
+      yield
+    finally:
+      sys.stdout.flush()  # here, where an error still has a message
   except KeyboardInterrupt:
     print('interrupted', file=sys.stderr)
     sys.exit(INTERRUPTED)
+  except BrokenPipeError:
+    _discard_output()
+    sys.exit(CLOSED_PIPE)
   except Exception as error:
     if flags.FLAGS.is_parsed() and flags.FLAGS.debug:
       raise
     fail(error)
 
 
+def _discard_output() -> None:
+  """Discards what standard output no longer takes, so that Python does not try again at its end."""
+  try:
+    sys.stdout.flush()
+  except OSError:
+    with open(os.devnull, 'w') as nowhere:
+      os.dup2(nowhere.fileno(), sys.stdout.fileno())
+
+
 def fail(error: Exception) -> None:
   """Prints the error in one line, and exits with 1."""
+  _discard_output()  # a full disk may be what failed
   print(f'error: {message_of(error)}', file=sys.stderr)
   sys.exit(1)
 
@@ -153,32 +174,6 @@ def processor_name() -> str:
   return f'{platform.machine()}-{zlib.crc32("".join(features).encode()):08x}'
 
 
-@contextlib.contextmanager
-def stop_on_signals() -> Iterator[Callable[[], bool]]:
-  """Yields a function that tells whether SIGTERM or SIGINT was received.
-
-  A second signal of either kind ends the process at once.
-  """
-  received: list[int] = []
-
-  def handle(number: int, frame) -> None:
-    del frame
-    # Only recorded: the loop saves between two calls, when the state is complete.
-    received.append(number)
-    for each in previous:
-      signal.signal(each, signal.SIG_DFL)
-    name = signal.Signals(number).name
-    logging.info('%s: saving, then stopping; a second signal ends at once', name)
-
-  previous = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-  try:
-    yield lambda: bool(received)
-  finally:
-    # Restored, so that signals after the command has finished are not swallowed.
-    for number, handler in previous.items():
-      signal.signal(number, handler)
-
-
 # Flags.
 
 
@@ -217,13 +212,6 @@ class OutParser(PathParser):
       raise ValueError('is a folder: write a file')
     check_writable(pathlib.Path(path).parent)
     return path
-
-
-def check_writable(folder: pathlib.Path) -> None:
-  """Raises ValueError for a folder that cannot be written to, or cannot be created."""
-  existing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
-  if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-    raise ValueError(f'cannot be written: {existing} is no folder with write permission')
 
 
 def define(
@@ -371,16 +359,29 @@ def parse_component(items: list[str]) -> dict[str, Any] | None:
   return {'name': items[0]} | parse_options(items[1:])
 
 
-def parse_widths(items: list[str]) -> list[float]:
+def parse_widths(items: list[str], stored: Sequence[float]) -> list[float]:
   """[0.05, 0.1] from ['0.05', '0.1']: widths of power-function averages of the parameters.
 
+  Args:
+    items: the texts.
+    stored: the widths that the run stores.
+
   Raises:
-    ValueError: for a width that is not a number.
+    ValueError: for a width that is no number in (0, 1/√12), or given twice; or for a run that
+      stores no averages.
   """
+  flag = f'--ema={",".join(items)}'
   try:
-    return [float(item) for item in items]
+    widths = [float(item) for item in items]
   except ValueError:
-    raise ValueError(f'--ema={",".join(items)}: write widths, such as 0.05,0.1') from None
+    raise ValueError(f'{flag}: write widths, such as 0.05,0.1') from None
+  if not all(0 < width < MAX_WIDTH for width in widths):
+    raise ValueError(f'{flag}: a width must be in (0, {MAX_WIDTH:.4f})')
+  if len(set(widths)) < len(widths):
+    raise ValueError(f'{flag}: a width is given twice; write it once')
+  if widths and not stored:
+    raise ValueError(f'{flag}: the run stores no averages: train it with ema.widths=(0.05,0.1)')
+  return widths
 
 
 def parse_value(text: str) -> Any:

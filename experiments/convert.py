@@ -24,7 +24,7 @@ from common.config import Config, ConfigError, plain_dict
 from common.data import pipeline
 from common.files import check_writable_folder
 from experiments import cli, config_flag, families, runs
-from experiments.startup.workdir import locked, move_aside, reserve
+from experiments.startup.workdir import config_of, locked, move_aside, reserve
 
 CONFIG = config_flag.define('For --read: FILE.py[:variant].')
 READ = cli.define('read', 'Folder of published weights to make a run from.', cli.FolderParser())
@@ -38,6 +38,7 @@ SHARD_MB = flags.DEFINE_integer(
   5000,
   'For --write: largest size of a file in megabytes; larger weights are split.',
   lower_bound=1,
+  upper_bound=10**6,
 )
 FRESH = flags.DEFINE_bool('fresh', False, 'For --read: rename an existing run in the workdir.')
 
@@ -55,8 +56,7 @@ def read(folder: str, config: Config, workdir: str | pathlib.Path, fresh: bool =
     ConfigError: the weights cannot be read, or do not match the data.
   """
   config = plain_dict(config)
-  if config['family'] != 'autoregressive':
-    raise ConfigError(f'--config must be of the autoregressive family, got {config["family"]}')
+  _check_family(config, '--config')
   data = pipeline.load(config['data'])
   inputs = math.prod(data.spec.shape) - 1  # the last token is predicted, but never an input
   sections, params = weights.read_weights(folder, inputs)
@@ -93,20 +93,30 @@ def write(run: runs.Run, folder: str | pathlib.Path, shard_bytes: int = 5 * 10**
     ValueError: the folder is not empty.
   """
   config = run.config
-  if config['family'] != 'autoregressive':
-    raise ConfigError(f'the run must be of the autoregressive family, got {config["family"]}')
+  _check_family(config, 'the run')
   spec = run.data.spec
   context = math.prod(spec.shape) - (config['model']['start'] == 'none')
   params = finetuning.plain(run.params, config)
   weights.write_weights(folder, config, params, spec.levels, context, shard_bytes)
 
 
+def _check_family(config: Config, what: str) -> None:
+  if config['family'] != 'autoregressive':
+    raise ConfigError(f'{what} must be of the autoregressive family, got {config["family"]}')
+
+
 def main() -> None:
   if bool(READ.value) == bool(WRITE.value):
     raise ValueError('give either --read=FOLDER or --write=FOLDER')
+  unused = (CONFIG.file, FRESH) if WRITE.value else (STEP, SHARD_MB)
+  for flag in unused:
+    if flag.present:
+      door = 'write' if WRITE.value else 'read'
+      raise ValueError(f'--{flag.name} has no effect with --{door}: remove the flag')
   if WRITE.value:
     folder = pathlib.Path(WRITE.value)
     check_writable_folder(folder)  # before the run is loaded
+    _check_family(config_of(pathlib.Path(WORKDIR.value)), 'the run')
     run = runs.load(WORKDIR.value, runs.parse_step(STEP.value))
     write(run, folder, SHARD_MB.value * 10**6)
     print(f'wrote step {run.step} of {WORKDIR.value} to {folder}')

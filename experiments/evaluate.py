@@ -15,28 +15,33 @@ twofold evaluate --workdir=runs/retail --metrics=crps,normalised_crps
 """
 
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from absl import flags
 
+from common.config import pick
 from common.domains import domain_of
-from common.evaluation.evaluate import METRICS
+from common.evaluation.evaluate import METRICS, check_request, without_draws
 from common.evaluation.measures import Evaluation, Measure
 from common.evaluation.results import ResultFile, file_name
-from common.ranges import MAX_INT
+from common.files import check_writable
 from common.studies.estimates import estimate, format_estimate, scaled, unit
+from configs import base
 from experiments import cli, families, runs
 from experiments.startup.workdir import config_of
 
 WORKDIR = cli.define('workdir', 'Folder of the run.', cli.FolderParser(), required=True)
 STEP = flags.DEFINE_string('step', 'last', "Checkpoint: 'last', 'best' or a number.")
-CHOSEN = flags.DEFINE_list('metrics', list(METRICS), 'Metrics: ' + ', '.join(METRICS) + '.')
+CHOSEN = flags.DEFINE_list(
+  'metrics', list(METRICS), 'Metrics (default: all): ' + ', '.join(METRICS) + '.'
+)
 NUM = flags.DEFINE_integer(
   'num_samples',
   None,
   "Number of samples, or of draws per forecast; default: the config's.",
   lower_bound=1,
-  upper_bound=MAX_INT,
+  upper_bound=base.SETTINGS['evaluation']['num_samples'].range.high,
 )
 ON = cli.define('on', 'Name of a dataset to use instead of the training data.')
 LIKELIHOOD = cli.define_items(
@@ -95,12 +100,49 @@ def format_part(name: str, terms: Sequence[float]) -> str:
 
 
 def main() -> int:
-  widths, settings = cli.parse_widths(EMA.value), cli.parse_options(OPTIONS.value)
-  workdir = pathlib.Path(WORKDIR.value)
-  families.check_options(config_of(workdir), settings)
-  cli.check_writable(workdir / 'evaluations')
-  run = runs.load(WORKDIR.value, runs.parse_step(STEP.value), cli.parse_component(LIKELIHOOD.value))
-  variant = {}
+  workdir, options = pathlib.Path(WORKDIR.value), cli.parse_options(OPTIONS.value)
+  config, step = config_of(workdir), runs.parse_step(STEP.value)
+  widths = cli.parse_widths(EMA.value, config['ema']['widths'])
+  check_flags(config, options)
+  check_writable(workdir / 'evaluations')
+  run, variant = open_run(options)
+  run = runs.with_params(run, workdir, step)
+  if not widths:
+    return exit_code([evaluate(run, options, variant)])
+  averaged = {width: runs.with_average(run, WORKDIR.value, width) for width in widths}
+  found = {w: evaluate(one, options, variant | {'ema': w}) for w, one in averaged.items()}
+  if len(found) > 1:
+    print_table(found)
+  return exit_code(found.values())
+
+
+def check_flags(config: Mapping, options: Mapping[str, Any]) -> None:
+  """Checks the flags that need no data. Raises ValueError, also for a flag without an effect."""
+  families.check_options(config, options)
+  if WEAK.value is not None:
+    runs.check_weak(config, WEAK.value)
+  metrics = CHOSEN.value
+  if len(set(metrics)) < len(metrics):
+    raise ValueError(f'--metrics={",".join(metrics)}: a metric is given twice; write it once')
+  for metric in metrics:
+    pick(METRICS, metric, 'metric')
+  if LIKELIHOOD.value and 'bits_per_dim' not in metrics:
+    raise ValueError('--likelihood changes only bits_per_dim: add it to --metrics')
+  drawn = {'options': options, 'num_samples': NUM.value, 'weak': WEAK.value}
+  for name, value in drawn.items():
+    if value and without_draws(metrics):
+      raise ValueError(
+        f'--{name} has no effect: {", ".join(metrics)} need no samples; remove the flag'
+      )
+
+
+def open_run(options: Mapping[str, Any]) -> tuple[runs.Run, dict[str, Any]]:
+  """The run without parameters, on the data of --on, and its settings that the flags change.
+
+  Raises:
+    ValueError: for settings or metrics that do not suit the model and the data.
+  """
+  run, variant = runs.open_run(WORKDIR.value, cli.parse_component(LIKELIHOOD.value)), {}
   if NUM.value not in (None, run.config['evaluation']['num_samples']):
     run.config['evaluation']['num_samples'] = variant['num_samples'] = NUM.value
   if ON.value is not None:
@@ -110,13 +152,12 @@ def main() -> int:
     variant['likelihood'] = ','.join(LIKELIHOOD.value)
   if WEAK.value is not None:
     variant['weak'] = WEAK.value
-  if not widths:
-    return exit_code([evaluate(run, settings, variant)])
-  averaged = {width: runs.with_average(run, WORKDIR.value, width) for width in widths}
-  found = {w: evaluate(one, settings, variant | {'ema': w}) for w, one in averaged.items()}
-  if len(found) > 1:
-    print_table(found)
-  return exit_code(found.values())
+  # Everything is checked before the parameters are read.
+  given = dict(options) | ({} if WEAK.value is None else {'weak': WEAK.value})
+  asked = CHOSEN.value if CHOSEN.present else None
+  with families.naming_options(options):
+    check_request(run.method, run.data, run.config['evaluation'], asked, given)
+  return run, variant
 
 
 def exit_code(found: Iterable[Evaluation]) -> int:

@@ -1,8 +1,11 @@
 """The families of methods, by the name that a config gives in `family`."""
 
+import contextlib
+import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import autoregressive
@@ -22,12 +25,17 @@ from common.config import (
 )
 from common.data import tokenizers
 from common.data.spec import DataSpec
-from common.domains.base import ImageTask
+from common.domains.base import ImageTask, SampleFlags
 from common.method import Method, PyTree
 from common.ranges import Setting
 from configs.autoregressive import base as autoregressive_base
 from configs.diffusion import base as diffusion_base
 from diffusion.sampling.tasks import TASKS
+
+# Flags of `sample` and `evaluate` that are no settings of sampling, whatever the family.
+NO_OPTIONS = frozenset(field.name for field in dataclasses.fields(SampleFlags)) - {
+  *('task', 'length', 'slide', 'stop')  # which are settings of sampling too
+} | {'weak', 'draft', 'seed', 'step', 'out', 'ema', 'metrics', 'num_samples'}
 
 
 class Family(NamedTuple):
@@ -133,15 +141,38 @@ def check_options(config: Config, options: Mapping[str, Any]) -> None:
     ConfigError: for an option that is unknown, of another type than its setting, or out of range.
   """
   family = pick(FAMILIES, config['family'], 'family')
-  if 'weak' in options:
-    raise ConfigError('option weak: a weaker model is given by --weak=WORKDIR[@STEP]')
-  changed = dict(config) | {'sampling': family.with_options(config['sampling'], options)}
-  declared = declared_settings(changed)
-  for name, value in flatten({'sampling': changed['sampling']}).items():
-    if name in declared:
-      check_setting(name, value, declared[name])
-    elif name not in flatten(config):  # an older run may have settings that are gone
-      raise ConfigError(f'there is no setting {name}{nearby_settings(name, changed)}')
+  for name in options.keys() & NO_OPTIONS:
+    raise ConfigError(f'option {name} is a flag of its own: write --{name}={options[name]}')
+  own = config['sampling']
+  for other in FAMILIES.keys() - {config['family']}:
+    if foreign := options.keys() & defaults(other)['sampling'].keys() - own.keys():
+      raise ConfigError(f'option {min(foreign)} is for runs of the {other} family only')
+  with naming_options(options):
+    changed = dict(config) | {'sampling': family.with_options(own, options)}
+    if 'task' in options:
+      task = changed['sampling']['task']['name']
+      raise ConfigError(f'option task: an edit needs images: twofold sample --task={task}')
+    declared = declared_settings(changed)
+    for name, value in flatten({'sampling': changed['sampling']}).items():
+      if name in declared:
+        check_setting(name, value, declared[name])
+      elif name not in flatten(config):  # an older run may have settings that are gone
+        raise ConfigError(f'there is no setting {name}{nearby_settings(name, changed)}')
+
+
+@contextlib.contextmanager
+def naming_options(options: Mapping[str, Any]) -> Iterator[None]:
+  """Errors about settings of `sampling` name the options that set them, as the user wrote them."""
+  try:
+    yield
+  except ConfigError as error:
+    text = str(error)
+    for name in options:
+      # 'steps' is sampling.steps; 'guidance' may be sampling.guidance.weight, and 'rho' a setting
+      # of the grid.
+      own = rf'\bsampling(\.\w+)*?\.{re.escape(name)}\b(\.(weight|name)\b)?'
+      text = re.sub(own, f'option {name}', text)
+    raise ConfigError(text) from error
 
 
 def load_config(spec: str, overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,11 +22,13 @@ from common.config import ConfigError, pick, plain_defaults
 from common.data import pipeline, preparation
 from common.data.builders import BUILDERS
 from common.data.palettes import MAX_COLOURS
+from common.data.series.layouts import LAYOUTS
 from common.data.tokenizers import TOKENIZERS
 from common.domains import domain_of
-from common.ranges import MAX_INT
 from configs import base
 from experiments import cli
+
+MAX_COUNT = base.UP_TO_A_MILLION.high
 
 DATASET = cli.define('dataset', 'Name: ' + ', '.join(BUILDERS) + '.', required=True)
 DATA_DIR = cli.define(
@@ -48,6 +50,7 @@ SETTINGS = (
     None,
     'image_folder: crop images to squares and resize them to this; default: keep their sizes.',
     lower_bound=1,
+    upper_bound=base.SETTINGS['data']['image_size'].range.high,
   ),
   flags.DEFINE_enum(
     'broken',
@@ -67,17 +70,17 @@ SETTINGS = (
     None,
     'Text, chorales: tokens or frames in a window (64). Series: values before a forecast (64).',
     lower_bound=1,
-    upper_bound=MAX_INT,
+    upper_bound=MAX_COUNT,
   ),
   flags.DEFINE_integer(
-    'horizon', None, 'Time series: values to forecast (12).', lower_bound=1, upper_bound=MAX_INT
+    'horizon', None, 'Time series: values to forecast (12).', lower_bound=1, upper_bound=MAX_COUNT
   ),
   flags.DEFINE_integer(
     'stride',
     None,
     'Time series: steps from one training window to the next (1).',
     lower_bound=1,
-    upper_bound=MAX_INT,
+    upper_bound=MAX_COUNT,
   ),
   *(
     cli.define(role, f'series: {meaning}; default: the one with a known name.')
@@ -88,13 +91,19 @@ SETTINGS = (
     )
   ),
   cli.define('covariates', "series: columns known in advance: 'all' others, 'none', or 'a,b'."),
+  flags.DEFINE_enum(
+    'layout',
+    None,
+    list(LAYOUTS),
+    'series: whether a row is a value, or each column or each row a series; default: long.',
+  ),
   flags.DEFINE_enum('tokenizer', None, list(TOKENIZERS), 'Text: tokenizer (characters).'),
   flags.DEFINE_integer(
     'vocabulary',
     None,
     'Text, bpe: size of the vocabulary (1024).',
     lower_bound=1,
-    upper_bound=MAX_INT,
+    upper_bound=MAX_COUNT,
   ),
   cli.define(
     'tokenizer_files',

@@ -79,10 +79,14 @@ class Run(NamedTuple):
     given = {name: settings.pop(name) for name in list(settings) if name in FLAG_NAMES}
     if given.get('label') is not None:
       given['label'] = str(given['label'])
-    flags, domain = SampleFlags(**given), domain_of(self.data.spec)
+    request, domain = (
+      SampleSettings(SampleFlags(**given), seed, settings),
+      domain_of(self.data.spec),
+    )
     self._check_options(settings)
-    domain.check_flags(self.data.spec, flags, None)
-    return domain.draw(self.trained, SampleSettings(flags, seed, settings))
+    with families.naming_options(settings):
+      domain.check(self.trained, request, None)
+    return domain.draw(self.trained, request)
 
   def evaluate(
     self, metrics: Sequence[str] | None = None, num_samples: int | None = None, **options: Any
@@ -155,6 +159,8 @@ def train(
       another process trains in it.
   """
   path, config = folders.check_path(workdir), families.complete(config, strict=True)
+  if extend and not (path / 'config.json').exists() and not folders.is_started(path):
+    raise ConfigError(f'--extend: {path} holds no run; remove the flag to start one')
   # Everything that may reject the config comes before the first write.
   data = pipeline.load(config['data'])
   method = families.build(config, data.spec)
@@ -238,6 +244,11 @@ def load(
     ConfigError: the folder holds no run, or its family has only one likelihood.
     CheckpointError: the checkpoint does not exist, or it is damaged.
   """
+  return with_params(open_run(workdir, likelihood), workdir, step)
+
+
+def open_run(workdir: str | pathlib.Path, likelihood: Mapping[str, Any] | None = None) -> Run:
+  """A run without its parameters, which are None: enough to check a request; see `load`."""
   workdir = pathlib.Path(local_path(str(workdir)))
   config = folders.config_of(workdir)
   if likelihood is not None:
@@ -247,9 +258,14 @@ def load(
       )
     config['likelihood'] = dict(likelihood)
   data = pipeline.load(config['data'])
-  method = families.build(config, data.spec)
-  restored = _restore(workdir, config, _param_shapes(method, data), step)
-  return Run(config, data, method, restored.state['ema'], restored.step, restored.about)
+  return Run(config, data, families.build(config, data.spec), params=None, step=0)
+
+
+def with_params(run: Run, workdir: str | pathlib.Path, step: str | int) -> Run:
+  """The run with the parameters of a checkpoint; see `load`."""
+  workdir = pathlib.Path(local_path(str(workdir)))
+  restored = _restore(workdir, run.config, _param_shapes(run.method, run.data), step)
+  return run._replace(params=restored.state['ema'], step=restored.step, about=restored.about)
 
 
 def _param_shapes(method: Method, data: pipeline.Data) -> PyTree:
@@ -274,16 +290,20 @@ def load_weak(run: Run, text: str) -> PyTree:
     ConfigError: the folder holds no run.
     CheckpointError: the checkpoint does not exist, or it has another network.
   """
-  family = run.config['family']
+  workdir, step, config = check_weak(run.config, text)
+  found = _restore(workdir, config, _param_shapes(run.method, run.data), step)
+  logging.info('weak model for guidance: step %d of %s', found.step, workdir)
+  return found.state['ema']
+
+
+def check_weak(config: Config, text: str) -> tuple[pathlib.Path, str | int, dict[str, Any]]:
+  """The folder, the step and the config of a weaker model; reads no parameters; see `load_weak`."""
+  family = config['family']
   if not families.FAMILIES[family].takes_weak:
     raise ConfigError(f'--weak: the {family} family has no guidance by a weaker model')
   folder, _, step = text.partition('@')
   workdir = pathlib.Path(local_path(folder))
-  step = parse_step(step or 'last', f'--weak={text}')
-  config = folders.config_of(workdir)
-  found = _restore(workdir, config, _param_shapes(run.method, run.data), step)
-  logging.info('weak model for guidance: step %d of %s', found.step, workdir)
-  return found.state['ema']
+  return workdir, parse_step(step or 'last', f'--weak={text}'), folders.config_of(workdir)
 
 
 def parse_step(text: str, what: str = '--step') -> str | int:
@@ -315,16 +335,21 @@ def with_draft(run: Run, draft: Run) -> Run:
   Raises:
     ConfigError: the family has no drafts, or the two models have different families.
   """
-  name, other = run.config['family'], draft.config['family']
-  family = families.FAMILIES[name]
-  if family.draft is None or other != name:
+  check_draft(run.config, draft.config)
+  family = families.FAMILIES[run.config['family']]
+  # Only sampling changes: parameters, likelihood and data stay those of the run.
+  small = family.draft(draft.config, draft.data.spec, draft.params)
+  return run._replace(method=family.build(run.config, run.data.spec, draft=small))
+
+
+def check_draft(config: Config, draft: Config) -> None:
+  """Raises ConfigError unless a run of one config can have a draft of another."""
+  name, other = config['family'], draft['family']
+  if families.FAMILIES[name].draft is None or other != name:
     able = ', '.join(name for name, family in families.FAMILIES.items() if family.draft)
     raise ConfigError(
       f'run and draft must both be of one family that has drafts ({able}), got {name} and {other}'
     )
-  # Only sampling changes: parameters, likelihood and data stay those of the run.
-  small = family.draft(draft.config, draft.data.spec, draft.params)
-  return run._replace(method=family.build(run.config, run.data.spec, draft=small))
 
 
 def with_dataset(run: Run, name: str) -> Run:
@@ -333,6 +358,8 @@ def with_dataset(run: Run, name: str) -> Run:
   Raises:
     ConfigError: the dataset has another kind of examples.
   """
+  if name == run.config['data']['name']:
+    raise ConfigError(f'--on={name} is the data of the run itself: remove the flag')
   try:
     # `source` is the path of the run's own dataset.
     data = pipeline.load(run.config['data'] | {'name': name, 'source': ''})

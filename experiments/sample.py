@@ -21,12 +21,13 @@ run itself accepts or replaces. The distribution of samples is the same as witho
 """
 
 import pathlib
+from typing import Any
 
 from absl import flags, logging
 
 from common.domains import DOMAINS, domain_of
 from common.domains.base import COUNTS, SampleFlags, SampleSettings
-from common.ranges import MAX_INT
+from common.files import check_writable
 from experiments import cli, families, runs
 from experiments.startup.workdir import config_of
 
@@ -61,38 +62,50 @@ TEXT_FLAGS = ('label', 'task', 'mask', 'prompt', 'stop')
 SAMPLE_FLAGS = (
   *(flags.DEFINE_string(name, None, _help(name)) for name in TEXT_FLAGS),
   *(
-    flags.DEFINE_integer(name, None, _help(name), lower_bound=1, upper_bound=MAX_INT)
-    for name in COUNTS
+    flags.DEFINE_integer(name, None, _help(name), lower_bound=1, upper_bound=largest)
+    for name, largest in COUNTS.items()
   ),
   flags.DEFINE_bool('slide', None, _help('slide')),
 )
 
 
-def load() -> runs.Run:
-  """The run in --workdir, with the average of --ema and the draft of --draft."""
-  widths = cli.parse_widths(EMA.value)
+def check() -> tuple[dict[str, Any], list[float], str | int]:
+  """The options, the width of --ema and the step; checks what needs no data."""
+  config = config_of(pathlib.Path(WORKDIR.value))
+  options, step = cli.parse_options(OPTIONS.value), runs.parse_step(STEP.value)
+  families.check_options(config, options)
+  widths = cli.parse_widths(EMA.value, config['ema']['widths'])
   if len(widths) > 1:
     raise ValueError('--ema takes one width here; twofold evaluate compares several')
-  run = runs.load(WORKDIR.value, runs.parse_step(STEP.value))
-  for width in widths:
-    run = runs.with_average(run, WORKDIR.value, width)
-  return runs.with_draft(run, runs.load(DRAFT.value)) if DRAFT.value else run
+  if WEAK.value is not None:
+    runs.check_weak(config, WEAK.value)
+  if DRAFT.value:
+    runs.check_draft(config, config_of(pathlib.Path(DRAFT.value)))
+  return options, widths, step
 
 
 def main() -> None:
-  sampling = cli.parse_options(OPTIONS.value)
-  families.check_options(config_of(pathlib.Path(WORKDIR.value)), sampling)
-  run = load()
-  if WEAK.value is not None:
-    sampling['weak'] = runs.load_weak(run, WEAK.value)
-  settings = SampleSettings(
-    SampleFlags(**{flag.name: flag.value for flag in SAMPLE_FLAGS}), SEED.value, sampling
-  )
+  options, widths, step = check()
+  run = runs.open_run(WORKDIR.value)
+  flags = SampleFlags(**{flag.name: flag.value for flag in SAMPLE_FLAGS})
   domain = domain_of(run.data.spec)
   name = OUT.value or domain.default_out
   out = pathlib.Path(name) if name else None
-  domain.check_flags(run.data.spec, settings.flags, out)
-  print(domain.sample(run.trained, settings, out))
+  domain.check_flags(run.data.spec, flags, out)
+  if out is not None:
+    check_writable(out.parent)  # also of a default
+  if DRAFT.value:
+    run = runs.with_draft(run, runs.load(DRAFT.value))
+  # The whole request is checked before the parameters are read.
+  weak = {} if WEAK.value is None else {'weak': WEAK.value}
+  with families.naming_options(options):
+    domain.check(run.trained, SampleSettings(flags, SEED.value, options | weak), out)
+  run = runs.with_params(run, WORKDIR.value, step)
+  for width in widths:
+    run = runs.with_average(run, WORKDIR.value, width)
+  if weak:
+    weak['weak'] = runs.load_weak(run, WEAK.value)
+  print(domain.sample(run.trained, SampleSettings(flags, SEED.value, options | weak), out))
   logging.info('%s of %s', run.about, WORKDIR.value)
 
 

@@ -189,7 +189,7 @@ def check_values(values, config):
     pick(HIDDEN, values['mask'].partition(':')[0], 'mask')
   if values.get('step'):
     runs.parse_step(values['step'])
-  cli.parse_widths(values.get('ema') or [])
+  cli.parse_widths(values.get('ema') or [], stored=(0.1,))  # the text around it says so
 
 
 def check(line, trained):

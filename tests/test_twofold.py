@@ -33,6 +33,29 @@ def test_a_misspelt_command_is_refused_with_the_nearest(monkeypatch):
     main()
 
 
+INTERRUPTED = """
+import signal, sys
+from twofold.__main__ import main
+
+class Finder:  # Ctrl-C while the import system looks for JAX
+  def find_spec(self, name, path, target=None):
+    if name == 'jax':
+      try:
+        signal.raise_signal(signal.SIGINT)
+      except BaseException:
+        pass  # as in a callback, from which an exception is lost
+
+sys.meta_path.insert(0, Finder())
+sys.argv = ['twofold', 'list']
+main()
+"""
+
+
+def test_ctrl_c_while_libraries_are_imported_ends_with_one_line():
+  done = subprocess.run([sys.executable, '-c', INTERRUPTED], cwd=ROOT, capture_output=True)
+  assert (done.returncode, done.stdout, done.stderr) == (130, b'', b'interrupted\n')
+
+
 def test_shipped_files_are_found_from_any_folder_unless_the_user_has_one(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   shipped = ROOT / 'configs' / 'diffusion' / 'images.py'

@@ -4,6 +4,8 @@ Requests are checked here, so decoding itself gets only valid prompts and settin
 """
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ from jaxtyping import Array, Int, Key, Num
 from autoregressive.decoding.decoder import Decoder, Draft
 from autoregressive.decoding.sequences import Prompt
 from autoregressive.decoding.settings import DecodingSettings, build_settings
+from autoregressive.decoding.transforms import PENALTIES, TRANSFORMS
 from autoregressive.orderings import Ordering
 from common.config import ConfigError
 from common.data.spec import DataSpec
@@ -62,8 +65,10 @@ class RequestSampler:
     return Samples(x, calls, made.log_prob, ends)
 
   def check(self, request: Request) -> None:
-    """`Method.check_request`: everything that `sample` does before it decodes."""
-    self.prompt(jax.random.key(0), request, self.requested(request))
+    """`Method.check_request`: all that `sample` does before it decodes; refuses unused options."""
+    settings = self.requested(request)
+    _check_effect(request.options, settings, self.decoder)
+    self.prompt(jax.random.key(0), request, settings)
 
   def requested(self, request: Request) -> DecodingSettings:
     """The settings after those of the request, with stops as tokens and length in emissions."""
@@ -132,6 +137,9 @@ def _check_settings(settings: DecodingSettings, decoder: Decoder, can_guide: boo
     raise ConfigError(
       f'sampling.length={settings.length}: this data has a fixed length; set sampling.length=0'
     )
+  for name, value in (('stop', settings.stop), ('slide', settings.slide)):
+    if value and not decoder.ordering.open_ended:
+      raise ConfigError(f'sampling.{name} is for text and music; this data has a fixed length')
   if settings.slide and (settings.beams > 1 or draft is not None):
     raise ConfigError(
       'sampling.slide allows neither beams nor a draft, because both stay within the context: set '
@@ -149,6 +157,19 @@ def _check_settings(settings: DecodingSettings, decoder: Decoder, can_guide: boo
       'sampling.guidance=1, or sample without a draft'
     )
   _check_length(settings, decoder)
+
+
+def _check_effect(options: Mapping[str, Any], settings: DecodingSettings, decoder: Decoder) -> None:
+  """Raises ConfigError for an option that changes nothing."""
+  if 'draft_ahead' in options and decoder.draft is None:
+    raise ConfigError('option draft_ahead needs a draft: add --draft=WORKDIR')
+  if 'length_penalty' in options and settings.beams == 1:
+    raise ConfigError('option length_penalty ranks beams: add beams=2, or more')
+  unused = options.keys() & (TRANSFORMS.keys() - PENALTIES.keys())
+  if settings.greedy and unused:
+    raise ConfigError(
+      f'option {min(unused)} has no effect with greedy=True, which takes the most probable value'
+    )
 
 
 def _check_length(settings: DecodingSettings, decoder: Decoder) -> None:

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from autoregressive.decoding.transforms import OFF, PENALTIES, SHARED_COST, TRANSFORMS
 from common.config import ConfigError, as_tuple, check_settings
-from common.ranges import AT_LEAST_ONE, FINITE, ZERO_IS_OFF, Interval, settings_of, suggestion
+from common.ranges import FINITE, ZERO_IS_OFF, Interval, settings_of, suggestion
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,12 +53,12 @@ class DecodingSettings:
   frequency_penalty: Annotated[float, FINITE] = 0.0
   greedy: bool = False
   guidance: Annotated[float, FINITE] = 1.0
-  beams: Annotated[int, Interval(1, note='1: off')] = 1
+  beams: Annotated[int, Interval(1, 1000, note='1: off')] = 1
   length_penalty: Annotated[float, FINITE] = 1.0
-  length: Annotated[int, Interval(0, note='0: the length trained on')] = 0
+  length: Annotated[int, Interval(0, 10**6, note='0: the length trained on')] = 0
   stop: tuple = ()
   slide: bool = False
-  draft_ahead: Annotated[int, AT_LEAST_ONE] = 4
+  draft_ahead: Annotated[int, Interval(1, 1000)] = 4
   prefill_chunk: Annotated[int, Interval(0, note='0: chosen by the network')] = 0
 
   def __post_init__(self):

@@ -21,7 +21,7 @@ import tensorflow_datasets as tfds
 from common.config import ConfigError, as_tuple
 from common.data import music, palettes, preparation, tokenizers
 from common.data.builders import base
-from common.data.calendars import Clock
+from common.data.series.calendars import Clock
 from common.data.sources import DiskSource, MemorySource, Source
 from common.data.spec import DataSpec, SeriesSpec
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, Num
 
-from common.data.calendars import STEPS, Clock
 from common.data.music import Pitches
 from common.data.palettes import Palette
+from common.data.series.calendars import STEPS, Clock
 from common.data.tokenizers import Tokenizer
 
 

@@ -8,6 +8,7 @@ implement `as_images`, and overrides the other members that do not suit it.
 """
 
 import dataclasses
+import math
 import pathlib
 import time
 from collections.abc import Mapping
@@ -21,7 +22,7 @@ from jaxtyping import Array, Int, Key, UInt8
 from common.data.pipeline import Data
 from common.data.sources import Source
 from common.data.spec import DataSpec
-from common.domains.display import Display
+from common.domains.display import Display, EvaluationDraws
 from common.domains.labels import parse_label
 from common.method import Method, PyTree, Request, Samples
 from common.reporting import pictures
@@ -30,7 +31,9 @@ from common.reporting.writers import Writer
 GRID = 10  # rows and columns of training's grid of samples
 PICTURE_ROWS = 8  # rows in the picture of an evaluation; with classes, samples of each
 BATCH = 128  # samples in one call of a sampler
-COUNTS = ('num', 'draws', 'length', 'columns', 'scale')  # the flags that are numbers from 1
+# The flags that are numbers from 1, with their largest values.
+COUNTS = {'num': 10**6, 'draws': 10**5, 'length': 10**6, 'columns': 1000, 'scale': 64}
+MAX_VALUES = 2**31  # numbers in all samples of a request
 
 
 class ImageTask(NamedTuple):
@@ -68,33 +71,26 @@ class TrainedModel(NamedTuple):
   tasks: Mapping[str, ImageTask]
 
   def draw(self, request: Request, seed: int) -> tuple[Samples, float]:
-    """Samples, and the seconds that drawing them took, compilation included.
-
-    At most BATCH samples are drawn at a time, so that the memory of the device does not depend on
-    their number, nor do the first ones: sample i is always sample i % BATCH of call i // BATCH.
-    """
+    """Samples, and the seconds that drawing them took, compilation included."""
     start = time.perf_counter()
-    key = jax.random.key(seed)
-    if request.num <= BATCH:
-      samples = self.method.draw(self.params, key, request)
-      jax.block_until_ready(samples.x)
-    else:
-      samples = self._draw_batches(key, request)
+    samples = self.draw_batches(jax.random.key(seed), request)
+    jax.block_until_ready(samples.x)
     return samples, time.perf_counter() - start
 
-  def _draw_batches(self, key: Key[Array, ''], request: Request) -> Samples:
-    """Samples in calls of BATCH, as NumPy arrays."""
+  def draw_batches(self, key: Key[Array, ''], request: Request) -> Samples:
+    """Samples, drawn at most BATCH at a time; as NumPy arrays if there are more.
+
+    The memory of the device does not depend on their number, nor do the first samples: sample i is
+    always sample i % BATCH of call i // BATCH.
+    """
+    if request.num <= BATCH:
+      return self.method.draw(self.params, key, request)
     calls = []
     for call, first in enumerate(range(0, request.num, BATCH)):
       # The last call repeats its last sample: all have one shape, so the sampler compiles once.
-      index = np.minimum(first + np.arange(BATCH), request.num - 1)
-      label, past, mask = request.label, request.past, request.mask
-      if mask is not None and np.ndim(mask) == np.ndim(past):
-        mask = mask[index]  # otherwise all samples share it
-      label, past = (None if x is None else x[index] for x in (label, past))
+      part = _part(request, np.minimum(first + np.arange(BATCH), request.num - 1))
       # The first call has the key of a request that needs only one.
       call_key = jax.random.fold_in(key, call) if call else key
-      part = request._replace(num=BATCH, label=label, past=past, mask=mask)
       calls.append(jax.device_get(self.method.draw(self.params, call_key, part)))
     joined = {
       name: values[0] if values[0] is None else np.concatenate(values)[: request.num]
@@ -102,6 +98,19 @@ class TrainedModel(NamedTuple):
       if name != 'evaluations'
     }
     return Samples(**joined, evaluations=max(samples.evaluations for samples in calls))
+
+  def check(self, request: Request) -> None:
+    """Raises ValueError for a request that `draw` would refuse; needs no parameters."""
+    self.method.check_request(None, _part(request, np.arange(min(request.num, BATCH))))
+
+
+def _part(request: Request, index: Int[np.ndarray, 'part']) -> Request:
+  """The request for some of the samples of a request."""
+  label, past, mask = request.label, request.past, request.mask
+  if mask is not None and np.ndim(mask) == np.ndim(past):
+    mask = mask[index]  # otherwise all samples share it
+  label, past = (None if x is None else x[index] for x in (label, past))
+  return request._replace(num=len(index), label=label, past=past, mask=mask)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,10 +133,10 @@ class SampleFlags:
   scale: int | None = None
 
   def __post_init__(self):
-    for name in COUNTS:
+    for name, largest in COUNTS.items():
       value = self.given().get(name, 1)
-      if not isinstance(value, int) or value < 1:
-        raise ValueError(f'{name} must be a whole number of at least 1, got {value!r}')
+      if not isinstance(value, int) or not 1 <= value <= largest:
+        raise ValueError(f'{name} must be a whole number in [1, {largest}], got {value!r}')
 
   def given(self) -> dict[str, Any]:
     """The flags that were given, by name."""
@@ -147,20 +156,6 @@ class SampleSettings:
   flags: SampleFlags = SampleFlags()
   seed: int = 0
   options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-
-class EvaluationDraws(NamedTuple):
-  """The samples and forecasts of an evaluation, for `Domain.evaluation_display`.
-
-  Attributes:
-    x: the samples that `Domain.shown` names; None if no metric needed samples.
-    label: the classes that were requested for them, or None.
-    forecasts: `common.domains.series.Forecasts`; None if no metric scored forecasts.
-  """
-
-  x: np.ndarray | None = None
-  label: Int[np.ndarray, 'n'] | None = None
-  forecasts: Any = None
 
 
 class Domain:
@@ -312,7 +307,7 @@ class Domain:
     return f'{shape}, {levels}, {spec.num_classes} classes'
 
   def check_flags(self, spec: DataSpec, flags: SampleFlags, out: pathlib.Path | None) -> None:
-    """Raises ValueError for a flag or a file suffix that does not apply to the data."""
+    """Raises ValueError for a flag or a suffix that does not apply, and for too many samples."""
     for name, value in flags.given().items():
       if name not in self.flags:
         known = ', '.join(f'--{flag}' for flag in self.flags)
@@ -321,13 +316,41 @@ class Domain:
         )
     if out is not None and out.suffix not in self.suffixes:
       raise ValueError(f'--out={out}: the name must end in {one_of(self.suffixes)}')
+    for name in {'columns', 'scale'} & flags.given().keys() if out is not None else ():
+      if out.suffix != '.png':
+        raise ValueError(f'--{name} is for pictures, and --out={out} is none: remove the flag')
+    num = (flags.num or self.num) * (flags.draws or 1)
+    values = num * (flags.length or spec.shape[0]) * math.prod(spec.shape[1:])
+    if values > MAX_VALUES:
+      limit = f'{MAX_VALUES:,} are the most'
+      raise ValueError(f'{num:,} samples would hold {values:,} values; {limit}: ask for fewer')
+    if out is not None and out.suffix == '.png':
+      pictures.check_size(out, num * self.num_pixels(spec, flags))
+
+  def num_pixels(self, spec: DataSpec, flags: SampleFlags) -> int:
+    """Pixels that a sample takes in a picture, about; 0 if only the number of samples counts."""
+    del spec, flags
+    return 0
+
+  def check(
+    self, trained: TrainedModel, settings: SampleSettings, out: pathlib.Path | None
+  ) -> None:
+    """Raises ValueError for what `sample` could not do; the model needs no parameters yet."""
+    self.check_flags(trained.data.spec, settings.flags, out)
+    for name in settings.flags.given().keys() & settings.options.keys():
+      raise ValueError(f'--{name} and option {name} say the same: give only one of them')
+    trained.check(self.first_request(trained, settings))
+
+  def first_request(self, trained: TrainedModel, settings: SampleSettings) -> Request:
+    """The request of `draw`, or the first one if it makes several."""
+    return self._request(trained, settings)
 
   def draw(self, trained: TrainedModel, settings: SampleSettings) -> Any:
     """Draws the samples that `sample` writes to a file.
 
     Args:
       trained: the model.
-      settings: what to draw; `check_flags` has accepted its flags.
+      settings: what to draw; `check` has accepted it.
 
     Returns:
       Raw values [num, ...]; other kinds of data say what they return.
@@ -348,7 +371,7 @@ class Domain:
 
     Args:
       trained: the model.
-      settings: what to draw; `check_flags` has accepted its flags.
+      settings: what to draw; `check` has accepted it.
       out: the file; None to write none.
 
     Returns:

@@ -2,7 +2,7 @@
 
 import pathlib
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -11,6 +11,20 @@ from common.files import atomic_write
 from common.reporting import pictures
 
 NO_IMAGES = np.zeros((0, 1, 1, 1), np.uint8)
+
+
+class EvaluationDraws(NamedTuple):
+  """The samples and forecasts of an evaluation, for `Domain.evaluation_display`.
+
+  Attributes:
+    x: the samples that `Domain.shown` names; None if no metric needed samples.
+    label: the classes that were requested for them, or None.
+    forecasts: `common.domains.series.Forecasts`; None if no metric scored forecasts.
+  """
+
+  x: np.ndarray | None = None
+  label: Int[np.ndarray, 'n'] | None = None
+  forecasts: Any = None
 
 
 class Display(NamedTuple):

@@ -1,13 +1,14 @@
 """Images: a grid of samples with rows for each class, and tasks on given images."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped
 
 from common.data.spec import DataSpec
 from common.domains import image_tasks
-from common.domains.base import Domain, SampleFlags, SampleSettings, TrainedModel
+from common.domains.base import Domain, SampleSettings, TrainedModel
 from common.domains.masks import HIDDEN
 from common.reporting import pictures
 
@@ -44,17 +45,31 @@ class ImageDomain(Domain):
   def dimension_note(self, spec, bits):
     return '' if spec.palette is None else '; of palette indices, not of colours'
 
+  def num_pixels(self, spec, flags):
+    height, width, channels = spec.shape
+    side_by_side = 1 if channels in VISIBLE else channels
+    scale = flags.scale or pictures.visible_scale(np.zeros(spec.shape))
+    return height * width * side_by_side * scale**2
+
+  def first_request(self, trained, settings):
+    flags = settings.flags
+    if flags.task is not None:
+      return image_tasks.first_request(trained, flags.task, **self._task(trained, settings))
+    if flags.mask is not None:
+      raise ValueError(f'--mask={flags.mask!r} needs a --task that fills pixels in')
+    if flags.draws is not None:
+      raise ValueError(f'--draws={flags.draws} needs a --task; without one, use --num')
+    return super().first_request(trained, settings)
+
   def draw(self, trained, settings):
     """Images [num, height, width, channels]; of a task, [draws, num, height, width, channels]."""
     if settings.flags.task is not None:
       return self._perform(trained, settings).images
-    _check_no_task(settings.flags)
     return super().draw(trained, settings)
 
   def sample(self, trained, settings, out):
     flags = settings.flags
     if flags.task is None:
-      _check_no_task(flags)
       return super().sample(trained, settings, out)
     result = self._perform(trained, settings)
     if out.suffix == '.npy':
@@ -66,21 +81,24 @@ class ImageDomain(Domain):
 
   def _perform(self, trained: TrainedModel, settings: SampleSettings) -> image_tasks.TaskResult:
     """Performs the task of the flags."""
+    draws = settings.flags.draws or 3
+    task = self._task(trained, settings)
+    return image_tasks.perform(trained, settings.flags.task, draws=draws, **task)
+
+  def _task(self, trained: TrainedModel, settings: SampleSettings) -> dict[str, Any]:
+    """The arguments of the task of the flags."""
     flags, channels = settings.flags, trained.data.spec.shape[-1]
     if flags.columns is not None:
       raise ValueError(f'--columns={flags.columns}: the picture of a task has one for each image')
     if flags.task == 'colourise' and not (channels in VISIBLE[1:] and trained.data.spec.levels):
       raise ValueError(f'--task=colourise needs images in colour, got {channels} channels')
-    return image_tasks.perform(
-      trained,
-      flags.task,
-      num=flags.num or 10,
-      draws=flags.draws or 3,
-      label=flags.label,
-      mask=flags.mask,
-      seed=settings.seed,
-      options=settings.options,
-    )
+    return {
+      'num': flags.num or 10,
+      'label': flags.label,
+      'mask': flags.mask,
+      'seed': settings.seed,
+      'options': settings.options,
+    }
 
   def task_picture(
     self, spec: DataSpec, name: str, result: image_tasks.TaskResult, scale: int | None
@@ -94,14 +112,6 @@ class ImageDomain(Domain):
       known = side_by_side(known)
     visible = result._replace(given=result.given._replace(x=given, known=known), images=images)
     return image_tasks.picture(name, visible, levels, scale or pictures.visible_scale(images))
-
-
-def _check_no_task(flags: SampleFlags) -> None:
-  """Raises ValueError for flags that need a task."""
-  if flags.mask is not None:
-    raise ValueError(f'--mask={flags.mask!r} needs a --task that fills pixels in')
-  if flags.draws is not None:
-    raise ValueError(f'--draws={flags.draws} needs a --task; without one, use --num')
 
 
 def side_by_side(

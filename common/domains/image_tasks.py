@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, UInt8
 
 from common.config import pick
-from common.domains.base import ImageTask, TrainedModel
+from common.domains.base import BATCH, TrainedModel
 from common.domains.labels import parse_label
 from common.domains.masks import read_mask
 from common.method import Request
@@ -68,28 +68,50 @@ def perform(
     ValueError: for an unknown task, a mask that the task does not take or that does not fit, too
       many images, and anything that the method refuses.
   """
-  task = pick(trained.tasks, name, f'{trained.family} task')
-  if num < 2 and name in SHARED_LABELS:
-    raise ValueError(f'--num={num}: --task={name} needs at least 2 images')
-  given = _given(trained, name, task, num, mask, seed)
-  results, evaluations = [], 0
+  given = _given(trained, name, num, mask, seed)
+  task, results, evaluations = trained.tasks[name], [], 0
   for draw in range(draws if task.random else 1):
-    wanted = _labels(trained, name, given, label, draw)
-    request = Request(
-      num,
-      None if wanted is None else jnp.asarray(wanted),
-      past=jnp.asarray(given.x) if 'past' in task.needs else None,
-      mask=None if given.known is None else jnp.asarray(given.known, jnp.uint8),
-      options={**task.options, **(options or {})},
-    )
+    request = _request(trained, name, given, _labels(trained, name, given, label, draw), options)
     # One key per draw: draws of an image differ, and asking for more draws keeps the first ones.
     key = jax.random.fold_in(jax.random.key(seed), draw)
-    samples = trained.method.draw(trained.params, key, request)
+    samples = trained.draw_batches(key, request)
     results.append(np.asarray(samples.x))
     evaluations = samples.evaluations
   hidden = f', --mask={mask or task.mask} (blue: to fill in)' if 'mask' in task.needs else ''
   title = f'{name}{hidden}, step {trained.step}, {evaluations} network evaluations'
   return TaskResult(given, title, np.stack(results))
+
+
+def first_request(
+  trained: TrainedModel,
+  name: str,
+  *,
+  num: int,
+  label: str | None,
+  mask: str | None,
+  seed: int,
+  options: Mapping[str, Any],
+) -> Request:
+  """The request of the first draw of `perform`, which raises the same errors."""
+  given = _given(trained, name, num, mask, seed)
+  return _request(trained, name, given, _labels(trained, name, given, label, 0), options)
+
+
+def _request(
+  trained: TrainedModel,
+  name: str,
+  given: TaskInput,
+  label: Int[np.ndarray | Array, 'n'] | None,
+  options: Mapping[str, Any] | None,
+) -> Request:
+  task = trained.tasks[name]
+  return Request(
+    len(given.x),
+    None if label is None else jnp.asarray(label),
+    past=jnp.asarray(given.x) if 'past' in task.needs else None,
+    mask=None if given.known is None else jnp.asarray(given.known, jnp.uint8),
+    options={**task.options, **(options or {})},
+  )
 
 
 def _labels(
@@ -118,10 +140,12 @@ SHARED_LABELS: dict[str, Callable[[Int[np.ndarray, 'n'], int], Int[np.ndarray, '
 }
 
 
-def _given(
-  trained: TrainedModel, name: str, task: ImageTask, num: int, mask: str | None, seed: int
-) -> TaskInput:
+def _given(trained: TrainedModel, name: str, num: int, mask: str | None, seed: int) -> TaskInput:
   """Images of the test split, and the mask."""
+  task = pick(trained.tasks, name, f'{trained.family} task')
+  # Images that depend on each other must be drawn in one call.
+  if name in SHARED_LABELS and not 2 <= num <= BATCH:
+    raise ValueError(f'--num={num}: --task={name} needs 2 to {BATCH} images')
   test = trained.data.splits['test']
   if num > len(test):
     raise ValueError(f'--num={num}: the test split has only {len(test)} images')

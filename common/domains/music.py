@@ -17,6 +17,8 @@ from common.domains.piano_roll import page, piano_rolls
 from common.method import Request
 from common.reporting import pictures
 
+LENGTH = 256  # sixteenths to draw by default
+
 
 class MusicDomain(Domain):
   """Windows of frames [context + 1, voices], a frame per sixteenth; the first is only given."""
@@ -96,15 +98,26 @@ class MusicDomain(Domain):
     Raises:
       ConfigError: for a prompt that has another number of voices, or pitches outside the range.
     """
+    samples, seconds = trained.draw(self._piece(trained, settings, num), settings.seed)
+    return np.asarray(samples.x)[:, 1:], seconds  # without the rests in front
+
+  def num_pixels(self, spec, flags):
+    length = flags.length or LENGTH
+    return length * spec.pitches.num_pitches * (flags.scale or self.picture_scale) ** 2
+
+  def first_request(self, trained, settings):
+    return self._piece(trained, settings, settings.flags.num or self.num)
+
+  def _piece(self, trained: TrainedModel, settings: SampleSettings, num: int) -> Request:
+    """The request of `continue_piece`."""
     spec, flags = trained.data.spec, settings.flags
     past = self.request(spec, num).past
     if flags.prompt is not None:
       given = read_prompt(spec, pathlib.Path(flags.prompt))
       past = np.concatenate([past, np.repeat(given[None], num, 0)], 1)
-    total = past.shape[1] + (flags.length or 256)
+    total = past.shape[1] + (flags.length or LENGTH)
     options = {'length': total, 'slide': total > spec.shape[0], **settings.options}
-    samples, seconds = trained.draw(Request(num, past=past, options=options), settings.seed)
-    return np.asarray(samples.x)[:, 1:], seconds  # without the rests in front
+    return Request(num, past=past, options=options)
 
 
 def read_prompt(spec: DataSpec, path: pathlib.Path) -> Integer[np.ndarray, 'frames voices']:

@@ -46,7 +46,12 @@ def page(
   frames: Integer[np.ndarray, 'n steps voices'], pitches: Pitches, scale: int
 ) -> UInt8[np.ndarray, 'rows columns 3']:
   """Numbered rolls below each other, with an explanation; `scale` is the size of a step."""
-  sheets = [sheet(roll, pitches, scale) for roll in piano_rolls(frames, pitches)]
+  # White below each, so that the names of its lowest pitch and of the next highest are apart.
+  below = ((0, TEXT_SIZE // 2), (0, 0), (0, 0))
+  sheets = [
+    np.pad(sheet(roll, pitches, scale), below, constant_values=255)
+    for roll in piano_rolls(frames, pitches)
+  ]
   rows = [(str(number), roll[None]) for number, roll in enumerate(sheets, 1)]
   return pictures.captioned_rows(legend(pitches), rows)
 

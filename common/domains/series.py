@@ -2,14 +2,15 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
 
-from common.data import times
+from common.data.series import times
 from common.data.sources import Source
 from common.data.spec import DataSpec, SeriesSpec
 from common.domains.base import Domain, SampleSettings, TrainedModel
@@ -20,26 +21,10 @@ from common.method import Method, PyTree, Request
 from common.reporting import pictures, plots
 
 QUANTILE_LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)  # the median and the 50 % and 90 % intervals
+QUANTILE_NAMES = tuple(f'q{level:g}' for level in QUANTILE_LEVELS)
 WINDOWS, DRAWS = 6, 100  # windows that a plot shows, and draws of each
+MAX_PANELS = 100  # windows in one picture
 BATCH_SIZE = 500  # draws in one call of the sampler
-
-
-class Windows(NamedTuple):
-  """Windows of a split that are to be forecast.
-
-  Attributes:
-    spec: the data.
-    source: the split.
-    indices: indices of the windows in the split.
-  """
-
-  spec: DataSpec
-  source: Source
-  indices: Int[np.ndarray, 'windows']
-
-  def repeated(self, draws: int) -> dict[str, np.ndarray]:
-    """A batch in which each window is repeated `draws` times in a row."""
-    return self.source.gather(np.repeat(self.indices, draws))
 
 
 class Forecasts(NamedTuple):
@@ -74,6 +59,32 @@ class Forecasts(NamedTuple):
     return Forecasts(self.series, *(part[:number] for part in self[1:]))
 
 
+class Windows(NamedTuple):
+  """Windows of a split that are to be forecast.
+
+  Attributes:
+    spec: the data.
+    source: the split.
+    indices: indices of the windows in the split.
+  """
+
+  spec: DataSpec
+  source: Source
+  indices: Int[np.ndarray, 'windows']
+
+  def repeated(self, draws: int) -> dict[str, np.ndarray]:
+    """A batch in which each window is repeated `draws` times in a row."""
+    return self.source.gather(np.repeat(self.indices, draws))
+
+  def part(self, start: int, end: int) -> 'Windows':
+    """The windows from number `start` to number `end` - 1."""
+    return self._replace(indices=self.indices[start:end])
+
+  def forecasts(self, drawn: Float[np.ndarray, 'windows draws horizon']) -> Forecasts:
+    """Forecasts from the stored values that were drawn for each window."""
+    return to_forecasts(self.spec, self.source.gather(self.indices), drawn)
+
+
 class SeriesDomain(Domain):
   """Windows, float32 [context + horizon, 1 + covariates]: the value, then its covariates.
 
@@ -101,44 +112,56 @@ class SeriesDomain(Domain):
   def preview_display(self, data, x, request):
     source = data.splits['validation']  # of which `preview_request` asks for the first windows
     windows = Windows(data.spec, source, np.arange(min(WINDOWS, len(source))))
-    return Display(plot=picture(to_forecasts(data.spec, windows.repeated(DRAWS), x, DRAWS)))
+    drawn = drawn_values(data.spec, x).reshape(len(windows.indices), DRAWS, -1)
+    return Display(plot=picture(windows.forecasts(drawn)))
 
   def evaluation_display(self, spec, drawn):
     if drawn.forecasts is None:
       return Display()
-    return Display(plot=picture(drawn.forecasts.first(WINDOWS)))
+    return Display(plot=picture(drawn.forecasts))
 
   def describe(self, spec):
     return f'windows of {spec.shape[0] - spec.series.horizon} + {spec.series.horizon} steps'
 
+  def check_flags(self, spec, flags, out):
+    super().check_flags(spec, flags, out)
+    if out is not None and out.suffix == '.png' and (flags.num or 1) > MAX_PANELS:
+      raise ValueError(
+        f'--num={flags.num}: a picture has at most {MAX_PANELS} windows; write a .csv or a .npy'
+      )
+
+  def first_request(self, trained, settings):
+    windows = self._windows(trained, settings, BATCH_SIZE)
+    return forecast_request(windows.spec, windows.repeated(1), settings.options)
+
   def draw(self, trained, settings):
     """`Forecasts` of the windows."""
-    return self._forecasts(trained, settings, WINDOWS)
+    return joined(self._blocks(trained, settings, self._windows(trained, settings, WINDOWS)))
 
   def sample(self, trained, settings, out):
     # A table holds all windows, a picture or an array only a few, unless --num says otherwise.
-    forecasts = self._forecasts(trained, settings, None if out.suffix == '.csv' else WINDOWS)
+    windows = self._windows(trained, settings, None if out.suffix == '.csv' else WINDOWS)
+    blocks = self._blocks(trained, settings, windows)
     if out.suffix == '.csv':
-      atomic_write(out, table(forecasts))
+      atomic_write(out, table(blocks))
     elif out.suffix == '.npy':
-      pictures.save_array(out, forecasts.draws)
+      pictures.save_array(out, joined(blocks).draws)
     else:
-      pictures.save_png(out, picture(forecasts))
-    number, draws, horizon = forecasts.draws.shape
+      pictures.save_png(out, picture(joined(blocks)))
     return (
-      f'{number} × {horizon} steps of the test split, {draws} draws from step {trained.step}, '
-      f'in {out}'
+      f'{len(windows.indices)} × {windows.spec.series.horizon} steps of the test split, '
+      f'{settings.flags.draws or DRAWS} draws from step {trained.step}, in {out}'
     )
 
-  def _forecasts(
-    self, trained: TrainedModel, settings: SampleSettings, default_num: int | None
-  ) -> Forecasts:
-    """Forecasts of the windows that the flags select; without --num, `default_num` or all."""
+  def _blocks(
+    self, trained: TrainedModel, settings: SampleSettings, windows: Windows
+  ) -> Iterator[Forecasts]:
+    """Forecasts of the windows, some at a time."""
     return forecast(
       trained.method,
       trained.params,
       jax.random.key(settings.seed),
-      self._windows(trained, settings, default_num),
+      windows,
       settings.flags.draws or DRAWS,
       options=settings.options,
     )
@@ -171,14 +194,21 @@ def forecast_request(
   return Request(len(batch['x']), batch['label'], batch['x'], mask, options or {})
 
 
-def to_forecasts(spec: DataSpec, batch: Mapping[str, Any], x: np.ndarray, draws: int) -> Forecasts:
-  """Forecasts from the samples of `forecast_request` for a batch from `Windows.repeated`."""
+def drawn_values(
+  spec: DataSpec, x: Float[np.ndarray, 'rows length columns']
+) -> Float[np.ndarray, 'rows horizon']:
+  """The values of samples of `forecast_request` that were drawn, not given; as they are stored."""
+  return x[:, -spec.series.horizon :, 0]
+
+
+def to_forecasts(
+  spec: DataSpec, batch: Mapping[str, Any], drawn: Float[np.ndarray, 'windows draws horizon']
+) -> Forecasts:
+  """Forecasts of the windows of a batch, from stored values that were drawn."""
   series, length = spec.series, spec.shape[0]
   context = length - series.horizon
-  # Rows i·draws ... (i + 1)·draws - 1 belong to window i: one of them gives its past and truth.
-  stored, label, start = (np.asarray(batch[key])[::draws] for key in ('x', 'label', 'start'))
+  stored, label, start = (np.asarray(batch[key]) for key in ('x', 'label', 'start'))
   values = series.raw(stored[..., 0], label)
-  drawn = np.asarray(x)[:, context:, 0].reshape(len(values), draws, -1)
   return Forecasts(
     series,
     label,
@@ -190,6 +220,17 @@ def to_forecasts(spec: DataSpec, batch: Mapping[str, Any], x: np.ndarray, draws:
   )
 
 
+def joined(blocks: Iterable[Forecasts]) -> Forecasts:
+  """Forecasts of the windows of all blocks, of which there is at least one."""
+  series, label, names, *arrays = zip(*blocks, strict=True)
+  return Forecasts(
+    series[0],
+    np.concatenate(label),
+    tuple(itertools.chain(*names)),
+    *(np.concatenate(parts) for parts in arrays),
+  )
+
+
 def forecast(
   method: Method,
   params: PyTree,
@@ -198,8 +239,11 @@ def forecast(
   draws: int,
   batch_size: int = BATCH_SIZE,
   options: Mapping[str, Any] | None = None,
-) -> Forecasts:
-  """Draws forecasts of windows of a split.
+) -> Iterator[Forecasts]:
+  """Draws forecasts of windows of a split, and yields them for some windows at a time, in order.
+
+  A block of windows has about `batch_size` draws, and at least one window: the memory does not grow
+  with the number of windows.
 
   Args:
     method, params: the model.
@@ -209,15 +253,24 @@ def forecast(
     batch_size: draws in one call of the sampler: more are faster but need more memory.
     options: sampler settings that replace those of the config.
   """
-  batch = windows.repeated(draws)
-  total, x = len(batch['x']), []
+  total = draws * len(windows.indices)
   batch_size = min(batch_size, total)
+  waiting, first = [], 0  # values drawn for the windows from number `first` on
   for call, start in enumerate(range(0, total, batch_size)):
-    # The last call repeats its last row: all calls have one shape, so the sampler compiles once.
-    part = np.minimum(start + np.arange(batch_size), total - 1)
-    request = forecast_request(windows.spec, {k: v[part] for k, v in batch.items()}, options)
-    x.append(np.asarray(method.draw(params, jax.random.fold_in(key, call), request).x))
-  return to_forecasts(windows.spec, batch, np.concatenate(x)[:total], draws)
+    # Row i is a draw of window i // draws. The last call repeats its last row: all calls have one
+    # shape, so the sampler compiles once.
+    rows = np.minimum(start + np.arange(batch_size), total - 1)
+    batch = windows.source.gather(windows.indices[rows // draws])
+    request = forecast_request(windows.spec, batch, options)
+    x = np.asarray(method.draw(params, jax.random.fold_in(key, call), request).x)
+    waiting.append(drawn_values(windows.spec, x)[: total - start])
+    complete = sum(map(len, waiting)) // draws
+    if complete:
+      values = np.concatenate(waiting)
+      used, waiting = complete * draws, [values[complete * draws :]]
+      block = windows.part(first, first + complete)
+      yield block.forecasts(values[:used].reshape(complete, draws, -1))
+      first += complete
 
 
 def picture(forecasts: Forecasts, columns: int = 2) -> UInt8[np.ndarray, 'height width 3']:
@@ -255,30 +308,41 @@ def picture(forecasts: Forecasts, columns: int = 2) -> UInt8[np.ndarray, 'height
   return plots.panels(panels, columns, forecasts.series.time, forecasts.series.value)
 
 
-def table(forecasts: Forecasts) -> str:
-  """Quantiles as CSV: a row for each step of each window.
+def table(blocks: Iterable[Forecasts]) -> str:
+  """Quantiles as CSV: a row for each step of each window of the blocks, of which there is one.
 
   Times are written as in the data. A number has the fewest digits that tell it from its neighbours
   in float32 of the stored values.
   """
   buffer = io.StringIO()
   writer = csv.writer(buffer, lineterminator='\n')
-  names = tuple(f'q{level:g}' for level in QUANTILE_LEVELS)
+  before, after = ('window', 'series', 'step'), ('truth', 'mean', *QUANTILE_NAMES)
+  window = 0
+  for forecasts in blocks:
+    if not window:
+      # The user's name of the column, unless another column has it.
+      time = forecasts.series.time
+      writer.writerow([*before, 'time' if time in (*before, *after) else time, *after])
+    for rows in _table_rows(forecasts):
+      writer.writerows([window, *row] for row in rows)
+      window += 1
+  return buffer.getvalue()
+
+
+def _table_rows(forecasts: Forecasts) -> Iterator[list[list[Any]]]:
+  """The rows of each window, without its number."""
   series, horizon = forecasts.series, forecasts.truth.shape[1]
-  before, after = ('window', 'series', 'step'), ('truth', 'mean', *names)
-  # The user's name of the column, unless another column has it.
-  time = 'time' if series.time in (*before, *after) else series.time
-  writer.writerow([*before, time, *after])
   columns = np.stack([forecasts.truth, forecasts.draws.mean(1), *forecasts.quantiles()], -1)
   tolerance = _resolution(series, columns, forecasts.label)
   for i, name in enumerate(forecasts.names):
     moments = times.format_times(
       series.clock.unit, series.clock.style, forecasts.times[i, -horizon:]
     )
-    for step, moment in enumerate(moments):
-      numbers = map(shortest, columns[i, step].tolist(), tolerance[i, step].tolist())
-      writer.writerow([i, name, step + 1, moment, *numbers])
-  return buffer.getvalue()
+    texts = [
+      map(shortest, numbers, near)
+      for numbers, near in zip(columns[i].tolist(), tolerance[i].tolist(), strict=True)
+    ]
+    yield [[name, step + 1, moments[step], *texts[step]] for step in range(horizon)]
 
 
 def _resolution(

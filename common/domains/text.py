@@ -56,6 +56,9 @@ class TextDomain(Domain):
     past = first_tokens(spec, source, indices)
     return Request(len(indices), past=past, options=options)
 
+  def first_request(self, trained, settings):
+    return continuation(trained, settings)
+
   def preview_display(self, data, x, request):
     return Display(text=page(decode(data.spec, x)))
 
@@ -156,17 +159,9 @@ def continue_prompt(trained: TrainedModel, settings: SampleSettings) -> Continue
     ConfigError: for a prompt that is empty, too long, or has a character outside the vocabulary.
   """
   flags, spec = settings.flags, trained.data.spec
-  tokenizer, context = spec.tokenizer, spec.shape[0]
-  num = flags.num or TextDomain.num
-  past = prompts(trained, flags, num)
-  total = past.shape[1] + (flags.length or 500)
-  stop = (flags.stop,) if flags.stop else ()
-  if tokenizer.separator is not None:
-    stop += ((tokenizer.separator,),)
-  # The user's options come last, so that --options=slide=... has the final word.
-  options = {'length': total, 'slide': total > context} | ({'stop': stop} if stop else {})
-  options |= settings.options
-  samples, seconds = trained.draw(Request(num, past=past, options=options), settings.seed)
+  tokenizer, request = spec.tokenizer, continuation(trained, settings)
+  num, past = request.num, request.past
+  samples, seconds = trained.draw(request, settings.seed)
   x = np.asarray(samples.x)
   # Values after a stop only fill the array.
   lengths = [x.shape[1]] * num if samples.lengths is None else np.asarray(samples.lengths)
@@ -181,6 +176,20 @@ def continue_prompt(trained: TrainedModel, settings: SampleSettings) -> Continue
     texts = [text[:given] + text[given:].partition(flags.stop)[0] for text in texts]
   log_probs = np.asarray(samples.log_prob).sum(1).tolist()
   return Continued(texts, log_probs, seconds)
+
+
+def continuation(trained: TrainedModel, settings: SampleSettings) -> Request:
+  """The request of `continue_prompt`."""
+  flags, spec = settings.flags, trained.data.spec
+  num = flags.num or TextDomain.num
+  past = prompts(trained, flags, num)
+  total = past.shape[1] + (flags.length or 500)
+  stop = (flags.stop,) if flags.stop else ()
+  if spec.tokenizer.separator is not None:
+    stop += ((spec.tokenizer.separator,),)
+  options = {'length': total, 'slide': total > spec.shape[0]} | ({'stop': stop} if stop else {})
+  # The user's options come last, so that --options=slide=... has the final word.
+  return Request(num, past=past, options=options | dict(settings.options))
 
 
 def prompts(

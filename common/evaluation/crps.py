@@ -1,11 +1,12 @@
 """The continuous ranked probability score of forecasts, and a simple forecast as the baseline."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-from common.domains.series import Forecasts
+from common.domains.series import WINDOWS, Forecasts, joined
 from common.evaluation.measures import Measure
 
 
@@ -42,62 +43,87 @@ def seasonal_naive(
   return past[:, -season:][:, np.arange(horizon) % season]
 
 
-class Scores(NamedTuple):
-  """Scores of the forecasts of a split; each window and each step has the same weight.
+class WindowScores(NamedTuple):
+  """Scores of the forecasts of some windows.
 
   Attributes:
     crps: CRPS of each window, in units of the values.
     naive: CRPS of the seasonal naive forecast.
     magnitude: mean |truth| of each window.
-    coverage: shares of the true values inside the 50 % and 90 % intervals.
-    note: which split, and the number of windows, steps and draws.
+    inside: shares of the true values of each window inside the 50 % and 90 % intervals.
   """
 
   crps: Float[np.ndarray, 'windows']
   naive: Float[np.ndarray, 'windows']
   magnitude: Float[np.ndarray, 'windows']
-  coverage: tuple[float, float]
+  inside: Float[np.ndarray, 'windows 2']
+
+
+class Scores(NamedTuple):
+  """Scores of the forecasts of a split; each window and each step has the same weight.
+
+  Attributes:
+    windows: the scores of all windows.
+    note: which split, and the number of windows, steps and draws.
+    shown: the forecasts of the first windows, to look at.
+  """
+
+  windows: WindowScores
   note: str
+  shown: Forecasts
 
 
-def score(forecasts: Forecasts, season: int, split: str) -> Scores:
-  """The scores of forecasts; `split` is named in the note."""
+def score(blocks: Iterable[Forecasts], season: int, split: str) -> Scores:
+  """The scores of forecasts, of which only the first are kept; `split` is named in the note."""
+  scored, shown = [], []
+  for block in blocks:
+    scored.append(_score_windows(block, season))
+    if len(shown) < WINDOWS:
+      shown.append(block.first(WINDOWS))
+  windows = WindowScores(*map(np.concatenate, zip(*scored, strict=True)))
+  first = joined(shown).first(WINDOWS)
+  _, draws, horizon = first.draws.shape
+  note = f'{split} split, {len(windows.crps)} windows of {horizon} steps, {draws} draws of each'
+  return Scores(windows, note, first)
+
+
+def _score_windows(forecasts: Forecasts, season: int) -> WindowScores:
   truth = forecasts.truth.astype(np.float64)
   # The CRPS of a forecast of a single value is its absolute error.
   naive = seasonal_naive(forecasts.past, truth.shape[1], season)
   low, lower, _, upper, high = forecasts.quantiles()
-  inside = ((a <= truth) & (truth <= b) for a, b in ((lower, upper), (low, high)))
-  windows, draws, horizon = forecasts.draws.shape
-  return Scores(
+  inside = [(a <= truth) & (truth <= b) for a, b in ((lower, upper), (low, high))]
+  return WindowScores(
     crps(forecasts.draws.astype(np.float64).swapaxes(1, 2), truth).mean(1),
     np.abs(naive - truth).mean(1),
     np.abs(truth).mean(1),
-    tuple(float(part.mean()) for part in inside),
-    f'{split} split, {windows} windows of {horizon} steps, {draws} draws of each',
+    np.mean(inside, -1).T,
   )
 
 
 def mean_crps(scores: Scores) -> Measure:
   """The mean CRPS, in units of the values."""
-  coverage = '{:.0%} and {:.0%}'.format(*scores.coverage)
+  windows = scores.windows
+  coverage = '{:.0%} and {:.0%}'.format(*windows.inside.mean(0))
   note = (
-    f'seasonal naive {scores.naive.mean():.4g}; intervals of 50 and 90 % hold {coverage}; '
+    f'seasonal naive {windows.naive.mean():.4g}; intervals of 50 and 90 % hold {coverage}; '
     f'{scores.note}'
   )
-  return Measure(float(scores.crps.mean()), _error(scores.crps), note)
+  return Measure(float(windows.crps.mean()), _error(windows.crps), note)
 
 
 def normalised_crps(scores: Scores) -> Measure:
   """Σ CRPS / Σ |truth|, empty if all are 0; for a forecast of one value it is the normalised
   deviation (ND).
   """
-  magnitude = scores.magnitude.mean()
+  windows = scores.windows
+  magnitude = windows.magnitude.mean()
   if not magnitude:
     return Measure(None, note=f'all true values are 0; {scores.note}')
-  ratio = scores.crps.mean() / magnitude
-  note = f'seasonal naive {scores.naive.mean() / magnitude:.4g}; {scores.note}'
+  ratio = windows.crps.mean() / magnitude
+  note = f'seasonal naive {windows.naive.mean() / magnitude:.4g}; {scores.note}'
   # The error of a ratio a/b of means, to first order: the error of the mean of (a - (a/b)·b) / b.
-  error = _error(scores.crps - ratio * scores.magnitude)
+  error = _error(windows.crps - ratio * windows.magnitude)
   return Measure(float(ratio), None if error is None else error / magnitude, note)
 
 

@@ -18,7 +18,7 @@ from jaxtyping import Array, Key
 from common.config import ConfigError, pick
 from common.data.pipeline import Data, evaluation_batches
 from common.domains import domain_of
-from common.domains.base import EvaluationDraws
+from common.domains.display import EvaluationDraws
 from common.evaluation import classifiers, crps, frechet
 from common.evaluation.agreement import share
 from common.evaluation.features import EXTRACTORS, extractor
@@ -28,6 +28,8 @@ from common.evaluation.subject import Reader, Subject
 from common.method import Method, NotFiniteError, PyTree
 from common.reporting.progress import reported
 
+NO_LIKELIHOOD = 'the method has no likelihood'
+ONE_CLASS = 'the data has only one class'
 MIN_FRECHET_SAMPLES = 2  # a covariance needs two
 # Classes whose numbers of examples differ by this factor are unequal: a note says so.
 UNEQUAL = 1.5
@@ -107,6 +109,51 @@ def check_settings(
     )
 
 
+def check_request(
+  method: Method,
+  data: Data,
+  settings: Mapping[str, Any],
+  metrics: Collection[str] | None,
+  options: Mapping[str, Any],
+) -> None:
+  """Checks everything that an evaluation needs besides parameters.
+
+  Args:
+    method, data, settings, options: see `evaluate`.
+    metrics: names of metrics that the user asks for; None: all.
+
+  Raises:
+    ConfigError: see `check_settings`; and for a metric that the data or the method does not have.
+    ValueError: for options that the method refuses.
+  """
+  check_settings(settings, data, metrics)
+  spec, names = data.spec, list(METRICS) if metrics is None else list(metrics)
+  reasons = {name: _not_measured(name, method, data) for name in METRICS}
+  for name in metrics or ():
+    if reasons[name]:
+      known = ', '.join(name for name, reason in reasons.items() if not reason)
+      raise ConfigError(f'metric {name} of {spec.name}: {reasons[name]}; its metrics: {known}')
+  if not without_draws(names):
+    one, domain = np.zeros(1, np.int32), domain_of(spec)
+    label = one if spec.num_classes and method.labelled else None
+    source = data.splits[settings['split']]
+    method.check_request(None, domain.evaluation_request(spec, one, label, source, options))
+
+
+def _not_measured(name: str, method: Method, data: Data) -> str:
+  """Why a metric cannot be measured; '' if it can."""
+  if name not in domain_of(data.spec).metrics:
+    return METRICS[name].scope
+  if name == 'agreement':
+    return _no_classes(method, data)
+  return '' if name != 'bits_per_dim' or method.has_likelihood else NO_LIKELIHOOD
+
+
+def without_draws(metrics: Iterable[str]) -> bool:
+  """Whether none of the metrics needs samples or forecasts."""
+  return all(METRICS[name].draws == NO_DRAWS for name in metrics)
+
+
 class _Draws:
   """Measures metrics; draws that are not finite cost the metrics that need them, and no others."""
 
@@ -131,19 +178,26 @@ class _Draws:
 
 def _drawn(subject: Subject, draws: set[str]) -> EvaluationDraws:
   """The draws that some metric needed: only these are shown."""
-  forecasts = subject.forecasts if FORECASTS in draws else None
+  forecasts = subject.scores.shown if FORECASTS in draws else None
   if SAMPLES not in draws:
     return EvaluationDraws(forecasts=forecasts)
   return EvaluationDraws(subject.samples.shown, subject.samples.shown_label, forecasts)
 
 
+def _no_classes(method: Method, data: Data) -> str:
+  """The reason why no two classes can be requested; '' if they can."""
+  if not data.spec.num_classes:
+    return 'the data has no classes'
+  if not method.labelled:
+    return 'the model cannot draw a requested class'
+  return ONE_CLASS if data.spec.num_classes < 2 else ''
+
+
 def _no_agreement(subject: Subject) -> str:
   """The reason why class agreement cannot be measured; '' if it can."""
-  if not subject.data.spec.num_classes:
-    return 'the data has no classes'
-  if not subject.method.labelled:
-    return 'the model cannot draw a requested class'
-  return 'the data has only one class' if np.count_nonzero(subject.class_counts) < 2 else ''
+  if reason := _no_classes(subject.method, subject.data):
+    return reason
+  return ONE_CLASS if np.count_nonzero(subject.class_counts) < 2 else ''
 
 
 def _class_reader(subject: Subject) -> Reader | None:
@@ -159,11 +213,12 @@ def _agreement(subject: Subject) -> Measure:
     return Measure(None, note=reason)
   judge = classifiers.agreement_classifier(subject.real)
   label = subject.samples.label
-  value, error = share(int(np.sum(subject.samples.read['agreement'] == label)), len(label))
+  hits = int(np.sum(subject.samples.read['agreement'] == label))
+  value, error, interval = share(hits, len(label))
   accuracy = f'accuracy {judge.accuracy:.1%} on {len(subject.real.test_x)} test images'
   note = f'judged by an {judge.name.upper()} with {accuracy}; n={len(label)}'
   note += _class_note(subject)
-  return Measure(value, error, note)
+  return Measure(value, error, note, interval=interval)
 
 
 def _feature_reader(subject: Subject) -> Reader:
@@ -204,7 +259,7 @@ def _class_note(subject: Subject) -> str:
 def _bits_per_dim(subject: Subject) -> Measure:
   """Negative log-likelihood of the evaluated split, in bits per dimension."""
   if not subject.method.has_likelihood:
-    return Measure(None, note='the method has no likelihood')
+    return Measure(None, note=NO_LIKELIHOOD)
   spec, split = subject.data.spec, subject.settings['split']
   size = subject.settings['batch_size']
   batches = evaluation_batches(subject.split, size)

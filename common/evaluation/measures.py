@@ -17,6 +17,7 @@ class Measure(NamedTuple):
     note: what a reader needs to know next to the number.
     parts: if the value is a sum: its parts by name, each given by its terms, which add up to it.
     dof: degrees of freedom of the standard error; None: so many that it is as good as known.
+    interval: of a share, its 95 % interval, which lies in [0, 1]; None: that of the error.
   """
 
   value: float | None
@@ -24,6 +25,7 @@ class Measure(NamedTuple):
   note: str = ''
   parts: Mapping[str, tuple[float, ...]] = {}
   dof: int | None = None
+  interval: tuple[float, float] | None = None
 
   @property
   def is_finite(self) -> bool:
@@ -41,7 +43,8 @@ class Measure(NamedTuple):
   def from_json(cls, record: Mapping[str, Any]) -> 'Measure':
     """The measure that `to_json` wrote."""
     numbers = {key: from_json_number(record[key]) for key in ('value', 'standard_error')}
-    return cls(**dict(record) | numbers)
+    interval = record.get('interval')  # files from before there were intervals have none
+    return cls(**dict(record) | numbers | {'interval': interval and tuple(interval)})
 
 
 class Evaluation(NamedTuple):

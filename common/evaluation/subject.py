@@ -15,7 +15,7 @@ from common.data.sources import Source
 from common.domains import domain_of
 from common.domains.base import Domain
 from common.domains.labels import class_cycle
-from common.domains.series import Forecasts, Windows, forecast
+from common.domains.series import Windows, forecast
 from common.evaluation import classifiers, crps
 from common.method import Method, PyTree, Samples
 from common.reporting.progress import reported
@@ -160,9 +160,9 @@ class Subject:
     return _examples(self.data.splits['train'], self.data.spec.num_classes)
 
   @functools.cached_property
-  def forecasts(self) -> Forecasts:
-    """`settings.num_samples` draws of every window of the split."""
-    return forecast(
+  def scores(self) -> crps.Scores:
+    """The scores of `settings.num_samples` draws of every window of the split."""
+    blocks = forecast(
       self.method,
       self.params,
       self.key,
@@ -171,11 +171,7 @@ class Subject:
       self.settings['batch_size'],
       self.options,
     )
-
-  @functools.cached_property
-  def scores(self) -> crps.Scores:
-    """The scores of `forecasts`."""
-    return crps.score(self.forecasts, self.data.spec.series.season, self.settings['split'])
+    return crps.score(blocks, self.data.spec.series.season, self.settings['split'])
 
   @functools.cached_property
   def real(self) -> classifiers.LabelledImages:

@@ -12,6 +12,7 @@ from common.files import atomic_write
 
 Path = str | os.PathLike
 VISIBLE_SIDE = 64  # pixels to which small images are enlarged, about
+MAX_PIXELS = 2**28  # of a picture
 MAX_CAPTION = 24  # letters of a class's name in a picture
 
 
@@ -54,6 +55,15 @@ def image_grid(
   return grid.repeat(scale, 0).repeat(scale, 1)
 
 
+def check_size(path: Path, pixels: int) -> None:
+  """Raises ValueError for a picture that is too large to draw."""
+  if pixels > MAX_PIXELS:
+    raise ValueError(
+      f'--out={path}: the picture would have {pixels:,} pixels, and {MAX_PIXELS:,} are the most: '
+      'ask for fewer samples or smaller ones, or write a .npy'
+    )
+
+
 def visible_scale(images: Shaped[np.ndarray, '... height width channels']) -> int:
   """The size of a pixel that makes the longer side of an image about 64 pixels, and at least 1."""
   return max(1, round(VISIBLE_SIDE / max(images.shape[-3:-1])))
@@ -91,7 +101,8 @@ def captioned_rows(
   margin, line = text_size // 2, 2 * text_size
   head = line if title else margin
   rows = [(_shortened(caption), images) for caption, images in rows]
-  grids = [image_grid(images, len(images), scale, background=255) for _, images in rows]
+  # Without the gap below each row: the next row brings the one between them.
+  grids = [image_grid(images, len(images), scale, background=255)[:-scale] for _, images in rows]
   # Images start to the right of the longest caption. A row is at least as high as its caption.
   left = 2 * margin + int(max(font.getlength(caption) for caption, _ in rows))
   width = max(left + max(grid.shape[1] for grid in grids), int(font.getlength(title)) + margin)

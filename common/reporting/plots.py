@@ -39,11 +39,18 @@ class Plot(NamedTuple):
 
 
 class Series(NamedTuple):
-  """Points of a curve or a scatter plot. `error`: half the height of each error bar, or None."""
+  """Points of a curve or a scatter plot.
+
+  Attributes:
+    x, y: the points.
+    error: half the height of each error bar, or None.
+    above: the part of each error bar above its point, if `error` is only the part below.
+  """
 
   x: Sequence[float]
   y: Sequence[float]
   error: Sequence[float] | None = None
+  above: Sequence[float] | None = None
 
 
 def curve(
@@ -130,7 +137,8 @@ def scatter_plot(
 def _draw_points(axes, index: int, name: str, points: Series) -> None:
   colour, marker, _ = style_of(index)
   style = dict(color=colour, marker=marker, linestyle='none')
-  axes.errorbar(points.x, points.y, points.error, label=name, capsize=3, **style)
+  error = points.error if points.above is None else [points.error, points.above]
+  axes.errorbar(points.x, points.y, error, label=name, capsize=3, **style)
 
 
 class Panel(NamedTuple):

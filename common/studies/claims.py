@@ -125,7 +125,7 @@ def _compare(
   if one.error is None or other.error is None:
     return 'undecided', f'{detail}; the error is unknown'
   gap = difference(one, other, float(claim.times))
-  low, high = gap.value - gap.half_width, gap.value + gap.half_width
+  low, high = gap.ends
   if is_paired(one, other) and gap.error:
     _, factor = unit(claim.cell[1], (one.value, other.value))
     shown = format_estimate(scaled(gap, factor))

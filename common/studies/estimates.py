@@ -1,6 +1,8 @@
 """Means with their 95 % intervals, and how they are written.
 
-In everything that is printed or drawn, ± is half of a 95 % interval.
+In everything that is printed or drawn, ± is half of a 95 % interval. A share lies in [0, 1]: where
+value ± half would leave it, the two ends of its interval are printed instead, as in
+'1.00 (0.72 to 1.00)'.
 """
 
 import math
@@ -26,17 +28,26 @@ class Estimate(NamedTuple):
     error: its standard error; None if it is unknown.
     dof: the degrees of freedom of the error.
     seeds: with several seeds, the value of each.
+    interval: the 95 % interval of a share, in [0, 1]; None: value ± half of the t-interval.
   """
 
   value: float
   error: float | None
   dof: float = math.inf
   seeds: Mapping[int, float] = {}
+  interval: tuple[float, float] | None = None
 
   @property
   def half_width(self) -> float | None:
     """Half the width of the 95 % interval."""
+    if self.interval is not None:
+      return (self.interval[1] - self.interval[0]) / 2
     return None if self.error is None else _quantile(self.dof) * self.error
+
+  @property
+  def ends(self) -> tuple[float, float]:
+    """The ends of the 95 % interval; the error must be known."""
+    return self.interval or (self.value - self.half_width, self.value + self.half_width)
 
 
 def estimate(measures: Mapping[int, Measure]) -> Estimate | None:
@@ -52,9 +63,14 @@ def estimate(measures: Mapping[int, Measure]) -> Estimate | None:
   if len(known) == 1:
     (measure,) = known.values()
     dof = math.inf if measure.dof is None else float(measure.dof)
-    return Estimate(float(measure.value), measure.standard_error, dof)
+    return Estimate(float(measure.value), measure.standard_error, dof, interval=measure.interval)
   # The spread of the seeds; the measurement's own error is part of it.
-  return _mean({seed: float(measure.value) for seed, measure in known.items()})
+  mean = _mean({seed: float(measure.value) for seed, measure in known.items()})
+  if any(measure.interval is None for measure in known.values()):
+    return mean
+  # A mean of shares lies in [0, 1], so the rest of its t-interval can be cut off.
+  low, high = mean.ends
+  return mean._replace(interval=(max(low, 0.0), min(high, 1.0)))
 
 
 def difference(one: Estimate, other: Estimate, times: float = 1.0) -> Estimate:
@@ -62,7 +78,8 @@ def difference(one: Estimate, other: Estimate, times: float = 1.0) -> Estimate:
 
   If both sides have the same seeds, they are compared seed by seed: what a seed does to both of
   them (the order of the data, the first weights, the noise) then cancels. Otherwise the errors of
-  both sides are independent (Welch 1947).
+  both sides are independent (Welch 1947). The interval of a difference from a share combines the
+  ends of both sides (Newcombe 1998, method 10).
   """
   if is_paired(one, other):
     return _mean({seed: value - times * other.seeds[seed] for seed, value in one.seeds.items()})
@@ -72,7 +89,13 @@ def difference(one: Estimate, other: Estimate, times: float = 1.0) -> Estimate:
   spread = sum(part**2 / dof for part, dof in parts)
   # Welch–Satterthwaite: ν = (Σ sᵢ²)² / Σ (sᵢ⁴ / νᵢ); exact parts do not reduce it.
   dof = variance**2 / spread if spread > 0 else math.inf
-  return Estimate(gap, math.sqrt(variance), dof)
+  if one.interval is None and other.interval is None:
+    return Estimate(gap, math.sqrt(variance), dof)
+  # The low end of the gap is where `one` is low and `other` is high: gap − √((a − l)² + (h − b)²).
+  (low, high), (other_low, other_high) = one.ends, other.ends
+  below = math.hypot(one.value - low, times * (other_high - other.value))
+  above = math.hypot(high - one.value, times * (other.value - other_low))
+  return Estimate(gap, math.sqrt(variance), dof, interval=(gap - below, gap + above))
 
 
 def is_paired(one: Estimate, other: Estimate) -> bool:
@@ -114,23 +137,28 @@ def unit(metric: str, values: Iterable[float]) -> tuple[str, float]:
 def scaled(found: Estimate, factor: float) -> Estimate:
   """The estimate in another unit."""
   error = None if found.error is None else factor * found.error
-  return Estimate(factor * found.value, error, found.dof)
+  interval = found.interval and tuple(factor * end for end in found.interval)
+  return Estimate(factor * found.value, error, found.dof, interval=interval)
 
 
 def format_estimate(found: Estimate | None) -> str:
   """'0.957 ± 0.013': two digits of half the 95 % interval, and the value to the same decimals."""
-  return '' if found is None else ' ± '.join(part for part in format_parts(found) if part)
+  return '' if found is None else ' '.join(part for part in format_parts(found) if part)
 
 
 def format_parts(found: Estimate) -> tuple[str, str]:
-  """The two numbers of `format_estimate`; the second is empty without an error."""
+  """The two parts of `format_estimate`; the second is empty without an error."""
   if not math.isfinite(found.value):
     return 'not finite', ''
   if not found.half_width or not math.isfinite(found.half_width):
     whole = found.value.is_integer() and abs(found.value) < 1e15
     return (f'{found.value:,.0f}' if whole else f'{found.value:.4g}'), ''
-  if abs(found.value) < 1e-3:
-    return f'{found.value:.3g}', f'{found.half_width:.2g}'
   # Two significant digits of the half-width h: 1 − ⌊log₁₀ h⌋ decimals.
   decimals = max(1 - math.floor(math.log10(found.half_width)), 0)
-  return f'{found.value:,.{decimals}f}', f'{found.half_width:,.{decimals}f}'
+  low, high = found.value - found.half_width, found.value + found.half_width
+  if found.interval is not None and not 0 <= low <= high <= 1:
+    low, high = found.interval
+    return f'{found.value:.{decimals}f}', f'({low:.{decimals}f} to {high:.{decimals}f})'
+  if abs(found.value) < 1e-3:
+    return f'{found.value:.3g}', f'± {found.half_width:.2g}'
+  return f'{found.value:,.{decimals}f}', f'± {found.half_width:,.{decimals}f}'

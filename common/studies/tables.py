@@ -251,8 +251,7 @@ def _table(results: Results) -> Table:
         failed = row.name in results.failures and len(cells) == 1
         cells.append(Cell('failed' if failed else '', style='failed' if failed else ''))
         continue
-      value, half_width = format_parts(estimate)
-      cells.append(Cell(value, f'± {half_width}' if half_width else ''))
+      cells.append(Cell(*format_parts(estimate)))
     rows.append(cells)
   return Table(['', *header(results)[1:]], rows, notes(results))
 
@@ -309,7 +308,10 @@ def _scatter(results: Results, x: str, y: str) -> plots.Plot | None:
     along, up = (estimates.get((row.name, metric)) for metric in (x, y))
     # The horizontal axis is logarithmic: it has no place for 0.
     if along is not None and up is not None and along.value > 0 and math.isfinite(up.value):
-      points[row.name] = plots.Series([along.value], [up.value], [up.half_width or 0.0])
+      low, high = (up.value, up.value) if up.half_width is None else up.ends
+      points[row.name] = plots.Series(
+        [along.value], [up.value], [up.value - low], [high - up.value]
+      )
   if not points:
     return None
   return plots.scatter_plot(points, titles[x], titles[y], log_x=True)

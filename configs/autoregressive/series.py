@@ -21,7 +21,8 @@ of the values within the 50 % and 90 % intervals.
 
 Variants file and file_counts: your own CSV file (docs/datasets.md), --config.data.source=FILE.csv;
 file_counts is for counts, with a negative binomial. If its columns have other names:
---config.data.target=NAME, and data.time, data.series, data.covariates.
+--config.data.target=NAME, and data.time, data.series, data.covariates. If each column or each row
+is a series: --config.data.layout=columns, or rows.
 """
 
 from ml_collections import ConfigDict

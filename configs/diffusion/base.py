@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 from common.config import plain_defaults
 from common.ranges import (
   ABOVE_ZERO,
-  AT_LEAST_ONE,
   AT_LEAST_ZERO,
   BELOW_ONE,
   FINITE,
@@ -69,8 +68,8 @@ SETTINGS = base.SETTINGS | dict(
     task=dict(  # what is drawn
       name='generate',  # a key of diffusion/sampling/tasks.py: inpaint, sdedit, ...
       strength=Setting(0.5, Interval(0, 1, above=True)),  # sdedit: share of the steps to take
-      jump=Setting(5, AT_LEAST_ONE),  # repaint: number of steps in a stretch
-      repeats=Setting(5, AT_LEAST_ONE),  # repaint: how often each stretch is denoised
+      jump=Setting(5, Interval(1, 100_000)),  # repaint: number of steps in a stretch
+      repeats=Setting(5, Interval(1, 1000)),  # repaint: how often each stretch is denoised
     ),
     sampler=dict(name='ddim'),  # diffusion/sampling/driver.py
     steps=Setting(50, Interval(1, 100_000)),  # of the sampler

@@ -253,7 +253,7 @@ class VLB(Estimator):
     terms: number of network evaluations per example for the middle term, at least 2.
   """
 
-  terms: Annotated[int, Interval(2)] = 32
+  terms: Annotated[int, Interval(2, 100_000)] = 32
 
   def estimate(
     self,

@@ -212,9 +212,9 @@ class FlowLikelihood(Estimator):
 
   trace: Annotated[str, OneOf(*TRACES)] = 'hutchinson'
   probe: Annotated[str, OneOf(*PROBES)] = 'rademacher'
-  probes: Annotated[int, AT_LEAST_ONE] = 1
+  probes: Annotated[int, Interval(1, 10_000)] = 1
   dequantization: Annotated[str, OneOf(*DEQUANTIZATIONS)] = 'uniform'
-  samples: Annotated[int, Interval(2)] = 2
+  samples: Annotated[int, Interval(2, 10_000)] = 2
   importance: bool = False
   solver: Annotated[str, OneOf(*SOLVERS)] = 'dopri5'
   rtol: Annotated[float, ABOVE_ZERO] = 1e-5

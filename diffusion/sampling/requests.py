@@ -18,7 +18,12 @@ from diffusion.sampling.driver import padded
 from diffusion.sampling.grids import make_times
 from diffusion.sampling.program import ProgramInputs, run_sampler
 from diffusion.sampling.settings import SamplerSettings, build_settings, with_options
-from diffusion.sampling.tasks import build_task, check_given
+from diffusion.sampling.tasks import TASKS, build_task, check_given
+
+# {setting of a task: the task}
+SETTINGS_OF_TASKS = {
+  field.name: name for name, task in TASKS.items() for field in dataclasses.fields(task)
+}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,12 +55,17 @@ class RequestSampler:
     return Samples(x, int(evaluations), finite=finite)
 
   def check(self, params: Any, request: Request) -> None:
-    """See `Method.check_request`: prepares the program and traces it for its shapes."""
+    """See `Method.check_request`: prepares the program; with `params`, traces it for its shapes.
+
+    Options without an effect are refused.
+    """
     # A learned process has no values yet: its grid is checked at its initial ones.
     key = jax.random.key(0)
     process = self.model.process_at({'process': self.model.process.init(key)})
     settings, inputs = self._prepare(process, params, key, request)
-    jax.eval_shape(functools.partial(run_sampler, self.model, settings), inputs)
+    _check_effect(request.options, settings)
+    if params is not None:
+      jax.eval_shape(functools.partial(run_sampler, self.model, settings), inputs)
 
   def _prepare(
     self, process: Process, params: Any, key: Key[Array, ''], request: Request
@@ -145,3 +155,19 @@ class RequestSampler:
         f'guidance of weight {weight:g} needs a model that sometimes saw no label in training, but'
         ' label_dropout is 0; set guidance=1, or train with label_dropout=0.1'
       )
+
+
+def _check_effect(options: Mapping[str, Any], settings: SamplerSettings) -> None:
+  """Raises ConfigError for an option that changes nothing."""
+  guidance, threshold = settings.guidance, settings.threshold.name
+  owners = {  # settings, and what must be chosen for them to have an effect
+    ('low', 'high', 'rescale'): (guidance.weighted or guidance.classifier, 'guidance, such as 2.0'),
+    ('percentile',): (threshold == 'dynamic', 'threshold=dynamic'),
+    ('bound',): (threshold != 'none', 'threshold=static or dynamic'),
+  }
+  for setting, owner in SETTINGS_OF_TASKS.items():
+    owners[(setting,)] = (isinstance(settings.task, TASKS[owner]), f'--task={owner}')
+  for name in options:
+    for leaves, (used, needed) in owners.items():
+      if name.rpartition('.')[2] in leaves and not used:
+        raise ConfigError(f'option {name} has no effect without {needed}')

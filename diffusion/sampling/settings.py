@@ -33,6 +33,12 @@ class GuidanceSettings:
   rescale: float
   classifier: float
 
+  def __post_init__(self):
+    if 0 < self.high <= self.low:
+      raise ConfigError(
+        f'sampling.guidance.low={self.low:g} must be below sampling.guidance.high={self.high:g}'
+      )
+
 
 @dataclasses.dataclass(frozen=True)
 class ThresholdSettings:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from common.config import ConfigError
-from common.ranges import ABOVE_ZERO, AT_LEAST_ONE, AT_LEAST_ZERO, PROBABILITY, Interval, OneOf
+from common.ranges import ABOVE_ZERO, AT_LEAST_ZERO, PROBABILITY, Interval, OneOf
 from diffusion.predictions import Pair, fold_in_each, normal_like, velocity
 from diffusion.processes.process import Process
 
@@ -312,7 +312,7 @@ class PredictorCorrector(Sampler):
   """
 
   snr: Annotated[float, ABOVE_ZERO] = 0.16
-  corrections: Annotated[int, AT_LEAST_ONE] = 1
+  corrections: Annotated[int, Interval(1, 1000)] = 1
   predict: bool = True
   norm: Annotated[str, OneOf(*NORMS)] = 'expected'
 

@@ -21,6 +21,7 @@ from common.reporting import writers
 from common.training.parallel import make_mesh
 from common.training.program import build_program
 from experiments import cli, families, runs
+from experiments.startup import signals
 
 CONFIG = flags.DEFINE_string(
   'config', 'configs/autoregressive/text.py:shakespeare_char', 'FILE.py:variant of a text model.'
@@ -37,9 +38,9 @@ def main() -> int:
   config = families.load_config(CONFIG.value, overrides)
   workdir = pathlib.Path(WORKDIR.value)
   # Our own run comes first, because the peer is evaluated at the same steps.
-  with cli.stop_on_signals() as stop:
+  with signals.stop_on_signals() as stop:
     if not runs.train(config, workdir / 'ours', stop=stop):
-      return cli.STOPPED
+      return signals.STOPPED
   ours = [(row['step'], row['loss']) for row in writers.read(workdir / 'ours', 'validation')]
   seconds = {'twofold': runs.training_seconds(workdir / 'ours')}
   theirs, seconds['PyTorch'] = train_peer(config, [step for step, _ in ours])

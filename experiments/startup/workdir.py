@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import json
-import os
 import pathlib
 import shutil
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,7 @@ from absl import logging
 from common.checkpoints import records
 from common.config import ConfigError, differences, flatten, read_json, to_json
 from common.data import pipeline
-from common.files import atomic_write, exclusive
+from common.files import atomic_write, check_writable, exclusive
 from common.training.resume import is_changeable
 from experiments import families
 
@@ -27,19 +26,15 @@ def check_path(workdir: str | pathlib.Path) -> pathlib.Path:
   """The path of a folder that a run can be written to; nothing is created yet.
 
   Raises:
-    ConfigError: the name is empty, or a file or a folder without write access is in the way.
+    ConfigError: the name is empty, or the folder cannot be created or written to.
   """
-  path = pathlib.Path(workdir)
   if not str(workdir).strip():
     raise ConfigError('--workdir is empty; name the folder of the run, such as runs/digits')
-  nearest = next(folder for folder in (path, *path.absolute().parents) if os.path.lexists(folder))
-  if not nearest.is_dir():
-    raise ConfigError(f'--workdir={workdir}: {nearest} must be a folder; choose another --workdir')
-  if not os.access(nearest, os.W_OK | os.X_OK):
-    raise ConfigError(
-      f'--workdir={workdir}: {nearest} cannot be written to; change its permissions, or choose '
-      'another --workdir'
-    )
+  path = pathlib.Path(workdir)
+  try:
+    check_writable(path)
+  except ValueError as error:
+    raise ConfigError(f'--workdir={workdir} {error}; choose another --workdir') from error
   return path
 
 
@@ -94,7 +89,7 @@ def reserve(
 
   Raises:
     ConfigError: the folder holds a run of another config or on other data, or its files cannot be
-      read; or there is no run to extend, or one with more steps.
+      read; or the run to extend has more steps.
   """
   path, data_path = workdir / 'config.json', workdir / 'data.json'
   identity = {'fingerprint': pipeline.fingerprint(data), 'train': data.spec.num_train}
@@ -107,8 +102,6 @@ def reserve(
         f'the data of the run in {workdir} has changed since it began ({before.get("train")} '
         f'training examples then, {identity["train"]} now): restore the data, {ANOTHER}'
       )
-  elif extend_to is not None:
-    raise ConfigError(f'--extend: {workdir} holds no run; remove the flag to start one')
   # Written at every start, because some settings may change (common/training/resume.py).
   atomic_write(path, to_json(config))
   atomic_write(data_path, json.dumps(identity))

@@ -2,16 +2,19 @@
 
 import pathlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from common.config import Config, differences
+from common.config import Config, ConfigError, differences, to_json
+from common.data import pipeline
+from common.domains import domain_of
 from common.evaluation.evaluate import METRICS
 from common.evaluation.measures import Evaluation, Measure
 from common.files import atomic_write
 from common.reporting import report, writers
 from common.studies import studies, tables
-from experiments import cli, families, runs
+from experiments import families, runs
+from experiments.startup import signals
 
 SHARD_HELP = 'PART/PARTS, such as 1/4: train and measure only this part of the models.'
 
@@ -51,6 +54,20 @@ def plan(
   return studies.shard(jobs, part, parts)
 
 
+def check_metrics(jobs: list[studies.Job], metrics: Sequence[str]) -> None:
+  """Raises ConfigError for a metric that the data of none of the jobs has."""
+  sections = {to_json(job.config['data']): job.config['data'] for job in jobs}
+  specs = [pipeline.load(section).spec for section in sections.values()]
+  known = set(LOG_METRICS).union(*(domain_of(spec).metrics for spec in specs))
+  for metric in metrics:
+    if metric not in known:
+      names = ', '.join(sorted({spec.name for spec in specs}))
+      raise ConfigError(
+        f'metric {metric} {METRICS[metric].scope}, not to {names}; metrics: '
+        f'{", ".join(sorted(known))}'
+      )
+
+
 def show_rows(jobs: list[studies.Job]) -> str:
   """The rows of a study, each with its settings that differ from the defaults of its family."""
   lines = []
@@ -64,15 +81,15 @@ def show_rows(jobs: list[studies.Job]) -> str:
 
 def run(jobs: list[studies.Job], study: studies.Study, workdir: pathlib.Path) -> studies.Results:
   """Trains and measures everything that is not finished; a signal stops it, and exits with 75."""
-  with cli.stop_on_signals() as stop:
+  with signals.stop_on_signals() as stop:
     # `studies.run` turns exceptions into failed rows, but lets `SystemExit` through.
     def train(config, folder):
       if not runs.train(config, folder, stop=stop):
-        sys.exit(cli.STOPPED)
+        sys.exit(signals.STOPPED)
 
     def evaluate(config, folder, metrics, options):
       if stop():
-        sys.exit(cli.STOPPED)
+        sys.exit(signals.STOPPED)
       return measure(config, folder, metrics, options)
 
     # Rows that share a model share these metrics, because they do not depend on sampling.

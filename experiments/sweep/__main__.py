@@ -54,6 +54,7 @@ def main() -> int:
   if SHOW.value:
     print(running.show_rows(jobs))
     return 0
+  running.check_metrics(jobs, study.metrics)
   grids.reserve(workdir, file, settings)
   results = running.run(jobs, study, workdir)
   running.write_results(results, workdir, SHARD.value)

@@ -138,5 +138,5 @@ def best(results: Results) -> str:
   if one.error is None or other.error is None:
     return f'{said}; one seed cannot say how sure that is: add --seeds=3'
   gap = difference(one, other)
-  sure = abs(gap.value) > gap.half_width
+  sure = gap.ends[0] > 0 or gap.ends[1] < 0
   return f'{said}; {"" if sure else "not "}clearly better than the next, {others[0]}'

@@ -56,7 +56,8 @@ def test_a_fit_of_a_series_times_a_plus_b_has_a_times_the_crps(tmp_path, head):
       start, _ = jax.jit(made.init)(jax.random.key(0), {'x': train['x'][:1]})
     params = fit(start, jnp.asarray(train['x']), jnp.asarray(train['label']))
     windows = Windows(data.spec, data.splits['test'], np.arange(len(data.splits['test'])))
-    scores = score(forecast(made, params, jax.random.key(1), windows, 50), 7, 'test')
+    forecasts = forecast(made, params, jax.random.key(1), windows, 50)
+    scores = score(forecasts, 7, 'test').windows
     found[a, b] = scores.crps.mean() / a, scores.naive.mean() / a
   # 1.7e9 + 1e-4·x keeps three digits of x in float64.
   plain, naive = found[1.0, 0.0]

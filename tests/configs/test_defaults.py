@@ -111,7 +111,7 @@ def test_the_thresholds_of_the_config_are_those_of_the_sampler():
   ('setting', 'value', 'message'),
   [
     ('seed', -1, r'in \[0, 4294967296\)'),
-    ('data.batch_size', 0, 'at least 1'),
+    ('data.batch_size', 0, r'in \[1, 1000000\]'),
     ('optimizer.clip', -1, r'at least 0 \(0: off\)'),
     ('optimizer.learning_rate', -1e-3, 'above 0'),
     ('optimizer.frozen', '(', 'a regular expression'),
@@ -120,7 +120,7 @@ def test_the_thresholds_of_the_config_are_those_of_the_sampler():
     ('ema.keep', 0, 'at least 1'),
     ('train.micro_batches', 0, 'at least 1'),
     ('train.max_bad_steps', 0, 'at least 1'),
-    ('evaluation.num_samples', -1, 'at least 1'),
+    ('evaluation.num_samples', -1, r'in \[1, 10000000\]'),
     ('label_dropout', 1.0, r'in \[0, 1\)'),
     ('prediction.sigma_data', 0.0, 'above 0'),
     ('augmentation.probability', 1.5, r'in \[0, 1\]'),

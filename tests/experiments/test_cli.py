@@ -1,14 +1,17 @@
 """Values of flags, errors and signals of commands."""
 
 import math
+import os
 import pathlib
 import platform
 import signal
+import sys
 
 import pytest
 
 from common import config
 from experiments import cli
+from experiments.startup import signals
 
 
 def test_settings_are_literals_or_text():
@@ -50,12 +53,36 @@ def test_an_item_without_name_and_value_is_refused(item):
 def test_the_first_signal_is_recorded_and_the_second_of_either_kind_ends(number):
   kinds = (signal.SIGTERM, signal.SIGINT)
   before = [signal.getsignal(kind) for kind in kinds]
-  with cli.stop_on_signals() as stop:
+  with signals.stop_on_signals() as stop:
     assert not stop()
     signal.raise_signal(number)
     assert stop()
     assert all(signal.getsignal(kind) == signal.SIG_DFL for kind in kinds)
   assert [signal.getsignal(kind) for kind in kinds] == before
+
+
+@pytest.mark.parametrize(
+  ('number', 'ends', 'code'),
+  [(signal.SIGTERM, SystemExit, (75,)), (signal.SIGINT, KeyboardInterrupt, ())],
+)
+def test_a_signal_before_the_first_step_ends_at_once(number, ends, code):
+  """A loop asks after its steps: as long as none has asked, there is nothing to save."""
+  with signals.stop_on_signals() as stop:
+    with pytest.raises(ends) as end:
+      signal.raise_signal(number)
+    assert end.value.args == code
+    assert stop()  # also a loop that began although a library has swallowed the exception
+
+
+@pytest.mark.parametrize('buffering', [-1, 1], ids=['at the end', 'at once'])
+def test_a_closed_pipe_ends_a_command_quietly(buffering, monkeypatch, capsys):
+  read, write = os.pipe()
+  os.close(read)
+  with os.fdopen(write, 'w', buffering) as stdout:
+    monkeypatch.setattr(sys, 'stdout', stdout)
+    with pytest.raises(SystemExit) as end, cli.one_line_errors():
+      print('many lines')
+  assert end.value.code == 141 and not capsys.readouterr().err
 
 
 def raised(error):

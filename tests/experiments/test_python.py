@@ -53,7 +53,8 @@ def test_the_same_seed_draws_the_samples_of_the_command(trained, tmp_path):
 @pytest.mark.parametrize(
   ('settings', 'message'),
   [
-    (dict(num=0), 'num must be a whole number of at least 1, got 0'),
+    (dict(num=0), 'num must be a whole number in [1, 1000000], got 0'),
+    (dict(scale=65), 'scale must be a whole number in [1, 64], got 65'),
     (dict(prompt='a'), '--prompt=a: digits holds images'),
     (dict(stepz=3), "unknown sampling option 'stepz'; did you mean 'steps'"),
     (dict(label=12), "--label='12' is not a class of digits"),

@@ -231,9 +231,8 @@ def test_the_program_needs_no_data():
 
 
 def test_evaluate_and_sample_read_the_run_back(whole, tmp_path):
-  printed = run(
-    'evaluate', f'--workdir={whole}', '--metrics=bits_per_dim,parameters', '--num_samples=20'
-  )
+  metrics = '--metrics=bits_per_dim,parameters,evaluations'
+  printed = run('evaluate', f'--workdir={whole}', metrics, '--num_samples=20')
   path = whole / 'evaluations' / '40-num_samples=20.json'
   assert 'step 40 (' in printed and 'best: ' in printed
   measures = json.loads(path.read_text())['measures']

@@ -31,6 +31,7 @@ FLAG_DEFAULTS = dict(
   time='',
   series='',
   covariates='all',
+  layout='long',
   tokenizer='characters',
   vocabulary=1024,
   tokenizer_files='',

@@ -2,8 +2,8 @@
 
 A window has `context` + `horizon` steps of one series: [value, covariates], float32. The first
 `context` steps are given, the last `horizon` are to be forecast. Covariates are known in advance:
-the other columns of the file, and features of the time (common/data/calendars.py). The columns of
-the file are standardised to mean 0 and standard deviation 1 over the training part.
+the other columns of the file, and features of the time (common/data/series/calendars.py). The
+columns of the file are standardised to mean 0 and standard deviation 1 over the training part.
 
 The unit of a series does not matter: a value is stored as (value - origin) / unit, subtracted in
 float64. The origin of a series is the mean of its training part, its unit the mean distance from
@@ -27,9 +27,10 @@ import tensorflow_datasets as tfds
 from jaxtyping import Float, Int
 
 from common.config import ConfigError
-from common.data import calendars
 from common.data.builders import base, downloads
-from common.data.series_csv import Columns, Table, read_table
+from common.data.series import calendars
+from common.data.series.columns import Columns
+from common.data.series.table import Table, read_table
 from common.files import check_regular
 
 HELD_OUT = 0.05  # share of the steps of a series, for each of validation and test
@@ -37,8 +38,10 @@ MAX_COUNT = 2**24  # float32 has every whole number up to this
 MAX_STORED = 1e30  # in units: squares of larger values overflow float32
 
 
-# The settings that choose columns of the user's file, with their defaults: by their names.
-ROLES = {role: base.FLAG_DEFAULTS[role] for role in ('target', 'time', 'series', 'covariates')}
+# The settings that say what the columns of the user's file hold, with their defaults.
+ROLES = {
+  role: base.FLAG_DEFAULTS[role] for role in ('target', 'time', 'series', 'covariates', 'layout')
+}
 
 
 class WindowSizes(NamedTuple):
@@ -286,7 +289,7 @@ class Series(SeriesBuilder, skip_registration=True):
   """The user's CSV file; docs/datasets.md describes its format."""
 
   name = 'series'
-  flags = (*SeriesBuilder.flags, 'target', 'time', 'series', 'covariates')
+  flags = (*SeriesBuilder.flags, *ROLES)
 
   @classmethod
   def variant(cls, settings: Mapping[str, Any]) -> str:

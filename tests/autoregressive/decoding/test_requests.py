@@ -199,7 +199,7 @@ def test_a_context_of_one_token_cannot_slide():
     ([(1, 5)], {}, r'values outside \[0, 5\): 1 to 5'),
     ([(1, -1)], {}, r'values outside \[0, 5\): -1 to 1'),
     ([()], {}, 'the past is empty'),
-    ([SHORT], dict(beams=0), 'sampling.beams=0 must be at least 1'),
+    ([SHORT], dict(beams=0), r'sampling.beams=0 must be in \[1, 1000\]'),
     ([SHORT], dict(top_p=1.1), r'sampling.top_p=1.1 must be in \(0, 1\]'),
     ([SHORT], dict(stop='the'), "sampling.stop='the' is a text, but text has no tokenizer"),
     ([SHORT], dict(stop=7), r'sampling.stop must hold tokens in \[0, 5\), got 7'),
@@ -226,3 +226,21 @@ def test_a_draft_with_another_palette_is_refused():
   draft = build_draft(small_config(), dataclasses.replace(spec, palette=other), None)
   with pytest.raises(ConfigError, match='the draft has another palette than the model'):
     build(small_config(), spec, draft=draft)
+
+
+@pytest.mark.parametrize(
+  ('spec', 'options', 'message'),
+  [
+    ('text', dict(draft_ahead=3), 'option draft_ahead needs a draft: add --draft'),
+    ('text', dict(length_penalty=2.0), 'option length_penalty ranks beams: add beams=2'),
+    ('text', dict(greedy=True, top_p=0.9), 'option top_p has no effect with greedy=True'),
+    ('image', dict(stop=5), 'sampling.stop is for text and music; this data has a fixed length'),
+    ('image', dict(slide=True), 'sampling.slide is for text and music'),
+  ],
+)
+def test_options_without_an_effect_are_refused_without_parameters(spec, options, message):
+  image = DataSpec('small', 'image', (2, 2, 1), 2)
+  made = text_model()[1] if spec == 'text' else build(small_config(), image)
+  with pytest.raises(ConfigError, match=message):
+    made.check_request(None, Request(1, options=options))
+  made.check_request(None, Request(1, options=dict(temperature=0.5)))

@@ -24,14 +24,14 @@ from experiments import families
     (dict(tempreature=1.0), "unknown sampling option 'tempreature'; did you mean 'temperature'"),
     (dict(min_p=1.1), r'sampling.min_p=1.1 must be in \[0, 1\]'),
     (dict(repetition_penalty=0.0), 'sampling.repetition_penalty=0.0 must be above 0'),
-    (dict(beams=0), 'sampling.beams=0 must be at least 1'),
+    (dict(beams=0), r'sampling.beams=0 must be in \[1, 1000\]'),
     (
       dict(beams=2, temperature=0.5),
       'sampling.beams=2 ranks by the log-probability',
     ),
     (dict(stop=(3.5,)), 'sampling.stop must hold texts or tuples of at least one token'),
     (dict(stop=('',)), 'sampling.stop must hold texts or tuples of at least one token'),
-    (dict(draft_ahead=0), 'sampling.draft_ahead=0 must be at least 1'),
+    (dict(draft_ahead=0), r'sampling.draft_ahead=0 must be in \[1, 1000\]'),
     (dict(stop=((),)), 'sampling.stop must hold texts or tuples of at least one token'),
   ],
 )

@@ -1,5 +1,6 @@
 """Time series as windows: nothing leaks from later splits, bad files are refused in one line."""
 
+import gzip
 import hashlib
 import zipfile
 
@@ -7,9 +8,10 @@ import numpy as np
 import pytest
 
 from common.config import ConfigError
-from common.data import calendars, pipeline, preparation, times
+from common.data import pipeline, preparation
 from common.data.builders import series
 from common.data.builders.base import SPLITS
+from common.data.series import calendars, times
 
 CONTEXT, HORIZON = 8, 3
 RNG = np.random.default_rng(0)
@@ -114,7 +116,7 @@ GAP = rows()[:9] + rows()[10:]
     (
       rows(),
       'series,date,amount,price',
-      'needs a column for the target, called value or target or y, or named by data.target; got',
+      'needs a column for the target, called value or target or y, or named by data.target, got',
     ),
     (rows(), 'series,when,value,price', 'needs a column for the time, .* got series, when'),
     ([*rows(), 'a,2009-01,3'], None, 'line 42: a row must have 4 fields, .*, got 3'),
@@ -247,6 +249,79 @@ def test_settings_choose_the_columns(tmp_path):
   single = csv(tmp_path, lines, 'id,shop,y,value,timestamp', 'single.csv')
   named = load(tmp_path, single, **chosen | dict(series='none', covariates='none')).spec
   assert named.class_names == ('single',)
+
+
+def test_a_file_with_a_column_or_a_row_for_each_series_is_that_with_a_row_for_each_value(tmp_path):
+  """b is two months shorter at its end, c begins three months late."""
+  months = [str(np.datetime64('2001-01') + i) for i in range(30)]
+  values = {'a': range(30), 'b': range(100, 128), 'c': [None] * 3 + [*range(203, 230)]}
+  cells = [[*map(str, [*column, *[None] * (30 - len(column))])] for column in values.values()]
+  cells = np.array(cells).astype(object)
+  cells[cells == 'None'] = ['', 'NA', 'NaN', '', '-']
+  long = [
+    f'{name},{month},{text}'
+    for name, column in zip(values, cells, strict=True)
+    for month, text in zip(months, column, strict=True)
+    if text.isdigit()
+  ]
+  columns = [','.join([month, *row]) for month, row in zip(months, cells.T, strict=True)]
+  settings = dict(context=6, horizon=2)
+  wanted = load(tmp_path, csv(tmp_path, long, 'series,date,value'), **settings)
+  files = {
+    'columns': csv(tmp_path, columns, 'date,a,b,c', 'columns.csv'),
+    'rows': csv(
+      tmp_path,
+      [','.join([name, *row]) for name, row in zip(values, cells, strict=True)],
+      ','.join(['V1', *(f'V{i + 2}' for i in range(30))]),
+      'rows.csv',
+    ),
+  }
+  found = {k: load(tmp_path, v, layout=k, **settings) for k, v in files.items()}
+  assert pipeline.fingerprint(found['columns']) == pipeline.fingerprint(wanted)
+  assert found['columns'].spec.series == wanted.spec.series
+  assert found['columns'].spec.class_names == found['rows'].spec.class_names == ('a', 'b', 'c')
+  assert found['rows'].spec.series.first == (0, 0, 3)  # steps, since there are no dates
+  for split in SPLITS:
+    ours, theirs = (windows(data, split)['x'][..., 0] for data in (found['rows'], wanted))
+    np.testing.assert_array_equal(np.sort(ours, 0), np.sort(theirs, 0))
+
+
+@pytest.mark.parametrize(
+  ('header', 'lines', 'settings', 'message'),
+  [
+    (
+      'V1,V2,V3',
+      ['H1,1,2'],
+      {},
+      r'got V1, V2, V3; .* each series needs data.layout=columns or row',
+    ),
+    (','.join(map('V{}'.format, range(961))), [','.join('1' * 961)], {}, r'V7, … \(961 columns\)'),
+    ('0.78,1.6e-3', ['0.78,1.6'], {}, r'line 1: must be a header .*\(0.78, 1.6e-3\); add one'),
+    ('date,a,b', ['2001,1,2'], dict(layout='columns', target='a'), 'data.target=a has no effect'),
+    ('date,a,b', ['2001,1,2'], dict(layout='columns', time='dat'), "'dat'; did you mean 'date'"),
+    ('V1,V2', ['H1,1'], dict(layout='rows', time='V2'), 'data.time=V2 has no effect with data.lay'),
+    ('V1,V2', ['H1,NA'], dict(layout='rows'), "line 2: series 'H1' has no values; remove it"),
+    ('V1,V2,V3,V4', ['H1,1,,3'], dict(layout='rows'), "line 2, column 'V3': a value is missing"),
+    (
+      'date,a,b',
+      ['2001,1,2', '2002,1,x'],
+      dict(layout='columns'),
+      "line 3, column 'b': a value mu",
+    ),
+  ],
+)
+def test_files_in_another_layout_are_refused_in_one_line(
+  tmp_path, header, lines, settings, message
+):
+  with pytest.raises(ConfigError, match=message) as error:
+    load(tmp_path, csv(tmp_path, lines, header), **settings)
+  assert '\n' not in str(error.value) and len(str(error.value)) < 400
+
+
+def test_a_compressed_file_is_refused(tmp_path):
+  (tmp_path / 'rates.txt.gz').write_bytes(gzip.compress(b'date,value\n'))
+  with pytest.raises(ConfigError, match='is compressed: unpack it'):
+    load(tmp_path, str(tmp_path / 'rates.txt.gz'))
 
 
 def test_files_of_spreadsheets_and_of_pandas_are_read(tmp_path):

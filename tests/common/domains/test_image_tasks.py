@@ -9,9 +9,10 @@ from PIL import Image
 from common.data import pipeline
 from common.data.spec import DataSpec
 from common.domains import domain_of, image_tasks
-from common.domains.base import SampleFlags, SampleSettings, TrainedModel
+from common.domains.base import BATCH, SampleFlags, SampleSettings, TrainedModel
 from common.domains.masks import read_mask
 from experiments import families
+from tests.common.domains.toy import Sampler
 
 SPEC = DataSpec('toy', 'image', (4, 6, 3), 256)
 
@@ -102,6 +103,21 @@ def test_an_interpolation_begins_and_ends_with_reconstructions(diffusion):
   assert (abs(path.images[0, 1] - ends.images[0, 1].astype(int)) > 1).any()
 
 
+def test_many_images_are_edited_in_calls_of_one_size(diffusion):
+  sizes = []
+
+  def edit(key, request):
+    sizes.append((request.num, len(request.label)))
+    assert request.mask.shape == (8, 8, 1)  # shared by all images
+    return request.past
+
+  model = diffusion._replace(method=Sampler(edit))
+  done = image_tasks.perform(model, 'inpaint', num=BATCH + 12, draws=2)
+  assert sizes == [(BATCH, BATCH)] * 4
+  for result in done.images:
+    np.testing.assert_array_equal(result, done.given.x)
+
+
 def test_the_picture_shows_input_mask_and_results():
   x = np.full((2, 8, 8, 1), 16, np.uint8)
   spec = DataSpec('toy', 'image', (8, 8, 1), 17)
@@ -119,7 +135,8 @@ def test_tasks_that_a_model_cannot_do_are_refused(diffusion, pixels):
     (pixels, 'inpaint', {}, 'unknown autoregressive task .inpaint.; known: complete'),
     (diffusion, 'colourise', {}, 'at least 2 channels'),
     (diffusion, 'sdedit', {'mask': 'left'}, '--task=sdedit takes no mask'),
-    (diffusion, 'interpolate', {'num': 1}, 'needs at least 2'),
+    (diffusion, 'interpolate', {'num': 1}, 'needs 2 to 128 images'),
+    (diffusion, 'trajectory', {'num': 129}, '--num=129: --task=trajectory needs 2 to 128 images'),
     (diffusion, 'reconstruct', {'num': 10_000}, 'the test split has only'),
     (pixels, 'complete', {'mask': 'top'}, 'must be a beginning of the sequence'),
   ):
@@ -142,4 +159,6 @@ def test_tasks_that_a_model_cannot_do_are_refused(diffusion, pixels):
 def test_flags_without_an_effect_are_refused(diffusion, tmp_path, flags, message):
   settings = SampleSettings(SampleFlags(**flags), options={'guidance': 2.0})
   with pytest.raises(ValueError, match=message):
-    domain_of(diffusion.data.spec).sample(diffusion, settings, tmp_path / 'x.png')
+    domain_of(diffusion.data.spec).check(
+      diffusion._replace(params=None), settings, tmp_path / 'x.png'
+    )

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from common.data.calendars import STEPS, Clock
+from common.data.series.calendars import STEPS, Clock
 from common.data.spec import DataSpec, SeriesSpec
 from common.domains import series
 from tests.common.domains.toy import Sampler, Split
@@ -29,21 +29,21 @@ def dated(origins=(0.0, 0.0), units=(1.0, 1.0)):
   spec = DataSpec('p', 'series', (8, 2), 0, 2, ('a, b', 'c'), series=described)
   x = np.zeros((2, 8, 2), np.float32)
   x[..., 0] = np.concatenate([PAST, TRUTH], 1)
-  draws = np.repeat(x, 101, 0)
-  draws[:, 5:, 0] += np.tile(np.arange(101.0), 2)[:, None]
+  draws = x[:, None, 5:, 0] + np.arange(101.0)[:, None]
   batch = {'x': x, 'label': np.array([0, 1]), 'start': np.array([0, 4])}
-  batch = {k: np.repeat(v, 101, 0) for k, v in batch.items()}
-  return series.to_forecasts(spec, batch, draws, 101)
+  return series.to_forecasts(spec, batch, draws)
 
 
 def test_quantiles_as_a_table():
-  lines = series.table(dated()).splitlines()
+  lines = series.table([dated()]).splitlines()
   assert lines[0] == 'window,series,step,month,truth,mean,q0.05,q0.25,q0.5,q0.75,q0.95'
   assert lines[1] == '0,"a, b",1,1970 Jun,123.45,173.45,128.45,148.45,173.45,198.45,218.45'
   assert len(lines) == 7 and lines[-1].startswith('1,c,3,1971 Feb,17,67,22,')
   found = dated()
   same = found._replace(series=dataclasses.replace(found.series, time='step'))
-  assert series.table(same).startswith('window,series,step,time,truth,')
+  assert series.table([same]).startswith('window,series,step,time,truth,')
+  again = series.table([found, found.first(1)]).splitlines()  # windows are numbered on
+  assert again[:7] == lines and again[7:] == [f'2{line[1:]}' for line in lines[1:4]]
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_quantiles_as_a_table():
 )
 def test_a_table_has_the_digits_of_raw_values_in_every_unit(origin, unit, truth, median):
   found = dated((origin, origin), (unit, unit))
-  row = next(csv.DictReader(io.StringIO(series.table(found))))
+  row = next(csv.DictReader(io.StringIO(series.table([found]))))
   assert (row['truth'], row['q0.5']) == (truth, median)
   np.testing.assert_allclose(found.truth, origin + unit * TRUTH, rtol=1e-7)
 
@@ -91,8 +91,12 @@ def test_forecasts_are_the_same_however_many_are_drawn_at_once():
     return request.past + 0.5 * ~np.asarray(request.mask)
 
   asked = series.Windows(SPEC, source, np.arange(1, 6))
-  found = series.forecast(Sampler(draw), {}, jax.random.key(0), asked, draws=3, batch_size=4)
+  key = jax.random.key(0)
+  blocks = list(series.forecast(Sampler(draw), {}, key, asked, draws=3, batch_size=4))
   assert shapes == [(4, 8, 2)] * 4
+  # As soon as all draws of a window are there, it is scored or written, and then forgotten.
+  assert [len(block.names) for block in blocks] == [1, 1, 2, 1]
+  found = series.joined(blocks)
   assert found.names == ('b', 'c', 'a', 'b', 'c')
   np.testing.assert_array_equal(found.times[:, 0], [1, 2, 3, 4, 5])
   np.testing.assert_array_equal(found.past, windows[1:6, :5, 0])

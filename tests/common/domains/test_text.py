@@ -13,7 +13,8 @@ from common.data.pipeline import Data
 from common.data.spec import DataSpec
 from common.data.tokenizers import Bytes, Characters
 from common.domains import DOMAINS, text
-from common.domains.base import EvaluationDraws, SampleFlags, SampleSettings, TrainedModel
+from common.domains.base import SampleFlags, SampleSettings, TrainedModel
+from common.domains.display import EvaluationDraws
 from tests.autoregressive.common import perturbed
 from tests.autoregressive.texts import WINDOWS, text_config, windows
 from tests.common.domains.toy import Split
@@ -135,3 +136,22 @@ def test_files_hold_the_text_as_it_is_and_the_message_its_escapes(trained, tmp_p
   page = (tmp_path / 'out.txt').read_text()
   assert '\x07' in page and '\x07' not in said
   assert page.replace('\x07', r'\x07') in said
+
+
+def test_a_request_is_checked_without_parameters(trained):
+  opened, domain = trained._replace(params=None), DOMAINS['text']
+  for flags, options, message in [
+    (dict(), {}, None),
+    (dict(prompt='ab', stop='c'), {'beams': 1}, None),
+    (dict(prompt='é'), {}, 'é'),
+    (dict(length=9), {'length': 8}, '--length and option length say the same'),
+    (dict(), {'draft_ahead': 2}, 'needs a draft'),
+    (dict(), {'beams': 2}, 'slide allows neither beams'),
+    (dict(num=10**6, length=10**6), {}, '2,147,483,648 are the most'),
+  ]:
+    settings = SampleSettings(SampleFlags(**{'length': LENGTH} | flags), options=options)
+    if message is None:
+      domain.check(opened, settings, None)
+      continue
+    with pytest.raises(ValueError, match=message):
+      domain.check(opened, settings, None)

@@ -124,9 +124,10 @@ def test_metrics_of_forecasts():
 
 
 def test_the_errors_of_a_mean_and_of_a_ratio_by_hand():
-  scores = crps.Scores(
-    np.array([1.0, 2.0, 6.0]), np.zeros(3), np.array([1.0, 3.0, 5.0]), (0.5, 0.9), 'test split'
+  windows = crps.WindowScores(
+    np.array([1.0, 2.0, 6.0]), np.zeros(3), np.array([1.0, 3.0, 5.0]), np.zeros((3, 2))
   )
+  scores = crps.Scores(windows, 'test split', None)
   mean, ratio = crps.mean_crps(scores), crps.normalised_crps(scores)
   assert (mean.value, ratio.value) == (3.0, 1.0)
   assert mean.standard_error == pytest.approx(math.sqrt(7 / 3))  # deviations -2, -1, 3
@@ -142,7 +143,8 @@ def test_the_error_over_a_single_window_is_unknown():
 
 def test_a_score_is_not_divided_by_values_that_are_all_zero():
   zeros = np.zeros(3)
-  found = crps.normalised_crps(crps.Scores(zeros + 2, zeros, zeros, (0.5, 0.9), 'test split'))
+  windows = crps.WindowScores(zeros + 2, zeros, zeros, np.zeros((3, 2)))
+  found = crps.normalised_crps(crps.Scores(windows, 'test split', None))
   assert found == Measure(None, None, 'all true values are 0; test split')
 
 

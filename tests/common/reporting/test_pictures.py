@@ -59,6 +59,15 @@ def test_captions_stand_at_the_left_and_long_ones_are_cut():
   assert (short[7 + 1 : 7 + 41, -7 - 41 : -7 - 1] == 0).all()
 
 
+def test_rows_are_as_far_apart_as_columns():
+  rows = [('', np.zeros((2, 10, 10, 3), np.uint8))] * 2
+  picture = pictures.captioned_rows('', rows, scale=3)
+  black = (picture == 0).all(-1)
+  down, across = np.flatnonzero(black.any(1)), np.flatnonzero(black.any(0))
+  assert len(down) == len(across) == 2 * 30
+  assert down[30] - down[29] == across[30] - across[29] == 3 + 1
+
+
 @pytest.mark.parametrize(
   ('shape', 'columns', 'scale'), [((0, 2, 2, 1), 1, 1), ((1, 2, 2, 2), 1, 1), ((1, 2, 2, 1), 0, 1)]
 )

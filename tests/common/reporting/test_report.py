@@ -118,7 +118,9 @@ def test_report_is_made_for_phones_and_dark_pages(page):
   text, _ = page
   names = {attrs.get('name'): attrs.get('content') for tag, attrs in Page(text).tags}
   assert names['viewport'] == 'width=device-width, initial-scale=1'
-  assert 'prefers-color-scheme: dark' in text and 'image-rendering: pixelated' in text
+  # A picture has letters and enlarged pixels: it is shrunk to fit, and never enlarged.
+  assert 'figure.picture img { width: auto; max-width: 100%; }' in text
+  assert 'prefers-color-scheme: dark' in text and 'wider than the screen scrolls sideways' in text
   scrolling = [attrs for _, attrs in Page(text).tags if attrs.get('class') == 'scroll']
   assert len(scrolling) == 1 and scrolling[0]['tabindex'] == '0'
 

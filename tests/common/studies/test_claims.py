@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from common.config import ConfigError
+from common.evaluation.agreement import share
 from common.evaluation.measures import Measure
 from common.studies.claims import Claim, judge
-from common.studies.estimates import Estimate, estimate, format_estimate, unit
+from common.studies.estimates import Estimate, difference, estimate, format_estimate, unit
 
 
 def verdict(claim, **cells):
@@ -171,3 +172,27 @@ def test_numbers_are_shown_to_the_digits_that_their_error_allows(found, text):
 def test_a_claim_that_says_nothing_or_two_things_is_refused(settings):
   with pytest.raises(ConfigError, match="claim 'x'"):
     Claim('x', ('a', 'm'), **settings)
+
+
+def of_share(hits, total):
+  """The estimate of a share."""
+  value, error, interval = share(hits, total)
+  return estimate({0: Measure(value, error, interval=interval)})
+
+
+def test_the_interval_of_a_share_stays_within_0_and_1():
+  assert format_estimate(of_share(0, 10)) == '0.00 (0.00 to 0.28)'
+  assert format_estimate(of_share(1, 10)) == '0.10 (0.02 to 0.40)'
+  assert format_estimate(of_share(957, 1000)) == '0.957 ± 0.013'
+  # Two seeds: t = 12.7 takes 0.9 ± 0.6 beyond 1.
+  seeds = estimate({s: Measure(v, 0.1, interval=(0.6, 0.99)) for s, v in enumerate((0.85, 0.95))})
+  assert format_estimate(seeds) == '0.90 (0.26 to 1.00)'
+
+
+def test_verdicts_on_shares_follow_from_the_intervals_that_are_shown():
+  """Wilson's interval of 10 of 10 begins at 0.722; that of 56/70 − 48/80 is Newcombe's example."""
+  for number, expected in ((0.73, 'undecided'), (0.71, 'holds')):
+    claim = Claim('', ('a', 'm'), above=number)
+    assert judge(claim, {('a', 'm'): of_share(10, 10)}).verdict == expected
+  gap = difference(of_share(56, 70), of_share(48, 80))
+  assert gap.ends == pytest.approx((0.0524, 0.3339), abs=1e-4)

@@ -1,9 +1,8 @@
-"""Time series from CSV files in long format: a header, then one row for each value.
+"""Time series from CSV files: a header, then one row for each value.
 
 Rows may be in any order. Fields are separated by commas, or by semicolons or tabs if the header has
-no comma; then numbers may have a decimal comma. A header is a contract: each name occurs once, and
-if two columns could have a role, a setting must choose one. Every error names the line and the
-column that are wrong.
+no comma; then numbers may have a decimal comma. Every error names the line and the column that are
+wrong.
 """
 
 import collections
@@ -18,49 +17,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from common.config import ConfigError, suggestion
-from common.data import calendars, times
+from common.config import ConfigError
+from common.data.series import calendars, times
+from common.data.series.columns import COLUMN_NAMES, MISSING, Columns, Rows, check_column, listing
+from common.data.series.layouts import long_rows
 
-COLUMN_NAMES = {  # in a user's file, in upper or lower case
-  'series': ('series', 'series_id', 'item_id', 'unique_id', 'id'),
-  'time': ('time', 'date', 'timestamp', 'ds'),
-  'target': ('value', 'target', 'y'),
-}
 INDEX_NAME = re.compile(r'(Unnamed: 0)?')  # of the column that pandas adds for its row numbers
-MISSING = ('', 'na', 'n/a', 'nan', 'null', 'none', '-', '?')
 MAX_NUMBER = 1e300  # sums of larger numbers overflow float64
-MAX_SERIES, MAX_COVARIATES = 100_000, 1_000
-
-
-class Columns(NamedTuple):
-  """The roles of the columns of a file.
-
-  Attributes:
-    series: columns whose texts together name the series; empty if the file is one series.
-    time, target: the columns of the time and of the value.
-    covariates: columns of numbers that are known in advance.
-  """
-
-  series: tuple[str, ...]
-  time: str
-  target: str
-  covariates: tuple[str, ...] = ()
-
-
-class Rows(NamedTuple):
-  """The rows of a CSV file, as text.
-
-  Attributes:
-    lines: the line number of each row in the file, for messages.
-    texts: the fields of each column, by name of the column.
-    decimal_comma: whether numbers may have a decimal comma.
-    notes: what was left out.
-  """
-
-  lines: Sequence[int]
-  texts: Mapping[str, Sequence[str]]
-  decimal_comma: bool = False
-  notes: tuple[str, ...] = ()
+MAX_SERIES = 100_000
+COMPRESSED = (b'\x1f\x8b', b'PK\x03\x04', b'BZh', b'\xfd7zXZ')  # how gzip, zip, bzip2 and xz begin
 
 
 class Table(NamedTuple):
@@ -98,29 +63,30 @@ class Table(NamedTuple):
 
 
 def read_table(data: bytes, what: str, roles: Columns | Mapping[str, Any] | None = None) -> Table:
-  """Reads a CSV file in long format: a header, then one row for each value.
+  """Reads a CSV file.
 
   Args:
     data: contents of the file.
     what: the file, for messages.
     roles: the roles of the columns, or a config's `data` section, with the settings `target`,
-      `time`, `series` and `covariates`.
+      `time`, `series`, `covariates` and `layout`.
 
   Raises:
     ConfigError: for a file in another format, with the line and the column that are wrong.
   """
   rows = _read_rows(data, what)
-  columns = roles if isinstance(roles, Columns) else _find_columns(rows, what, roles or {})
+  if isinstance(roles, Columns):
+    columns = roles
+  else:
+    rows, columns = long_rows(rows, what, roles or {})
   numeric = (columns.target, *columns.covariates)
   for name in (*columns.series, columns.time, *numeric):
-    if name not in rows.texts:
-      raise ConfigError(f'{what} needs a column {name!r};{suggestion(name, rows.texts)}')
+    check_column(rows.texts, name, what)
   try:
     moments = times.parse_times(rows.texts[columns.time])
   except times.TimeError as error:
     at = [text.strip() for text in rows.texts[columns.time]].index(error.text)
-    where = f'{what}, line {rows.lines[at]}, column {columns.time!r}'
-    raise ConfigError(f'{where}: {error}') from None
+    raise ConfigError(f'{what}, line {rows.lines[at]}, column {columns.time!r}: {error}') from None
   names, series = np.unique(_series_of(rows, columns, what), return_inverse=True)
   if len(names) > MAX_SERIES:
     raise ConfigError(
@@ -153,6 +119,8 @@ def read_table(data: bytes, what: str, roles: Columns | Mapping[str, Any] | None
 
 def _read_rows(data: bytes, what: str) -> Rows:
   """The rows of a CSV file."""
+  if data.startswith(COMPRESSED):
+    raise ConfigError(f'{what} is compressed: unpack it, and name the CSV file')
   try:
     # utf-8-sig: spreadsheets put a byte order mark in front of the header.
     text = data.decode('utf-8-sig')
@@ -193,6 +161,11 @@ def _delimiter(text: str) -> str:
 
 def _check_names(header: Sequence[str], what: str) -> None:
   """Raises ConfigError unless every column has a name of its own."""
+  if all(re.fullmatch(r'[-+.\d][-+.,\deE]*', name) for name in header):
+    raise ConfigError(
+      f'{what}, line 1: must be a header with a name for each column, got only numbers '
+      f'({listing(header)}); add one'
+    )
   for name, number in collections.Counter(header).items():
     if not name:
       at = list(header).index(name) + 1
@@ -201,66 +174,6 @@ def _check_names(header: Sequence[str], what: str) -> None:
       raise ConfigError(
         f'{what}, line 1: {number} columns are called {name!r}; give each a name of its own'
       )
-
-
-def _find_columns(rows: Rows, what: str, settings: Mapping[str, Any]) -> Columns:
-  """The roles of the columns of a user's file, by the settings or else by their names."""
-  names = tuple(rows.texts)
-  time, target = (_one_column(names, role, what, settings) for role in ('time', 'target'))
-  series = _series_columns(names, what, settings)
-  others = tuple(name for name in names if name not in (time, target, *series))
-  chosen = settings.get('covariates', 'all')
-  covariates = {'all': others, 'none': ()}.get(chosen) if chosen not in names else None
-  covariates = _listed(chosen) if covariates is None else covariates
-  roles = [time, target, *series, *covariates]
-  if twice := next((name for name in roles if roles.count(name) > 1), None):
-    raise ConfigError(
-      f'{what}: column {twice!r} has two roles in data.time, data.target, data.series and '
-      'data.covariates; give it one'
-    )
-  if len(covariates) > MAX_COVARIATES:
-    raise ConfigError(
-      f'{what}: at most {MAX_COVARIATES:,} covariates, got {len(covariates):,}; list some of them '
-      'in data.covariates, or set it to none'
-    )
-  return Columns(series, time, target, covariates)
-
-
-def _listed(names: str) -> tuple[str, ...]:
-  return tuple(filter(None, (name.strip() for name in names.split(','))))
-
-
-def _one_column(
-  names: Sequence[str], role: str, what: str, settings: Mapping[str, Any]
-) -> str | None:
-  """The column of a role: the one that `data.ROLE` names, or the only one with a known name."""
-  if settings.get(role):
-    return settings[role]
-  found = [name for name in names if name.lower() in COLUMN_NAMES[role]]
-  if len(found) > 1:
-    raise ConfigError(
-      f'{what}: each of the columns {" and ".join(map(repr, found))} could be the {role}; choose '
-      f'one by data.{role}={found[0]}'
-    )
-  if not found and role != 'series':
-    raise ConfigError(
-      f'{what} needs a column for the {role}, called {" or ".join(COLUMN_NAMES[role])}, or named '
-      f'by data.{role}; got {", ".join(names)}'
-    )
-  return found[0] if found else None
-
-
-def _series_columns(
-  names: Sequence[str], what: str, settings: Mapping[str, Any]
-) -> tuple[str, ...]:
-  """The columns that name the series; empty for a single series."""
-  chosen = settings.get('series', '')
-  if chosen in names:
-    return (chosen,)
-  if chosen:
-    return () if chosen == 'none' else _listed(chosen)
-  found = _one_column(names, 'series', what, settings)
-  return () if found is None else (found,)
 
 
 def _series_of(rows: Rows, columns: Columns, what: str) -> np.ndarray:
@@ -305,9 +218,7 @@ def _numbers(rows: Rows, name: str, what: str) -> Float[np.ndarray, 'rows']:
       # Python would read 1_000 as a thousand.
       numbers[i] = float(text.replace(',', '.') if comma else text.replace('_', ' '))
     if not abs(numbers[i]) <= MAX_NUMBER:
-      raise ConfigError(
-        f'{what}, line {rows.lines[i]}, column {name!r}: {_number_message(text, numbers[i])}'
-      )
+      raise ConfigError(f'{what}, {rows.place(i, name)}: {_number_message(text, numbers[i])}')
   return numbers
 
 

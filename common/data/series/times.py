@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Int
 
 from common.config import ConfigError
-from common.data.calendars import Timestamps
+from common.data.series.calendars import Timestamps
 
 MONTHS = ('jan', 'feb', 'mar', 'apr', 'may', 'jun', 'jul', 'aug', 'sep', 'oct', 'nov', 'dec')
 QUARTER = re.compile(r'(\d{4})([ -]?)Q([1-4])')

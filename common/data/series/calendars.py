@@ -1,7 +1,7 @@
 """Calendars of regular time series: times and their frequency, seasons and time features.
 
-All times of a column are written in one way (common/data/times.py reads and writes them). Moments
-are counted in seconds of local time, because days and weeks of a series follow it.
+All times of a column are written in one way (common/data/series/times.py reads and writes them).
+Moments are counted in seconds of local time, because days and weeks of a series follow it.
 """
 
 import datetime
@@ -23,7 +23,7 @@ class Timestamps(NamedTuple):
   Attributes:
     unit: 'month' or 'second', counted from the beginning of 1970, or 'step'.
     values: the times in this unit.
-    style: how they were written (common/data/times.py).
+    style: how they were written (common/data/series/times.py).
     zones: the distance of each local time from UTC in seconds, if it changes with summer time.
   """
 

@@ -1,0 +1,1 @@
+"""Time series in files: their columns, times and values."""
