@@ -68,6 +68,7 @@ def files_of_a_step(family):
   return {name for name in inside if name.partition('/')[0] in PACKAGES}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('family', CONFIGS)
 def test_the_way_of_one_batch_lists_every_file(family):
   shared, own = listed_files('Both families'), listed_files(f'Only {family}')

@@ -137,9 +137,8 @@ def _check_settings(settings: DecodingSettings, decoder: Decoder, can_guide: boo
     raise ConfigError(
       f'sampling.length={settings.length}: this data has a fixed length; set sampling.length=0'
     )
-  for name, value in (('stop', settings.stop), ('slide', settings.slide)):
-    if value and not decoder.ordering.open_ended:
-      raise ConfigError(f'sampling.{name} is for text and music; this data has a fixed length')
+  if settings.slide and not decoder.ordering.open_ended:
+    raise ConfigError('sampling.slide is for text and music; this data has a fixed length')
   if settings.slide and (settings.beams > 1 or draft is not None):
     raise ConfigError(
       'sampling.slide allows neither beams nor a draft, because both stay within the context: set '
@@ -217,8 +216,11 @@ def stop_tokens(stops: tuple, ordering: Ordering, spec: DataSpec) -> tuple[tuple
   """Stop sequences as tokens: texts among them are encoded by the tokenizer of the data.
 
   Raises:
-    ConfigError: for a text if the data has no tokenizer, or for tokens outside the vocabulary.
+    ConfigError: for data of a fixed length, for a text if the data has no tokenizer, or for tokens
+      outside the vocabulary.
   """
+  if stops and not ordering.open_ended:
+    raise ConfigError('sampling.stop is for text and music; this data has a fixed length')
   made = []
   for stop in stops:
     if isinstance(stop, str):

@@ -22,6 +22,7 @@ def planned(folder, *axes, shard='1/1', seeds=1):
   return study, running.plan(study, functools.partial(grids.load, grid=grid), folder, shard)
 
 
+@pytest.mark.slow
 def test_a_grid_is_trained_in_parts_and_kept(tmp_path, capsys):
   for shard in ('1/2', '2/2', '1/1'):
     capsys.readouterr()

@@ -17,6 +17,7 @@ from common.data.spec import DataSpec
 from common.method import example_keys
 from tests.autoregressive.common import chi_square, outputs_of, small_model
 from tests.autoregressive.decoding.four import FOUR, POWERS, RUN, four
+from tests.cases import slow
 
 
 @functools.cache
@@ -43,7 +44,7 @@ def speculated(draws, batch, settings, ahead=2, prefix=0, drafter=None, lengths=
 
 @pytest.mark.parametrize(
   'batch, settings',
-  [(1, {}), (4, {}), (1, dict(temperature=0.6, top_k=2)), (4, dict(top_p=0.7))],
+  [*slow([(1, {}), (4, {})]), (1, dict(temperature=0.6, top_k=2)), (4, dict(top_p=0.7))],
   ids=str,
 )
 def test_speculative_frequencies_are_those_of_the_target(batch, settings):
@@ -70,8 +71,7 @@ def test_speculative_frequencies_are_those_of_the_target(batch, settings):
   assert chi_square(counts, wrong / wrong.sum() * 8000) < 1e-9
 
 
-@pytest.mark.parametrize('prefix', [0, 1])
-@pytest.mark.parametrize('ahead', [1, 3])
+@pytest.mark.parametrize(('prefix', 'ahead'), [(0, 3), (1, 1), *slow([(0, 1), (1, 3)])])
 def test_speculative_greedy_is_greedy(prefix, ahead):
   model, params, *_ = four()
   made = speculated(1, 2, DecodingSettings(greedy=True), ahead, prefix).made

@@ -18,6 +18,7 @@ from common.method import Request
 from configs.autoregressive import base, pixelcnn
 from experiments import families
 from tests.autoregressive.common import images, perturbed
+from tests.cases import mostly_slow
 
 WIDTH = 6
 NETWORKS = {  # the last two have three emissions per pixel
@@ -51,7 +52,7 @@ def influence_of(name):
   return np.asarray(jnp.abs(jax.jit(jax.jacrev(read))(h)).sum((1, 3)))
 
 
-@pytest.mark.parametrize('name', NETWORKS)
+@pytest.mark.parametrize('name', mostly_slow(NETWORKS, NETWORKS.keys() - {'pp'}))
 def test_causal_by_gradient(name):
   """No emission sees later ones, all see the start, and channels see those before in a pixel."""
   table, groups = influence_of(name), NETWORKS[name].groups
@@ -104,6 +105,7 @@ def test_gated_has_no_blind_spot():
   np.testing.assert_array_equal(field('gated', 4, 2), expected)
 
 
+@pytest.mark.slow
 def test_field_of_pixelcnn_pp_is_everything_before():
   table = influence_of('pp')
   assert (table[np.tril_indices_from(table)] > 0).all()

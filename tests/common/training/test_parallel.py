@@ -15,6 +15,7 @@ from common.method import Aux
 from common.training import parallel, state
 from common.training.averages import Averaging
 from tests import toy
+from tests.cases import slow
 
 STEPS, SIZE = 6, 16
 EMA = Averaging(decay=0.9, warmup=True)
@@ -45,8 +46,7 @@ def run_on_one_device(weighted):
     dict(devices=8),
     dict(devices=8, data=2, fsdp=4),
     dict(devices=8, data=2, fsdp=2, tensor=2),
-    dict(devices=8, mode='pmap'),
-    dict(micro_batches=4),
+    *slow([dict(devices=8, mode='pmap'), dict(micro_batches=4)]),
     dict(devices=4, micro_batches=2),
     dict(devices=4, micro_batches=2, mode='pmap'),
   ],

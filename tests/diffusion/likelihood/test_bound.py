@@ -10,6 +10,7 @@ from diffusion.likelihood import LIKELIHOODS
 from diffusion.likelihood.bound import variational_bound
 from diffusion.predictions import Pair, expand
 from diffusion.processes import build
+from tests.cases import slow
 
 KEY = jax.random.key(0)
 LEVELS = 5
@@ -58,14 +59,11 @@ def entropy(x0):
 @pytest.mark.parametrize(
   'settings',
   [
-    {'name': 'vp_linear'},
     {'name': 'cosine'},
-    {'name': 'sub_vp'},
     {'name': 've'},
-    {'name': 'edm'},
     {'name': 'rectified_flow'},
-    {'name': 'gvp'},
     {'name': 'learned', 'log_snr_min': -9.0, 'width': 16},
+    *slow([{'name': 'vp_linear'}, {'name': 'sub_vp'}, {'name': 'edm'}, {'name': 'gvp'}]),
   ],
   ids=lambda settings: settings['name'],
 )
@@ -95,7 +93,7 @@ def test_bound_is_tight_for_the_perfect_model_of_any_process(settings):
   assert float(jnp.mean(wrong.total - parts.total)) == pytest.approx(cost, abs=0.1)
 
 
-@pytest.mark.parametrize('variance', ['fixed_small', 'fixed_large', 'learned'])
+@pytest.mark.parametrize('variance', ['fixed_small', *slow(['fixed_large']), 'learned'])
 @pytest.mark.parametrize('steps', [2, 50])
 def test_discrete_bound_is_above_the_entropy_and_tightens(steps, variance):
   process = build({'name': 'ddpm', 'schedule': 'cosine', 'steps': steps})

@@ -9,6 +9,7 @@ import scipy.stats
 from common.config import ConfigError, component
 from diffusion.likelihood import LIKELIHOODS, flow
 from diffusion.processes import build
+from tests.cases import slow
 from tests.diffusion import exact
 
 KEY = jax.random.key(0)
@@ -30,7 +31,9 @@ def log_density(process, data, z, probes=None, **settings):
   return run(z)
 
 
-@pytest.mark.parametrize('name', ['vp_linear', 'sub_vp', 've', 'edm', 'rectified_flow', 'ddpm'])
+@pytest.mark.parametrize(
+  'name', [*slow(['vp_linear', 'sub_vp', 've']), 'edm', 'rectified_flow', 'ddpm']
+)
 def test_exact_trace_gives_the_marginal_at_t_min(name):
   """For N(0, C) data: log N(z; 0, α²·C + σ²) at every z, up to the prior's terminal SNR."""
   process = build({'name': name})

@@ -9,6 +9,7 @@ from common.config import ConfigError, component
 from diffusion import processes
 from diffusion.predictions import Pair, fold_in_each, normal_like
 from diffusion.sampling import driver, multistep, solvers
+from tests.cases import mostly_slow
 from tests.diffusion import exact
 
 KEY = jax.random.key(0)
@@ -198,11 +199,12 @@ SETTINGS = [  # and the evaluations of n steps to clean data, where they are kno
   ({'name': 'predictor_corrector', 'norm': 'measured'}, lambda n: 2 * n),
   ({'name': 'unipc', 'order': 3}, lambda n: n),
 ]
+IN_ORDER = sorted(SETTINGS, key=lambda row: str(row[0]))
 
 
 @pytest.mark.parametrize(
   ('settings', 'evaluations'),
-  sorted(SETTINGS, key=lambda row: str(row[0])),
+  mostly_slow(IN_ORDER, IN_ORDER[::2]),
   ids=lambda value: '-'.join(map(str, value.values())) if isinstance(value, dict) else '',
 )
 def test_one_program_per_bucket_and_every_call_counted(settings, evaluations):

@@ -11,6 +11,7 @@ import pytest
 from diffusion import processes
 from diffusion.predictions import Pair
 from diffusion.sampling import driver, grids, multistep, solvers
+from tests.cases import mostly_slow
 from tests.diffusion import exact
 
 KEY = jax.random.key(0)
@@ -178,11 +179,11 @@ MARGINALS = {
   'unipc': (multistep.UniPC(), ('edm', 'cosine', 'rectified_flow'), 30),
   'unipc_3': (multistep.UniPC(3), ('vp_linear',), 30),
 }
+MARGINAL_CASES = [(name, process) for name, row in MARGINALS.items() for process in row[1]]
+QUICK_MARGINALS = [(name, row[1][0]) for name, row in MARGINALS.items()]
 
 
-@pytest.mark.parametrize(
-  ('name', 'process'), [(name, process) for name, row in MARGINALS.items() for process in row[1]]
-)
+@pytest.mark.parametrize(('name', 'process'), mostly_slow(MARGINAL_CASES, QUICK_MARGINALS))
 def test_marginal(name, process):
   sampler, _, steps = MARGINALS[name]
   process, grid = PROCESSES[process]
@@ -228,7 +229,10 @@ STEPWISE = {
 } | {'edm': solvers.EDMSampler(s_churn=5.0)}
 
 
-@pytest.mark.parametrize('process', sorted(set(processes.PROCESSES) - {'learned'}))
+@pytest.mark.parametrize(
+  'process',
+  mostly_slow(sorted(set(processes.PROCESSES) - {'learned'}), ('ddpm', 've', 'edm', 'gvp')),
+)
 def test_every_sampler_runs_on_every_process_in_float32(process):
   """From t_max, pure noise or not, to clean data in 6 steps: finite, and not far from the data.
 
