@@ -310,7 +310,8 @@ class Domain:
   def describe(self, spec: DataSpec) -> str:
     """The shape and values of an example, in one line."""
     shape = '×'.join(map(str, spec.shape))
-    return f'{shape}, {spec.levels} levels, {spec.num_classes} classes'
+    levels = f'{spec.levels} levels' if spec.levels else 'numbers'
+    return f'{shape}, {levels}, {spec.num_classes} classes'
 
   def check_flags(self, spec: DataSpec, flags: SampleFlags, out: pathlib.Path | None) -> None:
     """Raises ValueError for a flag or a suffix that does not apply, and for too many samples."""

@@ -56,21 +56,26 @@ def build_program(config: Mapping, method: Method, spec: DataSpec, mesh: Mesh) -
   settings, batch_size = config['train'], config['data']['batch_size']
   epoch = max(spec.num_train // batch_size, 1)
   has_averages = bool(config['ema']['widths'])
-  schedule = make_schedule(settings, epoch, config['ema']['snapshot_every'] if has_averages else 0)
-  averaging = averages.make_averaging(config['ema'], epoch, schedule.total)
+  snapshot_every = config['ema']['snapshot_every'] if has_averages else 0
+  schedule = make_schedule(settings, epoch, snapshot_every, batch_size)
+  averaging = averages.make_averaging(config['ema'], epoch, schedule.total, batch_size)
 
   # Both axes split the batch, and each device splits its own part into micro-batches.
   shards = mesh.shape['data'] * mesh.shape['fsdp']
   parallel.check_batch_size(batch_size, shards, settings['micro_batches'])
 
-  lr_schedule = optimizers.make_lr_schedule(config['optimizer'], schedule.total, epoch)
-  groups = optimizers.make_group_lr_schedules(config['optimizer'], schedule.total, epoch)
+  lengths = (schedule.total, epoch, batch_size)
+  lr_schedule = optimizers.make_lr_schedule(config['optimizer'], *lengths)
+  groups = optimizers.make_group_lr_schedules(config['optimizer'], *lengths)
   optimizer = optimizers.make_optimizer(config['optimizer'], lr_schedule, groups)
 
   seed, mode = config['seed'], config['parallel']['mode']
   init = functools.partial(_initial_state, method, optimizer, spec, seed, len(averaging.widths))
   shapes = jax.eval_shape(init)  # traces the initialisation without running it
-  pure_step = TrainStep(method, optimizer, seed, averaging, settings['micro_batches'])
+  pure_step = TrainStep(
+    *(method, optimizer, seed, averaging, settings['micro_batches']),
+    nan_to_num=config['optimizer']['nan_to_num'],
+  )
   step = parallel.place_step(mode, pure_step, shapes, mesh)
   # With the mesh in scope, so that attention that its devices cannot run is refused here.
   with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):

@@ -160,6 +160,17 @@ def test_every_metric_that_does_not_apply_everywhere_says_what_it_applies_to():
     assert bool(metric.scope) == (name not in Domain.metrics)
 
 
+def test_images_of_numbers_are_shown_in_grey_side_by_side():
+  domain, spec = domain_of(SPECS['image']), DataSpec('latents', 'image', (1, 2, 3), 0)
+  x = np.array([[[[0, -3, -9], [3, 1.5, 9]]]], np.float32)
+  images, levels = domain.as_images(spec, x)
+  assert levels == 256 and images[0, 0, :, 0].tolist() == [128, 255, 0, 191, 0, 255]
+  assert domain.describe(spec) == '1×2×3, numbers, 0 classes'
+  known = np.array([[[True, False, True]] * 2])
+  result = image_tasks.TaskResult(image_tasks.TaskInput(x, None, known), 'a title', x[None])
+  assert (domain.task_picture(spec, 'inpaint', result, 1) == image_tasks.FILL).all(-1).sum() == 2
+
+
 def test_images_of_two_channels_are_shown_side_by_side(tmp_path):
   domain, spec = domain_of(SPECS['image']), DataSpec('two', 'image', (2, 3, 2), 256)
   x = np.random.default_rng(0).integers(0, 256, (100, 2, 3, 2), np.uint8)

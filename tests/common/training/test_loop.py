@@ -101,6 +101,19 @@ def test_parameters_that_are_not_finite_are_never_saved(tmp_path):
   assert steps_of(tmp_path) == ([], None)
 
 
+def test_a_run_continues_with_a_gradient_that_is_not_finite_if_told_to(tmp_path):
+  method = toy.build()
+
+  def loss(params, memory, batch, key, context):
+    value, aux = method.loss(params, memory, batch, key, context)
+    return value + jnp.sqrt(0.0 * params['up']['bias']).sum(), aux  # its slope is infinite
+
+  steep = dataclasses.replace(method, loss=loss)
+  with pytest.raises(TrainingError, match='not finite in 2 steps in a row'):
+    train(tmp_path / 'refused', steep, max_bad_steps=2)
+  assert train(tmp_path / 'taken', steep, dict(nan_to_num=10.0), max_bad_steps=2)
+
+
 def test_samples_that_are_not_finite_are_a_warning_and_no_picture(tmp_path, caplog):
   def sample(params, key, request):
     finite = jnp.arange(request.num) > 0
@@ -138,7 +151,8 @@ def test_the_validation_loss_is_the_mean_over_examples_also_of_a_padded_batch():
 
 def test_a_run_says_that_it_compiles_and_for_how_long(tmp_path, caplog):
   caplog.set_level('INFO')
-  train(tmp_path)
+  # Lengths may be counted in images: 16 to a step.
+  train(tmp_path, optimizer=dict(warmup='16 images'), steps='128 images', log_every='64 images')
   lines = [r.getMessage() for r in caplog.records]
   assert sum(line.startswith('compiling the training step') for line in lines) == 1
   compiled = [line for line in lines if line.startswith('compiled in ')]

@@ -129,9 +129,9 @@ def test_fsdp_and_tensor_split_the_kernels():
   assert params['down']['kernel'].sharding.spec == P('tensor', None)
 
 
-@pytest.mark.parametrize('part', ['loss', 'gradient_norm'])
-def test_a_step_with_a_loss_or_a_gradient_that_is_not_finite_is_skipped_and_counted(part):
-  method, optimizer = toy.build(), optax.adam(1e-2)
+def failing(part):
+  """The toy method, whose loss or whose gradient is not finite in step 2."""
+  method = toy.build()
 
   def loss(params, memory, batch, key, context):
     value, aux = method.loss(params, memory, batch, key, context)
@@ -140,7 +140,18 @@ def test_a_step_with_a_loss_or_a_gradient_that_is_not_finite_is_skipped_and_coun
     added = jax.lax.cond(context.step == 2, bad, lambda bias: 0.0, params['up']['bias'])
     return value + added, aux
 
-  step = state.TrainStep(dataclasses.replace(method, loss=loss), optimizer, 0, EMA)
+  return dataclasses.replace(method, loss=loss)
+
+
+# With `nan_to_num`, a loss that is not finite still skips its step.
+@pytest.mark.parametrize(
+  ('part', 'nan_to_num'), [('loss', 0.0), ('gradient_norm', 0.0), ('loss', 10.0)]
+)
+def test_a_step_with_a_loss_or_a_gradient_that_is_not_finite_is_skipped_and_counted(
+  part, nan_to_num
+):
+  method, optimizer = failing(part), optax.adam(1e-2)
+  step = state.TrainStep(method, optimizer, 0, EMA, nan_to_num=nan_to_num)
   start = state.init_state(method, optimizer, toy.SPEC.batch_struct(SIZE), seed=0)
   batches = toy.batches(4, SIZE)
   cut = lambda first, last: {k: v[first:last] for k, v in batches.items()}
@@ -162,6 +173,26 @@ def test_a_single_value_that_is_not_finite_is_found(bad):
   tree = {'a': jnp.ones(3), 'b': (jnp.zeros((2, 2)),)}
   assert state.is_finite(tree) and state.is_finite({})
   assert not state.is_finite(tree | {'a': jnp.array([1.0, bad, 1.0])})
+
+
+def test_a_gradient_that_is_not_finite_is_replaced_on_request_and_its_step_is_taken():
+  """NaN by 0, infinity by the number given: the parameter with that gradient moves by no more."""
+  optimizer, batches = optax.sgd(1.0), toy.batches(3, SIZE)
+  start = state.init_state(toy.build(), optimizer, toy.SPEC.batch_struct(SIZE), seed=0)
+  steps = [
+    state.TrainStep(method, optimizer, 0, EMA, nan_to_num=10.0)
+    for method in (failing('gradient_norm'), toy.build())
+  ]
+  (after, metrics), (plain, _) = (jax.jit(step)(start, batches) for step in steps)
+  assert int(after.bad_total) == 0 and np.isfinite(metrics['gradient_norm']).all()
+  # sqrt(0 · b) has the slope ∞ · 0, which is NaN.
+  moved = after.params['up'].pop('bias'), plain.params['up'].pop('bias')
+  assert np.isfinite(moved[0]).all() and np.abs(moved[0] - moved[1]).max() > 0
+  jax.tree.map(np.testing.assert_array_equal, after.params, plain.params)
+  replaced = jax.tree.map(
+    lambda g: np.asarray(state.finite_gradient(g, 10.0)), jnp.array([jnp.nan, jnp.inf, -jnp.inf, 3])
+  )
+  np.testing.assert_array_equal(replaced, [0, 10, -10, 3])
 
 
 def test_averages_weigh_the_first_step_as_their_formulas_say():

@@ -1,37 +1,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
-from common.config import component
-from configs.diffusion.networks import DITS
-from diffusion.networks import NETWORKS
 from diffusion.networks.conditioning import Conditioning
 from diffusion.networks.dit import patchify, sincos_positions, unpatchify
 from tests.diffusion.networks.small import batch, build, quick_jit, random_params
-
-
-@pytest.mark.parametrize(
-  ('size', 'patch', 'millions'),
-  [
-    ('S', 8, 33), ('S', 4, 33), ('S', 2, 33),
-    ('B', 8, 131), ('B', 4, 130), ('B', 2, 130),
-    ('L', 8, 459), ('L', 4, 458), ('L', 2, 458),
-    ('XL', 8, 676), ('XL', 4, 675), ('XL', 2, 675),
-  ],
-)  # fmt: skip
-def test_sizes_are_the_papers(size, patch, millions):
-  """Peebles & Xie 2022, table 4."""
-  assert round(_count(size, patch) / 1e6) == millions
-
-
-def _count(size, patch):
-  settings = DITS[size] | dict(patch=patch)
-  network = component(NETWORKS, settings, 'network', out_channels=8, num_classes=1000)
-  struct = jax.ShapeDtypeStruct((1, 32, 32, 4), jnp.float32)
-  noise = jax.ShapeDtypeStruct((1,), jnp.float32)
-  params = jax.eval_shape(network.init, jax.random.key(0), struct, noise)
-  return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def test_scanned_blocks_equal_a_loop_over_blocks():
