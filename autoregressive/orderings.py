@@ -105,7 +105,7 @@ class Patches(Ordering):
       'apart': each channel of a patch is its own emission, in the order of the channels.
 
   Raises:
-    ConfigError: if the size does not divide the image.
+    ConfigError: if the size does not divide the image, or its values are not whole numbers.
   """
 
   spec: DataSpec
@@ -115,6 +115,11 @@ class Patches(Ordering):
   domain: ClassVar[str] = 'image'
 
   def __post_init__(self):
+    if not self.spec.levels:
+      raise ConfigError(
+        f"ordering 'patches' needs pixels that are whole numbers, and {self.spec.name!r} holds real"
+        " numbers: use family 'diffusion'"
+      )
     height, width, _ = self.spec.shape
     if height % self.size or width % self.size:
       raise ConfigError(

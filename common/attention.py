@@ -29,6 +29,7 @@ from absl import logging
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Int
 
+from common import flops
 from common.config import ConfigError, pick
 from common.precision import einsum
 
@@ -183,8 +184,7 @@ def cudnn(
 ) -> Query:
   """cuDNN's kernel by `jax.nn.dot_product_attention`, which takes positions before heads.
 
-  Causality, window and lengths are arguments of the kernel.
-  `implementation='xla'` runs the same call without a GPU, in the tests.
+  Causality, window and lengths are its arguments. `implementation='xla'` needs no GPU: for tests.
   """
   shape = query.shape
   query = query.astype(key.dtype).reshape(shape[0], -1, *shape[-2:])
@@ -384,8 +384,9 @@ def attend(
     ConfigError: see `choose`.
   """
   name = choose(query, key, inputs, settings, drop, current_platform())
+  implementation = reference if flops.counting.value else IMPLEMENTATIONS[name]
   dropout = () if drop is None else (drop,)  # the kernels have no such argument
-  return IMPLEMENTATIONS[name](query, key, value, inputs, settings, *dropout)
+  return implementation(query, key, value, inputs, settings, *dropout)
 
 
 def attend_positions_first(
@@ -396,5 +397,4 @@ def attend_positions_first(
   settings: AttentionSettings = PLAIN_SETTINGS,
 ) -> Float[Array, 'batch queries heads dim']:
   """`attend` with a key head for each query head, for arrays that have positions before heads."""
-  query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
-  return attend(query, key, value, inputs, settings).swapaxes(1, 2)
+  return attend(*(x.swapaxes(1, 2) for x in (query, key, value)), inputs, settings).swapaxes(1, 2)

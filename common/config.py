@@ -9,7 +9,6 @@ the constructor's signature and nowhere else; `complete` fills them in and check
 import copy
 import inspect
 import json
-import math
 import pathlib
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple, TypeVar
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 from ml_collections import ConfigDict
 
 from common.files import check_regular, local_path
-from common.ranges import FINITE, MAX_INT, PATH, Setting, did_you_mean, settings_of, suggestion
+from common.ranges import FINITE, PATH, Setting, did_you_mean, settings_of, suggestion
 
 T = TypeVar('T')
 Config = Mapping | ConfigDict  # below the commands, configs are plain nested dicts
@@ -163,53 +162,6 @@ def check_setting(what: str, value: Any, setting: Setting) -> None:
 def as_tuple(value: Any) -> Any:
   """Lists (from JSON) as tuples, so that they can be hashed."""
   return tuple(map(as_tuple, value)) if isinstance(value, (list, tuple)) else value
-
-
-def parse_steps(
-  text: str | int, what: str, epoch: int | None = None, total: int | None = None
-) -> int:
-  """A number of steps, from '500', '500 steps', '3 epochs' or '10%'.
-
-  Args:
-    text: the value in the config.
-    what: the name of the setting, for messages.
-    epoch: steps in an epoch; None: epochs are not allowed.
-    total: steps in the whole run, for percentages; None: percentages are not allowed.
-
-  Raises:
-    ConfigError: the text has no number, too large a one, or a unit that is not allowed.
-  """
-  units = {'500': True, '3 epochs': bool(epoch), '10%': total is not None}
-  examples = ' or '.join(repr(example) for example, is_allowed in units.items() if is_allowed)
-  refusal = f'{what}={text!r} must be a number such as {examples}'
-  number, unit = _split_number_and_unit(text, refusal)
-  if number * (epoch or 1) > MAX_INT:
-    raise ConfigError(f'{what}={text!r} must be at most {MAX_INT:,} steps')
-  if unit in ('', 'step', 'steps'):
-    if number != int(number):
-      raise ConfigError(f'{what}={text!r} must be a whole number of steps')
-    return int(number)
-  if unit in ('epoch', 'epochs') and epoch:
-    return math.ceil(number * epoch)  # rounded up: no example is seen less often than requested
-  if unit in ('%', 'percent') and total is not None:
-    return round(number / 100 * total)
-  raise ConfigError(f'{refusal}; got the unit {unit!r}')
-
-
-def _split_number_and_unit(text: str | int, refusal: str) -> tuple[float, str]:
-  """The number and the unit in a text; raises ConfigError with the message `refusal`."""
-  digits = str(text).strip()
-  unit = digits.lstrip('0123456789.eE+-_').strip()
-  if unit in ('poch', 'pochs'):  # '3epochs': this e belongs to the unit and is not an exponent
-    unit = 'e' + unit
-  number = digits[: len(digits) - len(unit)].strip()
-  try:
-    value = float(number)
-  except ValueError:
-    value = -1.0
-  if value < 0 or not math.isfinite(value):
-    raise ConfigError(refusal)
-  return value, unit
 
 
 def flatten(config: Config, prefix: str = '') -> dict[str, Any]:

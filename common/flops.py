@@ -4,13 +4,30 @@ A product of [m, k] and [k, n] counts 2·m·k·n operations, and a convolution a
 is. Everything else (norms, activations, the optimiser) is left out, as is usual; so are kernels
 that JAX cannot look into (Pallas, cuDNN), and a `while` counts as one pass. XLA's own cost analysis
 is not used, because it counts only a part of a convolution on some backends.
+
+Model FLOPs are three times those of the forward pass: the backward pass has two products for each
+of them (Kaplan et al. 2020, section 2.1). They depend only on the architecture and the loss:
+activations that are computed again in the backward pass do not count, and frozen parameters count
+as trained ones. Attention counts all pairs of positions, causal or not (Chowdhery et al. 2022,
+appendix B: 6·N + 12·layers·width·positions for a token).
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
 from jax.extend import core
+
+# True while a program is only traced for its operations: attention is then the plain formula
+# (common/attention.py), because JAX cannot look into a kernel, and blocks skip masked keys.
+counting = jax.make_user_context(False)
+
+
+def trace(function: Callable, *arguments: Any) -> core.Jaxpr:
+  """The Jaxpr of a function, with attention as its formula; only shapes of arguments matter."""
+  with counting(True):
+    return jax.make_jaxpr(function)(*arguments).jaxpr
 
 
 def count(jaxpr: core.Jaxpr) -> int:

@@ -1,6 +1,7 @@
 """The sections that every experiment has, whatever its family, with their defaults and ranges.
 
-A number of steps is text: '2000', '3 epochs', or '5%' of the run.
+A number of steps is text: '2000', '3 epochs', '10 Mimg' (or 'kimg', 'images'; a batch is a step),
+or '5%' of the run. Epochs and images are rounded up to whole steps.
 """
 
 from ml_collections import ConfigDict
@@ -41,6 +42,7 @@ SETTINGS = dict(
     image_size=Setting(0, Interval(0, 8192, note='0: unchanged')),
     # image_folder, text: 'refuse' an unreadable file, or 'skip' it
     broken=Setting('refuse', OneOf('refuse', 'skip')),
+    flip=False,  # images: mirror a random half of them left to right, anew in every epoch
     # images: number of colours of a k-means palette
     palette=Setting(0, Interval(0, MAX_COLOURS, note='0: no palette')),
     # text, music: tokens or frames in a window; series: values before a forecast
@@ -74,13 +76,15 @@ SETTINGS = dict(
     # a regular expression: parameters without decay
     no_decay=Setting('(bias|scale|embedding)$', PATTERN),
     clip=Setting(1.0, ZERO_IS_OFF),  # global norm of the gradient; 0: off
+    # NaN in the gradient becomes 0, ±infinity ± this, and the step is not skipped; 0: off
+    nan_to_num=Setting(0.0, ZERO_IS_OFF),
     frozen=Setting('', PATTERN),  # a regular expression: parameters that are not trained
     groups=dict(),  # by name: `paths` (a regular expression) and its own settings
   ),
   ema=dict(  # averages of the parameters
     decay=Setting(0.999, BELOW_ONE),  # decay of the average that is evaluated and sampled from
     warmup=True,  # the decay is at most (1 + n)/(10 + n) at step n
-    half_life='0',  # unless 0, replaces the two above: steps after which a weight halves
+    half_life='0',  # unless 0, replaces the two above: length after which a weight halves
     # half_life is at most this share of the steps so far
     ramp_up=Setting(0.05, Interval(0, 1, note='0: no limit')),
     # power-function averages to store, by width relative to the run: (0.05, 0.1)
@@ -89,7 +93,7 @@ SETTINGS = dict(
     keep=Setting(16, AT_LEAST_ONE),  # newest stored averages to keep
   ),
   train=dict(  # the run
-    steps='2000',  # a number, or epochs: '3 epochs'
+    steps='2000',  # a number, epochs or images: '3 epochs', '200 Mimg'
     steps_per_call=Setting(20, AT_LEAST_ONE),  # optimiser steps in one compiled call
     # gradient accumulation: parts of each batch, one after the other
     micro_batches=Setting(1, AT_LEAST_ONE),

@@ -38,6 +38,9 @@ from diffusion.sampling.requests import RequestSampler
 
 # Uses of a step's key, apart from the examples' own keys.
 NETWORK_DROPOUT, CLASSIFIER_DROPOUT = 1, 2
+# Data that are numbers cost as much in the bound's last step as if they had this many levels in
+# [-1, 1] (Peebles & Xie 2022, code).
+NUMBER_LEVELS = 256
 
 
 class NoisyBatch(NamedTuple):
@@ -105,7 +108,8 @@ class Diffusion(Method):
 
   @property
   def has_likelihood(self) -> bool:
-    return self.objective.times.covers_all_times
+    # The bound and the flow measure the probability of whole numbers.
+    return self.objective.times.covers_all_times and self.spec.levels > 0
 
   def init(self, key: Key[Array, ''], batch: Batch) -> tuple[PyTree, PyTree]:
     params = self.model.init(key, to_unit(batch['x'], self.spec.levels))
@@ -215,7 +219,7 @@ class Diffusion(Method):
 
     One step of the T, drawn uniformly, times T (Nichol & Dhariwal 2021, section 3.3).
     """
-    process, levels = self.model.process_at(params), self.spec.levels
+    process, levels = self.model.process_at(params), self.spec.levels or NUMBER_LEVELS
     nats = step_nats(
       process, estimate, noisy.x, noisy.x0, noisy.times.t, levels, self.model.variance
     )
@@ -272,12 +276,17 @@ def build(config: Mapping, spec: DataSpec) -> Diffusion:
   Raises:
     ConfigError: for unknown names or settings, and parts that do not go together.
   """
-  if not spec.levels:
+  if spec.series is not None:
     raise ConfigError(
-      f'diffusion needs data of whole numbers, such as pixel values; {spec.name!r} holds real'
-      " numbers: use family 'autoregressive'"
+      f'diffusion needs images or whole numbers; {spec.name!r} holds time series: use family'
+      " 'autoregressive'"
     )
   model = build_model(config, spec)
+  if model.process.learned and not spec.levels:
+    raise ConfigError(
+      f"process 'learned' is trained by the likelihood of whole numbers, but {spec.name!r} holds"
+      ' real numbers: choose another process'
+    )
   objective = build_objective(config, model)
   return Diffusion(
     model=model,

@@ -42,11 +42,17 @@ def edm_conditioning(process: Process, t: Array) -> Array:
   return -125 * jnp.clip(process.log_snr(t), -MAX_LOG_SNR, MAX_LOG_SNR)
 
 
-# How a network is told the noise level, on the scale of DDPM's timesteps.
+def c_noise_conditioning(process: Process, t: Array) -> Array:
+  """c_noise = log(σ/α)/4 itself, which the authors of EDM give to sinusoids (their code)."""
+  return edm_conditioning(process, t) / 1000
+
+
+# How a network is told the noise level; all but `c_noise` on the scale of DDPM's timesteps.
 NOISE_CONDITIONINGS = {
   'time': time_conditioning,
   'log_snr': log_snr_conditioning,
   'edm': edm_conditioning,
+  'c_noise': c_noise_conditioning,
 }
 
 

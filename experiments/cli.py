@@ -25,6 +25,7 @@ from absl import app, flags, logging
 
 from common.checkpoints.checkpoints import CheckpointError
 from common.config import suggestion
+from common.devices import OutOfMemoryError
 from common.files import check_writable, local_path
 from common.training.averages import MAX_WIDTH
 from common.training.meters import TrainingError
@@ -34,7 +35,7 @@ PACKAGES = ('autoregressive', 'common', 'configs', 'diffusion', 'experiments')
 ROOT = pathlib.Path(__file__).parents[1]
 INTERRUPTED, CLOSED_PIPE = 130, 141
 # Errors that the user or the machine causes: their message says all that is needed.
-EXPECTED = (ValueError, OSError, CheckpointError, TrainingError)
+EXPECTED = (ValueError, OSError, CheckpointError, OutOfMemoryError, TrainingError)
 LONGEST = 600  # characters of an error message
 LOG_FORMAT = std_logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S')
 CPU_INFO = pathlib.Path('/proc/cpuinfo')

@@ -142,10 +142,10 @@ def main() -> None:
   settings |= {'name': DATASET.value, 'dir': DATA_DIR.value or ''}
   with errors_name_flags():
     folder = preparation.prepare(settings, network=True)
-    spec, splits = pipeline.load(settings)
-  counts = ', '.join(f'{split} {len(source):,}' for split, source in splits.items())
-  print(f'{spec.name}: {counts}')
-  print(domain_of(spec).describe(spec))
+    data = pipeline.load(settings)
+  counts = ', '.join(f'{split} {len(source):,}' for split, source in data.splits.items())
+  print(f'{data.spec.name}: {counts}')
+  print(domain_of(data.spec).describe(data.spec))
   for note in preparation.open_prepared(folder).info.metadata['notes']:
     print(note)
   print(folder)

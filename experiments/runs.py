@@ -1,5 +1,6 @@
 """A run is a folder: its config, checkpoints, metrics, samples and evaluations."""
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from common.config import Config, ConfigError, check_setting
 from common.data import pipeline, tokenizers
 from common.data.sources import given_examples
 from common.data.spec import DataSpec
+from common.devices import out_of_memory
 from common.domains import domain_of
 from common.domains.base import SampleFlags, SampleSettings, TrainedModel
 from common.evaluation.evaluate import evaluate
@@ -86,7 +88,14 @@ class Run(NamedTuple):
     self._check_options(settings)
     with families.naming_options(settings):
       domain.check(self.trained, request, None)
-    return domain.draw(self.trained, request)
+    with self.sampling_memory():
+      return domain.draw(self.trained, request)
+
+  def sampling_memory(self) -> contextlib.AbstractContextManager[None]:
+    """Says which flags to lower if sampling exhausts the memory of the device."""
+    known = domain_of(self.data.spec).flags
+    lower = ' or '.join(f'--{name}' for name in ('num', 'draws', 'length') if name in known)
+    return out_of_memory('sampling', f'lower {lower}')
 
   def evaluate(
     self, metrics: Sequence[str] | None = None, num_samples: int | None = None, **options: Any
@@ -110,7 +119,10 @@ class Run(NamedTuple):
       check_setting('num_samples', num_samples, declared)
       settings['num_samples'] = num_samples
     key = stream_key(self.config['seed'], EVALUATION_STREAM)
-    return evaluate(self.method, self.params, self.data, settings, key, metrics, options)
+    lower = f'lower evaluation.batch_size (now {settings["batch_size"]})'
+    # Of a finished run, the training command only changes the settings.
+    with out_of_memory('evaluating', f'{lower} by the training command'):
+      return evaluate(self.method, self.params, self.data, settings, key, metrics, options)
 
   def bits_per_dim(self, x: np.ndarray, label: np.ndarray | None = None) -> BitsPerDim:
     """Negative log-likelihood of given examples, in bits per dimension.

@@ -105,7 +105,9 @@ def main() -> None:
     run = runs.with_average(run, WORKDIR.value, width)
   if weak:
     weak['weak'] = runs.load_weak(run, WEAK.value)
-  print(domain.sample(run.trained, SampleSettings(flags, SEED.value, options | weak), out))
+  with run.sampling_memory():
+    message = domain.sample(run.trained, SampleSettings(flags, SEED.value, options | weak), out)
+  print(message)
   logging.info('%s of %s', run.about, WORKDIR.value)
 
 

@@ -36,10 +36,12 @@ class Data(NamedTuple):
   Attributes:
     spec: the description that models are built from.
     splits: 'train', 'validation' and 'test'.
+    flip: whether training batches mirror a random half of the images (`train_flips`).
   """
 
   spec: DataSpec
   splits: Mapping[str, Source]
+  flip: bool = False
 
 
 def load(settings: Mapping[str, Any], in_memory: bool | None = None) -> Data:
@@ -66,7 +68,7 @@ def load(settings: Mapping[str, Any], in_memory: bool | None = None) -> Data:
     in_memory = num_examples * example_bytes < IN_MEMORY_BYTES
   disks = {split: DiskSource(builder.as_data_source(split), folder) for split in base.SPLITS}
   splits = {split: MemorySource(disk) for split, disk in disks.items()} if in_memory else disks
-  return Data(_read_spec(settings['name'], info), splits)
+  return Data(_read_spec(settings['name'], info), splits, settings.get('flip', False))
 
 
 def _read_spec(name: str, info: tfds.core.DatasetInfo) -> DataSpec:
@@ -156,10 +158,30 @@ def train_indices(seed: int, first: int, last: int, size: int) -> np.ndarray:
   return np.concatenate(parts)
 
 
+@functools.lru_cache(maxsize=4)
+def _coins(seed: int, epoch: int, size: int) -> np.ndarray:
+  """For each example, whether it is mirrored in an epoch."""
+  # The counter starts at 2^192: other numbers of the generator than those of `_permutation`.
+  key = np.array([seed % 2**64, epoch], np.uint64)
+  words = np.random.Philox(key=key, counter=[0, 0, 0, 1]).random_raw(-(-size // 64))
+  return np.unpackbits(words.astype('<u8').view(np.uint8))[:size].astype(bool)
+
+
+def train_flips(seed: int, first: int, last: int, size: int) -> np.ndarray:
+  """Which examples at positions [first, last) of the training sequence are mirrored; about half.
+
+  It depends only on the seed, the epoch and the example, like the order (`train_indices`).
+  """
+  indices, epochs = train_indices(seed, first, last, size), np.arange(first, last) // size
+  return np.concatenate(
+    [_coins(seed, epoch, size)[indices[epochs == epoch]] for epoch in np.unique(epochs).tolist()]
+  )
+
+
 def train_batch(data: Data, seed: int, step: int, batch_size: int) -> dict[str, np.ndarray]:
   """The global batch of one step: 'x' [batch_size, *shape] and 'label', int32 [batch_size]."""
-  indices = train_indices(seed, step * batch_size, (step + 1) * batch_size, data.spec.num_train)
-  return data.splits['train'].gather(indices)
+  stacked = _train_chunk(data, seed, batch_size, slice(None), (step, 1))
+  return {key: array[0] for key, array in stacked.items()}
 
 
 def train_batches(
@@ -210,6 +232,10 @@ def _train_chunk(
   # depend on the number of processes.
   indices = indices.reshape(steps, batch_size)[:, local]
   flat = data.splits['train'].gather(indices.reshape(-1))
+  if data.flip:
+    flips = train_flips(seed, start, stop, data.spec.num_train).reshape(steps, batch_size)[:, local]
+    x = flat['x']  # [n, height, width, channels]
+    flat = flat | {'x': np.where(flips.reshape(-1, 1, 1, 1), x[:, :, ::-1], x)}
   return {key: array.reshape(*indices.shape, *array.shape[1:]) for key, array in flat.items()}
 
 

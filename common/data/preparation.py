@@ -30,7 +30,7 @@ def location(settings: Mapping[str, Any]) -> pathlib.Path:
 
   Raises:
     ConfigError: for an unknown name, for a source that the dataset does not read, for source files
-      that cannot be listed or read, or for a palette where the data are not images.
+      that cannot be listed or read, or for a palette or flips where the data are not images.
   """
   builder = config_lib.pick(BUILDERS, settings['name'], 'data.name')
   if (source := settings.get('source', '')) and 'source' not in builder.flags:
@@ -38,10 +38,14 @@ def location(settings: Mapping[str, Any]) -> pathlib.Path:
       f'data.source={source!r} does not apply to {builder.name}; for your own data, set data.name '
       'to image_folder, npz, text or series, or leave data.source out'
     )
+  if settings.get('flip') and not builder.holds_images:
+    raise config_lib.ConfigError(
+      f'data.flip=True mirrors images, and {builder.name} holds none; set data.flip=False'
+    )
   variant, num_colours = builder.variant(settings), settings.get('palette', 0)
   palettes.check_num_colours(num_colours)
   if num_colours:
-    if not builder.supports_palette:
+    if not builder.holds_images:
       raise config_lib.ConfigError(
         f'data.palette={num_colours} is for images, and {builder.name} holds none; set '
         'data.palette=0'

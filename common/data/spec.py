@@ -71,7 +71,8 @@ class DataSpec:
   Attributes:
     name: name of the dataset.
     domain: the kind of data, which decides the layout of an example:
-      'image': [height, width, channels], integers.
+      'image': [height, width, channels], integers; or, if `levels` is 0, numbers, such as the
+        latents of an autoencoder.
       'text': a window of token ids [context + 1]. The first token is given, never predicted
         (common/data/builders/text.py).
       'music': a window of frames [context + 1, voices]. The first frame is given
@@ -124,13 +125,20 @@ class DataSpec:
 
 
 def to_unit(x: jax.Array, levels: int) -> jax.Array:
-  """Maps integers in [0, levels) to float32 in [-1, 1]: x · 2 / (levels - 1) - 1."""
+  """Maps integers in [0, levels) to float32 in [-1, 1]: x · 2 / (levels - 1) - 1.
+
+  With levels = 0, x holds numbers, which stay as they are.
+  """
+  if not levels:
+    return x.astype(jnp.float32)
   # A product with 2 / (levels - 1): dividing by (levels - 1) / 2 would round differently.
   return x.astype(jnp.float32) * (2.0 / (levels - 1)) - 1.0
 
 
 def from_unit(x: jax.Array, levels: int) -> jax.Array:
   """Maps floats to the nearest integers in [0, levels): the inverse of `to_unit`."""
+  if not levels:
+    return x
   # Clipped before rounding: samples of a diffusion model may lie slightly outside [-1, 1].
   whole = jnp.round((jnp.clip(x, -1.0, 1.0) + 1.0) * ((levels - 1) / 2.0))
   return whole.astype(token_dtype(levels))

@@ -168,6 +168,7 @@ class Domain:
     flags: what each flag of `experiments.sample` means for the data; other flags are refused.
     suffixes: endings of the files that samples can be written to.
     default_out: the file that samples are written to by default; '': they are only printed.
+    unit: what training's rate counts: an example, or the parts of one that `units` counts.
     num: samples that `experiments.sample` draws by default.
     preview_num: samples that training draws at once.
     preview_columns: columns of training's picture of them.
@@ -187,6 +188,7 @@ class Domain:
   }
   suffixes: tuple[str, ...] = ('.png', '.npy')
   default_out: str = 'samples.png'
+  unit: str = 'examples'
   num: int = 100
   preview_num: int = GRID * GRID
   preview_columns: int = GRID
@@ -241,6 +243,11 @@ class Domain:
     del source
     label = None if label is None else jnp.asarray(label, jnp.int32)
     return self.request(spec, len(indices), label, options)
+
+  def units(self, spec: DataSpec) -> int:
+    """The number of units in an example."""
+    del spec
+    return 1
 
   # Showing samples.
 
@@ -303,7 +310,8 @@ class Domain:
   def describe(self, spec: DataSpec) -> str:
     """The shape and values of an example, in one line."""
     shape = '×'.join(map(str, spec.shape))
-    return f'{shape}, {spec.levels} levels, {spec.num_classes} classes'
+    levels = f'{spec.levels} levels' if spec.levels else 'numbers'
+    return f'{shape}, {levels}, {spec.num_classes} classes'
 
   def check_flags(self, spec: DataSpec, flags: SampleFlags, out: pathlib.Path | None) -> None:
     """Raises ValueError for a flag or a suffix that does not apply, and for too many samples."""
@@ -314,7 +322,8 @@ class Domain:
           f'--{name}={value}: {spec.name} holds {self.noun}, {self.usage}; its flags: {known}'
         )
     if out is not None and out.suffix not in self.suffixes:
-      raise ValueError(f'--out={out}: the name must end in {one_of(self.suffixes)}')
+      endings = ' or '.join(filter(None, (', '.join(self.suffixes[:-1]), self.suffixes[-1])))
+      raise ValueError(f'--out={out}: the name must end in {endings}')
     for name in {'columns', 'scale'} & flags.given().keys() if out is not None else ():
       if out.suffix != '.png':
         raise ValueError(f'--{name} is for pictures, and --out={out} is none: remove the flag')
@@ -390,8 +399,3 @@ class Domain:
       f'{len(x)} samples from step {trained.step} in {out}: {samples.evaluations} network '
       f'evaluations each, {seconds:.1f} s with compilation'
     )
-
-
-def one_of(names: tuple[str, ...]) -> str:
-  """Joins names for a message: '.png, .npy or .mid'."""
-  return ' or '.join(filter(None, (', '.join(names[:-1]), names[-1])))

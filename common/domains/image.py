@@ -13,12 +13,13 @@ from common.domains.masks import HIDDEN
 from common.reporting import pictures
 
 VISIBLE = (1, 3, 4)  # numbers of channels that have colours: grey, RGB, RGBA
+SHOWN_NUMBER = 3.0  # of images of numbers: -3 is shown black and 3 white
 
 
 class ImageDomain(Domain):
-  """Integers [height, width, channels]; with a palette, one channel of indices of colours."""
+  """Integers [height, width, channels], or numbers; with a palette, indices of colours."""
 
-  noun = 'images'
+  noun = unit = 'images'
   usage = 'drawn by --num and --label or edited by --task'
   metrics = Domain.metrics | {'agreement', 'frechet'}
   flags: Mapping[str, str] = {
@@ -36,6 +37,9 @@ class ImageDomain(Domain):
     x = np.asarray(x)
     if spec.palette is not None:
       return spec.palette.decode(x), 256
+    if not spec.levels:
+      grey = np.clip(np.round((x / SHOWN_NUMBER + 1) * 127.5), 0, 255).astype(np.uint8)
+      return side_by_side(grey), 256
     return (x if spec.shape[-1] in VISIBLE else side_by_side(x)), spec.levels
 
   def dimension_note(self, spec, bits):
@@ -86,7 +90,7 @@ class ImageDomain(Domain):
     flags, channels = settings.flags, trained.data.spec.shape[-1]
     if flags.columns is not None:
       raise ValueError(f'--columns={flags.columns}: the picture of a task has one for each image')
-    if flags.task == 'colourise' and channels not in VISIBLE[1:]:
+    if flags.task == 'colourise' and not (channels in VISIBLE[1:] and trained.data.spec.levels):
       raise ValueError(f'--task=colourise needs images in colour, got {channels} channels')
     return {
       'num': flags.num or 10,
@@ -104,7 +108,7 @@ class ImageDomain(Domain):
     given, levels = self.as_images(spec, result.given.x)
     images, _ = self.as_images(spec, result.images)
     known = result.given.known
-    if known is not None and spec.shape[-1] not in VISIBLE:
+    if known is not None and not (spec.shape[-1] in VISIBLE and spec.levels):
       known = side_by_side(known)
     visible = result._replace(given=result.given._replace(x=given, known=known), images=images)
     return image_tasks.picture(name, visible, levels, scale or pictures.visible_scale(images))

@@ -32,6 +32,7 @@ class MusicDomain(Domain):
     'scale': 'size of a step in the picture (4)',
   }
   suffixes = ('.png', '.npy', '.mid')
+  unit = 'frames'
   num = 4
   preview_num = 4
   picture_scale = 4
@@ -57,6 +58,9 @@ class MusicDomain(Domain):
   def dimension_note(self, spec, bits):
     nats = bits * spec.shape[1] * math.log(2)
     return f'; a dimension is a voice in a sixteenth: {nats:.4g} nats per frame'
+
+  def units(self, spec):
+    return spec.shape[0] - 1  # the first of them is only given
 
   def describe(self, spec):
     steps, voices = spec.shape

@@ -100,6 +100,7 @@ class SeriesDomain(Domain):
     'draws': 'number of draws of each forecast (100)',
   }
   suffixes = ('.png', '.npy', '.csv')
+  unit = 'windows'
 
   def preview_request(self, spec, labelled, source):
     windows = Windows(spec, source, np.arange(min(WINDOWS, len(source))))

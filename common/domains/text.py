@@ -45,6 +45,7 @@ class TextDomain(Domain):
   }
   suffixes = ('.txt',)
   default_out = ''
+  unit = 'tokens'
   num = 4
   preview_num = TEXTS
 
@@ -64,6 +65,9 @@ class TextDomain(Domain):
 
   def evaluation_display(self, spec, drawn):
     return Display() if drawn.x is None else Display(text=page(decode(spec, drawn.x[:TEXTS])))
+
+  def units(self, spec):
+    return spec.shape[0] - 1  # the first of them is only given
 
   def describe(self, spec):
     return f'windows of {spec.shape[0] - 1} + 1 tokens'

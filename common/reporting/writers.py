@@ -18,6 +18,7 @@ from absl import logging
 from jaxtyping import UInt8
 
 from common.files import atomic_write
+from common.reporting.rates import ONE_EXAMPLE, StepWork, Usage
 
 Path = str | os.PathLike
 METRICS_FILE = 'metrics.jsonl'
@@ -208,7 +209,7 @@ class Progress:
   Args:
     total: the last step.
     step: the step at which the run starts or resumes.
-    batch_size: examples in a step, over all processes.
+    work: what a step works through.
     log_every: the least number of steps between two log lines, if there is no terminal.
     window: the number of reports over which the rate is measured.
     stream: the stream to write to; standard error by default.
@@ -219,12 +220,12 @@ class Progress:
     total: int,
     *,
     step: int = 0,
-    batch_size: int = 1,
+    work: StepWork = ONE_EXAMPLE,
     log_every: int = 100,
     window: int = 20,
     stream: io.TextIOBase | None = None,
   ):
-    self._total, self._batch_size, self._log_every = total, batch_size, log_every
+    self._total, self._work, self._log_every = total, work, log_every
     self._seen = collections.deque(maxlen=window + 1)  # (step, time) of the last reports
     self._paused = 0.0  # seconds in which the run did not train
     self._reported = step
@@ -271,30 +272,32 @@ class Progress:
   def _now(self) -> float:
     return time.monotonic() - self._paused
 
-  def report(self, step: int, loss: float | None = None) -> None:
-    """Reports that `step` is done; `loss` is the latest known loss."""
+  def report(self, step: int, loss: float | None = None, usage: Usage | None = None) -> None:
+    """Reports that `step` is done, with the latest known loss and use of the devices."""
     self._seen.append((step, self._now()))
     if self._silent:
       return
     # tqdm redraws once, in `update`; setting the text must not draw as well.
     if self._bar is not None:
-      self._bar.set_description_str(self.text(step, loss, self._width), refresh=False)
+      self._bar.set_description_str(self.text(step, loss, usage, self._width), refresh=False)
       self._bar.update(step - self._bar.n)
     # At multiples of `log_every`, also after a resumption between two of them.
     elif step // self._log_every > self._reported // self._log_every or step >= self._total:
-      logging.info('%s', self.text(step, loss))
+      logging.info('%s', self.text(step, loss, usage))
     self._reported = step
 
-  def text(self, step: int, loss: float | None, width: int | None = None) -> str:
-    """'step 200/1000  loss 0.1234  5.1 steps/s  326 examples/s  2:37 left', as far as known.
+  def text(
+    self, step: int, loss: float | None, usage: Usage | None = None, width: int | None = None
+  ) -> str:
+    """'step 200/1000  loss 0.1234  5.1 steps/s  326 images/s  2:37 left', as far as known.
 
-    Parts that a width has no room for are left out, the rates first.
+    Parts that a width has no room for are left out, the last of the rates first.
     """
     parts = [f'step {step}/{self._total}']
     if loss is not None:
       parts.append(f'loss {loss:.4g}')
     if rate := self.rate():
-      parts += [f'{rate:.3g} steps/s', f'{rate * self._batch_size:.4g} examples/s']
+      parts += self._work.texts(rate) + ([] if usage is None else usage.texts())
       parts.append(f'{duration((self._total - step) / rate)} left')
     while width is not None and len('  '.join(parts)) > width and len(parts) > 1:
       parts.pop(-2 if len(parts) > 3 else -1)

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from common.config import ConfigError, parse_steps
+from common.config import ConfigError
+from common.training.schedule import parse_steps
 
 MAX_WIDTH = 1 / math.sqrt(12)  # the width at γ = 0, which is the plain mean of all steps
 
@@ -72,18 +73,21 @@ class Averaging(NamedTuple):
     return ema_decay(step, self.decay, self.warmup)
 
 
-def make_averaging(section: Mapping[str, Any], epoch: int, total: int) -> Averaging:
+def make_averaging(
+  section: Mapping[str, Any], epoch: int, total: int, batch_size: int | None = None
+) -> Averaging:
   """The `ema` section of a config, with its lengths in steps.
 
   Args:
     section: see configs/base.py.
     epoch: steps in an epoch.
     total: steps in the run.
+    batch_size: examples in a step, for a half-life in examples.
 
   Raises:
     ConfigError: for an invalid half-life or width.
   """
-  half_life = float(parse_steps(section['half_life'], 'ema.half_life', epoch, total))
+  half_life = float(parse_steps(section['half_life'], 'ema.half_life', epoch, total, batch_size))
   widths = tuple(section['widths'])
   averaging = Averaging(section['decay'], section['warmup'], half_life, section['ramp_up'], widths)
   _ = averaging.gammas  # raises an error for an invalid width

@@ -16,11 +16,13 @@ from absl import logging
 
 from common.checkpoints.checkpoints import Checkpoints
 from common.data.pipeline import Data, train_batches
+from common.devices import out_of_memory
 from common.domains import domain_of
 from common.method import Method, NotFiniteError, PyTree
 from common.reporting.writers import Progress, Writer
 from common.training.meters import (
-  CompileTimer,
+  CallTimer,
+  Goodput,
   LogMeans,
   Profile,
   StepMetrics,
@@ -65,9 +67,14 @@ def train(
     TrainingError: too many steps in a row had a gradient that was not finite; or the parameters, or
       the last validation loss, are not finite.
     FileNotFoundError: the folder was removed while the run was training.
+    OutOfMemoryError: the memory of a device is exhausted.
   """
   schedule, step, size = program.schedule, program.step, config['data']['batch_size']
-  with open_checkpoints(config, workdir) as checkpoints:
+  goodput = Goodput()
+  with (
+    out_of_memory('training', memory_advice(config)),
+    open_checkpoints(config, workdir) as checkpoints,
+  ):
     start = first_state(program, checkpoints)
     state, loss = start.state, start.loss
     # The run repeats the steps after its last checkpoint, so it will write these snapshots again.
@@ -75,23 +82,19 @@ def train(
     log_every = schedule.log or schedule.total
     with (
       Writer(workdir, step=start.step) as writer,
-      Progress(schedule.total, step=start.step, batch_size=size, log_every=log_every) as progress,
+      Progress(schedule.total, step=start.step, work=program.work, log_every=log_every) as progress,
     ):
-      profile, timer, log_means = (
-        Profile(schedule.profile, workdir),
-        CompileTimer(),
-        start.log_means,
-      )
-      meter = StepMetrics(log_means, progress, checkpoints, config['train']['max_bad_steps'])
+      profile, timer = Profile(schedule.profile, workdir), CallTimer(step)
+      log_means, max_bad_steps = start.log_means, config['train']['max_bad_steps']
+      meter = StepMetrics(log_means, progress, checkpoints, max_bad_steps, goodput)
       for first, now, batches in batches_by_call(config, data, schedule, start.step):
         # Batch and step. The call returns before the devices have finished it.
         profile.before(first)
-        with timer:
-          state, metrics = step.run(state, step.put_batches(batches))
+        state, metrics, started = timer.run(state, step.put_batches(batches))
 
         # Metrics: of the previous call, while the devices work on this one.
         meter.fetch()
-        meter.put(now, metrics)
+        meter.put(now, metrics, started)
         stopping = stop()
         if not (stopping or schedule.anything_due(now)):
           continue
@@ -100,15 +103,16 @@ def train(
 
         # Log. A run that stops between two log lines does not: its checkpoint has the sums.
         if schedule.due(now, schedule.log):
-          lr = float(program.lr_schedule(now - 1))  # the rate of the step just taken
-          writer.scalars(now, log_means.means() | {'learning_rate': lr}, 'train')
+          lr = {'learning_rate': float(program.lr_schedule(now - 1))}  # of the step just taken
+          writer.scalars(now, log_means.means() | lr | meter.usage().metrics(), 'train')
 
         # Evaluate. Also before a checkpoint: validation metrics decide which checkpoint is best.
         logical, validation = step.logical_state(state), None
         saving = now == schedule.total or schedule.due(now, schedule.checkpoint)
         if saving or schedule.due(now, schedule.evaluate):
           sharding, seed = step.evaluation_sharding, config['seed']
-          validation = validation_loss(method, logical, data, size, sharding, seed)
+          with out_of_memory('computing the validation loss', memory_advice(config, False)):
+            validation = validation_loss(method, logical, data, size, sharding, seed)
           loss = validation['loss']
           writer.scalars(now, validation, 'validation')
           logging.info('step %d validation: %s', now, as_text(validation))
@@ -169,11 +173,32 @@ def open_checkpoints(
 def first_state(program: TrainProgram, checkpoints: Checkpoints) -> Start:
   """The last checkpoint, or the initial state if there is none."""
   if checkpoints.latest is None:
-    return Start(0, program.step.create_state(program.init), 0.0, LogMeans())
+    return Start(0, program.step.create_state(program.init), 0.0, LogMeans(program.work))
   restored = checkpoints.restore(program.step.abstract_state)
   logging.info('resuming at step %d of %d', restored.step, program.schedule.total)
   state, loss = program.step.put_state(restored.state), restored.metrics.get('loss', 0.0)
-  return Start(restored.step, state, loss, LogMeans(restored.position.get('log')))
+  log_means = LogMeans(program.work, restored.position.get('log'))
+  return Start(restored.step, state, loss, log_means)
+
+
+def memory_advice(config: Mapping, backward: bool = True) -> str:
+  """The settings that need less memory of a device, with their present values.
+
+  Args:
+    config: the config of the run.
+    backward: whether the backward pass needs the memory, or only an evaluation does.
+  """
+  network, advice = config.get('network', {}), []
+  if backward:
+    advice.append(f'raise train.micro_batches (now {config["train"]["micro_batches"]})')
+    # Not every network has these settings.
+    if not network.get('remat', True):
+      advice.append('switch network.remat on')
+  if config['precision'] == 'float32':
+    advice.append("set precision='bfloat16'")
+  if jax.device_count() > 1:
+    advice.append(f'raise parallel.fsdp (now {config["parallel"]["fsdp"]})')
+  return ', '.join([*advice, f'or lower data.batch_size (now {config["data"]["batch_size"]})'])
 
 
 def check_parameters(state: TrainState, step: int, checkpoints: Checkpoints) -> None:
@@ -224,9 +249,11 @@ def save_samples(
   """
   spec, domain = data.spec, domain_of(data.spec)
   request = domain.preview_request(spec, method.labelled, data.splits['validation'])
+  key = stream_key(config['seed'], PREVIEW_STREAM)
   # All processes sample, because the arrays may be global; only process 0 writes.
   try:
-    samples = method.draw(params, stream_key(config['seed'], PREVIEW_STREAM), request)
+    with out_of_memory('sampling', 'set train.sample_every=0, so that training draws no samples'):
+      samples = method.draw(params, key, request)
   except NotFiniteError as error:
     logging.warning('step %d: no picture: %s', step, error)
     return

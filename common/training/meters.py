@@ -1,5 +1,7 @@
 """Measurements of a run's own steps: metrics, fetched one call late; time; a profile."""
 
+import collections
+import concurrent.futures
 import pathlib
 import time
 from collections.abc import Mapping
@@ -11,7 +13,12 @@ from absl import logging
 from jaxtyping import Array
 
 from common.checkpoints.checkpoints import Checkpoints
+from common.devices import peak_memory
+from common.method import Batch
+from common.reporting.rates import StepWork, Usage, gibibytes
 from common.reporting.writers import Progress
+from common.training.parallel import PlacedStep
+from common.training.state import Metrics, TrainState
 
 
 class TrainingError(RuntimeError):
@@ -36,18 +43,28 @@ class StepMetrics:
     progress: shows the step and its loss.
     checkpoints: the run's checkpoints; an error names the last one.
     max_bad_steps: the run ends after this number of bad steps in a row.
+    goodput: measures the share of time in steps.
   """
 
   def __init__(
-    self, log_means: 'LogMeans', progress: Progress, checkpoints: Checkpoints, max_bad_steps: int
+    self,
+    log_means: 'LogMeans',
+    progress: Progress,
+    checkpoints: Checkpoints,
+    max_bad_steps: int,
+    goodput: 'Goodput',
   ):
-    self._log_means, self._progress = log_means, progress
+    self._log_means, self._progress, self._goodput = log_means, progress, goodput
     self._checkpoints, self._max_bad_steps = checkpoints, max_bad_steps
     self._pending: tuple[int, Mapping[str, Array]] | None = None  # (last step of a call, metrics)
 
-  def put(self, step: int, metrics: Mapping[str, Array]) -> None:
-    """Keeps the metrics (still on the devices) of the call whose last step is `step`."""
+  def put(self, step: int, metrics: Mapping[str, Array], started: float) -> None:
+    """Keeps the metrics (still on the devices) of the call whose last step is `step`.
+
+    `started` is the time at which the host started the call.
+    """
     self._pending = step, metrics
+    self._goodput.put(metrics['loss'], started)
 
   def fetch(self) -> None:
     """Fetches the metrics from the last `put`, unless that is already done.
@@ -60,7 +77,8 @@ class StepMetrics:
     (step, metrics), self._pending = self._pending, None
     metrics = jax.device_get(metrics)  # waits for the devices
     self._log_means.add(metrics)
-    self._progress.report(step, float(metrics['loss'][-1]))
+    self._goodput.fetch()
+    self._progress.report(step, float(metrics['loss'][-1]), self.usage())
     # Checked at every fetch, not only at log lines, so that a diverged run ends early.
     bad = int(metrics['bad_in_a_row'].max())
     if bad >= self._max_bad_steps:
@@ -69,6 +87,44 @@ class StepMetrics:
         f'(train.max_bad_steps={self._max_bad_steps}); {advice(self._checkpoints)}'
       )
 
+  def usage(self) -> Usage:
+    """How the run has used its devices up to the last fetch."""
+    return Usage(self._goodput.share(), peak_memory())
+
+
+class Goodput:
+  """The share of wall time in which the devices ran training steps, since this object was made.
+
+  The rest is restoring, compilation, waiting for data, evaluation, sampling and saving. A thread
+  waits for the end of each call and notes its time, because the host may be busy when a call ends.
+  """
+
+  def __init__(self):
+    self._begin = self._free = time.perf_counter()  # the devices are free since `_free`
+    self._in_steps = 0.0
+    self._calls = collections.deque()  # (start of a call, future of its end)
+    self._thread = concurrent.futures.ThreadPoolExecutor(1, 'goodput')
+
+  def put(self, result: Array, started: float) -> None:
+    """Adds a call: one of its results, and the time at which the host started it."""
+    self._calls.append((started, self._thread.submit(_time_when_ready, result)))
+
+  def fetch(self) -> None:
+    """Adds the time of the oldest call to the sum; waits for its end."""
+    started, end = self._calls.popleft()
+    # A call that the host starts early waits for the one before it.
+    self._in_steps += max(end.result() - max(started, self._free), 0.0)
+    self._free = end.result()
+
+  def share(self) -> float:
+    """The share, in [0, 1], up to now."""
+    return self._in_steps / (time.perf_counter() - self._begin)
+
+
+def _time_when_ready(result: Array) -> float:
+  jax.block_until_ready(result)
+  return time.perf_counter()
+
 
 class LogMeans:
   """Means of the metrics, and the training time, from one log line to the next.
@@ -76,10 +132,12 @@ class LogMeans:
   The first call includes compilation: its metrics count, but its time does not.
 
   Args:
+    work: what a step works through.
     sums: those of the run up to its checkpoint, from `sums`; None: nothing to add to.
   """
 
-  def __init__(self, sums: Mapping[str, Any] | None = None):
+  def __init__(self, work: StepWork, sums: Mapping[str, Any] | None = None):
+    self._work = work
     self._last: float | None = None  # time of the last `add`; None before the first
     self._reset()
     if sums is not None:
@@ -125,7 +183,7 @@ class LogMeans:
       self._last = time.perf_counter()
 
   def means(self) -> dict[str, float]:
-    """Means over the good steps since the last call of `means`, with rate and seconds.
+    """Means over the good steps since the last call of `means`, with rates and seconds.
 
     Without a good step there are no means: they are left out.
     """
@@ -133,27 +191,38 @@ class LogMeans:
     means['bad_steps'] = float(self._bad)
     means['seconds'] = self._seconds
     if self._seconds:
-      means['steps_per_second'] = self._timed_steps / self._seconds
+      means |= self._work.rates(self._timed_steps / self._seconds)
     self._reset()
     return means
 
 
-class CompileTimer:
-  """Says that the step is being compiled, and how long that took; once, at its first call."""
+class CallTimer:
+  """Starts the compiled calls of a run: notes the time, and says when a call is compiled first.
 
-  def __init__(self):
-    self._done = False
+  Args:
+    step: the training step.
+  """
 
-  def __enter__(self) -> None:
-    if not self._done:
+  def __init__(self, step: PlacedStep):
+    self._step = step
+    self._compiled: set[int] = set()  # lengths of the programs that are compiled
+
+  def run(self, state: TrainState, batches: Batch) -> tuple[TrainState, Metrics, float]:
+    """Runs a call; returns its state, its metrics and the time at which the devices got it."""
+    started, length = time.perf_counter(), self._step.length(batches['x'].shape[0])
+    first = length not in self._compiled
+    if first:
       logging.info('compiling the training step ...')
-    self._start = time.perf_counter()
-
-  def __exit__(self, *exception) -> None:
-    # The call returns as soon as the program is compiled and its work is handed to the devices.
-    if not self._done and exception[0] is None:
-      logging.info('compiled in %.1f s', time.perf_counter() - self._start)
-    self._done = True
+    state, metrics = self._step.run(state, batches)
+    if first:
+      # The call returns as soon as the program is compiled and its work is handed to the devices.
+      compiled = time.perf_counter()
+      self._compiled.add(length)
+      memory = self._step.memory(state, batches)
+      needs = '' if memory is None else f'; a step needs {gibibytes(memory)} of each device'
+      logging.info('compiled in %.1f s%s', compiled - started, needs)
+      started = compiled
+    return state, metrics, started
 
 
 class Profile:

@@ -8,29 +8,33 @@ import jax
 import optax
 from jaxtyping import Array, Float, Int
 
-from common.config import ConfigError, check_setting, parse_steps, pick
+from common.config import ConfigError, check_setting, pick
 from common.method import PyTree
 from common.ranges import PATTERN, Setting, suggestion
+from common.training.schedule import parse_steps
 from common.trees import path_name
 
 
-def make_lr_schedule(settings: Mapping, total: int, epoch: int) -> optax.Schedule:
+def make_lr_schedule(
+  settings: Mapping, total: int, epoch: int, batch_size: int | None = None
+) -> optax.Schedule:
   """The learning rate at each step: a linear warm-up, then the schedule that `settings` names.
 
   Args:
     settings: the `optimizer` section of a config.
     total: steps in the run.
     epoch: steps in an epoch.
+    batch_size: examples in a step, for lengths in examples.
 
   Raises:
     ConfigError: for an unknown schedule, or a warm-up that leaves no step to train.
   """
-  warmup = parse_steps(settings['warmup'], 'optimizer.warmup', epoch, total)
+  warmup = parse_steps(settings['warmup'], 'optimizer.warmup', epoch, total, batch_size)
   if warmup >= total:
     raise ConfigError(
       f'optimizer.warmup must be shorter than the run of {total} steps, got {warmup}'
     )
-  cooldown = parse_steps(settings['cooldown'], 'optimizer.cooldown', epoch, total)
+  cooldown = parse_steps(settings['cooldown'], 'optimizer.cooldown', epoch, total, batch_size)
   make = pick(LR_SCHEDULES, settings['schedule'], 'optimizer.schedule')
   after_warmup = make(settings, total - warmup, warmup, cooldown)
   if warmup == 0:
@@ -86,10 +90,15 @@ LR_SCHEDULES = {
 }
 
 
-def make_group_lr_schedules(settings: Mapping, total: int, epoch: int) -> dict[str, optax.Schedule]:
+def make_group_lr_schedules(
+  settings: Mapping, total: int, epoch: int, batch_size: int | None = None
+) -> dict[str, optax.Schedule]:
   """{name: learning-rate schedule} for `settings.groups`; see `make_lr_schedule`."""
   groups = settings.get('groups') or {}
-  return {name: make_lr_schedule(_group_settings(settings, name), total, epoch) for name in groups}
+  return {
+    name: make_lr_schedule(_group_settings(settings, name), total, epoch, batch_size)
+    for name in groups
+  }
 
 
 def _group_settings(settings: Mapping, name: str) -> dict:
@@ -98,9 +107,10 @@ def _group_settings(settings: Mapping, name: str) -> dict:
   Raises:
     ConfigError: for a group without paths, or with a setting that groups do not have.
   """
-  # Clipping uses one norm for all groups, and `frozen` is one pattern for all parameters.
+  # Clipping uses one norm for all groups, `frozen` is one pattern for all parameters, and
+  # `nan_to_num` comes before both.
   group = dict(settings['groups'][name])
-  known = (set(settings) | {'paths'}) - {'clip', 'frozen', 'groups'}
+  known = (set(settings) | {'paths'}) - {'clip', 'frozen', 'groups', 'nan_to_num'}
   for key in group:
     if key not in known:
       raise ConfigError(f'unknown setting optimizer.groups.{name}.{key};{suggestion(key, known)}')

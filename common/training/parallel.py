@@ -17,7 +17,6 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
-from common import flops
 from common.config import ConfigError, pick
 from common.method import Batch, PyTree
 from common.training.state import Metrics, TrainState, TrainStep
@@ -152,14 +151,19 @@ class PlacedStep:
     """The logical state for a state on the devices."""
     raise NotImplementedError
 
-  def flops(self, batches: Mapping[str, jax.ShapeDtypeStruct]) -> int:
-    """Floating-point operations of one step, forward and backward, on all devices together.
+  def length(self, steps: int) -> int:
+    """The number of steps in the compiled program that runs a call of a number of steps."""
+    return steps
+
+  def memory(self, state: TrainState, batches: Batch) -> int | None:
+    """Bytes of each device that the step needs, by its compiler; None if the mode does not tell.
 
     Args:
-      batches: shapes of the stacked global batches [steps, batch, ...] of a call.
+      state: a state on the devices.
+      batches: batches that `run` has run; the step is then not compiled again.
     """
-    one = _first_step(batches)
-    return flops.count(jax.make_jaxpr(self.step)(self.shapes, one).jaxpr)
+    del state, batches
+    return None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -231,11 +235,15 @@ class JitStep(PlacedStep):
   def logical_state(self, state: TrainState) -> TrainState:
     return state
 
-  def flops(self, batches: Mapping[str, jax.ShapeDtypeStruct]) -> int:
-    batches = _first_step(batches) if self.unrolled else batches
-    # JAX keeps the trace, and uses it again for the first call with these shapes.
-    traced = self.compiled.trace(self.abstract_state, batches)
-    return flops.count(traced.jaxpr.jaxpr) // batches['x'].shape[0]
+  def length(self, steps: int) -> int:
+    return 1 if self.unrolled else steps
+
+  def memory(self, state: TrainState, batches: Batch) -> int | None:
+    if self.unrolled:
+      batches = {k: v[:1] for k, v in batches.items()}
+    # JAX keeps what it has compiled for these arguments.
+    analysis = self.compiled.lower(state, batches).compile().memory_analysis()
+    return analysis.peak_memory_in_bytes or None
 
 
 PMAP_AXIS = 'devices'
@@ -330,11 +338,6 @@ def place_step(mode: str, step: TrainStep, shapes: TrainState, mesh: Mesh) -> Pl
     ConfigError: for an unknown mode, or one that cannot run this step on this mesh.
   """
   return pick(MODES, mode, 'parallel.mode')(step, mesh, shapes)
-
-
-def _first_step(batches: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDtypeStruct]:
-  """Shapes of the first of stacked batches, [1, batch, ...]."""
-  return {k: jax.ShapeDtypeStruct((1, *v.shape[1:]), v.dtype) for k, v in batches.items()}
 
 
 def _with_shardings(shapes: PyTree, where: PyTree) -> PyTree:

@@ -12,11 +12,15 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from common import flops
 from common.data.spec import DataSpec
+from common.devices import peak_flops
+from common.domains import domain_of
 from common.method import Method
+from common.reporting.rates import StepWork
 from common.training import averages, optimizers, parallel
 from common.training.schedule import Schedule, make_schedule
-from common.training.state import TrainState, TrainStep, has_convolutions, init_state
+from common.training.state import TrainState, TrainStep, init_state, loss_jaxpr
 
 
 class TrainProgram(NamedTuple):
@@ -27,12 +31,14 @@ class TrainProgram(NamedTuple):
     step: the training step on the devices of the mesh.
     init: returns the state before the first step.
     lr_schedule: the learning rate at each step.
+    work: what a step works through, for rates.
   """
 
   schedule: Schedule
   step: parallel.PlacedStep
   init: Callable[[], TrainState]
   lr_schedule: optax.Schedule
+  work: StepWork
 
 
 def build_program(config: Mapping, method: Method, spec: DataSpec, mesh: Mesh) -> TrainProgram:
@@ -50,27 +56,42 @@ def build_program(config: Mapping, method: Method, spec: DataSpec, mesh: Mesh) -
   settings, batch_size = config['train'], config['data']['batch_size']
   epoch = max(spec.num_train // batch_size, 1)
   has_averages = bool(config['ema']['widths'])
-  schedule = make_schedule(settings, epoch, config['ema']['snapshot_every'] if has_averages else 0)
-  averaging = averages.make_averaging(config['ema'], epoch, schedule.total)
+  snapshot_every = config['ema']['snapshot_every'] if has_averages else 0
+  schedule = make_schedule(settings, epoch, snapshot_every, batch_size)
+  averaging = averages.make_averaging(config['ema'], epoch, schedule.total, batch_size)
 
   # Both axes split the batch, and each device splits its own part into micro-batches.
   shards = mesh.shape['data'] * mesh.shape['fsdp']
   parallel.check_batch_size(batch_size, shards, settings['micro_batches'])
 
-  lr_schedule = optimizers.make_lr_schedule(config['optimizer'], schedule.total, epoch)
-  groups = optimizers.make_group_lr_schedules(config['optimizer'], schedule.total, epoch)
+  lengths = (schedule.total, epoch, batch_size)
+  lr_schedule = optimizers.make_lr_schedule(config['optimizer'], *lengths)
+  groups = optimizers.make_group_lr_schedules(config['optimizer'], *lengths)
   optimizer = optimizers.make_optimizer(config['optimizer'], lr_schedule, groups)
 
   seed, mode = config['seed'], config['parallel']['mode']
   init = functools.partial(_initial_state, method, optimizer, spec, seed, len(averaging.widths))
   shapes = jax.eval_shape(init)  # traces the initialisation without running it
-  pure_step = TrainStep(method, optimizer, seed, averaging, settings['micro_batches'])
+  pure_step = TrainStep(
+    *(method, optimizer, seed, averaging, settings['micro_batches']),
+    nan_to_num=config['optimizer']['nan_to_num'],
+  )
   step = parallel.place_step(mode, pure_step, shapes, mesh)
+  # With the mesh in scope, so that attention that its devices cannot run is refused here.
+  with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+    loss = loss_jaxpr(method, shapes, spec.batch_struct(batch_size))
   on_cpu = mesh.devices.flat[0].platform == 'cpu'
   # XLA's CPU backend is slow at convolutions inside a loop: see `JitStep.unrolled`.
-  if on_cpu and mode == 'jit' and has_convolutions(method, shapes, spec.batch_struct(1)):
+  if on_cpu and mode == 'jit' and 'conv_general_dilated' in str(loss):
     step = parallel.JitStep(pure_step, mesh, shapes, unrolled=True)
-  return TrainProgram(schedule, step, init, lr_schedule)
+  domain = domain_of(spec)
+  work = StepWork(
+    unit=domain.unit,
+    units=batch_size * domain.units(spec),
+    flops=3 * flops.count(loss),  # the backward pass has two products for each of the forward pass
+    peak=peak_flops(mesh.devices.flat[0].device_kind, mesh.size, config['precision']),
+  )
+  return TrainProgram(schedule, step, init, lr_schedule, work)
 
 
 def _initial_state(

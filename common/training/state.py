@@ -8,8 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.extend import core
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from common import flops
 from common.method import Aux, Batch, Context, Method, PyTree
 from common.training.averages import Averaging, power_update_weight
 
@@ -34,7 +36,7 @@ class TrainState(NamedTuple):
     ema: exponential moving average of `params`: evaluation and sampling use it.
     bad_in_a_row: the number of steps skipped since the last good step.
     bad_total: the number of steps skipped in the whole run. A step is skipped if its loss or its
-      gradient is not finite.
+      gradient is not finite (after `TrainStep.nan_to_num`).
     averages: power-function averages of `params`, one per width of `ema.widths`.
   """
 
@@ -93,6 +95,9 @@ class TrainStep:
     averaging: how the parameters are averaged.
     micro_batches: the number of parts of a batch, which run one after the other to save memory.
     axis: the name of the mapped axis under `pmap`, or None.
+    nan_to_num: unless 0, NaN in the gradient becomes 0 and ±infinity becomes ± this number (Karras
+      et al. 2022, code), before its norm is taken. A step with such a gradient is therefore not
+      skipped; a step whose loss is not finite still is.
   """
 
   method: Method
@@ -101,6 +106,7 @@ class TrainStep:
   averaging: Averaging
   micro_batches: int = 1
   axis: str | None = None
+  nan_to_num: float = 0.0
 
   def __call__(self, state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:
     """Runs one optimiser step for each batch of the stack."""
@@ -113,6 +119,8 @@ class TrainStep:
   def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
     """One optimiser step on a batch [batch, ...]; metrics are scalars."""
     loss, grads, aux = self._loss_and_gradient(state, batch)
+    if self.nan_to_num:
+      grads = finite_gradient(grads, self.nan_to_num)
     # The norm of the global batch's gradient: after the sum over devices, before clipping.
     norm = optax.global_norm(grads)
     updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
@@ -178,6 +186,12 @@ class TrainStep:
     return aux.memory, (weighted, aux.count)
 
 
+def finite_gradient(grads: PyTree, bound: float) -> PyTree:
+  """The gradient with 0 for NaN, and ±`bound` for ±infinity (Karras et al. 2022, code)."""
+  replace = functools.partial(jnp.nan_to_num, posinf=bound, neginf=-bound)
+  return jax.tree.map(replace, grads)
+
+
 @jax.jit
 def is_finite(tree: PyTree) -> Bool[Array, '']:
   """Whether no value of a pytree of floats is NaN or infinite."""
@@ -185,10 +199,12 @@ def is_finite(tree: PyTree) -> Bool[Array, '']:
   return jax.tree.reduce(jnp.logical_and, finite, jnp.bool_(True))
 
 
-def has_convolutions(method: Method, state: TrainState, batch: Batch) -> bool:
-  """Whether the loss has convolutions; only shapes and types of `state` and `batch` matter."""
-  jaxpr = jax.make_jaxpr(functools.partial(_loss_value, method))(state, batch)
-  return 'conv_general_dilated' in str(jaxpr)
+def loss_jaxpr(method: Method, state: TrainState, batch: Batch) -> core.Jaxpr:
+  """The loss of a training step, traced to count its operations (`flops.trace`).
+
+  Only shapes and types of `state` and `batch` matter.
+  """
+  return flops.trace(functools.partial(_loss_value, method), state, batch)
 
 
 def _loss_value(method: Method, state: TrainState, batch: Batch) -> Float[Array, '']:

@@ -32,7 +32,7 @@ SETTINGS = base.SETTINGS | dict(
     target='v',  # x0, eps, v, velocity, score, edm
     sigma_data=Setting(0.5, ABOVE_ZERO),  # standard deviation of the data in [-1, 1]
     scale_input=True,  # feed the network x at unit variance (EDM's c_in)
-    noise='log_snr',  # the network's measure of the noise level: time, log_snr, edm
+    noise='log_snr',  # the network's measure of the noise level: time, log_snr, edm, c_noise
     variance='fixed_small',  # of discrete reverse steps: fixed_small, fixed_large, learned
   ),
   objective=dict(  # the loss

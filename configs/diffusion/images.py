@@ -31,7 +31,7 @@ from ml_collections import ConfigDict
 
 from common.config import merge, pick
 from configs.diffusion.base import get_base
-from configs.diffusion.networks import UNETS
+from configs.papers import ddpm
 
 DIGITS = dict(
   data=dict(name='digits', batch_size=32),
@@ -69,8 +69,20 @@ U_NET = dict(
     checkpoint_every='2.5%',
   ),
 )
-# Dhariwal & Nichol 2021 at 64×64, two thirds as wide and with a block less at each level.
-U_NET_64 = merge(UNETS['adm_imagenet64'], dict(width=128, blocks=2, attention=(16, 8)))
+ADM_64 = dict(  # Dhariwal & Nichol 2021, ImageNet at 64×64: 296M parameters
+  name='unet',
+  width=192,
+  multipliers=(1, 2, 3, 4),
+  blocks=3,
+  attention=(32, 16, 8),
+  head_width=64,
+  dropout=0.1,
+  embedding='adm',
+  scale_shift=True,
+  resample_in_block=True,
+)
+# Two thirds as wide and with a block less at each level.
+U_NET_64 = merge(ADM_64, dict(width=128, blocks=2, attention=(16, 8)))
 FOLDER = dict(
   data=dict(name='image_folder'),
   evaluation=dict(extractor='pixels'),  # 'mlp' needs classes
@@ -91,10 +103,8 @@ VARIANTS = {
   'fashion_mnist': merge(
     MNIST, EDM, dict(data=dict(name='fashion_mnist'), train=dict(steps='1200'))
   ),
-  'cifar10': merge(U_NET, EDM, dict(data=dict(name='cifar10'), network=UNETS['ddpm_cifar10'])),
-  'folder32': merge(
-    U_NET, EDM, FOLDER, dict(data=dict(image_size=32), network=UNETS['ddpm_cifar10'])
-  ),
+  'cifar10': merge(U_NET, EDM, dict(data=dict(name='cifar10'), network=ddpm.NETWORK)),
+  'folder32': merge(U_NET, EDM, FOLDER, dict(data=dict(image_size=32), network=ddpm.NETWORK)),
   'folder64': merge(
     U_NET,
     EDM,

@@ -117,7 +117,7 @@ class DiT(DiffusionNetwork):
     out_channels: channels of the output.
     num_classes: number of classes, or 0.
     patch: side of a patch in pixels.
-    width: channels of a token; the paper's sizes are in `configs/diffusion/networks.py`.
+    width: channels of a token; the paper's sizes are in `configs/papers/dit.py`.
     depth: blocks.
     heads: attention heads.
     mlp_ratio: hidden units of a block's perceptron over `width`.

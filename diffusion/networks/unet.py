@@ -1,7 +1,7 @@
 """One U-Net: DDPM, DDPM++, NCSN++ and ADM are settings of it.
 
 Sources: Ho et al. 2020 (DDPM), Song et al. 2021 (DDPM++, NCSN++), Dhariwal & Nichol 2021 (ADM).
-The papers' settings are in `configs/diffusion/networks.py`.
+The papers' settings are in `configs/papers/` (ADM's in `configs/diffusion/images.py`).
 """
 
 import dataclasses

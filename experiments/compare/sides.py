@@ -9,6 +9,7 @@ from common.config import ConfigError, as_tuple, flatten
 from common.evaluation.measures import Measure
 from common.evaluation.results import Result, read_results
 from common.reporting import plots, writers
+from common.reporting.rates import is_speed
 from common.reporting.writers import duration
 from common.studies.estimates import estimate, format_estimate, title
 from common.studies.studies import loss_kind
@@ -17,8 +18,8 @@ from experiments import families
 from experiments.startup import workdir as folders
 
 NONE = '-'  # a cell without a value
-# Of metrics.jsonl: what is no quantity of the model.
-BOOKKEEPING = {'step', 'split', 'time', 'seconds', 'steps_per_second'}
+# Of metrics.jsonl, next to the speed: what is no quantity of the model.
+BOOKKEEPING = {'step', 'split', 'time'}
 
 
 class Side(NamedTuple):
@@ -92,7 +93,7 @@ def quantities(sides: Sequence[Side]) -> dict[str, list[str]]:
     'train loss': [_value(s.last_row('train'), 'loss') for s in sides],
   }
   names = dict.fromkeys(name for s in sides for name in s.last_row('validation'))
-  for name in (name for name in names if name not in BOOKKEEPING):
+  for name in (n for n in names if n not in BOOKKEEPING and not is_speed(n)):
     table[f'validation {name}'] = [_value(s.last_row('validation'), name) for s in sides]
   table['best checkpoint'] = [_best(s) for s in sides]
   return table | _evaluations(sides)

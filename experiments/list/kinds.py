@@ -112,11 +112,13 @@ def _variants() -> list[Entry]:
 
 
 def _variant(spec: str) -> Entry:
-  """A variant, described by its dataset, its components and its number of steps."""
+  """A variant, described by its dataset, its components and its length."""
   config = families.load_config(spec, {})
   paths = ('process', 'ordering', 'network', 'head')
   names = [config[path]['name'] for path in paths if path in config]
-  line = f'{config["data"]["name"]}: {", ".join(names)}; {config["train"]["steps"]} steps'
+  steps = config['train']['steps']  # '2000', or with a unit: '200 Mimg'
+  length = f'{steps} steps' if steps.isdecimal() else steps
+  line = f'{config["data"]["name"]}: {", ".join(names)}; {length}'
   return Entry(spec, line)
 
 

@@ -7,6 +7,7 @@ import jax
 
 from common.config import differences
 from common.data.spec import DataSpec
+from common.reporting.rates import scaled
 from common.training import loop
 from common.training.program import TrainProgram
 from experiments import families
@@ -22,10 +23,11 @@ def opening(config: Mapping, spec: DataSpec, program: TrainProgram) -> Iterator[
   """
   shapes, schedule, size = program.step.shapes, program.schedule, config['data']['batch_size']
   parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
-  flops = program.step.flops(_batches(spec, schedule.per_call, size))
+  work = program.work
   yield (
     f'model: {config["family"]}, network {config["network"]["name"]!r}, {parameters:,} parameters, '
-    f'{_giga(flops)} per step (products and convolutions, forward and backward)'
+    f'{scaled(work.flops)}FLOP per step of {work.units:,} {work.unit} (products and convolutions, '
+    'three times the forward pass)'
   )
   devices, types = program.step.mesh.devices, {str(x.dtype) for x in jax.tree.leaves(shapes.params)}
   axes = ' × '.join(f'{axis} {size}' for axis, size in program.step.mesh.shape.items())
@@ -59,23 +61,9 @@ def closing(config: Mapping, workdir: pathlib.Path, finished: bool) -> Iterator[
     yield 'stopped: the same command continues the run'
 
 
-def _batches(spec: DataSpec, steps: int, size: int) -> dict[str, jax.ShapeDtypeStruct]:
-  """Shapes of the stacked batches of one call."""
-  one = spec.batch_struct(size)
-  return {k: jax.ShapeDtypeStruct((steps, *v.shape), v.dtype) for k, v in one.items()}
-
-
 def _epochs(examples: int, size: int) -> str:
   """'45 steps per epoch'; for batches that are larger than the data, '2.5 epochs per step'."""
   if size > examples:
     return f'{size / examples:.3g} epochs per step'
   steps = examples // size
   return f'{steps:,} step{"" if steps == 1 else "s"} per epoch'
-
-
-def _giga(flops: int) -> str:
-  """'12.3 GFLOP', or in the unit that suits the number."""
-  for unit, factor in (('T', 1e12), ('G', 1e9), ('M', 1e6)):
-    if flops >= factor:
-      return f'{flops / factor:.3g} {unit}FLOP'
-  return f'{flops} FLOP'

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from autoregressive.decoding.sequences import Generated
+from autoregressive.decoding.sliding import slide
 from autoregressive.method import build, build_model
 from autoregressive.orderings import build_ordering
 from common.config import ConfigError
@@ -128,6 +130,18 @@ def test_a_longer_piece_slides_by_whole_frames():
     np.testing.assert_allclose(log_prob[:, t], each[:, t, at : at + VOICES], atol=1e-4)
   with pytest.raises(ConfigError, match='beyond the 17 positions'):
     made.sample(params, jax.random.key(0), Request(2, past=past, options={'length': frames}))
+
+
+def test_windows_begin_at_whole_frames():
+  """Half of five frames of four voices is two frames."""
+  begins = []
+
+  def draw(window, lengths, offset):
+    begins.append(int(offset))
+    return Generated(window, np.zeros(window.shape[:2]), lengths)
+
+  slide(draw, np.zeros((1, 40, 1), np.int32), np.array([4]), context=20, period=4)
+  assert begins == [0, 8, 16, 24]
 
 
 def test_the_first_frame_must_be_given_whole():

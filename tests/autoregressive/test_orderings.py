@@ -33,6 +33,12 @@ def test_round_trip(size, channels):
   np.testing.assert_array_equal(ordering.decode(emissions), x)
 
 
+def test_images_of_numbers_are_refused():
+  latents = DataSpec('latents', 'image', (4, 4, 2), 0)
+  with pytest.raises(ConfigError, match="'latents' holds real numbers: use family 'diffusion'"):
+    build_ordering({'name': 'patches'}, latents)
+
+
 def test_raster_order():
   ordering = build_ordering({'name': 'patches', 'channels': 'apart'}, COLOUR)
   x = images(1, COLOUR)['x']

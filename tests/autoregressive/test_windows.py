@@ -314,6 +314,6 @@ def test_build_refuses(spec, settings, message):
   assert '\n' not in str(error.value)
 
 
-def test_diffusion_refuses_numbers():
-  with pytest.raises(ConfigError, match=r"whole numbers.*'waves' holds real numbers"):
+def test_diffusion_refuses_time_series():
+  with pytest.raises(ConfigError, match="'waves' holds time series: use family 'autoregressive'"):
     families.build({'family': 'diffusion'}, SPEC)

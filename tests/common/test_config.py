@@ -1,44 +1,9 @@
-"""Numbers of steps, components and comparisons of configs."""
+"""Components and comparisons of configs."""
 
 import pytest
 from ml_collections import ConfigDict
 
 from common import config
-
-
-@pytest.mark.parametrize(
-  ('text', 'steps'),
-  [
-    ('500', 500),
-    (500, 500),
-    ('500 steps', 500),
-    ('1 step', 1),
-    ('1e3', 1000),
-    ('3 epochs', 33),
-    ('3epochs', 33),
-    ('0.5 epoch', 6),  # rounded up
-    ('10%', 200),
-    ('0', 0),
-    ('2.5 percent', 50),
-  ],
-)
-def test_parse_steps(text, steps):
-  assert config.parse_steps(text, 'train.steps', epoch=11, total=2000) == steps
-
-
-@pytest.mark.parametrize(
-  'text', ['', 'x', '-5', '1.5', '1.5 steps', '3 weeks', 'nan', 'inf', '5%%', '1e99']
-)
-def test_an_invalid_number_of_steps_names_its_setting(text):
-  with pytest.raises(config.ConfigError, match=r'train\.steps'):
-    config.parse_steps(text, 'train.steps', epoch=11, total=2000)
-
-
-def test_percentages_need_a_total_and_epochs_need_their_steps():
-  with pytest.raises(config.ConfigError, match="such as '500' or '3 epochs'; got the unit '%'"):
-    config.parse_steps('5%', 'train.steps', epoch=10)
-  with pytest.raises(config.ConfigError, match="such as '500'; got the unit 'epochs'"):
-    config.parse_steps('5 epochs', 'train.steps')
 
 
 def table():

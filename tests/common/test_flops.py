@@ -44,6 +44,10 @@ def branches(x, w):
   return jax.lax.cond(x.sum() > 0, lambda: x @ w @ w, lambda: x @ w)
 
 
+def until_positive(x, w):
+  return jax.lax.while_loop(lambda x: (x @ w).sum() < 0, lambda x: x @ w, x)
+
+
 @pytest.mark.parametrize(
   ('function', 'arguments', 'expected'),
   [
@@ -54,6 +58,7 @@ def branches(x, w):
     (jax.checkpoint(repeated), (X, W), 3),
     (branches, (X, W), 2),
     (mapped, (X, W), 1),
+    (until_positive, (X, W), 2),  # one pass: its condition and its body
     (jnp.tanh, (X,), 0),
   ],
 )

@@ -27,7 +27,6 @@ SPECS = {
 LETTERS = Characters(''.join(map(chr, range(32, 116))))
 SPECS |= {
   'shakespeare': DataSpec('shakespeare', 'text', (65,), 84, num_train=74_794, tokenizer=LETTERS),
-  'text': DataSpec('text', 'text', (65,), 256, num_train=1000, tokenizer=Bytes()),
   'python_code': DataSpec('python_code', 'text', (65,), 256, num_train=1000, tokenizer=Bytes()),
 }
 MONTHLY = SeriesSpec(12, 12, counts=True, covariates=('age', 'year_sin', 'year_cos'))
@@ -39,8 +38,20 @@ PITCHES = Pitches(36, 81)
 SPECS['chorales'] = DataSpec('chorales', 'music', (65, 4), 93, num_train=1009, pitches=PITCHES)
 
 
+LATENTS = DataSpec('npz', 'image', (32, 32, 4), 0, 1000, num_train=1_000_000)
+VOCABULARIES = {'bytes': 256, 'characters': 65, 'gpt2': 50_257}
+
+
 def spec_of(data):
   """The spec of the data that the section `data` of a config asks for."""
+  if data['name'] == 'npz':
+    return LATENTS
+  if data['name'] == 'text':
+    levels = VOCABULARIES.get(data['tokenizer'], data['vocabulary'])
+    tokenizer = Bytes() if data['tokenizer'] == 'bytes' else None
+    return DataSpec(
+      'text', 'text', (data['context'] + 1,), levels, num_train=100_000, tokenizer=tokenizer
+    )
   if data['name'] != 'image_folder':
     return SPECS[data['name']]
   size, colours = data['image_size'], data['palette']
@@ -53,7 +64,7 @@ def spec_of(data):
 ROOT = pathlib.Path(__file__).parents[2]
 FILES = sorted(
   str(f.relative_to(ROOT))
-  for family in ('diffusion', 'autoregressive')
+  for family in ('diffusion', 'autoregressive', 'papers')
   for f in (ROOT / 'configs' / family).glob('*.py')
   if 'def get_config' in f.read_text()
 )
@@ -69,8 +80,11 @@ VARIANTS = [
 ]
 
 
-# Tracing these takes longer than all other variants together; folder32 has the network of cifar10.
+# Tracing these takes longer than all other variants together; folder32 has the network of cifar10,
+# and the other DiTs have the code of those that are left.
 LARGE = ('pixelcnn.py:cifar10', 'pixelcnn.py:mnist_pp', 'diffusion/images.py:cifar10', ':folder64')
+LARGE += ('ddpm.py:cifar10', '_vp', '_ve', 'nanogpt.py:gpt2', 'XL2_7M')
+LARGE += tuple(f'dit.py:{size}{patch}' for size in ('S', 'B', 'L', 'XL') for patch in (4, 8))
 TRACED = [pytest.param(v, marks=pytest.mark.slow) if v.endswith(LARGE) else v for v in VARIANTS]
 
 

@@ -20,14 +20,14 @@ def batch(seed=0, num=NUM):
   return {'x': x.astype(jnp.uint8), 'label': jnp.arange(num) % SPEC.num_classes}
 
 
-def build(**changes):
+def build(spec=SPEC, **changes):
   """A method from the base config with a tiny network; 'a__b' changes the setting a.b."""
   config = families.defaults('diffusion')
   config['network'] = dict(name='mlp', width=16, depth=1)
   for path, value in changes.items():
     *sections, leaf = path.split('__')
     functools.reduce(lambda node, name: node[name], sections, config)[leaf] = value
-  return diffusion.build(config, SPEC)
+  return diffusion.build(config, spec)
 
 
 def context(params, index=None, training=True, size=NUM):

@@ -1,5 +1,6 @@
 """The diffusion method: its loss, however the batch is split; its bound; wrong configs."""
 
+import dataclasses
 import functools
 
 import jax
@@ -14,7 +15,12 @@ from common.training.averages import Averaging
 from common.training.state import TrainStep, init_state
 from diffusion.likelihood.terms import endpoint_nats
 from diffusion.method import LossInputs
-from diffusion.model import edm_conditioning, log_snr_conditioning, time_conditioning
+from diffusion.model import (
+  c_noise_conditioning,
+  edm_conditioning,
+  log_snr_conditioning,
+  time_conditioning,
+)
 from diffusion.objectives.times import LossHistory
 from diffusion.objectives.uncertainty import uncertainty
 from diffusion.processes import build as build_process
@@ -316,6 +322,43 @@ def test_classifier_is_trained_next_to_the_model_and_guides_it():
     method.sample(params, KEY, request._replace(label=None))
 
 
+DDPM = {'process': dict(name='ddpm')}
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [
+    DDPM | {'objective__weighting': dict(name='vlb')},
+    DDPM | {'prediction__target': 'eps', 'prediction__variance': 'learned'},
+    {'process': dict(name='learned'), 'objective__weighting': dict(name='vlb')},
+  ],
+)
+def test_no_augmentation_where_the_loss_contains_the_bound(changes):
+  network = {'network': dict(name='dit', width=8, depth=1, heads=1)}
+  with pytest.raises(ConfigError, match=r'augmentation.probability must be 0 .* got 0\.1'):
+    build(**network, **changes, augmentation__probability=0.1)
+
+
+def test_data_of_numbers_are_trained_on_and_sampled_as_they_are():
+  """With a learned variance, like DiT on latents: neither rounded nor clipped; no likelihood."""
+  spec = dataclasses.replace(SPEC, levels=0)
+  method = build(spec, sampling__threshold__name='none', **CASES['ddpm'])
+  params, memory = random_init(method)
+  data = batch() | {'x': 3 * jax.random.normal(KEY, (NUM, *SPEC.shape))}
+  loss = lambda data: method.loss(params, memory, data, KEY, context(params))
+  value, aux = jax.jit(loss)(data)
+  unit = build(spec, **CASES['ddpm'])._diffuse(
+    params, LossInputs(memory, data, KEY, context(params))
+  )
+  np.testing.assert_array_equal(unit.x0, data['x'])
+  assert np.isfinite(value) and float(value) > float(aux.metrics['mse'])  # the bound's part
+  drawn = method.draw(params, KEY, Request(4, jnp.arange(4) % 3, options={'steps': 3}))
+  assert drawn.x.dtype == jnp.float32 and np.abs(drawn.x).max() > 1
+  assert len(np.unique(drawn.x)) == drawn.x.size and not method.has_likelihood
+  with pytest.raises(ConfigError, match="'learned' is trained by the likelihood of whole numbers"):
+    build(spec, process=dict(name='learned'), objective__weighting=dict(name='vlb'))
+
+
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
@@ -362,6 +405,9 @@ def test_noise_conditionings():
   levels = jnp.asarray([1e-5, 0.5, 1.0, 1e5])
   np.testing.assert_allclose(
     edm_conditioning(line, levels), [-2500, 250 * np.log(0.5), 0, 2500], rtol=1e-6
+  )
+  np.testing.assert_allclose(
+    c_noise_conditioning(line, levels), np.clip(np.log(levels) / 4, -2.5, 2.5), rtol=1e-6
   )
   np.testing.assert_allclose(
     log_snr_conditioning(line, levels), [0, 500 + 50 * np.log(0.5), 500, 1000], rtol=1e-6

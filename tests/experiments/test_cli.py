@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from common import config
+from common.devices import OutOfMemoryError
 from experiments import cli
 from experiments.startup import signals
 
@@ -101,6 +102,7 @@ def raised(error):
     (raised(ValueError('cannot reshape')), 'ValueError: cannot reshape (--debug shows where)'),
     (raised(MemoryError()), 'out of memory: ask for less'),
     (raised(RuntimeError('RESOURCE_EXHAUSTED: 9 bytes')), 'out of memory: ask for less'),
+    (OutOfMemoryError('out of memory: lower --num'), 'out of memory: lower --num'),
     (raised(RuntimeError()), 'RuntimeError: no message (--debug shows where)'),
     (
       FileNotFoundError(2, 'No such file or directory', 'x.npy'),

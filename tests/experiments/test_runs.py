@@ -1,19 +1,26 @@
 """A run in this process: resumed, extended, locked, fine-tuned; what ends it and what it leaves."""
 
+import dataclasses
 import shutil
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from absl import logging
 from jax.tree_util import tree_leaves_with_path
 
 from common.config import ConfigError, to_json
+from common.data.pipeline import Data
+from common.devices import OutOfMemoryError
+from common.method import Samples
 from common.reporting import writers
+from common.reporting.rates import is_speed
 from common.training import loop
 from common.trees import path_name
 from experiments import families, runs
 from experiments.startup import workdir as folders
+from tests import toy
 from tests.experiments.startup import tiny
 
 STEPS = 40
@@ -21,8 +28,8 @@ STEPS = 40
 
 def rows(workdir, split='train'):
   """The rows of metrics that do not depend on the time of day."""
-  left_out = ('time', 'seconds', 'steps_per_second')
-  return [{k: v for k, v in r.items() if k not in left_out} for r in writers.read(workdir, split)]
+  found = writers.read(workdir, split)
+  return [{k: v for k, v in r.items() if k != 'time' and not is_speed(k)} for r in found]
 
 
 def after(calls):
@@ -169,3 +176,17 @@ def test_a_diffusion_run_starts_from_the_average_of_another(tmp_path):
   with pytest.raises(ConfigError, match=r'in the source and .* here; to start it from random'):
     runs.train(other, tmp_path / 'third')
   assert not (tmp_path / 'third').exists()
+
+
+def test_exhausted_memory_names_what_to_lower():
+  def sample(params, key, request):
+    return Samples(jnp.zeros((2**50, *toy.SPEC.shape), jnp.uint8), 1)
+
+  x = np.zeros((20, *toy.SPEC.shape), np.uint8)
+  data = Data(toy.SPEC, dict.fromkeys(('train', 'test'), tiny.Images(x, classes=10)))
+  method = dataclasses.replace(toy.build(), sample=sample)
+  run = runs.Run(tiny.config('diffusion'), data, method, {}, 0)
+  with pytest.raises(OutOfMemoryError, match='device while sampling: lower --num or --draws'):
+    run.sample(num=4)
+  with pytest.raises(OutOfMemoryError, match=r'evaluating: lower evaluation\.batch_size \(now 256'):
+    run.evaluate(['seconds_per_sample'])

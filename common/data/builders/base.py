@@ -123,14 +123,14 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     name: name of the dataset.
     domain: kind of data, as in `DataSpec.domain`.
     flags: the flags of `prepare_data` that apply, besides --dataset and --data_dir.
-    supports_palette: whether `data.palette` applies, as it does to images.
+    holds_images: whether the examples are images, so that `data.palette` and `data.flip` apply.
   """
 
   VERSION = tfds.core.Version('1.0.0')
   name: ClassVar[str]
   domain: ClassVar[str]
   flags: ClassVar[tuple[str, ...]] = ()
-  supports_palette: ClassVar[bool] = False
+  holds_images: ClassVar[bool] = False
 
   def __init__(self, settings: Mapping[str, Any], network: bool, **kwargs):
     """Creates a builder.
@@ -216,7 +216,7 @@ class ImageBuilder(Builder, skip_registration=True):
 
   domain = 'image'
   flags = ('palette',)
-  supports_palette = True
+  holds_images = True
 
 
 def apply_palette(contents: Contents, num_colours: int, what: str) -> Contents:

@@ -1,4 +1,4 @@
-"""A NumPy file (.npz) of images as a dataset: `x`, and `y` if there are classes."""
+"""A NumPy file (.npz) as a dataset: images `x` or `latents`, and `y` if there are classes."""
 
 import pathlib
 import zipfile
@@ -16,6 +16,9 @@ LABELS_END = 1_000_000  # labels are smaller: larger ones are mistakes, and clas
 
 class Npz(base.ImageBuilder, skip_registration=True):
   """Arrays `x`, uint8 [n, h, w, c] or [n, h, w], and optionally `y`, integers [n], at least 0.
+
+  Instead of `x`: `latents`, floats of the same shape, such as those of an autoencoder. They are
+  kept as they are, in float32.
 
   The classes are the different labels, each named by its number. The hash of each image decides its
   split.
@@ -45,7 +48,7 @@ class Npz(base.ImageBuilder, skip_registration=True):
       names = tuple(map(str, values.tolist()))
     return base.Contents(
       shape=x.shape[1:],
-      levels=256,
+      levels=256 if x.dtype == np.uint8 else 0,
       class_names=names,
       splits=base.array_splits(x, label, splits),
     )
@@ -63,7 +66,8 @@ def read_arrays(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray | None]:
   """Reads and checks a NumPy file.
 
   Returns:
-    Images, uint8 [n, h, w, c], and labels, integers [n], or None.
+    Images, uint8 [n, h, w, c], or latents, float32 of the same shape; and labels, integers [n], or
+    None.
 
   Raises:
     ConfigError: for a file that is not an .npz file, is damaged, or holds unsuitable arrays.
@@ -73,20 +77,41 @@ def read_arrays(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray | None]:
   try:
     # No pickles: loading one would run code from the file.
     with np.load(path, allow_pickle=False) as file:
-      arrays = {key: file[key] for key in ('x', 'y') if key in file.files}
+      arrays = {key: file[key] for key in ('x', 'latents', 'y') if key in file.files}
       names = ', '.join(sorted(file.files)) or 'no array'
   except Exception as error:  # a damaged file makes NumPy raise almost anything, MemoryError too
     raise ConfigError(f'cannot read {path} as an .npz file: {_reason(error)}') from error
-  if 'x' not in arrays:
-    raise ConfigError(f'{path} must hold the images as an array x, got {names}')
-  x, label = arrays['x'], arrays.get('y')
+  if ('x' in arrays) == ('latents' in arrays):
+    raise ConfigError(
+      f'{path} must hold the images as an array x, or floats as an array latents, got {names}'
+    )
+  label = arrays.get('y')
+  x = _images(arrays['x'], path) if 'x' in arrays else _latents(arrays['latents'], path)
+  if label is not None:
+    _check_labels(label, len(x), path)
+  return (x if x.ndim == 4 else x[..., None]), label
+
+
+def _images(x: np.ndarray, path: pathlib.Path) -> np.ndarray:
+  """Checked images."""
   if x.dtype != np.uint8 or x.ndim not in (3, 4) or 0 in x.shape:
     raise ConfigError(
       f'{path}: x must be uint8 [n, h, w, c] or [n, h, w], got {x.dtype} {list(x.shape)}'
     )
-  if label is not None:
-    _check_labels(label, len(x), path)
-  return (x if x.ndim == 4 else x[..., None]), label
+  return x
+
+
+def _latents(x: np.ndarray, path: pathlib.Path) -> np.ndarray:
+  """Checked latents, in float32."""
+  if not np.issubdtype(x.dtype, np.floating) or x.ndim not in (3, 4) or 0 in x.shape:
+    raise ConfigError(
+      f'{path}: latents must be floats [n, h, w, c] or [n, h, w], got {x.dtype} {list(x.shape)}'
+    )
+  with np.errstate(over='ignore'):  # a double beyond the largest float32 becomes infinite
+    x = x.astype(np.float32, copy=False)
+  if bad := int((~np.isfinite(x)).sum()):
+    raise ConfigError(f'{path}: latents must be finite in float32, {bad:,} values are not')
+  return x
 
 
 def _check_labels(label: np.ndarray, num: int, path: pathlib.Path) -> None:

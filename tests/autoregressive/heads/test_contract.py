@@ -68,3 +68,14 @@ def test_the_mode_is_the_most_probable_point(name):
   log_prob = log_prob_of(head, outputs, jnp.asarray(x, kind), 1.0)
   mode = head.mode(outputs, 1.0)
   assert float(head.log_prob(outputs, mode, 1.0)) == pytest.approx(float(log_prob.max()), abs=1e-2)
+
+
+@pytest.mark.parametrize('name', HEADS)
+def test_bfloat16_outputs_are_computed_in_float32(name):
+  head = head_of(name)
+  outputs = jax.random.normal(jax.random.key(3), (4, head.size)).astype(jnp.bfloat16)
+  emission = jnp.ones((4, 1), jnp.float32 if head.over_numbers else jnp.int32)
+  log_prob = head.log_prob(outputs, emission)
+  assert log_prob.dtype == jnp.float32
+  expected = head.log_prob(outputs.astype(jnp.float32), emission)
+  np.testing.assert_allclose(log_prob, expected, rtol=1e-6)

@@ -143,6 +143,9 @@ def test_quantile_loss_is_least_at_the_quantiles():
   right = outputs_for(stats.expon.ppf(head.levels))
   np.testing.assert_allclose(loss(right), 0, atol=1e-3)
   assert (loss(right + 0.3) > 0.01).all()
+  # In units of the scale: a series that is seven times as large costs the same.
+  score = head.log_prob(right, draws)
+  np.testing.assert_allclose(head.log_prob(right, 7 * draws, 7.0), score, rtol=1e-4, atol=1e-5)
 
 
 def test_quantiles_never_cross_and_samples_follow_them():

@@ -3,6 +3,7 @@
 import functools
 import math
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,7 +66,7 @@ def test_causal_by_gradient(variant):
 def test_cached_equals_uncached(variant):
   network, params, h, hidden = network_of(variant)
   extend = jax.jit(lambda h, cache: network.apply({'params': params}, h, cache))
-  for parts in ((1,) * LENGTH, (5, 1, 6)):
+  for parts in ((1,) * LENGTH, (5, 2, 1, 4)):  # 2 and 4: a dilation of 1 or 3, and one more
     made, start, cache = [], 0, network.init_cache(2, LENGTH)
     for size in parts:
       part, cache = extend(h[:, start : start + size], cache)
@@ -95,6 +96,33 @@ def test_dropout_needs_training(variant):
   assert float(jnp.abs(dropped - hidden).max()) > 0.1
 
 
+def test_tcn_drops_whole_channels():
+  network, params, h, _ = network_of('tcn_plain')
+  params, h = jax.tree.map(lambda x: jnp.abs(x) + 0.1, (params, h))  # no unit is off by itself
+  _, made = network.clone(dropout=0.5).apply(
+    {'params': params},
+    h,
+    train=True,
+    rngs={'dropout': jax.random.key(0)},
+    capture_intermediates=lambda module, _: isinstance(module, nn.Dropout),
+    mutable=['intermediates'],
+  )
+  for dropped in jax.tree.leaves(made):
+    off = np.asarray(dropped == 0)
+    np.testing.assert_array_equal(off, np.broadcast_to(off[:, :1], off.shape))
+    assert 0.1 < off.mean() < 0.9
+
+
+@pytest.mark.parametrize('kind', [LSTM, GRU])
+def test_carries_stay_in_float32(kind):
+  network = kind(WIDTH, layers=1, dtype='bfloat16')
+  h = jax.random.normal(jax.random.key(0), (2, 3, WIDTH))
+  cache = network.init_cache(2, 3)
+  params = jax.jit(network.init)(jax.random.key(1), h)['params']
+  hidden, after = network.apply({'params': params}, h, cache)
+  assert {x.dtype for x in jax.tree.leaves((hidden, cache, after))} == {jnp.dtype('float32')}
+
+
 def test_lstm_by_its_equations():
   """One layer against the recurrence written out (Hochreiter & Schmidhuber 1997; Gers 1999)."""
   network = LSTM(3, layers=1)
@@ -114,15 +142,20 @@ def test_lstm_by_its_equations():
   np.testing.assert_allclose(run(network, params, h)[0], np.stack(made), atol=1e-5)
 
 
-def test_tcn_by_its_equations():
-  """One block against dilated convolutions by XLA."""
-  network = TCN(WIDTH, layers=2, kernel=3, growth=2, weight_norm=False)
+@pytest.mark.parametrize('weight_norm', [False, True])
+def test_tcn_by_its_equations(weight_norm):
+  """Two blocks against dilated convolutions by XLA."""
+  network = TCN(WIDTH, layers=2, kernel=3, growth=2, weight_norm=weight_norm)
   _, _, h, _ = network_of('tcn')
   params = perturbed(jax.jit(network.init)(jax.random.key(1), h)['params'], 0.1)
 
   def convolve(x, i):
     dense, dilation = params[f'Dense_{i}'], 2 ** (i // 2)
-    kernel = dense['kernel'].reshape(3, WIDTH, WIDTH)
+    kernel = dense['kernel']
+    if weight_norm:  # Salimans & Kingma 2016: each output has a direction and a length
+      (length,) = params[f'WeightNorm_{i}'].values()
+      kernel = length * kernel / jnp.sqrt(jnp.square(kernel).sum(0))
+    kernel = kernel.reshape(3, WIDTH, WIDTH)
     made = jax.lax.conv_general_dilated(
       x, kernel, (1,), [(2 * dilation, 0)], rhs_dilation=(dilation,),
       dimension_numbers=('NWC', 'WIO', 'NWC'),

@@ -10,7 +10,7 @@ import pytest
 
 from autoregressive.method import build, build_model
 from autoregressive.networks.pixelcnn import GatedPixelCNN, PixelCNN
-from autoregressive.networks.pixelcnn_pp import PixelCNNPlusPlus
+from autoregressive.networks.pixelcnn_pp import PixelCNNPlusPlus, TransposedConv
 from autoregressive.networks.raster import Conv
 from common.config import ConfigError
 from common.data.spec import DataSpec
@@ -238,6 +238,116 @@ def test_masks(centre, sign):
     assert conv._mask(1).sum() == (k**2 + sign) / 2
     rgb = Conv(6, (k // 2, 0), (k // 2, k // 2), centre=centre, groups=3)
     assert rgb._mask(3).sum() / 2 == (k**2 - 1) / 2 * 9 + (3 if centre == 'A' else 6)
+
+
+# On a grid of one pixel a network sees only the start: each convolution is a product with the
+# centre of its kernel, in its last row.
+
+
+def single(network):
+  """The hidden states of two examples, their starts and the parameters as arrays of NumPy."""
+  h = jax.random.normal(jax.random.key(0), (2, 1, network.width))
+  params = perturbed(jax.jit(network.init)(jax.random.key(1), h)['params'], 0.3)
+  hidden = jax.jit(lambda h: network.apply({'params': params}, h)[0])(h)
+  return hidden[:, 0], np.asarray(h)[:, 0], jax.tree.map(np.asarray, params)
+
+
+def centre_of(layer, x):
+  kernel = layer['kernel']
+  if 'length' in layer:  # Salimans & Kingma 2016: each output has a direction and a length
+    kernel = layer['length'] * kernel / np.sqrt((kernel**2).sum((0, 1, 2)))
+  return x @ kernel[-1, kernel.shape[1] // 2] + layer['bias']
+
+
+def relu(x):
+  return np.maximum(x, 0)
+
+
+def sigmoid(x):
+  return 1 / (1 + np.exp(-x))
+
+
+def test_pixelcnn_of_one_pixel_by_hand():
+  """Van den Oord et al. 2016a, figure 5 (left): 2h features to h and back, added to the input."""
+  hidden, start, p = single(PixelCNN(1, (1, 1), WIDTH, layers=2, first_kernel=3))
+  x = p['first_conv']['bias'] + start @ p['start_proj']['kernel']
+  for i in range(2):
+    inner = relu(centre_of(p[f'reduce_{i}'], relu(x)))
+    x = x + centre_of(p[f'expand_{i}'], relu(centre_of(p[f'mix_{i}'], inner)))
+  np.testing.assert_allclose(hidden, relu(centre_of(p['output_conv'], relu(x))), atol=1e-5)
+
+
+def test_gated_pixelcnn_of_one_pixel_by_hand():
+  """Van den Oord et al. 2016b, equation 4 and figure 2: tanh of the first half times the sigmoid of
+  the second; only later layers of the horizontal stream add their input."""
+  hidden, start, p = single(GatedPixelCNN(1, (1, 1), WIDTH, layers=3, first_kernel=3))
+  gate = lambda x: np.tanh(x[:, :WIDTH]) * sigmoid(x[:, WIDTH:])
+  above, x = np.zeros((2, WIDTH)), np.zeros((2, WIDTH))
+  for i in range(3):
+    shift = lambda stream, i=i: start @ p[f'{stream}_start_proj_{i}']['kernel']
+    made = centre_of(p[f'vertical_{i}'], above) + shift('vertical')
+    mixed = centre_of(p[f'horizontal_{i}'], x) + centre_of(p[f'vertical_to_horizontal_{i}'], made)
+    above, x = gate(made), x + centre_of(p[f'mix_{i}'], gate(mixed + shift('horizontal')))
+  np.testing.assert_allclose(hidden, relu(centre_of(p['output_conv'], relu(x))), atol=1e-5)
+
+
+def test_pixelcnn_pp_of_one_pixel_by_hand():
+  """Blocks x + a·σ(b) of both streams in a single level, which turns around at its last output."""
+  hidden, start, p = single(PixelCNNPlusPlus(1, (1, 1), WIDTH, blocks=1, levels=1, dropout=0.0))
+  elu = lambda x: np.where(x > 0, x, np.expm1(x))
+  both = lambda x: elu(np.concatenate([x, -x], -1))
+
+  def block(name, x, skip=None):
+    layer = p['top'][name]
+    made = centre_of(layer['Conv_0'], both(x))
+    if skip is not None:
+      made = made + centre_of(layer['skip'], both(skip))
+    made = centre_of(layer['Conv_1'], both(made)) + start @ layer['start_proj']['kernel']
+    return x + made[:, :WIDTH] * sigmoid(made[:, WIDTH:])
+
+  v = np.broadcast_to(p['first_v']['bias'], start.shape)
+  v_in = block('v_in_0', v)
+  v_out = block('v_out_0', v_in, v)
+  h = np.broadcast_to(p['first_above']['bias'] + p['first_left']['bias'], start.shape)
+  h_in = block('h_in_0', h, v_in)
+  x = block('h_out_0', h_in, np.concatenate([v_out, h], -1))
+  np.testing.assert_allclose(hidden, elu(x), atol=1e-5)
+
+
+@pytest.mark.parametrize('wide', [True, False])
+def test_a_transposed_convolution_by_hand(wide):
+  """Pixel (i, j) adds to rows 2i and 2i + 1, and to columns from 2j on; from 2j − 1 if wide."""
+  layer = TransposedConv(4, wide, True, 'float32')
+  x = jax.random.normal(jax.random.key(0), (1, 2, 3, 4))
+  params = perturbed(layer.init(jax.random.key(1), x, None)['params'])
+  kernel = np.asarray(params['kernel'])
+  kernel = np.asarray(params['length']) * kernel / np.sqrt((kernel**2).sum((0, 1, 2)))
+  expected = np.zeros((4, 8, 4))  # a column more on each side
+  for i, j in np.ndindex(2, 3):
+    for row, column in np.ndindex(kernel.shape[:2]):
+      place = 2 * i + row, 1 + 2 * j + column - wide
+      expected[place] += np.asarray(x)[0, i, j] @ kernel[row, column]
+  made = layer.apply({'params': params}, x, None)[0]
+  np.testing.assert_allclose(made, expected[:, 1:-1] + np.asarray(params['bias']), atol=1e-5)
+
+
+@pytest.mark.parametrize('weight_norm', [True, False])
+def test_initial_scale_of_a_convolution(weight_norm):
+  """Outputs of unit inputs have a tenth of their deviation with a scale of 0.1."""
+  conv = Conv(64, (1, 0), (1, 1), scale=0.1, weight_norm=weight_norm)
+  x = jax.random.normal(jax.random.key(0), (4, 6, 6, 64))
+  made, _ = jax.jit(conv.init_with_output)(jax.random.key(1), x, None)
+  assert float(made[:, 1:, 1:-1].std()) == pytest.approx(0.1, rel=0.05)
+
+
+def test_blocks_of_pixelcnn_pp_begin_close_to_the_identity():
+  """The second convolution of a block has a tenth of the scale (the authors' code)."""
+  network = PixelCNNPlusPlus(1, (1, 1), WIDTH, blocks=1, levels=1)
+  params = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 1, WIDTH)))['params']
+  for block in ('v_in_0', 'h_out_0'):
+    first, second = (params['top'][block][f'Conv_{i}']['length'] for i in range(2))
+    np.testing.assert_allclose(first, 1)
+    np.testing.assert_allclose(second, 0.1)
 
 
 def count(network):

@@ -169,6 +169,25 @@ def test_hidden_states_and_caches_have_the_type_of_the_products():
   assert network.init_cache(2, LENGTH).layers[0].key.dtype == jnp.bfloat16
 
 
+def test_llama_of_one_position_by_hand():
+  """A single position attends to itself: each group of query heads gets its key head's value."""
+  network, params, h = network_of('llama')
+  p, h = jax.tree.map(np.asarray, (params, h[:, :1]))
+  norm = lambda h, layer: layer['scale'] * h / np.sqrt((h**2).mean(-1, keepdims=True) + 1e-5)
+  expected = h[:, 0]
+  for i in range(2):
+    block = p[f'block_{i}']
+    qkv = norm(expected, block['attention_norm']) @ block['attention']['qkv']['kernel']
+    value = qkv.reshape(2, 2, 4, 8)[:, :, 3]  # of a key head: two queries, the key, the value
+    mixed = np.repeat(value, 2, axis=1).reshape(2, WIDTH)
+    expected = expected + mixed @ block['attention']['out']['kernel']
+    up = norm(expected, block['mlp_norm']) @ block['up']['kernel']
+    gate, up = np.split(up, 2, -1)
+    expected = expected + gate / (1 + np.exp(-gate)) * up @ block['down']['kernel']
+  expected = norm(expected, p['final_norm'])
+  np.testing.assert_allclose(run(network, params, jnp.asarray(h))[:, 0], expected, atol=1e-5)
+
+
 @pytest.mark.parametrize('scaling', [(), ('linear', 4.0), ('ntk', 4.0), ('llama3', 8.0, 16)])
 def test_rotary_depends_only_on_the_distance(scaling):
   frequencies = pos.rotary_frequencies(16, scaling=scaling)
@@ -178,7 +197,7 @@ def test_rotary_depends_only_on_the_distance(scaling):
     m, n = (pos.rotation(jnp.array([i]), frequencies) for i in (m, n))
     return float((pos.rotate(query, *m) * pos.rotate(key, *n)).sum())
 
-  assert product(9, 4) == pytest.approx(product(105, 100), abs=1e-4)
+  assert product(9, 4) == pytest.approx(product(1006, 1001), abs=1e-4)
   assert abs(product(9, 4) - product(9, 5)) > 1e-3
   turned = pos.rotate(query, *pos.rotation(jnp.array([77]), frequencies))
   assert float(jnp.linalg.norm(turned)) == pytest.approx(float(jnp.linalg.norm(query)), rel=1e-5)

@@ -48,6 +48,15 @@ def test_labels_and_channels_may_be_left_out(tmp_path):
   assert contents(data) == {a.tobytes(): None for a in images(40, 5, 6)}
 
 
+def test_latents_are_kept_in_float32(tmp_path):
+  x, y = np.random.default_rng(0).normal(size=(40, 4, 4, 2)), np.arange(40) % 2
+  data = load(tmp_path, latents=x, y=y)
+  assert (data.spec.shape, data.spec.levels, data.spec.dtype) == ((4, 4, 2), 0, np.float32)
+  assert contents(data) == {
+    a.tobytes(): b for a, b in zip(x.astype(np.float32), y.tolist(), strict=True)
+  }
+
+
 def test_a_file_that_changed_is_read_again_and_examples_keep_their_splits(tmp_path):
   first = load(tmp_path, x=images(300))
   second = load(tmp_path, x=np.concatenate([images(300, 4, 3, 2)[::-1], images(1, 4, 3, 2) + 1]))
@@ -63,7 +72,11 @@ def test_a_file_that_changed_is_read_again_and_examples_keep_their_splits(tmp_pa
 @pytest.mark.parametrize(
   ('arrays', 'message'),
   [
-    ({'images': images()}, 'must hold the images as an array x, got images'),
+    ({'images': images()}, 'must hold the images as an array x, .*, got images'),
+    ({'x': images(), 'latents': images() / 255}, 'or floats as an array latents, got latents, x'),
+    ({'latents': images()}, r'latents must be floats .*, got uint8 \[40, 4, 3, 2\]'),
+    ({'latents': images() / 255 + [0, np.nan]}, 'latents must be finite in float32, 480 values'),
+    ({'latents': images() * 1e37}, 'latents must be finite in float32'),
     ({'x': images() / 255}, r'x must be uint8 .*, got float64 \[40, 4, 3, 2\]'),
     ({'x': images(40, 5)}, r'x must be uint8 \[n, h, w, c\] .*, got uint8 \[40, 5\]'),
     ({'x': images()[:0]}, r'x must be .*, got uint8 \[0, 4, 3, 2\]'),

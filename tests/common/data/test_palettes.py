@@ -82,6 +82,10 @@ def test_kmeans_sees_a_sample_of_many_colours(monkeypatch):
   x = np.random.default_rng(0).integers(0, 256, (3000, 3)).astype(np.uint8)
   palette, error = palettes.fit([x], 32)
   assert 16 <= len(palette.colours) <= 32 and 0 < error < 60
+  # The middles of two halves of all pixels, in the order of their colours: the first and the third.
+  monkeypatch.setattr(palettes, 'KMEANS_PIXELS', 2)
+  greys = np.arange(0, 80, 20, dtype=np.uint8)[:, None].repeat(3, 1)
+  assert palettes.fit([greys], 2)[0].colours == ((0, 0, 0), (40, 40, 40))
 
 
 def test_more_than_256_colours_take_two_bytes(tmp_path):

@@ -104,6 +104,40 @@ def test_the_order_of_examples_never_changes():
   assert pipeline.train_indices(7, 1797, 1803, 1797).tolist() == [977, 1407, 1296, 1090, 508, 1490]
 
 
+def test_flips_mirror_images_by_seed_epoch_and_image(digits):
+  """Against the plain batches: an image is either the same or mirrored, also after a resume."""
+  data, size = digits._replace(flip=True), digits.spec.num_train
+  flips = pipeline.train_flips(3, 0, 3200, size).reshape(100, 32)
+  [plain] = pipeline.train_batches(digits, seed=3, batch_size=32, chunks=[(0, 100)])
+  mirrored = plain['x'][..., ::-1, :]  # [steps, batch, height, width, channels]
+  expected = plain | {'x': np.where(flips[..., None, None, None], mirrored, plain['x'])}
+  whole = list(pipeline.train_batches(data, seed=3, batch_size=32, chunks=[(0, 40), (40, 60)]))
+  same({k: np.concatenate([part[k] for part in whole]) for k in whole[0]}, expected)
+  [part] = pipeline.train_batches(
+    data, seed=3, batch_size=32, chunks=[(77, 2)], process_index=1, process_count=2
+  )
+  same(part, {k: v[77:79, 16:] for k, v in expected.items()})
+
+
+def test_half_of_the_images_are_flipped_anew_in_every_epoch():
+  """In two epochs and two seeds, each within four standard deviations of a half."""
+  size = 2000
+  flips = {}
+  for seed in (0, 1):
+    order = pipeline.train_indices(seed, 0, 2 * size, size).reshape(2, size)
+    drawn = pipeline.train_flips(seed, 0, 2 * size, size).reshape(2, size)
+    for epoch in (0, 1):
+      flips[seed, epoch] = drawn[epoch][np.argsort(order[epoch])]  # by image
+  shares = [flip.mean() for flip in flips.values()]
+  shares += [(a == b).mean() for a, b in itertools.combinations(flips.values(), 2)]
+  np.testing.assert_allclose(shares, 0.5, atol=4 * 0.5 / np.sqrt(size))
+
+
+def test_flips_need_images():
+  with pytest.raises(ConfigError, match=r'data.flip=True mirrors images, and text holds none'):
+    pipeline.load({'name': 'text', 'source': 'x.txt', 'flip': True})
+
+
 @pytest.mark.parametrize('count', [2, 4])
 def test_the_parts_of_all_processes_form_the_global_batch(digits, count):
   settings = dict(seed=1, batch_size=16, chunks=[(3, 4), (90, 2)])

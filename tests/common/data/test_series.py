@@ -387,6 +387,10 @@ def test_constant_series_have_a_unit(tmp_path):
     (['2001-01-15 06:00', '2001-02-15 06:00', '2001-03-15 06:00'], 12, ('year',)),
     (['2001-01-01', '2001-01-02', '2001-01-03'], 7, ('week', 'year')),
     (['20240131', '20240201', '20240202'], 7, ('week', 'year')),
+    (['18000101', '18000102', '18000103'], 7, ('week', 'year')),
+    (['21991230', '21991231'], 7, ('week', 'year')),
+    (['17991230', '17991231'], 1, ()),  # no date: a step
+    (['22000101', '22000102'], 1, ()),
     (['2001/01/01', '2001/01/08', '2001/01/15'], 52, ('year',)),
     (['1700000000', '1700003600'], 24, ('day', 'week', 'year')),
     (['1700000000000', '1700003600000'], 24, ('day', 'week', 'year')),
@@ -457,7 +461,24 @@ def test_time_features_are_the_phase_on_a_circle():
   leap = 2 * np.pi * np.arange(29) / 366
   np.testing.assert_allclose(year, np.sin(leap) + 1j * np.cos(leap), atol=1e-12)
   np.testing.assert_allclose(columns[:, names.index('age')], np.log10(np.arange(2, 31)))
-  # A cycle of exactly two steps is not determined by its samples.
+  for texts, cycle, share in (
+    (['2001 Q2', '2001 Q3', '2001 Q4'], 'year', 1 / 4),
+    (['2001 Feb', '2001 Mar', '2001 Apr'], 'year', 1 / 12),
+    (['2024-01-01 06:00', '2024-01-01 12:00', '2024-01-01 18:00'], 'day', 1 / 4),
+  ):
+    frequency, parsed = calendars.infer_frequency(times.parse_times(texts), np.arange(3) == 0)
+    names, columns = calendars.time_features(parsed, frequency, np.arange(3))
+    angle = 2 * np.pi * share * np.arange(1, 4)
+    for part, wave in (('sin', np.sin), ('cos', np.cos)):
+      made = columns[:, names.index(f'{cycle}_{part}')]
+      np.testing.assert_allclose(made, wave(angle), atol=1e-12)
+  # Seasons that are not a whole number of steps.
+  assert (
+    calendars.Frequency('month', 5).season == calendars.Frequency('second', 7 * 3600).season == 1
+  )
+  # A cycle of exactly two steps is not determined by its samples; a year has 365.24 days.
+  assert calendars.Frequency('second', 182 * 86_400).cycles == ('year',)
+  assert calendars.Frequency('second', 183 * 86_400).cycles == ()
   assert calendars.Frequency('second', 43_200).cycles == ('week', 'year')
 
 

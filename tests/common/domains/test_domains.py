@@ -51,6 +51,16 @@ def rings(label, angle=0.0):
   return (0.4 * (1 + np.asarray(label))[:, None, None] * circle).astype(np.float32)
 
 
+def test_rates_count_the_parts_of_an_example_that_are_predicted():
+  units = {name: (DOMAINS[name].unit, DOMAINS[name].units(spec)) for name, spec in SPECS.items()}
+  assert units == {
+    'image': ('images', 1),
+    'text': ('tokens', 8),
+    'music': ('frames', 8),
+    'series': ('windows', 1),
+  }
+
+
 @pytest.fixture
 def trained(monkeypatch):
   monkeypatch.setitem(domains.DOMAINS, 'points', PointsDomain())
@@ -148,6 +158,17 @@ def test_every_domain_names_known_metrics_and_flags_and_takes_its_own_flags(name
 def test_every_metric_that_does_not_apply_everywhere_says_what_it_applies_to():
   for name, metric in METRICS.items():
     assert bool(metric.scope) == (name not in Domain.metrics)
+
+
+def test_images_of_numbers_are_shown_in_grey_side_by_side():
+  domain, spec = domain_of(SPECS['image']), DataSpec('latents', 'image', (1, 2, 3), 0)
+  x = np.array([[[[0, -3, -9], [3, 1.5, 9]]]], np.float32)
+  images, levels = domain.as_images(spec, x)
+  assert levels == 256 and images[0, 0, :, 0].tolist() == [128, 255, 0, 191, 0, 255]
+  assert domain.describe(spec) == '1×2×3, numbers, 0 classes'
+  known = np.array([[[True, False, True]] * 2])
+  result = image_tasks.TaskResult(image_tasks.TaskInput(x, None, known), 'a title', x[None])
+  assert (domain.task_picture(spec, 'inpaint', result, 1) == image_tasks.FILL).all(-1).sum() == 2
 
 
 def test_images_of_two_channels_are_shown_side_by_side(tmp_path):

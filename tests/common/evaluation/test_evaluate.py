@@ -119,6 +119,21 @@ def test_extractors_give_one_feature_vector_per_image(data):
   assert classifiers.fit('mlp', classifiers.labelled_images(*arrays, 17)) is classifier
 
 
+def test_large_images_are_compared_by_averages_of_their_pixels():
+  np.testing.assert_allclose(
+    features.area_weights(5, 2), [[0.4, 0.4, 0.2, 0, 0], [0, 0, 0.2, 0.4, 0.4]], rtol=1e-6
+  )
+  x = np.random.default_rng(0).integers(0, 256, (3, 32, 24, 3)).astype(np.uint8)
+  real = classifiers.labelled_images(x, np.zeros(3, int), x, np.zeros(3, int), 256)
+  found = features.extractor('pixels', real)
+  assert (found.name, found.note) == ('pixels 16×16', '768 averages of pixels in [0, 1]')
+  averaged = found.apply(x).reshape(3, 16, 16, 3)
+  # A cell is two pixels high and one and a half wide.
+  row = x[0, :2].astype(float).mean(0) / 255
+  np.testing.assert_allclose(averaged[0, 0, 0], (row[0] + row[1] / 2) / 1.5, rtol=1e-5)
+  np.testing.assert_allclose(averaged.mean((1, 2)), x.mean((1, 2)) / 255, rtol=1e-5)
+
+
 def test_bits_per_dim_leaves_out_the_padding(data):
   """A likelihood of one nat per unit of the label gives its mean over the split in bits/dim."""
   label = data.splits['test'].arrays['label']

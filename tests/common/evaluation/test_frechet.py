@@ -19,6 +19,13 @@ def test_distance_of_gaussians_known_in_closed_form():
   assert line == pytest.approx(10.0, abs=1e-12)
 
 
+def test_moments_by_hand():
+  """The covariance is unbiased: divided by n - 1."""
+  made = frechet.moments(np.array([[0.0, 1.0], [2.0, 5.0], [4.0, 3.0]]))
+  np.testing.assert_allclose(made.mean, [2, 3])
+  np.testing.assert_allclose(made.covariance, [[4, 2], [2, 4]])
+
+
 def test_distance_follows_a_shift_and_a_scaling_of_singular_features():
   """Rank 3 in 6 dimensions: a shift adds |shift|², a scaling by s adds (s - 1)² tr C."""
   rng = np.random.default_rng(0)
@@ -71,6 +78,8 @@ def test_each_class_costs_a_degree_of_freedom():
   apart = frechet.standard_error(samples, reference, np.array([0, 0, 1, 1]))
   together = frechet.standard_error(samples, reference)
   assert apart / together == pytest.approx(np.sqrt(3 / 2))
+  assert frechet.standard_error(samples[:2], reference) > 0  # a single degree is enough
+  assert frechet.standard_error(samples[:2], reference, np.array([0, 1])) is None
 
 
 def test_halves_are_disjoint_and_have_the_requested_size_and_the_proportions_of_the_classes():
@@ -84,7 +93,9 @@ def test_halves_are_disjoint_and_have_the_requested_size_and_the_proportions_of_
   assert not np.array_equal(frechet.halves(label, 20, seed=1)[0], one)
 
 
-@pytest.mark.parametrize('features', [np.zeros((1, 2)), np.full((3, 2), np.nan)])
+@pytest.mark.parametrize(
+  'features', [np.zeros((1, 2)), np.full((3, 2), np.nan), np.full((3, 2), -np.inf)]
+)
 def test_features_without_moments_are_refused(features):
   with pytest.raises(ValueError, match=r'covariance|must be finite'):
     frechet.moments(features)

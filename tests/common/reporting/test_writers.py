@@ -15,6 +15,7 @@ from absl import logging
 
 from common.files import atomic_write
 from common.reporting import writers
+from common.reporting.rates import StepWork, Usage
 from common.reporting.writers import Progress, Writer, duration, read
 
 
@@ -185,7 +186,8 @@ class Terminal(io.StringIO):
 
 def test_the_rate_leaves_out_compilation_and_pauses(monkeypatch):
   clock = Clock(monkeypatch)
-  with Progress(1000, batch_size=64, stream=io.StringIO()) as progress:
+  work = StepWork('images', 64, flops=10**9)
+  with Progress(1000, work=work, stream=io.StringIO()) as progress:
     clock.now += 60  # compilation
     progress.report(10, 2.0)
     assert progress.rate() is None and progress.text(10, 2.0) == 'step 10/1000  loss 2'
@@ -194,8 +196,10 @@ def test_the_rate_leaves_out_compilation_and_pauses(monkeypatch):
       progress.report(step, 1.5)
     assert progress.rate() == pytest.approx(5)
     assert progress.text(100, 1.5) == (
-      'step 100/1000  loss 1.5  5 steps/s  320 examples/s  3:00 left'
+      'step 100/1000  loss 1.5  5 steps/s  320 images/s  5 GFLOP/s  3:00 left'
     )
+    usage = Usage(goodput=0.912, peak_memory=3 * 2**30)
+    assert '  5 GFLOP/s  3 GiB  goodput 91.2 %  3:00 left' in progress.text(100, 1.5, usage)
     clock.now += 30  # evaluation
     progress.exclude_pause()
     assert progress.rate() == pytest.approx(5)
@@ -231,7 +235,8 @@ def test_plain_lines_without_a_terminal(monkeypatch, caplog):
 @pytest.mark.parametrize(
   ('columns', 'line'),
   [
-    (120, 'step 40/40  loss 0.125  2 steps/s  16 examples/s  0:00 left'),
+    (120, 'step 40/40  loss 0.125  2 steps/s  16 images/s  MFU 40 %  4 kFLOP/s  0:00 left'),
+    (82, 'step 40/40  loss 0.125  2 steps/s  16 images/s  MFU 40 %  0:00 left'),
     (60, 'step 40/40  loss 0.125  2 steps/s  0:00 left'),
     (52, 'step 40/40  loss 0.125  0:00 left'),
   ],
@@ -240,7 +245,8 @@ def test_one_line_redrawn_on_a_terminal_whole_at_any_width(monkeypatch, caplog, 
   caplog.set_level('INFO')
   clock, stream = Clock(monkeypatch), Terminal()
   monkeypatch.setattr(os, 'get_terminal_size', lambda *_: os.terminal_size((columns, 24)))
-  with Progress(40, batch_size=8, stream=stream) as progress:
+  work = StepWork('images', 8, flops=2000, peak=1e4)
+  with Progress(40, work=work, stream=stream) as progress:
     for step in (10, 20, 30, 40):
       clock.now += 5
       progress.report(step, 0.125)

@@ -93,7 +93,8 @@ def test_a_seed_that_is_not_finite_is_not_left_out():
 
 def test_times_below_a_second_are_in_milliseconds():
   assert unit('seconds_per_sample', [0.0012, 0.2]) == ('milliseconds per sample', 1000.0)
-  assert unit('seconds_per_sample', [0.0012, 2.0]) == ('seconds per sample', 1.0)
+  for largest in (1.0, -2.0):
+    assert unit('seconds_per_sample', [0.0012, largest]) == ('seconds per sample', 1.0)
   assert unit('agreement', [0.5]) == ('class agreement', 1.0)
   claim = Claim('fast', ('a', 'seconds_per_sample'), below=('b', 'seconds_per_sample'))
   cells = {

@@ -29,9 +29,9 @@ def test_half_life_halves_and_ramps_up():
   section = get_base().ema.to_dict()
   at = lambda averaging: float(averaging.decay_at(jnp.asarray(200)))
   assert at(averages.make_averaging(section, 10, 1000)) == pytest.approx(201 / 210)
-  assert at(averages.make_averaging(section | {'half_life': '10%'}, 10, 1000)) == pytest.approx(
-    0.5**0.1
-  )
+  for half_life in ('10%', '3.2 kimg'):
+    made = averages.make_averaging(section | {'half_life': half_life}, 10, 1000, batch_size=32)
+    assert made.half_life == 100 and at(made) == pytest.approx(0.5**0.1)
 
 
 @pytest.mark.parametrize('width', [0.01, 0.05, 0.1, 0.2, 0.28])

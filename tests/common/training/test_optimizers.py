@@ -18,11 +18,13 @@ def settings(**changes):
 
 
 def schedule(**changes):
-  return optimizers.make_lr_schedule(settings(learning_rate=2.0, **changes), total=100, epoch=10)
+  changed = settings(learning_rate=2.0, **changes)
+  return optimizers.make_lr_schedule(changed, total=100, epoch=10, batch_size=64)
 
 
-def test_warm_up_rises_linearly_from_a_positive_rate_to_the_peak():
-  rate = schedule(schedule='constant', warmup='1 epoch')
+@pytest.mark.parametrize('warmup', ['1 epoch', '640 images'])
+def test_warm_up_rises_linearly_from_a_positive_rate_to_the_peak(warmup):
+  rate = schedule(schedule='constant', warmup=warmup)
   np.testing.assert_allclose(
     [rate(n) for n in range(12)], [0.2 * (n + 1) for n in range(10)] + [2, 2], rtol=1e-6
   )

@@ -14,6 +14,8 @@ from common.config import ConfigError
 from common.method import Aux
 from common.training import parallel, state
 from common.training.averages import Averaging
+from common.training.program import build_program
+from configs.base import get_base
 from tests import toy
 from tests.cases import slow
 
@@ -76,17 +78,40 @@ def test_single_steps_equal_the_compiled_loop():
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_convolutions_are_found_in_a_loss():
+@pytest.mark.parametrize('unrolled', [False, True])
+def test_the_memory_of_a_step_is_known_without_compiling_it_again(unrolled):
+  _, _, step = run_on_one_device(False)
+  step = dataclasses.replace(step, unrolled=unrolled)
+  initial = lambda: state.init_state(
+    toy.build(), optax.adam(1e-2), toy.SPEC.batch_struct(1), seed=0
+  )
+  batches = step.put_batches(toy.batches(STEPS, SIZE))
+  after, _ = step.run(step.create_state(initial), batches)
+  compiled = []
+  note = lambda event, seconds, **_: compiled.append(event) if 'compile' in event else None
+  jax.monitoring.register_event_duration_secs_listener(note)
+  needed = step.memory(after, batches)
+  again = list(compiled)
+  jax.jit(lambda x: x + 1)(1.5)
+  assert compiled and not again
+  # Parameters, two moments and the average, in float32.
+  assert needed > 4 * 4 * sum(leaf.size for leaf in jax.tree.leaves(after.params))
+
+
+def test_a_loss_with_convolutions_is_unrolled_on_a_cpu():
+  config = get_base().to_dict()
+  config['optimizer'] |= dict(warmup='0')
   method = toy.build()
-  start = state.init_state(method, optax.sgd(1.0), toy.SPEC.batch_struct(2), seed=0)
 
   def loss(params, memory, batch, key, context):
     value, aux = method.loss(params, memory, batch, key, context)
     return value + jnp.convolve(jnp.ones(4), jnp.ones(2)).sum(), aux
 
-  batch = toy.SPEC.batch_struct(2)
-  assert not state.has_convolutions(method, start, batch)
-  assert state.has_convolutions(dataclasses.replace(method, loss=loss), start, batch)
+  mesh = parallel.make_mesh(config['parallel'], jax.devices()[:1])
+  convolving = dataclasses.replace(method, loss=loss)
+  steps = [build_program(config, each, toy.SPEC, mesh).step for each in (method, convolving)]
+  assert [step.unrolled for step in steps] == [False, True]
+  assert [step.length(7) for step in steps] == [7, 1]
 
 
 def test_losses_depend_on_the_data():
@@ -104,18 +129,29 @@ def test_fsdp_and_tensor_split_the_kernels():
   assert params['down']['kernel'].sharding.spec == P('tensor', None)
 
 
-@pytest.mark.parametrize('part', ['loss', 'gradient_norm'])
-def test_a_step_with_a_loss_or_a_gradient_that_is_not_finite_is_skipped_and_counted(part):
-  method, optimizer = toy.build(), optax.adam(1e-2)
+def failing(part):
+  """The toy method, whose loss or whose gradient is not finite in step 2."""
+  method = toy.build()
 
   def loss(params, memory, batch, key, context):
     value, aux = method.loss(params, memory, batch, key, context)
-    # NaN as a constant has no gradient. A root adds 0 here, but its slope at 0 is infinite.
-    bad = lambda bias: jnp.nan if part == 'loss' else jnp.sqrt(0.0 * bias).sum()
+    # Infinity as a constant has no gradient. A root adds 0 here, but its slope at 0 is infinite.
+    bad = lambda bias: jnp.inf if part == 'loss' else jnp.sqrt(0.0 * bias).sum()
     added = jax.lax.cond(context.step == 2, bad, lambda bias: 0.0, params['up']['bias'])
     return value + added, aux
 
-  step = state.TrainStep(dataclasses.replace(method, loss=loss), optimizer, 0, EMA)
+  return dataclasses.replace(method, loss=loss)
+
+
+# With `nan_to_num`, a loss that is not finite still skips its step.
+@pytest.mark.parametrize(
+  ('part', 'nan_to_num'), [('loss', 0.0), ('gradient_norm', 0.0), ('loss', 10.0)]
+)
+def test_a_step_with_a_loss_or_a_gradient_that_is_not_finite_is_skipped_and_counted(
+  part, nan_to_num
+):
+  method, optimizer = failing(part), optax.adam(1e-2)
+  step = state.TrainStep(method, optimizer, 0, EMA, nan_to_num=nan_to_num)
   start = state.init_state(method, optimizer, toy.SPEC.batch_struct(SIZE), seed=0)
   batches = toy.batches(4, SIZE)
   cut = lambda first, last: {k: v[first:last] for k, v in batches.items()}
@@ -130,6 +166,33 @@ def test_a_step_with_a_loss_or_a_gradient_that_is_not_finite_is_skipped_and_coun
   last, _ = jax.jit(step)(after, cut(3, 4))
   assert (int(last.bad_in_a_row), int(last.bad_total)) == (0, 1)
   assert np.abs(last.params['up']['kernel'] - after.params['up']['kernel']).max() > 0
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf, -np.inf])
+def test_a_single_value_that_is_not_finite_is_found(bad):
+  tree = {'a': jnp.ones(3), 'b': (jnp.zeros((2, 2)),)}
+  assert state.is_finite(tree) and state.is_finite({})
+  assert not state.is_finite(tree | {'a': jnp.array([1.0, bad, 1.0])})
+
+
+def test_a_gradient_that_is_not_finite_is_replaced_on_request_and_its_step_is_taken():
+  """NaN by 0, infinity by the number given: the parameter with that gradient moves by no more."""
+  optimizer, batches = optax.sgd(1.0), toy.batches(3, SIZE)
+  start = state.init_state(toy.build(), optimizer, toy.SPEC.batch_struct(SIZE), seed=0)
+  steps = [
+    state.TrainStep(method, optimizer, 0, EMA, nan_to_num=10.0)
+    for method in (failing('gradient_norm'), toy.build())
+  ]
+  (after, metrics), (plain, _) = (jax.jit(step)(start, batches) for step in steps)
+  assert int(after.bad_total) == 0 and np.isfinite(metrics['gradient_norm']).all()
+  # sqrt(0 · b) has the slope ∞ · 0, which is NaN.
+  moved = after.params['up'].pop('bias'), plain.params['up'].pop('bias')
+  assert np.isfinite(moved[0]).all() and np.abs(moved[0] - moved[1]).max() > 0
+  jax.tree.map(np.testing.assert_array_equal, after.params, plain.params)
+  replaced = jax.tree.map(
+    lambda g: np.asarray(state.finite_gradient(g, 10.0)), jnp.array([jnp.nan, jnp.inf, -jnp.inf, 3])
+  )
+  np.testing.assert_array_equal(replaced, [0, 10, -10, 3])
 
 
 def test_averages_weigh_the_first_step_as_their_formulas_say():

@@ -52,6 +52,15 @@ def test_discretized_normal_is_a_distribution_and_far_tails_are_finite():
     )
 
 
+def test_a_cell_too_narrow_for_float32_costs_a_finite_number():
+  """Both ends of a cell have the same probability below them."""
+  zero = jnp.zeros((1, 1), jnp.float32)
+  nats, slope = jax.value_and_grad(
+    lambda mean: terms.discretized_normal_nats(zero, mean, 20.0, 256)[0, 0]
+  )(zero)
+  assert np.isfinite(nats) and np.isfinite(slope).all()
+
+
 def test_prior():
   """KL of the ends of DDPM and VDM against a standard normal, as published."""
   at_end = lambda process, x: float(

@@ -1,7 +1,13 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.networks.conditioning import random_fourier, sinusoid_adm, sinusoid_ddpm
+from diffusion.networks.conditioning import (
+  Conditioning,
+  random_fourier,
+  sinusoid_adm,
+  sinusoid_ddpm,
+)
 
 
 def test_sinusoids_equal_the_values_of_the_papers_code():
@@ -42,3 +48,17 @@ def test_random_fourier_features_follow_the_gaussian_kernel():
   features = random_fourier(jnp.asarray(1000 * (0.3 + distance), jnp.float32), 4096)
   kernel = features @ features[0] / 2048
   np.testing.assert_allclose(kernel, np.exp(-((2 * np.pi * 16 * distance) ** 2) / 2), atol=0.06)
+
+
+def test_two_layers_and_the_row_of_the_class_by_hand():
+  network = Conditioning(6, 'adm', 8, num_classes=3)
+  noise = jnp.array([10.0, 300.0, 900.0])
+  params = network.init(jax.random.key(0), noise)['params']
+  first, second, rows = (
+    jax.tree.map(np.asarray, params[n]) for n in ('first', 'second', 'label_embed')
+  )
+  h = np.asarray(sinusoid_adm(noise, 8)) @ first['kernel'] + first['bias']
+  h = (h / (1 + np.exp(-h))) @ second['kernel'] + second['bias']
+  for label, row in ((jnp.array([0, 2, 1]), [0, 2, 1]), (None, [3, 3, 3])):
+    made = network.apply({'params': params}, noise, label)
+    np.testing.assert_allclose(made, h + rows['embedding'][row], rtol=1e-4, atol=1e-6)

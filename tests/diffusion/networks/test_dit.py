@@ -1,36 +1,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
-from common.config import component
-from configs.diffusion.networks import DITS
-from diffusion.networks import NETWORKS
+from diffusion.networks.conditioning import Conditioning
 from diffusion.networks.dit import patchify, sincos_positions, unpatchify
 from tests.diffusion.networks.small import batch, build, quick_jit, random_params
-
-
-@pytest.mark.parametrize(
-  ('size', 'patch', 'millions'),
-  [
-    ('S', 8, 33), ('S', 4, 33), ('S', 2, 33),
-    ('B', 8, 131), ('B', 4, 130), ('B', 2, 130),
-    ('L', 8, 459), ('L', 4, 458), ('L', 2, 458),
-    ('XL', 8, 676), ('XL', 4, 675), ('XL', 2, 675),
-  ],
-)  # fmt: skip
-def test_sizes_are_the_papers(size, patch, millions):
-  """Peebles & Xie 2022, table 4."""
-  assert round(_count(size, patch) / 1e6) == millions
-
-
-def _count(size, patch):
-  settings = DITS[size] | dict(patch=patch)
-  network = component(NETWORKS, settings, 'network', out_channels=8, num_classes=1000)
-  struct = jax.ShapeDtypeStruct((1, 32, 32, 4), jnp.float32)
-  noise = jax.ShapeDtypeStruct((1,), jnp.float32)
-  params = jax.eval_shape(network.init, jax.random.key(0), struct, noise)
-  return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def test_scanned_blocks_equal_a_loop_over_blocks():
@@ -71,6 +45,38 @@ def test_every_block_is_the_identity_at_initialisation():
     for n in (shallow, deep)
   ]
   np.testing.assert_array_equal(*y)
+
+
+def test_a_network_of_one_patch_by_hand():
+  """A single patch attends to itself only: the attention returns its value."""
+  network = build('dit', patch=8, depth=1, scan=False)
+  params, (x, noise, label) = random_params(network), batch()
+  conditioning = Conditioning(32, 'adm', 256, 5)
+  condition = conditioning.apply({'params': params['conditioning']}, noise, label)
+  p = jax.tree.map(np.asarray, {name: params[name] for name in params if name != 'conditioning'})
+  block = p['block_0']
+  dense = lambda h, layer: h @ layer['kernel'] + layer['bias']
+  silu, norm = (
+    lambda h: h / (1 + np.exp(-h)),
+    lambda h: (h - h.mean(-1, keepdims=True)) / np.sqrt(h.var(-1, keepdims=True) + 1e-6),
+  )
+  # The approximation by a tanh (Hendrycks & Gimpel 2016).
+  gelu = lambda h: 0.5 * h * (1 + np.tanh(np.sqrt(2 / np.pi) * (h + 0.044715 * h**3)))
+  condition = silu(np.asarray(condition))
+  shift1, scale1, gate1, shift2, scale2, gate2 = np.split(
+    dense(condition, block['modulation']), 6, 1
+  )
+  h = dense(np.asarray(x).reshape(4, 64), p['patch_embed']) + np.tile([0.0] * 8 + [1.0] * 8, 2)
+  inner = norm(h) * (1 + scale1) + shift1
+  qkv = {name: leaf.reshape(*leaf.shape[:-3], 96)[..., 64:] for name, leaf in block['qkv'].items()}
+  out = {'kernel': block['out']['kernel'].reshape(32, 32), 'bias': block['out']['bias']}
+  h = h + gate1 * dense(dense(inner, qkv), out)
+  inner = norm(h) * (1 + scale2) + shift2
+  h = h + gate2 * dense(gelu(dense(inner, block['up'])), block['down'])
+  shift, scale = np.split(dense(condition, p['modulation']), 2, 1)
+  expected = dense(norm(h) * (1 + scale) + shift, p['output_proj']).reshape(4, 8, 8, 2)
+  made = quick_jit(network.apply)({'params': params}, x, noise, label)
+  np.testing.assert_allclose(made, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_patches_are_cut_row_by_row_and_put_back():

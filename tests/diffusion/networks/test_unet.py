@@ -6,29 +6,20 @@ import pytest
 import scipy.signal
 
 from common.config import component
-from configs.diffusion.networks import UNETS
+from configs.diffusion.images import ADM_64
 from diffusion.networks import NETWORKS
 from diffusion.networks.resampling import downsample, upsample
-from diffusion.networks.unet import ResBlock, Style, conv_downsample, num_groups
+from diffusion.networks.unet import Attention, ResBlock, Style, conv_downsample, num_groups
 from tests.diffusion.networks.small import batch, build, quick_jit, random_params
 
 
-@pytest.mark.parametrize(
-  ('name', 'side', 'settings', 'given', 'published'),
-  [
-    ('ddpm_cifar10', 32, {}, dict(out_channels=3), 35_746_307),
-    ('ddpm++_cifar10', 32, dict(augment_dim=9), dict(out_channels=3), 55_733_891),
-    # The null class is one embedding more than ADM has.
-    ('adm_imagenet64', 64, {}, dict(out_channels=6, num_classes=1000), 295_904_454 + 4 * 192),
-  ],
-)
-def test_sizes_are_the_papers(name, side, settings, given, published):
-  """35.7M (Ho et al. 2020), 55.7M (Karras et al. 2022), 296M (Dhariwal & Nichol 2021)."""
-  network = component(NETWORKS, UNETS[name] | settings, 'network', **given)
-  x = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+def test_the_size_of_adm_is_the_published_one():
+  """296M (Dhariwal & Nichol 2021); the null class is one embedding more than ADM has."""
+  network = component(NETWORKS, ADM_64, 'network', out_channels=6, num_classes=1000)
+  x = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
   noise = jax.ShapeDtypeStruct((1,), jnp.float32)
   params = jax.eval_shape(network.init, jax.random.key(0), x, noise)
-  assert sum(leaf.size for leaf in jax.tree.leaves(params)) == published
+  assert sum(leaf.size for leaf in jax.tree.leaves(params)) == 295_904_454 + 4 * 192
 
 
 @pytest.mark.parametrize(('side', 'levels'), [(8, 3), (28, 3), (32, 4)])
@@ -116,6 +107,50 @@ def test_a_residual_block_by_hand(scale_shift):
   h = norm(h) * 1.5 + 0.3 if scale_shift else norm(h + 0.3)
   expected = (np.asarray(x) + silu(h)) / np.sqrt(2)
   np.testing.assert_allclose(block.apply({'params': params}, x, condition), expected, atol=1e-5)
+
+
+def test_attention_of_one_pixel_by_hand():
+  """A single pixel attends to itself only: its value, from its norm in two groups of channels."""
+  style = Style(0.0, False, True, False, False, 4, 'float32')
+  x = jax.random.normal(jax.random.key(0), (2, 1, 1, 8))
+  params = Attention(style).init(jax.random.key(1), x)['params']
+  keys = iter(jax.random.split(jax.random.key(2), 8))
+  params = jax.tree.map(lambda leaf: jax.random.normal(next(keys), leaf.shape), params)
+  p, pixel = jax.tree.map(np.asarray, params), np.asarray(x)[:, 0, 0]
+  groups = pixel.reshape(2, 2, 4)
+  groups = groups - groups.mean(-1, keepdims=True)
+  h = (groups / np.sqrt((groups**2).mean(-1, keepdims=True) + 1e-6)).reshape(2, 8)
+  h = h * p['norm']['scale'] + p['norm']['bias']
+  h = h @ p['qkv']['kernel'][:, 2].reshape(8, 8) + p['qkv']['bias'][2].reshape(8)
+  h = h @ p['out']['kernel'].reshape(8, 8) + p['out']['bias']
+  made = Attention(style).apply({'params': params}, x)[:, 0, 0]
+  np.testing.assert_allclose(made, (pixel + h) / np.sqrt(2), rtol=1e-4, atol=1e-4)
+
+
+def test_attention_on_the_way_up_is_after_every_block_or_after_the_last():
+  for name, expected in (('adm', ['up_1_0', 'up_1_1']), ('ncsn++', ['up_1_1'])):
+    names = jax.eval_shape(build(name).init, jax.random.key(0), *batch())['params']
+    made = [n.removesuffix('_attention') for n in names if n.startswith('up_1') and 'att' in n]
+    assert sorted(made) == expected
+
+
+def test_the_input_of_each_level_is_shrunken_from_the_sum_of_the_level_before():
+  """NCSN++ (the authors' code): the sum of a level and its input, not the input alone, goes on."""
+  network = build('ncsn++', multipliers=(1, 1, 1), attention=())
+
+  @quick_jit
+  def level_input(params):
+    _, made = network.apply(
+      {'params': params},
+      *batch(1),
+      capture_intermediates=lambda module, _: module.name == 'down_1_input',
+      mutable=['intermediates'],
+    )
+    return jax.tree.leaves(made)[0]
+
+  params = random_params(network)
+  other = params | {'down_0_0': jax.tree.map(jnp.negative, params['down_0_0'])}
+  assert np.abs(level_input(other) - level_input(params)).max() > 0.1
 
 
 class Halve(nn.Module):

@@ -71,6 +71,8 @@ def test_discrete_times_are_table_entries_equally_often():
   entries, counts = np.unique(np.round(t * 50, 9), return_counts=True)
   np.testing.assert_allclose(entries, np.arange(1, 51))
   assert (counts == 1000).all()
+  times = component(TIME_DISTRIBUTIONS, {'name': 'uniform'}, 'times')
+  assert times.sample(process, jnp.zeros(1), ()).t == 1 / 50  # the smallest number that is drawn
 
 
 def test_terminal_times():

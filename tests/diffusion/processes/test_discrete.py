@@ -7,6 +7,7 @@ import pytest
 
 from diffusion.likelihood.terms import reverse_step
 from diffusion.processes import build, discrete
+from diffusion.processes.process import rate
 
 
 @pytest.fixture(autouse=True)
@@ -84,3 +85,10 @@ def test_table_entries_are_met_in_float32():
     np.testing.assert_allclose(
       process.log_snr(before), process.log_snr(jnp.asarray(times[:-1])), rtol=1e-6, atol=1e-6
     )
+
+
+def test_the_log_snr_has_its_slope_at_the_entries_too():
+  process = build({'name': 'ddpm'})
+  t = jnp.asarray([200, 500, 900]) / 1000
+  slope = (process.log_snr(t + 0.002) - process.log_snr(t - 0.002)) / 0.004
+  np.testing.assert_allclose(rate(process.log_snr, t), slope, rtol=0.01)

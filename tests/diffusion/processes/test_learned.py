@@ -56,3 +56,10 @@ def test_weights_of_the_monotone_network_enter_as_their_size():
   logistic = lambda x: 1 / (1 + np.exp(-x))
   expected = 0.5 * t + 1.5 * logistic(8 * (t - 0.5) + 0.3) + 0.2 * logistic(4 * (t - 0.5) - 0.1)
   np.testing.assert_allclose(monotone(shape, jnp.asarray(t)), expected)
+
+
+def test_it_starts_almost_linear():
+  process = build({'name': 'learned'})
+  t = jnp.linspace(0.01, 1, 9)
+  start = process.at(process.init(jax.random.key(0))).log_snr(t)
+  np.testing.assert_allclose(start, process.log_snr(t), atol=0.2)

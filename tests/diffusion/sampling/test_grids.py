@@ -61,6 +61,13 @@ def test_quadratic_is_that_of_ddims_code(steps):
   assert whole[0] == 1 and (np.diff(whole) < 0).all()
 
 
+def test_quadratic_timesteps_that_are_whole_stay_so():
+  """24·(1, 9/16, 1/4, 1/16, 0) of 0..29: in floating point √24² is below 24, and √6² below 6."""
+  process = build({'name': 'ddpm', 'schedule': 'cosine', 'steps': 30})
+  times = make_times({'name': 'quadratic'}, process, 5)
+  np.testing.assert_allclose(times * 30, [25, 14, 7, 2, 1, 0])
+
+
 @pytest.mark.parametrize(('name', 'rho'), [('karras', 3.0), ('log_snr', None)])
 def test_noise_levels_of_a_table_are_the_nearest_entries(name, rho):
   process = build({'name': 'ddpm', 'steps': 400})
@@ -145,7 +152,13 @@ def test_whole_table(grid):
     ({'name': 'given', 'times': (3.0, 2.0)}, EDM, 3, 'lists 2 times, but 3'),
     ({'name': 'given', 'times': (2.0, 3.0)}, EDM, 2, 'decrease'),
     ({'name': 'given', 'times': (2.0, -3.0), 'end': 't_min'}, EDM, 1, 'at least 0'),
-    ({'name': 'given', 'times': (90.0, 3.0)}, EDM, 2, 'must not pass t_max = 80'),
+    ({'name': 'given', 'times': (80.01, 3.0)}, EDM, 2, 'must not pass t_max = 80'),
+    (
+      {'name': 'respaced', 'sections': (499, 501)},
+      DDPM,
+      1000,
+      'section 1 of 500 steps can keep 1 to 500 of them, got 501',
+    ),
   ],
 )
 def test_refusals(settings, process, steps, message):

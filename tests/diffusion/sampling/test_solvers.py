@@ -117,6 +117,16 @@ def test_three_steps_of_memory_are_third_order():
   assert 1.7 < order < 2.4, (order, errors)
 
 
+def test_a_step_up_to_pure_noise_with_a_known_clean_image():
+  """The image is forgotten, and the noise stays: x_1 = ε on the straight line."""
+  process, solver = processes.build({'name': 'rectified_flow'}), multistep.DPMpp2M()
+  clean, eps = jnp.asarray([[1.0, -2.0]]), jnp.asarray([[0.3, 0.7]])
+  x, known = 0.25 * clean + 0.75 * eps, lambda x, t: Pair(clean, eps)
+  times = jnp.asarray(0.75), jnp.asarray(1.0)
+  after, _ = solver.step(process, x, *times, known, None, solver.init(x, 1))
+  np.testing.assert_allclose(after, eps, rtol=1e-6)
+
+
 @pytest.mark.parametrize('eta', [0.0, 0.5, 1.0])
 def test_3m_integrates_a_parabola_exactly(eta):
   """With x0 = 1 + λ − 2λ², after two steps of history, the mean is an integral in closed form."""

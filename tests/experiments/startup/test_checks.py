@@ -48,6 +48,8 @@ def test_a_config_that_can_finish_passes(family, channels, classes):
     (DIFFUSION, dict(train__best_metric='bits'), "unknown train.best_metric 'bits'; .*loss, mse"),
     (DIFFUSION, dict(evaluation__split='tset'), "unknown evaluation.split 'tset'; did you mean"),
     (DIFFUSION, dict(evaluation__extractor='fid'), "unknown evaluation.extractor 'fid'"),
+    (AUTOREGRESSIVE, dict(network__attention='cudnn'), r"the platform 'cpu' \(only GPUs\)"),
+    (DIFFUSION, dict(train__micro_batches='3'), 'batch_size=16 must be a multiple of 3'),
   ],
   ids=lambda value: '-'.join(value) if isinstance(value, dict) else '',
 )

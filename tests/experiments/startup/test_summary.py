@@ -1,11 +1,9 @@
 """What a run says before its first step and after its last."""
 
-import dataclasses
-
 import jax
 import pytest
 
-from common.training.parallel import PlacedStep, make_mesh
+from common.training.parallel import make_mesh
 from common.training.program import build_program
 from experiments import families
 from experiments.startup import summary
@@ -36,13 +34,14 @@ def test_a_batch_may_be_larger_than_the_data():
 
 
 @pytest.mark.parametrize('family', tiny.FILES)
-def test_the_operations_of_a_step_do_not_depend_on_its_placement(family):
-  _, program = lines_and_program(family)
-  struct = tiny.data(classes=3).spec.batch_struct(16)
-  calls = {k: jax.ShapeDtypeStruct((2, *v.shape), v.dtype) for k, v in struct.items()}
-  one = program.step.flops(calls)
-  assert one == PlacedStep.flops(program.step, calls)
-  assert one == dataclasses.replace(program.step, unrolled=True).flops(calls)
+def test_the_operations_of_a_step_follow_from_the_batch_alone(family):
+  lines, program = lines_and_program(family)
+  work = program.work
+  assert (work.unit, work.units, work.peak) == ('images', 16, None)
+  assert 'FLOP per step of 16 images (' in lines[0]
   # At least 6 operations for each number of a kernel and each of the 16 examples.
   kernels = [x for x in jax.tree.leaves(program.step.shapes.params['network']) if x.ndim > 1]
-  assert one > 0.5 * 6 * 16 * sum(x.size for x in kernels)
+  assert work.flops > 0.5 * 6 * 16 * sum(x.size for x in kernels)
+  others = ({'data__batch_size': 32}, {'train__micro_batches': 2}, {'train__steps_per_call': 1})
+  flops = [lines_and_program(family, **changes)[1].work.flops for changes in others]
+  assert flops == [2 * work.flops, work.flops, work.flops]
