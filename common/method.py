@@ -71,6 +71,14 @@ class Request(NamedTuple):
   mask: Array | None = None
   options: Mapping[str, Any] = {}
 
+  def part(self, index: Int[np.ndarray, 'part']) -> 'Request':
+    """The request for some of the samples."""
+    label, past, mask = self.label, self.past, self.mask
+    if mask is not None and np.ndim(mask) == np.ndim(past):
+      mask = mask[index]  # otherwise all samples share it
+    label, past = (None if x is None else x[index] for x in (label, past))
+    return self._replace(num=len(index), label=label, past=past, mask=mask)
+
 
 class Samples(NamedTuple):
   """The result of sampling.

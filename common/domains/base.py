@@ -88,7 +88,7 @@ class TrainedModel(NamedTuple):
     calls = []
     for call, first in enumerate(range(0, request.num, BATCH)):
       # The last call repeats its last sample: all have one shape, so the sampler compiles once.
-      part = _part(request, np.minimum(first + np.arange(BATCH), request.num - 1))
+      part = request.part(np.minimum(first + np.arange(BATCH), request.num - 1))
       # The first call has the key of a request that needs only one.
       call_key = jax.random.fold_in(key, call) if call else key
       calls.append(jax.device_get(self.method.draw(self.params, call_key, part)))
@@ -101,16 +101,7 @@ class TrainedModel(NamedTuple):
 
   def check(self, request: Request) -> None:
     """Raises ValueError for a request that `draw` would refuse; needs no parameters."""
-    self.method.check_request(None, _part(request, np.arange(min(request.num, BATCH))))
-
-
-def _part(request: Request, index: Int[np.ndarray, 'part']) -> Request:
-  """The request for some of the samples of a request."""
-  label, past, mask = request.label, request.past, request.mask
-  if mask is not None and np.ndim(mask) == np.ndim(past):
-    mask = mask[index]  # otherwise all samples share it
-  label, past = (None if x is None else x[index] for x in (label, past))
-  return request._replace(num=len(index), label=label, past=past, mask=mask)
+    self.method.check_request(None, request.part(np.arange(min(request.num, BATCH))))
 
 
 @dataclasses.dataclass(frozen=True)
