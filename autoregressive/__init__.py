@@ -21,7 +21,7 @@ SECTIONS = {
 # Arguments that come from the data or from another component, and are not settings.
 GIVEN = {
   'ordering': ('spec', 'centred'),
-  'network': ('length', 'grid'),
+  'network': ('length', 'grid', 'dtype'),
   'head': ('values', 'vocabulary'),
   'model': ('network', 'head', 'values', 'rows', 'num_classes', 'features'),
 }

@@ -1,6 +1,7 @@
 """Causal autoregression as a `Method`: an ordering, a causal network and a head."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -9,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from autoregressive.chunks import Targets, chunk_count, weighted_loss
 from autoregressive.decoding.decoder import Decoder, Draft
 from autoregressive.decoding.requests import RequestSampler
 from autoregressive.decoding.settings import build_settings
@@ -77,21 +79,17 @@ class Autoregression(Method):
   ) -> tuple[Float[Array, ''], Aux]:
     """Mean nats per value, plus the regularizers of the objective in training."""
     if context.training:
-      outputs, nats = self._training_nats(params, batch, key, context)
-      # A separate key (fold 1), so that choosing positions does not change the dropout masks.
-      position_keys = example_keys(jax.random.fold_in(key, 1), context.index)
-      weights = example_weights(batch)[:, None] * jnp.ones_like(nats)
-      weights *= self.objective.position_weights(position_keys, nats)
-      added = self.objective.regularizers(self.model.head, outputs, nats)
+      total, nats, weights = self._training_loss(params, batch, key, context)
     else:
       # No dropout, no hidden classes, no regularizers: comparable across settings of training.
-      nats = self._evaluated(self._nats(params, batch, self._label(batch))[1])
-      weights, added = example_weights(batch)[:, None] * jnp.ones_like(nats), 0.0
+      nats = self._evaluated_nats(params, batch)
+      weights = example_weights(batch)[:, None] * jnp.ones_like(nats)
+      total = (weights * nats).sum()
     # Per value, not per emission, so that losses of different patch sizes are comparable.
     count = weights.sum() * self.ordering.values
     mean = (weights * nats).sum() / jnp.maximum(count, 1)
-    total = (weights * (nats + added)).sum() / jnp.maximum(count, 1)
-    return total, Aux({'loss': mean, 'bits_per_dim': mean / math.log(2)}, memory, count)
+    metrics = {'loss': mean, 'bits_per_dim': mean / math.log(2)}
+    return total / jnp.maximum(count, 1), Aux(metrics, memory, count)
 
   def sample(self, params: PyTree, key: Key[Array, ''], request: Request) -> Samples:
     """Draws samples; speculatively if the method was built with a draft."""
@@ -104,15 +102,15 @@ class Autoregression(Method):
   def nll(self, params: PyTree, batch: Batch, key: Key[Array, '']) -> Likelihood:
     """The exact negative log-likelihood of each example."""
     del key
-    nats = self._evaluated(self._nats(params, batch, self._label(batch))[1])
+    nats = self._evaluated_nats(params, batch)
     dims = jnp.full(len(nats), nats.shape[1] * self.ordering.values, jnp.float32)
     return Likelihood(nats.sum(-1), jnp.zeros(len(nats)), dims)
 
   def _label(self, batch: Batch) -> Int[Array, 'batch'] | None:
     return batch.get('label') if self.spec.num_classes else None
 
-  def _training_nats(self, params: PyTree, batch: Batch, key: Key[Array, ''], context: Context):
-    """(outputs, nats) with dropout, and with the classes of some examples hidden."""
+  def _training_loss(self, params: PyTree, batch: Batch, key: Key[Array, ''], context: Context):
+    """(Σ weights · (nats + regularizers), nats, weights), with dropout and some classes hidden."""
     drop_key, class_key = jax.random.split(key)
     label = self._label(batch)
     if label is not None and self.class_dropout:
@@ -123,34 +121,71 @@ class Autoregression(Method):
     # One dropout key per (micro-)batch. The index of its first example makes it differ between
     # the micro-batches of a step.
     rngs = {'dropout': jax.random.fold_in(drop_key, context.index[0])}
-    return self._nats(params, batch, label, train=True, rngs=rngs)
+    hidden, targets = self._hidden_states(params, batch, label, train=True, rngs=rngs)
+    # A separate key (fold 1), so that choosing positions does not change the dropout masks.
+    position_keys = example_keys(jax.random.fold_in(key, 1), context.index)
+    counted = self.objective.position_weights(position_keys, hidden.shape[1])
+    targets = targets._replace(weights=targets.weights * counted)
+    total, nats = self._score(self.objective, params, hidden, targets)
+    units = self._log_units(batch)
+    return total + (targets.weights * units).sum(), nats + units, targets.weights
 
-  def _nats(
+  def _evaluated_nats(self, params: PyTree, batch: Batch) -> Float[Array, 'batch evaluated']:
+    """The nats that evaluation counts: only emissions after the given part of the ordering."""
+    hidden, targets = self._hidden_states(params, batch, self._label(batch))
+    nats = self._score(Objective(), params, hidden, targets)[1] + self._log_units(batch)
+    return nats[:, -(self.ordering.length - self.ordering.given) :]
+
+  def _score(
+    self,
+    objective: Objective,
+    params: PyTree,
+    hidden: Float[Array, 'batch modelled width'],
+    targets: Targets,
+  ) -> tuple[Float[Array, ''], Float[Array, 'batch modelled']]:
+    """(Σ weights · (nats + regularizers), nats)."""
+    count = chunk_count(*hidden.shape[:2], self.model.head.size, self.model.chunk)
+    score = functools.partial(_score_emissions, self.model, objective)
+    return weighted_loss(score, self.model.head_params(params), hidden, targets, count)
+
+  def _hidden_states(
     self, params: PyTree, batch: Batch, label: Int[Array, 'batch'] | None, **settings: Any
-  ) -> tuple[Float[Array, 'batch modelled size'], Float[Array, 'batch modelled']]:
-    """The outputs for each modelled emission, and its nats."""
+  ) -> tuple[Float[Array, 'batch modelled width'], Targets]:
+    """The hidden states for each modelled emission, and the emissions."""
     covariates = self.ordering.covariates(batch['x'])
     emissions = self.ordering.encode(batch['x'], covariates)
     if self.objective.documents:
       separator = separator_of(self.spec)
       settings['segments'] = document_numbers(emissions, separator, self.model.start)
-    scale = 1.0 if covariates is None else covariates.scale[:, None]
-    outputs = self.model.apply(
-      {'params': params}, emissions, label, covariates=covariates, **settings
+    hidden = self.model.apply(
+      {'params': params},
+      emissions,
+      label,
+      covariates=covariates,
+      method='hidden_states',
+      **settings,
     )
     # Without a start, the first token or frame is given, not modelled. A frame may be several
-    # emissions: the model has outputs for all but the first of them, which do not count.
+    # emissions: the model has hidden states for all but the first of them, which do not count.
     given = self.ordering.period if self.model.start == 'none' else 0
-    outputs = outputs[:, given - emissions.shape[1] :]
-    nats = -self.model.head.log_prob(outputs, emissions[:, given:], scale)
-    if self.has_likelihood and 'label' in batch:
-      # p(raw value) = p(stored value) / unit, for each value. A score, which is no density, stays.
-      nats += self.ordering.values * self.ordering.log_units(batch['label'])[:, None]
-    return outputs, nats
+    hidden, modelled = hidden[:, given - emissions.shape[1] :], emissions[:, given:]
+    ones = jnp.ones(modelled.shape[:2])
+    scale = ones if covariates is None else covariates.scale[:, None] * ones
+    return hidden, Targets(modelled, scale, example_weights(batch)[:, None] * ones)
 
-  def _evaluated(self, nats: Float[Array, 'batch modelled']) -> Float[Array, 'batch evaluated']:
-    """The nats that evaluation counts: only emissions after the given part of the ordering."""
-    return nats[:, -(self.ordering.length - self.ordering.given) :]
+  def _log_units(self, batch: Batch) -> Float[Array, 'batch 1'] | float:
+    """The nats that the unit of the data adds to those of each emission."""
+    if not self.has_likelihood or 'label' not in batch:
+      return 0.0
+    # p(raw value) = p(stored value) / unit, for each value. A score, which is no density, stays.
+    return self.ordering.values * self.ordering.log_units(batch['label'])[:, None]
+
+
+def _score_emissions(model, objective, params, hidden, emissions, scale):
+  """(nats, regularizers) of each emission, from the hidden states and the head's parameters."""
+  outputs = model.apply({'params': params}, hidden, method='project')
+  nats = -model.head.log_prob(outputs, emissions, scale)
+  return nats, objective.regularizers(model.head, outputs, nats)
 
 
 def build_model(config: Mapping, spec: DataSpec) -> tuple[Ordering, Model]:
@@ -173,7 +208,7 @@ def build_model(config: Mapping, spec: DataSpec) -> tuple[Ordering, Model]:
     {'model': Model},
     settings | {'name': 'model'},
     'model',
-    network=build_network(config['network'], ordering, inputs),
+    network=build_network(config['network'], ordering, inputs, config['precision']),
     head=head,
     values=ordering.values,
     rows=head.rows,

@@ -4,7 +4,8 @@ This is where a causal network becomes a model of sequences: inputs are the emis
 one, after a start token that carries the class, so outputs[:, i] depends on emissions[:, < i].
 """
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -13,8 +14,9 @@ from jaxtyping import Array, Float, Int, Num
 from autoregressive.heads.base import Head
 from autoregressive.networks.base import CausalNetwork
 from autoregressive.orderings import Covariates
+from common import precision
 from common.config import ConfigError
-from common.ranges import AT_LEAST_ZERO, ZERO_IS_OFF, OneOf
+from common.ranges import AT_LEAST_ZERO, ZERO_IS_OFF, Interval, OneOf
 
 STARTS = ('learned', 'token', 'none')
 
@@ -37,6 +39,8 @@ class Model(nn.Module):
     logit_cap: outputs are soft-capped to ±logit_cap by a tanh (Gemma Team 2024); 0: no cap.
     features: number of covariates of an emission, which are known in advance; a linear map of
       them is added to the input that predicts the emission.
+    chunk: the most positions whose outputs a loss holds at once; 0: chosen by size
+      (autoregressive/chunks.py).
 
   Raises:
     ConfigError: for a start that cannot carry the class; for tied embeddings or
@@ -53,6 +57,7 @@ class Model(nn.Module):
   start_token: Annotated[int, AT_LEAST_ZERO] = 0
   logit_cap: Annotated[float, ZERO_IS_OFF] = 0.0
   features: int = 0
+  chunk: Annotated[int, Interval(0, note='0: by size')] = 0
 
   def __post_init__(self):
     super().__post_init__()
@@ -85,7 +90,13 @@ class Model(nn.Module):
       # The last row is 'no class', for the unconditional branch of guidance.
       self.start_embed = nn.Embed(self.num_classes + 1, width, embedding_init=init)
     if not self.tied:
-      self.output_proj = nn.Dense(self.head.size, use_bias=False, kernel_init=init)
+      self.output_proj = nn.Dense(
+        self.head.size,
+        use_bias=False,
+        dtype=self.network.dtype,
+        kernel_init=init,
+        dot_general=precision.dot_general,
+      )
 
   def __call__(
     self,
@@ -96,6 +107,20 @@ class Model(nn.Module):
     covariates: Covariates | None = None,
   ) -> Float[Array, 'batch inputs size']:
     """Outputs for every emission (except the first, if start is 'none'), in float32.
+
+    The arguments are those of `hidden_states`.
+    """
+    return self.project(self.hidden_states(emissions, label, train, segments, covariates))
+
+  def hidden_states(
+    self,
+    emissions: Num[Array, 'batch length values'],
+    label: Int[Array, 'batch'] | None = None,
+    train: bool = False,
+    segments: Int[Array, 'batch inputs'] | None = None,
+    covariates: Covariates | None = None,
+  ) -> Float[Array, 'batch inputs width']:
+    """Hidden states for every emission (except the first, if start is 'none').
 
     Args:
       emissions: whole sequences.
@@ -111,8 +136,7 @@ class Model(nn.Module):
       inputs = jnp.concatenate([self.embed_start(emissions.shape[0], label), inputs], 1)
     if self.features:  # not shifted: covariates belong to the emission that is predicted
       inputs += self.embed_covariates(covariates.features[:, -inputs.shape[1] :])
-    hidden, _ = self.network(inputs, train=train, segments=segments)
-    return self.project(hidden)
+    return self.network(inputs, train=train, segments=segments)[0]
 
   def embed(
     self, emissions: Num[Array, 'batch length values'], scale: Float[Array, 'batch'] | None = None
@@ -148,14 +172,22 @@ class Model(nn.Module):
   def project(
     self, hidden: Float[Array, 'batch length width']
   ) -> Float[Array, 'batch length size']:
-    """Hidden states to outputs, in float32."""
-    hidden = hidden.astype(jnp.float32)  # logits and their softmax stay exact under bfloat16
-    outputs = self.token_embed.attend(hidden) if self.tied else self.output_proj(hidden)
+    """Hidden states to outputs, in float32: the products' sums are, whatever their operands."""
+    if self.tied:
+      table = self.token_embed.embedding.astype(self.network.dtype)
+      outputs = precision.sum_in_float32(jnp.matmul, hidden, table.T)
+    else:
+      outputs = self.output_proj(hidden)
     outputs *= self.network.output_scale  # muP: 1 / width ratio (Yang et al. 2022, table 8)
     if self.logit_cap:
       # c·tanh(x / c) is x near 0 and bounded by ±c.
       outputs = self.logit_cap * jnp.tanh(outputs / self.logit_cap)
     return outputs
+
+  def head_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of the model's parameters that `project` uses."""
+    name = 'token_embed' if self.tied else 'output_proj'
+    return {name: params[name]}
 
   def extend(self, inputs: Float[Array, 'batch length width'], cache):
     """The next part of a sequence: (hidden states, cache)."""

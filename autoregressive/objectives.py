@@ -58,12 +58,11 @@ class Objective:
     return total
 
   def position_weights(
-    self, keys: Key[Array, 'batch'], nats: Float[Array, 'batch length']
+    self, keys: Key[Array, 'batch'], length: int
   ) -> Float[Array, 'batch length']:
     """1 for each position that counts, otherwise 0."""
     if self.positions == 'all':
-      return jnp.ones_like(nats)
-    length = nats.shape[1]
+      return jnp.ones((len(keys), length))
     position = jax.vmap(lambda key: jax.random.randint(key, (), 0, length))(keys)
     return jax.nn.one_hot(position, length)
 

@@ -31,6 +31,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from common import flops
 from common.config import ConfigError, pick
+from common.precision import einsum
 
 MASKED = -1e30  # softmax maps it to exactly 0; finite, so that a fully masked row is not NaN
 MIN_BLOCK = 64  # queries in a block; more in sequences of more than 8 · 64 positions
@@ -117,7 +118,6 @@ def reference(
 ) -> Query:
   """The formula with all scores in memory; softmax in float32, products in the type of `key`."""
   group, dim = 'g' if query.ndim == 5 else '', query.shape[-1]
-  einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
   # Scale the queries and not the scores: that is `dim` products per query instead of `keys`.
   query = (query * dim**-0.5).astype(key.dtype)
   scores = einsum(f'bk{group}qd,bksd->bk{group}qs', query, key)

@@ -43,8 +43,15 @@ def count(jaxpr: core.Jaxpr) -> int:
     elif name == 'cond':
       total += max(inner)  # one branch runs: the most expensive
     elif name != 'pallas_call':  # its body is only one block of the work
-      total += sum(inner) * params.get('length', 1)  # the length of a scan
+      total += sum(inner) * _repetitions(name, params)
   return total
+
+
+def _repetitions(name: str, params: dict[str, Any]) -> int:
+  """How often the program inside an equation runs, on all devices together."""
+  if name == 'shard_map':
+    return math.prod(params['mesh'].shape[axis] for axis in params['newly_manual_axes'])
+  return params.get('length', 1)  # of a scan
 
 
 def _parts(params: dict[str, Any]) -> Iterator[core.Jaxpr]:

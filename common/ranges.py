@@ -176,7 +176,7 @@ class Path(Range):
 
 
 PATTERN, PATH = Pattern(), Path()
-DTYPE = OneOf('float32', 'bfloat16')  # of products in networks
+PRECISION = OneOf('float32', 'bfloat16')
 
 
 @dataclasses.dataclass(frozen=True)

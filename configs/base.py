@@ -16,6 +16,7 @@ from common.ranges import (
   BELOW_ONE,
   PATH,
   PATTERN,
+  PRECISION,
   PROBABILITY,
   SEED,
   ZERO_IS_OFF,
@@ -29,6 +30,8 @@ UP_TO_A_MILLION = Interval(1, 10**6)
 
 SETTINGS = dict(
   family='',  # 'diffusion' or 'autoregressive'
+  # type of the networks' products and residual streams; all else is float32 (docs/precision.md)
+  precision=Setting('float32', PRECISION),
   seed=Setting(0, SEED),  # decides initial parameters, order of the data and all noise
   data=dict(  # what is trained on
     name='digits',  # a key of common/data/builders/__init__.py

@@ -24,6 +24,6 @@ COMPONENTS = {
 # Sections without a name: their settings are the arguments of one constructor.
 SECTIONS = {'finetune': Source}
 # The constructors' arguments that come from the data and are not settings.
-GIVEN = dict.fromkeys(('network', 'classifier.network'), ('out_channels', 'num_classes'))
+GIVEN = dict.fromkeys(('network', 'classifier.network'), ('out_channels', 'num_classes', 'dtype'))
 
 __all__ = ['COMPONENTS', 'GIVEN', 'SECTIONS', 'build', 'with_options']

@@ -213,6 +213,7 @@ def build_model(config: Mapping, spec: DataSpec) -> Model:
     'network',
     out_channels=channels,
     num_classes=num_classes,
+    dtype=config['precision'],
   )
   return Model(
     process=process,
@@ -223,11 +224,12 @@ def build_model(config: Mapping, spec: DataSpec) -> Model:
     noise_conditioning=pick(NOISE_CONDITIONINGS, prediction['noise'], 'prediction.noise'),
     variance=variance,
     num_classes=num_classes,
-    classifier=_classifier(config['classifier'], spec),
+    classifier=_classifier(config, spec),
   )
 
 
-def _classifier(section: Mapping, spec: DataSpec) -> DiffusionNetwork | None:
+def _classifier(config: Mapping, spec: DataSpec) -> DiffusionNetwork | None:
+  section = config['classifier']
   if not section['weight'] > 0:
     return None
   if not spec.num_classes:
@@ -236,5 +238,10 @@ def _classifier(section: Mapping, spec: DataSpec) -> DiffusionNetwork | None:
       f' {spec.name}'
     )
   return component(
-    NETWORKS, section['network'], 'classifier.network', out_channels=spec.num_classes, num_classes=0
+    NETWORKS,
+    section['network'],
+    'classifier.network',
+    out_channels=spec.num_classes,
+    num_classes=0,
+    dtype=config['precision'],
   )

@@ -24,7 +24,7 @@ NETWORKS: Mapping[str, Callable[..., CausalNetwork]] = {
 }
 
 
-def build_network(settings: Mapping, ordering, length: int) -> CausalNetwork:
+def build_network(settings: Mapping, ordering, length: int, dtype: str) -> CausalNetwork:
   """The network that a config's `network` section names, for `length` inputs of an ordering."""
-  given = {'length': length, 'grid': ordering.grid}
+  given = {'length': length, 'grid': ordering.grid, 'dtype': dtype}
   return component(NETWORKS, settings, 'network', **given)

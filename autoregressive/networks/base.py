@@ -13,7 +13,8 @@ class CausalNetwork(nn.Module):
   h is the next part of a sequence, of any length. The batch is the leading axis of every array in
   a cache, except for scalars.
 
-  Every subclass has the flax field `width`, the width of its inputs and hidden states. The members
+  Every subclass has two flax fields: `width`, the width of its inputs and hidden states, and
+  `dtype`, the type of its products and of the residual stream (docs/precision.md). The members
   below are plain class attributes or properties, not flax fields; their defaults are neutral.
 
   Attributes:
@@ -49,7 +50,7 @@ class CausalNetwork(nn.Module):
         packed into a sequence; a position sees only its own document. Not with a cache.
 
     Returns:
-      Hidden states, and the cache with this part added (None without a cache).
+      Hidden states in `dtype`, and the cache with this part added (None without a cache).
     """
     raise NotImplementedError
 

@@ -19,7 +19,7 @@ from autoregressive.networks.raster import (
   store_features,
 )
 from common.config import ConfigError
-from common.ranges import AT_LEAST_ONE, DTYPE, Interval
+from common.ranges import AT_LEAST_ONE, Interval
 
 
 def _check_kernels(**kernels: int) -> None:
@@ -40,7 +40,7 @@ class PixelCNN(RasterNetwork):
     width: features of an emission, an even number; the blocks use half of them inside.
     layers: residual blocks.
     kernel, first_kernel: sides of the windows, odd.
-    dtype: type of the products.
+    dtype: type of the products and of the residual stream.
 
   Raises:
     ConfigError: for an odd width or an even kernel.
@@ -50,7 +50,7 @@ class PixelCNN(RasterNetwork):
   layers: Annotated[int, AT_LEAST_ONE] = 7
   kernel: Annotated[int, Interval(3)] = 3
   first_kernel: Annotated[int, Interval(3)] = 7
-  dtype: Annotated[str, DTYPE] = 'float32'
+  dtype: str = 'float32'
 
   def __post_init__(self):
     super().__post_init__()
@@ -72,7 +72,7 @@ class PixelCNN(RasterNetwork):
 
     # Mask A in the first layer excludes the pixel itself; then mask B may include its features.
     self.first_conv = square(features, self.first_kernel, centre='A', first=True)
-    self.start_proj = nn.Dense(features, use_bias=False)
+    self.start_proj = nn.Dense(features, use_bias=False, dtype=self.dtype)
     # Figure 5 (left): 2h features to h, masked convolution, h to 2h.
     self.reduce = [conv(features // 2, centre='B') for _ in range(self.layers)]
     self.mix = [square(features // 2, self.kernel, centre='B') for _ in range(self.layers)]
@@ -108,7 +108,7 @@ class GatedPixelCNN(RasterNetwork):
     width: features of an emission.
     layers: gated layers.
     kernel, first_kernel: sides of the windows, odd.
-    dtype: type of the products.
+    dtype: type of the products and of the residual stream.
 
   Raises:
     ConfigError: for an even kernel.
@@ -118,7 +118,7 @@ class GatedPixelCNN(RasterNetwork):
   layers: Annotated[int, AT_LEAST_ONE] = 8
   kernel: Annotated[int, Interval(3)] = 3
   first_kernel: Annotated[int, Interval(3)] = 7
-  dtype: Annotated[str, DTYPE] = 'float32'
+  dtype: str = 'float32'
 
   def __post_init__(self):
     super().__post_init__()
@@ -146,7 +146,7 @@ class GatedPixelCNN(RasterNetwork):
     self.vertical_to_horizontal = [conv(2 * features) for _ in range(self.layers)]
     self.mix = [conv(features, centre='B') for _ in range(self.layers)]
     # Equation 4: a linear map of the start token, the same at every pixel, before the gates.
-    shift = functools.partial(nn.Dense, 2 * features, use_bias=False)
+    shift = functools.partial(nn.Dense, 2 * features, use_bias=False, dtype=self.dtype)
     self.vertical_start_proj = [shift() for _ in range(self.layers)]
     self.horizontal_start_proj = [shift() for _ in range(self.layers)]
     self.output_conv = conv(features, centre='B')

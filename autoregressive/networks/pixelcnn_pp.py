@@ -21,7 +21,7 @@ from autoregressive.networks.raster import (
   store_features,
 )
 from common.config import ConfigError
-from common.ranges import AT_LEAST_ONE, BELOW_ONE, DTYPE
+from common.ranges import AT_LEAST_ONE, BELOW_ONE
 
 # Windows, both causal: a row up; columns left and right of the pixel, or left only.
 DOWN = dict(rows=(1, 0), columns=(1, 1))
@@ -66,7 +66,8 @@ class Block(nn.Module):
     # Small at first (the authors' code), so that every block begins close to the identity.
     made = self.conv(2 * self.features, **self.window, scale=0.1)(made, at)
     if self.conditional:
-      made += nn.Dense(2 * self.features, use_bias=False, name='start_proj')(start)[:, None, None]
+      project = nn.Dense(2 * self.features, use_bias=False, dtype=x.dtype, name='start_proj')
+      made += project(start)[:, None, None]
     value, gate = jnp.split(made, 2, -1)  # the gate of van den Oord et al. 2016b
     return x + value * nn.sigmoid(gate)
 
@@ -96,7 +97,7 @@ class TransposedConv(nn.Module):
     if self.weight_norm:
       length = self.param('length', nn.initializers.ones, (self.features,))
       kernel *= length / jnp.sqrt(jnp.square(kernel).sum((0, 1, 2)) + 1e-12)
-    x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+    x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
     # Row i of the small grid makes rows 2i and 2i + 1 of the large one, each by its own kernel.
     if at is None:
       both = jnp.stack([self._row(x, kernel[i]) for i in range(2)], 2)
@@ -217,7 +218,7 @@ class Level(nn.Module):
     half = _half(at)
 
     def run(level, x):
-      empty = jnp.zeros((x.shape[0], 1, half.width, self.features))
+      empty = jnp.zeros((x.shape[0], 1, half.width, self.features), x.dtype)
       row = level.get_variable('cache', 'lower_pixels', empty)
       pixel = level.lower.pixels(x, None, start, half, train)
       row = jax.lax.dynamic_update_slice(row, pixel, (0, 0, half.column, 0))
@@ -259,7 +260,7 @@ class PixelCNNPlusPlus(RasterNetwork):
     conditional: whether the start token, which carries the class, reaches every block; otherwise
       it reaches none.
     weight_norm: whether kernels are split into direction and length (Salimans & Kingma 2016).
-    dtype: type of the products.
+    dtype: type of the products and of the residual stream.
 
   Raises:
     ConfigError: for a grid that `levels` do not divide, or separate channels.
@@ -271,7 +272,7 @@ class PixelCNNPlusPlus(RasterNetwork):
   dropout: Annotated[float, BELOW_ONE] = 0.5
   conditional: bool = True
   weight_norm: bool = True
-  dtype: Annotated[str, DTYPE] = 'float32'
+  dtype: str = 'float32'
 
   margin = 2
 

@@ -63,7 +63,7 @@ class Conv(nn.Module):
     first: whether the input is the image itself, which the cache already holds, with a margin.
     weight_norm: whether kernels are split into direction and length (Salimans & Kingma 2016).
     scale: initial standard deviation of the outputs.
-    dtype: type of the products; outputs are float32.
+    dtype: type of the products and of the outputs.
   """
 
   features: int
@@ -96,8 +96,8 @@ class Conv(nn.Module):
     else:
       window = self._pixel_window(x, at)
       flat = window.reshape(x.shape[0], 1, 1, -1), kernel.reshape(-1, self.features)
-      made = jnp.matmul(*flat, preferred_element_type=jnp.float32)
-    return made + bias
+      made = jnp.matmul(*flat)
+    return made + bias.astype(self.dtype)
 
   def _kernel(self, channels: int) -> Float[Array, 'rows columns channels features']:
     shape = (*self.size, channels, self.features)
@@ -125,14 +125,13 @@ class Conv(nn.Module):
   def _slide(self, x, kernel, rows, row_stride):
     """The convolution at every pixel, with `rows` of padding above and below."""
     if self.size == (1, 1):  # a matrix product, faster than a convolution
-      return jnp.matmul(x, kernel[0, 0], preferred_element_type=jnp.float32)
+      return jnp.matmul(x, kernel[0, 0])
     return jax.lax.conv_general_dilated(
       x,
       kernel,
       (row_stride, self.stride),
       (rows, self.columns),
       dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-      preferred_element_type=jnp.float32,
     )
 
   def _row_window(self, x, at):
@@ -175,7 +174,7 @@ class Conv(nn.Module):
 class RasterNetwork(CausalNetwork):
   """Base of networks over images: from a sequence to an image and back.
 
-  A subclass has the settings `width`, `length` and `grid`, and as flax methods
+  A subclass has the fields `width`, `length`, `grid` and `dtype`, and as flax methods
     rows(image, start, at, train) -> features of the vertical stream, if it has one
     pixels(image, features, start, at, train) -> hidden [batch, rows, columns, groups · width]
   With a cache, `rows` runs for a row before `pixels` does, and passes its features on through
@@ -207,9 +206,9 @@ class RasterNetwork(CausalNetwork):
     """An empty cache; it always has room for a whole image."""
     del length
     (rows, columns), m = self.grid, self.margin
-    start = jnp.zeros((batch, self.width))
+    start = jnp.zeros((batch, self.width), self.dtype)
     # With the margin no window reaches beyond the array.
-    image = jnp.zeros((batch, rows + m, columns + 2 * m, self.groups * self.width))
+    image = jnp.zeros((batch, rows + m, columns + 2 * m, self.groups * self.width), self.dtype)
     index = jnp.zeros((), jnp.int32)
     module = self.clone(parent=None)
     # Shapes of the caches come from tracing one row and one pixel; nothing is computed.
@@ -249,10 +248,11 @@ class RasterNetwork(CausalNetwork):
       segments: must be None: images are not packed.
 
     Returns:
-      Hidden states in float32, and the cache with this part added (None without).
+      Hidden states, and the cache with this part added (None without).
     """
     if segments is not None:
       raise ValueError('images are not packed into one sequence: segments must be None')
+    h = h.astype(self.dtype)
     if cache is not None:
       return self._extend(h, cache)
     batch, length, width = h.shape

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from autoregressive.networks.base import CausalNetwork
-from common.ranges import AT_LEAST_ONE, BELOW_ONE, DTYPE
+from common.ranges import AT_LEAST_ONE, BELOW_ONE
 
 
 class Recurrent(CausalNetwork):
@@ -22,13 +22,13 @@ class Recurrent(CausalNetwork):
     width: width of inputs, carries and outputs.
     layers: number of stacked recurrent layers.
     dropout: rate at the input and after each layer (Zaremba et al. 2014).
-    dtype: type of the matrix products; parameters stay float32.
+    dtype: type of the products and of the hidden states; carries stay float32.
   """
 
   width: Annotated[int, AT_LEAST_ONE] = 256
   layers: Annotated[int, AT_LEAST_ONE] = 2
   dropout: Annotated[float, BELOW_ONE] = 0.0
-  dtype: Annotated[str, DTYPE] = 'float32'
+  dtype: str = 'float32'
 
   cell: ClassVar[Callable[..., nn.RNNCellBase]]
   sequential = True
@@ -60,7 +60,7 @@ class Recurrent(CausalNetwork):
         each document.
 
     Returns:
-      Hidden states in float32, and the cache after this part (None without).
+      Hidden states, and the cache after this part (None without).
     """
     drop = nn.Dropout(self.dropout, deterministic=not train)
     # The first position needs no reset: a new carry is zero, and a cached one continues.
@@ -73,12 +73,12 @@ class Recurrent(CausalNetwork):
     )
     # Each layer runs over the whole part before the next one starts.
     carries = self.init_cache(h.shape[0], h.shape[1]) if cache is None else cache
-    ends, h = [], drop(h)
+    ends, h = [], drop(h.astype(self.dtype))
     for i, carry in enumerate(carries):
       end, h = layer(self.width, self.cell, self.dtype, name=f'layer_{i}')(carry, h, starts)
       ends.append(end)
       h = drop(h)
-    return h.astype(jnp.float32), None if cache is None else tuple(ends)
+    return h, None if cache is None else tuple(ends)
 
 
 class LSTM(Recurrent):
@@ -105,4 +105,4 @@ class _Step(nn.Module):
     carry = jax.tree.map(lambda x: jnp.where(starts[:, None], 0, x), carry)
     carry, h = self.cell(self.width, dtype=self.dtype, name='cell')(carry, h)
     # Carries stay float32: rounding to bfloat16 would add up over the sequence.
-    return jax.tree.map(lambda x: x.astype(jnp.float32), carry), h
+    return jax.tree.map(lambda x: x.astype(jnp.float32), carry), h.astype(self.dtype)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from autoregressive.networks.base import CausalNetwork
-from common.ranges import AT_LEAST_ONE, BELOW_ONE, DTYPE, Interval
+from common.ranges import AT_LEAST_ONE, BELOW_ONE, Interval
 
 
 class TCNCache(NamedTuple):
@@ -35,7 +35,7 @@ class TCN(CausalNetwork):
     growth: factor from one block's dilation to the next.
     dropout: rate of dropped channels.
     weight_norm: whether kernels are split into direction and length (Salimans & Kingma 2016).
-    dtype: type of the matrix products; parameters stay float32.
+    dtype: type of the products and of the residual stream.
 
   Raises:
     ConfigError: for a kernel of fewer than two taps or a growth below one.
@@ -47,7 +47,7 @@ class TCN(CausalNetwork):
   growth: Annotated[int, AT_LEAST_ONE] = 2
   dropout: Annotated[float, BELOW_ONE] = 0.0
   weight_norm: bool = True
-  dtype: Annotated[str, DTYPE] = 'float32'
+  dtype: str = 'float32'
 
   @property
   def dilations(self) -> tuple[int, ...]:
@@ -81,11 +81,12 @@ class TCN(CausalNetwork):
         document. Not with a cache.
 
     Returns:
-      Hidden states in float32, and the cache with this part added (None without).
+      Hidden states, and the cache with this part added (None without).
     """
     # Dropout of whole channels: one mask for all positions (broadcast over the length).
     drop = nn.Dropout(self.dropout, broadcast_dims=(1,), deterministic=not train)
-    rings, residual = [], h
+    h = residual = h.astype(self.dtype)
+    rings = []
     for i, dilation in enumerate(self.dilations):
       if cache is None:
         taps = _taps(h, self.kernel, dilation, segments)
@@ -94,7 +95,7 @@ class TCN(CausalNetwork):
         rings.append(ring)
       dense = nn.Dense(self.width, dtype=self.dtype, kernel_init=nn.initializers.he_normal())
       convolve = nn.WeightNorm(dense) if self.weight_norm else dense
-      h = drop(nn.relu(convolve(taps).astype(jnp.float32)))
+      h = drop(nn.relu(convolve(taps)))
       if i % 2:  # the second convolution of a block ends it
         h = residual = nn.relu(h + residual)
     return h, None if cache is None else TCNCache(cache.index + h.shape[1], tuple(rings))
@@ -124,12 +125,12 @@ def _cached_taps(h, kernel, dilation, ring, index):
   wanted = steps[:, None] - backs  # [length, kernel - 1]: the positions of the taps
   source, where = ring, wanted % size
   if length > dilation:  # some taps fall into this part itself, which is appended to the ring
-    source = jnp.concatenate([ring, h.astype(ring.dtype)], 1)
+    source = jnp.concatenate([ring, h], 1)
     # Position `index` is the first of this part.
     where = jnp.where(wanted >= index, size + wanted - index, where)
   # The newest tap is the input itself, and comes last, as in `_taps`.
   taps = jnp.take(source, where, axis=1).reshape(batch, length, -1)
   # If the part is longer than the ring, only its last inputs stay in the ring.
   last = min(length, size)
-  ring = ring.at[:, steps[-last:] % size].set(h[:, -last:].astype(ring.dtype))
-  return jnp.concatenate([taps, h.astype(ring.dtype)], -1), ring
+  ring = ring.at[:, steps[-last:] % size].set(h[:, -last:])
+  return jnp.concatenate([taps, h], -1), ring

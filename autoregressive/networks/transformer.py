@@ -19,7 +19,7 @@ from autoregressive.networks.attention import Attention, KVCache, Rotation
 from autoregressive.networks.base import CausalNetwork
 from common.attention import IMPLEMENTATIONS, AttentionInputs, AttentionSettings
 from common.config import ConfigError
-from common.ranges import ABOVE_ZERO, AT_LEAST_ONE, BELOW_ONE, DTYPE, ZERO_IS_OFF, Interval, OneOf
+from common.ranges import ABOVE_ZERO, AT_LEAST_ONE, BELOW_ONE, ZERO_IS_OFF, Interval, OneOf
 
 NORMS = {'layer': nn.LayerNorm, 'rms': nn.RMSNorm}
 
@@ -168,7 +168,7 @@ class Transformer(CausalNetwork):
     scan: whether layers are one `scan` over stacked parameters, which compiles in the time of one
       layer and runs somewhat slower on CPUs.
     remat: a key of REMAT: recompute activations in the backward pass; '': keep them.
-    dtype: type of the matrix products; parameters, norms, softmax and residuals stay float32.
+    dtype: type of the products and of the residual stream.
 
   Raises:
     ConfigError: for settings that do not go together.
@@ -197,7 +197,7 @@ class Transformer(CausalNetwork):
   base_width: Annotated[int, ZERO_IS_OFF] = 0
   scan: bool = False
   remat: Annotated[str, OneOf('', *REMAT)] = ''
-  dtype: Annotated[str, DTYPE] = 'float32'
+  dtype: str = 'float32'
 
   can_rewind = True
 
@@ -286,6 +286,7 @@ class Transformer(CausalNetwork):
     """
     # Caches and masks count steps in the sequence, embeddings count positions in the document; the
     # two differ only in packed sequences.
+    h = h.astype(self.dtype)
     index = jnp.zeros((), jnp.int32) if cache is None else cache.index
     steps = index + jnp.arange(h.shape[1])
     positions = steps[None] if segments is None else _positions_in_documents(segments)
@@ -293,9 +294,9 @@ class Transformer(CausalNetwork):
       init = nn.initializers.normal(0.02)
       embed = nn.Embed(self.length, self.width, embedding_init=init, name='position_embed')
       # Padding may reach beyond the table; masks hide it, and the last row keeps it free of NaN.
-      h = h + embed(jnp.minimum(positions, self.length - 1))
+      h = h + embed(jnp.minimum(positions, self.length - 1)).astype(h.dtype)
     elif self.positions == 'sinusoidal':
-      h = h + pos.sinusoidal(positions, self.width)
+      h = h + pos.sinusoidal(positions, self.width).astype(h.dtype)
     h = nn.Dropout(self.dropout, deterministic=not train)(h)
     inputs = self._attention_inputs(steps, cache, segments)
     layers = None if cache is None else cache.layers
@@ -325,9 +326,9 @@ class Transformer(CausalNetwork):
     return cos[:, None, None], sin[:, None, None]
 
   def _norm(self):
-    """The constructor of norms, which compute in float32 whatever the type of the products."""
+    """The constructor of norms; flax computes their statistics in float32 in either precision."""
     extra = {'use_bias': self.bias} if self.norm == 'layer' else {}
-    return functools.partial(NORMS[self.norm], epsilon=self.norm_eps, dtype=jnp.float32, **extra)
+    return functools.partial(NORMS[self.norm], epsilon=self.norm_eps, dtype=self.dtype, **extra)
 
   def _parts(self) -> dict[str, Any]:
     """The settings of a block."""

@@ -194,8 +194,8 @@ def memory_advice(config: Mapping, backward: bool = True) -> str:
     # Not every network has these settings.
     if not network.get('remat', True):
       advice.append('switch network.remat on')
-  if network.get('dtype') == 'float32':
-    advice.append("set network.dtype='bfloat16'")
+  if config['precision'] == 'float32':
+    advice.append("set precision='bfloat16'")
   if jax.device_count() > 1:
     advice.append(f'raise parallel.fsdp (now {config["parallel"]["fsdp"]})')
   return ', '.join([*advice, f'or lower data.batch_size (now {config["data"]["batch_size"]})'])

@@ -89,14 +89,9 @@ def build_program(config: Mapping, method: Method, spec: DataSpec, mesh: Mesh) -
     unit=domain.unit,
     units=batch_size * domain.units(spec),
     flops=3 * flops.count(loss),  # the backward pass has two products for each of the forward pass
-    peak=peak_flops(mesh.devices.flat[0].device_kind, mesh.size, product_type(config)),
+    peak=peak_flops(mesh.devices.flat[0].device_kind, mesh.size, config['precision']),
   )
   return TrainProgram(schedule, step, init, lr_schedule, work)
-
-
-def product_type(config: Mapping) -> str:
-  """The type of the matrix products, 'float32' or 'bfloat16'."""
-  return config.get('network', {}).get('dtype', 'float32')
 
 
 def _initial_state(

@@ -1,12 +1,14 @@
 """The settings that training does not depend on.
 
 They may change when a run resumes, and rows of a study that differ only in them share one trained
-model. An entry is a setting, or a section if it ends with a dot.
+model. An entry is a setting, or a section if it ends with a dot. `precision` is not among them: the
+parameters are float32 in either, but the steps differ, so a run keeps the precision it began with;
+`finetune.source` continues from its parameters in the other.
 """
 
 SAMPLING = ('sampling.',)
 MEASURING = ('evaluation.', 'likelihood.')
-PLACE = ('parallel.', 'data.dir')  # where a run is, and how fast
+PLACE = ('parallel.', 'data.dir', 'model.chunk')  # where a run is, how fast, in how much memory
 REPORTING = (
   'train.log_every',
   'train.evaluate_every',

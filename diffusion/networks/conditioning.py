@@ -1,5 +1,6 @@
 """The conditions of a network besides its input: noise level, class, augmentation."""
 
+import functools
 import math
 
 import flax.linen as nn
@@ -57,6 +58,7 @@ class Conditioning(nn.Module):
     augment_dim: numbers that describe an example's augmentation; zeros mean an unchanged
       image (Karras et al. 2022, appendix F.2).
     kernel_init, label_init: initialisers.
+    dtype: type of the products and of the vector.
   """
 
   width: int
@@ -66,6 +68,7 @@ class Conditioning(nn.Module):
   augment_dim: int = 0
   kernel_init: nn.initializers.Initializer = nn.initializers.normal(0.02)
   label_init: nn.initializers.Initializer = nn.initializers.normal(0.02)
+  dtype: str = 'float32'
 
   @nn.compact
   def __call__(
@@ -74,27 +77,27 @@ class Conditioning(nn.Module):
     label: Int[Array, 'batch'] | None = None,
     augment: Float[Array, 'batch numbers'] | None = None,
   ) -> Float[Array, 'batch width']:
+    dense = functools.partial(nn.Dense, kernel_init=self.kernel_init, dtype=self.dtype)
+    # The sinusoids are in float32: bfloat16 cannot tell neighbouring noise levels apart.
     h = pick(EMBEDDINGS, self.embedding, 'embedding')(noise, self.embedding_width)
     # No bias: for an example without augmentation (all zeros) the projection is exactly 0.
     if self.augment_dim:
       if augment is None:
         augment = jnp.zeros((noise.shape[0], self.augment_dim))
-      project = nn.Dense(
-        h.shape[-1], use_bias=False, kernel_init=self.kernel_init, name='augment_proj'
-      )
-      h = h + project(augment)
+      h = h + dense(h.shape[-1], use_bias=False, name='augment_proj')(augment)
     elif augment is not None:
       raise ConfigError('a network with augment_dim=0 takes no augmentation labels')
     # Two layers with a SiLU between, as in the authors' code of DDPM, ADM and DiT.
-    h = nn.Dense(self.width, kernel_init=self.kernel_init, name='first')(h)
-    h = nn.Dense(self.width, kernel_init=self.kernel_init, name='second')(nn.silu(h))
+    h = dense(self.width, name='first')(h)
+    h = dense(self.width, name='second')(nn.silu(h))
     if self.num_classes:
       # One more row than there are classes: the null class, for training without the label.
       embed = nn.Embed(
         self.num_classes + 1, self.width, embedding_init=self.label_init, name='label_embed'
       )
       null = jnp.full(noise.shape, self.num_classes, jnp.int32)
-      h = h + embed(null if label is None else label)
+      # Rows are looked up in float32, so that the gradients of a row add up in float32.
+      h = h + embed(null if label is None else label).astype(h.dtype)
     elif label is not None:
       raise ConfigError('a network with num_classes=0 takes no labels')
     return h

@@ -3,6 +3,7 @@
 Shapes: B batch, N patches, D width, H heads.
 """
 
+import functools
 from typing import Annotated
 
 import flax.linen as nn
@@ -13,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from common.attention import attend_positions_first
 from common.config import ConfigError
-from common.ranges import ABOVE_ZERO, AT_LEAST_ONE, AT_LEAST_ZERO, BELOW_ONE, DTYPE, OneOf
+from common.ranges import ABOVE_ZERO, AT_LEAST_ONE, AT_LEAST_ZERO, BELOW_ONE, OneOf
 from diffusion.networks.base import DiffusionNetwork
 from diffusion.networks.conditioning import (
   EMBEDDINGS,
@@ -42,11 +43,12 @@ def modulate(
   shift: Float[Array, 'batch dim'],
   scale: Float[Array, 'batch dim'],
 ) -> Float[Array, 'batch patches dim']:
-  """Layer norm whose scale and shift come from the condition, in float32."""
+  """Layer norm, with statistics in float32, whose scale and shift come from the condition."""
   # The norm has no parameters; it multiplies by 1 + scale, so that zeros change nothing.
+  dtype, x = x.dtype, x.astype(jnp.float32)
   x = x - x.mean(axis=-1, keepdims=True)
   x = x * lax.rsqrt(jnp.square(x).mean(axis=-1, keepdims=True) + 1e-6)
-  return x * (1 + scale[:, None]) + shift[:, None]
+  return x.astype(dtype) * (1 + scale[:, None]) + shift[:, None]
 
 
 def patchify(
@@ -85,7 +87,8 @@ class Block(nn.Module):
     width, dtype = x.shape[-1], jnp.dtype(self.dtype)
     drop = nn.Dropout(self.dropout, deterministic=not self.train)
     # Zero at initialisation, gates included: every block starts as the identity.
-    modulation = nn.Dense(6 * width, kernel_init=_zeros, name='modulation')(condition)
+    dense = functools.partial(nn.Dense, dtype=dtype)
+    modulation = dense(6 * width, kernel_init=_zeros, name='modulation')(condition)
     shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(modulation, 6, axis=-1)
 
     h = modulate(x, shift1, scale1)
@@ -95,14 +98,13 @@ class Block(nn.Module):
     # [batch, patches, 3, heads, dim] to three arrays [batch, patches, heads, dim]
     h = attend_positions_first(*jnp.moveaxis(qkv, 2, 0))
     h = nn.DenseGeneral(width, (-2, -1), kernel_init=_xavier, dtype=dtype, name='out')(h)
-    # The residual stream x stays float32 whatever the type of the products.
     x = x + gate1[:, None] * drop(h)
 
     # The same for the perceptron: modulate, branch, gate, residual.
     h = modulate(x, shift2, scale2)
     hidden = int(self.mlp_ratio * width)
-    h = nn.gelu(nn.Dense(hidden, kernel_init=_xavier, dtype=dtype, name='up')(h))
-    h = nn.Dense(width, kernel_init=_xavier, dtype=dtype, name='down')(drop(h))
+    h = nn.gelu(dense(hidden, kernel_init=_xavier, name='up')(h))
+    h = dense(width, kernel_init=_xavier, name='down')(drop(h))
     return x + gate2[:, None] * drop(h), None
 
 
@@ -122,7 +124,7 @@ class DiT(DiffusionNetwork):
     dropout: probability; the paper uses none.
     embedding: noise embedding, a key of `conditioning.EMBEDDINGS`.
     augment_dim: numbers in an augmentation label, or 0.
-    dtype: type of matrix products, 'float32' or 'bfloat16'; norms and softmax stay in float32.
+    dtype: type of the products and of the residual stream.
     scan: compile one block and loop over it; the parameters of the blocks are stacked.
     remat: recompute a block's activations in the backward pass instead of keeping them.
   """
@@ -137,7 +139,7 @@ class DiT(DiffusionNetwork):
   dropout: Annotated[float, BELOW_ONE] = 0.0
   embedding: Annotated[str, OneOf(*EMBEDDINGS)] = 'adm'
   augment_dim: Annotated[int, AT_LEAST_ZERO] = 0
-  dtype: Annotated[str, DTYPE] = 'float32'
+  dtype: str = 'float32'
   scan: bool = True
   remat: bool = False
 
@@ -169,23 +171,24 @@ class DiT(DiffusionNetwork):
         256,  # channels of the noise embedding for every width, as in the authors' code
         self.num_classes,
         self.augment_dim,
+        dtype=self.dtype,
         name='conditioning',
       )(noise, label, augment)
     )
-    dtype = jnp.dtype(self.dtype)
-    h = nn.Dense(self.width, kernel_init=_xavier, dtype=dtype, name='patch_embed')(
-      patchify(x, self.patch)
-    )
-    # Positions are added in float32, and the residual stream stays in it.
-    h = h.astype(jnp.float32) + sincos_positions(rows, columns, self.width)
+    embed = nn.Dense(self.width, kernel_init=_xavier, dtype=self.dtype, name='patch_embed')
+    h = embed(patchify(x, self.patch))
+    h = h + sincos_positions(rows, columns, self.width).astype(self.dtype)
     h = self._blocks(h, condition, train)
     # The last norm is modulated too, but has no gate: there is no residual to protect.
     shift, scale = jnp.split(
-      nn.Dense(2 * self.width, kernel_init=_zeros, name='modulation')(condition), 2, axis=-1
+      nn.Dense(2 * self.width, kernel_init=_zeros, dtype=self.dtype, name='modulation')(condition),
+      2,
+      axis=-1,
     )
     # Zero at initialisation as well, and in float32: this is the network's estimate itself.
     numbers = self.patch**2 * self.out_channels
-    h = nn.Dense(numbers, kernel_init=_zeros, name='output_proj')(modulate(h, shift, scale))
+    output = nn.Dense(numbers, kernel_init=_zeros, dtype=jnp.float32, name='output_proj')
+    h = output(modulate(h, shift, scale))
     return unpatchify(h, self.patch, (height, width, self.out_channels))
 
   def _blocks(self, h, condition, train):

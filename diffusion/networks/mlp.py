@@ -1,5 +1,6 @@
 """A residual multi-layer perceptron, for data of few dimensions."""
 
+import functools
 import math
 from typing import Annotated
 
@@ -22,6 +23,7 @@ class MLP(DiffusionNetwork):
     depth: residual blocks.
     dropout: probability.
     embedding: noise embedding, a key of `conditioning.EMBEDDINGS`.
+    dtype: type of the products and of the residual stream.
   """
 
   out_channels: int
@@ -30,6 +32,7 @@ class MLP(DiffusionNetwork):
   depth: Annotated[int, AT_LEAST_ONE] = 3
   dropout: Annotated[float, BELOW_ONE] = 0.0
   embedding: Annotated[str, OneOf(*EMBEDDINGS)] = 'adm'
+  dtype: str = 'float32'
 
   def __post_init__(self):
     check_embedding_width(self.width)
@@ -44,17 +47,24 @@ class MLP(DiffusionNetwork):
     train: bool = False,
   ) -> Float[Array, 'batch *axes out_channels']:
     condition = Conditioning(
-      self.width, self.embedding, self.width, self.num_classes, name='conditioning'
+      self.width,
+      self.embedding,
+      self.width,
+      self.num_classes,
+      dtype=self.dtype,
+      name='conditioning',
     )(noise, label)
     # All axes are flattened into one: few dimensions have no neighbourhood to exploit.
-    h = nn.Dense(self.width)(x.reshape(x.shape[0], -1))
+    dense = functools.partial(nn.Dense, self.width, dtype=self.dtype)
+    norm = functools.partial(nn.LayerNorm, dtype=self.dtype)  # statistics are in float32
+    h = dense()(x.reshape(x.shape[0], -1))
     for _ in range(self.depth):
       # Only the branch is normalised, so the residual stream passes through unchanged.
-      inner = nn.LayerNorm()(h) + nn.Dense(self.width)(nn.silu(condition))
-      inner = nn.silu(nn.Dense(self.width)(nn.silu(inner)))
+      inner = norm()(h) + dense()(nn.silu(condition))
+      inner = nn.silu(dense()(nn.silu(inner)))
       inner = nn.Dropout(self.dropout, deterministic=not train)(inner)
-      h = h + nn.Dense(self.width)(inner)
-    # Zero at initialisation, like the output of the other networks.
+      h = h + dense()(inner)
+    # Zero at initialisation and in float32, like the output of the other networks.
     shape = (*x.shape[:-1], self.out_channels)
-    y = nn.Dense(math.prod(shape[1:]), kernel_init=nn.initializers.zeros)(nn.LayerNorm()(h))
-    return y.reshape(shape).astype(jnp.float32)
+    output = nn.Dense(math.prod(shape[1:]), kernel_init=nn.initializers.zeros, dtype=jnp.float32)
+    return output(norm()(h)).reshape(shape)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from common.attention import attend_positions_first
 from common.config import ConfigError
-from common.ranges import AT_LEAST_ONE, AT_LEAST_ZERO, BELOW_ONE, DTYPE, Each, Interval, OneOf
+from common.ranges import AT_LEAST_ONE, AT_LEAST_ZERO, BELOW_ONE, Each, Interval, OneOf
 from diffusion.networks.base import DiffusionNetwork
 from diffusion.networks.conditioning import (
   EMBEDDINGS,
@@ -34,9 +34,9 @@ def num_groups(channels: int) -> int:
   return next(g for g in range(min(32, max(1, channels // 4)), 0, -1) if channels % g == 0)
 
 
-def group_norm(channels: int, name: str) -> nn.GroupNorm:
-  """Group norm in float32 whatever the type of the convolutions."""
-  return nn.GroupNorm(num_groups(channels), epsilon=1e-6, dtype=jnp.float32, name=name)
+def group_norm(channels: int, dtype: str, name: str) -> nn.GroupNorm:
+  """Group norm; flax computes its statistics in float32 whatever the type of its output."""
+  return nn.GroupNorm(num_groups(channels), epsilon=1e-6, dtype=jnp.dtype(dtype), name=name)
 
 
 def conv(
@@ -63,9 +63,7 @@ def conv_downsample(x: Images, channels: int, dtype: str, name: str, fir: bool) 
 
 def add(x: Images, h: Images, rescale: bool) -> Images:
   """A residual connection; if rescaled, two parts of variance 1 have a sum of variance 1."""
-  # In float32: sums over many blocks in bfloat16 would lose the small contributions.
-  total = x.astype(jnp.float32) + h
-  return total * 0.5**0.5 if rescale else total
+  return (x + h) * 0.5**0.5 if rescale else x + h
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,16 +90,18 @@ class ResBlock(nn.Module):
   @nn.compact
   def __call__(self, x: Images, condition: Float[Array, 'batch dim']) -> Images:
     style = self.style
-    h = nn.silu(group_norm(x.shape[-1], 'norm1')(x))
+    h = nn.silu(group_norm(x.shape[-1], style.dtype, 'norm1')(x))
     if self.resample is not None:
       # Between norm and convolution, on both branches, so that they meet at one resolution.
       x, h = self.resample(x, style.fir), self.resample(h, style.fir)
     h = conv(self.channels, style.dtype, 'conv1')(h)
     # Twice the channels for a scale and a shift.
     sizes = self.channels * (2 if style.scale_shift else 1)
-    condition = nn.Dense(sizes, kernel_init=_init, name='condition_proj')(condition)
-    condition = condition[:, None, None]
-    norm = group_norm(self.channels, 'norm2')
+    project = nn.Dense(
+      sizes, kernel_init=_init, dtype=jnp.dtype(style.dtype), name='condition_proj'
+    )
+    condition = project(condition)[:, None, None]
+    norm = group_norm(self.channels, style.dtype, 'norm2')
     if style.scale_shift:  # adaptive group norm (Dhariwal & Nichol 2021, section 3.1)
       scale, shift = jnp.split(condition, 2, axis=-1)
       h = norm(h) * (1 + scale) + shift
@@ -130,7 +130,7 @@ class Attention(nn.Module):
     if channels % head_width:
       raise ConfigError(f'unet.head_width={head_width} does not divide {channels} channels')
     dtype = jnp.dtype(style.dtype)
-    h = group_norm(channels, 'norm')(x).reshape(batch, height * width, channels)
+    h = group_norm(channels, style.dtype, 'norm')(x).reshape(batch, height * width, channels)
     # Query, key and value from one product; DDPM has one head of all channels.
     sizes = (3, channels // head_width, head_width)
     qkv = nn.DenseGeneral(sizes, kernel_init=_init, dtype=dtype, name='qkv')(h)
@@ -166,7 +166,7 @@ class UNet(DiffusionNetwork):
     fir: resample with the filter [1, 3, 3, 1] (StyleGAN 2); otherwise with means and copies.
     skip_rescale: residual connections are divided by sqrt(2).
     progressive_input: shrunken copies of the input enter every level (NCSN++, 'residual').
-    dtype: type of convolutions and matrix products, 'float32' or 'bfloat16'; norms are in float32.
+    dtype: type of the convolutions, of other products and of the residual stream.
     remat: recompute a block's activations in the backward pass instead of keeping them.
   """
 
@@ -188,7 +188,7 @@ class UNet(DiffusionNetwork):
   fir: bool = False
   skip_rescale: bool = False
   progressive_input: bool = False
-  dtype: Annotated[str, DTYPE] = 'float32'
+  dtype: str = 'float32'
   remat: bool = False
 
   def __post_init__(self):
@@ -244,8 +244,8 @@ class UNet(DiffusionNetwork):
       if i:
         h = change_resolution(h, multiplier, upsample, f'up_{i}_resample')
     # The last convolution is in float32 and zero at initialisation: it makes the estimate.
-    h = nn.silu(group_norm(h.shape[-1], 'norm')(h))
-    return nn.Conv(self.out_channels, (3, 3), kernel_init=_zeros, name='output')(h)
+    h = nn.silu(group_norm(h.shape[-1], self.dtype, 'norm')(h))
+    return conv(self.out_channels, 'float32', 'output', init=_zeros)(h)
 
   def _conditioning(self) -> Conditioning:
     return Conditioning(
@@ -255,6 +255,7 @@ class UNet(DiffusionNetwork):
       self.num_classes,
       self.augment_dim,
       kernel_init=_init,
+      dtype=self.dtype,
       name='conditioning',
     )
 

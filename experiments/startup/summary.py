@@ -9,7 +9,7 @@ from common.config import differences
 from common.data.spec import DataSpec
 from common.reporting.rates import scaled
 from common.training import loop
-from common.training.program import TrainProgram, product_type
+from common.training.program import TrainProgram
 from experiments import families
 
 
@@ -34,7 +34,7 @@ def opening(config: Mapping, spec: DataSpec, program: TrainProgram) -> Iterator[
   yield (
     f'devices: {devices.size} × {devices.flat[0].device_kind} ({axes}; '
     f'mode {config["parallel"]["mode"]}), parameters in {", ".join(sorted(types))}, products in '
-    f'{product_type(config)}'
+    f'{config["precision"]}'
   )
   yield (
     f'data: {spec.name}, {spec.num_train:,} training examples, batches of {size:,}, '

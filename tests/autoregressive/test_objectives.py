@@ -66,7 +66,7 @@ def test_one_position_of_each_example_counts_and_all_are_equally_likely(params, 
   nats = -np.asarray(head.log_prob(out, targets))
   position_weights = Objective(positions='one').position_weights
   keys = jax.random.split(jax.random.key(0), 6000)
-  picked = np.asarray(position_weights(keys, jnp.zeros((6000, 12))))
+  picked = np.asarray(position_weights(keys, 12))
   assert (picked.sum(1) == 1).all()
   assert abs(picked.mean(0) - 1 / 12).max() < 5 * np.sqrt(1 / 12 / 6000)
   loss, aux = loss_of(params, objective__positions='one')

@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 from common import flops
 
@@ -17,6 +19,13 @@ def count(function, *arguments):
 
 def repeated(x, w):
   return jax.lax.scan(lambda carry, _: (carry @ w, None), x, None, length=3)[0].sum()
+
+
+def mapped(x, w):
+  """Each of two devices of four multiplies its half of x."""
+  mesh = jax.make_mesh((2, 2), ('a', 'b'), axis_types=(AxisType.Auto,) * 2)
+  halves = dict(in_specs=(P('a'), P()), out_specs=P('a'), axis_names={'a'})
+  return jax.shard_map(jnp.matmul, mesh=mesh, **halves)(x, w)
 
 
 def convolved(x, w, stride=1):
@@ -48,6 +57,7 @@ def until_positive(x, w):
     (jax.grad(repeated, argnums=1), (X, W), 9),  # backward, each product becomes two
     (jax.checkpoint(repeated), (X, W), 3),
     (branches, (X, W), 2),
+    (mapped, (X, W), 1),
     (until_positive, (X, W), 2),  # one pass: its condition and its body
     (jnp.tanh, (X,), 0),
   ],
