@@ -56,6 +56,7 @@ CHARACTERS = dict(
 
 VARIANTS = {
   'gpt2': dict(
+    precision='bfloat16',
     data=dict(tokenizer='gpt2', context=1024, batch_size=480),
     network=dict(width=768, layers=12, heads=12),
     head=dict(pad_to=64),  # 50,257 tokens become 50,304
@@ -73,6 +74,7 @@ VARIANTS = {
   'shakespeare_char': merge(
     CHARACTERS,
     dict(
+      precision='bfloat16',
       data=dict(context=256, batch_size=64),
       network=dict(width=384, layers=6, heads=6, dropout=0.2),
       train=dict(steps='5000'),

@@ -174,8 +174,8 @@ def test_samples():
   'one, other',
   [
     (
-      dict(temperature=0.5, top_k=3, top_p=0.5, min_p=0.1, guidance=2.0, stop=((3,), (1, 2))),
-      dict(temperature=2.0, top_k=5, top_p=0.9, min_p=0.3, guidance=1.5, stop=((7,), (3, 4))),
+      dict(temperature=0.5, top_k=3, top_p=0.5, min_p=0.1, guidance=2.0),
+      dict(temperature=2.0, top_k=5, top_p=0.9, min_p=0.3, guidance=1.5),
     ),
     (
       dict(greedy=True, repetition_penalty=2.0, frequency_penalty=0.5),
