@@ -263,9 +263,10 @@ def check_given(
   for part, value in given.items():
     if (value is None) == (part in task.needs):
       needs = ' and '.join(task.needs) or 'neither past nor mask'
-      raise ValueError(
-        f'task {name!r} takes {needs}; {part} is {"missing" if value is None else "given"}'
-      )
+      end = 'given'
+      if value is None:
+        end = f"missing: leave sampling.task.name='generate' and use twofold sample --task={name}"
+      raise ValueError(f'task {name!r} takes {needs}; {part} is {end}')
   if past is not None and tuple(past.shape) != shape:
     raise ValueError(f'task {name!r}: past must be of shape {shape}, got {tuple(past.shape)}')
   if mask is not None:
