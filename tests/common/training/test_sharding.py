@@ -5,21 +5,25 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
-from jax.sharding import AbstractMesh
+from jax.sharding import AbstractMesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from autoregressive.method import build_model
 from autoregressive.networks import NETWORKS as CAUSAL
 from common.config import ConfigError
 from common.data.spec import DataSpec
+from common.training import sharding
 from common.training.parallel import AXES, make_mesh
 from common.training.program import build_program
 from common.training.sharding import LARGE, check_placement, leaf_spec, shardings
 from experiments import families
-from tests.autoregressive.common import DIGITS, small_config
+from tests.autoregressive.common import DIGITS, perturbed, small_config
+from tests.cases import mostly_slow
 from tests.configs.test_papers import built
 from tests.diffusion.networks import small
+from tests.test_precision import model_of
 
 IMAGES = DataSpec('images', 'image', (4, 4, 3), 256, 10)
 
@@ -59,6 +63,37 @@ def test_every_network_has_rules_for_both_axes(name):
   for axis in ('fsdp', 'tensor'):
     whole = sum(leaf.size for leaf, spec in pairs if axis not in spec)
     assert whole < 0.1 * sum(leaf.size for leaf, _ in pairs), axis
+
+
+def gradients(name):
+  """(function that returns loss and gradients, parameters, inputs of eight examples)."""
+  if name in small.SMALL:
+    network = small.build(name)
+    run, inputs = network.apply, small.batch(8)
+    params = {'network': small.random_params(network)}
+    loss = lambda params, *inputs: jnp.square(run({'params': params['network']}, *inputs)).mean()
+  else:
+    model, emissions = model_of(name, 'float32')
+    inputs = (jnp.tile(emissions, (4, 1, 1)),)
+    params = perturbed(jax.jit(model.init)(jax.random.key(1), emissions)['params'], 0.1)
+    loss = lambda params, x: jnp.square(model.apply({'params': params}, x)).mean()
+  return jax.value_and_grad(loss), params, inputs
+
+
+@pytest.mark.parametrize('name', mostly_slow([*CAUSAL, *small.SMALL], ['gru', 'mlp']))
+def test_the_gradient_of_every_network_is_the_same_on_a_mesh(name, monkeypatch):
+  """Wrong numbers of a compiler that splits a layer in an unusual way would show here."""
+  monkeypatch.setattr(sharding, 'FSDP_MIN_SIZE', 128)
+  monkeypatch.setattr(sharding, 'LARGE', 128)
+  run, params, inputs = gradients(name)
+  devices = make_mesh(dict(data=2, fsdp=2, tensor=2))
+  batch = NamedSharding(devices, P(('data', 'fsdp')))
+  placed = (shardings(params, devices), *(batch for _ in inputs))
+  on_mesh = small.quick_jit(run, in_shardings=placed)(params, *inputs)
+  for a, b in zip(
+    jax.tree.leaves(small.quick_jit(run)(params, *inputs)), jax.tree.leaves(on_mesh), strict=True
+  ):
+    np.testing.assert_allclose(b, a, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(
