@@ -71,7 +71,7 @@ class Finetune(Source):
 
   lora_rank: Annotated[int, ZERO_IS_OFF] = 0
   lora_alpha: Annotated[float, ABOVE_ZERO] = 16.0
-  lora_paths: Annotated[str, PATTERN] = r'(qkv|out|output_proj|up|down)/kernel$'
+  lora_paths: Annotated[str, PATTERN] = r'(qkv|out|output_proj|gate|up|down)/kernel$'
 
   @property
   def scale(self) -> float:

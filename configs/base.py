@@ -114,7 +114,8 @@ SETTINGS = dict(
     data=Setting(-1, Interval(-1, note='-1: all others')),
     # devices over which parameters, optimiser state and batch are split
     fsdp=Setting(1, AT_LEAST_ONE),
-    tensor=Setting(1, AT_LEAST_ONE),  # devices over which the width of the network is split
+    # devices over which heads, hidden units, channels and the vocabulary are split
+    tensor=Setting(1, AT_LEAST_ONE),
   ),
   evaluation=dict(  # how `twofold evaluate` measures
     split='test',  # train, validation or test

@@ -10,9 +10,9 @@ import pytest
 
 from autoregressive.method import build_model
 from autoregressive.networks import NETWORKS as CAUSAL
+from common.checkpoints.resume import is_changeable
 from common.config import ConfigError
 from common.data.spec import DataSpec
-from common.training.resume import is_changeable
 from diffusion.networks import NETWORKS as DIFFUSION
 from experiments import families
 from tests.autoregressive.common import DIGITS, perturbed, small_config

@@ -327,15 +327,13 @@ def _llama_to_config(network):
 
 def _llama_export_block(block, network):
   query, key, value = split_heads(block['attention']['qkv']['kernel'], network)
-  # Our gate and up projections are one matrix, the gate first.
-  gate, up = jnp.split(block['up']['kernel'], 2, -1)
   kernels = {  # theirs are [out, in]
     'self_attn.q_proj': query,
     'self_attn.k_proj': key,
     'self_attn.v_proj': value,
     'self_attn.o_proj': block['attention']['out']['kernel'],
-    'mlp.gate_proj': gate,
-    'mlp.up_proj': up,
+    'mlp.gate_proj': block['gate']['kernel'],
+    'mlp.up_proj': block['up']['kernel'],
     'mlp.down_proj': block['down']['kernel'],
   }
   return {f'{name}.weight': kernel.T for name, kernel in kernels.items()} | {
@@ -351,12 +349,12 @@ def _llama_import_block(tensors, network):
     if name.endswith('_proj.weight')
   }
   joint = join_heads(*(kernels[f'self_attn.{x}_proj'] for x in 'qkv'), network)
-  up = jnp.concatenate([kernels['mlp.gate_proj'], kernels['mlp.up_proj']], -1)
   return {
     'attention_norm': {'scale': tensors['input_layernorm.weight']},
     'attention': {'qkv': {'kernel': joint}, 'out': {'kernel': kernels['self_attn.o_proj']}},
     'mlp_norm': {'scale': tensors['post_attention_layernorm.weight']},
-    'up': {'kernel': up},
+    'gate': {'kernel': kernels['mlp.gate_proj']},
+    'up': {'kernel': kernels['mlp.up_proj']},
     'down': {'kernel': kernels['mlp.down_proj']},
   }
 

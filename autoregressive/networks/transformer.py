@@ -130,11 +130,11 @@ class Block(nn.Module):
   def feed_forward(
     self, h: Float[Array, 'batch length width']
   ) -> Float[Array, 'batch length width']:
-    activate, gated = ACTIVATIONS[self.activation], self.activation in GATED
-    up = self.dense(self.hidden * (2 if gated else 1), name='up')(h)
-    if gated:  # one product for the gate and the units it gates
-      gate, up = jnp.split(up, 2, -1)
-      up = activate(gate) * up
+    activate = ACTIVATIONS[self.activation]
+    up = self.dense(self.hidden, name='up')(h)
+    if self.activation in GATED:
+      # Two products: halves of one would lie on different devices under tensor parallelism.
+      up = activate(self.dense(self.hidden, name='gate')(h)) * up
     else:
       up = activate(up)
     init = nn.initializers.normal(self.out_init)

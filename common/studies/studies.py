@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from absl import logging
 
+from common.checkpoints.resume import MEASURING, SAMPLING, is_changeable
 from common.config import ConfigError, flatten, pick, plain_dict, suggestion
 from common.evaluation.measures import Evaluation, Measure
 from common.files import atomic_write
@@ -23,7 +24,6 @@ from common.reporting.writers import duration
 from common.studies.cells import CellStore
 from common.studies.claims import Claim, judge
 from common.studies.estimates import Estimate, estimate
-from common.training.resume import MEASURING, SAMPLING, is_changeable
 
 # Sections on which the meaning of the loss does not depend; all others define it.
 NOT_OF_THE_LOSS = (

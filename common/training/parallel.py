@@ -2,13 +2,12 @@
 
 The default mode is `jit` over a mesh with three axes. `data` splits the batch. `fsdp` also splits
 the batch, and gives each device a shard of the parameters, of the optimiser state and of the moving
-average. `tensor` splits the width of the network. The mode `pmap` runs the same step with a full
-copy of the state on every device.
+average. `tensor` splits the work inside a layer (common/training/sharding.py). The mode `pmap` runs
+the same step with a full copy of the state on every device.
 """
 
 import dataclasses
 import functools
-import re
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
@@ -19,22 +18,11 @@ from jax.sharding import PartitionSpec as P
 
 from common.config import ConfigError, pick
 from common.method import Batch, PyTree
+from common.training.sharding import check_placement, shardings
 from common.training.state import Metrics, TrainState, TrainStep
-from common.trees import path_name
 
 AXES = ('data', 'fsdp', 'tensor')
 BATCH_AXES = ('data', 'fsdp')
-
-# (pattern, dimension): the dimension of a parameter that `tensor` splits, counted from the end; the
-# first match wins. As in Megatron-LM (Shoeybi et al. 2019), the first matrix of a block is split by
-# columns and its last matrix by rows, so that the devices add their results once per block.
-TENSOR_RULES = (
-  (r'(query|key|value|qkv|up|gate)/kernel$', -1),
-  (r'(query|key|value|qkv|up|gate)/bias$', -1),
-  (r'(attention/out|down|attention_out)/kernel$', -2),
-)
-# Smaller leaves are replicated: gathering their shards would cost more than it saves in memory.
-FSDP_MIN_SIZE = 2**12
 
 
 def make_mesh(settings: Mapping, devices: Sequence | None = None) -> Mesh:
@@ -61,36 +49,6 @@ def make_mesh(settings: Mapping, devices: Sequence | None = None) -> Mesh:
     )
   # `tensor` is the last axis: its devices communicate most, and the last axis makes them adjacent.
   return Mesh(np.array(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
-
-
-def leaf_spec(path: str, shape: tuple[int, ...], mesh: Mesh) -> P:
-  """The axis of the mesh that splits each dimension of a leaf, if any.
-
-  TENSOR_RULES choose the dimension for `tensor` by name. `fsdp` then splits the largest remaining
-  dimension that it divides. A dimension that its axis does not divide is not split.
-  """
-  spec: list[str | None] = [None] * len(shape)
-  for pattern, dim in TENSOR_RULES:
-    if re.search(pattern, path):
-      if len(shape) >= -dim and mesh.shape['tensor'] > 1 and shape[dim] % mesh.shape['tensor'] == 0:
-        spec[dim] = 'tensor'
-      break
-  if mesh.shape['fsdp'] > 1 and np.prod(shape, dtype=np.int64) >= FSDP_MIN_SIZE:
-    free = [d for d, s in enumerate(shape) if spec[d] is None and s % mesh.shape['fsdp'] == 0]
-    if free:
-      spec[max(free, key=lambda d: (shape[d], d))] = 'fsdp'  # the last of several equal ones
-  return P(*spec)
-
-
-def shardings(abstract: PyTree, mesh: Mesh) -> PyTree:
-  """A NamedSharding for every leaf.
-
-  The path of a leaf of the optimiser state ends with the path of its parameter, so both are split
-  in the same way.
-  """
-  return jax.tree_util.tree_map_with_path(
-    lambda path, leaf: NamedSharding(mesh, leaf_spec(path_name(path), leaf.shape, mesh)), abstract
-  )
 
 
 def check_batch_size(batch_size: int, shards: int, micro_batches: int) -> None:
@@ -176,6 +134,9 @@ class JitStep(PlacedStep):
   """
 
   unrolled: bool = False
+
+  def __post_init__(self):
+    check_placement(self.shapes.params, self.mesh)
 
   @functools.cached_property
   def state_shardings(self) -> TrainState:

@@ -12,10 +12,10 @@ import jax
 from absl import logging
 
 from common.checkpoints import records
+from common.checkpoints.resume import is_changeable
 from common.config import ConfigError, differences, flatten, read_json, to_json
 from common.data import pipeline
 from common.files import atomic_write, check_writable, exclusive
-from common.training.resume import is_changeable
 from experiments import families
 
 MOST_SHOWN = 5  # differences that a message lists: what to do comes after them
@@ -102,7 +102,7 @@ def reserve(
         f'the data of the run in {workdir} has changed since it began ({before.get("train")} '
         f'training examples then, {identity["train"]} now): restore the data, {ANOTHER}'
       )
-  # Written at every start, because some settings may change (common/training/resume.py).
+  # Written at every start, because some settings may change (common/checkpoints/resume.py).
   atomic_write(path, to_json(config))
   atomic_write(data_path, json.dumps(identity))
 

@@ -181,8 +181,8 @@ def test_llama_of_one_position_by_hand():
     value = qkv.reshape(2, 2, 4, 8)[:, :, 3]  # of a key head: two queries, the key, the value
     mixed = np.repeat(value, 2, axis=1).reshape(2, WIDTH)
     expected = expected + mixed @ block['attention']['out']['kernel']
-    up = norm(expected, block['mlp_norm']) @ block['up']['kernel']
-    gate, up = np.split(up, 2, -1)
+    inner = norm(expected, block['mlp_norm'])
+    gate, up = (inner @ block[name]['kernel'] for name in ('gate', 'up'))
     expected = expected + gate / (1 + np.exp(-gate)) * up @ block['down']['kernel']
   expected = norm(expected, p['final_norm'])
   np.testing.assert_allclose(run(network, params, jnp.asarray(h))[:, 0], expected, atol=1e-5)

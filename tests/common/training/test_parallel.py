@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +12,16 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from common.config import ConfigError
+from common.data.spec import DataSpec
 from common.method import Aux
-from common.training import parallel, state
+from common.training import parallel, sharding, state
 from common.training.averages import Averaging
 from common.training.program import build_program
 from configs.base import get_base
+from experiments import families
 from tests import toy
-from tests.cases import slow
+from tests.autoregressive.common import perturbed
+from tests.cases import mostly_slow, slow
 
 STEPS, SIZE = 6, 16
 EMA = Averaging(decay=0.9, warmup=True)
@@ -61,6 +65,71 @@ def test_same_losses_and_parameters_as_one_device(how, weighted):
   np.testing.assert_allclose(other['mse'], one['mse'], rtol=2e-5)
   for a, b in zip(jax.tree.leaves(one_state), jax.tree.leaves(other_state), strict=True):
     # Adam divides by the root of a second moment that starts at 0, which amplifies rounding errors.
+    np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-4)
+
+
+DIGITS = DataSpec('digits', 'image', (8, 8, 1), 17, 10, num_train=256)
+NETWORKS = {
+  'dit': ('diffusion', dict(network=dict(name='dit', width=32, depth=2, heads=2))),
+  # One head at one level, two at the other.
+  'unet': (
+    'diffusion',
+    dict(
+      network=dict(
+        name='unet', width=16, multipliers=(1, 2), blocks=1, attention=(8,), head_width=16
+      )
+    ),
+  ),
+  'transformer': (
+    'autoregressive',
+    dict(
+      network=dict(
+        name='transformer',
+        width=32,
+        layers=2,
+        heads=4,
+        kv_heads=2,
+        positions='rotary',
+        norm='rms',
+        activation='swiglu',
+        scan=True,
+      ),
+      head=dict(name='categorical', pad_to=2),
+      model=dict(chunk=24),
+    ),
+  ),
+}
+
+
+def train_network(name, **axes):
+  """(losses, parameters, step) after three steps, from parameters away from zero."""
+  family, sections = NETWORKS[name]
+  config = families.complete(dict(family=family, data=dict(batch_size=8), **sections))
+  config['optimizer'] |= dict(warmup='0')
+  settings = dict(data=1, fsdp=1, tensor=1) | axes
+  mesh = parallel.make_mesh(settings, jax.devices()[: math.prod(settings.values())])
+  program = build_program(config, families.build(config, DIGITS), DIGITS, mesh)
+  initial = jax.device_get(jax.jit(program.init)())
+  initial = initial._replace(params=perturbed(initial.params, 0.1))
+  key = jax.random.key(0)
+  x = np.asarray(jax.random.randint(key, (3, 8, *DIGITS.shape), 0, 17), np.uint8)
+  batches = {'x': x, 'label': np.asarray(x[..., 0, 0, 0] % 10, np.int32)}
+  step = program.step
+  final, metrics = step.run(step.put_state(initial), step.put_batches(batches))
+  return metrics['loss'], jax.device_get(final.params), step
+
+
+@pytest.mark.parametrize('name', mostly_slow(NETWORKS, ['dit', 'transformer']))
+def test_networks_train_alike_on_one_device_and_on_a_mesh(name, monkeypatch):
+  """Small leaves too are split, and none may be whole on a device."""
+  monkeypatch.setattr(sharding, 'FSDP_MIN_SIZE', 128)
+  monkeypatch.setattr(sharding, 'LARGE', 128)
+  one_loss, one, _ = train_network(name)
+  loss, other, step = train_network(name, data=2, fsdp=2, tensor=2)
+  specs = [s.spec for s in jax.tree.leaves(step.state_shardings.params)]
+  assert sum('tensor' in str(spec) and 'fsdp' in str(spec) for spec in specs) > len(specs) / 3
+  np.testing.assert_allclose(loss, one_loss, rtol=2e-5)
+  for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
     np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-4)
 
 
