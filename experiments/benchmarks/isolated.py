@@ -5,12 +5,13 @@ and what fails there (no memory left, a peer that is not installed, a crash) is 
 table. The processes are forks of one that has imported our code and initialised no device.
 """
 
+import functools
 import importlib.metadata
 import multiprocessing
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from experiments.benchmarks.gpu import Row, Work
 LONGEST = 180.0  # seconds that one contender may take, compilation included
 LEAST = 10.0  # seconds of the budget without which no contender starts
 ENOUGH = 8.0  # seconds of timed calls after which two suffice
+OUT_OF_MEMORY = 'out of memory'
 PEERS = ('torch', 'triton', 'diffusers', 'transformers')
 DRY = ('Everything ran at tiny sizes, to see that it compiles. Nothing was measured.',)
 EXPLAINED = (
@@ -118,8 +120,9 @@ def run(
   results: list[Result] = []
   for name, row in rows.items():
     for contender in row.names(options.peers):
-      results.append(_largest_batch(name, contender, options, deadline))
-      logging.info('%s, %s: %s', name, contender, summary(results[-1]))
+      attempt = functools.partial(_attempt, name, contender, options, deadline)
+      results.append(first_that_fits(row.sizes(options.dry), attempt))
+      logging.info('%s, %s: %s', name, contender, summary(results[-1], options))
       write(facts, results)
   return facts, results
 
@@ -140,20 +143,25 @@ def _version(package: str) -> str:
     return ''
 
 
-def _largest_batch(name: str, contender: str, options: Options, deadline: float) -> Result:
-  """The result for the first batch that fits; they become smaller."""
-  for batch in gpu.ROWS[name].sizes(options.dry):
-    left = deadline - time.monotonic()
-    if left < LEAST:
-      shown = f'not started: the budget of {options.budget:g} s is spent'
-      return Result(name, contender, batch, failure=shown)
-    arguments = (name, contender, batch, options)
-    measured, failure = in_process(measure, arguments, min(left, LONGEST))
-    result = Result(name, contender, batch, **measured, failure=failure)
-    if 'out of memory' not in failure:
-      return result
-    logging.info('%s, %s: batch %d does not fit', name, contender, batch)
+def first_that_fits(batches: Iterable[int], attempt: Callable[[int], Result]) -> Result:
+  """The result for the first batch with which the memory suffices, or else for the last one."""
+  for batch in batches:
+    result = attempt(batch)
+    if result.failure != OUT_OF_MEMORY:
+      break
+    logging.info('%s, %s: batch %d does not fit', result.row, result.contender, batch)
   return result
+
+
+def _attempt(name: str, contender: str, options: Options, deadline: float, batch: int) -> Result:
+  """The result for a batch, in what is left of the budget."""
+  left = deadline - time.monotonic()
+  if left < LEAST:
+    shown = f'not started: the budget of {options.budget:g} s is spent'
+    return Result(name, contender, batch, failure=shown)
+  arguments = (name, contender, batch, options)
+  measured, failure = in_process(measure, arguments, min(left, LONGEST))
+  return Result(name, contender, batch, **measured, failure=failure)
 
 
 def measure(name: str, contender: str, batch: int, options: Options) -> dict[str, Any]:
@@ -230,15 +238,16 @@ def reason(error: Exception) -> str:
     return f'not installed: {error.name}'
   text = ' '.join(str(error).split())
   if 'RESOURCE_EXHAUSTED' in text or 'out of memory' in text.lower():
-    return 'out of memory'
+    return OUT_OF_MEMORY
   return f'{type(error).__name__}: {text[:160]}'.replace('|', '/')
 
 
-def summary(result: Result) -> str:
+def summary(result: Result, options: Options) -> str:
   """What the log says of a result."""
   if result.failure:
     return result.failure
-  return f'{result.rate:.4g} {gpu.ROWS[result.row].unit}, batch {result.batch}'
+  rate = 'ran' if options.dry else f'{result.rate:.4g} {gpu.ROWS[result.row].unit}'
+  return f'{rate}, batch {result.batch}'
 
 
 def table(facts: Mapping[str, str], results: list[Result], options: Options) -> str:
