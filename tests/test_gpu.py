@@ -10,6 +10,7 @@ import pytest
 from common import attention
 from common.attention import AttentionInputs, AttentionSettings, attend, reference
 from common.checkpoints import records
+from common.config import merge
 from common.data.spec import DataSpec
 from common.method import Request
 from experiments import families, runs
@@ -119,8 +120,8 @@ def test_a_resumed_run_ends_with_the_numbers_of_an_uninterrupted_one(family, tmp
 
 
 SAMPLED = {
-  'ddim': {'sampling.sampler.name': 'ddim', 'sampling.steps': 8},
-  'heun': {'sampling.sampler.name': 'heun', 'sampling.steps': 8},
+  'ddim': {'sampler': {'name': 'ddim'}, 'steps': 8},
+  'heun': {'sampler': {'name': 'heun'}, 'steps': 8},
   'decoding': {},
 }
 
@@ -129,7 +130,8 @@ SAMPLED = {
 def test_samples_are_those_of_the_cpu(name):
   """In float32 with full products; only sums are in another order."""
   family = 'autoregressive' if name == 'decoding' else 'diffusion'
-  config = families.load_config(*(RUNS[family][0], RUNS[family][1] | SAMPLED[name]))
+  config = merge(families.load_config(*RUNS[family]), {'sampling': SAMPLED[name]})
+  config = families.complete(config, strict=True)
   method = families.build(config, IMAGES)
   params = jax.device_get(perturbed_params(method, IMAGES))
   samples = []

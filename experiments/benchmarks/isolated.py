@@ -25,7 +25,7 @@ from experiments.benchmarks.gpu import Row, Work
 
 LONGEST = 180.0  # seconds that one contender may take, compilation included
 LEAST = 10.0  # seconds of the budget without which no contender starts
-ENOUGH = 8.0  # seconds of timed calls after which two suffice
+ENOUGH = 4.0  # seconds of timed calls after which two suffice
 OUT_OF_MEMORY = 'out of memory'
 PEERS = ('torch', 'triton', 'diffusers', 'transformers')
 DRY = ('Everything ran at tiny sizes, to see that it compiles. Nothing was measured.',)

@@ -182,14 +182,14 @@ class NoiseLoss(torch.nn.Module):
     return functional.mse_loss(self.network(x, 1000 * t).sample.float(), noise)
 
 
-def unet(spec: DataSpec, network: dict) -> torch.nn.Module:
+def unet(config: dict, spec: DataSpec) -> torch.nn.Module:
   """diffusers' U-Net with as many levels, blocks and channels as ours."""
   import diffusers
 
-  size, _, channels = spec.shape
+  network, (size, _, channels) = config['network'], spec.shape
   sides = [size // 2**i for i in range(len(network['multipliers']))]
   attends = [side in network['attention'] for side in sides]
-  model = diffusers.UNet2DModel(
+  return diffusers.UNet2DModel(
     sample_size=size,
     in_channels=channels,
     out_channels=channels,
@@ -201,7 +201,6 @@ def unet(spec: DataSpec, network: dict) -> torch.nn.Module:
     norm_num_groups=min(32, network['width'] // 4),
     dropout=network['dropout'],
   )
-  return model.to(DEVICE, memory_format=torch.channels_last)
 
 
 # Training.
@@ -248,11 +247,17 @@ class Training:
         torch._foreach_lerp_(self.average, self.parameters, 1 - self.decay)
 
 
+def gpt(config: dict, spec: DataSpec) -> GPT:
+  """GPT-2 with as many layers, heads and channels as ours."""
+  network = config['network']
+  sizes = (network[name] for name in ('width', 'layers', 'heads'))
+  return GPT(_padded(config, spec), spec.num_dims - 1, *sizes)
+
+
 def train_gpt2(config: dict, spec: DataSpec) -> Work:
   """Steps on windows of tokens that stay on the card."""
-  network, batch = config['network'], config['data']['batch_size']
-  vocabulary, length = _padded(config, spec), spec.num_dims - 1
-  model = GPT(vocabulary, length, network['width'], network['layers'], network['heads']).to(DEVICE)
+  batch, length = config['data']['batch_size'], spec.num_dims - 1
+  model = gpt(config, spec).to(DEVICE)
   tokens = torch.randint(spec.levels, (batch, length + 1), device=DEVICE)
   step = Training(model, lambda: (tokens,), config['optimizer'], decay=0.0)
   return work(step, STEPS * batch * length, model)
@@ -264,15 +269,20 @@ def _padded(config: dict, spec: DataSpec) -> int:
   return -(-spec.levels // multiple) * multiple
 
 
+def dit(config: dict, spec: DataSpec) -> DiT:
+  """DiT with as many layers, heads and channels as ours."""
+  return DiT(spec.shape, spec.num_classes, config['network'])
+
+
 def train_dit(config: dict, spec: DataSpec) -> Work:
   """Steps on latents that stay on the card."""
-  model = DiT(spec.shape, spec.num_classes, config['network']).to(DEVICE)
-  return _train_images(model, config, spec, labels=True)
+  return _train_images(dit(config, spec).to(DEVICE), config, spec, labels=True)
 
 
 def train_unet(config: dict, spec: DataSpec) -> Work:
   """Steps on images that stay on the card."""
-  model = NoiseLoss(unet(spec, config['network']))
+  network = unet(config, spec).to(DEVICE, memory_format=torch.channels_last)
+  model = NoiseLoss(network)
   return _train_images(model, config, spec, labels=False)
 
 
@@ -297,7 +307,7 @@ def sample_ddim(config: dict, spec: DataSpec) -> Work:
   """Images by diffusers' DDIM pipeline with a compiled U-Net."""
   import diffusers
 
-  network = unet(spec, config['network']).eval()
+  network = unet(config, spec).to(DEVICE, memory_format=torch.channels_last).eval()
   model = diffusers.DDIMPipeline(network, diffusers.DDIMScheduler()).to(DEVICE)
   model.set_progress_bar_config(disable=True)
   network.compile()
@@ -314,7 +324,7 @@ def sample_heun(config: dict, spec: DataSpec) -> Work:
   """Images by diffusers' Heun scheduler, in the loop of its pipelines."""
   import diffusers
 
-  network = unet(spec, config['network']).eval()
+  network = unet(config, spec).to(DEVICE, memory_format=torch.channels_last).eval()
   network.compile()
   num, steps = config['data']['batch_size'], config['sampling']['steps']
   scheduler, (height, width, channels) = diffusers.HeunDiscreteScheduler(), spec.shape

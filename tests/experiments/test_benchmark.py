@@ -5,8 +5,10 @@ import json
 import os
 import time
 
+import jax
 import pytest
 
+from experiments import families
 from experiments.benchmarks import gpu, isolated
 from experiments.benchmarks.isolated import OUT_OF_MEMORY, Options, Result
 from tests.cases import mostly_slow
@@ -50,7 +52,9 @@ DRY = Options(repeats=1, dry=True, peers=False, budget=300.0)
 FULL = Options(repeats=5, dry=False, peers=True, budget=480.0)
 H100 = 'NVIDIA H100 80GB HBM3'
 OURS = [(name, contender) for name, row in gpu.ROWS.items() for contender in row.ours]
-PEERS = [(name, contender) for name, row in gpu.ROWS.items() for contender in row.peers]
+# Each contender once: rows of a kind share it.
+KINDS = {(contender, row.kind): name for name, row in gpu.ROWS.items() for contender in row.peers}
+PEERS = [(name, contender) for (contender, _), name in KINDS.items()]
 
 
 def dry_run(name, contender):
@@ -64,6 +68,39 @@ def test_every_row_of_the_gpu_suite_compiles_and_runs(name, contender):
   assert result.rate > 0
   assert bool(result.flops) == gpu.ROWS[name].title.startswith('training,')
   assert bool(result.bytes) == name.startswith('decode')
+
+
+SIZES = {'gpt2': 124e6, 'dit_xl2': 675e6, 'dit_b2': 130e6, 'unet': 55.7e6}
+
+
+def parameters_at_full_size(name):
+  row = gpu.ROWS[name]
+  config, spec = row.config_of(row.batches[0], dry=False), row.spec_of(dry=False)
+  init = families.build(config, spec).init
+  params, _ = jax.eval_shape(init, jax.random.key(0), spec.batch_struct(1))
+  return config, spec, sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize('name', SIZES)
+def test_rows_of_the_gpu_suite_have_the_published_sizes(name):
+  config, _, parameters = parameters_at_full_size(name)
+  assert parameters == pytest.approx(SIZES[name], rel=0.01)
+  assert config['precision'] == 'bfloat16' and config['train']['micro_batches'] == 1
+
+
+@pytest.mark.peers
+def test_peers_of_the_gpu_suite_have_the_sizes_of_ours():
+  torch = pytest.importorskip('torch')
+  pytest.importorskip('diffusers')
+  from experiments.benchmarks import peers_gpu
+
+  makers = {'gpt2': peers_gpu.gpt, 'dit_xl2': peers_gpu.dit, 'dit_b2': peers_gpu.dit}
+  for name, tolerance in {**dict.fromkeys(makers, 0.005), 'unet': 0.1}.items():
+    config, spec, ours = parameters_at_full_size(name)
+    with torch.device('meta'):  # shapes only
+      model = makers.get(name, peers_gpu.unet)(config, spec)
+    theirs = sum(p.numel() for p in model.parameters())
+    assert theirs == pytest.approx(ours, rel=tolerance), name
 
 
 @pytest.mark.peers
