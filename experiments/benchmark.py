@@ -77,13 +77,20 @@ def main() -> None:
 
 
 def run_gpu_suite() -> None:
-  """Runs the suite gpu, and writes its table after each contender."""
+  """Runs the suite gpu, and writes its table after each contender.
+
+  Raises:
+    ValueError: for an unknown row, another suite beside it, or a dry run in which something failed.
+  """
   if len(SUITE.value) > 1:
     raise ValueError(f'--suite={",".join(SUITE.value)}: {GPU} runs alone, for its own table')
   rows = {name: pick(gpu.ROWS, name, '--rows') for name in ROWS.value} or gpu.ROWS
   options = isolated.Options(REPEATS.value, DRY_RUN.value, PEERS.value, BUDGET.value)
   facts, results = isolated.run(rows, options, functools.partial(write_gpu_suite, options))
   print(isolated.table(facts, results, options))
+  failed = [f'{r.row}, {r.contender}: {r.failure}' for r in results if r.failure]
+  if options.dry and failed:
+    raise ValueError(f'{len(failed)} of {len(results)} contenders failed: {"; ".join(failed)}')
 
 
 def write_gpu_suite(options: isolated.Options, facts: dict, results: list) -> None:

@@ -21,7 +21,8 @@ from common.data import pipeline
 from common.data.spec import DataSpec
 from common.method import Request
 from experiments import families
-from experiments.benchmarks import diffusion, loop
+from experiments.benchmarks import diffusion
+from experiments.benchmarks.loop import timed_calls, timed_run
 from experiments.benchmarks.race import OURS, BareStep, perturbed_params, sampler
 
 STEPS = 5  # optimiser steps in one call
@@ -157,7 +158,7 @@ def bare_step(config: dict, spec: DataSpec) -> Work:
   """Only the compiled calls of a run."""
   per_call, timed = config['train']['steps_per_call'], _timed_steps(config)
   step = BareStep(config, spec, per_call)
-  return Work(functools.partial(loop.repeat, step, timed // per_call), timed, step.parameters)
+  return Work(functools.partial(timed_calls, step, timed // per_call), timed, step.parameters)
 
 
 def whole_run(in_memory: bool, config: dict, spec: DataSpec) -> Work:
@@ -179,7 +180,7 @@ def _run(in_memory: bool, config: dict, spec: DataSpec) -> float:
     np.savez(path, latents=latents, y=np.arange(spec.num_train) % spec.num_classes)
     settings = config['data'] | dict(source=str(path), dir=folder)
     data = pipeline.load(settings, in_memory)
-    return loop.run(config | {'data': settings}, data)
+    return timed_run(config | {'data': settings}, data)
 
 
 def _count(params: Any) -> int:

@@ -41,14 +41,16 @@ def loop(sizes: Sizes, peers: bool) -> list[Race]:
   spec = square_images(one.length)
   timed = sizes.loop_steps - PER_CALL  # the run's own clock leaves out its first call
   contenders = {
-    OURS: functools.partial(run, config, random_data(spec)),
-    'bare step': functools.partial(repeat, BareStep(config, spec, PER_CALL), timed // PER_CALL),
+    OURS: functools.partial(timed_run, config, random_data(spec)),
+    'bare step': functools.partial(
+      timed_calls, BareStep(config, spec, PER_CALL), timed // PER_CALL
+    ),
   }
   note = 'a run with data, metrics, logs and TensorBoard events, against only its compiled call'
   return [Race('the loop', 'steps/s', timed, contenders, note)]
 
 
-def run(config: dict, data: pipeline.Data) -> float:
+def timed_run(config: dict, data: pipeline.Data) -> float:
   """Seconds in the training steps of a whole run."""
   # Built again for every call: each run compiles its own step, in the first call, which it does not
   # time.
@@ -61,7 +63,7 @@ def run(config: dict, data: pipeline.Data) -> float:
     return runs.training_seconds(workdir)
 
 
-def repeat(step: BareStep, calls: int) -> float:
+def timed_calls(step: BareStep, calls: int) -> float:
   """The seconds that a number of calls take."""
   start = time.perf_counter()
   for _ in range(calls):
