@@ -12,6 +12,7 @@ from autoregressive.networks.transformer import Transformer
 from common import flops
 from diffusion.networks import NETWORKS
 from tests.autoregressive.networks import test_networks, test_pixelcnn, test_transformer
+from tests.cases import mostly_slow
 from tests.diffusion.networks import small
 
 
@@ -106,7 +107,9 @@ CAUSAL = {
 }
 
 
-@pytest.mark.parametrize('name', [*CAUSAL, *small.SMALL])
+@pytest.mark.parametrize(
+  'name', mostly_slow([*CAUSAL, *small.SMALL], {*CAUSAL, *small.SMALL} - {'adm', 'pp', 'ncsn++'})
+)
 def test_training_takes_three_times_the_operations_of_the_forward_pass(name):
   """Where inputs have a gradient too; attention as its formula, nothing computed twice."""
   if name in CAUSAL:

@@ -16,6 +16,7 @@ from common.training.resume import is_changeable
 from diffusion.networks import NETWORKS as DIFFUSION
 from experiments import families
 from tests.autoregressive.common import DIGITS, perturbed, small_config
+from tests.cases import mostly_slow
 from tests.diffusion.networks import small
 from tests.jaxprs import equations
 
@@ -78,7 +79,11 @@ def test_every_network_of_both_tables_is_a_case():
   assert set(DIFFUSION) == named and set(CAUSAL) <= set(NETWORKS)
 
 
-@pytest.mark.parametrize('name', CASES)
+# The other cases are settings of these, or larger.
+SLOW = {'pixelcnn_pp', 'gated_pixelcnn', 'llama', 'adm', 'ncsn++'}
+
+
+@pytest.mark.parametrize('name', mostly_slow(CASES, CASES.keys() - SLOW))
 def test_products_and_residual_streams_are_bfloat16(name):
   run, params = CASES[name]('bfloat16')
   assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype('float32')}
@@ -110,7 +115,7 @@ def _equations(names, function, *args):
 
 
 @pytest.mark.parametrize(
-  'name', [*CAUSAL, 'dit', 'ddpm', 'mlp']
+  'name', mostly_slow([*CAUSAL, 'dit', 'ddpm', 'mlp'], CASES.keys() - SLOW)
 )  # the others are settings of these
 def test_bfloat16_is_close_to_float32_and_its_gradient_finite(name):
   (plain, params), (rounded, _) = (CASES[name](p) for p in ('float32', 'bfloat16'))

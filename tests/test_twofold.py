@@ -47,6 +47,8 @@ class Finder:  # Ctrl-C while the import system looks for JAX
 
 sys.meta_path.insert(0, Finder())
 sys.argv = ['twofold', 'list']
+# A shell that runs the tests in the background has set Ctrl-C to be ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 main()
 """
 

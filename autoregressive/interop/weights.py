@@ -69,7 +69,8 @@ def read_weights(
 
   Returns:
     The sections 'ordering', 'network', 'head' and 'model' of a config, with 'vocabulary' and
-      'context' next to them. The network's length is not a setting: it comes from the data.
+      'context' next to them. The network's length is not a setting: it comes from the data; nor is
+      its type, which comes from `precision`.
     Parameters of the model that `method.build_model` builds from these sections.
 
   Raises:
@@ -87,7 +88,9 @@ def read_weights(
     # Positions count from 0, so a shorter context keeps the first rows.
     table = params['network']['position_embed']['embedding'][:context]
     params = params | {'network': params['network'] | {'position_embed': {'embedding': table}}}
-  settings = {name: vars(network)[name] for name in settings_of(Transformer).keys() - {'length'}}
+  settings = {
+    name: vars(network)[name] for name in settings_of(Transformer).keys() - {'length', 'dtype'}
+  }
   config = dict(
     ordering={'name': 'tokens'},
     network={'name': 'transformer'} | settings,

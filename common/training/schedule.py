@@ -79,7 +79,8 @@ def parse_steps(
     '10 kimg': bool(batch_size),
     '10%': total is not None,
   }
-  examples = ' or '.join(repr(example) for example, is_allowed in units.items() if is_allowed)
+  *others, last = (repr(example) for example, is_allowed in units.items() if is_allowed)
+  examples = f'{", ".join(others)} or {last}' if others else last
   refusal = f'{what}={text!r} must be a number such as {examples}'
   number, unit = _split_number_and_unit(text, refusal)
   if unit in ('', 'step', 'steps'):

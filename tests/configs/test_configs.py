@@ -80,11 +80,12 @@ VARIANTS = [
 ]
 
 
-# Tracing these takes longer than all other variants together; folder32 has the network of cifar10,
-# and the other DiTs have the code of those that are left.
+# Tracing these takes longer than all other variants together; those that are left have their code.
 LARGE = ('pixelcnn.py:cifar10', 'pixelcnn.py:mnist_pp', 'diffusion/images.py:cifar10', ':folder64')
 LARGE += ('ddpm.py:cifar10', '_vp', '_ve', 'nanogpt.py:gpt2', 'XL2_7M')
 LARGE += tuple(f'dit.py:{size}{patch}' for size in ('S', 'B', 'L', 'XL') for patch in (4, 8))
+LARGE += ('dit.py:S2', 'dit.py:B2', 'dit.py:L2', 'diffusion/images.py:folder32', ':digits_pp')
+LARGE += ('images.py:fashion_mnist', 'images.py:mnist', 'autoregressive/images.py:cifar10')
 TRACED = [pytest.param(v, marks=pytest.mark.slow) if v.endswith(LARGE) else v for v in VARIANTS]
 
 

@@ -39,6 +39,7 @@ def trained(tmp_path_factory):
   return folder
 
 
+@pytest.mark.slow
 def test_training_writes_a_piano_roll_and_evaluation_names_its_unit(trained):
   with Image.open(trained / 'run' / 'samples' / '00000004.png') as roll:
     assert roll.width > 8 * 4 and roll.height > 4 * 12 * 4

@@ -37,7 +37,11 @@ REFUSED = [  # (command, flags, a part of its message); NEW is a folder that doe
     "data.source='docs' does not apply to digits; for your own data, set data.name to image_folder",
   ),
   ('train', '--workdir=NEW --config.optimizer.frozen=( ' + DIGITS, 'must be a regular expression'),
-  ('train', '--workdir=NEW --config.train.steps=10% ' + DIGITS, "such as '500' or '3 epochs'; got"),
+  (
+    'train',
+    '--workdir=NEW --config.train.steps=10% ' + DIGITS,
+    "such as '500', '3 epochs' or '10 kimg'; got",
+  ),
   ('train', '--workdir=NEW --config.train.steps=0 ' + DIGITS, "train.steps='0' must be at least 1"),
   ('train', '--workdir=NEW --config=diffusion/images:', 'images: ends in a colon'),
   ('train', '--workdir=NEW --config=docs', 'docs is a folder: write the path of a Python file'),

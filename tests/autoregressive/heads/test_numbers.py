@@ -9,10 +9,11 @@ from scipy import stats
 from autoregressive.heads import build_head
 from autoregressive.heads.categorical import Bernoulli, Categorical
 from autoregressive.heads.numbers import Gaussian, NegativeBinomial, Quantiles, StudentT
-from autoregressive.orderings import Patches
+from autoregressive.orderings import Patches, Windows
 from common.config import ConfigError
 from common.data.spec import DataSpec
 from tests.autoregressive.common import chi_square
+from tests.autoregressive.series import SPEC as SERIES
 
 HEADS = {
   'gaussian': Gaussian(2),
@@ -203,7 +204,7 @@ def test_bernoulli():
   ],
 )
 def test_build_head_refuses(levels, settings, message):
-  ordering = Patches(DataSpec('any', 'image', (4, 4, 1), levels))
+  ordering = Patches(DataSpec('any', 'image', (4, 4, 1), levels)) if levels else Windows(SERIES)
   with pytest.raises(ConfigError, match=message) as error:
     build_head(settings, ordering)
   assert '\n' not in str(error.value)

@@ -53,7 +53,7 @@ def md5(source) -> str:
 
 
 def test_digits_equal_those_of_scikit_learn_and_their_splits_are_fixed(digits):
-  spec, splits = digits
+  spec, splits = digits.spec, digits.splits
   assert (spec.shape, spec.levels, spec.num_classes, spec.num_train) == ((8, 8, 1), 17, 10, 1445)
   assert {k: len(source) for k, source in splits.items()} == {
     'train': 1445,
