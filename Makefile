@@ -12,7 +12,7 @@ bin := $(VENV)/bin
 ready := $(VENV)/.ready
 peers := $(VENV)/.peers
 
-.PHONY: demo test test-slow test-all lint format benchmark reference clean
+.PHONY: demo test test-slow test-gpu test-all lint format benchmark reference clean
 
 demo: $(ready)
 	$(bin)/twofold ablate --study=configs/ablations/why_diffusion.py:demo --workdir=$(DEMO)
@@ -20,12 +20,16 @@ demo: $(ready)
 	@echo "Open report.html"
 
 test: $(ready)
-	$(bin)/python -m pytest -n $(JOBS) --dist=worksteal -m "not slow and not peers"
+	$(bin)/python -m pytest -n $(JOBS) --dist=worksteal -m "not slow and not peers and not gpu"
 
 # What `make test` leaves out: minutes-long tests, and the comparisons against PyTorch, diffusers
 # and transformers.
 test-slow: $(peers)
-	$(bin)/python -m pytest -n $(JOBS) --dist=worksteal -m "slow or peers"
+	$(bin)/python -m pytest -n $(JOBS) --dist=worksteal -m "(slow or peers) and not gpu"
+
+# Needs a GPU; elsewhere every test is skipped.
+test-gpu: $(ready)
+	$(bin)/python -m pytest -m gpu
 
 test-all: test test-slow
 

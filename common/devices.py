@@ -31,6 +31,14 @@ PEAK_TFLOPS: Mapping[str, tuple[float, float]] = {
   'TPU v6e': (918.0, 918.0),
 }
 
+# {kind of device: the bandwidth of its memory in TB/s}, from the same data sheets of NVIDIA's.
+MEMORY_BANDWIDTH: Mapping[str, float] = {
+  'NVIDIA H100 80GB HBM3': 3.35,
+  'NVIDIA H200': 4.8,
+  'NVIDIA A100-SXM4-40GB': 1.555,
+  'NVIDIA A100-SXM4-80GB': 2.039,
+}
+
 
 def peak_flops(kind: str, number: int, dtype: str) -> float | None:
   """The dense peak of some devices together, in FLOP/s; None if it is unknown.

@@ -1,12 +1,17 @@
 """Compares the speed with peers on this machine, in turns within one process.
 
   twofold benchmark --suite=train,sample,decode,loop --out=benchmarks.md
+  twofold benchmark --suite=gpu --out=benchmarks_gpu.md
 
 On a shared machine only ratios are meaningful. Contenders therefore take turns (A B C A B C …), and
 the table has the ratio of their median times. The extra `peers` installs the peers; without it,
 only our own contenders run. The suites are in experiments/benchmarks/.
+
+The suite gpu needs a GPU, has a table of its own (docs/benchmarks_gpu.md) and runs alone. With
+--dry_run it compiles and runs everything at tiny sizes, on any machine.
 """
 
+import functools
 import importlib.util
 import json
 import os
@@ -20,10 +25,12 @@ from common.config import pick
 from common.files import atomic_write
 from common.reporting import report
 from experiments import cli
-from experiments.benchmarks import SUITES
+from experiments.benchmarks import GPU, SUITES, gpu, isolated
 from experiments.benchmarks.race import SIZES, Race, matmul_peak
 
-SUITE = flags.DEFINE_list('suite', list(SUITES), f'Suites to run: {", ".join(SUITES)}.')
+SUITE = flags.DEFINE_list(
+  'suite', list(SUITES), f'Suites to run: {", ".join(SUITES)}; or, alone: {GPU}.'
+)
 SCALE = flags.DEFINE_enum(
   'scale', 'default', list(SIZES), 'Sizes of the models; smoke is only for tests.'
 )
@@ -32,6 +39,11 @@ REPEATS = flags.DEFINE_integer(
 )
 OUT = cli.define('out', 'FILE.md for the table; the numbers go to FILE.json.', cli.OutParser())
 PEERS = flags.DEFINE_bool('peers', True, 'Also measure peers, if they are installed.')
+DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Suite gpu: only compile and run it at tiny sizes.')
+BUDGET = flags.DEFINE_float(
+  'budget', 480.0, 'Suite gpu: seconds after which no contender starts.', lower_bound=1.0
+)
+ROWS = flags.DEFINE_list('rows', [], f'Suite gpu: rows to run, of {", ".join(gpu.ROWS)}; all.')
 
 Seconds = dict[str, list[float]]  # {contender: seconds of each call}
 
@@ -42,11 +54,18 @@ def main() -> None:
   os.environ.setdefault('XLA_FLAGS', f'--xla_force_host_platform_device_count={os.cpu_count()}')
   if OUT.value and pathlib.Path(OUT.value).suffix != '.md':
     raise ValueError(f'--out={OUT.value}: the name must end in .md')
+  if GPU in SUITE.value:
+    run_gpu_suite()
+    return
+  for flag in (DRY_RUN, BUDGET, ROWS):
+    if flag.present:
+      raise ValueError(f'--{flag.name} is for --suite={GPU} only; leave it out')
   sizes = SIZES[SCALE.value]
   peers = PEERS.value and all(
     importlib.util.find_spec(name) for name in ('torch', 'diffusers', 'transformers')
   )
-  suites = {name: pick(SUITES, name, 'suite') for name in SUITE.value}
+  known = {**SUITES, GPU: None}
+  suites = {name: pick(known, name, 'suite') for name in SUITE.value}
   results: list[tuple[Race, Seconds]] = []
   for number, (name, suite) in enumerate(suites.items(), 1):
     for race in suite(sizes, peers):
@@ -55,6 +74,31 @@ def main() -> None:
       results.append((race, run(race, REPEATS.value)))
       write(results, peers)
   print(table(results, peers))
+
+
+def run_gpu_suite() -> None:
+  """Runs the suite gpu, and writes its table after each contender.
+
+  Raises:
+    ValueError: for an unknown row, another suite beside it, or a dry run in which something failed.
+  """
+  if len(SUITE.value) > 1:
+    raise ValueError(f'--suite={",".join(SUITE.value)}: {GPU} runs alone, for its own table')
+  rows = {name: pick(gpu.ROWS, name, '--rows') for name in ROWS.value} or gpu.ROWS
+  options = isolated.Options(REPEATS.value, DRY_RUN.value, PEERS.value, BUDGET.value)
+  facts, results = isolated.run(rows, options, functools.partial(write_gpu_suite, options))
+  print(isolated.table(facts, results, options))
+  failed = [f'{r.row}, {r.contender}: {r.failure}' for r in results if r.failure]
+  if options.dry and failed:
+    raise ValueError(f'{len(failed)} of {len(results)} contenders failed: {"; ".join(failed)}')
+
+
+def write_gpu_suite(options: isolated.Options, facts: dict, results: list) -> None:
+  """Writes the results so far of the suite gpu to the files of --out."""
+  if OUT.value:
+    atomic_write(OUT.value, isolated.table(facts, results, options))
+    record = {'facts': facts, 'results': [result._asdict() for result in results]}
+    atomic_write(pathlib.Path(OUT.value).with_suffix('.json'), json.dumps(record, indent=2))
 
 
 def write(results: list[tuple[Race, Seconds]], peers: bool) -> None:

@@ -5,6 +5,7 @@ import os
 import pathlib
 
 CACHE = pathlib.Path(__file__).parents[1] / '.cache'
+CHOSEN = os.environ.get('JAX_PLATFORMS', '')  # by the user
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 # Compiles in less than half the time (docs/decisions.md).
 os.environ.setdefault(
@@ -21,6 +22,14 @@ import jaxtyping
 import pytest
 
 jaxtyping.install_import_hook(['autoregressive', 'common', 'diffusion'], 'beartype.beartype')
+
+
+def pytest_configure(config):
+  """Lets `pytest -m gpu` use a GPU, compiled as for users, and the same at every run."""
+  if config.option.markexpr == 'gpu' and not CHOSEN:
+    # No device has been initialised yet: JAX reads both settings when the first one is.
+    jax.config.update('jax_platforms', None)
+    os.environ['XLA_FLAGS'] = '--xla_gpu_deterministic_ops=true'
 
 
 @pytest.fixture(autouse=True, scope='module')

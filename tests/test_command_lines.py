@@ -22,7 +22,7 @@ from common.studies.studies import Study
 from diffusion.likelihood import LIKELIHOODS
 from diffusion.sampling import settings as diffusion_settings
 from experiments import COMMANDS, cli, families, runs
-from experiments.benchmarks import SUITES
+from experiments.benchmarks import GPU, SUITES, gpu
 from experiments.list import pages
 from experiments.study import running
 from experiments.sweep import grid as grids
@@ -168,7 +168,8 @@ def check_options(texts, config):
 
 def check_values(values, config):
   """Names that flags give are names of tables; files are there."""
-  tables = {'metrics': METRICS | running.LOG_METRICS, 'suite': SUITES}
+  tables = {'metrics': METRICS | running.LOG_METRICS, 'suite': {**SUITES, GPU: ()}}
+  tables['rows'] = gpu.ROWS
   for flag, table in tables.items():
     for name in values.get(flag) or ():
       pick(table, name, flag)

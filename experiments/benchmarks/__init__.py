@@ -21,3 +21,5 @@ SUITES: Mapping[str, Callable[[Sizes, bool], list[Race]]] = {
   'pixelcnn': autoregressive.pixelcnn,
   'loop': loop,
 }
+# Runs alone, in processes of their own, and has another table (gpu.py, isolated.py).
+GPU = 'gpu'

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +10,11 @@ import numpy as np
 from jaxtyping import Array
 
 from common.data.spec import DataSpec
-from common.method import Request
+from common.method import PyTree, Request
 from configs.diffusion import base
-from diffusion.likelihood.flow import flow_log_density
-from diffusion.model import build_model
-from diffusion.predictions import velocity
+from diffusion.likelihood.flow import LogDensity, flow_log_density
+from diffusion.model import Model, build_model
+from diffusion.predictions import Pair, velocity
 from diffusion.sampling.driver import SAMPLERS
 from experiments import families
 from experiments.benchmarks.race import (
@@ -138,19 +139,11 @@ def likelihood(sizes: Sizes, peers: bool) -> list[Race]:
   del peers
   spec, batch = spec_of(sizes.likelihood_image), sizes.likelihood_batch
   config = dit_config(sizes.likelihood_width)
-  model, params = build_model(config, spec), perturbed_params(families.build(config, spec), spec)
-  process = model.process
-  z, probe = jax.random.normal(jax.random.key(1), (2, batch, *spec.shape))
-  probe = jnp.sign(probe)  # Rademacher: ±1 with equal probability
-  denoise = lambda x, t: model.denoiser(params)(x, t, None)
-
-  @jax.jit
-  def log_density(z, probe):
-    return flow_log_density(process, denoise, z, probe[None], rtol=TOLERANCE, atol=TOLERANCE)
-
   contenders = {
-    OURS: functools.partial(wait_for, log_density, z, probe),
-    'separate drift and divergence, SciPy on the host': _on_the_host(process, denoise, z, probe),
+    OURS: flow_on_device(config, spec, batch, TOLERANCE),
+    'separate drift and divergence, SciPy on the host': flow_on_host(
+      config, spec, batch, TOLERANCE
+    ),
   }
   note = (
     f'a DiT, width {sizes.likelihood_width}, {spec.shape[0]}×{spec.shape[1]}×3 pixels, one '
@@ -160,27 +153,68 @@ def likelihood(sizes: Sizes, peers: bool) -> list[Race]:
   return [Race(f'likelihood of {batch} images', 'images/s', batch, contenders, note)]
 
 
-def _on_the_host(process, denoise, z, probe):
+class _Flow(NamedTuple):
+  """A model and its parameters, points at time t_min, and one Rademacher probe for each point."""
+
+  model: Model
+  params: PyTree
+  z: Array
+  probe: Array
+
+  def denoise(self, params: PyTree, x: Array, t: Array) -> Pair:
+    """The estimate at times t [batch]."""
+    return self.model.denoiser(params)(x, t, None)
+
+  def log_density(self, tolerance: float, params: PyTree, z: Array, probe: Array) -> LogDensity:
+    """The log-density at z."""
+    denoise = functools.partial(self.denoise, params)
+    return flow_log_density(
+      self.model.process, denoise, z, probe[None], rtol=tolerance, atol=tolerance
+    )
+
+  def drift(self, params: PyTree, x: Array, t: Array) -> Array:
+    """dx/dt of the flow."""
+    return velocity(self.model.process, self.denoise(params, x, jnp.full(len(x), t)), t)
+
+  def divergence(self, params: PyTree, x: Array, t: Array) -> Array:
+    """Hutchinson's estimate probeᵀ · J · probe of the trace, by one vector-Jacobian product."""
+    pull = jax.vjp(lambda x: self.drift(params, x, t), x)[1]
+    return (pull(self.probe)[0] * self.probe).sum((1, 2, 3))
+
+
+def _flow(config: dict, spec: DataSpec, batch: int) -> _Flow:
+  params = perturbed_params(families.build(config, spec), spec)
+  z, probe = jax.random.normal(jax.random.key(1), (2, batch, *spec.shape))
+  # Rademacher: ±1 with equal probability.
+  return _Flow(build_model(config, spec), params, z, jnp.sign(probe))
+
+
+def flow_on_device(
+  config: dict, spec: DataSpec, batch: int, tolerance: float
+) -> Callable[[], None]:
+  """A call that computes the likelihood of `batch` images in one compiled program."""
+  flow = _flow(config, spec, batch)
+  log_density = jax.jit(functools.partial(flow.log_density, tolerance))
+  return functools.partial(wait_for, log_density, flow.params, flow.z, flow.probe)
+
+
+def flow_on_host(config: dict, spec: DataSpec, batch: int, tolerance: float) -> Callable[[], None]:
+  """A call that does so as score_sde does: SciPy calls two compiled functions in turn."""
   from scipy import integrate
 
-  @jax.jit
-  def drift(x, t):
-    return velocity(process, denoise(x, jnp.full(len(x), t)), t)
-
-  # Hutchinson's estimate probeᵀ · J · probe of the trace, from one vector-Jacobian product.
-  divergence = jax.jit(
-    lambda x, t: (jax.grad(lambda x: (drift(x, t) * probe).sum())(x) * probe).sum((1, 2, 3))
-  )
+  flow = _flow(config, spec, batch)
+  process, z = flow.model.process, flow.z
+  drift, divergence = jax.jit(flow.drift), jax.jit(flow.divergence)
 
   def field(t, state):
     # The solver's state is a flat float64 vector: all pixels, then one log-density per image.
     x = jnp.asarray(state[: z.size].reshape(z.shape), jnp.float32)
-    t = jnp.float32(t)
-    return np.concatenate([np.asarray(drift(x, t)).ravel(), np.asarray(divergence(x, t))])
+    inputs = flow.params, x, jnp.float32(t)
+    return np.concatenate([np.asarray(drift(*inputs)).ravel(), np.asarray(divergence(*inputs))])
 
   def solve() -> None:
     start = np.concatenate([np.asarray(z).ravel(), np.zeros(len(z))])
     span = (process.t_min, process.t_max)
-    integrate.solve_ivp(field, span, start, rtol=TOLERANCE, atol=TOLERANCE, method='RK45')
+    integrate.solve_ivp(field, span, start, rtol=tolerance, atol=tolerance, method='RK45')
 
   return solve

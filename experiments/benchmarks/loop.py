@@ -7,7 +7,7 @@ import time
 
 import jax
 
-from common.data.spec import DataSpec
+from common.data import pipeline
 from common.training import loop as training_loop
 from common.training.parallel import make_mesh
 from common.training.program import build_program
@@ -41,27 +41,29 @@ def loop(sizes: Sizes, peers: bool) -> list[Race]:
   spec = square_images(one.length)
   timed = sizes.loop_steps - PER_CALL  # the run's own clock leaves out its first call
   contenders = {
-    OURS: functools.partial(_run, config, spec),
-    'bare step': functools.partial(_repeat, BareStep(config, spec, PER_CALL), timed // PER_CALL),
+    OURS: functools.partial(timed_run, config, random_data(spec)),
+    'bare step': functools.partial(
+      timed_calls, BareStep(config, spec, PER_CALL), timed // PER_CALL
+    ),
   }
   note = 'a run with data, metrics, logs and TensorBoard events, against only its compiled call'
   return [Race('the loop', 'steps/s', timed, contenders, note)]
 
 
-def _run(config: dict, spec: DataSpec) -> float:
+def timed_run(config: dict, data: pipeline.Data) -> float:
   """Seconds in the training steps of a whole run."""
   # Built again for every call: each run compiles its own step, in the first call, which it does not
   # time.
-  method = families.build(config, spec)
+  method = families.build(config, data.spec)
   mesh = make_mesh(config['parallel'], jax.devices()[:1])
-  program = build_program(config, method, spec, mesh)
+  program = build_program(config, method, data.spec, mesh)
   with tempfile.TemporaryDirectory() as folder:
     workdir = pathlib.Path(folder)
-    training_loop.train(config, method, random_data(spec), program, workdir)
+    training_loop.train(config, method, data, program, workdir)
     return runs.training_seconds(workdir)
 
 
-def _repeat(step: BareStep, calls: int) -> float:
+def timed_calls(step: BareStep, calls: int) -> float:
   """The seconds that a number of calls take."""
   start = time.perf_counter()
   for _ in range(calls):

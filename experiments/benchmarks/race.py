@@ -1,6 +1,5 @@
 """Shared parts of all races: their description, sizes, data in memory, and a bare training step."""
 
-import dataclasses
 import functools
 import math
 import time
@@ -13,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from common.data import pipeline
-from common.data.sources import Source
+from common.data.sources import given_examples
 from common.data.spec import DataSpec
 from common.method import Batch, Method, PyTree, Request
 from common.training.parallel import make_mesh
@@ -104,24 +103,16 @@ class Race(NamedTuple):
   flops: float = 0.0
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Arrays(Source):
-  """A source of images in memory."""
-
-  x: np.ndarray
-
-  def __len__(self) -> int:
-    return len(self.x)
-
-  def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-    """The examples at `indices`."""
-    return {'x': np.take(self.x, indices, axis=0)}
-
-
 def random_data(spec: DataSpec) -> pipeline.Data:
-  """Random images, in memory."""
-  x = np.random.default_rng(0).integers(0, spec.levels, (spec.num_train, *spec.shape), np.uint8)
-  return pipeline.Data(spec, dict.fromkeys(('train', 'validation', 'test'), Arrays(x)))
+  """Random examples, in memory; with classes if the data has any."""
+  rng, shape = np.random.default_rng(0), (spec.num_train, *spec.shape)
+  if spec.levels:
+    x = rng.integers(0, spec.levels, shape, spec.dtype)
+  else:
+    x = rng.standard_normal(shape, np.float32)
+  label = rng.integers(0, spec.num_classes, spec.num_train) if spec.num_classes else None
+  source = given_examples(spec, x, label)
+  return pipeline.Data(spec, dict.fromkeys(('train', 'validation', 'test'), source))
 
 
 class BareStep:
@@ -140,6 +131,7 @@ class BareStep:
     program = build_program(config, method, spec, mesh)
     self._step, self._state = program.step, program.step.create_state(program.init)
     self.parameters = sum(leaf.size for leaf in jax.tree.leaves(self._state.params))
+    self.work = program.work  # of one optimiser step
     size = config['data']['batch_size']
     batches = pipeline.train_batches(
       random_data(spec), seed=0, batch_size=size, chunks=[(0, steps)]
