@@ -76,7 +76,7 @@ def weighted_loss(
   if count == 1:
     total, nats = _chunk_loss(score, params, hidden, targets)
     return total, jax.lax.stop_gradient(nats)
-  # The products take the parameters in this type: devices that share them out gather only that.
+  # Cast before they are gathered from their shards: the products take them in this type.
   params = jax.tree.map(lambda x: x.astype(hidden.dtype), params)
   return _chunked_loss(score, count, params, hidden, targets)
 

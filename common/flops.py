@@ -47,6 +47,15 @@ def count(jaxpr: core.Jaxpr) -> int:
   return total
 
 
+def has_convolutions(jaxpr: core.Jaxpr) -> bool:
+  """Whether a program has a convolution anywhere."""
+  return any(
+    equation.primitive.name == 'conv_general_dilated'
+    or any(map(has_convolutions, _parts(equation.params)))
+    for equation in jaxpr.eqns
+  )
+
+
 def _repetitions(name: str, params: dict[str, Any]) -> int:
   """How often the program inside an equation runs, on all devices together."""
   if name == 'shard_map':

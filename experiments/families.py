@@ -32,10 +32,10 @@ from configs.autoregressive import base as autoregressive_base
 from configs.diffusion import base as diffusion_base
 from diffusion.sampling.tasks import TASKS
 
-# Flags of `sample` and `evaluate` that are no settings of sampling, whatever the family.
-NO_OPTIONS = frozenset(field.name for field in dataclasses.fields(SampleFlags)) - {
-  *('task', 'length', 'slide', 'stop')  # which are settings of sampling too
-} | {'weak', 'draft', 'seed', 'step', 'out', 'ema', 'metrics', 'num_samples'}
+# Flags of `sample` and `evaluate` that are not settings of sampling, in either family.
+SETTINGS_TOO = {'task', 'length', 'slide', 'stop'}
+OTHER_FLAGS = {'weak', 'draft', 'seed', 'step', 'out', 'ema', 'metrics', 'num_samples'}
+NO_OPTIONS = {f.name for f in dataclasses.fields(SampleFlags)} - SETTINGS_TOO | OTHER_FLAGS
 
 
 class Family(NamedTuple):
@@ -142,7 +142,10 @@ def check_options(config: Config, options: Mapping[str, Any]) -> None:
   """
   family = pick(FAMILIES, config['family'], 'family')
   for name in options.keys() & NO_OPTIONS:
-    raise ConfigError(f'option {name} is a flag of its own: write --{name}={options[name]}')
+    flag = f'--{name}={options[name]}'
+    # A setting may be meant, such as 'steps' by 'step'.
+    meant = ''.join(f', or option {key}' for key in config['sampling'] if key.startswith(name))
+    raise ConfigError(f'option {name} is a flag of its own: write {flag}{meant}')
   own = config['sampling']
   for other in FAMILIES.keys() - {config['family']}:
     if foreign := options.keys() & defaults(other)['sampling'].keys() - own.keys():

@@ -81,10 +81,8 @@ class Run(NamedTuple):
     given = {name: settings.pop(name) for name in list(settings) if name in FLAG_NAMES}
     if given.get('label') is not None:
       given['label'] = str(given['label'])
-    request, domain = (
-      SampleSettings(SampleFlags(**given), seed, settings),
-      domain_of(self.data.spec),
-    )
+    request = SampleSettings(SampleFlags(**given), seed, settings)
+    domain = domain_of(self.data.spec)
     self._check_options(settings)
     with families.naming_options(settings):
       domain.check(self.trained, request, None)

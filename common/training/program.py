@@ -72,17 +72,15 @@ def build_program(config: Mapping, method: Method, spec: DataSpec, mesh: Mesh) -
   seed, mode = config['seed'], config['parallel']['mode']
   init = functools.partial(_initial_state, method, optimizer, spec, seed, len(averaging.widths))
   shapes = jax.eval_shape(init)  # traces the initialisation without running it
-  pure_step = TrainStep(
-    *(method, optimizer, seed, averaging, settings['micro_batches']),
-    nan_to_num=config['optimizer']['nan_to_num'],
-  )
+  micro_batches, nan_to_num = settings['micro_batches'], config['optimizer']['nan_to_num']
+  pure_step = TrainStep(method, optimizer, seed, averaging, micro_batches, nan_to_num=nan_to_num)
   step = parallel.place_step(mode, pure_step, shapes, mesh)
   # With the mesh in scope, so that attention that its devices cannot run is refused here.
   with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
     loss = loss_jaxpr(method, shapes, spec.batch_struct(batch_size))
   on_cpu = mesh.devices.flat[0].platform == 'cpu'
   # XLA's CPU backend is slow at convolutions inside a loop: see `JitStep.unrolled`.
-  if on_cpu and mode == 'jit' and 'conv_general_dilated' in str(loss):
+  if on_cpu and mode == 'jit' and flops.has_convolutions(loss):
     step = parallel.JitStep(pure_step, mesh, shapes, unrolled=True)
   domain = domain_of(spec)
   work = StepWork(
