@@ -98,7 +98,7 @@ def check_writable(folder: pathlib.Path) -> None:
   """Raises ValueError for a folder in which nothing can be written, or that cannot be created."""
   nearest = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
   if not nearest.is_dir():
-    raise ValueError(f'cannot be written: {nearest} is no folder')
+    raise ValueError(f'cannot be written: {nearest} is not a folder')
   try:
     # Tried, since permissions do not tell: /proc, a read-only or a full disk.
     tempfile.TemporaryDirectory(dir=nearest).cleanup()

@@ -80,7 +80,7 @@ def run_gpu_suite() -> None:
   """Runs the suite gpu, and writes its table after each contender.
 
   Raises:
-    ValueError: for an unknown row, another suite beside it, or a dry run in which something failed.
+    ValueError: for an unknown row, another suite next to it, or a failure in a dry run.
   """
   if len(SUITE.value) > 1:
     raise ValueError(f'--suite={",".join(SUITE.value)}: {GPU} runs alone, for its own table')

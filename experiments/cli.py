@@ -368,7 +368,7 @@ def parse_widths(items: list[str], stored: Sequence[float]) -> list[float]:
     stored: the widths that the run stores.
 
   Raises:
-    ValueError: for a width that is no number in (0, 1/√12), or given twice; or for a run that
+    ValueError: for a width that is not a number in (0, 1/√12), or given twice; or for a run that
       stores no averages.
   """
   flag = f'--ema={",".join(items)}'

@@ -173,7 +173,7 @@ def naming_options(options: Mapping[str, Any]) -> Iterator[None]:
     for name in options:
       # 'steps' is sampling.steps; 'guidance' may be sampling.guidance.weight, and 'rho' a setting
       # of the grid.
-      own = rf'\bsampling(\.\w+)*?\.{re.escape(name)}\b(\.(weight|name)\b)?'
+      own = rf'(\bsetting )?\bsampling(\.\w+)*?\.{re.escape(name)}\b(\.(weight|name)\b)?'
       text = re.sub(own, f'option {name}', text)
     raise ConfigError(text) from error
 

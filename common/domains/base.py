@@ -317,7 +317,9 @@ class Domain:
       raise ValueError(f'--out={out}: the name must end in {endings}')
     for name in {'columns', 'scale'} & flags.given().keys() if out is not None else ():
       if out.suffix != '.png':
-        raise ValueError(f'--{name} is for pictures, and --out={out} is none: remove the flag')
+        raise ValueError(
+          f'--{name} is for pictures, which end in .png; got --out={out}: remove the flag'
+        )
     num = (flags.num or self.num) * (flags.draws or 1)
     values = num * (flags.length or spec.shape[0]) * math.prod(spec.shape[1:])
     if values > MAX_VALUES:

@@ -23,9 +23,9 @@ from common.reporting import report
 from experiments.benchmarks import gpu
 from experiments.benchmarks.gpu import Row, Work
 
-LONGEST = 180.0  # seconds that one contender may take, compilation included
-LEAST = 10.0  # seconds of the budget without which no contender starts
-ENOUGH = 4.0  # seconds of timed calls after which two suffice
+MAX_SECONDS = 180.0  # seconds that one contender may take, compilation included
+MIN_BUDGET = 10.0  # seconds of the budget without which no contender starts
+ENOUGH_SECONDS = 4.0  # seconds of timed calls after which two suffice
 OUT_OF_MEMORY = 'out of memory'
 PEERS = ('torch', 'triton', 'diffusers', 'transformers')
 DRY = ('Everything ran at tiny sizes, to see that it compiles. Nothing was measured.',)
@@ -55,7 +55,7 @@ class Options(NamedTuple):
 
 
 class Result(NamedTuple):
-  """What became of a contender.
+  """The result of a contender.
 
   Attributes:
     row: the name of its row.
@@ -101,7 +101,7 @@ def run(
     (facts about the machine, results).
 
   Raises:
-    ValueError: this machine has no GPU, and this is no dry run.
+    ValueError: this machine has no GPU, and this is not a dry run.
   """
   deadline = time.monotonic() + options.budget
   if jax.config.jax_compilation_cache_dir:
@@ -109,7 +109,7 @@ def run(
     os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', jax.config.jax_compilation_cache_dir)
   # A process has the card to itself: JAX may take nearly all of its memory at once.
   os.environ.setdefault('XLA_PYTHON_CLIENT_MEM_FRACTION', '0.92')
-  facts, failure = in_process(environment, (), LONGEST)
+  facts, failure = in_process(environment, (), MAX_SECONDS)
   if failure:
     raise ValueError(f'cannot start JAX in a process of its own: {failure}')
   if facts.pop('platform') != 'gpu' and not options.dry:
@@ -156,11 +156,11 @@ def first_that_fits(batches: Iterable[int], attempt: Callable[[int], Result]) ->
 def _attempt(name: str, contender: str, options: Options, deadline: float, batch: int) -> Result:
   """The result for a batch, in what is left of the budget."""
   left = deadline - time.monotonic()
-  if left < LEAST:
+  if left < MIN_BUDGET:
     shown = f'not started: the budget of {options.budget:g} s is spent'
     return Result(name, contender, batch, failure=shown)
   arguments = (name, contender, batch, options)
-  measured, failure = in_process(measure, arguments, min(left, LONGEST))
+  measured, failure = in_process(measure, arguments, min(left, MAX_SECONDS))
   return Result(name, contender, batch, **measured, failure=failure)
 
 
@@ -186,7 +186,7 @@ def measure(name: str, contender: str, batch: int, options: Options) -> dict[str
 def repetitions(repeats: int, seconds: list[float]) -> Iterator[int]:
   """Counts timed calls, whose `seconds` the caller adds: until they are many, or long enough."""
   for number in range(repeats):
-    if number >= 2 and sum(seconds) > ENOUGH:
+    if number >= 2 and sum(seconds) > ENOUGH_SECONDS:
       return
     yield number
 

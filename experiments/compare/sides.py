@@ -18,7 +18,7 @@ from experiments import families
 from experiments.startup import workdir as folders
 
 NONE = '-'  # a cell without a value
-# Of metrics.jsonl, next to the speed: what is no quantity of the model.
+# Columns of metrics.jsonl, besides the speed, that do not describe the model.
 BOOKKEEPING = {'step', 'split', 'time'}
 
 

@@ -136,8 +136,8 @@ def test_checkpoints_without_a_config_belong_to_the_config_in_their_record(copie
   ('workdir', 'message'),
   [
     ('', '--workdir is empty; name the folder'),
-    ('{}/file', 'cannot be written: .*file is no folder; choose another'),
-    ('{}/file/run', 'cannot be written: .*file is no folder; choose another'),
+    ('{}/file', 'cannot be written: .*file is not a folder; choose another'),
+    ('{}/file/run', 'cannot be written: .*file is not a folder; choose another'),
   ],
 )
 def test_a_workdir_that_cannot_be_one_is_refused_before_anything(tmp_path, workdir, message):
