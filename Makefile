@@ -22,8 +22,8 @@ demo: $(ready)
 test: $(ready)
 	$(bin)/python -m pytest -n $(JOBS) --dist=worksteal -m "not slow and not peers and not gpu"
 
-# What `make test` leaves out: minutes-long tests, and the comparisons against PyTorch, diffusers
-# and transformers.
+# What `make test` leaves out: long tests, further cases of quick ones, and the comparisons against
+# PyTorch, diffusers and transformers.
 test-slow: $(peers)
 	$(bin)/python -m pytest -n $(JOBS) --dist=worksteal -m "(slow or peers) and not gpu"
 

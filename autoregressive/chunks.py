@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Num
 
-from common.attention import BATCH_AXES
+from common.devices.mesh import batch_axes
 from common.method import PyTree
 
 MAX_OUTPUTS = 2**26  # of one chunk on one device: 256 MiB in float32
@@ -53,7 +53,7 @@ def chunk_count(batch: int, length: int, size: int, chunk: int) -> int:
   """
   if chunk:
     return -(-length // chunk)
-  outputs = -(-batch // math.prod(_batch_shards().values())) * length * size
+  outputs = -(-batch // math.prod(batch_axes().values())) * length * size
   return min(1 << max(0, -(-outputs // MAX_OUTPUTS) - 1).bit_length(), length)
 
 
@@ -151,14 +151,8 @@ def _join(parts, length):
   return parts.reshape(parts.shape[0], -1, *parts.shape[3:])[:, :length]
 
 
-def _batch_shards() -> dict[str, int]:
-  """The sizes of the mesh's axes that split the batch."""
-  mesh = jax.sharding.get_abstract_mesh()
-  return {axis: mesh.shape[axis] for axis in BATCH_AXES if mesh.shape.get(axis, 1) > 1}
-
-
 def _sum_over_shards(x):
-  axes = tuple(_batch_shards())
+  axes = tuple(batch_axes())
   return jax.lax.psum(x, axes) if axes else x
 
 
@@ -167,7 +161,7 @@ def _on_batch_shards(loop, params, hidden, targets):
 
   Otherwise the devices would add up the gradients of the parameters after every chunk.
   """
-  axes = tuple(_batch_shards())
+  axes = tuple(batch_axes())
   if not axes:
     return loop(params, hidden, targets)
   whole, split = P(), P(axes)

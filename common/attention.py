@@ -31,14 +31,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 from common import flops
 from common.config import ConfigError, pick
+from common.devices.mesh import BATCH_AXES, HEADS_AXIS, batch_axes
 from common.precision import einsum
 
 MASKED = -1e30  # softmax maps it to exactly 0; finite, so that a fully masked row is not NaN
 MIN_BLOCK = 64  # queries in a block; more in sequences of more than 8 · 64 positions
 SPLASH_TILE = 128  # lengths of queries and keys must be multiples of the splash kernel's tile
 CUDNN_MAX_DIM = 128  # largest dimension of a head that every GPU supports, forward and backward
-BATCH_AXES = ('data', 'fsdp')  # axes of the mesh that split the batch
-HEADS_AXIS = 'tensor'
 
 Query = Float[Array, 'batch kv_heads *groups queries dim']
 Keys = Float[Array, 'batch kv_heads keys dim']
@@ -309,8 +308,8 @@ def _cudnn_limits(query, key, inputs: AttentionInputs, settings: AttentionSettin
 
 def _splash_limits(query, key, inputs: AttentionInputs, settings: AttentionSettings, drop) -> dict:
   """{what the splash kernel does not support: whether these arguments need it}."""
-  mesh, lengths = jax.sharding.get_abstract_mesh(), (query.shape[-2], key.shape[-2])
-  shards = math.prod(mesh.shape.get(axis, 1) for axis in BATCH_AXES)
+  lengths = (query.shape[-2], key.shape[-2])
+  shards = math.prod(batch_axes().values())
   return {
     'a bias (ALiBi)': inputs.bias is not None,
     'dropout of attention weights': drop is not None,

@@ -230,7 +230,7 @@ def adopt(params: PyTree, source: PyTree, fresh: str = '') -> PyTree:
       raise ConfigError(
         f'{name} is {tuple(available[name].shape)} in the source and {tuple(x.shape)} here; {hint}'
       )
-    return jnp.asarray(available[name], x.dtype)
+    return jax.device_put(available[name].astype(x.dtype), x.sharding)
 
   return jax.tree_util.tree_map_with_path(take, params)
 

@@ -11,6 +11,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from common.devices.mesh import mesh_of, scope
+
 PyTree = Any
 Batch = Mapping[str, Any]  # arrays 'x': data; 'label': class; 'weight': 0 where it is padding
 
@@ -100,6 +102,11 @@ class Samples(NamedTuple):
   lengths: Array | None = None
   finite: Bool[Array, 'num'] | None = None
 
+  def first(self, num: int) -> 'Samples':
+    """The first `num` samples."""
+    parts = {k: v for k, v in self._asdict().items() if k != 'evaluations' and v is not None}
+    return self._replace(**{name: value[:num] for name, value in parts.items()})
+
   def num_not_finite(self) -> int:
     """The number of samples with a value or a log-probability that is NaN, or an infinite value."""
     # Rounding turns NaN into a number, and an argmax over NaN is a class: `x` alone hides both.
@@ -163,12 +170,15 @@ class Method:
     raise NotImplementedError
 
   def draw(self, params: PyTree, key: Key[Array, ''], request: Request) -> Samples:
-    """Like `sample`, for samples that are kept or measured.
+    """Like `sample`, for samples that are kept or measured, on all devices of the parameters.
+
+    Each sample has its own random numbers, so samples do not depend on the number of devices.
 
     Raises:
       NotFiniteError: some samples are not finite.
     """
-    samples = self.sample(params, key, request)
+    with scope(mesh_of(params)):
+      samples = self.sample(params, key, request)
     if bad := samples.num_not_finite():
       raise NotFiniteError(
         f'{bad} of {request.num} samples are not finite (NaN or infinite): use another checkpoint, '

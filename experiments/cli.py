@@ -25,7 +25,7 @@ from absl import app, flags, logging
 
 from common.checkpoints.checkpoints import CheckpointError
 from common.config import suggestion
-from common.devices import OutOfMemoryError
+from common.devices.limits import OutOfMemoryError
 from common.files import check_writable, local_path
 from common.training.averages import MAX_WIDTH
 from common.training.meters import TrainingError

@@ -15,7 +15,7 @@ from common.config import Config, ConfigError, check_setting
 from common.data import pipeline, tokenizers
 from common.data.sources import given_examples
 from common.data.spec import DataSpec
-from common.devices import out_of_memory
+from common.devices.limits import out_of_memory
 from common.domains import domain_of
 from common.domains.base import SampleFlags, SampleSettings, TrainedModel
 from common.evaluation.evaluate import evaluate
@@ -25,8 +25,9 @@ from common.files import atomic_write, local_path
 from common.method import Method, PyTree
 from common.reporting import writers
 from common.training import loop
-from common.training.parallel import make_mesh
+from common.training.parallel import make_mesh, mesh_for_reading
 from common.training.program import TrainProgram, build_program
+from common.training.sharding import shardings, with_shardings
 from common.training.snapshots import Snapshots
 from common.training.state import EVALUATION_STREAM, TrainState, stream_key
 from common.training.validation import validation_loss
@@ -189,7 +190,7 @@ def train(
     if data.spec.tokenizer is not None:
       atomic_write(path / 'tokenizer.json', tokenizers.to_json(data.spec.tokenizer))
     if initial_state is not None:
-      _save_state_to_finetune(config, method, data, initial_state, path)
+      _save_state_to_finetune(config, method, data, program, initial_state, path)
     for line in summary.opening(config, data.spec, program):
       logging.info('%s', line)
     return loop.train(config, method, data, program, path, stop)
@@ -208,7 +209,8 @@ def _say_what_extending_means(workdir: pathlib.Path, program: TrainProgram) -> N
 
 def _state_to_finetune(config: Mapping, data: pipeline.Data, program: TrainProgram) -> TrainState:
   """The state before the first step, with the weights of `finetune.source`."""
-  state = jax.jit(program.init)()
+  where = jax.tree.map(lambda x: x.sharding, program.step.abstract_state)
+  state = jax.jit(program.init, out_shardings=where)()
   params = families.initial_params(config, data.spec, state.params)
   averages = tuple(params for _ in state.averages)
   # The optimiser's state does not depend on the values of the parameters.
@@ -216,12 +218,16 @@ def _state_to_finetune(config: Mapping, data: pipeline.Data, program: TrainProgr
 
 
 def _save_state_to_finetune(
-  config: Mapping, method: Method, data: pipeline.Data, state: TrainState, workdir: pathlib.Path
+  config: Mapping,
+  method: Method,
+  data: pipeline.Data,
+  program: TrainProgram,
+  state: TrainState,
+  workdir: pathlib.Path,
 ) -> None:
   """Saves the state as checkpoint 0, with its validation loss: the baseline of fine-tuning."""
-  device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   size, seed = config['data']['batch_size'], config['seed']
-  found = validation_loss(method, state, data, size, device, seed)
+  found = validation_loss(method, state, data, size, program.step.evaluation_sharding, seed)
   logging.info('before fine-tuning: validation loss %.4f', found['loss'])
   with writers.Writer(workdir, step=0) as writer:
     writer.scalars(0, found, 'validation')
@@ -274,13 +280,15 @@ def open_run(workdir: str | pathlib.Path, likelihood: Mapping[str, Any] | None =
 def with_params(run: Run, workdir: str | pathlib.Path, step: str | int) -> Run:
   """The run with the parameters of a checkpoint; see `load`."""
   workdir = pathlib.Path(local_path(str(workdir)))
-  restored = _restore(workdir, run.config, _param_shapes(run.method, run.data), step)
+  restored = _restore(workdir, run.config, _param_shapes(run), step)
   return run._replace(params=restored.state['ema'], step=restored.step, about=restored.about)
 
 
-def _param_shapes(method: Method, data: pipeline.Data) -> PyTree:
-  """Shapes and types of the parameters."""
-  return jax.eval_shape(method.init, jax.random.key(0), data.spec.batch_struct(1))[0]
+def _param_shapes(run: Run) -> PyTree:
+  """Shapes and types of the parameters, on all devices of this machine."""
+  key, example = jax.random.key(0), run.data.spec.batch_struct(1)
+  shapes = jax.eval_shape(run.method.init, key, example)[0]
+  return with_shardings(shapes, shardings(shapes, mesh_for_reading(run.config['parallel'])))
 
 
 def _restore(workdir: pathlib.Path, config: Mapping, shapes: PyTree, step: str | int) -> Restored:
@@ -301,7 +309,7 @@ def load_weak(run: Run, text: str) -> PyTree:
     CheckpointError: the checkpoint does not exist, or it has another network.
   """
   workdir, step, config = check_weak(run.config, text)
-  found = _restore(workdir, config, _param_shapes(run.method, run.data), step)
+  found = _restore(workdir, config, _param_shapes(run), step)
   logging.info('weak model for guidance: step %d of %s', found.step, workdir)
   return found.state['ema']
 
@@ -334,7 +342,7 @@ def with_average(run: Run, workdir: str | pathlib.Path, width: float) -> Run:
   """
   with Snapshots(pathlib.Path(workdir), read_only=True) as snapshots:
     params = snapshots.reconstruct(
-      _param_shapes(run.method, run.data), run.config['ema'].get('widths', ()), run.step, width
+      _param_shapes(run), run.config['ema'].get('widths', ()), run.step, width
     )
   return run._replace(params=params)
 

@@ -107,9 +107,11 @@ CAUSAL = {
 }
 
 
-@pytest.mark.parametrize(
-  'name', mostly_slow([*CAUSAL, *small.SMALL], {*CAUSAL, *small.SMALL} - {'adm', 'pp', 'ncsn++'})
-)
+# Different kinds of network; the transformer with grouped heads, with a window and scanned.
+QUICK = ('gru', 'tcn', 'gated', 'llama', 'alibi_window', 'scan', 'dit', 'ddpm')
+
+
+@pytest.mark.parametrize('name', mostly_slow([*CAUSAL, *small.SMALL], QUICK))
 def test_training_takes_three_times_the_operations_of_the_forward_pass(name):
   """Where inputs have a gradient too; attention as its formula, nothing computed twice."""
   if name in CAUSAL:

@@ -79,11 +79,7 @@ def test_every_network_of_both_tables_is_a_case():
   assert set(DIFFUSION) == named and set(CAUSAL) <= set(NETWORKS)
 
 
-# The other cases are settings of these, or larger.
-SLOW = {'pixelcnn_pp', 'gated_pixelcnn', 'llama', 'adm', 'ncsn++'}
-
-
-@pytest.mark.parametrize('name', mostly_slow(CASES, CASES.keys() - SLOW))
+@pytest.mark.parametrize('name', mostly_slow(CASES, ['transformer', 'gru', 'dit', 'mlp']))
 def test_products_and_residual_streams_are_bfloat16(name):
   run, params = CASES[name]('bfloat16')
   assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype('float32')}
@@ -115,8 +111,8 @@ def _equations(names, function, *args):
 
 
 @pytest.mark.parametrize(
-  'name', mostly_slow([*CAUSAL, 'dit', 'ddpm', 'mlp'], CASES.keys() - SLOW)
-)  # the others are settings of these
+  'name', mostly_slow([*CAUSAL, 'dit', 'ddpm', 'mlp'], ['transformer', 'dit'])
+)  # those that are not listed are settings of these
 def test_bfloat16_is_close_to_float32_and_its_gradient_finite(name):
   (plain, params), (rounded, _) = (CASES[name](p) for p in ('float32', 'bfloat16'))
   y = small.quick_jit(plain)(params)

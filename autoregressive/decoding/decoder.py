@@ -32,6 +32,7 @@ from autoregressive.decoding.transforms import LogitTransforms
 from autoregressive.model import Model
 from autoregressive.orderings import Ordering
 from common.data.spec import DataSpec
+from common.devices.mesh import split_batch, whole
 from common.method import PyTree
 
 
@@ -62,7 +63,8 @@ def draw_program(
   limits: Limits,
 ) -> Generated:
   """One draw after the other."""
-  return generate(runner.unrolled(), keys, prompt, transforms, guidance, greedy, limits)
+  keys, prompt = split_batch((keys, prompt))
+  return whole(generate(runner.unrolled(), keys, prompt, transforms, guidance, greedy, limits))
 
 
 @functools.partial(jax.jit, static_argnames=('beams',))
@@ -71,8 +73,9 @@ def search_program(
 ) -> Generated:
   """The best sequence that beam search finds."""
   # Beams are sorted: only the best one of each sample leaves the device.
-  found = beam_search(runner.unrolled(), prompt, beams, length_penalty, limits)
-  return Generated(found.emissions[:, 0, :, None], found.log_prob[:, 0], found.lengths[:, 0])
+  found = beam_search(runner.unrolled(), split_batch(prompt), beams, length_penalty, limits)
+  best = Generated(found.emissions[:, 0, :, None], found.log_prob[:, 0], found.lengths[:, 0])
+  return whole(best)
 
 
 @functools.partial(jax.jit, static_argnames=('greedy', 'ahead'))
@@ -88,7 +91,8 @@ def speculate_program(
 ) -> Speculated:
   """Draws tokens that a draft proposes and the target model checks."""
   target, draft = target.unrolled(), draft.unrolled()
-  return speculate(target, draft, keys, prompt, transforms, greedy, ahead, limits)
+  keys, prompt = split_batch((keys, prompt))
+  return whole(speculate(target, draft, keys, prompt, transforms, greedy, ahead, limits))
 
 
 # All programs, for the tests that count compilations.

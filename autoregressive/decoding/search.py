@@ -137,8 +137,7 @@ class _Search:
 
   def step(self, carry: Carry) -> Carry:
     """Extends every live beam by every value, and keeps the best."""
-    runner, prompt, beams, i = self.runner, self.prompt, self.beams, carry.i
-    batch = prompt.emissions.shape[0]
+    runner, beams, i = self.runner, self.beams, carry.i
     outputs, cache = runner.extend(carry.inputs, carry.cache)
     candidates, parent = self.candidates(i, carry.live, outputs[:, 0])
     finished = carry.finished
@@ -146,9 +145,9 @@ class _Search:
       candidates, finished = self.finish(i, candidates, finished)
     _, chosen = jax.lax.top_k(candidates.scores, beams)
     live = jax.tree.map(lambda x: _take(x, chosen), candidates)
-    # Each beam continues from the cache of the beam that it extends: rows of [batch · beams].
-    rows = (jnp.arange(batch)[:, None] * beams + _take(parent, chosen)).reshape(-1)
-    cache = jax.tree.map(lambda x: x[rows] if x.ndim else x, cache)
+    # Each beam continues from the cache of the beam that it extends.
+    extended = _take(parent, chosen)
+    cache = jax.tree.map(lambda x: _take_rows(x, extended) if x.ndim else x, cache)
     inputs = runner.embed(live.emissions[:, :, i].reshape(-1, 1, 1))
     return Carry(i + 1, inputs, cache, live, finished)
 
@@ -195,6 +194,12 @@ class _Search:
 def _take(x: Array, chosen: Int[Array, 'batch beams']) -> Array:
   """x[b, chosen[b]] for each sample b."""
   return jax.vmap(lambda row, which: row[which])(x, chosen)
+
+
+def _take_rows(x: Array, chosen: Int[Array, 'batch beams']) -> Array:
+  """Like `_take`, of rows [batch · beams, ...]."""
+  # Within each sample: a device that has some of the samples needs no rows of the others.
+  return _take(x.reshape(*chosen.shape, *x.shape[1:]), chosen).reshape(x.shape)
 
 
 def _join(one: Beams, other: Beams) -> Beams:

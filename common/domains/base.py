@@ -93,11 +93,12 @@ class TrainedModel(NamedTuple):
       call_key = jax.random.fold_in(key, call) if call else key
       calls.append(jax.device_get(self.method.draw(self.params, call_key, part)))
     joined = {
-      name: values[0] if values[0] is None else np.concatenate(values)[: request.num]
+      name: values[0] if values[0] is None else np.concatenate(values)
       for name, *values in zip(Samples._fields, *calls, strict=True)
       if name != 'evaluations'
     }
-    return Samples(**joined, evaluations=max(samples.evaluations for samples in calls))
+    evaluations = max(samples.evaluations for samples in calls)
+    return Samples(**joined, evaluations=evaluations).first(request.num)
 
   def check(self, request: Request) -> None:
     """Raises ValueError for a request that `draw` would refuse; needs no parameters."""

@@ -1,5 +1,6 @@
 """Bits per dimension of a split."""
 
+import functools
 import math
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -8,7 +9,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key
 
-from common.method import Batch, Method, NotFiniteError, PyTree
+from common.devices.mesh import even_index, mesh_of, scope, split_batch, whole
+from common.method import Batch, Likelihood, Method, NotFiniteError, PyTree
 
 
 class BitsPerDim(NamedTuple):
@@ -34,7 +36,7 @@ class BitsPerDim(NamedTuple):
 def bits_per_dim(
   method: Method, params: PyTree, batches: Iterable[Batch], num_dims: int, key: Key[Array, '']
 ) -> BitsPerDim:
-  """Bits/dim of the examples of `batches` whose weight is not 0.
+  """Bits/dim of the examples of `batches` whose weight is not 0, on all devices of `params`.
 
   Args:
     method: a method with a likelihood.
@@ -47,24 +49,39 @@ def bits_per_dim(
     ValueError: there are no examples.
     NotFiniteError: a likelihood is not finite.
   """
-  nll = jax.jit(method.nll)
   nats, errors, dims, parts = [], [], [], {}
   for index, batch in enumerate(batches):
-    likelihood = nll(params, batch, jax.random.fold_in(key, index))
-    # The last batch of a split is padded; its padding must not count.
-    kept = np.asarray(batch.get('weight', np.ones(len(batch['x'])))) > 0
-    nats.append(np.asarray(likelihood.nats, np.float64)[kept])
-    errors.append(np.asarray(likelihood.standard_error, np.float64)[kept])
-    if likelihood.dims is not None:
-      dims.append(np.asarray(likelihood.dims, np.float64)[kept])
-    for name, terms in likelihood.parts.items():
-      parts.setdefault(name, []).append(np.asarray(terms, np.float64)[kept])
+    found = likelihood_of(method, params, batch, jax.random.fold_in(key, index))
+    nats.append(found.nats)
+    errors.append(found.standard_error)
+    if found.dims is not None:
+      dims.append(found.dims)
+    for name, terms in found.parts.items():
+      parts.setdefault(name, []).append(terms)
   # Not every dimension is modelled: the first token of a window is only given, for example.
   modelled = np.concatenate(dims) if dims else num_dims
   result = summary(np.concatenate(nats or [[]]), np.concatenate(errors or [[]]), modelled)
   unit = float(np.mean(modelled)) * math.log(2.0)  # nats of one bit in every dimension
   terms = {name: tuple(np.concatenate(rows).mean(axis=0) / unit) for name, rows in parts.items()}
   return result._replace(parts=terms)
+
+
+def likelihood_of(method: Method, params: PyTree, batch: Batch, key: Key[Array, '']) -> Likelihood:
+  """The likelihood of the examples of a batch whose weight is not 0, in float64 on the host."""
+  mesh, rows = mesh_of(params), len(batch['x'])
+  index = even_index(rows, mesh)
+  with scope(mesh):
+    found = nll(method, params, {name: x[index] for name, x in batch.items()}, key)
+  # The last batch of a split is padded; its padding must not count, nor what `index` repeats.
+  kept = np.flatnonzero(batch.get('weight', np.ones(rows)))
+  return jax.tree.map(lambda x: np.asarray(x, np.float64)[kept], found)
+
+
+# The method is a static argument, hashed by identity: there is one program per method.
+@functools.partial(jax.jit, static_argnums=0)
+def nll(method: Method, params: PyTree, batch: Batch, key: Key[Array, '']) -> Likelihood:
+  """`Method.nll`, compiled: each device has its part of the batch."""
+  return whole(method.nll(params, split_batch(batch), key))
 
 
 def summary(nats: np.ndarray, errors: np.ndarray, num_dims: int | np.ndarray) -> BitsPerDim:

@@ -16,7 +16,7 @@ from absl import logging
 
 from common.checkpoints.checkpoints import Checkpoints
 from common.data.pipeline import Data, train_batches
-from common.devices import out_of_memory
+from common.devices.limits import out_of_memory
 from common.domains import domain_of
 from common.method import Method, NotFiniteError, PyTree
 from common.reporting.writers import Progress, Writer

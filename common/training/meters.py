@@ -13,7 +13,7 @@ from absl import logging
 from jaxtyping import Array
 
 from common.checkpoints.checkpoints import Checkpoints
-from common.devices import peak_memory
+from common.devices.limits import peak_memory
 from common.method import Batch
 from common.reporting.rates import StepWork, Usage, gibibytes
 from common.reporting.writers import Progress

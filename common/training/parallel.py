@@ -13,16 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, SingleDeviceSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from common.config import ConfigError, pick
-from common.method import Batch, PyTree
-from common.training.sharding import check_placement, shardings
+from common.devices.mesh import AXES, BATCH_AXES, scope
+from common.method import Batch
+from common.training.sharding import check_placement, shardings, with_shardings
 from common.training.state import Metrics, TrainState, TrainStep
-
-AXES = ('data', 'fsdp', 'tensor')
-BATCH_AXES = ('data', 'fsdp')
 
 
 def make_mesh(settings: Mapping, devices: Sequence | None = None) -> Mesh:
@@ -49,6 +47,25 @@ def make_mesh(settings: Mapping, devices: Sequence | None = None) -> Mesh:
     )
   # `tensor` is the last axis: its devices communicate most, and the last axis makes them adjacent.
   return Mesh(np.array(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def mesh_for_reading(settings: Mapping, devices: Sequence | None = None) -> Mesh:
+  """The mesh for the parameters of a run that is read back, over `devices` (default: all).
+
+  It is the mesh of training if that has as many devices. If not, one axis has all devices: `fsdp`
+  if training split the parameters, so that they need no more memory of a device than necessary;
+  otherwise `data`.
+
+  Args:
+    settings: the `parallel` section of the run's config.
+    devices: the devices.
+  """
+  devices = list(jax.devices() if devices is None else devices)
+  try:
+    return make_mesh(settings, devices)
+  except ConfigError:
+    axis = 'data' if settings['fsdp'] == settings['tensor'] == 1 else 'fsdp'
+    return make_mesh(dict.fromkeys(AXES, 1) | {axis: len(devices)}, devices)
 
 
 def check_batch_size(batch_size: int, shards: int, micro_batches: int) -> None:
@@ -150,7 +167,7 @@ class JitStep(PlacedStep):
 
   @property
   def abstract_state(self) -> TrainState:
-    return _with_shardings(self.shapes, self.state_shardings)
+    return with_shardings(self.shapes, self.state_shardings)
 
   @property
   def evaluation_sharding(self) -> NamedSharding:
@@ -169,7 +186,7 @@ class JitStep(PlacedStep):
   def _on_mesh(self, state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:
     # The step is traced with the mesh in scope, because kernels that the compiler cannot split
     # (splash attention) are mapped over it explicitly.
-    with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+    with scope(self.mesh):
       return self.step(state, batches)
 
   def create_state(self, init: Callable[[], TrainState]) -> TrainState:
@@ -238,17 +255,26 @@ class PmapStep(PlacedStep):
   @property
   def stacked_sharding(self) -> NamedSharding:
     """The sharding of arrays [devices, ...]: one slice on each local device."""
-    return NamedSharding(Mesh(np.array(self.local_devices), ('local',)), P('local'))
+    return NamedSharding(self.local_mesh, P('data'))
 
   @property
   def abstract_state(self) -> TrainState:
-    return _with_shardings(
-      self.shapes, jax.tree.map(lambda _: self.evaluation_sharding, self.shapes)
-    )
+    return with_shardings(self.shapes, jax.tree.map(lambda _: self.replicated, self.shapes))
+
+  @functools.cached_property
+  def local_mesh(self) -> Mesh:
+    """The devices of this process, which evaluates and samples by itself."""
+    sizes = dict.fromkeys(AXES, 1) | {'data': len(self.local_devices)}
+    return make_mesh(sizes, self.local_devices)
 
   @property
-  def evaluation_sharding(self) -> SingleDeviceSharding:
-    return SingleDeviceSharding(self.local_devices[0])
+  def replicated(self) -> NamedSharding:
+    """The sharding of the logical state: a copy on each local device."""
+    return NamedSharding(self.local_mesh, P())
+
+  @property
+  def evaluation_sharding(self) -> NamedSharding:
+    return NamedSharding(self.local_mesh, P(BATCH_AXES))
 
   @functools.cached_property
   def compiled(self) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
@@ -283,8 +309,7 @@ class PmapStep(PlacedStep):
     return state, {name: value[0] for name, value in metrics.items()}
 
   def logical_state(self, state: TrainState) -> TrainState:
-    one = self.evaluation_sharding
-    return jax.tree.map(lambda v: jax.device_put(v[0], one), state)
+    return jax.tree.map(lambda v: jax.device_put(v[0], self.replicated), state)
 
 
 MODES = {'jit': JitStep, 'pmap': PmapStep}
@@ -303,9 +328,3 @@ def place_step(mode: str, step: TrainStep, shapes: TrainState, mesh: Mesh) -> Pl
     ConfigError: for an unknown mode, or one that cannot run this step on this mesh.
   """
   return pick(MODES, mode, 'parallel.mode')(step, mesh, shapes)
-
-
-def _with_shardings(shapes: PyTree, where: PyTree) -> PyTree:
-  return jax.tree.map(
-    lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, where
-  )

@@ -14,7 +14,8 @@ from jax.sharding import Mesh
 
 from common import flops
 from common.data.spec import DataSpec
-from common.devices import peak_flops
+from common.devices.limits import peak_flops
+from common.devices.mesh import scope
 from common.domains import domain_of
 from common.method import Method
 from common.reporting.rates import StepWork
@@ -76,7 +77,7 @@ def build_program(config: Mapping, method: Method, spec: DataSpec, mesh: Mesh) -
   pure_step = TrainStep(method, optimizer, seed, averaging, micro_batches, nan_to_num=nan_to_num)
   step = parallel.place_step(mode, pure_step, shapes, mesh)
   # With the mesh in scope, so that attention that its devices cannot run is refused here.
-  with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+  with scope(mesh):
     loss = loss_jaxpr(method, shapes, spec.batch_struct(batch_size))
   on_cpu = mesh.devices.flat[0].platform == 'cpu'
   # XLA's CPU backend is slow at convolutions inside a loop: see `JitStep.unrolled`.

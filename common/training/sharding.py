@@ -197,3 +197,10 @@ def shardings(abstract: PyTree, mesh: Mesh | AbstractMesh) -> PyTree:
   return jax.tree_util.tree_map_with_path(
     lambda path, leaf: NamedSharding(mesh, leaf_spec(path_name(path), leaf.shape, mesh)), abstract
   )
+
+
+def with_shardings(shapes: PyTree, where: PyTree) -> PyTree:
+  """Shapes and types with the sharding of each leaf."""
+  return jax.tree.map(
+    lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), shapes, where
+  )

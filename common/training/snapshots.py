@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from common.checkpoints.checkpoints import Checkpoints
@@ -51,7 +50,7 @@ class Snapshots:
     """The average of `width` at `step`, from the averages stored up to that step.
 
     Args:
-      abstract: shapes and types of the parameters.
+      abstract: shapes and types of the parameters, with the sharding of each, if any.
       widths: the widths of the stored averages.
       step: the step at which the average ends.
       width: the width of the average, in (0, 1/√12).
@@ -76,7 +75,10 @@ class Snapshots:
       for average in restored.state['averages']:
         weight = next(weights)
         total = jax.tree.map(lambda sum, leaf, w=weight: sum + w * np.asarray(leaf), total, average)
-    return jax.tree.map(lambda sum, leaf: jnp.asarray(sum, leaf.dtype), total, abstract)
+    # Back to where `abstract` wants them; a leaf without a sharding goes to the first device.
+    return jax.tree.map(
+      lambda sum, leaf: jax.device_put(sum.astype(leaf.dtype), leaf.sharding), total, abstract
+    )
 
 
 def remove_snapshots_after(workdir: pathlib.Path, step: int) -> None:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from common.data.pipeline import Data, evaluation_batches
+from common.devices.mesh import mesh_of, scope
 from common.method import Batch, Context, Method, PyTree
 from common.training.state import VALIDATION_STREAM, TrainState, stream_key
 
@@ -36,9 +37,10 @@ def validation_loss(
   for n, batch in enumerate(evaluation_batches(data.splits['validation'], batch_size)):
     batch = {k: jax.device_put(v, sharding) for k, v in batch.items()}
     # One key per batch: within it, examples are numbered from 0 in every batch.
-    metrics, count = evaluation_step(
-      method, state.ema, state.memory, batch, jax.random.fold_in(key, n), state.step
-    )
+    with scope(mesh_of(state.ema)):
+      metrics, count = evaluation_step(
+        method, state.ema, state.memory, batch, jax.random.fold_in(key, n), state.step
+      )
     # Batches are weighted by their counts: the last batch has fewer examples.
     for name, value in jax.device_get(metrics).items():
       totals[name] = totals.get(name, 0.0) + float(value * count)

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from common.config import pick
 from common.data.spec import from_unit, to_unit
+from common.devices.mesh import split_batch, whole
 from common.method import example_keys
 from diffusion.model import Model
 from diffusion.processes.process import Process
@@ -58,6 +59,9 @@ def run_sampler(
   are compiled for each grid.
   """
   process = model.process_at(inputs.params)
+  label, past = split_batch((inputs.label, inputs.past))
+  # A mask may be that of all samples.
+  inputs = inputs._replace(label=label, past=past, mask=whole(inputs.mask))
   denoise = guided_denoiser(model, process, settings, inputs)
   # One key for the initial noise and one for the sampler, so that another sampler starts from the
   # same noise.
@@ -69,7 +73,7 @@ def run_sampler(
     num_steps=inputs.num_steps if padded else None,
     final_denoise=settings.final_denoise,
     like=jnp.zeros(settings.shape, jnp.float32),
-    keys=example_keys(start, jnp.arange(settings.shape[0])),
+    keys=split_batch(example_keys(start, jnp.arange(settings.shape[0]))),
     key=sampler,
     past=None if inputs.past is None else to_unit(inputs.past, settings.levels),
     mask=inputs.mask,
@@ -77,7 +81,7 @@ def run_sampler(
   x, evaluations = settings.task.run(task_inputs)
   # Before rounding, which turns NaN into a black pixel.
   finite = jnp.isfinite(x).all(axis=range(1, x.ndim))
-  return from_unit(x, settings.levels), evaluations, finite
+  return whole((from_unit(x, settings.levels), evaluations, finite))
 
 
 def guided_denoiser(

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from common import devices
 from common.config import merge
 from common.data import pipeline
 from common.data.spec import DataSpec
+from common.devices import limits
 from common.method import Request
 from experiments import families
 from experiments.benchmarks import diffusion
@@ -48,7 +48,7 @@ class Work(NamedTuple):
   parameters: int
   flops: float = 0.0
   bytes: float = 0.0
-  peak_memory: Callable[[], int | None] = devices.peak_memory
+  peak_memory: Callable[[], int | None] = limits.peak_memory
 
 
 Contender = Callable[[dict, DataSpec], Work]

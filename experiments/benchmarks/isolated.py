@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 from absl import logging
 
-from common import devices
+from common.devices import limits
 from common.reporting import report
 from experiments.benchmarks import gpu
 from experiments.benchmarks.gpu import Row, Work
@@ -293,9 +293,9 @@ def utilisation(result: Result, first: Result, kind: str) -> str:
   The model FLOPs of a unit of work are those of the row's first contender: our own model.
   """
   middle = statistics.median(result.seconds)
-  peak = devices.peak_flops(kind, 1, 'bfloat16')
+  peak = limits.peak_flops(kind, 1, 'bfloat16')
   if first.flops and peak:
     return f'MFU {result.rate * first.flops / first.units / peak:.1%}'
-  if result.bytes and kind in devices.MEMORY_BANDWIDTH:
-    return f'MBU {result.bytes / middle / (1e12 * devices.MEMORY_BANDWIDTH[kind]):.1%}'
+  if result.bytes and kind in limits.MEMORY_BANDWIDTH:
+    return f'MBU {result.bytes / middle / (1e12 * limits.MEMORY_BANDWIDTH[kind]):.1%}'
   return ''

@@ -15,6 +15,7 @@ from common.training.parallel import make_mesh
 from tests.autoregressive import series
 from tests.autoregressive.common import DIGITS, images, perturbed, small_config
 from tests.autoregressive.texts import WINDOWS, text_config, windows
+from tests.cases import mostly_slow, slow
 from tests.jaxprs import equations
 
 REGULARIZERS = dict(objective__z_loss=0.01, objective__label_smoothing=0.1)
@@ -61,7 +62,7 @@ def loss_and_gradient(case, precision='float32', **settings):
   return run, params, batch
 
 
-@pytest.mark.parametrize('case', CASES)
+@pytest.mark.parametrize('case', mostly_slow(CASES, ['text', 'numbers']))
 def test_chunks_change_neither_losses_nor_gradients(case):
   whole, parts = (loss_and_gradient(case, model__chunk=chunk) for chunk in (0, 5))
   assert ' scan[' not in str(jax.make_jaxpr(whole[0])(*whole[1:]))
@@ -70,7 +71,7 @@ def test_chunks_change_neither_losses_nor_gradients(case):
   jax.tree.map(close, *(jax.jit(run)(params, batch) for run, params, batch in (whole, parts)))
 
 
-@pytest.mark.parametrize('axes', [dict(data=8), dict(data=2, fsdp=2, tensor=2)], ids=str)
+@pytest.mark.parametrize('axes', [*slow([dict(data=8)]), dict(data=2, fsdp=2, tensor=2)], ids=str)
 def test_chunks_on_a_mesh_equal_those_on_one_device(axes):
   """Each device has chunks of its own examples, and the gradients are added up once."""
   run, params, batch = loss_and_gradient('tied, muP, capped', model__chunk=4)

@@ -13,6 +13,7 @@ from common.config import ConfigError
 from common.data.spec import DataSpec
 from common.method import Context, Request
 from tests.autoregressive.common import DIGITS, images, perturbed, small_config
+from tests.cases import slow
 
 
 def built(spec=DIGITS, num=8, **overrides):
@@ -88,7 +89,7 @@ def test_probabilities_of_all_data_sum_to_one():
   assert float(jnp.exp(-nats).sum()) == pytest.approx(1, rel=1e-5)
 
 
-@pytest.mark.parametrize('size', [1, 2])
+@pytest.mark.parametrize('size', [1, *slow([2])])
 def test_loss_is_causal_by_gradient(size):
   """The loss of emission t depends on the embeddings of the emissions before t, and on no other."""
   config = small_config(ordering__size=size)

@@ -16,6 +16,7 @@ from common.data.tokenizers import Characters
 from common.method import Context
 from tests.autoregressive.common import DIGITS, perturbed
 from tests.autoregressive.texts import WINDOWS, text_config, windows
+from tests.cases import slow
 
 BATCH = windows(6)
 
@@ -79,7 +80,7 @@ def test_one_position_of_each_example_counts_and_all_are_equally_likely(params, 
   assert float(loss) == pytest.approx(float(sum(halves)) / 2, rel=1e-5)
 
 
-@pytest.mark.parametrize('positions', ['learned', 'rotary'])
+@pytest.mark.parametrize('positions', [*slow(['learned']), 'rotary'])
 def test_packed_documents_equal_separate_ones(positions):
   """[a SEP b SEP c]: each token is as probable as if its document were a window by itself."""
   config = text_config(network__positions=positions, objective__documents=True)

@@ -11,6 +11,7 @@ from common.data import pipeline
 from common.domains.series import Windows, forecast
 from common.evaluation.crps import score
 from tests.autoregressive.series import loss_context, series_config
+from tests.cases import slow
 
 LEVELS = [(a, b) for a in (1.0, 1e-4, 1e3) for b in (0.0, 1e6, 1.7e9)]
 SIZES = dict(context=16, horizon=4, stride=1)
@@ -26,7 +27,7 @@ def csv(path, a, b):
   return str(path)
 
 
-@pytest.mark.parametrize('head', ['student_t', 'quantiles'])
+@pytest.mark.parametrize('head', [*slow(['student_t']), 'quantiles'])
 def test_a_fit_of_a_series_times_a_plus_b_has_a_times_the_crps(tmp_path, head):
   """Not for a head over counts: counts have no other unit, and do not begin at b."""
   made, found = None, {}

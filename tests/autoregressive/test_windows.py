@@ -31,6 +31,7 @@ from tests.autoregressive.series import (
   series_model,
   windows,
 )
+from tests.cases import slow
 
 LENGTH = CONTEXT + HORIZON
 
@@ -123,7 +124,7 @@ def test_decoding_step_by_step_is_one_pass(network):
     inputs = runner.embed_at(emissions[:, i : i + 1], jnp.int32(i), covariates)
 
 
-@pytest.mark.parametrize('head', ['student_t', 'negative_binomial'])
+@pytest.mark.parametrize('head', ['student_t', *slow(['negative_binomial'])])
 def test_log_probabilities_of_draws_are_those_of_one_pass(head):
   ordering, model, params = series_model(head=head)
   x, label = windows(3)['x'], jnp.arange(3)

@@ -23,7 +23,8 @@ from common.attention import (
   reference,
 )
 from common.config import ConfigError
-from common.training.parallel import AXES, make_mesh
+from common.devices.mesh import AXES
+from common.training.parallel import make_mesh
 
 LENGTH = 256
 POSITIONS = jnp.arange(LENGTH)

@@ -24,6 +24,7 @@ from diffusion.model import (
 from diffusion.objectives.times import LossHistory
 from diffusion.objectives.uncertainty import uncertainty
 from diffusion.processes import build as build_process
+from tests.cases import mostly_slow
 from tests.diffusion.small import KEY, NUM, SPEC, batch, build, context, random_init
 
 CASES = {
@@ -45,7 +46,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize('case', CASES)
+@pytest.mark.parametrize('case', mostly_slow(CASES, ['uniform', 'edm']))
 def test_loss_is_the_same_however_the_batch_is_split(case):
   method = build(**CASES[case])
   params, memory = random_init(method)
@@ -145,6 +146,7 @@ def test_labels_are_hidden_as_often_as_said():
   np.testing.assert_array_equal(label[label != 3], data['label'][label != 3])
 
 
+@pytest.mark.slow
 def test_learned_variance_and_the_bound_in_the_loss():
   """With the same draws the loss is L_simple + hybrid·L_vlb, and L_vlb leaves the mean alone."""
   changes = {'process': dict(name='ddpm', schedule='cosine', steps=8)}

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from common import config
-from common.devices import OutOfMemoryError
+from common.devices.limits import OutOfMemoryError
 from experiments import cli
 from experiments.startup import signals
 

@@ -30,6 +30,7 @@ def without_numbers(text):
   return re.sub(r'\d+\.\d+|step \d+', '#', text)
 
 
+@pytest.mark.slow
 def test_the_page_prints_what_it_shows(trained, monkeypatch):
   monkeypatch.chdir(trained)
   namespace, blocks = {}, BLOCK.findall(PAGE.read_text('utf-8'))

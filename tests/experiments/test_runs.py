@@ -12,7 +12,7 @@ from jax.tree_util import tree_leaves_with_path
 
 from common.config import ConfigError, to_json
 from common.data.pipeline import Data
-from common.devices import OutOfMemoryError
+from common.devices.limits import OutOfMemoryError
 from common.method import Samples
 from common.reporting import writers
 from common.reporting.rates import is_speed
@@ -51,6 +51,7 @@ def copied(whole, tmp_path):
   return shutil.copytree(whole, tmp_path / 'run')
 
 
+@pytest.mark.slow
 def test_a_run_stopped_between_two_log_lines_writes_the_same_rows(whole, tmp_path, caplog):
   config, workdir = tiny.config('autoregressive'), tmp_path / 'run'
   assert not runs.train(config, workdir, stop=after(7))  # at step 14 of 40, logged at 10 and 20

@@ -252,6 +252,21 @@ def test_evaluate_and_sample_read_the_run_back(whole, tmp_path):
   assert '3 × 10 results' in printed and (tmp_path / 'complete.png').stat().st_size > 1000
 
 
+@pytest.mark.slow
+def test_eight_devices_draw_the_samples_of_one_and_measure_the_same(whole, tmp_path):
+  drawn, measured = [], []
+  for devices in (1, 8):
+    out = tmp_path / f'{devices}.npy'
+    run('sample', f'--workdir={whole}', '--num=130', f'--out={out}', devices=devices)
+    drawn.append(np.load(out))
+    metrics, num = '--metrics=bits_per_dim,frechet', 20 + devices
+    run('evaluate', f'--workdir={whole}', metrics, f'--num_samples={num}', devices=devices)
+    text = (whole / 'evaluations' / f'40-num_samples={num}.json').read_text()
+    measured.append(json.loads(text)['measures']['bits_per_dim']['value'])
+  assert (drawn[0] != drawn[1]).mean() < 0.01 and len(np.unique(drawn[0], axis=0)) > 100
+  assert measured[0] == pytest.approx(measured[1], rel=1e-5)
+
+
 @pytest.mark.parametrize(
   ('command', 'flags', 'message'),
   [

@@ -64,12 +64,9 @@ def frequencies(batch, draws, settings, label):
 @pytest.mark.parametrize(
   'settings',
   [
-    dict(),
-    dict(temperature=1.7),
-    dict(top_k=2),
+    *slow([dict(), dict(temperature=1.7), dict(top_k=2), dict(guidance=3.0)]),
     dict(top_p=0.7),
     dict(min_p=0.6),
-    dict(guidance=3.0),
     dict(temperature=0.6, top_k=2, top_p=0.9, guidance=1.5),
   ],
   ids=str,
@@ -118,9 +115,7 @@ def draw(model, params, keys, emissions, lengths, label, **limits):
   return RUN(Runner(model, params), keys, prompt, {}, limits=Limits(**limits))
 
 
-@pytest.mark.parametrize(
-  'variant', mostly_slow(DECODERS, DECODERS.keys() - {'tied', 'tcn', 'learned'})
-)
+@pytest.mark.parametrize('variant', mostly_slow(DECODERS, ['rotary_grouped', 'alibi_window']))
 def test_log_probabilities_are_those_of_a_full_pass(variant):
   ordering, model, params = small_model(SMALL, **DECODERS[variant])
   keys = example_keys(jax.random.key(0), jnp.arange(3))
@@ -179,7 +174,7 @@ def test_repetition_counts_the_prompt_and_what_was_drawn():
       assert sorted(row.tolist()) == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.parametrize('chunk', [1, 4, 5, 100])
+@pytest.mark.parametrize('chunk', [*slow([1, 5]), 4, 100])
 def test_prefill_in_chunks_equals_prefill_at_once(chunk):
   _, model, params = small_model(SMALL, network__positions='rotary')
   given = jax.random.randint(jax.random.key(4), (2, 16, 1), 0, 5)

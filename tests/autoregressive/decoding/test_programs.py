@@ -27,6 +27,7 @@ from autoregressive.method import build, build_draft, build_model
 from common.data.spec import DataSpec
 from common.method import Request, example_keys
 from tests.autoregressive.common import outputs_of, perturbed, small_config
+from tests.cases import slow
 
 TEXT = DataSpec('text', 'text', (64,), 7, 2)
 NUM = 2
@@ -104,6 +105,7 @@ def check(model, params, samples, size, length, **settings):
   assert not np.asarray(samples.log_prob)[:, :size].any()
 
 
+@pytest.mark.slow
 def test_one_program_serves_prompts_lengths_and_values(programs):
   config, model, params = text_model()
   made = build(config, TEXT)
@@ -150,7 +152,7 @@ def test_the_number_of_stops_compiles_no_other_program(programs):
   assert ends[0] <= 10
 
 
-@pytest.mark.parametrize('network', ['lstm', 'tcn'])
+@pytest.mark.parametrize('network', [*slow(['lstm']), 'tcn'])
 def test_prompts_of_any_length_are_one_program_without_rewinding(network, programs):
   config, model, params = text_model(network)
   made = build(config, TEXT)

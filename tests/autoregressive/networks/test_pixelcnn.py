@@ -18,7 +18,7 @@ from common.method import Request
 from configs.autoregressive import base, pixelcnn
 from experiments import families
 from tests.autoregressive.common import images, perturbed
-from tests.cases import mostly_slow
+from tests.cases import mostly_slow, slow
 
 WIDTH = 6
 NETWORKS = {  # the last two have three emissions per pixel
@@ -52,7 +52,7 @@ def influence_of(name):
   return np.asarray(jnp.abs(jax.jit(jax.jacrev(read))(h)).sum((1, 3)))
 
 
-@pytest.mark.parametrize('name', mostly_slow(NETWORKS, NETWORKS.keys() - {'pp'}))
+@pytest.mark.parametrize('name', mostly_slow(NETWORKS, ['gated', 'plain_rgb']))
 def test_causal_by_gradient(name):
   """No emission sees later ones, all see the start, and channels see those before in a pixel."""
   table, groups = influence_of(name), NETWORKS[name].groups
@@ -161,7 +161,7 @@ def method_of(name):
   return made, perturbed(params, 0.1), build_model(config, spec)
 
 
-@pytest.mark.parametrize('name', ['plain', 'pp'])
+@pytest.mark.parametrize('name', ['plain', *slow(['pp'])])
 def test_likelihood_is_the_sum_of_conditionals_when_sampled(name):
   """Draws pixel after pixel with the cache, adds up the log-probability of each draw, and compares
   the sum with the likelihood of the resulting images."""
@@ -189,7 +189,7 @@ def test_likelihood_is_the_sum_of_conditionals_when_sampled(name):
   assert len(np.unique(np.asarray(x), axis=0)) > 1
 
 
-@pytest.mark.parametrize('name', ['gated', 'pp_grey'])
+@pytest.mark.parametrize('name', ['gated', *slow(['pp_grey'])])
 def test_probabilities_of_all_images_sum_to_one(name):
   made, params, _ = method_of(name)
   every = jnp.stack(jnp.meshgrid(*[jnp.arange(3)] * 4), -1).reshape(-1, 2, 2, 1)
@@ -216,6 +216,7 @@ def test_samples_by_the_method():
   assert (np.asarray(other.x) != np.asarray(samples.x)).any()
 
 
+@pytest.mark.slow
 def test_unconditional_pixelcnn_pp_does_not_see_the_start():
   network, params, h = network_of('pp')
   network = network.clone(conditional=False)

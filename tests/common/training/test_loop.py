@@ -13,7 +13,7 @@ import pytest
 from common.checkpoints.checkpoints import Checkpoints
 from common.data.pipeline import Data
 from common.data.sources import Source
-from common.devices import OutOfMemoryError
+from common.devices.limits import OutOfMemoryError
 from common.method import Aux, Samples
 from common.reporting import writers
 from common.reporting.rates import ONE_EXAMPLE, StepWork

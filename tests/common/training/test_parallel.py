@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 
 import jax
@@ -21,7 +22,7 @@ from configs.base import get_base
 from experiments import families
 from tests import toy
 from tests.autoregressive.common import perturbed
-from tests.cases import mostly_slow, slow
+from tests.cases import mostly_slow
 
 STEPS, SIZE = 6, 16
 EMA = Averaging(decay=0.9, warmup=True)
@@ -45,18 +46,18 @@ def run_on_one_device(weighted):
   return run(weighted=weighted)
 
 
-@pytest.mark.parametrize('weighted', [False, True])
+QUICK = [
+  (dict(devices=8), True),
+  (dict(devices=8, data=2, fsdp=4), False),
+  (dict(devices=8, data=2, fsdp=2, tensor=2), True),
+  (dict(devices=4, micro_batches=2), False),
+  (dict(devices=4, micro_batches=2, mode='pmap'), True),
+]
+WAYS = [*(how for how, _ in QUICK), dict(devices=8, mode='pmap'), dict(micro_batches=4)]
+
+
 @pytest.mark.parametrize(
-  'how',
-  [
-    dict(devices=8),
-    dict(devices=8, data=2, fsdp=4),
-    dict(devices=8, data=2, fsdp=2, tensor=2),
-    *slow([dict(devices=8, mode='pmap'), dict(micro_batches=4)]),
-    dict(devices=4, micro_batches=2),
-    dict(devices=4, micro_batches=2, mode='pmap'),
-  ],
-  ids=str,
+  ('how', 'weighted'), mostly_slow(itertools.product(WAYS, [False, True]), QUICK), ids=str
 )
 def test_same_losses_and_parameters_as_one_device(how, weighted):
   one_state, one, _ = run_on_one_device(weighted)
@@ -119,7 +120,7 @@ def train_network(name, **axes):
   return metrics['loss'], jax.device_get(final.params), step
 
 
-@pytest.mark.parametrize('name', mostly_slow(NETWORKS, ['dit', 'transformer']))
+@pytest.mark.parametrize('name', mostly_slow(NETWORKS, ['transformer']))
 def test_networks_train_alike_on_one_device_and_on_a_mesh(name, monkeypatch):
   """Small leaves too are split, and none may be whole on a device."""
   monkeypatch.setattr(sharding, 'FSDP_MIN_SIZE', 128)

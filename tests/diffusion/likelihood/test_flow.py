@@ -9,7 +9,7 @@ import scipy.stats
 from common.config import ConfigError, component
 from diffusion.likelihood import LIKELIHOODS, flow
 from diffusion.processes import build
-from tests.cases import slow
+from tests.cases import mostly_slow, slow
 from tests.diffusion import exact
 
 KEY = jax.random.key(0)
@@ -49,7 +49,7 @@ def test_exact_trace_gives_the_marginal_at_t_min(name):
   assert 5 < int(got.steps) < 500
 
 
-@pytest.mark.parametrize('name', ['vp_linear', 'edm'])
+@pytest.mark.parametrize('name', [*slow(['vp_linear']), 'edm'])
 def test_bits_per_dimension_of_a_standard_normal(name):
   """The mean of −log₂ p over N(0, I), from the moments of x: the entropy, to 1e-4."""
   process, data = build({'name': name}), exact.isotropic(1.0, DIM)
@@ -71,7 +71,7 @@ def test_prior_has_the_width_of_the_noise_at_the_end():
   assert float(got) == pytest.approx(-6.024158719, abs=1e-5)
 
 
-@pytest.mark.parametrize('probe', flow.PROBES)
+@pytest.mark.parametrize('probe', mostly_slow(flow.PROBES, ['gaussian']))
 def test_hutchinson_is_within_its_standard_error(probe):
   process = build({'name': 'vp_linear'})
   z = exact.MIXTURE.noisy(process, process.t_min, 4)
@@ -124,7 +124,7 @@ def estimate(process, data, x0, levels, **settings):
   return run(x0)
 
 
-@pytest.mark.parametrize('dequantization', flow.DEQUANTIZATIONS)
+@pytest.mark.parametrize('dequantization', mostly_slow(flow.DEQUANTIZATIONS, ['variational']))
 def test_discrete_likelihood_is_bounded_and_importance_samples_tighten_it(dequantization):
   """The mass that a Gaussian model gives to each of 9 cells is known."""
   process = build({'name': 'rectified_flow', 't_min': 0.1})

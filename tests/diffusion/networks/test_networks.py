@@ -11,7 +11,7 @@ import pytest
 from common.config import ConfigError
 from diffusion.networks import NETWORKS
 from diffusion.networks.conditioning import Conditioning
-from tests.cases import mostly_slow
+from tests.cases import mostly_slow, slow
 from tests.diffusion.networks.small import (
   NUM_CLASSES,
   SMALL,
@@ -23,14 +23,14 @@ from tests.diffusion.networks.small import (
 )
 
 
-@pytest.mark.parametrize('name', mostly_slow(SMALL, SMALL.keys() - {'adm', 'ncsn++'}))
+@pytest.mark.parametrize('name', mostly_slow(SMALL, ['dit', 'mlp']))
 def test_output_is_zero_at_initialisation(name):
   y, _ = quick_jit(build(name).init_with_output)(jax.random.key(0), *batch())
   assert y.shape == (4, 8, 8, 2) and y.dtype == jnp.float32
   assert not np.any(y)
 
 
-@pytest.mark.parametrize('name', SMALL)
+@pytest.mark.parametrize('name', mostly_slow(SMALL, SMALL.keys() - {'adm', 'ncsn++'}))
 def test_every_parameter_has_a_gradient(name):
   network = build(name)
   loss = lambda params: jnp.sum(jnp.sin(network.apply({'params': params}, *batch())))
@@ -77,7 +77,7 @@ def test_dropout_only_in_training_and_different_for_each_key(name):
   np.testing.assert_allclose(evaluated, plain, atol=1e-4)
 
 
-@pytest.mark.parametrize('name', ['dit', 'ddpm'])
+@pytest.mark.parametrize('name', ['dit', *slow(['ddpm'])])
 def test_remat_computes_the_same(name):
   params = random_params(build(name))
   jaxprs, values = [], []

@@ -1,4 +1,4 @@
-"""Devices: their peak rate, the memory in use, and what to do when it is exhausted."""
+"""Limits of devices: their peak rate, their memory, and what to do when it is exhausted."""
 
 import contextlib
 from collections.abc import Iterator, Mapping

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from common import devices
-from common.devices import OutOfMemoryError, out_of_memory, peak_flops, peak_memory
+from common.devices import limits
+from common.devices.limits import OutOfMemoryError, out_of_memory, peak_flops, peak_memory
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ def test_no_peak_is_guessed_for_an_unknown_device():
 
 
 def test_a_dense_peak_in_float32_is_at_most_that_in_bfloat16():
-  assert all(0 < single <= half for half, single in devices.PEAK_TFLOPS.values())
+  assert all(0 < single <= half for half, single in limits.PEAK_TFLOPS.values())
 
 
 def test_exhausted_memory_is_one_line_with_advice():
