@@ -9,6 +9,7 @@ import pathlib
 import shlex
 
 from experiments.launch import job
+from experiments.startup.signals import STOPPED
 
 NEEDS = ('gcloud', 'bash', 'git', 'tar')
 SCRIPT = pathlib.Path(__file__).with_name('queued_resources.sh')
@@ -84,6 +85,6 @@ def _header(start: job.Job, settings: Settings) -> str:
     f'CREATE=({shlex.join(create)})\n'
     f'COMMAND=({shlex.join([*env, *start.command()])})\n'
     f'RESTARTS={start.restarts}\n'
-    f'STOPPED={job.STOPPED}\n'
+    f'STOPPED={STOPPED}\n'
     f'install() {{\n{install}}}\n'
   )

@@ -11,6 +11,7 @@ import re
 from typing import Any
 
 from experiments.launch import documents, job
+from experiments.startup.signals import STOPPED
 
 NEEDS = ('kubectl',)
 POOL = 'cloud.google.com/gke-nodepool'
@@ -19,6 +20,7 @@ GRACE = 120  # seconds between SIGTERM and SIGKILL
 KEEP = 12 * 3600  # seconds for which a finished JobSet and its logs stay
 TOPOLOGY = re.compile(r'\d+x\d+(x\d+)?')
 CONTAINER = 'twofold'
+FIRST = 'jobset.sigs.k8s.io/job-index=0,batch.kubernetes.io/job-completion-index=0'  # a pod
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +69,7 @@ def plan(start: job.Job, settings: Settings) -> job.Plan:
     ('kubectl', 'apply', '--filename'),
     (
       f'kubectl get pods --selector={pods}',
-      f'kubectl logs --follow job/{start.name}-slice-0',
+      f'kubectl logs --follow --selector={pods},{FIRST}',
       f'kubectl delete jobset {start.name}',
     ),
   )
@@ -92,7 +94,7 @@ def manifest(start: job.Job, settings: Settings) -> dict[str, Any]:
           'onExitCodes': {
             'containerName': CONTAINER,
             'operator': 'In',
-            'values': [job.STOPPED],
+            'values': [STOPPED],
           },
         },
         {'action': 'FailJob', 'onPodConditions': [{'type': 'DisruptionTarget', 'status': 'True'}]},

@@ -17,7 +17,6 @@ from experiments import config_flag
 DISTRIBUTED = ('train',)  # the commands that take --distributed
 NAME = re.compile(r'[a-z]([-a-z0-9]{0,38}[a-z0-9])?')  # what all clouds accept
 VARIABLE = re.compile(r'[A-Za-z_]\w*')
-STOPPED = 75  # exit code of a run that was stopped after saving: see experiments.cli
 # Installs the working tree into .venv, with the versions that the tests ran with. The images of
 # clouds have an older Python, so uv brings one.
 INSTALL = """\
@@ -120,7 +119,10 @@ def check(arguments: Sequence[str]) -> str:
   config = config_flag.define('The config.', values, rest)
   for flag in ('workdir', 'distributed'):
     flags.DEFINE_string(flag, None, 'Of the command.', flag_values=values)
-  values([name, *rest], known_only=True)
+  try:
+    values([name, *rest], known_only=True)
+  except flags.Error as error:
+    raise ValueError(f'{name}: {error}') from None
   if values['distributed'].value is not None:
     raise ValueError('--distributed: leave it out of the command; launch sets it on each worker')
   config.load()

@@ -47,8 +47,8 @@ start() {
 
 # Shows the log until the command ends.
 follow() {
-  until [[ -e code ]] || ! alive; do sleep 1; done &
-  tail -n 50 -F --pid="$!" log
+  until [[ -e code ]] || ! alive; do sleep 0.5; done &
+  tail -n 50 -F --sleep-interval=0.5 --pid="$!" log
 }
 
 # Prints the exit code of the command, or that it runs. 137: nothing is left of it.
@@ -59,9 +59,9 @@ code() {
 # Ends what is left of the command, which has a minute to save, and forgets its exit code.
 stop() {
   if alive; then pkill -TERM --session "$(< "$(leader_file)")"; fi
-  for _ in {1..60}; do
+  for _ in {1..120}; do
     alive || break
-    sleep 1
+    sleep 0.5
   done
   if alive; then pkill -KILL --session "$(< "$(leader_file)")"; fi
   rm -f code

@@ -9,6 +9,7 @@ import dataclasses
 import shlex
 
 from experiments.launch import documents, job
+from experiments.startup.signals import STOPPED
 
 NEEDS = ('sky',)
 PORT = 8476  # of the coordinator, on the first machine
@@ -54,7 +55,7 @@ def plan(start: job.Job, settings: Settings) -> job.Plan:
     'use_spot': settings.spot,
     'job_recovery': {
       'max_restarts_on_errors': start.restarts,
-      'recover_on_exit_codes': [job.STOPPED],  # these do not count
+      'recover_on_exit_codes': [STOPPED],  # these do not count
     },
   }
   if settings.infra:

@@ -12,6 +12,7 @@ import re
 import shlex
 
 from experiments.launch import job
+from experiments.startup.signals import STOPPED
 
 NEEDS = ('sbatch',)
 GRACE = 120  # seconds between SIGTERM and the time limit
@@ -73,7 +74,7 @@ def plan(start: job.Job, settings: Settings) -> job.Plan:
   if settings.partition:
     options.append(f'--partition={settings.partition}')
   lines = ['#!/bin/bash', *(f'#SBATCH {option}' for option in (*options, *settings.sbatch))]
-  again = REQUEUE.format(stopped=job.STOPPED, restarts=start.restarts)
+  again = REQUEUE.format(stopped=STOPPED, restarts=start.restarts)
   text = '\n'.join(lines) + '\n' + start.exports() + shlex.join((*SRUN, *start.command()))
   return job.Plan(
     f'{text}\n{again}',

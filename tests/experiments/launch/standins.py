@@ -38,7 +38,7 @@ echo "a line of the log"
 printf '%s' "${SPACE-}" > "$FAKE/space"
 read -r code < "$FAKE/codes"; sed -i 1d "$FAKE/codes"
 case $code in
-  slow) sleep 1.5; exit 0 ;;
+  slow) sleep 0.8; exit 0 ;;
   preempted) echo SUSPENDED > "$FAKE/state"; exit 143 ;;
   *) exit "$code" ;;
 esac
