@@ -4,12 +4,12 @@
     train --config=diffusion/images:digits --workdir=runs/digits
   twofold launch --backend=slurm --nodes=4 --gpus=8 --time=24:00:00 -- \\
     train --config=papers/dit:XL2 --workdir=/shared/runs/dit
-  twofold launch --backend=sky --accelerator=tpu-v6e-256 --spot -- \\
-    train --config=papers/dit:XL2 --workdir=gs://BUCKET/runs/dit
-  twofold launch --backend=gke --accelerator=tpu-v6e-slice --topology=16x16 --image=IMAGE -- \\
-    train --config=papers/dit:XL2 --workdir=gs://BUCKET/runs/dit
-  twofold launch --backend=gcloud --accelerator=v6e-256 --zone=us-east5-b --spot -- \\
-    train --config=papers/dit:XL2 --workdir=gs://BUCKET/runs/dit
+  twofold launch --backend=sky --accelerator=tpu-v6e-256 --spot --setup=MOUNT -- \\
+    train --config=papers/dit:XL2 --workdir=/mnt/runs/dit
+  twofold launch --backend=gke --accelerator=tpu-v6e-slice --topology=16x16 --image=IMAGE \\
+    --claim=runs -- train --config=papers/dit:XL2 --workdir=/mnt/runs/dit
+  twofold launch --backend=gcloud --accelerator=v6e-256 --zone=us-east5-b --spot \\
+    --setup=MOUNT -- train --config=papers/dit:XL2 --workdir=/mnt/runs/dit
 
 What follows `--` is a command of twofold. --dry_run prints the task, manifest or script that would
 be used, and how: write it to a file to keep or change it. A run that is stopped after saving (exit
@@ -84,10 +84,12 @@ flags.DEFINE_integer('slices', None, 'gke, gcloud: number of slices (1).', lower
 cli.define('topology', 'gke: the chips of a slice: 4x4, 4x4x4.')
 flags.DEFINE_integer('chips', None, 'gke: chips of one host (4).', lower_bound=1)
 cli.define('image', 'gke: container image that has twofold.')
+cli.define('claim', 'gke: persistent volume claim with the workdir, in the pods at /mnt/CLAIM.')
 cli.define('queue', 'gke: local queue of Kueue; default: none.')
 cli.define('zone', 'gcloud: zone of the slice.')
 cli.define('project', "gcloud: project; default: that of gcloud's configuration.")
 cli.define('runtime_version', 'gcloud: software of the machines; default: by the kind of TPU.')
+cli.define('setup', 'sky, slurm, gcloud: a line of shell to run before the command.')
 flags.DEFINE_bool('spot', None, 'sky, gke, gcloud: machines that may be preempted.')
 
 
@@ -103,7 +105,8 @@ def main(arguments: list[str]) -> int:
       f'--name={title}: write a name of at most 40 small letters, digits and hyphens, which begins '
       'with a letter'
     )
-  start = job.Job(title, tuple(arguments), job.parse_env(ENV.value), RESTARTS.value)
+  env = job.parse_env(ENV.value)
+  start = job.Job(title, tuple(arguments), workdir, env, RESTARTS.value)
   if name == LOCAL:
     return run_here(start, settings)
   backend = BACKENDS[name]

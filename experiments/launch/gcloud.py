@@ -35,6 +35,8 @@ class Settings:
     runtime_version: the software of the TPU's machines; '': what Google recommends for the kind.
     project: '': that of gcloud's configuration.
     spot: whether it may be preempted.
+    setup: a line of shell that each worker runs before each start, such as one that mounts a
+      folder unless it is mounted.
   """
 
   accelerator: str
@@ -43,6 +45,7 @@ class Settings:
   runtime_version: str = ''
   project: str = ''
   spot: bool = False
+  setup: str = ''
 
   def __post_init__(self):
     if not (self.runtime_version or self.kind in RUNTIMES):
@@ -87,4 +90,5 @@ def _header(start: job.Job, settings: Settings) -> str:
     f'RESTARTS={start.restarts}\n'
     f'STOPPED={STOPPED}\n'
     f'install() {{\n{install}}}\n'
+    f'prepare() {{\n  {settings.setup or "true"}\n}}\n'
   )

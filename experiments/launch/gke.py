@@ -19,7 +19,7 @@ SPOT = 'cloud.google.com/gke-spot'
 GRACE = 120  # seconds between SIGTERM and SIGKILL
 KEEP = 12 * 3600  # seconds for which a finished JobSet and its logs stay
 TOPOLOGY = re.compile(r'\d+x\d+(x\d+)?')
-CONTAINER = 'twofold'
+CONTAINER, VOLUME = 'twofold', 'runs'
 FIRST = 'jobset.sigs.k8s.io/job-index=0,batch.kubernetes.io/job-completion-index=0'  # a pod
 
 
@@ -31,6 +31,7 @@ class Settings:
     accelerator: GKE's name: tpu-v6e-slice, tpu-v5-lite-podslice, tpu-v5p-slice.
     topology: the chips of one slice: 4x4, 4x4x4.
     image: a container image with twofold and its extra `tpu`.
+    claim: a persistent volume claim that many nodes may write to; pods have it at /mnt/CLAIM.
     slices: number of slices, each a node pool of its own.
     chips: number of chips of one host.
     spot: whether the nodes may be preempted.
@@ -40,6 +41,7 @@ class Settings:
   accelerator: str
   topology: str
   image: str
+  claim: str
   slices: int = 1
   chips: int = 4
   spot: bool = False
@@ -61,7 +63,17 @@ class Settings:
 
 
 def plan(start: job.Job, settings: Settings) -> job.Plan:
-  """The manifest, and `kubectl apply`."""
+  """The manifest, and `kubectl apply`.
+
+  Raises:
+    ValueError: the workdir is not on the claim, so that it would end with its pod.
+  """
+  folder = f'/mnt/{settings.claim}'
+  if not start.workdir.startswith(f'{folder}/'):
+    raise ValueError(
+      f'--workdir={start.workdir} would be in each pod, and end with it: give a folder of the '
+      f'claim, {folder}/runs/{start.name}'
+    )
   pods = f'jobset.sigs.k8s.io/jobset-name={start.name}'
   return job.Plan(
     documents.to_yaml(manifest(start, settings)),
@@ -149,7 +161,9 @@ def _pod(start: job.Job, settings: Settings) -> dict[str, Any]:
     container['env'] = [{'name': name, 'value': literal(value)} for name, value in start.env]
   container['securityContext'] = {'privileged': True}  # for the TPU's devices
   container['resources'] = {'limits': {'google.com/tpu': settings.chips}}
-  return pod | {'containers': [container]}
+  container['volumeMounts'] = [{'name': VOLUME, 'mountPath': f'/mnt/{settings.claim}'}]
+  volume = {'name': VOLUME, 'persistentVolumeClaim': {'claimName': settings.claim}}
+  return pod | {'containers': [container], 'volumes': [volume]}
 
 
 def literal(word: str) -> str:

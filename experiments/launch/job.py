@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from common.ranges import did_you_mean
-from experiments import config_flag
+from experiments import cli, config_flag
 
 DISTRIBUTED = ('train',)  # the commands that take --distributed
 NAME = re.compile(r'[a-z]([-a-z0-9]{0,38}[a-z0-9])?')  # what all clouds accept
@@ -33,6 +33,7 @@ class Job:
   Attributes:
     name: of the job, and of what is created for it.
     arguments: those of `twofold`: ('train', '--config=...', '--workdir=...').
+    workdir: the folder of the run, for all workers.
     env: ((name, value), ...), environment variables of the command.
     restarts: how often it is restarted after a crash. After a preemption (exit code 75, or a
       machine that is gone) it always is.
@@ -40,6 +41,7 @@ class Job:
 
   name: str
   arguments: tuple[str, ...]
+  workdir: str
   env: tuple[tuple[str, str], ...] = ()
   restarts: int = 3
 
@@ -117,12 +119,13 @@ def check(arguments: Sequence[str]) -> str:
     raise ValueError(f'{name!r} does not run on several workers;{hint} commands that do: {known}')
   values = flags.FlagValues()
   config = config_flag.define('The config.', values, rest)
-  for flag in ('workdir', 'distributed'):
-    flags.DEFINE_string(flag, None, 'Of the command.', flag_values=values)
+  parsers = {'workdir': cli.FolderParser(), 'distributed': flags.ArgumentParser()}
+  for flag, parser in parsers.items():
+    flags.DEFINE(parser, flag, None, '', flag_values=values, serializer=flags.ArgumentSerializer())
   try:
     values([name, *rest], known_only=True)
   except flags.Error as error:
-    raise ValueError(f'{name}: {error}') from None
+    raise ValueError(str(error).removeprefix('flag ')) from None
   if values['distributed'].value is not None:
     raise ValueError('--distributed: leave it out of the command; launch sets it on each worker')
   config.load()
@@ -133,10 +136,10 @@ def check(arguments: Sequence[str]) -> str:
 
 def check_shared(workdir: str, backend: str) -> None:
   """Raises ValueError for a relative workdir, of which each machine would have its own."""
-  if not (workdir.startswith('/') or '://' in workdir):
+  if not workdir.startswith('/'):
     raise ValueError(
       f'--workdir={workdir}: with --backend={backend} each worker would write to a folder of its '
-      'own; give gs://BUCKET/FOLDER, or the absolute path of a folder that all workers mount'
+      'own; give the absolute path of a folder that all workers mount, such as /mnt/runs/digits'
     )
 
 
@@ -151,7 +154,7 @@ def check_tree() -> None:
 
 
 def name_of(workdir: str) -> str:
-  """A name for a job, from the last part of its workdir: 'gs://b/runs/My_run' gives 'my-run'."""
+  """A name for a job, from the last part of its workdir: '/mnt/runs/My_run' gives 'my-run'."""
   last = workdir.rstrip('/').rpartition('/')[2].lower()
   name = re.sub(r'[^a-z0-9]+', '-', last).strip('-')
   return (name if name[:1].isalpha() else f'run-{name}')[:40].strip('-')

@@ -35,6 +35,7 @@ unpack() {
 # ended: then its exit code is still to be read.
 start() {
   [[ -e code ]] || alive && return
+  prepare || return
   # SIGTERM is for the command. The shell around it stays, to write down the exit code.
   PATH=$PWD/$TREE/.venv/bin:$PATH setsid bash -c '
     trap : TERM
@@ -88,7 +89,7 @@ pack() {
     printf 'COMMAND=('
     printf '%q ' "${COMMAND[@]}"
     printf ')\n'
-    declare -f install leader_file alive unpack start follow code stop
+    declare -f install prepare leader_file alive unpack start follow code stop
     # shellcheck disable=SC2016
     printf 'mkdir -p ~/"$NAME" && cd ~/"$NAME" && "$1"\n'
   } > "$FILES/$NAME.sh"

@@ -29,12 +29,14 @@ class Settings:
     nodes: number of machines; of slices, one.
     spot: whether to use machines that may be preempted.
     infra: CLOUD[/REGION[/ZONE]]; '': the cheapest that has room.
+    setup: a line of shell that each new machine runs first, such as one that mounts a folder.
   """
 
   accelerator: str
   nodes: int = 1
   spot: bool = False
   infra: str = ''
+  setup: str = ''
 
   def __post_init__(self):
     if self.is_tpu and self.nodes > 1:
@@ -63,7 +65,8 @@ def plan(start: job.Job, settings: Settings) -> job.Plan:
   task = {'name': start.name, 'workdir': '.', 'num_nodes': settings.nodes, 'resources': resources}
   if start.env:
     task['envs'] = dict(start.env)
-  task['setup'] = job.INSTALL.format(extra='tpu' if settings.is_tpu else 'cuda') + '\n'
+  install = job.INSTALL.format(extra='tpu' if settings.is_tpu else 'cuda')
+  task['setup'] = '\n'.join([*filter(None, ['set -e', settings.setup]), install, ''])
   task['run'] = _run(start, settings) + '\n'
   return job.Plan(
     documents.to_yaml(task),

@@ -41,6 +41,7 @@ class Settings:
     time: the time limit, as Slurm writes it: 12:00:00, 1-00:00:00.
     partition: '': the cluster's default.
     sbatch: other options of sbatch, such as --account=x.
+    setup: a line of shell that the script runs first, such as `module load cuda`.
   """
 
   nodes: int = 1
@@ -48,6 +49,7 @@ class Settings:
   time: str = '24:00:00'
   partition: str = ''
   sbatch: tuple[str, ...] = ()
+  setup: str = ''
 
   def __post_init__(self):
     if not DURATION.fullmatch(self.time):
@@ -75,6 +77,7 @@ def plan(start: job.Job, settings: Settings) -> job.Plan:
     options.append(f'--partition={settings.partition}')
   lines = ['#!/bin/bash', *(f'#SBATCH {option}' for option in (*options, *settings.sbatch))]
   again = REQUEUE.format(stopped=STOPPED, restarts=start.restarts)
+  lines += filter(None, [settings.setup])
   text = '\n'.join(lines) + '\n' + start.exports() + shlex.join((*SRUN, *start.command()))
   return job.Plan(
     f'{text}\n{again}',

@@ -18,6 +18,7 @@ CONTAINER = {
   'env': [{'name!': str, 'value': str}],
   'securityContext': {'privileged': bool},
   'resources': {'limits': {str: int}},
+  'volumeMounts': [{'name!': str, 'mountPath!': str, 'readOnly': bool}],
 }
 TOLERATION = {
   'key': str,
@@ -33,6 +34,7 @@ POD = {
   'terminationGracePeriodSeconds': int,
   'nodeSelector': TEXTS,
   'tolerations': [TOLERATION],
+  'volumes': [{'name!': NAME, 'persistentVolumeClaim': {'claimName!': NAME}}],
 }
 POD_RULE = {
   'action!': {'FailJob', 'FailIndex', 'Ignore', 'Count'},

@@ -20,17 +20,19 @@ TRAIN = [
   '--config.network.multipliers=(1,2)',
   '--config.train.steps=3 epochs',
 ]
-BUCKET = ['--', *TRAIN, '--workdir=gs://bucket/runs/Digits_1']
+SHARED = ['--', *TRAIN, '--workdir=/mnt/runs/Digits_1']
+MOUNT = "mountpoint -q /mnt/runs || sudo mount '10.0.0.2:/my share' /mnt/runs"
 # Each file is what the command prints with --dry_run: to renew one, write it there.
 CASES = {
-  'sky_tpu.yaml': ['--backend=sky', '--accelerator=tpu-v6e-16', '--spot', *BUCKET],
+  'sky_tpu.yaml': ['--backend=sky', '--accelerator=tpu-v6e-16', '--spot', *SHARED],
   'sky_gpu.yaml': [
     '--backend=sky',
     '--accelerator=H100:8',
     '--nodes=2',
     '--infra=gcp/us-central1',
-    '--env=TFDS_DATA_DIR=/mnt/data',
-    *BUCKET,
+    f'--setup={MOUNT}',
+    '--env=TFDS_DATA_DIR=/mnt/runs/data',
+    *SHARED,
   ],
   'slurm.sh': [
     '--backend=slurm',
@@ -39,6 +41,7 @@ CASES = {
     '--time=12:00:00',
     '--partition=long',
     '--sbatch=--account=x',
+    '--setup=module load cuda',
     '--env=TFDS_DATA_DIR=/shared/my data',
     *['--', *TRAIN, '--workdir=runs/Digits_1'],
   ],
@@ -48,10 +51,11 @@ CASES = {
     '--topology=4x4',
     '--slices=2',
     '--image=us-docker.pkg.dev/project/images/twofold',
+    '--claim=runs',
     '--queue=multislice-queue',
     '--spot',
-    '--env=TFDS_DATA_DIR=/mnt/data',
-    *BUCKET,
+    '--env=TFDS_DATA_DIR=/mnt/runs/data',
+    *SHARED,
   ],
   'gcloud.sh': [
     '--backend=gcloud',
@@ -59,8 +63,9 @@ CASES = {
     '--slices=2',
     '--zone=us-west4-a',
     '--spot',
-    '--env=TFDS_DATA_DIR=/mnt/my data',
-    *BUCKET,
+    f'--setup={MOUNT}',
+    '--env=TFDS_DATA_DIR=/mnt/runs/my data',
+    *SHARED,
   ],
 }
 
@@ -89,12 +94,12 @@ def test_the_manifest_has_only_fields_of_the_api():
 
 def test_a_slice_has_a_pod_for_each_host():
   for topology, chips, pods in [('4x4', 4, 4), ('2x2', 4, 1), ('4x4x8', 4, 32), ('2x4', 8, 1)]:
-    manifest = gke.manifest(START, gke.Settings('a', topology, 'i', chips=chips))
+    manifest = gke.manifest(START, gke.Settings('a', topology, 'i', 'runs', chips=chips))
     spec = manifest['spec']['replicatedJobs'][0]['template']['spec']
     assert spec['parallelism'] == spec['completions'] == pods
 
 
-START = job.Job('digits', standins.WORDS, (('SPACE', standins.SPACE),), restarts=1)
+START = job.Job('digits', standins.WORDS, '/mnt/runs/x', (('SPACE', standins.SPACE),), restarts=1)
 
 
 def run_text(text, folder, *codes, **variables):
@@ -129,7 +134,7 @@ def test_words_survive_skypilot(tmp_path, accelerator, nodes, distributed):
 
 def test_words_survive_kubernetes():
   """It replaces $(NAME) by a variable of the container, and reads $$ as $."""
-  manifest = yaml.safe_load(gke.plan(START, gke.Settings('a', '4x4', 'image')).text)
+  manifest = yaml.safe_load(gke.plan(START, gke.Settings('a', '4x4', 'image', 'runs')).text)
   pod = manifest['spec']['replicatedJobs'][0]['template']['spec']['template']['spec']
   [container] = pod['containers']
   expanded = lambda text: re.sub(r'\$\$|\$\(\w+\)', lambda m: m[0][:1] * (m[0] == '$$'), text)
@@ -192,13 +197,18 @@ def test_a_missing_program_is_named(tmp_path, name, program):
   ('flags', 'message'),
   [
     ([], '--backend is missing: give one of local, sky, slurm, gke, gcloud'),
-    (['--backend=slurm', '--topology=4x4', *BUCKET], '--topology is not a flag of --backend=slurm'),
-    (['--backend=gke', '--topology=4x4', *BUCKET], '--backend=gke needs --accelerator. sky: H100'),
-    (['--backend=slurm', '--name=A b', *BUCKET], '--name=A b: write a name of at most 40 small'),
-    (['--backend=slurm', '--env=A b', *BUCKET], '--env=A b: write NAME=VALUE'),
+    (['--backend=slurm', '--topology=4x4', *SHARED], '--topology is not a flag of --backend=slurm'),
+    (['--backend=gke', '--topology=4x4', *SHARED], '--backend=gke needs --accelerator. sky: H100'),
+    (['--backend=slurm', '--name=A b', *SHARED], '--name=A b: write a name of at most 40 small'),
+    (['--backend=slurm', '--env=A b', *SHARED], '--env=A b: write NAME=VALUE'),
     (
       ['--backend=gcloud', '--accelerator=v6e-4', '--zone=z', '--', *TRAIN, '--workdir=runs/x'],
       '--workdir=runs/x: with --backend=gcloud each worker would write to a folder of its own',
+    ),
+    (
+      [*CASES['gke.yaml'], '--workdir=/mnt/other/x'],
+      '--workdir=/mnt/other/x would be in each pod, and end with it: give a folder of the claim, '
+      '/mnt/runs/runs/x',
     ),
   ],
 )
@@ -215,6 +225,10 @@ def test_wrong_flags_are_refused(flags, message):
     ([*TRAIN], 'train needs --workdir: give a folder that all workers share'),
     ([*TRAIN, '--workdir=x', '--config.network.widht=3'], "did you mean 'network.width'"),
     (['train', '--config=nowhere.py', '--workdir=x'], 'nowhere.py'),
+    (
+      [*TRAIN, '--workdir=gs://b/x'],
+      '--workdir=gs://b/x: must be a path on this machine',
+    ),
   ],
 )
 def test_a_wrong_command_is_refused_before_anything_starts(words, message):
@@ -225,8 +239,11 @@ def test_a_wrong_command_is_refused_before_anything_starts(words, message):
 @pytest.mark.parametrize(
   ('settings', 'message'),
   [
-    (lambda: gke.Settings('a', '4by4', 'i'), '--topology=4by4: write the chips of a slice'),
-    (lambda: gke.Settings('a', '3x3', 'i'), '--topology=3x3 has 9 chips, which hosts of --chips=4'),
+    (lambda: gke.Settings('a', '4by4', 'i', 'c'), '--topology=4by4: write the chips of a slice'),
+    (
+      lambda: gke.Settings('a', '3x3', 'i', 'c'),
+      '--topology=3x3 has 9 chips, which hosts of',
+    ),
     (lambda: sky.Settings('tpu-v6e-8', nodes=2), '--nodes=2: SkyPilot runs one slice'),
     (lambda: slurm.Settings(time='a day'), '--time=a day: write hours'),
     (lambda: slurm.Settings(sbatch=('account=x',)), '--sbatch=account=x: write an option'),
@@ -248,7 +265,7 @@ def test_the_working_tree_must_be_a_clone(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   ('workdir', 'name'),
   [
-    ('gs://b/runs/Digits_1/', 'digits-1'),
+    ('/mnt/runs/Digits_1/', 'digits-1'),
     ('runs/2x2', 'run-2x2'),
     ('/a/' + 'long-' * 9, 'long-long-long-long-long-long-long-long'),
     ('.', 'run'),

@@ -2,7 +2,7 @@
 NAME=digits-1
 WHERE=(--zone=us-west4-a)
 CREATE=(--accelerator-type=v5litepod-16 --runtime-version=v2-alpha-tpuv5-lite --node-count=2 --node-prefix=digits-1 --spot)
-COMMAND=(env 'TFDS_DATA_DIR=/mnt/my data' twofold train --config=diffusion/images:digits --config.network.name=unet '--config.network.multipliers=(1,2)' '--config.train.steps=3 epochs' --workdir=gs://bucket/runs/Digits_1 --distributed=auto)
+COMMAND=(env 'TFDS_DATA_DIR=/mnt/runs/my data' twofold train --config=diffusion/images:digits --config.network.name=unet '--config.network.multipliers=(1,2)' '--config.train.steps=3 epochs' --workdir=/mnt/runs/Digits_1 --distributed=auto)
 RESTARTS=3
 STOPPED=75
 install() {
@@ -10,6 +10,9 @@ install() {
   command -v uv > /dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
   uv venv --quiet --allow-existing --python 3.11 .venv &&
     uv pip install --quiet --python .venv/bin/python -c constraints.txt '.[tpu]'
+}
+prepare() {
+  mountpoint -q /mnt/runs || sudo mount '10.0.0.2:/my share' /mnt/runs
 }
 
 # Runs COMMAND on every worker of a queued resource of Cloud TPU, until it is done, then deletes the
@@ -48,6 +51,7 @@ unpack() {
 # ended: then its exit code is still to be read.
 start() {
   [[ -e code ]] || alive && return
+  prepare || return
   # SIGTERM is for the command. The shell around it stays, to write down the exit code.
   PATH=$PWD/$TREE/.venv/bin:$PATH setsid bash -c '
     trap : TERM
@@ -101,7 +105,7 @@ pack() {
     printf 'COMMAND=('
     printf '%q ' "${COMMAND[@]}"
     printf ')\n'
-    declare -f install leader_file alive unpack start follow code stop
+    declare -f install prepare leader_file alive unpack start follow code stop
     # shellcheck disable=SC2016
     printf 'mkdir -p ~/"$NAME" && cd ~/"$NAME" && "$1"\n'
   } > "$FILES/$NAME.sh"

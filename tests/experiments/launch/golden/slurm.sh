@@ -10,6 +10,7 @@
 #SBATCH --gpus-per-node=8
 #SBATCH --partition=long
 #SBATCH --account=x
+module load cuda
 export TFDS_DATA_DIR='/shared/my data'
 srun --kill-on-bad-exit=0 --wait=300 twofold train --config=diffusion/images:digits --config.network.name=unet '--config.network.multipliers=(1,2)' '--config.train.steps=3 epochs' --workdir=runs/Digits_1 --distributed=auto
 code=$?
