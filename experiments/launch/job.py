@@ -119,9 +119,8 @@ def check(arguments: Sequence[str]) -> str:
     raise ValueError(f'{name!r} does not run on several workers;{hint} commands that do: {known}')
   values = flags.FlagValues()
   config = config_flag.define('The config.', values, rest)
-  parsers = {'workdir': cli.FolderParser(), 'distributed': flags.ArgumentParser()}
-  for flag, parser in parsers.items():
-    flags.DEFINE(parser, flag, None, '', flag_values=values, serializer=flags.ArgumentSerializer())
+  for flag in ('workdir', 'distributed'):
+    flags.DEFINE_string(flag, None, '', flag_values=values)
   try:
     values([name, *rest], known_only=True)
   except flags.Error as error:
@@ -129,13 +128,18 @@ def check(arguments: Sequence[str]) -> str:
   if values['distributed'].value is not None:
     raise ValueError('--distributed: leave it out of the command; launch sets it on each worker')
   config.load()
-  if not values['workdir'].value:
+  workdir = values['workdir'].value
+  if not workdir:
     raise ValueError(f'{name} needs --workdir: give a folder that all workers share')
-  return values['workdir'].value
+  try:
+    cli.FolderParser().parse(workdir)
+  except ValueError as error:
+    raise ValueError(f'--workdir={workdir}: {error}') from None
+  return workdir
 
 
 def check_shared(workdir: str, backend: str) -> None:
-  """Raises ValueError for a relative workdir, of which each machine would have its own."""
+  """Raises ValueError for a workdir of which each machine has its own: relative, or in `~`."""
   if not workdir.startswith('/'):
     raise ValueError(
       f'--workdir={workdir}: with --backend={backend} each worker would write to a folder of its '

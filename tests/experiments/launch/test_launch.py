@@ -255,6 +255,13 @@ def test_wrong_settings_are_refused(settings, message):
     settings()
 
 
+@pytest.mark.parametrize('workdir', ['runs/x', '~/x', './x'])
+def test_a_workdir_of_which_each_machine_has_its_own_is_refused(workdir):
+  assert job.check([*TRAIN, f'--workdir={workdir}']) == workdir  # on a cluster it may be shared
+  with pytest.raises(ValueError, match='each worker would write to a folder of its own'):
+    job.check_shared(workdir, 'sky')
+
+
 def test_the_working_tree_must_be_a_clone(tmp_path, monkeypatch):
   job.check_tree()
   monkeypatch.chdir(tmp_path)
