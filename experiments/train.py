@@ -24,7 +24,7 @@ from absl import flags, logging
 
 from experiments import cli, config_flag, runs
 from experiments.list import show
-from experiments.startup import signals, summary
+from experiments.startup import processes, signals, summary
 
 CONFIG = config_flag.define(
   'FILE.py[:variant], see `twofold list variants`; --config.a.b=value replaces a setting.'
@@ -39,6 +39,7 @@ FRESH = flags.DEFINE_bool(
 EXTEND = flags.DEFINE_bool(
   'extend', False, 'Continue the run in the workdir to another train.steps.'
 )
+DISTRIBUTED, TIMEOUT = processes.define()
 
 
 def main() -> int:
@@ -50,10 +51,13 @@ def main() -> int:
     return 0
   if FRESH.value and EXTEND.value:
     raise ValueError('--fresh starts a new run and --extend continues one: give only one of them')
-  with signals.stop_on_signals() as stop:
-    finished = runs.train(config, WORKDIR.value, fresh=FRESH.value, extend=EXTEND.value, stop=stop)
-  for line in summary.closing(config, pathlib.Path(WORKDIR.value), finished):
-    logging.info('%s', line)
+  with processes.joined(DISTRIBUTED.value, TIMEOUT.value, stops=True):
+    with signals.stop_on_signals() as stop:
+      finished = runs.train(
+        config, WORKDIR.value, fresh=FRESH.value, extend=EXTEND.value, stop=stop
+      )
+    for line in summary.closing(config, pathlib.Path(WORKDIR.value), finished):
+      logging.info('%s', line)
   return 0 if finished else signals.STOPPED
 
 

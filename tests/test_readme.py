@@ -62,7 +62,7 @@ def files_of_a_step(family):
   program = build_program(config, method, data.spec, mesh)
   state = program.step.create_state(program.init)
   with recorded_files() as found:
-    for _, _, batches in batches_by_call(config, data, program.schedule, 0):
+    for _, _, batches in batches_by_call(config, data, program, 0):
       program.step.run(state, program.step.put_batches(batches))
   inside = {name.removeprefix(f'{ROOT}/') for name in found}
   return {name for name in inside if name.partition('/')[0] in PACKAGES}
