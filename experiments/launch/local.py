@@ -87,7 +87,7 @@ class _Signals:
 
 def _run_once(command: Sequence[str], number: int, signals: _Signals) -> int:
   """Starts all processes and waits for their end; the exit code, as in `run`."""
-  address = f'{HOST}:{_free_port()}'
+  address = f'{HOST}:{free_port()}'
   with contextlib.ExitStack() as stack:
     for i in range(number):
       place = f'--distributed={address},{i},{number}'
@@ -98,26 +98,21 @@ def _run_once(command: Sequence[str], number: int, signals: _Signals) -> int:
 
 def _wait(processes: Sequence[subprocess.Popen]) -> int:
   """Waits for the end of all processes; kills those that do not end soon after another one."""
-  first, deadline = None, float('inf')
-  while any(process.poll() is None for process in processes):
-    for i, process in enumerate(processes):
-      code = process.returncode
-      if code is not None and (first is None or (_failed(code) and not _failed(first))):
-        first = code
-        deadline = time.monotonic() + (AFTER_FAILURE if _failed(code) else AFTER_END)
-        if _failed(code):
-          logging.info('process %d ended with exit code %d: ending the others', i, _shown(code))
-    if time.monotonic() > deadline:
+  failure, deadline = None, None
+  while True:
+    codes = [process.poll() for process in processes]
+    failed = [i for i, code in enumerate(codes) if code not in (None, 0, STOPPED)]
+    if failure is None and failed:
+      failure, deadline = _shown(codes[failed[0]]), time.monotonic() + AFTER_FAILURE
+      logging.info('process %d ended with exit code %d: ending the others', failed[0], failure)
+    if None not in codes:
+      return max(codes) if failure is None else failure
+    if deadline is None and set(codes) != {None}:
+      deadline = time.monotonic() + AFTER_END
+    if deadline is not None and time.monotonic() > deadline:
       for process in processes:
         process.kill()
     time.sleep(POLL)
-  codes = [process.returncode for process in processes]
-  failed = [code for code in codes if _failed(code)]
-  return _shown(first if first is not None and _failed(first) else max(failed or codes))
-
-
-def _failed(code: int) -> bool:
-  return code not in (0, STOPPED)
 
 
 def _shown(code: int) -> int:
@@ -162,6 +157,7 @@ def _copy(lines: IO[bytes], out: IO[str], index: int) -> None:
       out.flush()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+  """A port of the loopback device that nothing listens on now."""
   with socket.create_server((HOST, 0)) as server:
     return server.getsockname()[1]

@@ -58,7 +58,7 @@ def define() -> tuple[flags.FlagHolder, flags.FlagHolder]:
 
 
 @contextlib.contextmanager
-def joined(place: str | None, seconds: int, stops: bool = False) -> Iterator[None]:
+def joined(place: str | None, seconds: int, stops: bool = False) -> Iterator[bool]:
   """Joins the processes of a command, before JAX has used a device; ends them together.
 
   After an error, a process prints its line and ends at once: JAX would wait for the others, which
@@ -71,19 +71,25 @@ def joined(place: str | None, seconds: int, stops: bool = False) -> Iterator[Non
     stops: whether the command saves and stops after a SIGTERM to any of the processes: the signal
       then belongs to JAX, which tells all processes (`signals.stop_on_signals`).
 
+  Yields:
+    Whether this process writes the results and reports: process 0 does.
+
   Raises:
     ConfigError: JAX knows no cluster here, or the port is in use.
   """
   if place in (None, OFF):
-    yield
+    yield True
     return
   jax.config.update('jax_enable_preemption_service', stops)
   _join(place, seconds)
-  if jax.process_index():
-    logging.set_verbosity(logging.WARNING)  # the others say the same as process 0
   try:
-    with cli.one_line_errors():
-      yield
+    with cli.one_line_errors(), contextlib.ExitStack() as stack:
+      first = jax.process_index() == 0
+      if not first:  # it would say the same as process 0
+        logging.set_verbosity(logging.WARNING)
+        nowhere = stack.enter_context(open(os.devnull, 'w'))
+        stack.enter_context(contextlib.redirect_stdout(nowhere))
+      yield first
       # The first to shut down would otherwise wait for the others for a limited time only.
       multihost_utils.sync_global_devices('finished')
   except SystemExit as end:

@@ -30,12 +30,12 @@ from tests.experiments.test_train import assert_same_curve, final_state, losses
 SECONDS = 300  # after which a process hangs; long, for machines with other work
 
 
-def start_all(flags, workdir, own=((), ()), devices=1):
-  """Starts `train` in two processes; `own` are the flags that only one of them gets."""
-  port = local._free_port()
+def start_all(flags, workdir, own=((), ()), devices=1, command='train'):
+  """Starts a command in two processes; `own` are the flags that only one of them gets."""
+  port = local.free_port()
   return [
     start(
-      'train',
+      command,
       *flags,
       f'--workdir={workdir}',
       f'--distributed=127.0.0.1:{port},{i},2',
@@ -60,7 +60,7 @@ def ends_of(processes):
 
 
 def run_all(flags, workdir, code=0, **settings):
-  """Runs `train` in two processes to their end; returns what each printed."""
+  """Runs a command in two processes to their end; returns what each printed."""
   ends = ends_of(start_all(flags, workdir, **settings))
   assert [end[0] for end in ends] == [code, code], ends
   return [out + err for _, out, err in ends]
@@ -136,6 +136,22 @@ def test_diffusion_in_two_processes(tmp_path):
   run('train', *flags, f'--workdir={tmp_path}/one', devices=2)
   assert_equal_runs(tmp_path / 'two', tmp_path / 'one')
   assert (tmp_path / 'two' / 'samples' / '00000040.png').exists()
+
+
+@pytest.mark.slow
+def test_samples_and_evaluations_in_two_processes(undisturbed, tmp_path):
+  for place in ('two', 'one'):
+    shutil.copytree(undisturbed[0], tmp_path / place)
+  asked = [f'--out={tmp_path}/two.npy', '--num=5'], ['--metrics=bits_per_dim', '--num_samples=9']
+  drawn, silent = run_all(asked[0], tmp_path / 'two', command='sample')
+  assert 'two.npy' in drawn and 'two.npy' not in silent
+  run('sample', f'--workdir={tmp_path}/one', f'--out={tmp_path}/one.npy', '--num=5', devices=2)
+  np.testing.assert_array_equal(np.load(tmp_path / 'two.npy'), np.load(tmp_path / 'one.npy'))
+  printed, silent = run_all(asked[1], tmp_path / 'two', command='evaluate')
+  assert 'bits/dim' in printed and 'bits/dim' not in silent
+  run('evaluate', *asked[1], f'--workdir={tmp_path}/one', devices=2)
+  found = [next((tmp_path / place / 'evaluations').glob('*.json')) for place in ('two', 'one')]
+  assert found[0].read_text() == found[1].read_text()
 
 
 # Failures, under the supervisor.
