@@ -6,6 +6,7 @@ the whole command starts again, and continues from its last checkpoint.
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -24,6 +25,7 @@ HOST = '127.0.0.1'
 AFTER_FAILURE, AFTER_END = 3.0, 60.0
 LONGEST_PAUSE = 60.0  # seconds between two starts
 POLL = 0.05  # seconds
+FRESH = re.compile(r'--?fresh(=.*)?')  # would rename the run that a restart has to continue
 WRITING = threading.Lock()  # lines of two processes do not mix
 
 
@@ -50,6 +52,7 @@ def run(command: Sequence[str], processes: int, restarts: int = 0) -> int:
         return code
       pause = min(2.0**attempt, LONGEST_PAUSE)
       logging.info('starting again in %g s: restart %d of %d', pause, attempt + 1, restarts)
+      command = [argument for argument in command if not FRESH.fullmatch(argument)]
       if signals.wait(pause):
         return 128 + signals.received[0]
   raise AssertionError('the loop returns at its last attempt')

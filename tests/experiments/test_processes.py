@@ -212,7 +212,7 @@ def test_a_disturbed_run_is_started_again_and_equals_an_undisturbed_one(
 
   thread = threading.Thread(target=wait_and_disturb)
   thread.start()
-  caplog.set_level('INFO')
+  caplog.set_level('INFO', logger='absl')
   flags = [*TINY, '--config.train.sample_every=40']
   assert supervised(flags, workdir, monkeypatch, restarts=2) == 0
   thread.join()

@@ -19,8 +19,9 @@ folder = pathlib.Path(sys.argv[1])
 """
 
 
-def run(folder, program, processes=2, restarts=0):
-  return local.run([sys.executable, '-c', BEGIN + program, str(folder)], processes, restarts)
+def run(folder, program, *flags, processes=2, restarts=0):
+  command = [sys.executable, '-c', BEGIN + program, str(folder), *flags]
+  return local.run(command, processes, restarts)
 
 
 def started(folder, process):
@@ -86,6 +87,12 @@ def test_a_failed_command_starts_again_as_often_as_asked(tmp_path):
   assert time.monotonic() - begin > 1 + 2  # the pauses
   ports = [address for address, *_ in started(tmp_path / 'b', 0)]
   assert ports == [address for address, *_ in started(tmp_path / 'b', 1)]
+
+
+def test_a_restart_continues_a_run_that_began_as_a_fresh_one(tmp_path, capfd):
+  program = 'print(sys.argv[2:-1]); sys.exit(1)'
+  assert run(tmp_path, program, '--fresh', '--extend', processes=1, restarts=1) == 1
+  assert capfd.readouterr().out.splitlines() == ["[0] ['--fresh', '--extend']", "[0] ['--extend']"]
 
 
 def test_a_stopped_command_does_not_start_again(tmp_path):
