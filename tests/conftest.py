@@ -24,6 +24,17 @@ import pytest
 jaxtyping.install_import_hook(['autoregressive', 'common', 'diffusion'], 'beartype.beartype')
 
 
+# The default collects garbage every 700 new objects, and JAX makes and keeps many: a seventh of the
+# time of a test.
+gc.set_threshold(100_000, 50, 100)
+
+
+def pytest_collection_finish(session):
+  """Takes the imported modules out of later garbage collections."""
+  gc.collect()
+  gc.freeze()
+
+
 def pytest_configure(config):
   """Lets `pytest -m gpu` use a GPU, compiled as for users, and the same at every run."""
   if config.option.markexpr == 'gpu' and not CHOSEN:

@@ -132,6 +132,7 @@ def test_one_program_serves_prompts_lengths_and_values(programs):
     assert programs == {'generate': number}
 
 
+@pytest.mark.slow
 def test_methods_of_the_same_config_share_programs(programs):
   config, _, params = text_model()
   one, other = build(config, TEXT), build(config, TEXT)
@@ -174,6 +175,7 @@ def test_beams_are_one_program(programs):
   np.testing.assert_allclose(found[7].log_prob, best.log_prob[:, 0], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_drafting_is_one_program(programs):
   config, _, params = text_model()
   made = build(config, TEXT)
