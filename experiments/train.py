@@ -5,6 +5,7 @@
   twofold train --config=... --config.process.name=edm \\
     --config.process.sigma_max=10 --workdir=...
   twofold train --config=... --config.train.steps=4000 --extend --workdir=...
+  twofold train --config=... --workdir=... --distributed=auto
 
 A flag that names another component (process, network, weighting, ...) starts from that component's
 defaults; other flags then change its settings.
@@ -16,6 +17,9 @@ SIGTERM or SIGINT the run saves and exits with 75; the same command resumes it. 
 sampling, evaluation, likelihood, devices, logging and keeping may change when a run resumes. With
 --extend, train.steps may change too: durations in % and the schedule of the learning rate then
 refer to the new number of steps, so the result is not that of one long run.
+
+With --distributed, several processes train one run, on the devices of all. They stop together if
+any of them gets a signal.
 """
 
 import pathlib

@@ -25,6 +25,7 @@ HOST = '127.0.0.1'
 AFTER_FAILURE, AFTER_END = 3.0, 60.0
 LONGEST_PAUSE = 60.0  # seconds between two starts
 POLL = 0.05  # seconds
+ENDED_BY_SIGTERM = 128 + signal.SIGTERM
 FRESH = re.compile(r'--?fresh(=.*)?')  # would rename the run that a restart has to continue
 WRITING = threading.Lock()  # lines of two processes do not mix
 
@@ -42,19 +43,22 @@ def run(command: Sequence[str], processes: int, restarts: int = 0) -> int:
     restarts: how many times to start again after a failure, after 1, 2, 4, ... seconds.
 
   Returns:
-    The exit code of the last start: 0 if all processes finished; 75 if they saved and stopped;
-    otherwise that of the first process that failed, as a shell tells it (128 + a signal's number).
+    The exit code of the last start: 0 if all processes finished; 75 if they saved and stopped, or
+    stopped at SIGTERM with nothing to save; otherwise that of the first process that failed, as a
+    shell tells it (128 + a signal's number).
   """
   with _Signals() as signals:
     for attempt in range(restarts + 1):
       code = _run_once(command, processes, signals)
+      if signals.received and code == ENDED_BY_SIGTERM:
+        return STOPPED  # before a process could catch it: it had nothing to save yet
       if code in (0, STOPPED) or signals.received or attempt == restarts:
         return code
       pause = min(2.0**attempt, LONGEST_PAUSE)
       logging.info('starting again in %g s: restart %d of %d', pause, attempt + 1, restarts)
       command = [argument for argument in command if not FRESH.fullmatch(argument)]
       if signals.wait(pause):
-        return 128 + signals.received[0]
+        return STOPPED if signals.received[0] == signal.SIGTERM else 128 + signal.SIGINT
   raise AssertionError('the loop returns at its last attempt')
 
 

@@ -27,7 +27,7 @@ def run(folder, program, *flags, processes=2, restarts=0):
 def started(folder, process):
   """(address, number of processes, process id) of each start of a process."""
   paths = sorted(folder.glob(f'{process}-*'), key=lambda path: int(path.name.partition('-')[2]))
-  return [path.read_text().split() for path in paths]
+  return [path.read_text().split() for path in paths if path.stat().st_size]
 
 
 def is_running(pid):
@@ -126,16 +126,35 @@ def send(folder, *signals):
     os.kill(os.getpid(), number)
 
 
+EARLY = '(folder / f"ready{i}").touch(); time.sleep(100)'  # before it handles any signal
+
+
+@pytest.mark.parametrize('program', [WAITING, EARLY], ids=['waiting', 'early'])
 @pytest.mark.parametrize(('number', 'code'), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
-def test_a_signal_goes_to_all_processes(tmp_path, capfd, number, code):
+def test_a_signal_goes_to_all_processes(tmp_path, capfd, program, number, code):
   handlers = [signal.getsignal(kind) for kind in local.KINDS]
   sender = threading.Thread(target=send, args=(tmp_path, (number, 'ready')))
   sender.start()
-  assert run(tmp_path, WAITING, restarts=3) == code
+  assert run(tmp_path, program, restarts=3) == code
   sender.join()
-  assert sorted(capfd.readouterr().out.splitlines()) == [f'[{i}] {int(number)}' for i in (0, 1)]
+  if program == WAITING:
+    assert sorted(capfd.readouterr().out.splitlines()) == [f'[{i}] {int(number)}' for i in (0, 1)]
   assert len(started(tmp_path, 0)) == 1
   assert [signal.getsignal(kind) for kind in local.KINDS] == handlers
+
+
+def test_a_signal_between_two_starts_ends_the_command(tmp_path):
+  def send_between():
+    while not (places := started(tmp_path, 0)) or is_running(places[0][2]):
+      time.sleep(0.01)
+    time.sleep(0.3)  # the next start is a second after the end
+    os.kill(os.getpid(), signal.SIGTERM)
+
+  sender = threading.Thread(target=send_between)
+  sender.start()
+  assert run(tmp_path, 'sys.exit(1)', processes=1, restarts=3) == 75
+  sender.join()
+  assert len(started(tmp_path, 0)) == 1
 
 
 def test_a_second_signal_kills_all_processes(tmp_path):
