@@ -55,7 +55,8 @@ def listed_files(heading):
 def files_of_a_step(family):
   """The files that make and take one training step, from the batch to the new state."""
   file, changes = CONFIGS[family]
-  config = families.load_config(file, changes | {'train.steps': '1', 'train.steps_per_call': 1})
+  length = {'train.steps': '1', 'train.steps_per_call': 1, 'optimizer.warmup': '0'}
+  config = families.load_config(file, changes | length)
   data = pipeline.load(config['data'])
   method = families.build(config, data.spec)
   mesh = make_mesh(config['parallel'], jax.devices()[:1])
