@@ -9,6 +9,7 @@ import time
 import pytest
 
 from experiments.launch import local
+from tests.cases import slow
 
 # What each process runs; `i` is its number, `n` the number of processes, `address` HOST:PORT.
 BEGIN = """
@@ -56,7 +57,7 @@ def test_every_process_gets_its_place_and_its_lines_have_its_number(tmp_path, ca
   [
     ('sys.exit(75)', 75),
     ('sys.exit(3) if i == "1" else time.sleep(100)', 3),
-    ('os.kill(os.getpid(), signal.SIGKILL) if i == "0" else time.sleep(100)', 137),
+    *slow([('os.kill(os.getpid(), signal.SIGKILL) if i == "0" else time.sleep(100)', 137)]),
     # The first failure counts, not that of a process that misses the first one.
     ('time.sleep(0.3 * (i == "0")); sys.exit(4 - int(i))', 3),
     # One that has finished does not hide another that fails.
@@ -75,6 +76,7 @@ def test_the_rest_has_time_to_print_its_own_error(tmp_path, capfd):
   assert set(capfd.readouterr().out.splitlines()) == {'[0] error 0', '[1] error 1'}
 
 
+@pytest.mark.slow
 def test_a_failed_command_starts_again_as_often_as_asked(tmp_path):
   program = 'sys.exit(0 if len(list(folder.glob(i + "-*"))) > 2 else 9)'
   for name in ('a', 'b'):
