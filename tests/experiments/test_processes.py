@@ -80,17 +80,17 @@ def validation_losses(workdir):
   return [(row['step'], row['loss']) for row in writers.read(workdir, 'validation')]
 
 
-def assert_equal_runs(one, other, steps=40):
-  """Two runs have the same leaves, bit for bit, and the same rows of metrics."""
+def assert_equal_runs(one, other, steps=40, rtol=0.0):
+  """Two runs have the same leaves, bit for bit, and the same rows of metrics.
+
+  `rtol` is the tolerance of the validation loss.
+  """
   (step, state), (other_step, other_state) = final_state(one), final_state(other)
   assert step == other_step == steps
   jax.tree.map(np.testing.assert_array_equal, state, other_state)
   assert losses(one) == losses(other)
   assert [step for step, *_ in losses(one)] == list(range(2, steps + 1, 2))
-  validation = [
-    [(r['step'], r['loss']) for r in writers.read(w, 'validation')] for w in (one, other)
-  ]
-  assert validation[0] == validation[1]
+  np.testing.assert_allclose(validation_losses(one), validation_losses(other), rtol=rtol)
 
 
 @pytest.fixture(scope='module')
@@ -119,7 +119,8 @@ def test_every_mode_in_two_processes_equals_one_process(tmp_path, flag):
   flags = [*TINY, f'--config.parallel.{flag}', '--config.train.sample_every=40']
   run_all(flags, tmp_path / 'two')
   run('train', *flags, f'--workdir={tmp_path}/one', devices=2)
-  assert_equal_runs(tmp_path / 'two', tmp_path / 'one')
+  # Under pmap, every process evaluates the whole batch by itself: the sums have another order.
+  assert_equal_runs(tmp_path / 'two', tmp_path / 'one', rtol=1e-6 * (flag == 'mode=pmap'))
 
 
 @pytest.mark.slow
