@@ -94,9 +94,14 @@ def path_text(path: str | os.PathLike) -> str:
   return os.fsencode(path).decode(errors='backslashreplace')
 
 
+def nearest_folder(folder: pathlib.Path) -> pathlib.Path:
+  """The folder itself if it exists, otherwise the nearest existing one above it."""
+  return next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+
+
 def check_writable(folder: pathlib.Path) -> None:
   """Raises ValueError for a folder in which nothing can be written, or that cannot be created."""
-  nearest = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+  nearest = nearest_folder(folder)
   if not nearest.is_dir():
     raise ValueError(f'cannot be written: {nearest} is not a folder')
   try:

@@ -18,6 +18,7 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import jax
 from absl import flags
 
 from common.config import pick
@@ -29,6 +30,7 @@ from common.files import check_writable
 from common.studies.estimates import estimate, format_estimate, scaled, unit
 from configs import base
 from experiments import cli, families, runs
+from experiments.startup import processes
 from experiments.startup.workdir import config_of
 
 WORKDIR = cli.define('workdir', 'Folder of the run.', cli.FolderParser(), required=True)
@@ -57,6 +59,7 @@ EMA = flags.DEFINE_list(
   'Widths in (0, 0.288): evaluate these averages of the parameters; the run needs ema.widths.',
 )
 OPTIONS = cli.define_items('options', families.options_help())
+DISTRIBUTED, TIMEOUT = processes.define()
 
 
 def evaluate(run: runs.Run, settings: dict, variant: dict) -> Evaluation:
@@ -77,6 +80,8 @@ def evaluate(run: runs.Run, settings: dict, variant: dict) -> Evaluation:
   # Opened before the work: a file that cannot be read must not cost the result.
   file = ResultFile(folder / f'{name}.json', conditions)
   result = run.evaluate(CHOSEN.value, **sampling)
+  if jax.process_index():
+    return result  # process 0 writes
   file.add(result.measures)
   result.display.save(folder, name, domain_of(run.data.spec).picture_scale)
   for metric, measure in result.measures.items():
@@ -100,6 +105,12 @@ def format_part(name: str, terms: Sequence[float]) -> str:
 
 
 def main() -> int:
+  with processes.joined(DISTRIBUTED.value, TIMEOUT.value):
+    return measure()
+
+
+def measure() -> int:
+  """Evaluates the run as the flags say; returns the exit code."""
   workdir, options = pathlib.Path(WORKDIR.value), cli.parse_options(OPTIONS.value)
   config, step = config_of(workdir), runs.parse_step(STEP.value)
   widths = cli.parse_widths(EMA.value, config['ema']['widths'])

@@ -29,10 +29,9 @@ from common.training.parallel import make_mesh, mesh_for_reading
 from common.training.program import TrainProgram, build_program
 from common.training.sharding import shardings, with_shardings
 from common.training.snapshots import Snapshots
-from common.training.state import EVALUATION_STREAM, TrainState, stream_key
-from common.training.validation import validation_loss
+from common.training.state import EVALUATION_STREAM, stream_key
 from experiments import families
-from experiments.startup import checks, summary
+from experiments.startup import checks, finetune, summary
 from experiments.startup import workdir as folders
 
 FLAG_NAMES = frozenset(field.name for field in dataclasses.fields(SampleFlags))
@@ -170,27 +169,32 @@ def train(
       another process trains in it.
   """
   path, config = folders.check_path(workdir), families.complete(config, strict=True)
-  if extend and not (path / 'config.json').exists() and not folders.is_started(path):
+  started = folders.is_started(path)
+  if extend and not (path / 'config.json').exists() and not started:
     raise ConfigError(f'--extend: {path} holds no run; remove the flag to start one')
   # Everything that may reject the config comes before the first write.
-  data = pipeline.load(config['data'])
-  method = families.build(config, data.spec)
-  program = build_program(config, method, data.spec, make_mesh(config['parallel']))
-  checks.check(config, method, data, program)
+  with folders.starting():
+    data = pipeline.load(config['data'])
+    method = families.build(config, data.spec)
+    program = build_program(config, method, data.spec, make_mesh(config['parallel']))
+    checks.check(config, method, data, program)
+  folders.check_processes(path, config, data, {'--fresh': fresh, '--extend': extend})
   initial_state = None
-  if config['finetune']['source'] and (fresh or not folders.is_started(path)):
-    initial_state = _state_to_finetune(config, data, program)
+  if config['finetune']['source'] and (fresh or not started):
+    initial_state = finetune.initial_state(config, data, program)
   # After all checks, so that a rejected config leaves no folder behind.
   if fresh:
     folders.move_aside(path)
   with folders.locked(path):
-    folders.reserve(path, config, data, program.schedule.total if extend else None)
+    with folders.starting():
+      if jax.process_index() == 0:
+        folders.reserve(path, config, data, program.schedule.total if extend else None)
+        if data.spec.tokenizer is not None:
+          atomic_write(path / 'tokenizer.json', tokenizers.to_json(data.spec.tokenizer))
     if extend:
       _say_what_extending_means(path, program)
-    if data.spec.tokenizer is not None:
-      atomic_write(path / 'tokenizer.json', tokenizers.to_json(data.spec.tokenizer))
     if initial_state is not None:
-      _save_state_to_finetune(config, method, data, program, initial_state, path)
+      finetune.save_initial_state(config, method, data, program, initial_state, path)
     for line in summary.opening(config, data.spec, program):
       logging.info('%s', line)
     return loop.train(config, method, data, program, path, stop)
@@ -205,35 +209,6 @@ def _say_what_extending_means(workdir: pathlib.Path, program: TrainProgram) -> N
     'start would have followed this schedule from its first step, and have other parameters',
     *(done, total, total, float(program.lr_schedule(done)), total),
   )
-
-
-def _state_to_finetune(config: Mapping, data: pipeline.Data, program: TrainProgram) -> TrainState:
-  """The state before the first step, with the weights of `finetune.source`."""
-  where = jax.tree.map(lambda x: x.sharding, program.step.abstract_state)
-  state = jax.jit(program.init, out_shardings=where)()
-  params = families.initial_params(config, data.spec, state.params)
-  averages = tuple(params for _ in state.averages)
-  # The optimiser's state does not depend on the values of the parameters.
-  return state._replace(params=params, ema=params, averages=averages)
-
-
-def _save_state_to_finetune(
-  config: Mapping,
-  method: Method,
-  data: pipeline.Data,
-  program: TrainProgram,
-  state: TrainState,
-  workdir: pathlib.Path,
-) -> None:
-  """Saves the state as checkpoint 0, with its validation loss: the baseline of fine-tuning."""
-  size, seed = config['data']['batch_size'], config['seed']
-  found = validation_loss(method, state, data, size, program.step.evaluation_sharding, seed)
-  logging.info('before fine-tuning: validation loss %.4f', found['loss'])
-  with writers.Writer(workdir, step=0) as writer:
-    writer.scalars(0, found, 'validation')
-  with loop.open_checkpoints(config, workdir) as checkpoints:
-    position = {'step': 0, 'examples': 0}
-    checkpoints.save(0, state, config=config, position=position, metrics=found)
 
 
 def training_seconds(workdir: str | pathlib.Path) -> float:

@@ -21,6 +21,7 @@ run itself accepts or replaces. The distribution of samples is the same as witho
 """
 
 import pathlib
+import tempfile
 from typing import Any
 
 from absl import flags, logging
@@ -29,6 +30,7 @@ from common.domains import DOMAINS, domain_of
 from common.domains.base import COUNTS, SampleFlags, SampleSettings
 from common.files import check_writable
 from experiments import cli, families, runs
+from experiments.startup import processes
 from experiments.startup.workdir import config_of
 
 WORKDIR = cli.define('workdir', 'Folder of the run.', cli.FolderParser(), required=True)
@@ -49,6 +51,7 @@ WEAK = cli.define(
 )
 EMA = flags.DEFINE_list('ema', [], 'Width of the average to sample from; the run needs ema.widths.')
 OPTIONS = cli.define_items('options', families.options_help())
+DISTRIBUTED, TIMEOUT = processes.define()
 
 
 def _help(name: str) -> str:
@@ -85,6 +88,16 @@ def check() -> tuple[dict[str, Any], list[float], str | int]:
 
 
 def main() -> None:
+  with processes.joined(DISTRIBUTED.value, TIMEOUT.value) as writes:
+    if writes:
+      draw()
+    else:  # all processes take part; what the others write is for nobody
+      with tempfile.TemporaryDirectory() as folder:
+        draw(pathlib.Path(folder))
+
+
+def draw(folder: pathlib.Path | None = None) -> None:
+  """Draws samples as the flags say; into `folder`, if there is one, instead of that of --out."""
   options, widths, step = check()
   run = runs.open_run(WORKDIR.value)
   flags = SampleFlags(**{flag.name: flag.value for flag in SAMPLE_FLAGS})
@@ -93,6 +106,7 @@ def main() -> None:
   out = pathlib.Path(name) if name else None
   domain.check_flags(run.data.spec, flags, out)
   if out is not None:
+    out = out if folder is None else folder / out.name
     check_writable(out.parent)  # also of a default
   if DRAFT.value:
     run = runs.with_draft(run, runs.load(DRAFT.value))

@@ -5,6 +5,7 @@
   twofold train --config=... --config.process.name=edm \\
     --config.process.sigma_max=10 --workdir=...
   twofold train --config=... --config.train.steps=4000 --extend --workdir=...
+  twofold train --config=... --workdir=... --distributed=auto
 
 A flag that names another component (process, network, weighting, ...) starts from that component's
 defaults; other flags then change its settings.
@@ -16,6 +17,9 @@ SIGTERM or SIGINT the run saves and exits with 75; the same command resumes it. 
 sampling, evaluation, likelihood, devices, logging and keeping may change when a run resumes. With
 --extend, train.steps may change too: durations in % and the schedule of the learning rate then
 refer to the new number of steps, so the result is not that of one long run.
+
+With --distributed, several processes train one run, on the devices of all. They stop together if
+any of them gets a signal.
 """
 
 import pathlib
@@ -24,7 +28,7 @@ from absl import flags, logging
 
 from experiments import cli, config_flag, runs
 from experiments.list import show
-from experiments.startup import signals, summary
+from experiments.startup import processes, signals, summary
 
 CONFIG = config_flag.define(
   'FILE.py[:variant], see `twofold list variants`; --config.a.b=value replaces a setting.'
@@ -39,6 +43,7 @@ FRESH = flags.DEFINE_bool(
 EXTEND = flags.DEFINE_bool(
   'extend', False, 'Continue the run in the workdir to another train.steps.'
 )
+DISTRIBUTED, TIMEOUT = processes.define()
 
 
 def main() -> int:
@@ -50,10 +55,13 @@ def main() -> int:
     return 0
   if FRESH.value and EXTEND.value:
     raise ValueError('--fresh starts a new run and --extend continues one: give only one of them')
-  with signals.stop_on_signals() as stop:
-    finished = runs.train(config, WORKDIR.value, fresh=FRESH.value, extend=EXTEND.value, stop=stop)
-  for line in summary.closing(config, pathlib.Path(WORKDIR.value), finished):
-    logging.info('%s', line)
+  with processes.joined(DISTRIBUTED.value, TIMEOUT.value, stops=True):
+    with signals.stop_on_signals() as stop:
+      finished = runs.train(
+        config, WORKDIR.value, fresh=FRESH.value, extend=EXTEND.value, stop=stop
+      )
+    for line in summary.closing(config, pathlib.Path(WORKDIR.value), finished):
+      logging.info('%s', line)
   return 0 if finished else signals.STOPPED
 
 

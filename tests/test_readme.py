@@ -55,14 +55,15 @@ def listed_files(heading):
 def files_of_a_step(family):
   """The files that make and take one training step, from the batch to the new state."""
   file, changes = CONFIGS[family]
-  config = families.load_config(file, changes | {'train.steps': '1', 'train.steps_per_call': 1})
+  length = {'train.steps': '1', 'train.steps_per_call': 1, 'optimizer.warmup': '0'}
+  config = families.load_config(file, changes | length)
   data = pipeline.load(config['data'])
   method = families.build(config, data.spec)
   mesh = make_mesh(config['parallel'], jax.devices()[:1])
   program = build_program(config, method, data.spec, mesh)
   state = program.step.create_state(program.init)
   with recorded_files() as found:
-    for _, _, batches in batches_by_call(config, data, program.schedule, 0):
+    for _, _, batches in batches_by_call(config, data, program, 0):
       program.step.run(state, program.step.put_batches(batches))
   inside = {name.removeprefix(f'{ROOT}/') for name in found}
   return {name for name in inside if name.partition('/')[0] in PACKAGES}

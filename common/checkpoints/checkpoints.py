@@ -18,13 +18,13 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from absl import logging
 from jax.experimental import multihost_utils
 
 from common.checkpoints import records, storage
 from common.checkpoints.records import CheckpointError, DamagedCheckpoint, one_line
 from common.config import pick, to_json
+from common.devices.processes import agreed
 from common.method import PyTree
 
 SIGNS = {'min': 1, 'max': -1}  # the best step has the lowest sign · metric
@@ -94,13 +94,18 @@ class Checkpoints:
   def __enter__(self) -> 'Checkpoints':
     return self
 
-  def __exit__(self, *exception) -> None:
-    self.close()
+  def __exit__(self, kind: type[BaseException] | None, *exception) -> None:
+    # After an error of this process alone, the others would not take part in removing old steps.
+    self.close(prune=kind is None or jax.process_count() == 1)
 
-  def close(self) -> None:
-    """Waits for the last save. Raises CheckpointError if it failed."""
+  def close(self, prune: bool = True) -> None:
+    """Waits for the last save, and removes the steps that are no longer needed if `prune`.
+
+    Raises:
+      CheckpointError: the last save failed.
+    """
     try:
-      self.wait()
+      self.wait(prune)
     finally:
       self._background.shutdown()
       self._quiet.__exit__(None, None, None)
@@ -190,14 +195,22 @@ class Checkpoints:
     self._records[step] = record
     return True
 
-  def wait(self) -> None:
-    """Waits until the last save has finished. Raises CheckpointError if it failed."""
+  def wait(self, prune: bool = True) -> None:
+    """Waits until the last save has finished, and then removes the steps that it replaces.
+
+    Args:
+      prune: whether to remove steps.
+
+    Raises:
+      CheckpointError: the save failed.
+    """
     if self._pending is None:
       return
     (step, written), self._pending = self._pending, None
     with self._saving(step):
       written.result()
-      self._prune()  # only now: old steps are needed until the new one is complete
+      if prune:
+        self._prune()  # only now: old steps are needed until the new one is complete
 
   def shapes(self, step: int | str = 'last') -> dict[str, jax.ShapeDtypeStruct]:
     """Shape and type of every leaf of a step, by path.
@@ -374,20 +387,9 @@ class Checkpoints:
     return record, list(leaves.values())
 
 
-@contextlib.contextmanager
-def _agreed():
-  """Raises DamagedCheckpoint on all processes if one raises it: otherwise they would diverge."""
-  problem = None
-  try:
-    yield
-  except DamagedCheckpoint as e:
-    problem = e
-  if jax.process_count() > 1:
-    anywhere = multihost_utils.process_allgather(np.array(problem is not None)).any()
-    if anywhere and problem is None:
-      problem = DamagedCheckpoint('another process could not read its part')
-  if problem is not None:
-    raise problem
+def _agreed() -> contextlib.AbstractContextManager[None]:
+  """Raises DamagedCheckpoint on all processes if one raises it."""
+  return agreed(DamagedCheckpoint, DamagedCheckpoint, 'could not read its part')
 
 
 def _sync(name: str) -> None:

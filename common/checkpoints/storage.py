@@ -104,8 +104,11 @@ def _empty(x: jax.ShapeDtypeStruct) -> jax.Array:
   return jax.jit(zeros, out_shardings=x.sharding)()
 
 
-def _is_not_orbax(record: logging.LogRecord) -> bool:
-  return '/orbax/' not in record.pathname
+class _NotOrbax(logging.Filter):
+  """Lets no message of Orbax pass."""
+
+  def filter(self, record: logging.LogRecord) -> bool:
+    return '/orbax/' not in record.pathname
 
 
 @contextlib.contextmanager
@@ -116,16 +119,17 @@ def quietly():
   hidden too: the failure itself is raised, and reported in one line.
   """
   logger, show = logging.getLogger('absl'), sys.unraisablehook
+  others = _NotOrbax()  # its own for each use: one that ends must not end those around it
 
   def show_others(unraisable):
     if str(unraisable.exc_value) != 'Event loop is closed':
       show(unraisable)
 
-  logger.addFilter(_is_not_orbax)
+  logger.addFilter(others)
   sys.unraisablehook = show_others
   try:
     yield
   finally:
-    logger.removeFilter(_is_not_orbax)
+    logger.removeFilter(others)
     if sys.unraisablehook is show_others:
       sys.unraisablehook = show

@@ -190,8 +190,7 @@ def train_batches(
   seed: int,
   batch_size: int,
   chunks: Iterable[tuple[int, int]],
-  process_index: int = 0,
-  process_count: int = 1,
+  rows: np.ndarray | slice = slice(None),
 ) -> Iterator[dict[str, np.ndarray]]:
   """Stacked training batches, prepared in advance by a background thread.
 
@@ -200,40 +199,30 @@ def train_batches(
     seed: chooses the order of the examples.
     batch_size: size of the global batch.
     chunks: (first step, number of steps) of each item; they are read ahead of the items.
-    process_index: which contiguous part of each global batch to yield.
-    process_count: number of parts.
+    rows: the rows of each global batch to read: with several processes, those of its devices.
 
   Yields:
-    {'x': [steps, batch_size / process_count, *shape], 'label': int32 [steps, ...]}; without
-    'label' if the data has no classes.
-
-  Raises:
-    ConfigError: if the batch cannot be divided among the processes.
+    {'x': [steps, rows, *shape], 'label': int32 [steps, rows]}; without 'label' if the data has no
+    classes.
   """
-  if batch_size % process_count:
-    raise ConfigError(
-      f'data.batch_size must be a multiple of the {process_count} processes, got {batch_size}'
-    )
-  part = batch_size // process_count
-  local = slice(part * process_index, part * (process_index + 1))
   # A generator: each chunk is read in the background thread.
-  items = (_train_chunk(data, seed, batch_size, local, chunk) for chunk in chunks)
+  items = (_train_chunk(data, seed, batch_size, rows, chunk) for chunk in chunks)
   return _prefetch(items)
 
 
 def _train_chunk(
-  data: Data, seed: int, batch_size: int, local: slice, chunk: tuple[int, int]
+  data: Data, seed: int, batch_size: int, rows: np.ndarray | slice, chunk: tuple[int, int]
 ) -> dict[str, np.ndarray]:
-  """The local parts of consecutive global batches, [steps, local batch, ...]."""
+  """Some rows of consecutive global batches, [steps, rows, ...]."""
   first, steps = chunk
   start, stop = first * batch_size, (first + steps) * batch_size
   indices = train_indices(seed, start, stop, data.spec.num_train)
-  # Every process computes the global indices and keeps its part, so that the global batch does not
+  # Every process computes the global indices and keeps its rows, so that the global batch does not
   # depend on the number of processes.
-  indices = indices.reshape(steps, batch_size)[:, local]
+  indices = indices.reshape(steps, batch_size)[:, rows]
   flat = data.splits['train'].gather(indices.reshape(-1))
   if data.flip:
-    flips = train_flips(seed, start, stop, data.spec.num_train).reshape(steps, batch_size)[:, local]
+    flips = train_flips(seed, start, stop, data.spec.num_train).reshape(steps, batch_size)[:, rows]
     x = flat['x']  # [n, height, width, channels]
     flat = flat | {'x': np.where(flips.reshape(-1, 1, 1, 1), x[:, :, ::-1], x)}
   return {key: array.reshape(*indices.shape, *array.shape[1:]) for key, array in flat.items()}

@@ -30,7 +30,6 @@ from common.training.meters import (
   advice,
 )
 from common.training.program import TrainProgram
-from common.training.schedule import Schedule
 from common.training.snapshots import Snapshots, remove_snapshots_after
 from common.training.state import PREVIEW_STREAM, TrainState, is_finite, stream_key
 from common.training.validation import validation_loss
@@ -87,7 +86,7 @@ def train(
       profile, timer = Profile(schedule.profile, workdir), CallTimer(step)
       log_means, max_bad_steps = start.log_means, config['train']['max_bad_steps']
       meter = StepMetrics(log_means, progress, checkpoints, max_bad_steps, goodput)
-      for first, now, batches in batches_by_call(config, data, schedule, start.step):
+      for first, now, batches in batches_by_call(config, data, program, start.step):
         # Batch and step. The call returns before the devices have finished it.
         profile.before(first)
         state, metrics, started = timer.run(state, step.put_batches(batches))
@@ -216,19 +215,19 @@ def check_loss(loss: float, step: int, checkpoints: Checkpoints) -> None:
 
 
 def batches_by_call(
-  config: Mapping, data: Data, schedule: Schedule, start: int
+  config: Mapping, data: Data, program: TrainProgram, start: int
 ) -> Iterator[tuple[int, int, dict[str, np.ndarray]]]:
-  """(step before, step after, stacked batches) for each compiled call.
+  """(step before, step after, this process's rows of stacked batches) for each compiled call.
 
   Batch n depends only on (seed, n), so a resumed run sees the same batches as an uninterrupted one.
   """
+  size, schedule = config['data']['batch_size'], program.schedule
   batches = train_batches(
     data,
     seed=config['seed'],
-    batch_size=config['data']['batch_size'],
+    batch_size=size,
     chunks=schedule.calls(start),
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
+    rows=program.step.local_rows(size),
   )
   for (first, steps), batch in zip(schedule.calls(start), batches, strict=True):
     yield first, first + steps, batch

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Int
 
 from common.config import ConfigError, pick
 from common.devices.mesh import AXES, BATCH_AXES, scope
@@ -114,8 +115,18 @@ class PlacedStep:
     """Puts a logical state onto the devices."""
     raise NotImplementedError
 
+  def local_rows(self, batch_size: int) -> Int[np.ndarray, 'rows']:
+    """The rows of a global batch that the devices of this process take, in order.
+
+    Devices that differ only in their place along `tensor` take the same rows, also if they belong
+    to different processes.
+    """
+    shards = self.mesh.devices.reshape(-1, self.mesh.shape['tensor'])
+    ours = [any(d.process_index == jax.process_index() for d in shard) for shard in shards]
+    return np.flatnonzero(np.repeat(ours, batch_size // len(shards)))
+
   def put_batches(self, batches: Mapping[str, np.ndarray]) -> Batch:
-    """Puts this process's part of stacked batches [steps, batch, ...] onto the devices."""
+    """Puts the local rows of stacked batches [steps, rows, ...] onto the devices."""
     raise NotImplementedError
 
   def run(self, state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:
@@ -179,7 +190,7 @@ class JitStep(PlacedStep):
     return jax.jit(
       self._on_mesh,
       in_shardings=(self.state_shardings, self.batch_sharding),
-      out_shardings=(self.state_shardings, None),
+      out_shardings=(self.state_shardings, NamedSharding(self.mesh, P())),
       donate_argnums=0,
     )
 

@@ -35,7 +35,10 @@ def validation_loss(
   totals: dict[str, float] = {}
   weights = 0.0
   for n, batch in enumerate(evaluation_batches(data.splits['validation'], batch_size)):
-    batch = {k: jax.device_put(v, sharding) for k, v in batch.items()}
+    # With their global shape: every process has the whole batch, and puts what its devices need.
+    batch = {
+      k: jax.make_array_from_process_local_data(sharding, v, v.shape) for k, v in batch.items()
+    }
     # One key per batch: within it, examples are numbered from 0 in every batch.
     with scope(mesh_of(state.ema)):
       metrics, count = evaluation_step(

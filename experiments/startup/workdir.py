@@ -16,6 +16,7 @@ from common.checkpoints import records
 from common.checkpoints.resume import is_changeable
 from common.config import ConfigError, differences, flatten, read_json, to_json
 from common.data import pipeline
+from common.devices.processes import agreed, check_equal, check_shared
 from common.files import atomic_write, check_writable, exclusive
 from experiments import families
 
@@ -40,24 +41,57 @@ def check_path(workdir: str | pathlib.Path) -> pathlib.Path:
   return path
 
 
+def starting() -> contextlib.AbstractContextManager[None]:
+  """If one process of a run cannot start, none does: for the work of all, or of process 0 alone."""
+  return agreed(Exception, ConfigError, 'could not start: its own message says why')
+
+
+def check_processes(
+  workdir: pathlib.Path, config: Mapping, data: pipeline.Data, options: Mapping[str, bool]
+) -> None:
+  """Checks that the processes of a run have one command, the same data and a shared folder.
+
+  Args:
+    workdir: the folder of the run.
+    config: a complete config.
+    data: the data to train on.
+    options: other flags of the command.
+
+  Raises:
+    ConfigError: on all processes.
+  """
+  if jax.process_count() == 1:
+    return
+  # Each machine may have the data in a folder of its own.
+  local = {'data': {key: value for key, value in config['data'].items() if key != 'dir'}}
+  check_equal('config', {**config, **local, **options}, 'start all with the same command')
+  check_equal('dataset', _identity(data), 'give all the same data')
+  check_shared(workdir)
+
+
+def _identity(data: pipeline.Data) -> dict[str, str | int]:
+  return {'fingerprint': pipeline.fingerprint(data), 'train': data.spec.num_train}
+
+
 @contextlib.contextmanager
 def locked(workdir: pathlib.Path) -> Iterator[None]:
-  """Keeps other processes from training in the folder, which is created if it is missing.
+  """Keeps other runs from training in the folder, which is created if it is missing.
 
   Raises:
     ConfigError: another process is training there.
   """
-  if jax.process_index() != 0:  # the processes of one run share its folder
+  with contextlib.ExitStack() as stack:
+    with starting():
+      if jax.process_index() == 0:  # for all processes of the run
+        workdir.mkdir(parents=True, exist_ok=True)
+        try:
+          stack.enter_context(exclusive(workdir / '.lock'))
+        except BlockingIOError as error:
+          raise ConfigError(
+            f'{workdir} is in use by {error.strerror}: wait for it, stop it, or choose another '
+            '--workdir'
+          ) from None
     yield
-    return
-  workdir.mkdir(parents=True, exist_ok=True)
-  try:
-    with exclusive(workdir / '.lock'):
-      yield
-  except BlockingIOError as error:
-    raise ConfigError(
-      f'{workdir} is in use by {error.strerror}: wait for it, stop it, or choose another --workdir'
-    ) from None
 
 
 def is_started(workdir: pathlib.Path) -> bool:
@@ -93,8 +127,7 @@ def reserve(
     ConfigError: the folder holds a run of another config or on other data, or its files cannot be
       read; or the run to extend has more steps.
   """
-  path, data_path = workdir / 'config.json', workdir / 'data.json'
-  identity = {'fingerprint': pipeline.fingerprint(data), 'train': data.spec.num_train}
+  path, data_path, identity = workdir / 'config.json', workdir / 'data.json', _identity(data)
   if path.exists() or is_started(workdir):
     _check_same_config(workdir, config, extend_to)
     # A run from before fingerprints existed gets the fingerprint of the present data.
@@ -117,11 +150,12 @@ def move_aside(workdir: pathlib.Path) -> None:
   """
   if not workdir.exists():
     return
-  names = (workdir.with_name(f'{workdir.name}.{n}') for n in itertools.count(1))
-  free = next(name for name in names if not name.exists())
   with locked(workdir):
-    shutil.move(workdir, free)
-  logging.info('renamed the existing run to %s', free)
+    if jax.process_index() == 0:
+      names = (workdir.with_name(f'{workdir.name}.{n}') for n in itertools.count(1))
+      free = next(name for name in names if not name.exists())
+      shutil.move(workdir, free)
+      logging.info('renamed the existing run to %s', free)
 
 
 def _check_same_config(workdir: pathlib.Path, config: Mapping, extend_to: int | None) -> None:
