@@ -385,7 +385,9 @@ def attend(
   name = choose(query, key, inputs, settings, drop, current_platform())
   implementation = reference if flops.counting.value else IMPLEMENTATIONS[name]
   dropout = () if drop is None else (drop,)  # the kernels have no such argument
-  return implementation(query, key, value, inputs, settings, *dropout)
+  # The name appears in profiles and in the text of compiled programs.
+  with jax.named_scope(f'attention_{name}'):
+    return implementation(query, key, value, inputs, settings, *dropout)
 
 
 def attend_positions_first(

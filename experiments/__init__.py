@@ -12,6 +12,7 @@ COMMANDS = (
   'ablate',
   'sweep',
   'prepare_data',
+  'compile',
   'convert',
   'benchmark',
   'list',

@@ -60,6 +60,13 @@ class TextBuilder(base.Builder, skip_registration=True):
   def variant(cls, settings: Mapping[str, Any]) -> str:
     return encoding_name(settings)
 
+  @classmethod
+  def expected(cls, settings):
+    tokenizer = tokenizers.Bytes() if settings.get('tokenizer') == 'bytes' else None
+    levels = tokenizers.expected_vocabulary(settings)
+    known = dict(shape=(context_length(settings) + 1,), num_classes=0, tokenizer=tokenizer)
+    return known if levels is None else known | {'levels': levels}
+
   def read(self) -> base.Contents:
     documents, notes = self.documents()
     texts = [document.text for document in documents]
