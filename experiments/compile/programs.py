@@ -1,15 +1,13 @@
 """The programs that runs compile, for devices that may not be there."""
 
-import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 
 from common.config import ConfigError
 from common.data.sources import given_examples
@@ -74,9 +72,8 @@ def likelihood(config: Mapping, method: Method, spec: DataSpec, devices: Sequenc
   mesh = mesh_for_reading(config['parallel'], devices)
   params, size = abstract_params(method, spec, mesh), config['evaluation']['batch_size']
   rows = len(even_index(size, mesh))
-  weight = {'weight': jax.ShapeDtypeStruct((rows,), jnp.float32)}
-  arguments = (spec.batch_struct(rows) | weight, jax.eval_shape(jax.random.key, 0))
-  program = Program(nll, (method, params, *_everywhere(arguments, mesh)))
+  batch = spec.batch_struct(rows) | {'weight': jax.ShapeDtypeStruct((rows,), jnp.float32)}
+  program = Program(nll, (method, params, batch, jax.random.key(0)))
   return Placed(program, mesh, {'parameters': params}, f'{size:,} examples')
 
 
@@ -84,31 +81,18 @@ def sample(config: Mapping, method: Method, spec: DataSpec, devices: Sequence) -
   """The program that draws a batch of samples, as an evaluation does."""
   mesh = mesh_for_reading(config['parallel'], devices)
   params, size = abstract_params(method, spec, mesh), config['evaluation']['batch_size']
+  # Labels, prompts and keys are arrays of this process, which the program takes whole.
   program = method.sampling_program(params, sample_request(method, spec, size))
-  arguments = tuple(_everywhere(argument, mesh) for argument in program.arguments)
-  program = program._replace(arguments=arguments)
   return Placed(program, mesh, {'parameters': params}, f'{size:,} samples')
 
 
 def sample_request(method: Method, spec: DataSpec, num: int) -> Request:
   """A request like those with which training shows its progress, for `num` samples."""
-  zeros = np.zeros((1, *spec.shape), spec.dtype)
-  source = given_examples(spec, zeros, np.zeros(1, np.int32) if spec.num_classes else None)
-  request = domain_of(spec).preview_request(spec, method.labelled, source)
+  domain = domain_of(spec)
+  zeros, label = (np.zeros((domain.preview_num, *shape), np.int32) for shape in (spec.shape, ()))
+  source = given_examples(spec, zeros, label if spec.num_classes else None)
+  request = domain.preview_request(spec, method.labelled, source)
   return request.part(np.arange(num) % request.num)
-
-
-def _everywhere(tree: Any, mesh: Mesh) -> Any:
-  """Arrays and shapes as shapes with a copy on each device; those with a sharding keep it."""
-  return jax.tree.map(functools.partial(_abstract, NamedSharding(mesh, P())), tree)
-
-
-def _abstract(everywhere: NamedSharding, x: Any) -> Any:
-  if isinstance(x, jax.Array | np.ndarray):
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere)
-  if isinstance(x, jax.ShapeDtypeStruct) and x.sharding is None:
-    return x.update(sharding=everywhere)
-  return x  # also of static arguments
 
 
 # {--step: (the program, the family it is for; '': all)}
