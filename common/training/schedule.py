@@ -60,7 +60,7 @@ def parse_steps(
   """A number of steps, from '500', '500 steps', '3 epochs', '10 Mimg' or '10%'.
 
   Epochs and examples are rounded up to whole steps: no example is seen less often than requested.
-  Percentages are rounded to the nearest step.
+  Percentages are rounded to the nearest step, but not to none.
 
   Args:
     text: the value in the config. Lengths in examples, of which a step sees a batch, have the unit
@@ -93,7 +93,7 @@ def parse_steps(
     # Whole images first: 0.07 Mimg is 70,000 images, but 0.07 * 1e6 is more than that.
     steps = -(-round(number * IMAGES[unit]) // batch_size)
   elif unit in ('%', 'percent') and total is not None:
-    steps = round(number / 100 * total)
+    steps = max(round(number / 100 * total), 1 if number else 0)
   else:
     raise ConfigError(f'{refusal}; got the unit {unit!r}')
   if steps > MAX_INT:
@@ -144,10 +144,11 @@ def make_schedule(
   names = ('log_every', 'evaluate_every', 'sample_every', 'checkpoint_every')
   intervals = (interval(settings[name], f'train.{name}') for name in names)
   snapshot = interval(snapshot_every, 'ema.snapshot_every')
-  return Schedule(total, per_call, *intervals, _steps_to_profile(settings['profile']), snapshot)
+  profile = _steps_to_profile(settings['profile'], total)
+  return Schedule(total, per_call, *intervals, profile, snapshot)
 
 
-def _steps_to_profile(text: str) -> tuple[int, int] | None:
+def _steps_to_profile(text: str, total: int) -> tuple[int, int] | None:
   first, _, last = text.partition(':')
   if not text:
     return None
@@ -155,4 +156,6 @@ def _steps_to_profile(text: str) -> tuple[int, int] | None:
     raise ConfigError(
       f"train.profile must be 'first:last', two steps such as '40:60', or '', got {text!r}"
     )
+  if int(first) >= total:
+    raise ConfigError(f'train.profile={text!r} must begin before the last step, {total}')
   return int(first), int(last)

@@ -147,7 +147,7 @@ class DiT(DiffusionNetwork):
     check_embedding_width(self.width)
     if self.width % 4 or self.width % self.heads:
       raise ConfigError(
-        f'dit.width must be a multiple of 4 and of dit.heads={self.heads}, got {self.width}'
+        f'network.width={self.width} must be a multiple of 4 and of network.heads={self.heads}'
       )
     super().__post_init__()
 

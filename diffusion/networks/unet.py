@@ -128,7 +128,7 @@ class Attention(nn.Module):
     batch, height, width, channels = x.shape
     head_width = style.head_width or channels
     if channels % head_width:
-      raise ConfigError(f'unet.head_width={head_width} does not divide {channels} channels')
+      raise ConfigError(f'network.head_width={head_width} does not divide {channels} channels')
     dtype = jnp.dtype(style.dtype)
     h = group_norm(channels, style.dtype, 'norm')(x).reshape(batch, height * width, channels)
     # Query, key and value from one product; DDPM has one head of all channels.
@@ -296,10 +296,10 @@ class UNet(DiffusionNetwork):
     factor = 2 ** (len(self.multipliers) - 1)
     if height % factor or width % factor:
       raise ConfigError(
-        f'unet.multipliers={self.multipliers} need images whose sides are multiples of {factor}, '
-        f'got {height}x{width}; use fewer levels'
+        f'network.multipliers={self.multipliers} need images whose sides are multiples of '
+        f'{factor}, got {height}x{width}; use fewer levels'
       )
     levels = tuple(height // 2**i for i in range(len(self.multipliers)))
     for resolution in self.attention:
       if resolution not in levels:
-        raise ConfigError(f'unet.attention must name levels out of {levels}, got {resolution}')
+        raise ConfigError(f'network.attention must name levels out of {levels}, got {resolution}')

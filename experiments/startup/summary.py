@@ -38,7 +38,7 @@ def opening(config: Mapping, spec: DataSpec, program: TrainProgram) -> Iterator[
   )
   yield (
     f'data: {spec.name}, {spec.num_train:,} training examples, batches of {size:,}, '
-    f'{_epochs(spec.num_train, size)}; {schedule.total:,} steps in all'
+    f'{_epochs(spec.num_train, size)}; steps in all: {schedule.total:,}'
   )
   # None: only the family's default component has the setting.
   changed = differences(config, families.defaults(config['family']))

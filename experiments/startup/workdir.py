@@ -1,6 +1,7 @@
 """The folder of a run: one config, one dataset, and one process that trains at a time."""
 
 import contextlib
+import functools
 import itertools
 import json
 import pathlib
@@ -18,6 +19,7 @@ from common.data import pipeline
 from common.files import atomic_write, check_writable, exclusive
 from experiments import families
 
+log_once = functools.cache(logging.info)
 MOST_SHOWN = 5  # differences that a message lists: what to do comes after them
 ANOTHER = 'choose another --workdir, or add --fresh to rename that run and start a new one'
 
@@ -165,9 +167,8 @@ def config_of(workdir: pathlib.Path) -> dict[str, Any]:
     raise ConfigError(f'{path} must be the config of a run, but it names no family')
   config, added = _completed(config)
   if added:
-    logging.info(
-      '%s lacks these newer settings, which get their defaults: %s', path, ', '.join(added)
-    )
+    # A command may read a config twice.
+    log_once('%s lacks these newer settings, which get their defaults: %s', path, ', '.join(added))
   return config
 
 

@@ -174,6 +174,7 @@ def test_beams_are_one_program(programs):
   np.testing.assert_allclose(found[7].log_prob, best.log_prob[:, 0], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_drafting_is_one_program(programs):
   config, _, params = text_model()
   made = build(config, TEXT)

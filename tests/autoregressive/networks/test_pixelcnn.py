@@ -202,6 +202,7 @@ def test_probabilities_of_all_images_sum_to_one(name):
   assert np.abs(totals[0] - totals[1]).max() > 1e-4  # and the class counts
 
 
+@pytest.mark.slow
 def test_samples_by_the_method():
   """The same decoding as every other network's; a given beginning is kept."""
   made, params, _ = method_of('pp')
@@ -224,6 +225,7 @@ def test_unconditional_pixelcnn_pp_does_not_see_the_start():
   np.testing.assert_array_equal(run(h), run(h.at[:, 0].add(1.0)))
 
 
+@pytest.mark.slow
 def test_dropout_needs_training():
   network, params, h = network_of('pp')
   run = lambda **extra: network.apply({'params': params}, h, **extra)[0]

@@ -86,6 +86,13 @@ def test_the_steps_to_profile():
   for text in ('40', '60:40', '40:40', '-1:5', 'a:b'):
     with pytest.raises(ConfigError, match=r"train\.profile must be 'first:last'"):
       schedule(profile=text)
+  with pytest.raises(ConfigError, match='must begin before the last step, 40'):
+    schedule(steps='40', profile='40:60')
+
+
+def test_a_share_of_a_short_run_is_at_least_a_step():
+  made = schedule(steps='10', steps_per_call=1, log_every='1%', evaluate_every='0%')
+  assert (made.log, made.evaluate) == (1, 0)
 
 
 def test_a_run_without_steps_is_refused():

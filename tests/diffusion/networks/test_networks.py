@@ -123,7 +123,7 @@ def test_labels_for_an_unconditional_network_are_refused(name):
   ('name', 'settings', 'message'),
   [
     ('dit', dict(widht=8), r"unknown setting network\.widht of 'dit'; did you mean 'width'"),
-    ('dit', dict(heads=5), 'dit.width must be a multiple of 4 and of dit.heads=5, got 32'),
+    ('dit', dict(heads=5), 'network.width=32 must be a multiple of 4 and of network.heads=5'),
     ('dit', dict(depth=0), 'network.depth=0 must be at least 1'),
     (
       'dit',

@@ -22,7 +22,7 @@ def test_the_opening_says_what_is_trained_where_and_on_what():
   number = sum(leaf.size for leaf in jax.tree.leaves(program.step.shapes.params))
   assert f"autoregressive, network 'transformer', {number:,} parameters, " in model
   assert '1 × cpu (data 1 × fsdp 1 × tensor 1; mode jit), parameters in float32' in devices
-  assert 'toy, 20 training examples, batches of 16, 1 step per epoch; 40 steps in all' in data
+  assert 'toy, 20 training examples, batches of 16, 1 step per epoch; steps in all: 40' in data
   assert 'differs from the default: network.width=16 (not 256)' in differences
   assert all(line.startswith('differs from the default: ') for line in differences)
   assert len(set(differences)) == len(differences) > 5
@@ -30,7 +30,7 @@ def test_the_opening_says_what_is_trained_where_and_on_what():
 
 def test_a_batch_may_be_larger_than_the_data():
   _, _, data, *_ = lines_and_program('autoregressive', data__batch_size=50)[0]
-  assert 'batches of 50, 2.5 epochs per step; 40 steps in all' in data
+  assert 'batches of 50, 2.5 epochs per step; steps in all: 40' in data
 
 
 @pytest.mark.parametrize('family', tiny.FILES)
