@@ -71,17 +71,19 @@ def main() -> int:
     if not SUGGEST.value:
       raise
     print_refusal('', error)
-  else:
-    print_report('', found)
-    if found.fits or not SUGGEST.value:
-      return 0 if found.fits else 1
+    return suggest(config, where, given, state_fits=False)
+  print_report('', found)
+  if found.fits or not SUGGEST.value:
+    return 0 if found.fits else 1
   return suggest(config, where, given)
 
 
-def suggest(config: Mapping, where: topologies.Slice, given: Mapping) -> int:
+def suggest(
+  config: Mapping, where: topologies.Slice, given: Mapping, state_fits: bool = True
+) -> int:
   """Compiles with other settings until one fits; returns the exit code."""
   devices = len(topologies.devices_of(where))
-  for settings in suggestions(config, STEP.value, devices):
+  for settings in suggestions(config, STEP.value, devices, state_fits):
     typed = as_flags(settings)
     changed = config_flag.load(CONFIG.file.value, CONFIG.texts | settings)
     try:

@@ -13,32 +13,34 @@ TENSOR = (2, 4, 8)
 Settings = dict[str, list[str]]  # {dotted key: values as text}, as on the command line
 
 
-def suggestions(config: Mapping[str, Any], step: str, devices: int) -> Iterator[Settings]:
-  """Settings to try, each with those before it that cost little.
+def suggestions(
+  config: Mapping[str, Any], step: str, devices: int, state_fits: bool = True
+) -> Iterator[Settings]:
+  """Settings to try, each with those before it that keep the state and the batch.
 
   Args:
     config: a complete config.
     step: the step to compile, a value of --step.
     devices: the number of devices.
+    state_fits: whether a device has room for parameters, optimiser state and averages; if not, only
+      another mesh helps.
   """
   cheap: Settings = {}
   if config['precision'] != 'bfloat16':
     cheap['precision'] = ['bfloat16']
+  if state_fits and cheap:
     yield dict(cheap)
   if step == 'train' and not config['network'].get('remat', True):
     cheap['network.remat'] = [REMAT[config['network']['name']]]
-    yield dict(cheap)
-  parts = list(_smaller_parts(config, step, _batch_shards(config, devices)))
-  yield from (cheap | part for part in parts)
+    if state_fits:
+      yield dict(cheap)
+  if state_fits:
+    shards = devices // config['parallel']['tensor']  # devices that split the batch
+    yield from (cheap | part for part in _smaller_parts(config, step, shards))
   for mesh in _meshes(config, devices):
     yield cheap | mesh
-    for part in list(_smaller_parts(config, step, devices // int(mesh['parallel.tensor'][0])))[-1:]:
-      yield cheap | mesh | part
-
-
-def _batch_shards(config: Mapping[str, Any], devices: int) -> int:
-  """The devices that split a batch."""
-  return devices // config['parallel']['tensor']
+    smallest = [*_smaller_parts(config, step, devices // int(mesh['parallel.tensor'][0]))][-1:]
+    yield from (cheap | mesh | part for part in smallest)
 
 
 def _smaller_parts(config: Mapping[str, Any], step: str, shards: int) -> Iterator[Settings]:

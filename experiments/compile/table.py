@@ -36,6 +36,10 @@ their number, and the GiB of their operands on a chip (of an all-gather, of its 
 """
 
 
+SIZES = ('total', 'parameters', 'optimiser', 'averages', 'rest')
+COLUMNS = ('config', 'slice', 'mesh', *SIZES, 'attention', 'collectives')
+
+
 class Row(NamedTuple):
   """A row of the table.
 
@@ -129,8 +133,7 @@ def _compiled(row: Row) -> dict[str, Any]:
   done = subprocess.run(command, capture_output=True, text=True)
   today = datetime.date.today().isoformat()
   if not done.stdout.startswith('{'):
-    last = [*done.stderr.splitlines(), ''][0]
-    return {'date': today, 'fits': False, 'error': last}
+    return {'date': today, 'fits': False, 'error': done.stderr.strip().rpartition('\n')[2]}
   return {'date': today} | json.loads(done.stdout.splitlines()[0])
 
 
@@ -147,8 +150,8 @@ def _page(known: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
 
 def _table(rows: Sequence[Row], known: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
   """A table of the rows, and their command lines."""
-  yield '| config | slice | mesh | total | parameters | optimiser | averages | rest | collectives |'
-  yield '| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | --- |'
+  yield f'| {" | ".join(COLUMNS)} |'
+  yield f'| {" | ".join("---:" if name in SIZES else "---" for name in COLUMNS)} |'
   yield from (_line(row, known[row.command]) for row in rows)
   yield '\n```'
   yield from (row.command for row in rows)
@@ -164,6 +167,7 @@ def _line(row: Row, found: Mapping[str, Any]) -> str:
     mesh,
     f'**{found["total"] / GIB:.2f}** of {found["limit"] / GIB:.2f}',
     *(f'{found[name] / GIB:.2f}' if name in found else '' for name in sizes),
+    ', '.join(found['attention']) or 'none',
     '; '.join(_traffic(kind, each) for kind, each in found['collectives'].items()) or 'none',
   ]
   return f'| {" | ".join(cells)} |'
