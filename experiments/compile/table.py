@@ -24,7 +24,7 @@ HEAD = """\
 *For anyone who is about to pay for a slice: what fits which one.*
 
 Made by `twofold compile --table=rows.jsonl > docs/tpu.md`, with jax 0.10.2 and libtpu 0.0.42.1 on a
-2-core CPU machine ({first} to {last}), without any TPU. Each row says that a program **compiles and
+2-core CPU machine ({dates}), without any TPU. Each row says that a program **compiles and
 fits**: its shapes, shardings, kernels and memory are those of a slice. It does not say that it has
 run, how fast it is, or that its numbers are right. [running.md](running.md#before-paying-for-tpus)
 has the flags; `--suggest` looks for settings with which a config fits.
@@ -138,8 +138,8 @@ def _compiled(row: Row) -> dict[str, Any]:
 
 
 def _page(known: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-  dates = sorted(row['date'] for row in known.values())
-  yield HEAD.format(first=dates[0], last=dates[-1])
+  dates = sorted({row['date'] for row in known.values()})
+  yield HEAD.format(dates=' to '.join(dict.fromkeys((dates[0], dates[-1]))))
   for title, rows in PARTS.items():
     yield f'## {title}\n'
     yield from _table([row for row in rows if known[row.command]['fits']], known)
@@ -168,13 +168,13 @@ def _line(row: Row, found: Mapping[str, Any]) -> str:
     f'**{found["total"] / GIB:.2f}** of {found["limit"] / GIB:.2f}',
     *(f'{found[name] / GIB:.2f}' if name in found else '' for name in sizes),
     ', '.join(found['attention']) or 'none',
-    '; '.join(_traffic(kind, each) for kind, each in found['collectives'].items()) or 'none',
+    ', '.join(_traffic(kind, each) for kind, each in found['collectives'].items()) or 'none',
   ]
   return f'| {" | ".join(cells)} |'
 
 
 def _traffic(kind: str, found: Mapping[str, int]) -> str:
-  return f'{found["count"]:,} {kind}, {found["bytes"] / GIB:.2f}'
+  return f'{found["count"]:,} {kind} ({found["bytes"] / GIB:.2f})'
 
 
 def _reason(found: Mapping[str, Any]) -> str:
