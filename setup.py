@@ -36,6 +36,7 @@ EXTRAS = {
     'pytest-xdist>=3.6',
     'ruff>=0.11',
     'tokenizers>=0.22',
+    'zstandard>=0.23',  # JAX compresses its compilation cache with it, faster than with zlib
   ],
   'tpu': ['jax[tpu]'],
   'cuda': ['jax[cuda13]'],

@@ -134,6 +134,7 @@ def test_each_device_draws_only_its_part(name, module, function, monkeypatch):
   assert counts[1] < 0.15 * counts[0]
 
 
+@pytest.mark.slow
 def test_forecasts_do_not_depend_on_the_devices():
   method, _, params = series.series_method()
   batch = series.windows(NUM)

@@ -62,6 +62,7 @@ def test_z_loss_and_label_smoothing_by_their_formulas(params, outputs):
   assert float(evaluated) == pytest.approx(plain, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_one_position_of_each_example_counts_and_all_are_equally_likely(params, outputs):
   head, out, targets = outputs
   nats = -np.asarray(head.log_prob(out, targets))

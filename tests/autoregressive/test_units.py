@@ -27,6 +27,7 @@ def csv(path, a, b):
   return str(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('head', [*slow(['student_t']), 'quantiles'])
 def test_a_fit_of_a_series_times_a_plus_b_has_a_times_the_crps(tmp_path, head):
   """Not for a head over counts: counts have no other unit, and do not begin at b."""

@@ -216,6 +216,7 @@ def test_densities_are_of_raw_values_in_their_own_unit(head):
   assert total == pytest.approx(1, abs=2e-3)
 
 
+@pytest.mark.slow
 def test_negative_binomial_forecasts_are_counts_around_their_mean():
   made, batch, params = series_method(head='negative_binomial')
   params = jax.tree.map(jnp.zeros_like, params)
@@ -246,6 +247,7 @@ def wave(num, seed):
   return {'x': jnp.asarray(x, jnp.float32), 'label': jnp.zeros(num, jnp.int32)}
 
 
+@pytest.mark.slow
 def test_forecasts_of_a_wave_are_close_to_it():
   made, _, params = series_method()
   params = perturbed(jax.tree.map(jnp.zeros_like, params), 0.1)

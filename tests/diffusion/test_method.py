@@ -61,6 +61,7 @@ def test_loss_is_the_same_however_the_batch_is_split(case):
   assert sum(float(a.count) for _, a in parts) == float(aux.count) == NUM
 
 
+@pytest.mark.slow
 def test_training_step_is_the_same_in_micro_batches_and_under_pmap():
   method, optimizer = build(), optax.sgd(1e-2)
   stack = jax.tree.map(lambda v: v[None], batch())
@@ -217,6 +218,7 @@ def test_the_network_sees_an_input_of_unit_variance():
   np.testing.assert_allclose(y, plain.model.predict(params, x / size, t, None)[0], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_loss_of_a_learned_process():
   """The bound of the batch; its shape is trained by the mean of the squared loss alone."""
   method = build(process=dict(name='learned', width=4), objective__weighting=dict(name='vlb'))

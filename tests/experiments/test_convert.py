@@ -90,6 +90,7 @@ LAYOUTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ('shard_bytes', 'kind'),
   mostly_slow(itertools.product([10**9, 2000], LAYOUTS), [(10**9, 'gpt2')]),

@@ -10,6 +10,9 @@ from common.domains import midi
 from tests.common.data.scores import mxl, random_score, write_wheel
 from tests.experiments.commands import refused, run
 
+# They train; by default tests/experiments/test_train.py stands for all kinds of data.
+pytestmark = pytest.mark.slow
+
 TINY = (
   '--config=configs/autoregressive/chorales.py:apart',
   '--config.data.context=8',

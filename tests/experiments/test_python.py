@@ -12,6 +12,9 @@ from experiments import runs
 from tests.experiments.commands import run as command
 from tests.experiments.startup import tiny
 
+# They train; by default tests/experiments/test_train.py stands for all kinds of data.
+pytestmark = pytest.mark.slow
+
 PAGE = pathlib.Path(__file__).parents[2] / 'docs' / 'python.md'
 BLOCK = re.compile(r'^```(\w*)\n(.*?)^```', re.M | re.S)
 

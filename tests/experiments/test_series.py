@@ -10,6 +10,9 @@ from PIL import Image
 from common.reporting import writers
 from tests.experiments.commands import refused, run
 
+# They train; by default tests/experiments/test_train.py stands for all kinds of data.
+pytestmark = pytest.mark.slow
+
 TINY = (
   '--config=configs/autoregressive/series.py:file_counts',
   '--config.data.context=14',

@@ -5,6 +5,9 @@ import pytest
 from common.reporting import writers
 from tests.experiments.commands import refused, run
 
+# They train; by default tests/experiments/test_train.py stands for all kinds of data.
+pytestmark = pytest.mark.slow
+
 VERSES = ''.join(f'{n} green bottles hanging on the wall;\n' for n in range(60))
 TINY = (
   '--config=configs/autoregressive/text.py:file',

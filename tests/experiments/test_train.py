@@ -146,6 +146,7 @@ def test_a_workdir_with_another_config_is_refused_and_fresh_renames_it(whole, tm
   assert losses(tmp_path / 'run.1') == losses(whole) != losses(workdir)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_reported_and_the_previous_one_is_used(whole, tmp_path):
   workdir = tmp_path / 'run'
   shutil.copytree(whole, workdir)

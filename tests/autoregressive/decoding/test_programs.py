@@ -132,6 +132,7 @@ def test_one_program_serves_prompts_lengths_and_values(programs):
     assert programs == {'generate': number}
 
 
+@pytest.mark.slow
 def test_methods_of_the_same_config_share_programs(programs):
   config, _, params = text_model()
   one, other = build(config, TEXT), build(config, TEXT)

@@ -83,6 +83,7 @@ def test_speculative_greedy_is_greedy(prefix, ahead):
   np.testing.assert_allclose(made.log_prob[0, :, prefix:], plain.log_prob[:, prefix:], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_speculation_with_ragged_prompts_and_stops():
   """Each row has the distribution of the target given its prompt, cut at its first stop."""
   _, _, every, tables = four()
@@ -114,6 +115,7 @@ def test_speculation_with_ragged_prompts_and_stops():
   assert (made.lengths[:, 0] < 4).any()
 
 
+@pytest.mark.slow
 def test_a_draft_equal_to_the_model_is_always_accepted():
   model, params, *_ = four()
   made = speculated(1, 3, DecodingSettings(), ahead=3, drafter=(model, params))

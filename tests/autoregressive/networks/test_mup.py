@@ -78,5 +78,6 @@ def test_the_factors_of_table_8_by_hand():
   np.testing.assert_allclose(outputs_of(model, params, emissions), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_at_the_base_width_mup_is_the_standard_parametrisation():
   assert trained(32, 32) == pytest.approx(trained(32, 0), rel=1e-4)

@@ -103,6 +103,7 @@ def test_layers_scanned_and_unrolled_agree():
   np.testing.assert_allclose(run(flat, flat_params, h), run(network, params, h), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('scan', [False, *slow([True])])
 def test_remat_recomputes_the_products_that_it_does_not_keep(scan):
   plain = Transformer(LENGTH, WIDTH, layers=2, scan=scan)

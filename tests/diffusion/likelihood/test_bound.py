@@ -115,6 +115,7 @@ def test_discrete_bound_is_above_the_entropy_and_tightens(steps, variance):
     assert close.mean() > -3 * close.std() / np.sqrt(len(x0))
 
 
+@pytest.mark.slow
 def test_terms_of_a_constant_estimate():
   """Whatever the noise, L_(t−1) = ½·(SNR_s − SNR_t)·‖x0 − x̂0‖²; the terms stand in order."""
   process = build({'name': 'ddpm', 'schedule': 'cosine', 'steps': 5})
@@ -138,6 +139,7 @@ def test_a_table_of_two_steps_has_a_standard_error():
   assert stated == pytest.approx(np.asarray(parts.total).std(), rel=0.2)
 
 
+@pytest.mark.slow
 def test_a_sample_of_the_terms_estimates_their_sum():
   process = build({'name': 'ddpm', 'steps': 50})
   x0 = jnp.tile(data(1), (600, 1))

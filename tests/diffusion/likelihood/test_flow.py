@@ -49,6 +49,7 @@ def test_exact_trace_gives_the_marginal_at_t_min(name):
   assert 5 < int(got.steps) < 500
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', [*slow(['vp_linear']), 'edm'])
 def test_bits_per_dimension_of_a_standard_normal(name):
   """The mean of −log₂ p over N(0, I), from the moments of x: the entropy, to 1e-4."""
@@ -86,6 +87,7 @@ def test_hutchinson_is_within_its_standard_error(probe):
   assert (np.abs(values.mean(axis=0) - truth) < 4 * error).all()
 
 
+@pytest.mark.slow
 def test_rademacher_is_exact_where_the_jacobian_is_diagonal():
   process, data = build({'name': 'vp_linear'}), exact.isotropic(0.6, DIM)
   z = jnp.asarray(np.random.default_rng(0).normal(size=(2, DIM)))

@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from diffusion.networks.conditioning import Conditioning
 from diffusion.networks.dit import patchify, sincos_positions, unpatchify
@@ -31,6 +32,7 @@ def test_layers_of_a_scan_start_differently():
   assert np.abs(kernel[0] - kernel[1]).max() > 0.01
 
 
+@pytest.mark.slow
 def test_every_block_is_the_identity_at_initialisation():
   x, noise, label = batch()
   shallow, deep = build('dit', depth=1), build('dit', depth=3)

@@ -22,6 +22,7 @@ def test_features_follow_the_gaussian_kernel_of_a_quarter_of_log_sigma():
   np.testing.assert_allclose(features @ features[0], expected, atol=0.05)
 
 
+@pytest.mark.slow
 def test_uncertainty_starts_at_zero_and_finds_the_logarithm_of_the_loss():
   params = uncertainty_init()
   log_snr = jnp.linspace(-8, 8, 64)

@@ -74,6 +74,7 @@ def test_cosine_table_as_noise_levels():
   np.testing.assert_allclose(ratio, [20291.16961, 80.20370185, 1.012389564, 0.006425412771], 1e-8)
 
 
+@pytest.mark.slow
 def test_table_entries_are_met_in_float32():
   """k/T is not exact in float32; the last log-SNRs of the cosine table differ by 6.9."""
   for steps in (1000, 4000):
