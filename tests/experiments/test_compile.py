@@ -115,6 +115,13 @@ def test_a_step_of_the_other_family_is_refused(family, step, other):
     placed(family, step)
 
 
+def test_a_prompt_needs_no_tokenizer():
+  config = families.load_config('papers/nanogpt:gpt2', {'network.layers': 1, 'network.width': 12})
+  spec = spec_of(config['data'], {'levels': 50})
+  request = programs.sample_request(families.build(config, spec), spec, 9)
+  assert request.num == 9 and request.past.shape == (9, 1)
+
+
 def test_latents_have_no_likelihood():
   config = families.load_config('papers/dit:S8', {'network.depth': 1})
   spec = spec_of(config['data'], dict(shape=(32, 32, 4), levels=0, num_classes=10))
