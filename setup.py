@@ -19,6 +19,7 @@ CORE = [
   'optax>=0.2.5',
   'orbax-checkpoint>=0.12',
   'pillow>=11.0',
+  'pyyaml>=6.0',
   'safetensors>=0.5',
   'scikit-learn>=1.6',
   'scipy>=1.15',
@@ -43,6 +44,7 @@ EXTRAS = {
   'prepare': ['tensorflow-cpu>=2.20'],  # only to prepare TFDS's own sets; never at training time
   'text': ['tokenizers>=0.22'],  # byte pairs; bytes and characters do without
   'music': ['mido>=1.3.3'],  # MIDI files; pictures do without
+  'launch': ['skypilot[gcp]>=0.11'],  # for --backend=sky; its click is older than constraints.txt's
   'peers': ['torch>=2.9', 'diffusers>=0.35', 'transformers>=4.57'],
 }
 
@@ -59,7 +61,7 @@ setuptools.setup(
   packages=setuptools.find_packages(
     include=['autoregressive*', 'common*', 'configs*', 'diffusion*', 'experiments*', 'twofold*']
   ),
-  package_data={'common.reporting': ['*.jinja']},
+  package_data={'common.reporting': ['*.jinja'], 'experiments.launch': ['*.sh']},
   entry_points={'console_scripts': ['twofold = twofold.__main__:main']},
   install_requires=CORE,
   extras_require=EXTRAS,

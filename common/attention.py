@@ -385,8 +385,7 @@ def attend(
   name = choose(query, key, inputs, settings, drop, current_platform())
   implementation = reference if flops.counting.value else IMPLEMENTATIONS[name]
   dropout = () if drop is None else (drop,)  # the kernels have no such argument
-  # The name appears in profiles and in the text of compiled programs.
-  with jax.named_scope(f'attention_{name}'):
+  with jax.named_scope(f'attention_{name}'):  # in profiles, and in compiled programs
     return implementation(query, key, value, inputs, settings, *dropout)
 
 

@@ -11,6 +11,7 @@ COMMANDS = (
   'compare',
   'ablate',
   'sweep',
+  'launch',
   'prepare_data',
   'compile',
   'convert',

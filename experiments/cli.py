@@ -331,9 +331,7 @@ def split_items(text: str) -> list[str]:
 def parse_options(items: list[str], flag: str = 'options') -> dict[str, Any]:
   """{'steps': 20} from ['steps=20']; a value that is not a Python literal stays text.
 
-  Args:
-    items: the texts.
-    flag: the flag that holds them, for messages.
+  `flag` is the flag that holds the items, for messages.
 
   Raises:
     ValueError: for an item without '=', or a name that is given twice.

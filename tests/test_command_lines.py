@@ -213,6 +213,8 @@ def check(line, trained):
   if module == 'experiments.list':
     for word in (word for word in words if not word.isupper()):
       assert pages.listing(word)
+  elif module == 'experiments.launch':
+    check(shlex.join(('twofold', *words)), trained)
   elif module == 'experiments.compare':
     assert len(words) > 1, 'compare takes two or more runs'
   else:

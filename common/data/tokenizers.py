@@ -28,7 +28,6 @@ END_OF_TEXT = '<|endoftext|>'  # the separator of GPT-2, and of the BPE trained 
 # Names of GPT-2's two files, as transformers uses them and as OpenAI published them.
 GPT2_FILES = (('vocab.json', 'merges.txt'), ('encoder.json', 'vocab.bpe'))
 FILES = ('tokenizer.json', *GPT2_FILES[0], *GPT2_FILES[1])  # that `tokenizer_files` may hold
-GPT2_VOCABULARY = 50_257  # of the files that GPT-2 publishes
 MIN_BPE_VOCABULARY = 257  # 256 bytes and the separator
 MAX_VOCABULARY = 2**20  # of byte pairs; published vocabularies have up to 2**18
 MAX_CHARACTERS = 2**16
@@ -202,16 +201,6 @@ def _characters(texts: Sequence[str], settings: Mapping) -> Characters:
   characters = ''.join(sorted(separator.union(*texts)))
   check_vocabulary(len(characters), 'the text', MAX_CHARACTERS)
   return Characters(characters)
-
-
-def expected_vocabulary(settings: Mapping) -> int | None:
-  """The size of the vocabulary if the settings decide it; None for 'characters'.
-
-  A text that is too short for `data.vocabulary` byte pairs has fewer tokens, and other files than
-  those that GPT-2 publishes may have another number.
-  """
-  sizes = {'bytes': Bytes.vocabulary, 'gpt2': GPT2_VOCABULARY, 'bpe': settings.get('vocabulary')}
-  return sizes.get(settings.get('tokenizer', 'characters'))
 
 
 def check_vocabulary(size: int, what: str, largest: int) -> int:

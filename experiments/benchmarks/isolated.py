@@ -24,6 +24,7 @@ from experiments.benchmarks import gpu
 from experiments.benchmarks.gpu import Row, Work
 
 MAX_SECONDS = 180.0  # seconds that one contender may take, compilation included
+DRY_SECONDS = 900.0  # and in a dry run: a CPU compiles a U-Net for minutes
 MIN_BUDGET = 10.0  # seconds of the budget without which no contender starts
 ENOUGH_SECONDS = 4.0  # seconds of timed calls after which two suffice
 OUT_OF_MEMORY = 'out of memory'
@@ -160,7 +161,8 @@ def _attempt(name: str, contender: str, options: Options, deadline: float, batch
     shown = f'not started: the budget of {options.budget:g} s is spent'
     return Result(name, contender, batch, failure=shown)
   arguments = (name, contender, batch, options)
-  measured, failure = in_process(measure, arguments, min(left, MAX_SECONDS))
+  longest = DRY_SECONDS if options.dry else MAX_SECONDS
+  measured, failure = in_process(measure, arguments, min(left, longest))
   return Result(name, contender, batch, **measured, failure=failure)
 
 

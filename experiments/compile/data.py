@@ -6,6 +6,8 @@ from typing import Any
 from common.config import ConfigError, pick, suggestion
 from common.data import pipeline
 from common.data.builders import BUILDERS
+from common.data.builders.base import ImageBuilder
+from common.data.builders.text import TextBuilder
 from common.data.spec import DataSpec
 
 NEEDED = ('shape', 'levels', 'num_classes')
@@ -34,7 +36,7 @@ def spec_of(settings: Mapping[str, Any], given: Mapping[str, Any]) -> DataSpec:
   if found is not None:
     return found
   known = {'num_train': ASSUMED_EXAMPLES} | builder.expected(settings) | dict(given)
-  if builder.domain not in ('image', 'text'):
+  if not issubclass(builder, ImageBuilder | TextBuilder):
     raise ConfigError(
       f'{builder.name} is not prepared, and its windows depend on the data: prepare it first, with '
       f'twofold prepare_data --dataset={builder.name}'

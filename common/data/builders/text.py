@@ -62,10 +62,11 @@ class TextBuilder(base.Builder, skip_registration=True):
 
   @classmethod
   def expected(cls, settings):
-    tokenizer = tokenizers.Bytes() if settings.get('tokenizer') == 'bytes' else None
-    levels = tokenizers.expected_vocabulary(settings)
-    known = dict(shape=(context_length(settings) + 1,), num_classes=0, tokenizer=tokenizer)
-    return known if levels is None else known | {'levels': levels}
+    windows = dict(shape=(context_length(settings) + 1,), num_classes=0)
+    # 50,257: in the files that GPT-2 publishes. Only a text tells its characters.
+    levels = {'bytes': 256, 'gpt2': 50_257, 'bpe': settings.get('vocabulary')}
+    name = settings.get('tokenizer')
+    return windows | ({'levels': levels[name]} if name in levels else {})
 
   def read(self) -> base.Contents:
     documents, notes = self.documents()
