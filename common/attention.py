@@ -31,7 +31,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from common import flops
 from common.config import ConfigError, pick
-from common.devices.mesh import BATCH_AXES, HEADS_AXIS, batch_axes
+from common.devices.mesh import BATCH_AXES, HEADS_AXIS, batch_axes, outside
 from common.precision import einsum
 
 MASKED = -1e30  # softmax maps it to exactly 0; finite, so that a fully masked row is not NaN
@@ -214,7 +214,8 @@ def _splash_kernel(heads: int, queries: int, keys: int, settings: AttentionSetti
     mask = pallas.LocalMask(shape, (settings.window - 1, 0), 0)
   else:
     mask = pallas.CausalMask(shape) if settings.causal else pallas.FullMask(shape)
-  with jax.ensure_compile_time_eval():
+  # The tables of the mask are computed on this machine, whatever mesh is in scope.
+  with jax.ensure_compile_time_eval(), outside():
     return pallas.make_splash_mha(
       pallas.MultiHeadMask([mask] * heads),
       head_shards=1,
