@@ -321,6 +321,7 @@ def _splash_limits(query, key, inputs: AttentionInputs, settings: AttentionSetti
 
 LIMITS = {'cudnn': _cudnn_limits, 'splash': _splash_limits}
 _log_once = functools.cache(logging.info)
+PLAIN_INPUTS, PLAIN_SETTINGS = AttentionInputs(), AttentionSettings()
 
 
 def choose(
@@ -358,9 +359,6 @@ def choose(
   if missing:
     _log_once(f'attention: {name!r} does not support {missing}; using {fallback!r} instead')
   return fallback if missing else name
-
-
-PLAIN_INPUTS, PLAIN_SETTINGS = AttentionInputs(), AttentionSettings()
 
 
 def attend(
