@@ -22,8 +22,8 @@ demo: $(ready)
 test: $(ready)
 	$(bin)/python -m pytest -n $(JOBS) --dist=worksteal -m "not slow and not peers and not gpu"
 
-# What `make test` leaves out: long tests, further cases of quick ones, and the comparisons against
-# PyTorch, diffusers and transformers.
+# What `make test` leaves out: long tests, further cases of quick ones, programs compiled for TPUs,
+# and the comparisons against PyTorch, diffusers and transformers.
 test-slow: $(peers)
 	$(bin)/python -m pytest -n $(JOBS) --dist=worksteal -m "(slow or peers) and not gpu"
 
@@ -55,7 +55,7 @@ $(ready): setup.py constraints.txt
 	touch $@
 
 $(peers): $(ready)
-	$(bin)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,peers]'
+	$(bin)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,peers,tpu]'
 	touch $@
 
 clean:

@@ -28,6 +28,7 @@ from common.method import (
   Context,
   Likelihood,
   Method,
+  Program,
   PyTree,
   Request,
   Samples,
@@ -98,6 +99,10 @@ class Autoregression(Method):
   def check_request(self, params: PyTree | None, request: Request) -> None:
     """The checks of `sample`, which do not need the parameters."""
     self.sampler.check(request)
+
+  def sampling_program(self, params: PyTree, request: Request) -> Program:
+    """The program of decoding; of samples in windows, that of one window."""
+    return self.sampler.program(params, request)
 
   def nll(self, params: PyTree, batch: Batch, key: Key[Array, '']) -> Likelihood:
     """The exact negative log-likelihood of each example."""

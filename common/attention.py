@@ -321,6 +321,7 @@ def _splash_limits(query, key, inputs: AttentionInputs, settings: AttentionSetti
 
 LIMITS = {'cudnn': _cudnn_limits, 'splash': _splash_limits}
 _log_once = functools.cache(logging.info)
+PLAIN_INPUTS, PLAIN_SETTINGS = AttentionInputs(), AttentionSettings()
 
 
 def choose(
@@ -360,9 +361,6 @@ def choose(
   return fallback if missing else name
 
 
-PLAIN_INPUTS, PLAIN_SETTINGS = AttentionInputs(), AttentionSettings()
-
-
 def attend(
   query: Query,
   key: Keys,
@@ -386,7 +384,8 @@ def attend(
   name = choose(query, key, inputs, settings, drop, current_platform())
   implementation = reference if flops.counting.value else IMPLEMENTATIONS[name]
   dropout = () if drop is None else (drop,)  # the kernels have no such argument
-  return implementation(query, key, value, inputs, settings, *dropout)
+  with jax.named_scope(f'attention_{name}'):  # in profiles, and in compiled programs
+    return implementation(query, key, value, inputs, settings, *dropout)
 
 
 def attend_positions_first(

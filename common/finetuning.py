@@ -32,6 +32,7 @@ from common.method import (
   Context,
   Likelihood,
   Method,
+  Program,
   PyTree,
   Request,
   Samples,
@@ -146,6 +147,10 @@ class LoRA(Method):
     merge_plain = functools.partial(merge, finetune=self.finetune)
     merged = None if params is None else jax.eval_shape(merge_plain, params)
     self.method.check_request(merged, request)
+
+  def sampling_program(self, params: PyTree, request: Request) -> Program:
+    """That of the wrapped method: merged parameters have the shapes of the base."""
+    return self.method.sampling_program(params['base'], request)
 
   def nll(self, params: PyTree, batch: Batch, key: Key[Array, '']) -> Likelihood:
     """The method's likelihood at the merged parameters."""

@@ -4,7 +4,7 @@ A generative model is four pure functions: how to initialise, train, sample and 
 Training, checkpointing, evaluation, sampling and studies are written once, against `Method`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -140,6 +140,17 @@ class Likelihood(NamedTuple):
   parts: Mapping[str, Float[Array, 'batch _']] = {}
 
 
+class Program(NamedTuple):
+  """A jitted function and its arguments, some of them static."""
+
+  function: Callable[..., Any]
+  arguments: tuple[Any, ...]
+
+  def run(self) -> Any:
+    """The result of the call."""
+    return self.function(*self.arguments)
+
+
 class Method:
   """A generative model: four pure functions, and what it supports.
 
@@ -197,6 +208,18 @@ class Method:
     Raises:
       ValueError: as `sample`.
     """
+
+  def sampling_program(self, params: PyTree, request: Request) -> Program:
+    """The program that `sample` runs for a request, to compile it without running it.
+
+    Args:
+      params: shapes and types of the parameters.
+      request: what to sample.
+
+    Raises:
+      ValueError: as `sample`.
+    """
+    raise NotImplementedError
 
   def nll(self, params: PyTree, batch: Batch, key: Key[Array, '']) -> Likelihood:
     """Negative log-likelihood of each example. Pure: the caller compiles it."""

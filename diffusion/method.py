@@ -18,6 +18,7 @@ from common.method import (
   Context,
   Likelihood,
   Method,
+  Program,
   PyTree,
   Request,
   Samples,
@@ -143,6 +144,9 @@ class Diffusion(Method):
 
   def check_request(self, params: PyTree | None, request: Request) -> None:
     self.sampling.check(params, request)
+
+  def sampling_program(self, params: PyTree, request: Request) -> Program:
+    return self.sampling.program(params, request)
 
   def nll(self, params: PyTree, batch: Batch, key: Key[Array, '']) -> Likelihood:
     x0 = to_unit(batch['x'], self.spec.levels)

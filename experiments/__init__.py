@@ -13,6 +13,7 @@ COMMANDS = (
   'sweep',
   'launch',
   'prepare_data',
+  'compile',
   'convert',
   'benchmark',
   'list',

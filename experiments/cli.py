@@ -328,8 +328,10 @@ def split_items(text: str) -> list[str]:
   return items if text.strip() else []
 
 
-def parse_options(items: list[str]) -> dict[str, Any]:
+def parse_options(items: list[str], flag: str = 'options') -> dict[str, Any]:
   """{'steps': 20} from ['steps=20']; a value that is not a Python literal stays text.
+
+  `flag` is the flag that holds the items, for messages.
 
   Raises:
     ValueError: for an item without '=', or a name that is given twice.
@@ -338,9 +340,9 @@ def parse_options(items: list[str]) -> dict[str, Any]:
   for item in items:
     name, equals, text = (part.strip() for part in item.partition('='))
     if not equals or not name:
-      raise ValueError(f'--options={item!r}: write name=value, such as steps=20')
+      raise ValueError(f'--{flag}={item!r}: write name=value, such as steps=20')
     if name in options:
-      raise ValueError(f'--options: {name} is given twice; write it once')
+      raise ValueError(f'--{flag}: {name} is given twice; write it once')
     options[name] = parse_value(text)
   return options
 

@@ -27,7 +27,7 @@ from common.reporting import writers
 from common.training import loop
 from common.training.parallel import make_mesh, mesh_for_reading
 from common.training.program import TrainProgram, build_program
-from common.training.sharding import shardings, with_shardings
+from common.training.sharding import abstract_params
 from common.training.snapshots import Snapshots
 from common.training.state import EVALUATION_STREAM, stream_key
 from experiments import families
@@ -261,9 +261,8 @@ def with_params(run: Run, workdir: str | pathlib.Path, step: str | int) -> Run:
 
 def _param_shapes(run: Run) -> PyTree:
   """Shapes and types of the parameters, on all devices of this machine."""
-  key, example = jax.random.key(0), run.data.spec.batch_struct(1)
-  shapes = jax.eval_shape(run.method.init, key, example)[0]
-  return with_shardings(shapes, shardings(shapes, mesh_for_reading(run.config['parallel'])))
+  mesh = mesh_for_reading(run.config['parallel'])
+  return abstract_params(run.method, run.data.spec, mesh)
 
 
 def _restore(workdir: pathlib.Path, config: Mapping, shapes: PyTree, step: str | int) -> Restored:

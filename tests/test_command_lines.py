@@ -188,7 +188,7 @@ def check_values(values, config):
     )
   if values.get('mask'):
     pick(HIDDEN, values['mask'].partition(':')[0], 'mask')
-  if values.get('step'):
+  if values.get('step') and 'topology' not in values:  # of `compile` it is a choice of absl's
     runs.parse_step(values['step'])
   cli.parse_widths(values.get('ema') or [], stored=(0.1,))  # the text around it says so
 

@@ -33,7 +33,7 @@ from autoregressive.model import Model
 from autoregressive.orderings import Ordering
 from common.data.spec import DataSpec
 from common.devices.mesh import split_batch, whole
-from common.method import PyTree
+from common.method import Program, PyTree
 
 
 class Draft(NamedTuple):
@@ -137,12 +137,22 @@ class Decoder:
     made = Generated(made.emissions[:, :length], made.log_prob[:, :length], made.lengths)
     return made, calls
 
+  def program(
+    self, params: PyTree, keys: Key[Array, 'batch'], prompt: Prompt, settings: DecodingSettings
+  ) -> Program:
+    """The program that `decode` runs without a draft; of windows, that of one window."""
+    runner, emissions = Runner(self.model, params), prompt.emissions
+    if settings.slide:
+      prompt = prompt._replace(emissions=emissions[:, : self.ordering.length])
+    if settings.beams > 1:
+      return self._search_program(runner, prompt, settings)
+    return self._draws(runner, keys, *self._bucketed(prompt, settings), settings)
+
   def _draw(
     self, runner: Runner, keys: Key[Array, 'batch'], prompt: Prompt, settings: DecodingSettings
   ) -> tuple[Generated, int]:
     """One draw after the other, within the context."""
-    padded, limits = self._bucketed(prompt, settings)
-    made = self._run_draws(runner, keys, padded, settings, limits)
+    made = self._draws(runner, keys, *self._bucketed(prompt, settings), settings).run()
     calls = self._prefill_calls(int(prompt.lengths.min()), settings)
     return made, calls + _steps(made, prompt, settings)
 
@@ -151,11 +161,14 @@ class Decoder:
   ) -> tuple[Generated, int]:
     """Beam search, which draws nothing."""
     del keys
-    padded, limits = self._bucketed(prompt, settings)
-    penalty = jnp.float32(settings.length_penalty)
-    made = search_program(runner, padded, settings.beams, penalty, limits)
+    made = self._search_program(runner, prompt, settings).run()
     calls = self._prefill_calls(int(prompt.lengths.min()), settings)
     return made, calls + _steps(made, prompt, settings)
+
+  def _search_program(self, runner: Runner, prompt: Prompt, settings: DecodingSettings) -> Program:
+    padded, limits = self._bucketed(prompt, settings)
+    penalty = jnp.float32(settings.length_penalty)
+    return Program(search_program, (runner, padded, settings.beams, penalty, limits))
 
   def _speculate(
     self, runner: Runner, keys: Key[Array, 'batch'], prompt: Prompt, settings: DecodingSettings
@@ -206,20 +219,21 @@ class Decoder:
     # Windows have no stop: `slide` looks for stops across them.
     limits = Limits(prefix, settings.prefill_chunk, offset=offset)
     window = prompt._replace(emissions=emissions, lengths=lengths)
-    return self._run_draws(runner, keys, window, settings, limits)
+    return self._draws(runner, keys, window, limits, settings).run()
 
-  def _run_draws(
+  def _draws(
     self,
     runner: Runner,
     keys: Key[Array, 'batch'],
     prompt: Prompt,
-    settings: DecodingSettings,
     limits: Limits,
-  ) -> Generated:
+    settings: DecodingSettings,
+  ) -> Program:
     # Guidance doubles the batch, so a weight of 1 uses the program without guidance.
     guidance = jnp.float32(settings.guidance) if settings.guidance != 1 else None
     transforms = settings.program_transforms()
-    return draw_program(runner, keys, prompt, transforms, guidance, settings.greedy, limits)
+    arguments = (runner, keys, prompt, transforms, guidance, settings.greedy, limits)
+    return Program(draw_program, arguments)
 
   def _bucketed(self, prompt: Prompt, settings: DecodingSettings) -> tuple[Prompt, Limits]:
     """The prompt in arrays of a rounded length, and limits with the true length.

@@ -19,7 +19,7 @@ from autoregressive.decoding.transforms import PENALTIES, TRANSFORMS
 from autoregressive.orderings import Ordering
 from common.config import ConfigError
 from common.data.spec import DataSpec
-from common.method import PyTree, Request, Samples, example_keys
+from common.method import Program, PyTree, Request, Samples, example_keys
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -69,6 +69,13 @@ class RequestSampler:
     settings = self.requested(request)
     _check_effect(request.options, settings, self.decoder)
     self.prompt(jax.random.key(0), request, settings)
+
+  def program(self, params: PyTree, request: Request) -> Program:
+    """`Method.sampling_program`."""
+    settings, key = self.requested(request), jax.random.key(0)
+    prompt = self.prompt(key, request, settings)
+    keys = example_keys(key, jnp.arange(request.num))
+    return self.decoder.program(params, keys, prompt, settings)
 
   def requested(self, request: Request) -> DecodingSettings:
     """The settings after those of the request, with stops as tokens and length in emissions."""

@@ -71,6 +71,18 @@ def load(settings: Mapping[str, Any], in_memory: bool | None = None) -> Data:
   return Data(_read_spec(settings['name'], info), splits, settings.get('flip', False))
 
 
+def prepared_spec(settings: Mapping[str, Any]) -> DataSpec | None:
+  """The spec of a dataset that is prepared already; None if it is not. Prepares nothing.
+
+  Raises:
+    ConfigError: for an unknown name, or a source that cannot be read.
+  """
+  folder = preparation.location(settings)
+  if not preparation.is_prepared(folder):
+    return None
+  return _read_spec(settings['name'], preparation.open_prepared(folder).info)
+
+
 def _read_spec(name: str, info: tfds.core.DatasetInfo) -> DataSpec:
   """The spec of a prepared dataset, from the result of `Builder.metadata` stored with it."""
   metadata = info.metadata

@@ -104,7 +104,8 @@ def first_tokens(
     indices: the numbers of the texts, counted from 0.
   """
   windows = source.gather(np.arange(min(len(source), SEARCHED_WINDOWS)))['x'].astype(np.int32)
-  for token in (spec.tokenizer.separator, spec.tokenizer.line_break):
+  tokenizer = spec.tokenizer  # None where only the size of the vocabulary is known
+  for token in (tokenizer.separator, tokenizer.line_break) if tokenizer else ():
     if token is not None and (windows == token).any():
       return np.full((len(indices), 1), token, np.int32)
   return windows[indices % len(windows), :1]

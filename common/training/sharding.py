@@ -16,7 +16,8 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from common.config import ConfigError
-from common.method import PyTree
+from common.data.spec import DataSpec
+from common.method import Method, PyTree
 from common.trees import path_name
 
 
@@ -197,6 +198,12 @@ def shardings(abstract: PyTree, mesh: Mesh | AbstractMesh) -> PyTree:
   return jax.tree_util.tree_map_with_path(
     lambda path, leaf: NamedSharding(mesh, leaf_spec(path_name(path), leaf.shape, mesh)), abstract
   )
+
+
+def abstract_params(method: Method, spec: DataSpec, mesh: Mesh) -> PyTree:
+  """Shapes, types and shardings of the parameters of a method on a mesh."""
+  shapes = jax.eval_shape(method.init, jax.random.key(0), spec.batch_struct(1))[0]
+  return with_shardings(shapes, shardings(shapes, mesh))
 
 
 def with_shardings(shapes: PyTree, where: PyTree) -> PyTree:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Int, Key
 
 from common.config import ConfigError
 from common.data.spec import DataSpec
-from common.method import Request, Samples
+from common.method import Program, Request, Samples
 from diffusion.model import Model
 from diffusion.processes.process import Process
 from diffusion.sampling.driver import padded
@@ -59,13 +59,18 @@ class RequestSampler:
 
     Options without an effect are refused.
     """
-    # A learned process has no values yet: its grid is checked at its initial ones.
-    key = jax.random.key(0)
-    process = self.model.process_at({'process': self.model.process.init(key)})
-    settings, inputs = self._prepare(process, params, key, request)
+    program = self.program(params, request)
+    _, settings, inputs = program.arguments
     _check_effect(request.options, settings)
     if params is not None:
-      jax.eval_shape(functools.partial(run_sampler, self.model, settings), inputs)
+      jax.eval_shape(functools.partial(program.function, self.model, settings), inputs)
+
+  def program(self, params: Any, request: Request) -> Program:
+    """See `Method.sampling_program`."""
+    # A learned process has no values yet: its grid is the one at its initial values.
+    key = jax.random.key(0)
+    process = self.model.process_at({'process': self.model.process.init(key)})
+    return Program(run_sampler, (self.model, *self._prepare(process, params, key, request)))
 
   def _prepare(
     self, process: Process, params: Any, key: Key[Array, ''], request: Request

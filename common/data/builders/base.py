@@ -155,6 +155,12 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     del settings
     return ''
 
+  @classmethod
+  def expected(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes of the `DataSpec` that these settings decide, before any data are read."""
+    del settings
+    return {}
+
   @abc.abstractmethod
   def read(self) -> Contents:
     """Opens the raw data. Raises ConfigError if it is missing or broken."""
@@ -217,6 +223,15 @@ class ImageBuilder(Builder, skip_registration=True):
   domain = 'image'
   flags = ('palette',)
   holds_images = True
+
+
+def image_format(
+  settings: Mapping[str, Any], shape: tuple[int, ...], levels: int, num_classes: int, num_train: int
+) -> dict[str, Any]:
+  """The result of `Builder.expected` for images; {} with a palette, which is fitted to them."""
+  if settings.get('palette', 0):
+    return {}
+  return dict(shape=shape, levels=levels, num_classes=num_classes, num_train=num_train)
 
 
 def apply_palette(contents: Contents, num_colours: int, what: str) -> Contents:

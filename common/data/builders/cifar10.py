@@ -64,6 +64,10 @@ class Cifar10(base.ImageBuilder, skip_registration=True):
   }
   num_validation = 5000
 
+  @classmethod
+  def expected(cls, settings):
+    return base.image_format(settings, (SIDE, SIDE, CHANNELS), 256, 10, 50_000 - cls.num_validation)
+
   def read(self) -> base.Contents:
     splits = self._load()
     return base.Contents(

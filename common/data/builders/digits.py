@@ -14,6 +14,10 @@ class Digits(base.ImageBuilder, skip_registration=True):
 
   name = 'digits'
 
+  @classmethod
+  def expected(cls, settings):
+    return base.image_format(settings, (8, 8, 1), levels=17, num_classes=10, num_train=1445)
+
   def read(self) -> base.Contents:
     from sklearn import datasets
 

@@ -63,6 +63,10 @@ class Idx(base.ImageBuilder, skip_registration=True):
   class_names: tuple[str, ...]
   num_validation = 5000
 
+  @classmethod
+  def expected(cls, settings):
+    return base.image_format(settings, (28, 28, 1), 256, 10, 60_000 - cls.num_validation)
+
   def read(self) -> base.Contents:
     arrays = self._load()
     return base.Contents(

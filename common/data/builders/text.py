@@ -60,6 +60,14 @@ class TextBuilder(base.Builder, skip_registration=True):
   def variant(cls, settings: Mapping[str, Any]) -> str:
     return encoding_name(settings)
 
+  @classmethod
+  def expected(cls, settings):
+    windows = dict(shape=(context_length(settings) + 1,), num_classes=0)
+    # 50,257: in the files that GPT-2 publishes. Only a text tells its characters.
+    levels = {'bytes': 256, 'gpt2': 50_257, 'bpe': settings.get('vocabulary')}
+    name = settings.get('tokenizer')
+    return windows | ({'levels': levels[name]} if name in levels else {})
+
   def read(self) -> base.Contents:
     documents, notes = self.documents()
     texts = [document.text for document in documents]
