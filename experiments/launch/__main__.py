@@ -110,6 +110,7 @@ def main(arguments: list[str]) -> int:
   if name == LOCAL:
     return run_here(start, settings)
   backend = BACKENDS[name]
+  job.check_restarts(arguments, name)
   if not backend.shares:
     job.check_shared(workdir, name)
   if backend.ships:

@@ -138,6 +138,15 @@ def check(arguments: Sequence[str]) -> str:
   return workdir
 
 
+def check_restarts(arguments: Sequence[str], backend: str) -> None:
+  """Raises ValueError for a command that would set its own run aside when it is started again."""
+  if any(argument in ('--fresh', '-fresh', '--fresh=true') for argument in arguments):
+    raise ValueError(
+      f'--fresh: with --backend={backend} the command may start again, and would then rename its '
+      'own run; choose another --workdir, or rename the old run yourself'
+    )
+
+
 def check_shared(workdir: str, backend: str) -> None:
   """Raises ValueError for a workdir of which each machine has its own: relative, or in `~`."""
   if not workdir.startswith('/'):

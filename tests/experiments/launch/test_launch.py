@@ -200,6 +200,7 @@ def test_a_missing_program_is_named(tmp_path, name, program):
     (['--backend=slurm', '--topology=4x4', *SHARED], '--topology is not a flag of --backend=slurm'),
     (['--backend=gke', '--topology=4x4', *SHARED], '--backend=gke needs --accelerator. sky: H100'),
     (['--backend=slurm', '--name=A b', *SHARED], '--name=A b: write a name of at most 40 small'),
+    (['--backend=slurm', *SHARED, '--fresh'], '--fresh: with --backend=slurm the command may'),
     (['--backend=slurm', '--env=A b', *SHARED], '--env=A b: write NAME=VALUE'),
     (
       ['--backend=gcloud', '--accelerator=v6e-4', '--zone=z', '--', *TRAIN, '--workdir=runs/x'],
