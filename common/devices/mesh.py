@@ -55,8 +55,8 @@ def even_index(num: int, mesh: Mesh | None) -> Int[np.ndarray, 'rows']:
 def split_batch(arrays: PyTree) -> PyTree:
   """Arrays [batch, ...] of which each device has its part; unchanged outside the scope of a mesh.
 
-  Only for compiled programs, where the compiler then gives each device the work on its part, up to
-  `whole`. All inputs with a batch need either of the two.
+  Only for compiled programs: up to `whole`, the compiler gives each device the work on its part.
+  Every input of such a program that has a batch axis goes through this function or `whole`.
   """
   axes = tuple(batch_axes())
   # Inputs of the program arrive whole: JAX rejects the part that the compiler would otherwise
