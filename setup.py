@@ -32,6 +32,7 @@ CORE = [
 EXTRAS = {
   'test': [
     'beartype>=0.20',
+    'gcsfs>=2026.2',
     'mido>=1.3.3',
     'pytest>=8.3',
     'pytest-xdist>=3.6',
@@ -45,6 +46,7 @@ EXTRAS = {
   'text': ['tokenizers>=0.22'],  # byte pairs; bytes and characters do without
   'music': ['mido>=1.3.3'],  # MIDI files; pictures do without
   'launch': ['skypilot[gcp]>=0.11'],  # for --backend=sky; its click is older than constraints.txt's
+  'gcs': ['gcsfs>=2026.2'],  # runs and data in buckets of Cloud Storage
   'peers': ['torch>=2.9', 'diffusers>=0.35', 'transformers>=4.57'],
 }
 

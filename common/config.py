@@ -9,14 +9,14 @@ the constructor's signature and nowhere else; `complete` fills them in and check
 import copy
 import inspect
 import json
-import pathlib
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from ml_collections import ConfigDict
 
-from common.files import check_regular, local_path
-from common.ranges import FINITE, PATH, Setting, did_you_mean, settings_of, suggestion
+from common import ranges
+from common.files import Path, check_regular
+from common.ranges import FINITE, Setting, did_you_mean, settings_of, suggestion
 
 T = TypeVar('T')
 Config = Mapping | ConfigDict  # below the commands, configs are plain nested dicts
@@ -244,7 +244,7 @@ def complete(
       result[key] = complete(value, entry if section else {}, tables, strict, inside)
     elif strict and entry is not None:
       check_setting(inside, value, entry)
-      result[key] = local_path(value) if entry.range is PATH else value
+      result[key] = entry.range.expanded(value) if isinstance(entry.range, ranges.Path) else value
     if strict and entry == {}:
       _check_groups(inside, value, declared)
   return result
@@ -330,7 +330,7 @@ def to_json(config: Config) -> str:
   return json.dumps(plain_dict(config), indent=2, sort_keys=True)
 
 
-def read_json(path: pathlib.Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
   """The JSON object in a file. Raises ConfigError if it cannot be read, or holds something else."""
   try:
     check_regular(path)

@@ -19,7 +19,7 @@ import typing
 from collections.abc import Callable, Collection
 from typing import Any
 
-from common.files import local_path
+from common.files import local_path, to_path
 
 MAX_INT = 2**31 - 1  # JAX counts in int32
 MAX_FLOAT = 3.4e38  # and computes in float32: larger numbers become infinite there
@@ -158,8 +158,15 @@ class Pattern(Range):
     return ''
 
 
+@dataclasses.dataclass(frozen=True)
 class Path(Range):
-  """Paths on this machine; `~` stands for the home folder, and '' for no path."""
+  """Paths on this machine; `~` stands for the home folder, and '' for no path.
+
+  Attributes:
+    bucket: whether a path may also be in a bucket: gs://BUCKET/FOLDER.
+  """
+
+  bucket: bool = False
 
   def allows(self, value: Any) -> bool:
     return not self._error(value)
@@ -167,15 +174,19 @@ class Path(Range):
   def explain(self, value: Any) -> str:
     return self._error(value)
 
+  def expanded(self, value: str) -> str:
+    """The path that a value stands for. Raises ValueError for one that is not allowed."""
+    return str(to_path(value)) if self.bucket and value else local_path(value)
+
   def _error(self, value: str) -> str:
     try:
-      local_path(value)
+      self.expanded(value)
     except ValueError as error:
       return str(error)
     return ''
 
 
-PATTERN, PATH = Pattern(), Path()
+PATTERN, PATH, FOLDER = Pattern(), Path(), Path(bucket=True)
 PRECISION = OneOf('float32', 'bfloat16')
 
 

@@ -14,6 +14,7 @@ from common.ranges import (
   AT_LEAST_ONE,
   AT_LEAST_ZERO,
   BELOW_ONE,
+  FOLDER,
   PATH,
   PATTERN,
   PRECISION,
@@ -35,7 +36,8 @@ SETTINGS = dict(
   seed=Setting(0, SEED),  # decides initial parameters, order of the data and all noise
   data=dict(  # what is trained on
     name='digits',  # a key of common/data/builders/__init__.py
-    dir=Setting('', PATH),  # folder of prepared datasets; empty: TFDS's own default
+    # Folder of prepared datasets, also gs://BUCKET/FOLDER; empty: TFDS's own default.
+    dir=Setting('', FOLDER),
     # folder or file of custom data (image_folder, npz, text, series) or raw files
     source=Setting('', PATH),
     # image_folder: side after cropping and resizing

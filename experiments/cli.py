@@ -26,7 +26,7 @@ from absl import app, flags, logging
 from common.checkpoints.checkpoints import CheckpointError
 from common.config import suggestion
 from common.devices.limits import OutOfMemoryError
-from common.files import check_writable, local_path
+from common.files import check_writable, in_bucket, local_path, to_path
 from common.training.averages import MAX_WIDTH
 from common.training.meters import TrainingError
 from experiments.startup.signals import interrupt
@@ -193,6 +193,14 @@ class FolderParser(PathParser):
     if os.path.exists(path) and not os.path.isdir(path):
       raise ValueError('is a file: write a folder')
     return path
+
+
+class RunParser(FolderParser):
+  """The folder of a run, which may also be in a bucket."""
+
+  def parse(self, argument: str) -> str:
+    path = to_path(argument)
+    return str(path) if in_bucket(path) else super().parse(argument)
 
 
 class OutFolderParser(FolderParser):

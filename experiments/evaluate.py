@@ -14,7 +14,6 @@ twofold evaluate --workdir=runs/python --on=shakespeare --metrics=bits_per_dim
 twofold evaluate --workdir=runs/retail --metrics=crps,normalised_crps
 """
 
-import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -26,14 +25,16 @@ from common.domains import domain_of
 from common.evaluation.evaluate import METRICS, check_request, without_draws
 from common.evaluation.measures import Evaluation, Measure
 from common.evaluation.results import ResultFile, file_name
-from common.files import check_writable
+from common.files import check_writable, to_path
 from common.studies.estimates import estimate, format_estimate, scaled, unit
 from configs import base
 from experiments import cli, families, runs
 from experiments.startup import processes
 from experiments.startup.workdir import config_of
 
-WORKDIR = cli.define('workdir', 'Folder of the run.', cli.FolderParser(), required=True)
+WORKDIR = cli.define(
+  'workdir', 'Folder of the run, or gs://BUCKET/FOLDER.', cli.RunParser(), required=True
+)
 STEP = flags.DEFINE_string('step', 'last', "Checkpoint: 'last', 'best' or a number.")
 CHOSEN = flags.DEFINE_list(
   'metrics', list(METRICS), 'Metrics (default: all): ' + ', '.join(METRICS) + '.'
@@ -73,7 +74,7 @@ def evaluate(run: runs.Run, settings: dict, variant: dict) -> Evaluation:
   sampling = dict(settings)
   if WEAK.value is not None:
     sampling['weak'] = runs.load_weak(run, WEAK.value)
-  folder = pathlib.Path(WORKDIR.value) / 'evaluations'
+  folder = to_path(WORKDIR.value) / 'evaluations'
   name = file_name(run.step, settings | variant)
   sections = {part: run.config.get(part) for part in ('sampling', 'likelihood', 'evaluation')}
   conditions = {'step': run.step, 'options': settings, **variant, 'config': sections}
@@ -111,7 +112,7 @@ def main() -> int:
 
 def measure() -> int:
   """Evaluates the run as the flags say; returns the exit code."""
-  workdir, options = pathlib.Path(WORKDIR.value), cli.parse_options(OPTIONS.value)
+  workdir, options = to_path(WORKDIR.value), cli.parse_options(OPTIONS.value)
   config, step = config_of(workdir), runs.parse_step(STEP.value)
   widths = cli.parse_widths(EMA.value, config['ema']['widths'])
   check_flags(config, options)

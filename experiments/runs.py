@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-import pathlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -21,7 +21,7 @@ from common.domains.base import SampleFlags, SampleSettings, TrainedModel
 from common.evaluation.evaluate import evaluate
 from common.evaluation.likelihood import BitsPerDim, bits_per_dim
 from common.evaluation.measures import Evaluation
-from common.files import atomic_write, local_path
+from common.files import Path, atomic_write, to_path
 from common.method import Method, PyTree
 from common.reporting import writers
 from common.training import loop
@@ -149,7 +149,7 @@ class Run(NamedTuple):
 
 def train(
   config: Config,
-  workdir: str | pathlib.Path,
+  workdir: str | os.PathLike,
   *,
   fresh: bool = False,
   extend: bool = False,
@@ -200,7 +200,7 @@ def train(
     return loop.train(config, method, data, program, path, stop)
 
 
-def _say_what_extending_means(workdir: pathlib.Path, program: TrainProgram) -> None:
+def _say_what_extending_means(workdir: Path, program: TrainProgram) -> None:
   """Logs how the schedule of a longer run continues that of the shorter one in the folder."""
   done, total = folders.last_step(workdir), program.schedule.total
   logging.info(
@@ -211,7 +211,7 @@ def _say_what_extending_means(workdir: pathlib.Path, program: TrainProgram) -> N
   )
 
 
-def training_seconds(workdir: str | pathlib.Path) -> float:
+def training_seconds(workdir: str | os.PathLike) -> float:
   """Seconds that a run spent in training steps, without compilation, evaluation and sampling."""
   return sum(row.get('seconds', 0.0) for row in writers.read(workdir, 'train'))
 
@@ -220,7 +220,7 @@ def training_seconds(workdir: str | pathlib.Path) -> float:
 
 
 def load(
-  workdir: str | pathlib.Path,
+  workdir: str | os.PathLike,
   step: str | int = 'last',
   likelihood: Mapping[str, Any] | None = None,
 ) -> Run:
@@ -238,9 +238,9 @@ def load(
   return with_params(open_run(workdir, likelihood), workdir, step)
 
 
-def open_run(workdir: str | pathlib.Path, likelihood: Mapping[str, Any] | None = None) -> Run:
+def open_run(workdir: str | os.PathLike, likelihood: Mapping[str, Any] | None = None) -> Run:
   """A run without its parameters, which are None: enough to check a request; see `load`."""
-  workdir = pathlib.Path(local_path(str(workdir)))
+  workdir = to_path(workdir)
   config = folders.config_of(workdir)
   if likelihood is not None:
     if 'likelihood' not in config:
@@ -252,9 +252,9 @@ def open_run(workdir: str | pathlib.Path, likelihood: Mapping[str, Any] | None =
   return Run(config, data, families.build(config, data.spec), params=None, step=0)
 
 
-def with_params(run: Run, workdir: str | pathlib.Path, step: str | int) -> Run:
+def with_params(run: Run, workdir: str | os.PathLike, step: str | int) -> Run:
   """The run with the parameters of a checkpoint; see `load`."""
-  workdir = pathlib.Path(local_path(str(workdir)))
+  workdir = to_path(workdir)
   restored = _restore(workdir, run.config, _param_shapes(run), step)
   return run._replace(params=restored.state['ema'], step=restored.step, about=restored.about)
 
@@ -265,7 +265,7 @@ def _param_shapes(run: Run) -> PyTree:
   return abstract_params(run.method, run.data.spec, mesh)
 
 
-def _restore(workdir: pathlib.Path, config: Mapping, shapes: PyTree, step: str | int) -> Restored:
+def _restore(workdir: Path, config: Mapping, shapes: PyTree, step: str | int) -> Restored:
   """Restores only the averaged parameters: the optimiser's state would take twice their memory."""
   with loop.open_checkpoints(config, workdir, read_only=True) as checkpoints:
     return checkpoints.restore({'ema': shapes}, step, partial=True)
@@ -288,13 +288,13 @@ def load_weak(run: Run, text: str) -> PyTree:
   return found.state['ema']
 
 
-def check_weak(config: Config, text: str) -> tuple[pathlib.Path, str | int, dict[str, Any]]:
+def check_weak(config: Config, text: str) -> tuple[Path, str | int, dict[str, Any]]:
   """The folder, the step and the config of a weaker model; reads no parameters; see `load_weak`."""
   family = config['family']
   if not families.FAMILIES[family].takes_weak:
     raise ConfigError(f'--weak: the {family} family has no guidance by a weaker model')
   folder, _, step = text.partition('@')
-  workdir = pathlib.Path(local_path(folder))
+  workdir = to_path(folder)
   return workdir, parse_step(step or 'last', f'--weak={text}'), folders.config_of(workdir)
 
 
@@ -307,14 +307,14 @@ def parse_step(text: str, what: str = '--step') -> str | int:
   raise ConfigError(f"{what}: the checkpoint must be 'last', 'best' or a number, got {text!r}")
 
 
-def with_average(run: Run, workdir: str | pathlib.Path, width: float) -> Run:
+def with_average(run: Run, workdir: str | os.PathLike, width: float) -> Run:
   """The run with the power-function average of a width instead of its moving average.
 
   Raises:
     ConfigError: the width is outside (0, 1/√12).
     CheckpointError: the run stored no power-function averages.
   """
-  with Snapshots(pathlib.Path(workdir), read_only=True) as snapshots:
+  with Snapshots(to_path(workdir), read_only=True) as snapshots:
     params = snapshots.reconstruct(
       _param_shapes(run), run.config['ema'].get('widths', ()), run.step, width
     )

@@ -28,12 +28,14 @@ from absl import flags, logging
 
 from common.domains import DOMAINS, domain_of
 from common.domains.base import COUNTS, SampleFlags, SampleSettings
-from common.files import check_writable
+from common.files import check_writable, to_path
 from experiments import cli, families, runs
 from experiments.startup import processes
 from experiments.startup.workdir import config_of
 
-WORKDIR = cli.define('workdir', 'Folder of the run.', cli.FolderParser(), required=True)
+WORKDIR = cli.define(
+  'workdir', 'Folder of the run, or gs://BUCKET/FOLDER.', cli.RunParser(), required=True
+)
 STEP = flags.DEFINE_string('step', 'last', "Checkpoint: 'last', 'best' or a number.")
 OUT = cli.define(
   'out',
@@ -45,7 +47,7 @@ OUT = cli.define(
 SEED = flags.DEFINE_integer(
   'seed', 0, 'Determines all random numbers.', lower_bound=0, upper_bound=2**32 - 1
 )
-DRAFT = cli.define('draft', 'WORKDIR of a smaller run that drafts; see above.', cli.FolderParser())
+DRAFT = cli.define('draft', 'WORKDIR of a smaller run that drafts; see above.', cli.RunParser())
 WEAK = cli.define(
   'weak', 'WORKDIR[@STEP] of a weaker model with the same network, for --options=guidance=W.'
 )
@@ -74,7 +76,7 @@ SAMPLE_FLAGS = (
 
 def check() -> tuple[dict[str, Any], list[float], str | int]:
   """The options, the width of --ema and the step; checks what needs no data."""
-  config = config_of(pathlib.Path(WORKDIR.value))
+  config = config_of(to_path(WORKDIR.value))
   options, step = cli.parse_options(OPTIONS.value), runs.parse_step(STEP.value)
   families.check_options(config, options)
   widths = cli.parse_widths(EMA.value, config['ema']['widths'])
@@ -83,7 +85,7 @@ def check() -> tuple[dict[str, Any], list[float], str | int]:
   if WEAK.value is not None:
     runs.check_weak(config, WEAK.value)
   if DRAFT.value:
-    runs.check_draft(config, config_of(pathlib.Path(DRAFT.value)))
+    runs.check_draft(config, config_of(to_path(DRAFT.value)))
   return options, widths, step
 
 

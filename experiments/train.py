@@ -22,10 +22,9 @@ With --distributed, several processes train one run, on the devices of all. They
 any of them gets a signal.
 """
 
-import pathlib
-
 from absl import flags, logging
 
+from common.files import to_path
 from experiments import cli, config_flag, runs
 from experiments.list import show
 from experiments.startup import processes, signals, summary
@@ -33,7 +32,7 @@ from experiments.startup import processes, signals, summary
 CONFIG = config_flag.define(
   'FILE.py[:variant], see `twofold list variants`; --config.a.b=value replaces a setting.'
 )
-WORKDIR = cli.define('workdir', 'Folder of the run.', cli.FolderParser())
+WORKDIR = cli.define('workdir', 'Folder of the run, or gs://BUCKET/FOLDER.', cli.RunParser())
 SHOW = flags.DEFINE_bool(
   'show', False, 'Print every setting of the config with its meaning, and train nothing.'
 )
@@ -60,7 +59,7 @@ def main() -> int:
       finished = runs.train(
         config, WORKDIR.value, fresh=FRESH.value, extend=EXTEND.value, stop=stop
       )
-    for line in summary.closing(config, pathlib.Path(WORKDIR.value), finished):
+    for line in summary.closing(config, to_path(WORKDIR.value), finished):
       logging.info('%s', line)
   return 0 if finished else signals.STOPPED
 

@@ -2,6 +2,8 @@
 
 import gc
 import importlib.metadata
+import importlib.util
+import json
 import os
 import pathlib
 
@@ -20,9 +22,12 @@ os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(CACHE / 'jax-tests'))
 os.environ.setdefault('TFDS_DATA_DIR', str(CACHE / 'datasets'))
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0')
 
+import fsspec
 import jax
 import jaxtyping
 import pytest
+
+from tests import gcs
 
 jaxtyping.install_import_hook(['autoregressive', 'common', 'diffusion'], 'beartype.beartype')
 
@@ -52,3 +57,16 @@ def _free_compiled_programs():
   yield
   jax.clear_caches()
   gc.collect()
+
+
+@pytest.fixture(scope='session')
+def bucket_server():
+  """Cloud Storage on the loopback device, which gs:// reaches in this process and in commands."""
+  if importlib.util.find_spec('gcsfs') is None:
+    pytest.skip("needs gcsfs: pip install -e '.[gcs]'")
+  with gcs.serving() as server, pytest.MonkeyPatch.context() as patch:
+    for name, value in server.environment.items():
+      patch.setenv(name, value)
+    # As in the environment, which fsspec has read when it was imported.
+    patch.setitem(fsspec.config.conf, 'gcs', json.loads(server.environment['FSSPEC_GCS']))
+    yield server

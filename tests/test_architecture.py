@@ -33,7 +33,18 @@ ABOVE = {  # packages that each package must not import
 # Modules and folders of common/, from the bottom up. Reporting and domains are below training and
 # evaluation: the loop writes metrics and draws samples, and evaluation asks a domain for its own.
 FLOORS = (
-  {'config', 'config_files', 'devices', 'files', 'flops', 'method', 'precision', 'ranges', 'trees'},
+  {
+    'buckets',
+    'config',
+    'config_files',
+    'devices',
+    'files',
+    'flops',
+    'method',
+    'precision',
+    'ranges',
+    'trees',
+  },
   {'attention', 'checkpoints', 'data', 'finetuning', 'reporting'},
   {'domains'},
   {'evaluation', 'training'},

@@ -6,14 +6,14 @@ only after everything has been written. Other names in the directory:
 
   <step>.orbax-checkpoint-tmp...   a save or removal that was interrupted; removed at the next start
   damaged-<step>                   a step that failed verification; never read again
+
+In a bucket no folder can be renamed: there the object `commit_success.txt` marks a finished step.
 """
 
 import concurrent.futures
 import contextlib
 import json
 import math
-import pathlib
-import shutil
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -25,10 +25,10 @@ from common.checkpoints import records, storage
 from common.checkpoints.records import CheckpointError, DamagedCheckpoint, one_line
 from common.config import pick, to_json
 from common.devices.processes import agreed
+from common.files import Path, in_bucket, remove_folder, rename_folder, to_path
 from common.method import PyTree
 
 SIGNS = {'min': 1, 'max': -1}  # the best step has the lowest sign · metric
-UNFINISHED = '.orbax-checkpoint-tmp'  # part of the names that Orbax gives to unfinished folders
 
 
 class Restored(NamedTuple):
@@ -48,7 +48,7 @@ class Checkpoints:
   With several processes, all of them call every method, in the same order and on the same folder.
 
   Args:
-    directory: the folder for the steps, on a mounted file system; created if it is missing.
+    directory: the folder for the steps, also in a bucket; created if it is missing.
     keep: the number of newest steps to keep, in addition to the best step.
     best_metric: the metric that decides which step is best.
     best_mode: 'min' or 'max'.
@@ -71,11 +71,11 @@ class Checkpoints:
   ):
     if keep < 1:
       raise CheckpointError(f'checkpoints: keep must be at least 1, got {keep}')
-    if '://' in str(directory):
-      raise CheckpointError(
-        f'a checkpoint folder must be a path, got {directory}; mount it and give its path'
-      )
-    self.directory = pathlib.Path(directory).absolute()
+    try:
+      folder = to_path(directory)
+    except ValueError as e:
+      raise CheckpointError(f'the folder of checkpoints {directory} {e}') from e
+    self.directory = folder if in_bucket(folder) else folder.absolute()
     self._keep, self._metric = keep, best_metric
     self._sign = pick(SIGNS, best_mode, 'best_mode')
     self._read_only = read_only
@@ -114,9 +114,7 @@ class Checkpoints:
   @property
   def steps(self) -> list[int]:
     """The finished steps, oldest first. They may be damaged: only `restore` verifies them."""
-    if not self.directory.is_dir():
-      return []
-    return sorted(int(p.name) for p in self.directory.iterdir() if p.name.isdecimal())
+    return storage.finished_steps(self.directory)
 
   @property
   def latest(self) -> int | None:
@@ -267,7 +265,7 @@ class Checkpoints:
 
   # The steps in the folder.
 
-  def _path(self, step: int) -> pathlib.Path:
+  def _path(self, step: int) -> Path:
     return self.directory / str(step)
 
   def _best_first(self) -> list[int]:
@@ -295,13 +293,15 @@ class Checkpoints:
 
   @contextlib.contextmanager
   def _saving(self, step: int):
-    """Turns any error in a save into a CheckpointError, and removes the unfinished folder."""
+    """Turns an error in a save into a CheckpointError; one process removes what is unfinished."""
     try:
       yield
     except Exception as e:
       self._records.pop(step, None)
-      with contextlib.suppress(OSError):
-        self._remove_leftovers()
+      # Of several processes perhaps only this one has failed: the next start removes them.
+      if jax.process_count() == 1:
+        with contextlib.suppress(OSError):
+          self._remove_leftovers()
       steps = ', '.join(map(str, self.steps)) or 'none'
       raise CheckpointError(
         f'checkpoint {self._path(step)} could not be saved: {one_line(e)}; finished steps: {steps}'
@@ -332,11 +332,11 @@ class Checkpoints:
   def _remove_leftovers(self) -> list[str]:
     # Every process lists the folder between the first two barriers, before process 0 removes any.
     _sync('leftovers')
-    left = [p for p in self.directory.iterdir() if UNFINISHED in p.name]
+    left = storage.unfinished(self.directory)
     _sync('leftovers seen')
     if jax.process_index() == 0:
       for path in left:
-        shutil.rmtree(path)
+        remove_folder(path)
     _sync('leftovers removed')
     return [p.name for p in left]
 
@@ -347,9 +347,7 @@ class Checkpoints:
     _sync('prune')
     for step in surplus:
       if jax.process_index() == 0:
-        # Renamed first, which is atomic: an interrupted removal leaves no incomplete step.
-        path = self.directory / f'{step}{UNFINISHED}-removed'
-        shutil.rmtree(self._path(step).rename(path))
+        storage.remove(self._path(step))
       self._records.pop(step, None)
     _sync('pruned')
 
@@ -361,7 +359,7 @@ class Checkpoints:
       if jax.process_index() == 0:
         taken = len(list(self.directory.glob(f'damaged-{step}*')))
         name = f'damaged-{step}' + (f'-{taken + 1}' if taken else '')
-        self._path(step).rename(self.directory / name)
+        rename_folder(self._path(step), self.directory / name)
     _sync('moved aside')
 
   # Reading.

@@ -6,8 +6,8 @@ In addition to the arrays, a step contains two JSON files, each with its own che
   files.json         size and CRC-32 of every file, written after all files are complete
 
 The CRCs identify a damaged file cheaply, before anything is read from it. The digests show that the
-restored arrays on the devices equal the saved ones. They work even if the run was killed before it
-wrote `files.json`.
+restored arrays on the devices equal the saved ones. They work even if there is no `files.json`: a
+run was killed before it wrote the file, or the step is in a bucket.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from common.checkpoints import digests
-from common.files import atomic_write
+from common.files import Path, atomic_write
 from common.method import PyTree
 from common.trees import path_name
 
@@ -87,7 +87,7 @@ def describe(leaves: Mapping[str, Any]) -> dict[str, list]:
   return {name: [list(x.shape), str(x.dtype), sums[name]] for name, x in leaves.items()}
 
 
-def compare(path: pathlib.Path, there: Mapping[str, list], asked: Mapping, partial: bool) -> None:
+def compare(path: Path, there: Mapping[str, list], asked: Mapping, partial: bool) -> None:
   """Raises CheckpointError naming the first leaf in which checkpoint and state differ.
 
   Args:
@@ -117,18 +117,18 @@ def verify_leaves(there: Mapping[str, list], leaves: Mapping[str, jax.Array]) ->
     raise DamagedCheckpoint(f'{wrong[0]} differs from the saved array ({count} differ)')
 
 
-def write_manifest(path: pathlib.Path) -> None:
+def write_manifest(path: Path) -> None:
   """Writes `files.json` for a finished step."""
   atomic_write(
     path / MANIFEST, json.dumps(seal({name: _size_and_crc(path / name) for name in _files(path)}))
   )
 
 
-def verify_files(path: pathlib.Path, share: int = 0, of: int = 1) -> None:
+def verify_files(path: Path, share: int = 0, of: int = 1) -> None:
   """Raises DamagedCheckpoint naming the first file that has changed since it was written.
 
-  A step without `files.json` passes: the run was killed before it wrote the file, and the digests
-  still protect the arrays.
+  A step without `files.json` passes: it is in a bucket, or the run was killed before it wrote the
+  file. The digests still protect the arrays.
 
   Args:
     path: the folder of the step.
@@ -158,7 +158,7 @@ def seal(content: Any) -> dict[str, str]:
   return {'json': text, 'sha256': hashlib.sha256(text.encode()).hexdigest()}
 
 
-def read_record(path: pathlib.Path, step: int) -> dict:
+def read_record(path: Path, step: int) -> dict:
   """The record of the checkpoint of `step` in the folder `path`.
 
   Raises:
@@ -173,7 +173,7 @@ def read_record(path: pathlib.Path, step: int) -> dict:
   return record
 
 
-def read_sealed(path: pathlib.Path, name: pathlib.Path) -> dict:
+def read_sealed(path: Path, name: pathlib.Path) -> dict:
   """The content of the sealed JSON file `name` of a step.
 
   Raises:
@@ -197,11 +197,11 @@ def one_line(e: BaseException) -> str:
   return text if len(text) <= 600 else text[:597] + '...'
 
 
-def _files(path: pathlib.Path) -> list[str]:
+def _files(path: Path) -> list[str]:
   return sorted(str(p.relative_to(path)) for p in path.rglob('*') if p.is_file())
 
 
-def _size_and_crc(path: pathlib.Path) -> list[int]:
+def _size_and_crc(path: Path) -> list[int]:
   size = crc = 0
   with path.open('rb') as file:
     while block := file.read(2**20):  # in megabytes: files may be larger than the memory

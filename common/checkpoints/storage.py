@@ -10,7 +10,6 @@ import contextlib
 import functools
 import logging
 import math
-import pathlib
 import sys
 from collections.abc import Callable, Mapping
 
@@ -19,10 +18,37 @@ from orbax.checkpoint import v1 as ocp
 
 from common.checkpoints import records
 from common.checkpoints.records import DamagedCheckpoint, one_line
-from common.files import sync_tree
+from common.files import Path, children, in_bucket, remove_folder, sync_tree
+
+UNFINISHED = '.orbax-checkpoint-tmp'  # part of the names that Orbax gives to unfinished folders
+COMMITTED = 'commit_success.txt'  # Orbax writes it last in a bucket, where it renames nothing
 
 
-def start_to_write(path: pathlib.Path, leaves: Mapping, record: Mapping) -> Callable[[], None]:
+def finished_steps(folder: Path) -> list[int]:
+  """The steps in a folder that were written completely, oldest first; they may be damaged."""
+  if in_bucket(folder):
+    steps = [path.parent.name for path in folder.glob(f'*/{COMMITTED}')]
+  else:
+    steps = [path.name for path in children(folder)]
+  return sorted(int(step) for step in steps if step.isdecimal())
+
+
+def unfinished(folder: Path) -> list[Path]:
+  """The folders in a folder that an interrupted save or removal has left."""
+  if not in_bucket(folder):
+    return [path for path in children(folder) if UNFINISHED in path.name]
+  finished = set(map(str, finished_steps(folder)))
+  return [p for p in children(folder) if p.name.isdecimal() and p.name not in finished]
+
+
+def remove(path: Path) -> None:
+  """Removes a step; an interrupted removal leaves no step that looks finished."""
+  if not in_bucket(path):
+    path = path.rename(path.with_name(f'{path.name}{UNFINISHED}-removed'))  # which is atomic
+  remove_folder(path)
+
+
+def start_to_write(path: Path, leaves: Mapping, record: Mapping) -> Callable[[], None]:
   """Starts an asynchronous save; returns once the values of the leaves are copied.
 
   Args:
@@ -47,8 +73,9 @@ def start_to_write(path: pathlib.Path, leaves: Mapping, record: Mapping) -> Call
 
   def finish():
     response.result()
-    # After Orbax has renamed the folder: the manifest lists the files of the finished step.
-    if jax.process_index() == 0:
+    # After Orbax has renamed the folder: the manifest lists the files of the finished step. In a
+    # bucket it would have to read all of them again, and Cloud Storage has checksums of its own.
+    if jax.process_index() == 0 and not in_bucket(path):
       records.write_manifest(path)
     # Only now the step counts as saved, and older steps may be removed.
     sync_tree(path)
@@ -56,7 +83,7 @@ def start_to_write(path: pathlib.Path, leaves: Mapping, record: Mapping) -> Call
   return finish
 
 
-def read(path: pathlib.Path, asked: Mapping) -> dict[str, jax.Array]:
+def read(path: Path, asked: Mapping) -> dict[str, jax.Array]:
   """Reads leaves with Orbax, without verification.
 
   Each process reads its part independently, so that a process that fails does not block the others.

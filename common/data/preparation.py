@@ -17,12 +17,14 @@ from typing import Any
 import tensorflow_datasets as tfds
 from absl import logging
 
+from common import buckets
 from common import config as config_lib
 from common.data import palettes
 from common.data.builders import BUILDERS, base
+from common.files import Path, exists, in_bucket
 
 
-def location(settings: Mapping[str, Any]) -> pathlib.Path:
+def location(settings: Mapping[str, Any]) -> Path:
   """The folder of the prepared dataset for these settings, whether it exists or not.
 
   For the user's own data its name contains a hash, so a changed folder or file counts as a new
@@ -55,7 +57,7 @@ def location(settings: Mapping[str, Any]) -> pathlib.Path:
   return root / builder.name / str(builder.VERSION)
 
 
-def is_prepared(folder: pathlib.Path) -> bool:
+def is_prepared(folder: Path) -> bool:
   """Whether this folder holds a complete dataset."""
   return all((folder / name).is_file() for name in ('dataset_info.json', 'features.json'))
 
@@ -63,17 +65,21 @@ def is_prepared(folder: pathlib.Path) -> bool:
 def prepare(settings: Mapping[str, Any], network: bool) -> pathlib.Path:
   """Prepares a dataset, unless it is already prepared.
 
+  One in a bucket is copied to this machine, once.
+
   Args:
     settings: the `data` section of a config.
     network: whether missing raw files may be downloaded.
 
   Returns:
-    The folder of the prepared dataset.
+    The folder of the prepared dataset, on this machine.
 
   Raises:
     ConfigError: if raw data is missing or broken, or the folder cannot be written.
   """
   folder = location(settings)
+  if in_bucket(folder):
+    return _copied(folder, settings['name'])
   if is_prepared(folder):
     return folder
   builder_class = BUILDERS[settings['name']]
@@ -99,7 +105,22 @@ def prepare(settings: Mapping[str, Any], network: bool) -> pathlib.Path:
   return folder
 
 
-def open_prepared(folder: pathlib.Path) -> tfds.core.DatasetBuilder:
+def _copied(folder: Path, name: str) -> pathlib.Path:
+  """The copy on this machine of a prepared dataset in a bucket: ArrayRecord reads only files."""
+  try:
+    if not (exists(folder) and is_prepared(folder)):
+      root = str(folder).partition('/twofold/')[0]
+      raise config_lib.ConfigError(
+        f'there is no prepared dataset in {folder}: prepare it on this machine with twofold '
+        f'prepare_data --dataset={name} --data_dir=FOLDER, and then copy it with gcloud storage cp '
+        f'--recursive FOLDER/twofold {root}/'
+      )
+    return buckets.local_copy(folder)
+  except OSError as error:
+    raise config_lib.ConfigError(f'cannot copy {folder} to this machine: {error}') from error
+
+
+def open_prepared(folder: Path) -> tfds.core.DatasetBuilder:
   """Opens the dataset in a folder."""
   with _quiet():
     return tfds.builder_from_directory(folder)

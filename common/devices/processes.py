@@ -5,7 +5,6 @@ All processes call each function, in the same order, while their devices do noth
 
 import contextlib
 import json
-import pathlib
 import secrets
 import time
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from common.config import ConfigError, differences, to_json
-from common.files import nearest_folder
+from common.files import Path, nearest_folder
 
 VISIBLE_WITHIN = 10.0  # seconds: network file systems remember for a while what a folder holds
 MOST_SHOWN = 5  # differences that a message lists
@@ -73,7 +72,7 @@ def check_equal(what: str, values: Mapping, advice: str) -> None:
       )
 
 
-def check_shared(folder: pathlib.Path) -> None:
+def check_shared(folder: Path) -> None:
   """Raises ConfigError on all processes unless all of them see the files of process 0 in a folder.
 
   Args:
@@ -86,7 +85,7 @@ def check_shared(folder: pathlib.Path) -> None:
     with agreed(OSError, ConfigError, f'cannot write to {folder}'):
       if jax.process_index() == 0:
         probe = nearest_folder(folder) / name
-        probe.touch()
+        probe.write_bytes(b'')
         stack.callback(probe.unlink, missing_ok=True)
     end = time.monotonic() + VISIBLE_WITHIN
     while not (seen := (nearest_folder(folder) / name).exists()) and time.monotonic() < end:

@@ -24,6 +24,7 @@ from common.data.sources import Source
 from common.data.spec import DataSpec
 from common.domains.display import Display, EvaluationDraws
 from common.domains.labels import parse_label
+from common.files import Path
 from common.method import Method, PyTree, Request, Samples
 from common.reporting import pictures
 from common.reporting.writers import Writer
@@ -261,7 +262,7 @@ class Domain:
     x: np.ndarray,
     request: Request,
     step: int,
-    folder: pathlib.Path,
+    folder: Path,
     writer: Writer,
   ) -> None:
     """Writes samples of `preview_request` to FOLDER/STEP.png or .txt, and to TensorBoard."""

@@ -1,13 +1,12 @@
 """Samples made visible: what training, evaluation and studies show of them."""
 
-import pathlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from common.files import atomic_write
+from common.files import Path, atomic_write
 from common.reporting import pictures
 
 NO_IMAGES = np.zeros((0, 1, 1, 1), np.uint8)
@@ -78,7 +77,7 @@ class Display(NamedTuple):
       _, chosen = np.unique(self.label, return_index=True)
     return pictures.image_grid(self.images[chosen[:number]], number, 1, self.levels)
 
-  def save(self, folder: pathlib.Path, name: str, scale: int = 0) -> None:
+  def save(self, folder: Path, name: str, scale: int = 0) -> None:
     """Writes FOLDER/NAME.png if there is a picture, FOLDER/NAME.txt if there is a text."""
     picture = self.picture(scale)
     if picture is not None:

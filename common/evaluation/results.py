@@ -4,13 +4,12 @@ import datetime
 import glob
 import hashlib
 import json
-import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from common.config import ConfigError
 from common.evaluation.measures import Measure
-from common.files import atomic_write
+from common.files import Path, atomic_write
 
 MAX_NAME = 200  # file systems allow 255 bytes, with the suffix and that of a temporary file
 
@@ -43,7 +42,7 @@ class Result(NamedTuple):
   measures: dict[str, Measure]
 
 
-def read_results(folder: pathlib.Path) -> list[Result]:
+def read_results(folder: Path) -> list[Result]:
   """The results in a folder, by step; without those of an earlier config, and other files."""
   found = []
   for path in sorted(folder.glob('*.json')):
@@ -82,7 +81,7 @@ class ResultFile:
     ConfigError: there is a file, but it holds no measures.
   """
 
-  def __init__(self, path: pathlib.Path, conditions: Mapping[str, Any]):
+  def __init__(self, path: Path, conditions: Mapping[str, Any]):
     self._path = path
     self._conditions = json.loads(json.dumps(conditions))  # as it is read back: lists, no tuples
     self._earlier, self._outdated = self._read()

@@ -17,10 +17,10 @@ import numpy as np
 from absl import logging
 from jaxtyping import UInt8
 
-from common.files import atomic_write
+from common.buckets import Spool
+from common.files import Path, atomic_write, in_bucket, to_path
 from common.reporting.rates import ONE_EXAMPLE, StepWork, Usage
 
-Path = str | os.PathLike
 METRICS_FILE = 'metrics.jsonl'
 BAR_WIDTH, LEAST_WIDTH = 12, 40  # columns of the bar with its spaces, and of the text next to it
 NOT_FINITE = {'NaN': math.nan, 'Infinity': math.inf, '-Infinity': -math.inf}
@@ -35,6 +35,9 @@ class Writer:
 
   Only process 0 writes; on the others every method does nothing. A context manager.
 
+  The files of a run in a bucket grow in a folder of this machine and are uploaded as a whole: at
+  most once a minute, before each checkpoint (`flush`) and at the end.
+
   Args:
     workdir: the folder of the run; created if it is missing.
     step: the step at which the run starts or resumes. Lines of later steps are removed, because
@@ -43,11 +46,17 @@ class Writer:
     tensorboard: whether to write TensorBoard events too.
   """
 
-  def __init__(self, workdir: Path, *, step: int | None = None, tensorboard: bool = True):
-    self._file = self._events = None
+  def __init__(
+    self, workdir: str | os.PathLike, *, step: int | None = None, tensorboard: bool = True
+  ):
+    self._file = self._events = self._spool = None
     if jax.process_index() != 0:
       return
-    workdir = pathlib.Path(workdir)
+    workdir = to_path(workdir)
+    if in_bucket(workdir):
+      self._spool = Spool(workdir)
+      self._spool.fetch(METRICS_FILE)
+      workdir = self._spool.folder
     workdir.mkdir(parents=True, exist_ok=True)
     # Before the file is opened for appending.
     _remove_lines_after(workdir / METRICS_FILE, math.inf if step is None else step)
@@ -63,6 +72,7 @@ class Writer:
         # File names contain only seconds: two starts within one second would share a file.
         filename_suffix=f'.{time.time_ns()}',
       )
+    self.flush()  # from here on, another process that writes there notices this one
 
   def __enter__(self) -> 'Writer':
     return self
@@ -98,6 +108,8 @@ class Writer:
       for name, value in values.items():
         if math.isfinite(value):
           self._events.add_scalar(f'{split}/{name}', value, step, walltime=now)
+    if self._spool is not None:
+      self._spool.upload_now_and_then()
 
   def _append(self, line: str) -> None:
     """Writes a line, or nothing if the disk is full."""
@@ -132,16 +144,22 @@ class Writer:
       # TensorBoard renders Markdown; four spaces make it a block of code.
       self._events.add_text(name, '\n'.join(f'    {line}' for line in text.splitlines()), step)
 
+  def flush(self) -> None:
+    """Uploads all that was written, if the run is in a bucket; files on this machine have it."""
+    if self._spool is not None:
+      if self._events is not None:
+        self._events.flush()
+      self._spool.upload()
+
   def close(self) -> None:
     """Finishes both files. Nothing can be written afterwards."""
-    if self._file is not None:
-      self._file.close()
-    if self._events is not None:
-      self._events.close()
-    self._file = self._events = None
+    closing = [each for each in (self._file, self._events, self._spool) if each is not None]
+    self._file = self._events = self._spool = None
+    for each in closing:
+      each.close()
 
 
-def read(workdir: Path, split: str | None = None) -> list[dict[str, Any]]:
+def read(workdir: str | os.PathLike, split: str | None = None) -> list[dict[str, Any]]:
   """The lines of `metrics.jsonl`, in the order in which they were written.
 
   An incomplete last line is left out. If there is no file, the list is empty.
@@ -153,18 +171,18 @@ def read(workdir: Path, split: str | None = None) -> list[dict[str, Any]]:
   Raises:
     ValueError: a complete line is not a JSON object with a step and a split.
   """
-  lines = _complete_lines(pathlib.Path(workdir) / METRICS_FILE)
+  lines = _complete_lines(to_path(workdir) / METRICS_FILE)
   rows = [
     {k: v if k == 'split' else from_json_number(v) for k, v in row.items()} for _, row in lines
   ]
   return [row for row in rows if split is None or row['split'] == split]
 
 
-def _complete_lines(path: pathlib.Path) -> list[tuple[str, dict]]:
+def _complete_lines(path: Path) -> list[tuple[str, dict]]:
   """(text, object) of each line, without an incomplete last line."""
   if not path.exists():
     return []
-  texts = path.read_text(encoding='utf-8', errors='replace').split('\n')
+  texts = path.read_bytes().decode('utf-8', errors='replace').split('\n')
   texts.pop()  # the incomplete last line, or '' if the text ends with a line break
   lines = []
   for number, text in enumerate(texts, 1):

@@ -6,7 +6,6 @@ when the schedule says to log, evaluate, draw samples or save.
 """
 
 import math
-import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ from common.checkpoints.checkpoints import Checkpoints
 from common.data.pipeline import Data, train_batches
 from common.devices.limits import out_of_memory
 from common.domains import domain_of
+from common.files import Path
 from common.method import Method, NotFiniteError, PyTree
 from common.reporting.writers import Progress, Writer
 from common.training.meters import (
@@ -45,7 +45,7 @@ def train(
   method: Method,
   data: Data,
   program: TrainProgram,
-  workdir: pathlib.Path,
+  workdir: Path,
   stop: Callable[[], bool] = never_stop,
 ) -> bool:
   """Trains, or resumes the run in `workdir`.
@@ -126,6 +126,7 @@ def train(
             snapshots.save(now, logical.averages, config)
         if saving or stopping:
           check_parameters(logical, now, checkpoints)
+          writer.flush()  # the lines up to a checkpoint are not written again
           position = {'step': now, 'examples': now * size, 'log': log_means.sums()}
           checkpoints.save(now, logical, config=config, position=position, metrics=validation)
 
@@ -155,9 +156,7 @@ class Start(NamedTuple):
   log_means: LogMeans
 
 
-def open_checkpoints(
-  config: Mapping, workdir: pathlib.Path, read_only: bool = False
-) -> Checkpoints:
+def open_checkpoints(config: Mapping, workdir: Path, read_only: bool = False) -> Checkpoints:
   """The checkpoints of a run, with the settings of its config."""
   settings = config['train']
   return Checkpoints(
@@ -239,7 +238,7 @@ def save_samples(
   data: Data,
   params: PyTree,
   step: int,
-  workdir: pathlib.Path,
+  workdir: Path,
   writer: Writer,
 ) -> None:
   """Draws and saves some samples, with the same key at every step of the run.

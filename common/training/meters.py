@@ -2,7 +2,6 @@
 
 import collections
 import concurrent.futures
-import pathlib
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -12,8 +11,10 @@ import numpy as np
 from absl import logging
 from jaxtyping import Array
 
+from common.buckets import Spool
 from common.checkpoints.checkpoints import Checkpoints
 from common.devices.limits import peak_memory
+from common.files import Path, in_bucket
 from common.method import Batch
 from common.reporting.rates import StepWork, Usage, gibibytes
 from common.reporting.writers import Progress
@@ -233,8 +234,9 @@ class Profile:
     workdir: the folder of the run.
   """
 
-  def __init__(self, steps: tuple[int, int] | None, workdir: pathlib.Path):
+  def __init__(self, steps: tuple[int, int] | None, workdir: Path):
     self._folder, self._running = workdir / 'profile', False
+    self._spool = None
     self._first, self._end = steps or (-1, -1)
 
   def before(self, step: int) -> None:
@@ -242,8 +244,12 @@ class Profile:
     # `>=` and `<=`, because either end may lie in the middle of a compiled call.
     if self._running and step >= self._end:
       jax.profiler.stop_trace()
+      if self._spool is not None:
+        self._spool.close()
       self._running, self._first = False, -1  # only one trace per run
       logging.info('profile written to %s', self._folder)
     elif not self._running and 0 <= self._first <= step:
-      jax.profiler.start_trace(str(self._folder))
+      if in_bucket(self._folder):
+        self._spool = Spool(self._folder)
+      jax.profiler.start_trace(str(self._folder if self._spool is None else self._spool.folder))
       self._running = True

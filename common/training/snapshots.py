@@ -1,15 +1,15 @@
 """Stores power-function averages of a run, and reconstructs averages of any width from them."""
 
-import pathlib
-import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
+from common.checkpoints import storage
 from common.checkpoints.checkpoints import Checkpoints
 from common.checkpoints.records import CheckpointError
+from common.files import Path, children
 from common.method import PyTree
 from common.training.averages import posthoc_weights
 
@@ -25,8 +25,8 @@ class Snapshots:
     read_only: whether to write and remove nothing.
   """
 
-  def __init__(self, workdir: pathlib.Path, keep: int = 1, read_only: bool = False):
-    self.folder = pathlib.Path(workdir) / FOLDER
+  def __init__(self, workdir: Path, keep: int = 1, read_only: bool = False):
+    self.folder = workdir / FOLDER
     self._store = Checkpoints(self.folder, keep=keep, read_only=read_only)
 
   def __enter__(self) -> 'Snapshots':
@@ -81,10 +81,9 @@ class Snapshots:
     )
 
 
-def remove_snapshots_after(workdir: pathlib.Path, step: int) -> None:
+def remove_snapshots_after(workdir: Path, step: int) -> None:
   """Removes snapshots of steps after `step`, where a run resumes; it will store them again."""
-  folder = pathlib.Path(workdir) / FOLDER
-  if jax.process_index() == 0 and folder.is_dir():
-    for path in folder.iterdir():
+  if jax.process_index() == 0:
+    for path in children(workdir / FOLDER):
       if path.name.isdecimal() and int(path.name) > step:
-        shutil.rmtree(path)
+        storage.remove(path)

@@ -9,7 +9,7 @@ need not be finished.
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
-from common.files import local_path
+from common.files import to_path
 from common.reporting import pictures, plots
 from experiments import cli
 from experiments.compare import sides as sides_lib
@@ -18,7 +18,7 @@ OUT = cli.define('out', 'The picture of the curves, a .png; by default none.', c
 
 
 def main(arguments: list[str]) -> None:
-  names = [local_path(name) for name in arguments]
+  names = [str(to_path(name)) for name in arguments]
   sides_lib.check(names)
   if OUT.value is not None and not OUT.value.endswith('.png'):
     raise ValueError(f'--out={OUT.value}: the name must end in .png')

@@ -1,13 +1,13 @@
 """What is known of a run without its data: its config, its log and its evaluations."""
 
 import math
-import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from common.config import ConfigError, as_tuple, flatten
 from common.evaluation.measures import Measure
 from common.evaluation.results import Result, read_results
+from common.files import in_bucket, to_path
 from common.reporting import plots, writers
 from common.reporting.rates import is_speed
 from common.reporting.writers import duration
@@ -49,7 +49,7 @@ class Side(NamedTuple):
 
 def read(workdir: str) -> Side:
   """Reads a run. Raises ConfigError if the folder holds none."""
-  path = pathlib.Path(workdir)
+  path = to_path(workdir)
   config = folders.config_of(path)
   last = best = parameters = None
   if folders.is_started(path):
@@ -166,8 +166,8 @@ def curves(sides: Sequence[Side]) -> dict[str, dict[str, plots.Series]]:
 
 def check(names: Sequence[str]) -> None:
   """Raises ConfigError unless there are several different runs."""
-  paths = [pathlib.Path(name).resolve() for name in names]
-  if len(set(paths)) < max(len(paths), 2):
+  paths = [to_path(name) for name in names]
+  if len({path if in_bucket(path) else path.resolve() for path in paths}) < max(len(paths), 2):
     raise ConfigError(
       f'give two or more different runs, such as runs/a runs/b; got {" ".join(names) or "none"}'
     )

@@ -7,7 +7,7 @@
   twofold launch --backend=sky --accelerator=tpu-v6e-256 --spot --setup=MOUNT -- \\
     train --config=papers/dit:XL2 --workdir=/mnt/runs/dit
   twofold launch --backend=gke --accelerator=tpu-v6e-slice --topology=16x16 --image=IMAGE \\
-    --claim=runs -- train --config=papers/dit:XL2 --workdir=/mnt/runs/dit
+    -- train --config=papers/dit:XL2 --workdir=gs://BUCKET/runs/dit
   twofold launch --backend=gcloud --accelerator=v6e-256 --zone=us-east5-b --spot \\
     --setup=MOUNT -- train --config=papers/dit:XL2 --workdir=/mnt/runs/dit
 
@@ -66,7 +66,7 @@ SETTINGS = {LOCAL: Local} | {name: backend.settings for name, backend in BACKEND
 
 BACKEND = flags.DEFINE_enum('backend', None, list(SETTINGS), 'What reaches the workers.')
 DRY_RUN = flags.DEFINE_bool('dry_run', False, 'Print what would be done, and do nothing.')
-NAME = cli.define('name', 'Name of the job; default: the last part of --workdir.')
+NAME = cli.define('name', 'Name of the job; default: from the last part of --workdir.')
 ENV = flags.DEFINE_multi_string('env', [], 'NAME=VALUE, set for the command on every worker.')
 RESTARTS = flags.DEFINE_integer(
   'restarts', 3, 'How often a run that crashed is restarted.', lower_bound=0
@@ -84,7 +84,7 @@ flags.DEFINE_integer('slices', None, 'gke, gcloud: number of slices (1).', lower
 cli.define('topology', 'gke: the chips of a slice: 4x4, 4x4x4.')
 flags.DEFINE_integer('chips', None, 'gke: chips of one host (4).', lower_bound=1)
 cli.define('image', 'gke: container image that has twofold.')
-cli.define('claim', 'gke: persistent volume claim with the workdir, in the pods at /mnt/CLAIM.')
+cli.define('claim', 'gke: volume claim with the workdir, in the pods at /mnt/CLAIM; none: gs://.')
 cli.define('queue', 'gke: local queue of Kueue; default: none.')
 cli.define('zone', 'gcloud: zone of the slice.')
 cli.define('project', "gcloud: project; default: that of gcloud's configuration.")
@@ -99,7 +99,7 @@ def main(arguments: list[str]) -> int:
     raise ValueError(f'--backend is missing: give one of {", ".join(SETTINGS)}')
   settings = settings_of(name)
   workdir = job.check(arguments)
-  title = NAME.value or job.name_of(workdir)
+  title = NAME.value or job.name_of(workdir, arguments[0])
   if not job.NAME.fullmatch(title):
     raise ValueError(
       f'--name={title}: write a name of at most 40 small letters, digits and hyphens, which begins '
@@ -113,6 +113,7 @@ def main(arguments: list[str]) -> int:
   job.check_restarts(arguments, name)
   if not backend.shares:
     job.check_shared(workdir, name)
+    job.check_out(arguments, name)
   if backend.ships:
     job.check_tree()
   plan = backend.plan(start, settings)

@@ -80,7 +80,9 @@ def _header(start: job.Job, settings: Settings) -> str:
   if settings.spot:
     create.append('--spot')
   env = ['env', *(f'{name}={value}' for name, value in start.env)] if start.env else []
-  install = ''.join(f'  {line}\n' for line in job.INSTALL.format(extra='tpu').splitlines())
+  install = ''.join(
+    f'  {line}\n' for line in job.INSTALL.format(extra=start.extras('tpu')).splitlines()
+  )
   return (
     '#!/usr/bin/env bash\n'
     f'NAME={start.name}\n'

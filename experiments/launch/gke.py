@@ -10,6 +10,7 @@ import math
 import re
 from typing import Any
 
+from common import buckets
 from experiments.launch import documents, job
 from experiments.startup.signals import STOPPED
 
@@ -31,7 +32,8 @@ class Settings:
     accelerator: GKE's name: tpu-v6e-slice, tpu-v5-lite-podslice, tpu-v5p-slice.
     topology: the chips of one slice: 4x4, 4x4x4.
     image: a container image with twofold and its extra `tpu`.
-    claim: a persistent volume claim that many nodes may write to; pods have it at /mnt/CLAIM.
+    claim: a persistent volume claim that many nodes may write to; pods have it at /mnt/CLAIM. '':
+      the run is in a bucket.
     slices: number of slices, each a node pool of its own.
     chips: number of chips of one host.
     spot: whether the nodes may be preempted.
@@ -41,7 +43,7 @@ class Settings:
   accelerator: str
   topology: str
   image: str
-  claim: str
+  claim: str = ''
   slices: int = 1
   chips: int = 4
   spot: bool = False
@@ -66,13 +68,14 @@ def plan(start: job.Job, settings: Settings) -> job.Plan:
   """The manifest, and `kubectl apply`.
 
   Raises:
-    ValueError: the workdir is not on the claim, so that it would end with its pod.
+    ValueError: the workdir is not on the claim or in a bucket, so it would end with its pod.
   """
-  folder = f'/mnt/{settings.claim}'
-  if not start.workdir.startswith(f'{folder}/'):
+  folder = f'/mnt/{settings.claim or "CLAIM"}'
+  mounted = settings.claim and start.workdir.startswith(f'{folder}/')
+  if not mounted and not start.workdir.startswith(buckets.SCHEME):
     raise ValueError(
       f'--workdir={start.workdir} would be in each pod, and end with it: give a folder of the '
-      f'claim, {folder}/runs/{start.name}'
+      f'--claim, {folder}/runs/{start.name}, or of a bucket, gs://BUCKET/runs/{start.name}'
     )
   pods = f'jobset.sigs.k8s.io/jobset-name={start.name}'
   return job.Plan(
@@ -161,6 +164,8 @@ def _pod(start: job.Job, settings: Settings) -> dict[str, Any]:
     container['env'] = [{'name': name, 'value': literal(value)} for name, value in start.env]
   container['securityContext'] = {'privileged': True}  # for the TPU's devices
   container['resources'] = {'limits': {'google.com/tpu': settings.chips}}
+  if not settings.claim:
+    return pod | {'containers': [container]}
   container['volumeMounts'] = [{'name': VOLUME, 'mountPath': f'/mnt/{settings.claim}'}]
   volume = {'name': VOLUME, 'persistentVolumeClaim': {'claimName': settings.claim}}
   return pod | {'containers': [container], 'volumes': [volume]}

@@ -11,10 +11,11 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from common import buckets
 from common.ranges import did_you_mean
 from experiments import cli, config_flag
 
-DISTRIBUTED = ('train',)  # the commands that take --distributed
+DISTRIBUTED = ('train', 'evaluate', 'sample')  # the commands that take --distributed
 NAME = re.compile(r'[a-z]([-a-z0-9]{0,38}[a-z0-9])?')  # what all clouds accept
 VARIABLE = re.compile(r'[A-Za-z_]\w*')
 # Installs the working tree into .venv, with the versions that the tests ran with. The images of
@@ -48,6 +49,11 @@ class Job:
   def command(self, program: str = 'twofold') -> tuple[str, ...]:
     """The command of a worker that finds the others by itself (on TPUs, under Slurm)."""
     return (program, *self.arguments, '--distributed=auto')
+
+  def extras(self, hardware: str) -> str:
+    """The extras that workers install, such as 'tpu,gcs' if the command names a bucket."""
+    words = (*self.arguments, *(value for _, value in self.env))
+    return f'{hardware},gcs' if any(buckets.SCHEME in word for word in words) else hardware
 
   def exports(self) -> str:
     """Lines of shell that set the environment variables."""
@@ -118,8 +124,8 @@ def check(arguments: Sequence[str]) -> str:
     hint = did_you_mean(name, DISTRIBUTED)
     raise ValueError(f'{name!r} does not run on several workers;{hint} commands that do: {known}')
   values = flags.FlagValues()
-  config = config_flag.define('The config.', values, rest)
-  for flag in ('workdir', 'distributed'):
+  config = config_flag.define('The config.', values, rest) if name == 'train' else None
+  for flag in ('workdir', 'distributed', 'out'):
     flags.DEFINE_string(flag, None, '', flag_values=values)
   try:
     values([name, *rest], known_only=True)
@@ -127,12 +133,13 @@ def check(arguments: Sequence[str]) -> str:
     raise ValueError(str(error).removeprefix('flag ')) from None
   if values['distributed'].value is not None:
     raise ValueError('--distributed: leave it out of the command; launch sets it on each worker')
-  config.load()
+  if config is not None:
+    config.load()
   workdir = values['workdir'].value
   if not workdir:
     raise ValueError(f'{name} needs --workdir: give a folder that all workers share')
   try:
-    cli.FolderParser().parse(workdir)
+    cli.RunParser().parse(workdir)
   except ValueError as error:
     raise ValueError(f'--workdir={workdir}: {error}') from None
   return workdir
@@ -149,10 +156,21 @@ def check_restarts(arguments: Sequence[str], backend: str) -> None:
 
 def check_shared(workdir: str, backend: str) -> None:
   """Raises ValueError for a workdir of which each machine has its own: relative, or in `~`."""
-  if not workdir.startswith('/'):
+  if not workdir.startswith(('/', buckets.SCHEME)):
     raise ValueError(
       f'--workdir={workdir}: with --backend={backend} each worker would write to a folder of its '
-      'own; give the absolute path of a folder that all workers mount, such as /mnt/runs/digits'
+      'own; give the absolute path of a folder that all workers mount, such as /mnt/runs/digits, '
+      'or gs://BUCKET/FOLDER'
+    )
+
+
+def check_out(arguments: Sequence[str], backend: str) -> None:
+  """Raises ValueError for samples that would be written to a worker's own disk."""
+  outs = [argument for argument in arguments if re.match(r'--?out=', argument)]
+  if arguments[0] == 'sample' and not (outs and outs[-1].partition('=')[2].startswith('/')):
+    raise ValueError(
+      f'sample needs --out with --backend={backend}: the absolute path of a file in a folder that '
+      'all workers mount, such as --out=/mnt/runs/samples.png'
     )
 
 
@@ -166,9 +184,13 @@ def check_tree() -> None:
       )
 
 
-def name_of(workdir: str) -> str:
-  """A name for a job, from the last part of its workdir: '/mnt/runs/My_run' gives 'my-run'."""
+def name_of(workdir: str, command: str = 'train') -> str:
+  """A name for a job, from the last part of its workdir: '/mnt/runs/My_run' gives 'my-run'.
+
+  That of another command than `train` begins with the command: 'evaluate-my-run'.
+  """
   last = workdir.rstrip('/').rpartition('/')[2].lower()
+  last = last if command == 'train' else f'{command}-{last}'
   name = re.sub(r'[^a-z0-9]+', '-', last).strip('-')
   return (name if name[:1].isalpha() else f'run-{name}')[:40].strip('-')
 

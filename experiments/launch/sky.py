@@ -65,7 +65,7 @@ def plan(start: job.Job, settings: Settings) -> job.Plan:
   task = {'name': start.name, 'workdir': '.', 'num_nodes': settings.nodes, 'resources': resources}
   if start.env:
     task['envs'] = dict(start.env)
-  install = job.INSTALL.format(extra='tpu' if settings.is_tpu else 'cuda')
+  install = job.INSTALL.format(extra=start.extras('tpu' if settings.is_tpu else 'cuda'))
   task['setup'] = '\n'.join([*filter(None, ['set -e', settings.setup]), install, ''])
   task['run'] = _run(start, settings) + '\n'
   return job.Plan(

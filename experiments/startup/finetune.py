@@ -1,12 +1,12 @@
 """The state before the first step of a run that is fine-tuned."""
 
-import pathlib
 from collections.abc import Mapping
 
 import jax
 from absl import logging
 
 from common.data import pipeline
+from common.files import Path
 from common.method import Method
 from common.reporting import writers
 from common.training import loop
@@ -32,7 +32,7 @@ def save_initial_state(
   data: pipeline.Data,
   program: TrainProgram,
   state: TrainState,
-  workdir: pathlib.Path,
+  workdir: Path,
 ) -> None:
   """Saves the state as checkpoint 0, with its validation loss: the baseline of fine-tuning."""
   size, seed = config['data']['batch_size'], config['seed']

@@ -1,12 +1,12 @@
 """What a run says before its first step, and after its last one."""
 
-import pathlib
 from collections.abc import Iterator, Mapping
 
 import jax
 
 from common.config import differences
 from common.data.spec import DataSpec
+from common.files import Path
 from common.reporting.rates import scaled
 from common.training import loop
 from common.training.program import TrainProgram
@@ -47,7 +47,7 @@ def opening(config: Mapping, spec: DataSpec, program: TrainProgram) -> Iterator[
       yield f'differs from the default: {key}={new!r}' + ('' if old is None else f' (not {old!r})')
 
 
-def closing(config: Mapping, workdir: pathlib.Path, finished: bool) -> Iterator[str]:
+def closing(config: Mapping, workdir: Path, finished: bool) -> Iterator[str]:
   """Lines on the checkpoints of a run, and the command to type next."""
   with loop.open_checkpoints(config, workdir, read_only=True) as checkpoints:
     last, best = checkpoints.latest, checkpoints.best

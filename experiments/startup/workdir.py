@@ -4,20 +4,27 @@ import contextlib
 import functools
 import itertools
 import json
-import pathlib
-import shutil
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 from absl import logging
 
-from common.checkpoints import records
+from common.checkpoints import records, storage
 from common.checkpoints.resume import is_changeable
 from common.config import ConfigError, differences, flatten, read_json, to_json
 from common.data import pipeline
 from common.devices.processes import agreed, check_equal, check_shared
-from common.files import atomic_write, check_writable, exclusive
+from common.files import (
+  Path,
+  atomic_write,
+  check_writable,
+  exclusive,
+  exists,
+  rename_folder,
+  to_path,
+)
 from experiments import families
 
 log_once = functools.cache(logging.info)
@@ -25,7 +32,7 @@ MOST_SHOWN = 5  # differences that a message lists: what to do comes after them
 ANOTHER = 'choose another --workdir, or add --fresh to rename that run and start a new one'
 
 
-def check_path(workdir: str | pathlib.Path) -> pathlib.Path:
+def check_path(workdir: str | os.PathLike) -> Path:
   """The path of a folder that a run can be written to; nothing is created yet.
 
   Raises:
@@ -33,8 +40,8 @@ def check_path(workdir: str | pathlib.Path) -> pathlib.Path:
   """
   if not str(workdir).strip():
     raise ConfigError('--workdir is empty; name the folder of the run, such as runs/digits')
-  path = pathlib.Path(workdir)
   try:
+    path = to_path(workdir)
     check_writable(path)
   except ValueError as error:
     raise ConfigError(f'--workdir={workdir} {error}; choose another --workdir') from error
@@ -47,7 +54,7 @@ def starting() -> contextlib.AbstractContextManager[None]:
 
 
 def check_processes(
-  workdir: pathlib.Path, config: Mapping, data: pipeline.Data, options: Mapping[str, bool]
+  workdir: Path, config: Mapping, data: pipeline.Data, options: Mapping[str, bool]
 ) -> None:
   """Checks that the processes of a run have one command, the same data and a shared folder.
 
@@ -74,7 +81,7 @@ def _identity(data: pipeline.Data) -> dict[str, str | int]:
 
 
 @contextlib.contextmanager
-def locked(workdir: pathlib.Path) -> Iterator[None]:
+def locked(workdir: Path) -> Iterator[None]:
   """Keeps other runs from training in the folder, which is created if it is missing.
 
   Raises:
@@ -94,23 +101,22 @@ def locked(workdir: pathlib.Path) -> Iterator[None]:
     yield
 
 
-def is_started(workdir: pathlib.Path) -> bool:
+def is_started(workdir: Path) -> bool:
   """Whether the folder holds a checkpoint."""
   return bool(_checkpoint_steps(workdir))
 
 
-def last_step(workdir: pathlib.Path) -> int:
+def last_step(workdir: Path) -> int:
   """The step of the newest checkpoint in the folder; 0 if there is none."""
   return max(_checkpoint_steps(workdir), default=0)
 
 
-def _checkpoint_steps(workdir: pathlib.Path) -> list[int]:
-  paths = (workdir / 'checkpoints').glob('[0-9]*')
-  return sorted(int(path.name) for path in paths if path.name.isdecimal())
+def _checkpoint_steps(workdir: Path) -> list[int]:
+  return storage.finished_steps(workdir / 'checkpoints')
 
 
 def reserve(
-  workdir: pathlib.Path, config: Mapping, data: pipeline.Data, extend_to: int | None = None
+  workdir: Path, config: Mapping, data: pipeline.Data, extend_to: int | None = None
 ) -> None:
   """Reserves a folder for one config and one dataset.
 
@@ -142,7 +148,7 @@ def reserve(
   atomic_write(data_path, json.dumps(identity))
 
 
-def move_aside(workdir: pathlib.Path) -> None:
+def move_aside(workdir: Path) -> None:
   """Renames WORKDIR, if it exists, to the first of WORKDIR.1, WORKDIR.2, ... that does not exist.
 
   Raises:
@@ -154,11 +160,11 @@ def move_aside(workdir: pathlib.Path) -> None:
     if jax.process_index() == 0:
       names = (workdir.with_name(f'{workdir.name}.{n}') for n in itertools.count(1))
       free = next(name for name in names if not name.exists())
-      shutil.move(workdir, free)
+      rename_folder(workdir, free)
       logging.info('renamed the existing run to %s', free)
 
 
-def _check_same_config(workdir: pathlib.Path, config: Mapping, extend_to: int | None) -> None:
+def _check_same_config(workdir: Path, config: Mapping, extend_to: int | None) -> None:
   changed = differences(_completed(config)[0], config_of(workdir))
   changed = {k: v for k, v in changed.items() if not is_changeable(k)}
   if extend_to is not None:
@@ -184,14 +190,14 @@ def _check_same_config(workdir: pathlib.Path, config: Mapping, extend_to: int | 
     raise ConfigError(f'{workdir} holds a run of another config ({shown}); {ANOTHER}')
 
 
-def config_of(workdir: pathlib.Path) -> dict[str, Any]:
+def config_of(workdir: Path) -> dict[str, Any]:
   """The config of the run in a folder. Settings that it lacks because they are newer have defaults.
 
   Raises:
     ConfigError: the folder holds no run, or its file does not hold the config of a run.
   """
   path = workdir / 'config.json'
-  if path.exists():
+  if exists(path):
     config = read_json(path)
   elif steps := _checkpoint_steps(workdir):
     config = _recorded_config(workdir, steps)
@@ -206,7 +212,7 @@ def config_of(workdir: pathlib.Path) -> dict[str, Any]:
   return config
 
 
-def _recorded_config(workdir: pathlib.Path, steps: list[int]) -> dict[str, Any]:
+def _recorded_config(workdir: Path, steps: list[int]) -> dict[str, Any]:
   """The config in the record of the newest checkpoint that can be read."""
   for step in reversed(steps):
     folder = workdir / 'checkpoints' / str(step)

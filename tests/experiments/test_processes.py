@@ -1,8 +1,10 @@
 """Training in several processes on this machine, which talk over the loopback device."""
 
+import contextlib
 import json
 import os
 import pathlib
+import resource
 import shutil
 import signal
 import socket
@@ -15,6 +17,7 @@ import numpy as np
 import pytest
 
 from common.checkpoints import records
+from common.files import to_path
 from common.reporting import writers
 from experiments.launch import local
 from tests.experiments.commands import (
@@ -140,6 +143,38 @@ def test_diffusion_in_two_processes(tmp_path):
   assert (tmp_path / 'two' / 'samples' / '00000040.png').exists()
 
 
+def free_job_id():
+  """The id of a job of Slurm for which JAX chooses a port that nothing listens on now."""
+  for port in range(61440, 65536):
+    with contextlib.suppress(OSError), socket.create_server(('127.0.0.1', port)):
+      return port - 61440, port
+  raise AssertionError('no port is free')
+
+
+@pytest.mark.slow
+def test_processes_of_slurm_find_each_other_and_share_a_bucket(
+  undisturbed, bucket_server, monkeypatch
+):
+  job, port = free_job_id()
+  workdir = 'gs://bucket/runs/slurm'
+  # What srun sets and JAX reads; the coordinator would listen on every interface.
+  monkeypatch.setenv('SLURM_JOB_ID', str(job))
+  monkeypatch.setenv('SLURM_STEP_NODELIST', 'localhost')
+  monkeypatch.setenv('SLURM_NTASKS', '2')
+  monkeypatch.setenv('JAX_COORDINATOR_BIND_ADDRESS', f'127.0.0.1:{port}')
+  processes = []
+  for i in '01':
+    monkeypatch.setenv('SLURM_PROCID', i)
+    monkeypatch.setenv('SLURM_LOCALID', i)
+    flags = [*TINY, '--config.train.sample_every=40', f'--workdir={workdir}', '--distributed=auto']
+    processes.append(start('train', *flags))
+  ends = ends_of(processes)
+  assert [code for code, *_ in ends] == [0, 0], ends
+  assert f'checkpoints in {workdir}: last: step 40' in ends[0][2]
+  assert_equal_runs(to_path(workdir), undisturbed[0])
+  assert not [name for name in bucket_server.names() if '.shared-' in name or '.writable-' in name]
+
+
 @pytest.mark.slow
 def test_samples_and_evaluations_in_two_processes(undisturbed, tmp_path):
   for place in ('two', 'one'):
@@ -192,6 +227,12 @@ def replace_metrics(workdir):
   copy.rename(workdir / writers.METRICS_FILE)
 
 
+def forbid_writing(workdir):
+  """Lets no file of process 1 grow, as on a full disk: it raises when it saves."""
+  _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.prlimit(process_id(workdir, 1), resource.RLIMIT_FSIZE, (0, most))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
   ('disturb', 'says'),
@@ -199,8 +240,9 @@ def replace_metrics(workdir):
     (kill(1), 'process 1 ended with exit code 137'),
     (kill(0), 'process 0 ended with exit code 137'),
     (replace_metrics, 'process 0 ended with exit code 1:'),
+    (forbid_writing, 'process 1 ended with exit code 1:'),
   ],
-  ids=['a worker killed', 'the coordinator killed', 'one raising'],
+  ids=['a worker killed', 'the coordinator killed', 'the first raising', 'a worker raising'],
 )
 def test_a_disturbed_run_is_started_again_and_equals_an_undisturbed_one(
   undisturbed, tmp_path, monkeypatch, caplog, disturb, says

@@ -20,6 +20,7 @@ import tensorflow_datasets as tfds
 from common.config import ConfigError
 from common.data import palettes
 from common.data.spec import token_dtype
+from common.files import Path, to_path
 
 # The `prepare_data` flags that affect the prepared data, with their defaults.
 FLAG_DEFAULTS = dict(
@@ -43,10 +44,18 @@ Example = dict[str, Any]
 Examples = Iterator[tuple[str, Example]]  # with a key that is unique within the split
 
 
-def data_dir(settings: Mapping[str, Any]) -> pathlib.Path:
-  """The folder of all prepared datasets: `data.dir`, or TFDS's own default."""
+def data_dir(settings: Mapping[str, Any]) -> Path:
+  """The folder of all prepared datasets: `data.dir`, or TFDS's own default.
+
+  Raises:
+    ConfigError: for a URL that is not gs://BUCKET/FOLDER.
+  """
   default = os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets'
-  return pathlib.Path(settings.get('dir') or default).expanduser()
+  chosen = settings.get('dir') or default
+  try:
+    return to_path(chosen)
+  except ValueError as error:
+    raise ConfigError(f'the folder of datasets {chosen} {error}') from error
 
 
 def source_path(settings: Mapping[str, Any], name: str, wanted: str) -> pathlib.Path:

@@ -24,7 +24,12 @@ SHARED = ['--', *TRAIN, '--workdir=/mnt/runs/Digits_1']
 MOUNT = "mountpoint -q /mnt/runs || sudo mount '10.0.0.2:/my share' /mnt/runs"
 # Each file is what the command prints with --dry_run: to renew one, write it there.
 CASES = {
-  'sky_tpu.yaml': ['--backend=sky', '--accelerator=tpu-v6e-16', '--spot', *SHARED],
+  'sky_tpu.yaml': [
+    '--backend=sky',
+    '--accelerator=tpu-v6e-16',
+    '--spot',
+    *['--', *TRAIN, '--workdir=gs://bucket/runs/Digits_1'],
+  ],
   'sky_gpu.yaml': [
     '--backend=sky',
     '--accelerator=H100:8',
@@ -203,13 +208,17 @@ def test_a_missing_program_is_named(tmp_path, name, program):
     (['--backend=slurm', *SHARED, '--fresh'], '--fresh: with --backend=slurm the command may'),
     (['--backend=slurm', '--env=A b', *SHARED], '--env=A b: write NAME=VALUE'),
     (
+      [*CASES['sky_tpu.yaml'][:2], '--', 'sample', '--workdir=gs://bucket/runs/x'],
+      'sample needs --out with --backend=sky: the absolute path of a file in a folder that all',
+    ),
+    (
       ['--backend=gcloud', '--accelerator=v6e-4', '--zone=z', '--', *TRAIN, '--workdir=runs/x'],
       '--workdir=runs/x: with --backend=gcloud each worker would write to a folder of its own',
     ),
     (
       [*CASES['gke.yaml'], '--workdir=/mnt/other/x'],
-      '--workdir=/mnt/other/x would be in each pod, and end with it: give a folder of the claim, '
-      '/mnt/runs/runs/x',
+      '--workdir=/mnt/other/x would be in each pod, and end with it: give a folder of the '
+      '--claim, /mnt/runs/runs/x, or of a bucket, gs://BUCKET/runs/x',
     ),
   ],
 )
@@ -227,8 +236,8 @@ def test_wrong_flags_are_refused(flags, message):
     ([*TRAIN, '--workdir=x', '--config.network.widht=3'], "did you mean 'network.width'"),
     (['train', '--config=nowhere.py', '--workdir=x'], 'nowhere.py'),
     (
-      [*TRAIN, '--workdir=gs://b/x'],
-      '--workdir=gs://b/x: must be a path on this machine',
+      [*TRAIN, '--workdir=s3://b/x'],
+      '--workdir=s3://b/x: must be a path on this machine, or gs://BUCKET/FOLDER',
     ),
   ],
 )
@@ -281,3 +290,15 @@ def test_the_working_tree_must_be_a_clone(tmp_path, monkeypatch):
 )
 def test_a_job_is_named_after_its_workdir(workdir, name):
   assert job.name_of(workdir) == name and job.NAME.fullmatch(name)
+
+
+def test_a_run_in_a_bucket_is_evaluated_without_a_claim():
+  words = 'evaluate', '--workdir=gs://bucket/runs/x', '--metrics=bits_per_dim'
+  workdir = job.check(words)
+  job.check_shared(workdir, 'gke')
+  assert job.name_of(workdir, 'evaluate') == 'evaluate-x'
+  manifest = gke.manifest(job.Job('x', words, workdir), gke.Settings('a', '4x4', 'image'))
+  jobset.check(manifest, jobset.JOBSET)
+  assert 'volumes' not in str(manifest) and 'volumeMounts' not in str(manifest)
+  with pytest.raises(ValueError, match='give a folder of the --claim, /mnt/CLAIM/runs/x, or of a'):
+    gke.plan(job.Job('x', words, '/mnt/runs/x'), gke.Settings('a', '4x4', 'image'))
