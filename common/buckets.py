@@ -7,19 +7,23 @@ and TensorStore for the arrays.
 """
 
 import base64
+import contextlib
+import fcntl
 import functools
 import hashlib
 import importlib.util
 import json
+import logging as std_logging
 import os
 import pathlib
 import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from absl import logging
 from etils import epath
 
 SCHEME = 'gs://'
@@ -55,6 +59,9 @@ def _choose_gcsfs() -> None:
   os.environ.setdefault('EPATH_USE_TF', 'false')
   # Buckets in one zone have an API of their own, for which gcsfs would look before each first use.
   os.environ.setdefault('GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT', 'false')
+  std_logging.getLogger('gcsfs').setLevel(
+    std_logging.CRITICAL
+  )  # it prints the errors that it raises
   # A list of objects would be kept, and other processes and TensorStore write objects too.
   fsspec.config.conf.setdefault('gcs', {}).setdefault('use_listings_cache', False)
 
@@ -64,7 +71,9 @@ def _file_system() -> Any:
   import fsspec
 
   if importlib.util.find_spec('gcsfs') is None:
-    raise ValueError("gs:// needs gcsfs: pip install 'twofold[gcs]', or '.[gcs]' in its folder")
+    raise ValueError(
+      "needs gcsfs: pip install 'twofold[gcs]', or pip install '.[gcs]' in the folder of the code"
+    )
   return fsspec.filesystem('gcs', finalize_on_close=True)
 
 
@@ -81,7 +90,10 @@ def check_writable(folder: epath.Path) -> None:
 
 def exists(path: epath.Path) -> bool:
   """Whether there is an object, or a folder. Raises OSError, with the reason, if that is hidden."""
-  files = _file_system()
+  try:
+    files = _file_system()
+  except ValueError as error:
+    raise OSError(f'{path} {error}') from error
   try:
     if path.exists():
       return True
@@ -96,7 +108,7 @@ def reason(error: Exception, path: epath.Path) -> str:
   text = ' '.join(str(error).split())
   if isinstance(error, FileNotFoundError):
     return f'there is no bucket {SCHEME}{path.parts[2]}, or it is not visible to this account'
-  if any(word in text for word in ('Forbidden', '401', '403', 'nonymous', 'redentials')):
+  if any(word in text for word in ('Forbidden', 'nonymous', 'ermission', 'redentials')):
     return f'this account has no access to {SCHEME}{path.parts[2]}: {LOG_IN}'
   return text[:300] or type(error).__name__
 
@@ -105,7 +117,9 @@ def names(folder: epath.Path) -> dict[str, Mapping[str, Any]]:
   """What is known of each object in a folder and below it, by its name there."""
   found = _file_system().find(os.fspath(folder), detail=True)
   start = len(os.fspath(folder).removeprefix(SCHEME).rstrip('/')) + 1
-  return {path[start:]: info for path, info in sorted(found.items())}
+  # Without the objects that stand for empty folders, which the console makes.
+  files = {path[start:]: info for path, info in sorted(found.items()) if not path.endswith('/')}
+  return {name: info for name, info in files.items() if name}
 
 
 def remove_folder(folder: epath.Path) -> None:
@@ -134,22 +148,18 @@ def local_copy(folder: epath.Path) -> pathlib.Path:
   objects = names(folder)
   index = {name: [info['size'], info.get('generation')] for name, info in objects.items()}
   copy = cache() / os.fspath(folder).removeprefix(SCHEME)
-  if _index_of(copy) == index:
-    return copy
   copy.parent.mkdir(parents=True, exist_ok=True)
-  # A folder of its own for each process: the copy gets its name once it is complete.
-  new = pathlib.Path(tempfile.mkdtemp(prefix=f'.{copy.name}-', dir=copy.parent))
-  try:
-    for name, info in objects.items():
-      (new / name).parent.mkdir(parents=True, exist_ok=True)
-      _file_system().get_file(os.fspath(folder / name), os.fspath(new / name))
-      _check_copy(folder / name, new / name, info)
-    (new / INDEX).write_text(json.dumps(index))
-    if _index_of(copy) != index:  # another process may have been faster
+  # One process of this machine copies, and the others wait for it.
+  with (copy.parent / f'.{copy.name}.lock').open('w') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if _index_of(copy) != index:
+      logging.info('copying %s to %s', folder, copy)
       shutil.rmtree(copy, ignore_errors=True)
-      new.rename(copy)
-  finally:
-    shutil.rmtree(new, ignore_errors=True)
+      for name, info in objects.items():
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        _file_system().get_file(os.fspath(folder / name), os.fspath(copy / name))
+        _check_copy(folder / name, copy / name, info)
+      (copy / INDEX).write_text(json.dumps(index))  # last: without it there is no copy
   return copy
 
 
@@ -206,10 +216,19 @@ class Spool:
 
   def fetch(self, name: str) -> None:
     """Copies an object to the folder, if there is one, to be continued by this process alone."""
-    found = self._store.read(name).result()
+    with self._naming(name):
+      found = self._store.read(name).result()
     self._versions[name] = found.stamp.generation
     if found.state == 'value':
       (self.folder / name).write_bytes(found.value)
+
+  @contextlib.contextmanager
+  def _naming(self, name: str) -> Iterator[None]:
+    """Turns an error of TensorStore, a ValueError, into an OSError that names the object."""
+    try:
+      yield
+    except ValueError as error:
+      raise OSError(f'{self._target}/{name}: {reason(error, self._target)}') from error
 
   def upload_now_and_then(self) -> None:
     """Uploads the files unless that was less than a minute ago."""
@@ -226,19 +245,19 @@ class Spool:
     self._last = time.monotonic()
     for path in sorted(self.folder.rglob('*')):
       if path.is_file():
-        state, name = (
-          (path.stat().st_size, path.stat().st_mtime_ns),
-          str(path.relative_to(self.folder)),
-        )
+        name, state = str(path.relative_to(self.folder)), path.stat()
+        state = state.st_size, state.st_mtime_ns
         if self._uploaded.get(name) != state:
           self._put(name, path.read_bytes())
           self._uploaded[name] = state
 
   def _put(self, name: str, content: bytes) -> None:
     version = self._versions.get(name)
-    try:
+    with self._naming(name):
       written = self._store.write(name, content, if_equal=version).result().generation
-      if version is not None and not written:
+      if version is None:
+        return
+      if not written:
         # Another version is there. It is ours if the answer to an earlier attempt was lost.
         found = self._store.read(name).result()
         if found.state != 'value' or found.value != content:
@@ -247,10 +266,7 @@ class Spool:
             'another process training there?'
           )
         written = found.stamp.generation
-    except ValueError as error:  # of TensorStore
-      raise OSError(f'{self._target}/{name} cannot be written: {error}') from error
-    if version is not None:
-      self._versions[name] = written
+    self._versions[name] = written
 
   def close(self) -> None:
     """Uploads the files, and removes the folder."""

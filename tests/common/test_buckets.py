@@ -33,7 +33,7 @@ def test_what_a_path_may_be(bucket_server, monkeypatch):
   assert str(to_path(to_path(f'gs://{BUCKET}/a//b/'))) == f'gs://{BUCKET}/a/b'
   assert not files.in_bucket(to_path('~/runs')) and str(to_path('~')) == os.path.expanduser('~')
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
-  with pytest.raises(ValueError, match=r"gs:// needs gcsfs: pip install 'twofold\[gcs\]'"):
+  with pytest.raises(ValueError, match=r"^needs gcsfs: pip install 'twofold\[gcs\]'"):
     files.check_writable(to_path(f'gs://{BUCKET}/runs'))
 
 
@@ -117,9 +117,10 @@ def test_a_copy_on_this_machine_is_made_once_and_again_once_the_objects_change(
   assert buckets.local_copy(folder) == copy and (copy / 'mark').exists()  # not copied again
   put(folder, shards__a=b'33')
   assert (buckets.local_copy(folder) / 'shards' / 'a').read_bytes() == b'33'
-  assert not (copy / 'mark').exists() and len(list(copy.parent.iterdir())) == 1
+  assert not (copy / 'mark').exists()
   put(folder, shards__a=b'44')
   bucket_server.damaged = f'{folder.name}/shards/a'
   with pytest.raises(OSError, match='shards/a arrived with other content: start again'):
     buckets.local_copy(folder)
-  assert (copy / 'shards' / 'a').read_bytes() == b'33'  # the earlier copy stays
+  bucket_server.damaged = None
+  assert (buckets.local_copy(folder) / 'shards' / 'a').read_bytes() == b'44'

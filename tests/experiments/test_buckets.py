@@ -17,7 +17,7 @@ from tests.experiments.commands import TINY, run, start
 from tests.experiments.test_train import assert_same_run, wait_for
 from tests.gcs import BUCKET
 
-SHORT = [*TINY, '--config.train.sample_every=40']
+SHORT = [*TINY, '--config.train.sample_every=40', '--config.train.profile=34:38']
 RUN = f'gs://{BUCKET}/runs/digits'
 DIGITS = {'name': 'digits', 'dir': f'gs://{BUCKET}/data'}
 
