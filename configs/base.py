@@ -36,8 +36,7 @@ SETTINGS = dict(
   seed=Setting(0, SEED),  # decides initial parameters, order of the data and all noise
   data=dict(  # what is trained on
     name='digits',  # a key of common/data/builders/__init__.py
-    # Folder of prepared datasets, also gs://BUCKET/FOLDER; empty: TFDS's own default.
-    dir=Setting('', FOLDER),
+    dir=Setting('', FOLDER),  # folder of prepared datasets, or gs://...; empty: TFDS's own
     # folder or file of custom data (image_folder, npz, text, series) or raw files
     source=Setting('', PATH),
     # image_folder: side after cropping and resizing

@@ -11,16 +11,13 @@ import itertools
 import logging as std_logging
 import os
 import pathlib
-import platform
 import re
 import signal
 import sys
 import traceback
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import jax
 from absl import app, flags, logging
 
 from common.checkpoints.checkpoints import CheckpointError
@@ -29,6 +26,7 @@ from common.devices.limits import OutOfMemoryError
 from common.files import check_writable, in_bucket, local_path, to_path
 from common.training.averages import MAX_WIDTH
 from common.training.meters import TrainingError
+from experiments.startup import compilation_cache
 from experiments.startup.signals import interrupt
 
 PACKAGES = ('autoregressive', 'common', 'configs', 'diffusion', 'experiments')
@@ -38,7 +36,6 @@ INTERRUPTED, CLOSED_PIPE = 130, 141
 EXPECTED = (ValueError, OSError, CheckpointError, OutOfMemoryError, TrainingError)
 LONGEST = 600  # characters of an error message
 LOG_FORMAT = std_logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S')
-CPU_INFO = pathlib.Path('/proc/cpuinfo')
 
 flags.DEFINE_bool('debug', False, 'Show the full traceback of an error.')
 flags.DEFINE_string(
@@ -76,7 +73,7 @@ def _guarded(main: Callable[..., int | None], takes_arguments: bool) -> Callable
     with one_line_errors():
       if len(argv) > 1 and not takes_arguments:
         raise ValueError(f'unexpected argument {argv[1]!r}; write --name=value, see --help')
-      _use_compilation_cache(flags.FLAGS.compilation_cache)
+      compilation_cache.use(flags.FLAGS.compilation_cache)
       sys.exit((main(argv[1:]) if takes_arguments else main()) or 0)
 
   return guarded
@@ -148,31 +145,6 @@ def _inside(file: str) -> bool:
 def _ours_or_serious(record) -> bool:
   """Whether to show a log record: all of our own, but only warnings and errors of libraries."""
   return _inside(record.pathname) or record.levelno >= std_logging.WARNING
-
-
-def _use_compilation_cache(folder: str | None) -> None:
-  """Sets JAX's compilation cache, with a separate default folder for each type of processor."""
-  if jax.config.jax_compilation_cache_dir:
-    return  # the environment has set it
-  home = os.environ.get('XDG_CACHE_HOME') or pathlib.Path.home() / '.cache'
-  if folder is None:
-    folder = str(pathlib.Path(home) / 'twofold' / 'jax' / processor_name())
-  jax.config.update('jax_compilation_cache_dir', folder)
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
-
-
-def processor_name() -> str:
-  """A name for the type of this machine's processor.
-
-  Compiled code may use instructions that another processor lacks, so the name depends on the model
-  and the features.
-  """
-  try:
-    first_core = CPU_INFO.read_text().partition('\n\n')[0]
-  except OSError:  # not Linux
-    first_core = f'model {platform.system()} {platform.processor()}'
-  features = [line for line in first_core.splitlines() if line.startswith(('flags', 'model'))]
-  return f'{platform.machine()}-{zlib.crc32("".join(features).encode()):08x}'
 
 
 # Flags.

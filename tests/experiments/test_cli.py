@@ -12,7 +12,7 @@ import pytest
 from common import config
 from common.devices.limits import OutOfMemoryError
 from experiments import cli
-from experiments.startup import signals
+from experiments.startup import compilation_cache, signals
 
 
 def test_settings_are_literals_or_text():
@@ -137,5 +137,5 @@ def test_any_exception_ends_a_command_with_a_line_and_a_code(error, code, line, 
 
 
 def test_a_machine_without_proc_has_a_compilation_cache(monkeypatch):
-  monkeypatch.setattr(cli, 'CPU_INFO', pathlib.Path('/nowhere/cpuinfo'))
-  assert cli.processor_name().startswith(platform.machine())
+  monkeypatch.setattr(compilation_cache, 'CPU_INFO', pathlib.Path('/nowhere/cpuinfo'))
+  assert compilation_cache.processor_name().startswith(platform.machine())
