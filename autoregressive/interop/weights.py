@@ -13,6 +13,7 @@ same files.
 into weights.
 """
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -25,7 +26,13 @@ import ml_dtypes
 import numpy as np
 
 from autoregressive.heads.categorical import Categorical
-from autoregressive.interop.companions import Companions, gguf_companions, read_companions
+from autoregressive.interop.companions import (
+  NOTHING,
+  Companions,
+  gguf_companions,
+  load_companions,
+  read_companions,
+)
 from autoregressive.interop.gguf_files import read_gguf
 from autoregressive.interop.keys import DESCRIPTIONS
 from autoregressive.interop.layout import Layout
@@ -69,7 +76,7 @@ class Published(NamedTuple):
   tied: bool
   vocabulary: int
   params: Any
-  companions: Companions = Companions()
+  companions: Companions = NOTHING
 
   def model(self) -> Model:
     """The model. It has no start token: these models were trained on windows of text."""
@@ -107,7 +114,7 @@ def write_weights(
   vocabulary: int,
   context: int,
   *,
-  companions: Companions = Companions(),
+  companions: Companions = NOTHING,
   shard_bytes: int = 5 * 10**9,
 ) -> None:
   """Writes a model of this family in the layout that it was read from, or in one that suits it.
@@ -134,7 +141,7 @@ def as_published(
   params: Any,
   vocabulary: int,
   context: int,
-  companions: Companions = Companions(),
+  companions: Companions = NOTHING,
 ) -> Published:
   """A model of this family as a published one; see `write_weights`."""
   required = {
@@ -176,16 +183,59 @@ def read_published(path: str | pathlib.Path, dtype: str = 'float32') -> Publishe
   if path.is_file():
     gguf = read_gguf(path)
     return _read(gguf.config, str(path), gguf.tensors, gguf_companions(gguf, path), dtype)
-  where = path / 'config.json'
+  config, where = _config_of(path)
+  layout = LAYOUTS[config['model_type']]
+  layout.from_config(config, where)  # before the files are read
+  return _read(config, where, find_tensors(path, layout.rename), read_companions(path), dtype)
+
+
+def describe(path: str | pathlib.Path) -> Published:
+  """Published weights without their parameters: only the config is read.
+
+  Raises:
+    ConfigError: as `read_published`, for the config.
+  """
+  path = pathlib.Path(path).expanduser()
+  if path.is_file():
+    config, where = read_gguf(path).config, str(path)
+  else:
+    config, where = _config_of(path)
+  kind = str(config['model_type'])
+  network, tied, vocabulary = LAYOUTS[kind].from_config(config, where)
+  return Published(kind, network, tied, vocabulary, None)
+
+
+def keep_files(source: pathlib.Path, workdir: pathlib.Path) -> None:
+  """Copies the files that come with weights, except the tokenizer, to the folder of a run.
+
+  Args:
+    source: a run that may have such files, or published weights.
+    workdir: the new run; its tokenizer is that of its data.
+  """
+  if (source / 'checkpoints').is_dir():
+    companions = load_companions(source)
+  elif source.is_file():
+    companions = gguf_companions(read_gguf(source), source)
+  else:
+    config, _ = _config_of(source)
+    layout = LAYOUTS[config['model_type']]
+    stored = find_tensors(source, layout.rename)[layout.names['embedding']]
+    companions = read_companions(source).with_dtype(stored.dtype)
+  if companions.config:
+    dataclasses.replace(companions, tokenizer=None).save(workdir)
+
+
+def _config_of(folder: pathlib.Path) -> tuple[dict[str, Any], str]:
+  """config.json of a kind that is known here, and its name."""
+  where = folder / 'config.json'
   if not where.exists():
     raise ConfigError(
-      f'{path} holds no published weights: it is neither a GGUF file nor a folder with config.json'
+      f'{folder} holds no published weights: it is neither a GGUF file nor a folder with '
+      'config.json'
     )
   config = read_json(where)
-  name = str(config.get('model_type'))
-  layout = pick(LAYOUTS, name, f'model_type in {where}:')
-  layout.from_config(config, str(where))  # before the files are read
-  return _read(config, str(where), find_tensors(path, layout.rename), read_companions(path), dtype)
+  pick(LAYOUTS, str(config.get('model_type')), f'model_type in {where}:')
+  return config, str(where)
 
 
 def _read(

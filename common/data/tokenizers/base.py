@@ -1,7 +1,7 @@
 """The interface of tokenizers."""
 
 import abc
-import os
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
@@ -73,9 +73,9 @@ class Tokenizer(abc.ABC):
     """
     given, drawn = ([int(token) for token in tokens] for tokens in (given, drawn))
     before, whole = self.decode(given), self.decode(given + drawn)
-    if not whole.startswith(before):  # a character that `given` breaks off is complete in `whole`
-      before = os.path.commonprefix([before, whole])
-    return whole[len(before) :]
+    # A character that `given` breaks off is complete in `whole`: from there on, they differ.
+    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(before, whole, strict=False))
+    return whole[sum(1 for _ in same) :]
 
 
 def check_vocabulary(size: int, what: str, largest: int) -> int:
