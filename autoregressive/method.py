@@ -240,7 +240,8 @@ def arrange(config: Mapping, params: PyTree) -> PyTree:
     return params
   settings = {k: as_tuple(v) for k, v in config['network'].items() if k != 'name'}
   network = Transformer(**settings | {'length': 1})
-  return params | {'network': network.arrange(params['network'])}
+  arranged = network.arrange(params['network'])
+  return params if arranged is params['network'] else params | {'network': arranged}
 
 
 def build(config: Mapping, spec: DataSpec, draft: Draft | None = None) -> Autoregression | LoRA:

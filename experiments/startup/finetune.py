@@ -34,9 +34,8 @@ def initial_state(config: Mapping, data: pipeline.Data, program: TrainProgram) -
   # The optimiser's state does not depend on the values of the parameters.
   state = state._replace(params=params, ema=params, averages=averages)
   # Where some parameters start anew, or layers are stacked, no checkpoint has the same ones.
-  same = (
-    not config['finetune']['fresh'] and families.stacked(config, source.params) is source.params
-  )
+  arranged = families.stacked(config, source.params)
+  same = arranged is source.params and not config['finetune']['fresh']
   return Initial(state, source.step if same else None)
 
 

@@ -102,7 +102,8 @@ def test_a_run_with_lora_is_written_merged(kind, shard_bytes, tmp_path):
   method, batch = build(config, WINDOWS), windows(3)
   params = perturbed(jax.jit(method.init)(jax.random.key(0), batch)[0])
   out = tmp_path / 'out'
-  convert.write(runs.Run(config, Data(WINDOWS, {}), method, params, 7), out, shard_bytes)
+  run_of_lora = runs.Run(config, Data(WINDOWS, {}), method, params, 7)
+  convert.write(run_of_lora, tmp_path, out, shard_bytes)
   assert (out / INDEX).exists() == (shard_bytes == 2000)
   published = read_published(out)
   assert published.kind == kind
