@@ -72,7 +72,7 @@ ADAPTERS = flags.DEFINE_bool(
 FRESH = flags.DEFINE_bool('fresh', False, 'For --read: rename an existing run in the workdir.')
 # Settings of the network that suit any weights: they change neither parameters nor outputs.
 FREE = ('dropout', 'attention', 'scan', 'remat')
-SECTIONS = ('ordering', 'network', 'head', 'model')
+SECTIONS = ('network', 'head', 'model')
 
 
 def read(
@@ -145,7 +145,8 @@ def _sections(
 
 def _check_data(data: pipeline.Data, published: weights.Published, path: str) -> None:
   """Raises ConfigError for data of another vocabulary than that of the weights."""
-  if data.spec.domain == 'text' and data.spec.tokenizer == published.companions.tokenizer:
+  tokenizer = published.companions.tokenizer
+  if tokenizer is not None and data.spec.tokenizer == tokenizer:
     return
   if published.vocabulary != data.spec.levels:
     raise ConfigError(

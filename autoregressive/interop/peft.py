@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from autoregressive.interop.layout import split_heads
+from autoregressive.interop.layouts.base import split_heads
 from autoregressive.interop.weights import HEAD, Published
 from autoregressive.networks.transformer import Transformer
 from common.config import ConfigError

@@ -34,9 +34,9 @@ from autoregressive.interop.companions import (
   read_companions,
 )
 from autoregressive.interop.gguf_files import read_gguf
-from autoregressive.interop.keys import DESCRIPTIONS
-from autoregressive.interop.layout import Layout
 from autoregressive.interop.layouts import LAYOUTS, kind_of, misfit
+from autoregressive.interop.layouts.base import Layout
+from autoregressive.interop.layouts.keys import DESCRIPTIONS
 from autoregressive.interop.tensors import (
   Stored,
   check_tensors,
@@ -92,7 +92,7 @@ class Published(NamedTuple):
 
 
 def sections(published: Published) -> dict[str, Any]:
-  """The sections 'ordering', 'network', 'head' and 'model' of a config.
+  """The sections 'network', 'head' and 'model' of a config.
 
   The network's type is not among its settings: it comes from `precision`.
   """
@@ -100,7 +100,6 @@ def sections(published: Published) -> dict[str, Any]:
   names = settings_of(Transformer).keys() - {'length', 'dtype'}
   settings = {name: network[name] for name in names} | {'context': published.network['length']}
   return dict(
-    ordering={'name': 'tokens'},
     network={'name': 'transformer'} | settings,
     head={'name': 'categorical', 'pad_to': 1, 'min_rows': published.vocabulary},
     model=dict(tied=published.tied, start='none', start_token=0, logit_cap=0.0, class_dropout=0.0),
@@ -300,7 +299,7 @@ def write_published(
   """
   config = _config(published)
   dtype = DTYPES.get(published.companions.dtype, DTYPES['F32'])[0]
-  tensors = {k: np.ascontiguousarray(v).astype(dtype) for k, v in _export(published).items()}
+  tensors = {k: np.ascontiguousarray(v).astype(dtype) for k, v in export_tensors(published).items()}
   with atomic_folder(folder) as temporary:
     save_tensors(tensors, temporary, shard_bytes)
     published.companions.write(temporary)
@@ -352,7 +351,7 @@ def _dtype_key(source: Mapping[str, Any], dtype: str) -> dict[str, str]:
   return {'dtype' if 'dtype' in source else 'torch_dtype': dtype}
 
 
-def _export(published: Published) -> Tensors:
+def export_tensors(published: Published) -> Tensors:
   """All tensors under their public names."""
   layout, network = LAYOUTS[published.kind], Transformer(**published.network)
   params = dict(published.params)
@@ -392,5 +391,5 @@ def _expected(published: Published) -> dict[str, tuple[int, ...]]:
   tokens = jax.ShapeDtypeStruct((1, 2, 1), jnp.int32)
   params = jax.eval_shape(published.model().init, jax.random.key(0), tokens)['params']
   # Shapes only: no weights are allocated for the comparison.
-  shapes = jax.eval_shape(lambda p: _export(published._replace(params=p)), params)
+  shapes = jax.eval_shape(lambda p: export_tensors(published._replace(params=p)), params)
   return {name: x.shape for name, x in shapes.items()}

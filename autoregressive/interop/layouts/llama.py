@@ -8,9 +8,9 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from autoregressive.interop.keys import DESCRIPTIONS, FIXED, Keys
-from autoregressive.interop.layout import Layout, join_heads, split_heads
-from autoregressive.interop.rotary import read_rotary, write_rotary
+from autoregressive.interop.layouts.base import Layout, join_heads, split_heads
+from autoregressive.interop.layouts.keys import DESCRIPTIONS, FIXED, Keys
+from autoregressive.interop.layouts.rotary import read_rotary, write_rotary
 from common.config import ConfigError
 
 SIZES = dict(
