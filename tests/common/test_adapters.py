@@ -77,7 +77,7 @@ def test_a_base_that_is_missing_or_has_changed_is_refused(source, tmp_path):
   with (
     open_checkpoints(config, folder, read_only=True) as checkpoints,
     pytest.raises(
-      CheckpointError, match='base of .*tuned cannot be read from .*base.json'
+      CheckpointError, match=r'base of .*tuned cannot be read from .*base\.json'
     ) as error,
   ):
     checkpoints.restore(state())

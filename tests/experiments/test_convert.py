@@ -72,9 +72,8 @@ def test_weights_that_do_not_match_the_data_are_refused(weights, data, tmp_path)
   assert 'has a vocabulary of 256 tokens, but digits has 17' in refused(
     'convert', read, digits, workdir
   )
-  assert 'neither a GGUF file nor a folder' in refused(
-    'convert', f'--read={tmp_path}', *data, workdir
-  )
+  empty = f'--read={tmp_path}'
+  assert 'neither a GGUF file nor a folder' in refused('convert', empty, *data, workdir)
   assert 'give either --read=PATH or --write=FOLDER' in refused('convert', *data, workdir)
   assert not (tmp_path / 'run').exists()
 

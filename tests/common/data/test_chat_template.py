@@ -61,9 +61,8 @@ def test_a_template_renders_messages_and_the_beginning_of_an_answer():
   text = render(template, DIALOGUE)
   assert text.startswith('<|im_start|>system\nBe "brief" & <kind>.<|im_end|>\n<|im_start|>user\n')
   assert text.endswith('Grüße 👋<|im_end|>\n<|im_start|>assistant\n')
-  assert (
-    render(template, DIALOGUE, add_generation_prompt=False) == text[: -len('<|im_start|>a') - 9]
-  )
+  whole = render(template, DIALOGUE, add_generation_prompt=False)
+  assert whole == text.removesuffix('<|im_start|>assistant\n')
   with_tools = render(ChatTemplate(STYLES['mistral'], TOKENS), DIALOGUE[1:2], tools=[{'é': 1}])
   assert with_tools == '<s>[INST]  Hello,\nwho are you? [/INST][\n  {\n    "é": 1\n  }\n]'
 

@@ -67,7 +67,7 @@ def test_settings_that_suit_any_parameters_may_differ(source):
 def test_fresh_parameters_may_have_other_settings_but_not_another_network(source):
   config = finetuned(source, finetune__fresh='token_embed', head__pad_to=16, network__layers=3)
   assert with_source(config, {'head.pad_to', 'network.layers'})['head']['pad_to'] == 16
-  with pytest.raises(ConfigError, match='network.rotary_base'):
+  with pytest.raises(ConfigError, match=r'network\.rotary_base'):
     with_source(config, {'head.pad_to', 'network.rotary_base'})
 
 
@@ -78,5 +78,5 @@ def test_published_weights_are_a_source_too(tmp_path):
   network = made['network']
   assert (network['rotary_base'], network['kv_heads'], network['context']) == (1e4, 2, 64)
   assert made['head']['min_rows'] == tiny.VOCABULARY
-  with pytest.raises(ConfigError, match='network.norm: there .rms., here .layer.'):
+  with pytest.raises(ConfigError, match=r'network\.norm: there .rms., here .layer.'):
     with_source(finetuned(path), {'network.norm'})
