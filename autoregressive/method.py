@@ -248,7 +248,7 @@ def build(config: Mapping, spec: DataSpec, draft: Draft | None = None) -> Autore
   """Builds the method from a config with the sections of configs/autoregressive/base.py.
 
   With a draft, sampling is speculative (autoregressive/decoding/speculative.py). With
-  finetune.lora_rank, only low-rank updates are trained (common/finetuning.py).
+  finetune.lora_rank, only low-rank updates are trained (common/finetuning).
 
   Raises:
     ConfigError: for a config that names an unknown component, or does not suit the data.
