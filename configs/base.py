@@ -57,8 +57,8 @@ SETTINGS = dict(
     layout=Setting('long', OneOf(*LAYOUTS)),
     tokenizer='characters',  # text: bytes, characters, files, gpt2 (from files), bpe (trained)
     vocabulary=Setting(1024, UP_TO_A_MILLION),  # text, bpe: tokens to train
-    # text, files: a run, or a folder of tokenizer.json, or of vocab.json and merges.txt; empty: that
-    # of the run itself, or of finetune.source
+    # text, files: a run, or a folder with tokenizer.json, or with vocab.json and merges.txt; empty:
+    # the run itself, or finetune.source
     tokenizer_files=Setting('', PATH),
     batch_size=Setting(128, UP_TO_A_MILLION),  # the global batch, whatever the number of devices
   ),

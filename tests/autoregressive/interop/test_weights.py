@@ -494,7 +494,7 @@ def test_our_export_loads_in_transformers_with_the_same_logits(name, tmp_path):
 
 
 @pytest.mark.peers
-@pytest.mark.parametrize('name', ['gpt2', 'llama3'])
+@pytest.mark.parametrize('name', ['gpt2', 'llama3', 'llama_yarn', 'mistral', 'qwen2', 'qwen3'])
 def test_weights_of_transformers_load_here_with_the_same_logits(name, tmp_path):
   torch, model = peer(name, tmp_path / 'ours')
   torch.manual_seed(0)

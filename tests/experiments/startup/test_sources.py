@@ -40,7 +40,7 @@ def test_what_a_config_leaves_out_comes_from_the_source(source):
     ('network.rotary_scaling', ('linear', 2.0)),
     ('network.activation', 'relu'),
     ('network.norm_position', 'post'),
-    ('network.heads', 4),
+    ('network.kv_heads', 1),
     ('network.window', 3),
     ('network.attention_cap', 5.0),
     ('model.logit_cap', 30.0),
