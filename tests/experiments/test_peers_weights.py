@@ -72,7 +72,7 @@ def test_a_model_of_transformers_becomes_a_run_and_goes_back_as_it_came(kind, tm
       tmp_path / folder, dtype=torch.float32, attn_implementation='eager'
     ).eval()
 
-  model, tokenizer = theirs('theirs'), transformers.AutoTokenizer.from_pretrained(tmp_path / 'run')
+  model = theirs('theirs')
   messages = [{'role': 'user', 'content': 'to be or not, 2026?'}]
   template = chat_template.read(tmp_path / 'run')
   given = chat_template.encode(template, spec.tokenizer, messages)
@@ -86,9 +86,8 @@ def test_a_model_of_transformers_becomes_a_run_and_goes_back_as_it_came(kind, tm
     suppress_tokens=list(range(tiny.VOCABULARY, ROWS)),  # rows that no token has
   ).numpy()
   options = dict(greedy=True, length=made.shape[1])
-  ours = run.method.draw(
-    run.params, jax.random.key(0), Request(1, past=given[None], options=options)
-  )
+  request = Request(1, past=given[None], options=options)
+  ours = run.method.draw(run.params, jax.random.key(0), request)
   np.testing.assert_array_equal(np.asarray(ours.x)[:, : made.shape[1]], made)
   with torch.no_grad():
     expected = model(torch.tensor(made)).logits.numpy()
