@@ -94,8 +94,8 @@ def check_settings(
   source = pick(data.splits, settings['split'], 'evaluation.split')
   if not len(source):
     raise ConfigError(
-      f'the {settings["split"]} split of {data.spec.name} is empty; name data to measure on, such as '
-      '--on=NAME'
+      f'the {settings["split"]} split of {data.spec.name} is empty; name data to measure on, '
+      'such as --on=NAME'
     )
   extractor_name = settings['extractor']
   pick(EXTRACTORS, extractor_name, 'evaluation.extractor')

@@ -149,7 +149,7 @@ def test_a_gguf_file_becomes_a_run_with_tokenizer_and_template_without_data(from
   assert (template.text, template.tokens['eos_token']) == (tiny.TEMPLATE, '<|im_end|>')
   past = first_tokens(run.data.spec, run.data.splits['train'], np.arange(2))
   assert past.tolist() == [[0], [0]]  # the separator begins a text
-  with pytest.raises(ConfigError, match=r'train split of none is empty, .* --on='):
+  with pytest.raises(ConfigError, match=r'the test split of none is empty; .* --on='):
     run.evaluate(['bits_per_dim'])
   convert.write(run, from_gguf / 'run', from_gguf / 'out')
   config = json.loads((from_gguf / 'out' / 'config.json').read_text())
