@@ -88,7 +88,7 @@ def write(path, tensors, architecture='llama', quantised='Q8_0', keys=None, leav
     'rope.freq_base': NETWORK['rotary_base'],
   }
   if architecture == 'gpt2':
-    numbers = {k: v for k, v in numbers.items() if 'kv' not in k and 'r' not in k[:1]}
+    numbers = {k: v for k, v in numbers.items() if 'kv' not in k and 'rope' not in k}
     numbers['attention.layer_norm_epsilon'] = numbers.pop('attention.layer_norm_rms_epsilon')
   add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
   for key, value in (numbers | (keys or {})).items():
