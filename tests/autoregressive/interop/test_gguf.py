@@ -24,7 +24,7 @@ def test_a_file_gives_the_dequantised_weights_with_tokenizer_and_template(quanti
   tensors = tiny.gguf_tensors(made)
   tiny.write(path, tensors, quantised=quantised)
   read = weights.read_published(path)
-  assert read.kind == 'llama' and read.tied and read.vocabulary == tiny.VOCABULARY
+  assert read.kind == 'llama' and read.tied and (read.vocabulary, read.tokens) == (320, 300)
   assert read.network == dict(read.network) | tiny.NETWORK | {'head_dim': 0}
   kind, again = gguf.GGMLQuantizationType[quantised], tiny.gguf_tensors(read)
   assert tensors.keys() == again.keys()

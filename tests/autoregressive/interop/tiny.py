@@ -19,7 +19,8 @@ TEMPLATE = (
   "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}"
   "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-WIDTH, VOCABULARY = 32, 320
+WIDTH, VOCABULARY = 32, 300
+ROWS = 320  # of the embedding, which is padded
 NETWORK = dict(
   length=64,
   width=WIDTH,
@@ -60,7 +61,7 @@ GPT2 = dict(length=64, width=WIDTH, layers=2, heads=4, mlp_width=64)
 def model(kind='llama', **changes):
   """A model of random weights."""
   network = (GPT2 if kind == 'gpt2' else NETWORK) | changes
-  made = Published(kind, network, True, VOCABULARY, None)
+  made = Published(kind, network, True, ROWS, None)
   params = jax.jit(made.model().init)(jax.random.key(0), jnp.zeros((1, 2, 1), jnp.int32))
   return made._replace(params=perturbed(params['params'], 0.2))
 
