@@ -85,14 +85,18 @@ def test_a_model_of_transformers_becomes_a_run_and_goes_back_as_it_came(kind, tm
     pad_token_id=0,
     suppress_tokens=list(range(tiny.VOCABULARY, ROWS)),  # rows that no token has
   ).numpy()
-  options = dict(greedy=True, length=made.shape[1])
-  request = Request(1, past=given[None], options=options)
-  ours = run.method.draw(run.params, jax.random.key(0), request)
-  np.testing.assert_array_equal(np.asarray(ours.x)[:, : made.shape[1]], made)
   with torch.no_grad():
     expected = model(torch.tensor(made)).logits.numpy()
   logits = outputs_of(run.method.model, run.params, np.pad(made, ((0, 0), (0, 1)))[..., None])
   np.testing.assert_allclose(logits, expected, atol=1e-3)
+  # Each token of the continuation is the most probable one after those before it.
+  best = logits[0, given.size - 1 : -1, : tiny.VOCABULARY].argmax(-1)
+  np.testing.assert_array_equal(best, made[0, given.size :])
+  if kind == 'qwen3':  # so that one kind is decoded with a cache, token by token
+    options = dict(greedy=True, length=made.shape[1])
+    request = Request(1, past=given[None], options=options)
+    ours = run.method.draw(run.params, jax.random.key(0), request)
+    np.testing.assert_array_equal(np.asarray(ours.x)[:, : made.shape[1]], made)
 
   convert.write(run, tmp_path / 'run', tmp_path / 'again')
   with torch.no_grad():

@@ -41,9 +41,9 @@ KEYS: Mapping[str, Keys] = {
   'llama': Keys(
     required=SIZES,
     optional=OPTIONAL | dict(num_key_value_heads=(int, None), head_dim=(int, None)),
-    fixed=PLAIN | dict(attention_bias=False),
+    fixed=PLAIN | dict(attention_bias=False, rope_interleaved=False),
     # `pretraining_tp` splits products into parts with the same sum.
-    ignored=IGNORED | {'pretraining_tp'},
+    ignored=IGNORED | {'pretraining_tp', 'is_llama_config'},
   ),
   'mistral': Keys(
     required=SIZES | dict(num_key_value_heads=int),
@@ -54,8 +54,8 @@ KEYS: Mapping[str, Keys] = {
   'qwen2': Keys(
     required=SIZES | dict(num_key_value_heads=int),
     optional=OPTIONAL | WINDOW | dict(head_dim=(int, None)),
-    fixed=PLAIN,
-    ignored=IGNORED | {'use_mrope', 'max_window_layers'},
+    fixed=PLAIN | dict(use_mrope=False),
+    ignored=IGNORED | {'max_window_layers'},
   ),
   'qwen3': Keys(
     required=SIZES | dict(num_key_value_heads=int, head_dim=int),
