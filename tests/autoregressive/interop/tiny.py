@@ -11,7 +11,6 @@ import tokenizers as library
 
 from autoregressive.interop.gguf_files import ARCHITECTURES
 from autoregressive.interop.weights import Published, export_tensors
-from tests.autoregressive.common import perturbed
 
 TEXT = 'the quick brown fox jumps over the lazy dog in 2026; to be or not to be. ' * 4
 ENDS = ('<|endoftext|>', '<|im_start|>', '<|im_end|>')
@@ -62,8 +61,11 @@ def model(kind='llama', **changes):
   """A model of random weights."""
   network = (GPT2 if kind == 'gpt2' else NETWORK) | changes
   made = Published(kind, network, True, ROWS, None)
-  params = jax.jit(made.model().init)(jax.random.key(0), jnp.zeros((1, 2, 1), jnp.int32))
-  return made._replace(params=perturbed(params['params'], 0.2))
+  tokens = jax.ShapeDtypeStruct((1, 2, 1), jnp.int32)
+  shapes = jax.eval_shape(made.model().init, jax.random.key(0), tokens)['params']
+  rng = np.random.default_rng(0)  # without JAX, which would compile for each shape
+  values = jax.tree.map(lambda x: rng.normal(0.1, 0.3, x.shape).astype(np.float32), shapes)
+  return made._replace(params=jax.tree.map(jnp.asarray, values))
 
 
 def write(path, tensors, architecture='llama', quantised='Q8_0', keys=None, leave_out=()):
