@@ -158,14 +158,16 @@ def test_a_gguf_file_becomes_a_run_with_tokenizer_and_template_without_data(from
 
 
 def test_settings_that_differ_from_the_weights_are_refused(from_gguf):
-  read = (f'--read={from_gguf}/tiny.gguf', f'--workdir={from_gguf}/new')
-  for flag, message in [
-    ('--config.network.rotary_base=5.0', 'does not suit the weights, which have 10000.0'),
-    ('--config.model.tied=false', 'does not suit the weights, which have True'),
-    ('--workdir=' + str(from_gguf / 'run'), 'holds a run already'),
+  config, source = families.load_config(convert.DEFAULT, {}), str(from_gguf / 'tiny.gguf')
+  for setting, value, message in [
+    ('network.rotary_base', 5.0, 'rotary_base=5.0 does not suit the weights, which have 10000.0'),
+    ('model.tied', False, 'tied=False does not suit the weights, which have True'),
   ]:
-    assert message in refused('convert', *read, flag)
+    with pytest.raises(ConfigError, match=message):
+      convert.read(source, config, from_gguf / 'new', given={setting: value})
   assert not (from_gguf / 'new').exists()
+  with pytest.raises(ConfigError, match='holds a run already; .* --fresh'):
+    convert.read(source, config, from_gguf / 'run')
 
 
 @pytest.mark.slow
