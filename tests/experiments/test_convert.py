@@ -166,7 +166,7 @@ def test_settings_that_differ_from_the_weights_are_refused(from_gguf):
     with pytest.raises(ConfigError, match=message):
       convert.read(source, config, from_gguf / 'new', given={setting: value})
   assert not (from_gguf / 'new').exists()
-  with pytest.raises(ConfigError, match='holds a run already; .* --fresh'):
+  with pytest.raises(ConfigError, match=r'holds a run already; .* --fresh'):
     convert.read(source, config, from_gguf / 'run')
 
 

@@ -29,6 +29,7 @@ KINDS = {
   'mistral': SIZES | dict(sliding_window=16, head_dim=8),
   'qwen2': SIZES | dict(tie_word_embeddings=True),
   'qwen3': SIZES | dict(head_dim=12),
+  'phi3': SIZES | dict(rope_parameters=dict(rope_theta=1e4, partial_rotary_factor=0.5)),
 }
 
 
