@@ -471,6 +471,7 @@ def test_our_export_has_the_logits_of_the_papers(name, tmp_path):
   np.testing.assert_allclose(logits(made), expected, atol=1e-4)
 
 
+FROM_PEERS = ['gpt2', 'llama3', 'llama_yarn', 'mistral', 'qwen2', 'qwen3', 'phi3']
 PEERS = [name for name in KINDS if name != 'gpt2_scan']
 
 
@@ -495,9 +496,7 @@ def test_our_export_loads_in_transformers_with_the_same_logits(name, tmp_path):
 
 
 @pytest.mark.peers
-@pytest.mark.parametrize(
-  'name', ['gpt2', 'llama3', 'llama_yarn', 'mistral', 'qwen2', 'qwen3', 'phi3']
-)
+@pytest.mark.parametrize('name', FROM_PEERS)
 def test_weights_of_transformers_load_here_with_the_same_logits(name, tmp_path):
   torch, model = peer(name, tmp_path / 'ours')
   torch.manual_seed(0)
