@@ -11,7 +11,7 @@ import numpy as np
 from absl import logging
 
 from common.checkpoints.checkpoints import Restored
-from common.config import Config, ConfigError, check_setting
+from common.config import Config, ConfigError, check_setting, flatten
 from common.data import pipeline, tokenizers
 from common.data.sources import given_examples
 from common.data.spec import DataSpec
@@ -22,6 +22,7 @@ from common.evaluation.evaluate import evaluate
 from common.evaluation.likelihood import BitsPerDim, bits_per_dim
 from common.evaluation.measures import Evaluation
 from common.files import Path, atomic_write, to_path
+from common.finetuning import open_checkpoints
 from common.method import Method, PyTree
 from common.reporting import writers
 from common.training import loop
@@ -31,7 +32,7 @@ from common.training.sharding import abstract_params
 from common.training.snapshots import Snapshots
 from common.training.state import EVALUATION_STREAM, stream_key
 from experiments import families
-from experiments.startup import checks, finetune, summary
+from experiments.startup import checks, finetune, sources, summary
 from experiments.startup import workdir as folders
 
 FLAG_NAMES = frozenset(field.name for field in dataclasses.fields(SampleFlags))
@@ -169,12 +170,13 @@ def train(
       another process trains in it.
   """
   path, config = folders.check_path(workdir), families.complete(config, strict=True)
+  config = sources.with_source(config, flatten(config).keys())
   started = folders.is_started(path)
   if extend and not (path / 'config.json').exists() and not started:
     raise ConfigError(f'--extend: {path} holds no run; remove the flag to start one')
   # Everything that may reject the config comes before the first write.
   with folders.starting():
-    data = pipeline.load(config['data'])
+    data = pipeline.load(folders.data_section(config, path))
     method = families.build(config, data.spec)
     program = build_program(config, method, data.spec, make_mesh(config['parallel']))
     checks.check(config, method, data, program)
@@ -248,6 +250,7 @@ def open_run(workdir: str | os.PathLike, likelihood: Mapping[str, Any] | None = 
         f'--likelihood: the {config["family"]} family has only an exact one; remove the flag'
       )
     config['likelihood'] = dict(likelihood)
+  config['data'] = folders.data_section(config, workdir)
   data = pipeline.load(config['data'])
   return Run(config, data, families.build(config, data.spec), params=None, step=0)
 
@@ -267,7 +270,7 @@ def _param_shapes(run: Run) -> PyTree:
 
 def _restore(workdir: Path, config: Mapping, shapes: PyTree, step: str | int) -> Restored:
   """Restores only the averaged parameters: the optimiser's state would take twice their memory."""
-  with loop.open_checkpoints(config, workdir, read_only=True) as checkpoints:
+  with open_checkpoints(config, workdir, read_only=True) as checkpoints:
     return checkpoints.restore({'ema': shapes}, step, partial=True)
 
 

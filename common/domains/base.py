@@ -71,6 +71,11 @@ class TrainedModel(NamedTuple):
   family: str
   tasks: Mapping[str, ImageTask]
 
+  @property
+  def context(self) -> int:
+    """Tokens or frames that the model handles at once, the last drawn one included."""
+    return max(self.data.spec.shape[0], self.method.context)
+
   def draw(self, request: Request, seed: int) -> tuple[Samples, float]:
     """Samples, and the seconds that drawing them took, compilation included."""
     start = time.perf_counter()

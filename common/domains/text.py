@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Integer
 
+from common.config import ConfigError
 from common.data import tokenizers
 from common.data.sources import Source
 from common.data.spec import DataSpec
@@ -92,19 +93,26 @@ class TextDomain(Domain):
 
 def first_tokens(
   spec: DataSpec, source: Source, indices: Integer[np.ndarray, 'num']
-) -> Integer[np.ndarray, 'num 1']:
+) -> Integer[np.ndarray, 'num length']:
   """The given first tokens of texts without a prompt: tokens that the model has seen.
 
-  The separator, if documents are separated; or else the line break, if the text has lines; or else
-  the first tokens of windows of the data.
+  Those that the tokenizer puts before every text; or else the separator, if documents are
+  separated; or else the line break, if the text has lines; or else the first tokens of windows of
+  the data.
 
   Args:
     spec: the data.
     source: a split.
     indices: the numbers of the texts, counted from 0.
   """
-  windows = source.gather(np.arange(min(len(source), SEARCHED_WINDOWS)))['x'].astype(np.int32)
   tokenizer = spec.tokenizer  # None where only the size of the vocabulary is known
+  if tokenizer and (tokenizer.first_tokens or not len(source)):
+    # What the model saw before every text in training; without data, what else begins one.
+    first = tokenizer.first_tokens or tokenizer.end_tokens[:1]
+    if not first:
+      raise ConfigError('this model has no token that begins a text: give --prompt=TEXT')
+    return np.repeat(np.array(first, np.int32)[None], len(indices), 0)
+  windows = source.gather(np.arange(min(len(source), SEARCHED_WINDOWS)))['x'].astype(np.int32)
   for token in (tokenizer.separator, tokenizer.line_break) if tokenizer else ():
     if token is not None and (windows == token).any():
       return np.full((len(indices), 1), token, np.int32)
@@ -112,22 +120,21 @@ def first_tokens(
 
 
 def decode(spec: DataSpec, x: Integer[np.ndarray, 'num tokens']) -> tuple[str, ...]:
-  """Samples as texts, up to the next separator. A separator or line break in front is left out."""
+  """Samples as texts, up to their ends. A mark of the beginning or line break is left out."""
   tokenizer, texts = spec.tokenizer, []
   for row in np.asarray(x):
     # The first token was given: it is part of the text unless it only marks a beginning.
-    begins = row[0] in (tokenizer.separator, tokenizer.line_break)
-    texts.append(tokenizer.decode(until_separator(tokenizer, row[begins:])))
+    marks = (*tokenizer.end_tokens, *tokenizer.first_tokens, tokenizer.line_break)
+    begins = int(row[0] in marks)
+    texts.append(tokenizer.decode(until_end(tokenizer, row[begins:])))
   return tuple(texts)
 
 
-def until_separator(
+def until_end(
   tokenizer: tokenizers.Tokenizer, tokens: Integer[np.ndarray, 'length']
 ) -> Integer[np.ndarray, 'shorter']:
-  """The tokens before the first separator. A separator is not text: it ends one."""
-  if tokenizer.separator is None:
-    return tokens
-  ends = np.flatnonzero(tokens == tokenizer.separator)
+  """The tokens before the first one that ends a text, such as a separator: it is not text."""
+  ends = np.flatnonzero(np.isin(tokens, tokenizer.end_tokens))
   return tokens[: ends[0]] if ends.size else tokens
 
 
@@ -174,8 +181,9 @@ def continue_prompt(trained: TrainedModel, settings: SampleSettings) -> Continue
   if flags.prompt is None:
     texts = [text for row in rows for text in decode(spec, row[None])]
   else:
-    drawn = [until_separator(tokenizer, row[past.shape[1] :]) for row in rows]
-    texts = [flags.prompt + tokenizer.decode(tokens) for tokens in drawn]
+    given = past[0]  # the same for all
+    drawn = [until_end(tokenizer, row[past.shape[1] :]) for row in rows]
+    texts = [flags.prompt + tokenizer.continuation(given, tokens) for tokens in drawn]
   if flags.stop:
     given = len(flags.prompt or '')
     texts = [text[:given] + text[given:].partition(flags.stop)[0] for text in texts]
@@ -190,9 +198,8 @@ def continuation(trained: TrainedModel, settings: SampleSettings) -> Request:
   past = prompts(trained, flags, num)
   total = past.shape[1] + (flags.length or 500)
   stop = (flags.stop,) if flags.stop else ()
-  if spec.tokenizer.separator is not None:
-    stop += ((spec.tokenizer.separator,),)
-  options = {'length': total, 'slide': total > spec.shape[0]} | ({'stop': stop} if stop else {})
+  stop += tuple((token,) for token in spec.tokenizer.end_tokens)
+  options = {'length': total, 'slide': total > trained.context} | ({'stop': stop} if stop else {})
   # The user's options come last, so that --options=slide=... has the final word.
   return Request(num, past=past, options=options | dict(settings.options))
 
@@ -205,7 +212,7 @@ def prompts(
   if flags.prompt is None:
     return first_tokens(spec, trained.data.splits['train'], np.arange(num))
   if flags.slide and flags.prompt:
-    given = spec.tokenizer.encode(flags.prompt).astype(np.int32)
+    given = spec.tokenizer.encode_prompt(flags.prompt)
   else:
-    given = tokenizers.prompt_tokens(spec.tokenizer, flags.prompt, spec.shape[0])
+    given = tokenizers.prompt_tokens(spec.tokenizer, flags.prompt, trained.context)
   return np.repeat(given[None], num, 0)

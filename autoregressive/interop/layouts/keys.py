@@ -17,6 +17,7 @@ JSON_TYPES = {
   bool: (bool, 'true or false'),
   str: (str, 'a text'),
   dict: (dict, 'an object'),
+  list: (list, 'a list'),
 }
 # {type of a key: the largest value}: of an array's axis, and of a float.
 LARGEST = {int: 2**31 - 1, float: sys.float_info.max}
@@ -34,7 +35,7 @@ DESCRIPTIONS = frozenset(
   early_stopping num_beams num_beam_groups diversity_penalty temperature top_k top_p typical_p
   repetition_penalty length_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size
   bad_words_ids num_return_sequences remove_invalid_values exponential_decay_length_penalty
-  suppress_tokens begin_suppress_tokens
+  suppress_tokens begin_suppress_tokens transformers.js_config
   """.split()  # noqa: SIM905
 )
 # Values that every model here has; another value changes the outputs.
