@@ -139,6 +139,7 @@ class Windows(Ordering):
     """
     series = self.spec.series
     numbers, codes = jnp.split(columns, [len(series.covariates)], -1)
+    codes = jnp.nan_to_num(codes)  # a missing category is an unknown one
     ahead = np.setdiff1d(np.arange(len(series.covariates)), series.observed)
     late = numbers[..., np.array(series.observed, int)]
     visible = past[..., None] & ~jnp.isnan(late)

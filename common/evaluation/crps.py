@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int, Num
 
-from common.domains.series import WINDOWS, Forecasts, joined
+from common.domains.forecasts.draws import Forecasts, joined
+from common.domains.series import WINDOWS
 from common.evaluation.measures import Measure
 
 

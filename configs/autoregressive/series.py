@@ -34,6 +34,7 @@ COMMON = dict(
   data=dict(context=48, horizon=12, batch_size=64),
   ordering=dict(name='windows'),
   network=dict(width=64, layers=2),
+  model=dict(class_dropout=0.1),  # so that series which training has not seen can be forecast
   train=dict(steps='1500', steps_per_call=50),
   optimizer=dict(learning_rate=2e-3),
   evaluation=dict(num_samples=100, batch_size=500),

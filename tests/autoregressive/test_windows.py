@@ -15,7 +15,7 @@ from autoregressive.decoding.sequences import Limits, Prompt
 from autoregressive.method import build
 from autoregressive.orderings import build_ordering
 from common.config import ConfigError
-from common.domains.series import forecast_request
+from common.domains.forecasts.draws import forecast_request
 from common.method import Request
 from experiments import families
 from tests.autoregressive.common import DIGITS, perturbed

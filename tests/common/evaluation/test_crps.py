@@ -10,7 +10,7 @@ from scipy import stats
 
 from common.data.pipeline import Data
 from common.data.spec import DataSpec, SeriesSpec
-from common.domains.series import Forecasts
+from common.domains.forecasts.draws import Forecasts
 from common.evaluation import crps, evaluate
 from common.evaluation.measures import Measure
 from common.method import Likelihood, Samples
