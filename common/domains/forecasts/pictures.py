@@ -41,18 +41,19 @@ def _panel(
     series.clock.unit, series.clock.style, moments[context : context + 1]
   )
   moments = _axis(series, moments)
-  after = moments[context:]
+  # From the last given value on, so that the lines are joined and the fan opens there.
+  after, now = moments[context - 1 :], past[-1]
   lines = {'given': plots.Series(moments[begin:context], past[begin:])}
   if not forecasts.is_future:
-    # From the last given value on, so that the lines are joined.
-    lines['truth'] = plots.Series(moments[context - 1 :], [past[-1], *truth])
-  lines['median of the forecast'] = plots.Series(after, levels[2])
+    lines['truth'] = plots.Series(after, [now, *truth])
+  fan = np.concatenate([np.full((len(levels), 1), now), levels], 1)
+  lines['median of the forecast'] = plots.Series(after, fan[2])
   return plots.Panel(
     title=f'{forecasts.names[window]}\nfrom {since}',
     lines=lines,
     bands={
-      '90 % interval': (after, levels[0], levels[4]),
-      '50 % interval': (after, levels[1], levels[3]),
+      '90 % interval': (after, fan[0], fan[4]),
+      '50 % interval': (after, fan[1], fan[3]),
     },
   )
 
