@@ -46,6 +46,7 @@ EXTRAS = {
   'prepare': ['tensorflow-cpu>=2.20'],  # only to prepare TFDS's own sets; never at training time
   'text': ['tokenizers>=0.22'],  # byte pairs; bytes and characters do without
   'weights': ['gguf>=0.17', 'tokenizers>=0.22'],  # GGUF files; folders of weights do without gguf
+  'parquet': ['pyarrow>=17'],  # Parquet files of time series; CSV does without
   'music': ['mido>=1.3.3'],  # MIDI files; pictures do without
   'launch': ['skypilot[gcp]>=0.11'],  # for --backend=sky; its click is older than constraints.txt's
   'gcs': ['gcsfs>=2026.2'],  # runs and data in buckets of Cloud Storage

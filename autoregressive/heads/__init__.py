@@ -9,7 +9,7 @@ from autoregressive.heads.base import Head
 from autoregressive.heads.categorical import Bernoulli, Categorical
 from autoregressive.heads.mixture import LogisticMixture
 from autoregressive.heads.numbers import Gaussian, NegativeBinomial, Quantiles, StudentT
-from autoregressive.orderings import Ordering
+from autoregressive.orderings.base import Ordering
 from common.config import ConfigError, component
 
 HEADS: Mapping[str, type[Head]] = {

@@ -17,6 +17,7 @@ from jaxtyping import Array, Key
 
 from common.config import ConfigError, pick
 from common.data.pipeline import Data, evaluation_batches
+from common.data.series.windows import FUTURE
 from common.domains import domain_of
 from common.domains.display import EvaluationDraws
 from common.evaluation import classifiers, crps, frechet
@@ -91,7 +92,9 @@ def check_settings(
   """
   for name in metrics or ():
     pick(METRICS, name, 'metric')
-  source = pick(data.splits, settings['split'], 'evaluation.split')
+  # Nothing is known yet of the future.
+  splits = {name: source for name, source in data.splits.items() if name != FUTURE}
+  source = pick(splits, settings['split'], 'evaluation.split')
   if not len(source):
     raise ConfigError(
       f'the {settings["split"]} split of {data.spec.name} is empty; name data to measure on, '

@@ -15,9 +15,8 @@ from autoregressive.decoding.sequences import Limits, Prompt
 from autoregressive.method import build
 from autoregressive.orderings import build_ordering
 from common.config import ConfigError
-from common.domains.series import forecast_request
+from common.domains.forecasts.draws import forecast_request
 from common.method import Request
-from experiments import families
 from tests.autoregressive.common import DIGITS, perturbed
 from tests.autoregressive.series import (
   CONTEXT,
@@ -48,7 +47,7 @@ def test_round_trip_and_the_location_and_scale_of_the_context(centred):
   covariates = ordering.covariates(x)
   emissions = ordering.encode(x, covariates)
   np.testing.assert_allclose(ordering.decode(emissions, covariates), x, rtol=1e-6)
-  assert (ordering.length, ordering.given, ordering.features, ordering.counts) == (12, 8, 2, True)
+  assert (ordering.length, ordering.given, ordering.features, ordering.counts) == (12, 8, 3, True)
   lengths = [CONTEXT, 3, 2, 1, 0]
   hidden = jnp.stack([x[i].at[n:, 0].set(np.nan) for i, n in enumerate(lengths)])
   found = ordering.covariates(hidden, jnp.array(lengths))
@@ -315,8 +314,3 @@ def test_build_refuses(spec, settings, message):
   with pytest.raises(ConfigError, match=message) as error:
     build(series_config(**settings), spec)
   assert '\n' not in str(error.value)
-
-
-def test_diffusion_refuses_time_series():
-  with pytest.raises(ConfigError, match="'waves' holds time series: use family 'autoregressive'"):
-    families.build({'family': 'diffusion'}, SPEC)

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from common.config import ConfigError
+from common.data import pipeline
 from common.data.pipeline import Data
 from common.data.spec import DataSpec, SeriesSpec
+from common.domains.forecasts.draws import Forecasts
 from common.evaluation import crps, evaluate
 from common.evaluation.measures import Measure
 from common.method import Likelihood, Samples
@@ -71,6 +74,25 @@ def test_the_seasonal_naive_forecast_repeats_the_last_season():
   assert crps.seasonal_naive(past, 2, 10).tolist() == [[0, 1]]  # exactly one season
 
 
+def test_missing_values_of_the_past_and_of_the_truth_count_nowhere():
+  nan = np.nan
+  past = np.array([[1.0, 2, 3, nan, 5, nan], [nan, nan, nan, nan, 4, 5], [nan] * 6])
+  found = crps.seasonal_naive(past, 3, 3)
+  np.testing.assert_array_equal(found[:2], [[1, 5, 3], [5, 4, 5]])
+  assert np.isnan(found[2]).all()
+  truth = np.array([[1.0, nan, 4.0], [nan, 6.0, nan]])
+  draws = np.repeat(np.array([[2.0, 50.0, 3.0], [0.0, 3.0, 1.0]])[:, None], 5, 1)
+  made = Forecasts(
+    SPEC.series, np.zeros(2, int), ('a', 'b'), np.zeros((2, 9)), past[:2], truth, draws
+  )
+  scores = crps.score([made], 3, 'test')
+  np.testing.assert_array_equal(scores.windows.crps, [2, 3])
+  np.testing.assert_array_equal(scores.windows.naive, [1, 2])
+  np.testing.assert_array_equal(scores.windows.steps, [2, 1])
+  assert crps.mean_crps(scores).value == pytest.approx(5 / 3)
+  assert crps.normalised_crps(scores).value == pytest.approx(5 / 11)
+
+
 def counting_windows(num):
   """Windows that count up, each from another number."""
   x = np.zeros((num, *SPEC.shape), np.float32)
@@ -123,9 +145,35 @@ def test_metrics_of_forecasts():
   assert 'hold 0% and 100%' in measured(['crps'], bias=1.0).measures['crps'].note
 
 
+def test_rolling_origins_are_scored_once_each(tmp_path):
+  """Of each series the last three horizons, whose forecasts are off by the number of the series."""
+  lines = [f'{name},{i},{i + 0.5}' for name in 'ab' for i in range(40)]
+  (tmp_path / 'own.csv').write_text('\n'.join(['id,ds,y', *lines]))
+  settings = dict(name='series', dir=str(tmp_path), source=str(tmp_path / 'own.csv'), context=8)
+  data = pipeline.load(settings | dict(horizon=3, rolling=3))
+  unit = data.spec.series.units[0]
+
+  def sample(params, key, request):
+    off = np.asarray(request.label)[:, None, None] / unit
+    return Samples(jnp.asarray(np.where(request.mask, request.past, request.past + off)), 1)
+
+  found = evaluate.evaluate(
+    Functions(None, None, sample, None), {}, data, SETTINGS, jax.random.key(0), ['crps']
+  )
+  measure = found.measures['crps']
+  assert measure.value == pytest.approx(0.5, rel=1e-4)  # the mean of 0 and 1
+  assert '6 windows of 3 steps' in measure.note
+  test = data.splits['test'].gather(np.arange(6))
+  steps = test['start'][:, None] + np.arange(8, 11)
+  for label in (0, 1):
+    assert sorted(steps[test['label'] == label].ravel()) == list(range(31, 40))
+  with pytest.raises(ConfigError, match=r"unknown evaluation\.split 'future'"):
+    evaluate.check_settings(SETTINGS | dict(split='future'), data)
+
+
 def test_the_errors_of_a_mean_and_of_a_ratio_by_hand():
   windows = crps.WindowScores(
-    np.array([1.0, 2.0, 6.0]), np.zeros(3), np.array([1.0, 3.0, 5.0]), np.zeros((3, 2))
+    np.array([1.0, 2.0, 6.0]), np.zeros(3), np.array([1.0, 3.0, 5.0]), np.zeros((3, 2)), np.ones(3)
   )
   scores = crps.Scores(windows, 'test split', None)
   mean, ratio = crps.mean_crps(scores), crps.normalised_crps(scores)
@@ -143,7 +191,7 @@ def test_the_error_over_a_single_window_is_unknown():
 
 def test_a_score_is_not_divided_by_values_that_are_all_zero():
   zeros = np.zeros(3)
-  windows = crps.WindowScores(zeros + 2, zeros, zeros, np.zeros((3, 2)))
+  windows = crps.WindowScores(zeros + 2, zeros, zeros, np.zeros((3, 2)), zeros + 1)
   found = crps.normalised_crps(crps.Scores(windows, 'test split', None))
   assert found == Measure(None, None, 'all true values are 0; test split')
 
