@@ -34,7 +34,7 @@ ABOVE = {  # packages that each package must not import
 # evaluation: the loop writes metrics and draws samples, and evaluation asks a domain for its own.
 FLOORS = (
   {'config', 'config_files', 'devices', 'files', 'flops', 'method', 'precision', 'ranges', 'trees'},
-  {'attention', 'checkpoints', 'data', 'finetuning', 'reporting'},
+  {'attention', 'checkpoints', 'data', 'finetuning', 'reporting', 'text'},
   {'domains'},
   {'evaluation', 'training'},
   {'studies'},

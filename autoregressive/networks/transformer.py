@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from autoregressive.networks import positions as pos
 from autoregressive.networks.attention import Attention, KVCache, Rotation
-from autoregressive.networks.base import CausalNetwork
+from autoregressive.networks.base import CausalNetwork, cast_kernels
 from common.attention import IMPLEMENTATIONS, AttentionInputs, AttentionSettings
 from common.config import ConfigError
 from common.ranges import ABOVE_ZERO, AT_LEAST_ONE, BELOW_ONE, ZERO_IS_OFF, Interval, OneOf
@@ -261,6 +261,10 @@ class Transformer(CausalNetwork):
     for i in range(self.layers):
       params[f'block_{i}'] = jax.tree.map(lambda x, i=i: x[i], stacked)
     return self.clone(scan=False), params
+
+  def cast(self, params: Any) -> Any:
+    # muP divides kernels in float32 before they are cast.
+    return params if self.base_width else cast_kernels(params, self.dtype)
 
   @nn.compact
   def __call__(

@@ -11,7 +11,7 @@ import dataclasses
 import math
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -120,7 +120,9 @@ class SampleFlags:
   prompt: str | None = None
   length: int | None = None
   slide: bool | None = None
-  stop: str | None = None
+  stop: str | Sequence[str] | None = None
+  stop_at: str | None = None
+  stream: bool | None = None
   columns: int | None = None
   scale: int | None = None
 
