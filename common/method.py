@@ -14,7 +14,9 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from common.devices.mesh import mesh_of, scope
 
 PyTree = Any
-Batch = Mapping[str, Any]  # arrays 'x': data; 'label': class; 'weight': 0 where it is padding
+# Arrays 'x': data; 'label': class; 'weight': 0 where it is padding; 'counted': which positions of an
+# example its loss and its likelihood count.
+Batch = Mapping[str, Any]
 
 
 class NotFiniteError(ValueError):

@@ -107,10 +107,7 @@ class TrainedModel(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class SampleFlags:
-  """The flags of `experiments.sample` whose meaning depends on the data; None if not given.
-
-  `Domain.flags` says which of them a kind of data takes, and what they mean there.
-  """
+  """Flags of `experiments.sample` with a meaning for each kind of data (`Domain.flags`), or None."""
 
   num: int | None = None
   label: str | None = None
@@ -250,6 +247,10 @@ class Domain:
   ) -> tuple[UInt8[np.ndarray, 'n height width channels'], int]:
     """Examples as images, and the number of levels of their values."""
     raise NotImplementedError(f'{type(self).__name__} has no images')
+
+  def readable(self, spec: DataSpec, x: np.ndarray) -> np.ndarray:
+    """Examples as metrics read them: as images, or as texts [n]."""
+    return self.as_images(spec, x)[0]
 
   def preview_display(self, data: Data, x: np.ndarray, request: Request) -> Display:
     """Samples of `preview_request`, as training shows them."""

@@ -41,6 +41,10 @@ class TextDomain(Domain):
   """Windows of token ids [context + 1]; the first token is only given, never predicted."""
 
   noun = 'text'
+  metrics = Domain.metrics | {
+    *('perplexity', 'bits_per_byte', 'bits_per_character'),
+    *('distinct', 'self_bleu', 'zipf', 'repetition'),
+  }
   usage = 'which --prompt=TEXT continues'
   flags: Mapping[str, str] = {
     'num': 'number of texts (4)',
@@ -67,6 +71,9 @@ class TextDomain(Domain):
 
   def first_request(self, trained, settings):
     return continuation(trained, settings)
+
+  def readable(self, spec, x):
+    return np.array(decode(spec, x), object)
 
   def preview_display(self, data, x, request):
     return Display(text=page(decode(data.spec, x)))
