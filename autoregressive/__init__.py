@@ -2,7 +2,7 @@
 
 from autoregressive.decoding.settings import DecodingSettings, with_options
 from autoregressive.heads import HEADS
-from autoregressive.method import build, build_draft
+from autoregressive.method import arrange, build, build_draft
 from autoregressive.model import Model
 from autoregressive.networks import NETWORKS
 from autoregressive.objectives import Objective
@@ -30,6 +30,7 @@ __all__ = [
   'COMPONENTS',
   'GIVEN',
   'SECTIONS',
+  'arrange',
   'build',
   'build_draft',
   'with_options',

@@ -17,9 +17,10 @@ from autoregressive.decoding.settings import build_settings
 from autoregressive.heads import HEADS, build_head
 from autoregressive.model import Model
 from autoregressive.networks import build_network
+from autoregressive.networks.transformer import Transformer
 from autoregressive.objectives import Objective, build_objective, document_numbers, separator_of
 from autoregressive.orderings import Ordering, build_ordering
-from common.config import ConfigError, component
+from common.config import ConfigError, as_tuple, component
 from common.data.spec import DataSpec
 from common.finetuning import LoRA, build_finetune
 from common.method import (
@@ -65,6 +66,11 @@ class Autoregression(Method):
   def has_likelihood(self) -> bool:
     """Whether the head has a likelihood and not only a score."""
     return self.model.head.likelihood
+
+  @property
+  def context(self) -> int:
+    """The longest sequence of tokens or frames that the model was made for."""
+    return self.sampler.decoder.context // self.ordering.period
 
   def init(self, key: Key[Array, ''], batch: Batch) -> tuple[PyTree, PyTree]:
     """The parameters of the model; there is no memory."""
@@ -231,6 +237,15 @@ def build_model(config: Mapping, spec: DataSpec) -> tuple[Ordering, Model]:
 def build_draft(config: Mapping, spec: DataSpec, params: PyTree) -> Draft:
   """A trained model as a draft: the argument `draft` of `build` for another model."""
   return Draft(*build_model(config, spec), params, spec)
+
+
+def arrange(config: Mapping, params: PyTree) -> PyTree:
+  """Parameters of a model, with layers stacked or apart as the network of the config has them."""
+  if config['network']['name'] != 'transformer':
+    return params
+  settings = {k: as_tuple(v) for k, v in config['network'].items() if k != 'name'}
+  network = Transformer(**settings | {'length': 1})
+  return params | {'network': network.arrange(params['network'])}
 
 
 def build(config: Mapping, spec: DataSpec, draft: Draft | None = None) -> Autoregression | LoRA:

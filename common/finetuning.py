@@ -121,6 +121,11 @@ class LoRA(Method):
     """That of the wrapped method."""
     return self.method.has_likelihood
 
+  @property
+  def context(self) -> int:
+    """That of the wrapped method."""
+    return self.method.context
+
   def init(self, key: Key[Array, ''], batch: Batch) -> tuple[PyTree, PyTree]:
     """The parameters of the method as 'base', and its updates as 'lora'."""
     base, memory = self.method.init(key, batch)

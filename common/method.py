@@ -178,10 +178,12 @@ class Method:
   Attributes:
     labelled: whether samples of data with classes can be requested by class.
     has_likelihood: whether `nll` can be called.
+    context: of open-ended data, tokens or frames that the model handles at once; 0: an example.
   """
 
   labelled: bool = True
   has_likelihood: bool = True
+  context: int = 0
 
   def init(self, key: Key[Array, ''], batch: Batch) -> tuple[PyTree, PyTree]:
     """(params, memory) before the first step; only the shapes in `batch` matter."""

@@ -49,18 +49,22 @@ class ConfigFlag:
     """{dotted key: values as text} of the settings on the command line."""
     return {key: holder.value for key, holder in self.settings.items() if holder.value}
 
-  def load(self) -> dict[str, Any]:
+  def load(self, default: str = '') -> dict[str, Any]:
     """The complete config, with the settings of the command line.
+
+    Args:
+      default: the file to take if there is no --config; empty: --config must be given.
 
     Raises:
       ConfigError: --config is missing, the file or a setting does not exist, or a value has the
         wrong type.
     """
-    if not self.given:
+    file = self.file.value or default
+    if not file:
       raise ConfigError(
         '--config is missing; give a file such as configs/diffusion/images.py:digits'
       )
-    return load(self.file.value, self.texts)
+    return load(file, self.texts)
 
 
 def define(

@@ -49,9 +49,7 @@ NUM = flags.DEFINE_integer(
   lower_bound=1,
   upper_bound=base.SETTINGS['evaluation']['num_samples'].range.high,
 )
-ON = cli.define(
-  'on', 'Name of a dataset, or for text a file, to use instead of the training data.'
-)
+ON = cli.define('on', 'Name of a dataset, or for text a file, to use instead of the training data.')
 STRIDE = flags.DEFINE_integer(
   'stride',
   None,

@@ -51,6 +51,7 @@ class Family(NamedTuple):
     draft: (config, spec, params) -> a trained model that drafts in speculative decoding; None: not
       supported.
     read_published: reads the parameters in a folder of published weights; None: not supported.
+    arrange: (config, parameters of the same model) -> layers stacked or apart, as in the config.
   """
 
   build: Callable[..., Method]
@@ -61,6 +62,7 @@ class Family(NamedTuple):
   takes_weak: bool = False
   draft: Callable[[Mapping, DataSpec, PyTree], Any] | None = None
   read_published: Callable[[pathlib.Path], PyTree] | None = None
+  arrange: Callable[[Mapping, PyTree], PyTree] = lambda config, params: params
 
 
 def _published_params(folder: pathlib.Path) -> PyTree:
@@ -88,6 +90,7 @@ FAMILIES = {
     autoregressive.with_options,
     draft=autoregressive.build_draft,
     read_published=_published_params,
+    arrange=autoregressive.arrange,
   ),
 }
 
@@ -107,6 +110,12 @@ def initial_params(config: Mapping, spec: DataSpec, params: PyTree) -> PyTree:
   tokenizer = None if spec.tokenizer is None else tokenizers.to_json(spec.tokenizer)
   finetune = finetuning.build_finetune(config)
   return finetuning.initial_params(params, finetune, tokenizer, family.read_published)
+
+
+def stacked(config: Mapping, params: PyTree) -> PyTree:
+  """Parameters of a model whose layers are stacked or apart, as the network of a config has them."""
+  arrange = pick(FAMILIES, config['family'], 'family').arrange
+  return arrange(config, params)
 
 
 def complete(config: Config, strict: bool = False) -> dict[str, Any]:

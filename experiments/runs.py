@@ -176,7 +176,7 @@ def train(
     raise ConfigError(f'--extend: {path} holds no run; remove the flag to start one')
   # Everything that may reject the config comes before the first write.
   with folders.starting():
-    data = pipeline.load(config['data'])
+    data = pipeline.load(folders.data_section(config, path))
     method = families.build(config, data.spec)
     program = build_program(config, method, data.spec, make_mesh(config['parallel']))
     checks.check(config, method, data, program)
@@ -250,6 +250,7 @@ def open_run(workdir: str | pathlib.Path, likelihood: Mapping[str, Any] | None =
         f'--likelihood: the {config["family"]} family has only an exact one; remove the flag'
       )
     config['likelihood'] = dict(likelihood)
+  config['data'] = folders.data_section(config, workdir)
   data = pipeline.load(config['data'])
   return Run(config, data, families.build(config, data.spec), params=None, step=0)
 

@@ -106,13 +106,21 @@ class Decoder:
 
   Attributes:
     model: as built from the config.
-    ordering: its length is the context that the model was trained on.
+    ordering: its length is that of the data's examples.
     draft: a smaller model for speculative decoding, or None.
   """
 
   model: Model
   ordering: Ordering
   draft: Draft | None = None
+
+  @property
+  def context(self) -> int:
+    """Emissions that the model handles at once: those of its data, or of published weights."""
+    length = self.ordering.length
+    if not self.ordering.open_ended:
+      return length
+    return max(length, self.model.network.longest + (self.model.start == 'none'))
 
   def decode(
     self,
@@ -135,7 +143,7 @@ class Decoder:
     # A draft excludes beams, guidance and sliding (checked in requests.py).
     if self.draft is not None:
       made, calls = self._speculate(runner, keys, prompt, settings)
-    elif settings.slide and length > self.ordering.length:
+    elif settings.slide and length > self.context:
       made, calls = self._slide(runner, keys, prompt, settings, watch)
     elif settings.beams > 1:
       made, calls = self._search(runner, prompt, settings)
@@ -151,7 +159,7 @@ class Decoder:
     """The program that `decode` runs without a draft; of windows, that of one window."""
     runner, emissions = Runner(self.model, params), prompt.emissions
     if settings.slide:
-      prompt = prompt._replace(emissions=emissions[:, : self.ordering.length])
+      prompt = prompt._replace(emissions=emissions[:, : self.context])
     if settings.beams > 1:
       return self._search_program(runner, prompt, settings)
     return self._draws(runner, keys, *self._bucketed(prompt, settings), settings)
@@ -219,7 +227,7 @@ class Decoder:
       functools.partial(self._draw_window, runner, keys, prompt, settings, watch),
       np.asarray(prompt.emissions),
       prompt.lengths,
-      self.ordering.length,
+      self.context,
       settings.stop_rows(),
       self.ordering.period,
     )
@@ -239,7 +247,7 @@ class Decoder:
     lengths: Int[np.ndarray, 'batch'],
   ) -> tuple[Generated, bool]:
     """One window of longer sequences, and whether the watcher has ended them."""
-    context = self.ordering.length
+    context = self.context
     prefix = bucketed_prefix(self.model.network, int(lengths.min()), context)
     # Windows have no stop: `slide` looks for stops across them.
     limits = Limits(prefix, settings.prefill_chunk, offset=jnp.int32(begin))
@@ -283,7 +291,7 @@ class Decoder:
     Shapes are rounded and true lengths are arguments, so most lengths share a program.
     """
     length = prompt.emissions.shape[1]
-    room = bucketed_length(length, self.ordering.length)
+    room = bucketed_length(length, self.context)
     prefix = bucketed_prefix(self.model.network, int(prompt.lengths.min()), room)
     padded = np.pad(prompt.emissions, ((0, 0), (0, room - length), (0, 0)))
     stop, end = settings.stop_rows(), jnp.int32(length)

@@ -151,7 +151,7 @@ def _check_settings(settings: DecodingSettings, decoder: Decoder, can_guide: boo
       'sampling.slide allows neither beams nor a draft, because both stay within the context: set '
       'sampling.slide=False and a shorter sampling.length'
     )
-  context, period = decoder.ordering.length, decoder.ordering.period
+  context, period = decoder.context, decoder.ordering.period
   if settings.slide and context < 2 * period:
     raise ConfigError(
       f'sampling.slide (--slide) needs a model whose context holds 2 tokens or frames, got '

@@ -20,7 +20,7 @@ from autoregressive.decoding.sequences import Generated, Limits, Prompt
 from autoregressive.decoding.settings import DecodingSettings
 from autoregressive.model import Model
 from common.config import ConfigError
-from common.data.tokenizers import Tokens
+from common.data.tokenizers.base import Tokens
 from common.devices.mesh import split_batch, whole
 from common.method import PyTree, Watch
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from autoregressive.heads.base import Head, Scale
 from common.config import ConfigError
-from common.ranges import AT_LEAST_ONE
+from common.ranges import AT_LEAST_ONE, AT_LEAST_ZERO
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,11 +22,13 @@ class Categorical(Head):
     vocabulary: a value is an integer in [0, vocabulary).
     pad_to: outputs per value are padded to a multiple of this (multiples of 128 suit matrix
       units); the softmax leaves the padding out.
+    min_rows: outputs per value, at least; the rows of published tables, which may be padded.
   """
 
   values: int
   vocabulary: int
   pad_to: Annotated[int, AT_LEAST_ONE] = 1
+  min_rows: Annotated[int, AT_LEAST_ZERO] = 0
 
   discrete: ClassVar[bool] = True
 
@@ -34,7 +36,7 @@ class Categorical(Head):
   def rows(self) -> int:
     """Outputs per value: the vocabulary, padded."""
     # -(-a // b) = ⌈a / b⌉
-    return -(-self.vocabulary // self.pad_to) * self.pad_to
+    return -(-max(self.vocabulary, self.min_rows) // self.pad_to) * self.pad_to
 
   @property
   def size(self) -> int:
@@ -81,6 +83,7 @@ class Bernoulli(Categorical):
   """
 
   pad_to: ClassVar[int] = 1
+  min_rows: ClassVar[int] = 0
 
   def __post_init__(self):
     if self.vocabulary != 2:

@@ -17,6 +17,7 @@ JSON_TYPES = {
   bool: (bool, 'true or false'),
   str: (str, 'a text'),
   dict: (dict, 'an object'),
+  list: (list, 'a list'),
 }
 # {type of a key: the largest value}: of an array's axis, and of a float.
 LARGEST = {int: 2**31 - 1, float: sys.float_info.max}

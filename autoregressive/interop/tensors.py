@@ -1,9 +1,10 @@
 """The files of published weights: safetensors, one or several with an index."""
 
+import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
@@ -16,7 +17,8 @@ INDEX = 'model.safetensors.index.json'
 FLOATS = ('F64', 'F32', 'F16', 'BF16')  # types of parameters; others are of quantised weights
 
 
-class Stored(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Stored:
   """A tensor in a file.
 
   Attributes:
@@ -30,6 +32,11 @@ class Stored(NamedTuple):
   name: str
   dtype: str
   shape: tuple[int, ...]
+
+  def read(self) -> np.ndarray:
+    """Its values, in the type of the file."""
+    with safetensors.safe_open(self.path, 'numpy') as file:
+      return np.asarray(file.get_tensor(self.name))
 
 
 def find_tensors(folder: pathlib.Path, rename: Callable[[str], str]) -> dict[str, Stored]:
@@ -99,15 +106,15 @@ def _read_header(path: pathlib.Path) -> list[Stored]:
 def check_tensors(
   tensors: Mapping[str, Stored],
   expected: Mapping[str, tuple[int, ...]],
-  folder: pathlib.Path,
+  where: str,
   ignored: tuple[str, ...],
 ) -> None:
-  """Compares the tensors of a folder with those that the model has.
+  """Compares the tensors of a model's files with those that the model has.
 
   Args:
     tensors: from `find_tensors`.
     expected: the shape of each tensor of the model.
-    folder: for messages.
+    where: the file that the shapes come from, for messages.
     ignored: name endings of tensors that may be there but are not parameters.
 
   Raises:
@@ -115,35 +122,31 @@ def check_tensors(
   """
   for name, shape in expected.items():
     if name not in tensors:
-      raise ConfigError(f'{folder} has no tensor {name!r}, of shape {shape}')
+      raise ConfigError(f'{where} implies a tensor {name!r}, of shape {shape}, which is missing')
     found = tensors[name]
     if found.shape != shape:
       raise ConfigError(
-        f'{folder}: tensor {name!r} has shape {found.shape}; config.json implies {shape}'
+        f'{found.path}: tensor {name!r} has shape {found.shape}; {where} implies {shape}'
       )
     if found.dtype not in FLOATS:
       raise ConfigError(
-        f'{folder}: tensor {name!r} has type {found.dtype}; it must be one of {", ".join(FLOATS)}'
+        f'{found.path}: tensor {name!r} has type {found.dtype}; it must be one of '
+        f'{", ".join(FLOATS)}'
       )
-  for name in tensors:
+  for name, found in tensors.items():
     if name not in expected and not name.endswith(ignored):
-      raise ConfigError(f'{folder} has a tensor {name!r} that no part of the model uses')
+      raise ConfigError(f'{found.path} has a tensor {name!r} that no part of the model uses')
 
 
-def load_tensors(tensors: Mapping[str, Stored], names: Iterable[str]) -> dict[str, np.ndarray]:
-  """The values of some tensors, float32. Raises ConfigError for a value that is not finite."""
-  by_file: dict[pathlib.Path, list[str]] = {}
-  for name in names:
-    by_file.setdefault(tensors[name].path, []).append(name)
-  loaded = {}
-  for path, inside in by_file.items():
-    with safetensors.safe_open(path, 'numpy') as file:
-      for name in inside:
-        with np.errstate(over='ignore'):  # beyond float32: found to be infinite below
-          loaded[name] = np.asarray(file.get_tensor(tensors[name].name)).astype(np.float32)
-        if not np.isfinite(loaded[name]).all():
-          raise ConfigError(f'{path}: tensor {name!r} has values that are not finite in float32')
-  return loaded
+def load_tensor(tensor: Stored) -> np.ndarray:
+  """The values of a tensor, float32. Raises ConfigError for a value that is not finite."""
+  with np.errstate(over='ignore'):  # beyond float32: found to be infinite below
+    values = tensor.read().astype(np.float32)
+  if not np.isfinite(values).all():
+    raise ConfigError(
+      f'{tensor.path}: tensor {tensor.name!r} has values that are not finite in float32'
+    )
+  return values
 
 
 def save_tensors(tensors: Mapping[str, np.ndarray], folder: pathlib.Path, shard_bytes: int) -> None:

@@ -1,28 +1,42 @@
-"""Published weights: GPT-2 and Llama, read and written as safetensors in the public layout.
+"""Published weights: GPT-2, Llama and its relatives, read and written in the public layouts.
 
 A folder holds `config.json` and `model.safetensors`, or several such files with an index, as
-`transformers` writes them. Both kinds of model are settings of this family's transformer, and a
-round trip gives the same files.
+`transformers` writes them, with the tokenizer and the chat template. A GGUF file holds the same in
+one file. All of these models are settings of this family's transformer, and a round trip gives the
+same files.
 
-  config, params = read_weights('gpt2/')        sections of a config, and a model's parameters
-  write_weights('mine/', config, params, ...)   the other way
+  made = read_published('gpt2/')         a model, its parameters and its other files
+  sections(made)                         sections of a config
+  write_weights('mine/', config, ...)    the other way
 
 `twofold convert` does both: --read turns weights into a run, and --write turns a run
 into weights.
 """
 
+import functools
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 
 from autoregressive.heads.categorical import Categorical
-from autoregressive.interop.layouts import LAYOUTS
-from autoregressive.interop.tensors import check_tensors, find_tensors, load_tensors, save_tensors
+from autoregressive.interop.companions import Companions, gguf_companions, read_companions
+from autoregressive.interop.gguf_files import read_gguf
+from autoregressive.interop.keys import DESCRIPTIONS
+from autoregressive.interop.layout import Layout
+from autoregressive.interop.layouts import LAYOUTS, kind_of, misfit
+from autoregressive.interop.tensors import (
+  Stored,
+  check_tensors,
+  find_tensors,
+  load_tensor,
+  save_tensors,
+)
 from autoregressive.model import Model
 from autoregressive.networks.transformer import Transformer
 from common.config import ConfigError, as_tuple, pick, read_json
@@ -31,6 +45,11 @@ from common.ranges import settings_of
 
 Tensors = Mapping[str, Any]  # by their public names
 HEAD = 'lm_head.weight'  # the output projection
+DTYPES = {  # types of weights in a file
+  'F32': (np.float32, 'float32'),
+  'BF16': (ml_dtypes.bfloat16, 'bfloat16'),
+  'F16': (np.float16, 'float16'),
+}
 
 
 class Published(NamedTuple):
@@ -40,8 +59,9 @@ class Published(NamedTuple):
     kind: a key of layouts.LAYOUTS.
     network: settings of the Transformer, including its length.
     tied: whether the output projection is the embedding table.
-    vocabulary: number of tokens.
+    vocabulary: number of rows of the embedding table, at least the number of tokens.
     params: parameters of `model()`.
+    companions: the files next to the weights.
   """
 
   kind: str
@@ -49,6 +69,7 @@ class Published(NamedTuple):
   tied: bool
   vocabulary: int
   params: Any
+  companions: Companions = Companions()
 
   def model(self) -> Model:
     """The model. It has no start token: these models were trained on windows of text."""
@@ -56,50 +77,27 @@ class Published(NamedTuple):
     head = Categorical(1, self.vocabulary)
     return Model(network, head, 1, self.vocabulary, tied=self.tied, start='none')
 
+  @property
+  def tokens(self) -> int:
+    """The number of tokens: the rows beyond them pad the table."""
+    tokenizer = self.companions.tokenizer
+    return self.vocabulary if tokenizer is None else tokenizer.vocabulary
 
-def read_weights(
-  folder: str | pathlib.Path, context: int | None = None
-) -> tuple[dict[str, Any], Any]:
-  """Reads a folder of published weights for a model of this family.
 
-  Args:
-    folder: a pretrained model in the layout of `transformers`.
-    context: longest input of the model; None: the length it was trained with. A table of learned
-      positions is cut to this length.
+def sections(published: Published) -> dict[str, Any]:
+  """The sections 'ordering', 'network', 'head' and 'model' of a config.
 
-  Returns:
-    The sections 'ordering', 'network', 'head' and 'model' of a config, with 'vocabulary' and
-      'context' next to them. The network's length is not a setting: it comes from the data; nor is
-      its type, which comes from `precision`.
-    Parameters of the model that `method.build_model` builds from these sections.
-
-  Raises:
-    ConfigError: as in `read`; for a context longer than the learned positions.
+  The network's type is not among its settings: it comes from `precision`.
   """
-  published = read_published(folder)
-  network = Transformer(**published.network)
-  context, params = context or network.length, published.params
-  if network.max_length is not None:
-    if context > network.max_length:
-      raise ConfigError(
-        f'{folder} has learned {network.max_length} positions, too few for a context of {context}; '
-        f'choose a context of at most {network.max_length}'
-      )
-    # Positions count from 0, so a shorter context keeps the first rows.
-    table = params['network']['position_embed']['embedding'][:context]
-    params = params | {'network': params['network'] | {'position_embed': {'embedding': table}}}
-  settings = {
-    name: vars(network)[name] for name in settings_of(Transformer).keys() - {'length', 'dtype'}
-  }
-  config = dict(
+  network = vars(Transformer(**published.network))
+  names = settings_of(Transformer).keys() - {'length', 'dtype'}
+  settings = {name: network[name] for name in names} | {'context': published.network['length']}
+  return dict(
     ordering={'name': 'tokens'},
     network={'name': 'transformer'} | settings,
-    head={'name': 'categorical', 'pad_to': 1},
+    head={'name': 'categorical', 'pad_to': 1, 'min_rows': published.vocabulary},
     model=dict(tied=published.tied, start='none', start_token=0, logit_cap=0.0, class_dropout=0.0),
-    vocabulary=published.vocabulary,
-    context=context,
   )
-  return config, params
 
 
 def write_weights(
@@ -108,22 +106,37 @@ def write_weights(
   params: Any,
   vocabulary: int,
   context: int,
+  *,
+  companions: Companions = Companions(),
   shard_bytes: int = 5 * 10**9,
 ) -> None:
-  """Writes a model of this family as Llama if its positions are rotary, otherwise as GPT-2.
+  """Writes a model of this family in the layout that it was read from, or in one that suits it.
 
   Args:
     folder: the folder to write, new or empty.
     config: a config with the sections 'network', 'head' and 'model'.
     params: parameters of the model.
-    vocabulary: number of tokens; the padding of the tables is left out.
-    context: longest input of the network.
+    vocabulary: number of tokens; rows that `head.pad_to` adds to the tables are left out.
+    context: longest input of the network, unless its settings have one.
+    companions: the files to write next to the weights; of config.json, all that has not changed.
     shard_bytes: largest size of a file, except that a tensor is never split.
 
   Raises:
     ConfigError: for the first setting of the model that the public layout cannot express.
     ValueError: for a folder that is not empty.
   """
+  made = as_published(config, params, vocabulary, context, companions)
+  write_published(made, folder, shard_bytes)
+
+
+def as_published(
+  config: Mapping[str, Any],
+  params: Any,
+  vocabulary: int,
+  context: int,
+  companions: Companions = Companions(),
+) -> Published:
+  """A model of this family as a published one; see `write_weights`."""
   required = {
     'network.name': (config['network']['name'], 'transformer'),
     'head.name': (config['head']['name'], 'categorical'),
@@ -136,51 +149,94 @@ def write_weights(
     raise ConfigError(
       "published weights have no start embedding: train with model.start='none' or 'token'"
     )
-  network = {k: as_tuple(v) for k, v in config['network'].items() if k != 'name'}
-  # Rows beyond the vocabulary only pad the tables for the hardware (head.pad_to).
-  rows = {'token_embed': {'embedding': params['token_embed']['embedding'][:vocabulary]}}
+  settings = {k: as_tuple(v) for k, v in config['network'].items() if k != 'name'}
+  settings |= {'length': settings.get('context') or context}
+  rows = max(vocabulary, config['head'].get('min_rows', 0))
+  tables = {'token_embed': {'embedding': params['token_embed']['embedding'][:rows]}}
   if not config['model']['tied']:
-    rows['output_proj'] = {'kernel': params['output_proj']['kernel'][:, :vocabulary]}
-  kind = 'llama' if network['positions'] == 'rotary' else 'gpt2'
-  network |= {'length': context}
-  made = Published(kind, network, config['model']['tied'], vocabulary, dict(params) | rows)
-  write_published(made, folder, shard_bytes)
+    tables['output_proj'] = {'kernel': params['output_proj']['kernel'][:, :rows]}
+  kind = kind_of(Transformer(**settings), companions.config.get('model_type', ''))
+  tied = config['model']['tied']
+  return Published(kind, settings, tied, rows, dict(params) | tables, companions)
 
 
-def read_published(folder: str | pathlib.Path) -> Published:
-  """Reads a folder of published weights.
+def read_published(path: str | pathlib.Path, dtype: str = 'float32') -> Published:
+  """Reads a folder of published weights, or a GGUF file.
+
+  Args:
+    path: the folder or the file.
+    dtype: 'bfloat16' rounds the values to it; the parameters are float32 in any case.
 
   Raises:
     ConfigError: for a folder without weights, another kind of model, a key of config.json that is
       missing, unknown or not supported, or the first tensor that is missing, unknown, not finite,
       or not of the shape and type that config.json implies.
   """
-  folder = pathlib.Path(folder).expanduser()
-  where = folder / 'config.json'
+  path = pathlib.Path(path).expanduser()
+  if path.is_file():
+    gguf = read_gguf(path)
+    return _read(gguf.config, str(path), gguf.tensors, gguf_companions(gguf, path), dtype)
+  where = path / 'config.json'
   if not where.exists():
-    raise ConfigError(f'{folder} holds no published weights: it has no config.json')
+    raise ConfigError(
+      f'{path} holds no published weights: it is neither a GGUF file nor a folder with config.json'
+    )
   config = read_json(where)
   name = str(config.get('model_type'))
   layout = pick(LAYOUTS, name, f'model_type in {where}:')
-  network, tied, vocabulary = layout.from_config(config, str(where))
-  found = find_tensors(folder, layout.rename)
+  layout.from_config(config, str(where))  # before the files are read
+  return _read(config, str(where), find_tensors(path, layout.rename), read_companions(path), dtype)
+
+
+def _read(
+  config: Mapping[str, Any],
+  where: str,
+  found: Mapping[str, Stored],
+  companions: Companions,
+  dtype: str,
+) -> Published:
+  """A model from its config and its tensors, which are checked before any is loaded."""
+  name = str(config['model_type'])
+  layout = LAYOUTS[name]
+  network, tied, vocabulary = layout.from_config(config, where)
   if network['layers'] > len(found):
-    raise ConfigError(f'{where} implies {network["layers"]} layers; {folder} holds fewer tensors')
-  published = Published(name, network, tied, vocabulary, None)
+    raise ConfigError(f'{where} implies {network["layers"]} layers; it has fewer tensors')
+  published = Published(name, network, tied, vocabulary, None, companions)
+  if published.tokens > vocabulary:
+    raise ConfigError(
+      f'{where} has {vocabulary} rows for {published.tokens} tokens of its tokenizer; extend the '
+      'embedding, or remove the added tokens'
+    )
   try:
     expected = _expected(published)
   except ConfigError as error:
     raise ConfigError(f'{where}: {error}') from error
-  # Checked before values are read and parameters made, so that errors name the tensor.
-  check_tensors(found, expected, folder, layout.ignored)
-  tensors = load_tensors(found, found.keys() & {*expected, HEAD})
+  check_tensors(found, expected, where, layout.ignored)
+  table = found[layout.names['embedding']]
   # Many files of tied models store the table twice.
-  if tied and HEAD in tensors and (tensors[HEAD] != tensors[layout.names['embedding']]).any():
+  if tied and HEAD in found:
+    _check_tied(found[HEAD], table, where)
+  load = functools.partial(_load, found, dtype)
+  stored = 'BF16' if dtype == 'bfloat16' else table.dtype
+  companions = companions.with_dtype(stored)
+  return published._replace(params=_import(published, expected, load), companions=companions)
+
+
+def _check_tied(head: Stored, table: Stored, where: str) -> None:
+  """Raises ConfigError unless both are the same."""
+  if head.shape != table.shape or (load_tensor(head) != load_tensor(table)).any():
     raise ConfigError(
       f'{where} ties the output projection to the embedding, but {HEAD!r} differs from it; set '
       'tie_word_embeddings to false'
     )
-  return published._replace(params=_import(published, tensors))
+
+
+def _load(found: Mapping[str, Stored], dtype: str, name: str) -> jax.Array:
+  """A tensor as float32, with the values of `dtype`."""
+  values = load_tensor(found[name])
+  if dtype == 'bfloat16':
+    values = values.astype(ml_dtypes.bfloat16).astype(np.float32)
+  return jnp.asarray(values)
 
 
 def write_published(
@@ -192,23 +248,58 @@ def write_published(
     ConfigError: for a setting of the network that this kind of model does not have.
     ValueError: for a folder that is not empty.
   """
-  layout = pick(LAYOUTS, published.kind, 'kind of published weights')
-  network = Transformer(**published.network)
-  for setting, value in layout.fixed.items():
-    if vars(network)[setting] != value:
-      raise ConfigError(
-        f'{published.kind} needs network.{setting}={value!r}, got {vars(network)[setting]!r}'
-      )
-  config = layout.to_config(network) | dict(
-    model_type=published.kind,
-    vocab_size=published.vocabulary,
-    tie_word_embeddings=published.tied,
-    torch_dtype='float32',
-  )
-  tensors = {k: np.ascontiguousarray(v) for k, v in _export(published).items()}
+  config = _config(published)
+  dtype = DTYPES.get(published.companions.dtype, DTYPES['F32'])[0]
+  tensors = {k: np.ascontiguousarray(v).astype(dtype) for k, v in _export(published).items()}
   with atomic_folder(folder) as temporary:
     save_tensors(tensors, temporary, shard_bytes)
+    published.companions.write(temporary)
     atomic_write(temporary / 'config.json', json.dumps(config, indent=2) + '\n')
+
+
+def _config(published: Published) -> dict[str, Any]:
+  """config.json: that of the source if the model has not changed, or else its descriptions."""
+  layout = pick(LAYOUTS, published.kind, 'kind of published weights')
+  network = Transformer(**published.network)
+  if (setting := misfit(network, layout)) is not None:
+    expected, found = layout.fixed[setting], vars(network)[setting]
+    raise ConfigError(f'{published.kind} needs network.{setting}={expected!r}, got {found!r}')
+  source = published.companions.config
+  dtype = DTYPES.get(published.companions.dtype, DTYPES['F32'])[1]
+  if source.get('model_type') == published.kind:
+    settings, *rest = layout.from_config(source, 'config.json of the source')
+    same = all(
+      vars(network)[k] == v for k, v in vars(Transformer(**settings)).items() if k in STATED
+    )
+    if same and rest == [published.tied, published.vocabulary]:
+      return {k: v for k, v in source.items() if v is not None} | _dtype_key(source, dtype)
+  kept = {k: v for k, v in source.items() if k in DESCRIPTIONS and v is not None}
+  return (
+    kept
+    | layout.to_config(network)
+    | dict(
+      model_type=published.kind,
+      vocab_size=published.vocabulary,
+      tie_word_embeddings=published.tied,
+      **_dtype_key(source, dtype),
+    )
+  )
+
+
+# Settings that config.json states; the others do not change the outputs.
+STATED = settings_of(Transformer).keys() - {
+  'context',
+  'dropout',
+  'attention',
+  'scan',
+  'remat',
+  'dtype',
+}
+
+
+def _dtype_key(source: Mapping[str, Any], dtype: str) -> dict[str, str]:
+  """The type under the key that the source has for it."""
+  return {'dtype' if 'dtype' in source else 'torch_dtype': dtype}
 
 
 def _export(published: Published) -> Tensors:
@@ -226,19 +317,24 @@ def _export(published: Published) -> Tensors:
   return tensors
 
 
-def _import(published: Published, tensors: Tensors):
+def _import(published: Published, names: Iterable[str], load: Callable[[str], jax.Array]):
   """Parameters from tensors whose names and shapes have been checked."""
   layout, network = LAYOUTS[published.kind], Transformer(**published.network)
-  tensors = {name: jnp.asarray(value, jnp.float32) for name, value in tensors.items()}
-  flat = layout.import_outer(tensors)
+  flat = layout.import_outer({name: load(name) for name in names if _is_outer(name, layout)})
+  # Layer by layer: the whole model is in memory only once.
   for i in range(network.layers):
     start = f'{layout.names["block"]}.{i}.'
-    layer = {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)}
+    layer = {n.removeprefix(start): load(n) for n in names if n.startswith(start)}
     flat[f'block_{i}'] = layout.import_block(layer, network)
-  params = {'network': flat, 'token_embed': {'embedding': tensors[layout.names['embedding']]}}
+  params = {'network': flat, 'token_embed': {'embedding': load(layout.names['embedding'])}}
   if not published.tied:
-    params['output_proj'] = {'kernel': tensors[HEAD].T}
+    params['output_proj'] = {'kernel': load(HEAD).T}
   return params
+
+
+def _is_outer(name: str, layout: Layout) -> bool:
+  tables = (layout.names['embedding'], HEAD)
+  return name not in tables and not name.startswith(f'{layout.names["block"]}.')
 
 
 def _expected(published: Published) -> dict[str, tuple[int, ...]]:

@@ -45,6 +45,7 @@ class Attention(nn.Module):
       multi-query (Shazeer 2019); between: grouped (Ainslie et al. 2023).
     dim: dimensions of a head.
     dense: constructor of projections.
+    qkv_bias: whether queries, keys and values have a bias.
     qk_norm: constructor of the norms of queries and keys (Dehghani et al. 2023), or None.
     dropout: rate on the attention weights.
     settings: window, soft cap and implementation (common/attention.py).
@@ -57,6 +58,7 @@ class Attention(nn.Module):
   kv_heads: int
   dim: int
   dense: Callable[..., nn.Module]
+  qkv_bias: bool
   qk_norm: Callable[..., nn.Module] | None
   dropout: float
   settings: AttentionSettings
@@ -85,7 +87,8 @@ class Attention(nn.Module):
     """
     batch, length, width = h.shape
     groups = self.heads // self.kv_heads  # query heads that share a key head
-    qkv = self.dense(self.kv_heads * (groups + 2) * self.dim, name='qkv')(h)
+    size = self.kv_heads * (groups + 2) * self.dim
+    qkv = self.dense(size, use_bias=self.qkv_bias, name='qkv')(h)
     # [batch, length, kv_heads, groups + 2, dim] to [batch, kv_heads, groups + 2, length, dim]
     qkv = qkv.reshape(batch, length, self.kv_heads, groups + 2, self.dim).transpose(0, 2, 3, 1, 4)
     query, key, value = qkv[:, :, :groups], qkv[:, :, groups : groups + 1], qkv[:, :, groups + 1]

@@ -26,6 +26,7 @@ class CausalNetwork(nn.Module):
       once, so that larger parts are no faster.
     can_rewind: whether `rewind` works, which speculative decoding needs.
     max_length: the longest sequence that the network can take; None: any.
+    longest: the longest sequence that it was made for; 0: that of the data.
     output_scale: factor of the outputs that are projected from the hidden states.
     grid: (rows, columns) of a network over images; None for any other network.
   """
@@ -33,6 +34,7 @@ class CausalNetwork(nn.Module):
   sequential = False
   can_rewind = False
   max_length = None
+  longest = 0
   output_scale = 1.0
   grid = None
 

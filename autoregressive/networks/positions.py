@@ -55,12 +55,47 @@ def _llama3(frequencies, base, dim, factor, original_length, *bounds):
   return keep * frequencies + (1 - keep) * frequencies / factor
 
 
-SCALINGS: Mapping = {'linear': _linear, 'ntk': _ntk, 'llama3': _llama3}
+YARN_TURNS = (32.0, 1.0)  # the defaults of `fast` and `slow` in 'yarn'
+
+
+def _yarn(frequencies, base, dim, factor, original_length, fast, slow, magnitude, whole):
+  """Fast frequencies stay, slow ones are divided by the factor (Peng et al. 2023, section 3.2).
+
+  Linear between the two in the number of the pair, not of its frequency.
+  """
+
+  def pair(turns):  # the pair of dimensions that makes so many turns over the original length
+    return dim * math.log(original_length / (turns * 2 * math.pi)) / (2 * math.log(base))
+
+  first, last = pair(fast), pair(slow)
+  if whole:
+    first, last = math.floor(first), math.ceil(last)
+  first, last = max(first, 0), min(last, dim - 1)
+  last += 1e-3 * (first == last)  # a step instead of a slope
+  divided = np.clip((np.arange(dim // 2) - first) / (last - first), 0.0, 1.0)
+  return (1 - divided) * frequencies + divided * frequencies / factor
+
+
+def _proportional(frequencies, base, dim, factor, fraction):
+  """The fastest pairs alone are rotated, with the frequencies of a whole head."""
+  rotated = np.arange(dim // 2) < int(fraction * dim // 2)
+  return np.where(rotated, frequencies, 0.0) / factor
+
+
+SCALINGS: Mapping = {
+  'linear': _linear,
+  'ntk': _ntk,
+  'llama3': _llama3,
+  'yarn': _yarn,
+  'proportional': _proportional,
+}
 # {name: (its values, the least and the largest number of them)}
 SCALING_VALUES: Mapping[str, tuple[str, int, int]] = {
   'linear': ('factor', 1, 1),
   'ntk': ('factor', 1, 1),
   'llama3': ('factor, original length, low, high', 2, 4),
+  'yarn': ('factor, original length, fast, slow, magnitude, whole', 6, 6),
+  'proportional': ('factor, fraction', 2, 2),
 }
 
 
@@ -72,7 +107,9 @@ def rotary_frequencies(dim: int, base: float = 10_000.0, scaling: tuple = ()) ->
     base: the longest wavelength is about 2π·base.
     scaling: () or (name, factor, ...) for sequences longer than in training: 'linear' (Chen et
       al. 2023), 'ntk' (a larger base), 'llama3' with the original length after the factor
-      (Grattafiori et al. 2024; low and high turns may follow).
+      (Grattafiori et al. 2024; low and high turns may follow), 'yarn' (Peng et al. 2023; whole: 1
+      if the bounds between fast and slow pairs are rounded, otherwise 0), 'proportional' (a
+      fraction of the pairs).
 
   Raises:
     ConfigError: for an odd dim, or a scaling that is unknown or lacks a value.
@@ -88,13 +125,20 @@ def rotary_frequencies(dim: int, base: float = 10_000.0, scaling: tuple = ()) ->
   return scale(frequencies, base, dim, *values)
 
 
+def rotary_magnitude(scaling: tuple = ()) -> float:
+  """The factor of cosines and sines: 'yarn' scales the scores (Peng et al. 2023, section 3.4)."""
+  return scaling[5] if scaling and scaling[0] == 'yarn' else 1.0
+
+
 def _check_scaling(name: str, values: Sequence) -> None:
   """Raises ConfigError unless a scaling has its values: numbers above 0, and low below high."""
   form, fewest, most = SCALING_VALUES[name]
+  flags = values[5:]  # 'whole' of yarn
   valid = fewest <= len(values) <= most and all(
-    isinstance(value, int | float) and 0 < value < math.inf for value in values
+    isinstance(value, int | float) and 0 < value < math.inf for value in values[:5]
   )
-  bounds = values[2:]
+  valid = valid and all(flag in (0, 1) for flag in flags)
+  bounds = values[2:] if name == 'llama3' else ()
   if not valid or (bounds and not bounds[0] < (*bounds, *LLAMA3_TURNS[len(bounds) :])[1]):
     raise ConfigError(
       f'rotary scaling must be ({name!r}, {form}), with numbers above 0 and low below high, got '
@@ -103,12 +147,13 @@ def _check_scaling(name: str, values: Sequence) -> None:
 
 
 def rotation(
-  positions: Int[Array, '*batch length'], frequencies: np.ndarray
+  positions: Int[Array, '*batch length'], frequencies: np.ndarray, magnitude: float = 1.0
 ) -> tuple[Float[Array, '*batch length half'], Float[Array, '*batch length half']]:
-  """Cosines and sines of position · frequency, as `rotate` takes them."""
+  """Cosines and sines of position · frequency, times the magnitude, as `rotate` takes them."""
   # In float32 from here on: bfloat16 has 8 bits, too few to tell position 1000 from 1001.
   angles = positions[..., None].astype(jnp.float32) * frequencies.astype(np.float32)
-  return jnp.cos(angles), jnp.sin(angles)
+  cos, sin = jnp.cos(angles), jnp.sin(angles)
+  return (cos, sin) if magnitude == 1 else (magnitude * cos, magnitude * sin)
 
 
 def rotate(
@@ -119,12 +164,14 @@ def rotate(
   """Rotates each pair (x[i], x[i + dim/2]) by its position's angle (Su et al. 2021, equation 13).
 
   The product of a rotated query and a rotated key depends only on the difference of their
-  positions.
+  positions. Dimensions beyond 2·half stay as they are.
   """
   # Halves, as in Llama; the paper pairs neighbours, which only permutes the dimensions.
-  first, second = jnp.split(x, 2, axis=-1)
+  half = cos.shape[-1]
+  first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
   cos, sin = cos.astype(x.dtype), sin.astype(x.dtype)
-  return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], -1)
+  turned = [first * cos - second * sin, second * cos + first * sin]
+  return jnp.concatenate([*turned, rest] if rest.shape[-1] else turned, -1)
 
 
 def alibi_slopes(heads: int) -> np.ndarray:

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 from autoregressive.networks import positions as pos
 from autoregressive.networks.attention import Attention, KVCache, Rotation
 from autoregressive.networks.base import CausalNetwork, cast_kernels
+from autoregressive.networks.mup import MupDense
 from common.attention import IMPLEMENTATIONS, AttentionInputs, AttentionSettings
 from common.config import ConfigError
 from common.ranges import ABOVE_ZERO, AT_LEAST_ONE, BELOW_ONE, ZERO_IS_OFF, Interval, OneOf
@@ -50,38 +51,6 @@ class TransformerCache(NamedTuple):
 
   index: Int[Array, '']
   layers: Any
-
-
-class MupDense(nn.Module):
-  """A dense layer of muP (Yang et al. 2022, table 8): its weights are the kernel over `ratio`.
-
-  The kernel is initialised √ratio times as large as `kernel_init` gives, so the variance of the
-  weights is initially 1/ratio of the usual one. Adam moves the kernel equally far at every width,
-  and therefore the weights 1/ratio as far. These are the learning rates of muP, without parameter
-  groups in the optimiser.
-
-  Attributes:
-    features, use_bias, dtype, kernel_init: as in nn.Dense.
-    ratio: width over base width.
-  """
-
-  features: int
-  use_bias: bool
-  dtype: Any
-  kernel_init: Callable[..., Array]
-  ratio: float
-
-  @nn.compact
-  def __call__(self, x: Float[Array, '*batch inputs']) -> Float[Array, '*batch features']:
-    # In float32 up to the division: small updates would vanish in bfloat16.
-    kernel = self.param('kernel', self._init, (x.shape[-1], self.features), jnp.float32)
-    y = x.astype(self.dtype) @ (kernel / self.ratio).astype(self.dtype)
-    if self.use_bias:
-      y += self.param('bias', nn.initializers.zeros, (self.features,), jnp.float32).astype(y.dtype)
-    return y
-
-  def _init(self, *args) -> Array:
-    return self.ratio**0.5 * self.kernel_init(*args)
 
 
 class Block(nn.Module):
@@ -145,7 +114,7 @@ class Transformer(CausalNetwork):
   """A stack of blocks: embedded sequence in, hidden states out; position i sees inputs <= i.
 
   Attributes:
-    length: the longest sequence: the size of the table of learned positions.
+    length: the number of inputs of an example of the data.
     width: width of the residual stream; layers: number of blocks; heads: query heads of a layer.
     kv_heads: key and value heads; 0: equal to heads, 1: multi-query.
     head_dim: dimensions of a head; 0: width / heads.
@@ -153,8 +122,11 @@ class Transformer(CausalNetwork):
     activation: a key of ACTIVATIONS; 'swiglu' and 'geglu' add a gate for each hidden unit.
     norm: 'layer' or 'rms'; norm_position: 'pre' or 'post'; norm_eps: the epsilon of norms.
     positions: a name of positions.POSITIONS.
+    context: the longest sequence, and the size of the table of learned positions; 0: `length`.
     rotary_base, rotary_scaling: see positions.rotary_frequencies.
+    rotary_fraction: the share of a head's dimensions that rotary positions rotate.
     bias: whether projections and norms have a bias.
+    qkv_bias: whether queries, keys and values have one although `bias` is off, as in Qwen2.
     qk_norm: RMSNorm of queries and keys.
     dropout: rate at the input, on attention weights and on residual branches.
     attention_cap: soft cap of the attention scores; 0: none.
@@ -186,9 +158,12 @@ class Transformer(CausalNetwork):
   norm_position: Annotated[str, OneOf('pre', 'post')] = 'pre'
   norm_eps: Annotated[float, ABOVE_ZERO] = 1e-5
   positions: Annotated[str, OneOf(*pos.POSITIONS)] = 'learned'
+  context: Annotated[int, Interval(0, note='0: that of the data')] = 0
   rotary_base: Annotated[float, ABOVE_ZERO] = 10_000.0
   rotary_scaling: tuple = ()
+  rotary_fraction: Annotated[float, Interval(0, 1, above=True)] = 1.0
   bias: bool = True
+  qkv_bias: bool = False
   qk_norm: bool = False
   dropout: Annotated[float, BELOW_ONE] = 0.0
   attention_cap: Annotated[float, ZERO_IS_OFF] = 0.0
@@ -209,6 +184,16 @@ class Transformer(CausalNetwork):
       raise ConfigError(
         f'network.kv_heads={self.kv_heads} does not divide network.heads={self.heads}'
       )
+    if self.context and self.length > self.context:
+      raise ConfigError(
+        f'the data has sequences of {self.length} inputs, but the network takes at most '
+        f'network.context={self.context}; lower data.context'
+      )
+
+  @property
+  def longest(self) -> int:
+    """The longest sequence that the network was made for."""
+    return self.context or self.length
 
   @property
   def key_heads(self) -> int:
@@ -250,7 +235,7 @@ class Transformer(CausalNetwork):
   @property
   def max_length(self) -> int | None:
     """The longest sequence this network can take; None: any."""
-    return self.length if self.positions == 'learned' else None
+    return self.longest if self.positions == 'learned' else None
 
   def unroll(self, params: Any) -> tuple[CausalNetwork, Any]:
     """The same network with one parameter tree per layer instead of stacked parameters."""
@@ -261,6 +246,16 @@ class Transformer(CausalNetwork):
     for i in range(self.layers):
       params[f'block_{i}'] = jax.tree.map(lambda x, i=i: x[i], stacked)
     return self.clone(scan=False), params
+
+  def arrange(self, params: Any) -> Any:
+    """Parameters of this network, stacked or not, as its setting `scan` has them."""
+    if ('blocks' in params) == self.scan:
+      return params
+    if not self.scan:
+      return self.clone(scan=True).unroll(params)[1]
+    rest = {k: v for k, v in params.items() if not k.startswith('block_')}
+    layers = (params[f'block_{i}'] for i in range(self.layers))
+    return rest | {'blocks': jax.tree.map(lambda *x: jnp.stack(x), *layers)}
 
   def cast(self, params: Any) -> Any:
     # muP divides kernels in float32 before they are cast.
@@ -296,9 +291,9 @@ class Transformer(CausalNetwork):
     positions = steps[None] if segments is None else _positions_in_documents(segments)
     if self.positions == 'learned':
       init = nn.initializers.normal(0.02)
-      embed = nn.Embed(self.length, self.width, embedding_init=init, name='position_embed')
+      embed = nn.Embed(self.longest, self.width, embedding_init=init, name='position_embed')
       # Padding may reach beyond the table; masks hide it, and the last row keeps it free of NaN.
-      h = h + embed(jnp.minimum(positions, self.length - 1)).astype(h.dtype)
+      h = h + embed(jnp.minimum(positions, self.longest - 1)).astype(h.dtype)
     elif self.positions == 'sinusoidal':
       h = h + pos.sinusoidal(positions, self.width).astype(h.dtype)
     h = nn.Dropout(self.dropout, deterministic=not train)(h)
@@ -325,8 +320,9 @@ class Transformer(CausalNetwork):
     """Cosines and sines of rotary positions, with an axis each for key heads and their queries."""
     if self.positions != 'rotary':
       return None
-    frequencies = pos.rotary_frequencies(self.dim, self.rotary_base, self.rotary_scaling)
-    cos, sin = pos.rotation(positions, frequencies)
+    dim = int(self.dim * self.rotary_fraction)
+    frequencies = pos.rotary_frequencies(dim, self.rotary_base, self.rotary_scaling)
+    cos, sin = pos.rotation(positions, frequencies, pos.rotary_magnitude(self.rotary_scaling))
     return cos[:, None, None], sin[:, None, None]
 
   def _norm(self):
@@ -348,6 +344,7 @@ class Transformer(CausalNetwork):
       kv_heads=self.key_heads,
       dim=self.dim,
       dense=dense,
+      qkv_bias=self.bias or self.qkv_bias,
       qk_norm=functools.partial(nn.RMSNorm, self.norm_eps, jnp.float32) if self.qk_norm else None,
       dropout=self.dropout,
       settings=AttentionSettings(self.attention, True, self.window, self.attention_cap),

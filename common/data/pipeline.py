@@ -22,11 +22,12 @@ from common.config import ConfigError, as_tuple
 from common.data import music, palettes, preparation, tokenizers
 from common.data.builders import base
 from common.data.series.calendars import Clock
-from common.data.sources import DiskSource, MemorySource, Source
+from common.data.sources import DiskSource, GivenSource, MemorySource, Source
 from common.data.spec import DataSpec, SeriesSpec
 
 IN_MEMORY_BYTES = 2**30  # datasets whose decoded examples are smaller are held in memory
 FINGERPRINT_EXAMPLES = 4096  # evenly spaced examples that a fingerprint reads from disk
+NO_DATA = 'none'  # `data.name` of a run that was read from published weights alone
 CHUNKS_AHEAD = 2  # chunks that the background thread prepares in advance
 
 
@@ -54,6 +55,8 @@ def load(settings: Mapping[str, Any], in_memory: bool | None = None) -> Data:
   Raises:
     ConfigError: for an unknown name, or for data that is missing, broken or not prepared.
   """
+  if settings['name'] == NO_DATA:
+    return _no_data(settings)
   folder = preparation.prepare(settings, network=False)
   builder = preparation.open_prepared(folder)
   info = builder.info
@@ -69,6 +72,21 @@ def load(settings: Mapping[str, Any], in_memory: bool | None = None) -> Data:
   disks = {split: DiskSource(builder.as_data_source(split), folder) for split in base.SPLITS}
   splits = {split: MemorySource(disk) for split, disk in disks.items()} if in_memory else disks
   return Data(_read_spec(settings['name'], info), splits, settings.get('flip', False))
+
+
+def _no_data(settings: Mapping[str, Any]) -> Data:
+  """The description of texts of a tokenizer, without any text.
+
+  Raises:
+    ConfigError: for a tokenizer that cannot be read.
+  """
+  tokenizer = None
+  if settings['tokenizer_files']:
+    tokenizer = tokenizers.build_tokenizer(settings, ())
+  levels = settings['vocabulary'] if tokenizer is None else tokenizer.vocabulary
+  spec = DataSpec(NO_DATA, 'text', (settings['context'] + 1,), levels, tokenizer=tokenizer)
+  nothing = GivenSource({'x': np.zeros((0, *spec.shape), spec.dtype)})
+  return Data(spec, dict.fromkeys(base.SPLITS, nothing))
 
 
 def prepared_spec(settings: Mapping[str, Any]) -> DataSpec | None:

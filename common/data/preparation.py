@@ -32,6 +32,10 @@ def location(settings: Mapping[str, Any]) -> pathlib.Path:
     ConfigError: for an unknown name, for a source that the dataset does not read, for source files
       that cannot be listed or read, or for a palette or flips where the data are not images.
   """
+  if settings['name'] == 'none':
+    raise config_lib.ConfigError(
+      "data.name='none' holds no data; set data.name, such as 'text' with data.source=MY.txt"
+    )
   builder = config_lib.pick(BUILDERS, settings['name'], 'data.name')
   if (source := settings.get('source', '')) and 'source' not in builder.flags:
     raise config_lib.ConfigError(

@@ -3,8 +3,8 @@
 Each kind is a subclass of `Domain` in a module of its own, with one line in
 `common.domains.DOMAINS`. All other code asks the domain of its data; it never compares names.
 
-The methods of `Domain` itself suit any data that can be shown as a picture: a new kind of data must
-implement `as_images`, and overrides the other members that do not suit it.
+The methods of `Domain` suit data that can be shown as pictures: a new kind of data must implement
+`as_images`, and overrides the members that do not suit it.
 """
 
 import dataclasses
@@ -69,6 +69,11 @@ class TrainedModel(NamedTuple):
   step: int
   family: str
   tasks: Mapping[str, ImageTask]
+
+  @property
+  def context(self) -> int:
+    """Tokens or frames that the model handles at once, the last drawn one included."""
+    return max(self.data.spec.shape[0], self.method.context)
 
   def draw(self, request: Request, seed: int) -> tuple[Samples, float]:
     """Samples, and the seconds that drawing them took, compilation included."""
@@ -168,9 +173,7 @@ class Domain:
 
   noun: str = 'examples'
   usage: str = 'drawn by --num and --label'
-  metrics: frozenset[str] = frozenset(
-    ('bits_per_dim', 'evaluations', 'seconds_per_sample', 'parameters')
-  )
+  metrics = frozenset(('bits_per_dim', 'evaluations', 'seconds_per_sample', 'parameters'))
   flags: Mapping[str, str] = {
     'num': 'number of samples (100)',
     'label': "class of the samples, by name or number, or 'none' (default: all classes in turn)",
@@ -327,8 +330,8 @@ class Domain:
     num = (flags.num or self.num) * (flags.draws or 1)
     values = num * (flags.length or spec.shape[0]) * math.prod(spec.shape[1:])
     if values > MAX_VALUES:
-      limit = f'{MAX_VALUES:,} are the most'
-      raise ValueError(f'{num:,} samples would hold {values:,} values; {limit}: ask for fewer')
+      most = f'{MAX_VALUES:,} are the most'
+      raise ValueError(f'{num:,} samples would hold {values:,} values; {most}: ask for fewer')
     if out is not None and out.suffix == '.png':
       pictures.check_size(out, num * self.num_pixels(spec, flags))
 
@@ -351,11 +354,7 @@ class Domain:
     return self._request(trained, settings)
 
   def draw(self, trained: TrainedModel, settings: SampleSettings) -> Any:
-    """Draws the samples that `sample` writes to a file.
-
-    Args:
-      trained: the model.
-      settings: what to draw; `check` has accepted it.
+    """Draws the samples that `sample` writes to a file; `check` has accepted the settings.
 
     Returns:
       Raw values [num, ...]; other kinds of data say what they return.

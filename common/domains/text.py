@@ -18,7 +18,7 @@ from common.domains.display import Display
 from common.files import atomic_write
 from common.method import Request, Watch
 from common.text.stops import Stops
-from common.text.streaming import TextStream, drawn_text
+from common.text.streaming import TextStream
 
 TEXTS = 8  # texts on a page of training or evaluation
 LOOK_EVERY = 16  # tokens after which stops are looked for
@@ -108,10 +108,10 @@ class TextDomain(Domain):
 
 def first_tokens(
   spec: DataSpec, source: Source, indices: Integer[np.ndarray, 'num']
-) -> Integer[np.ndarray, 'num 1']:
+) -> Integer[np.ndarray, 'num length']:
   """The given first tokens of texts without a prompt: tokens that the model has seen.
 
-  The separator, if documents are separated; or else the line break, if the text has lines; or else
+  Those that the tokenizer puts before every text; or else the separator, if documents are separated; or else the line break, if the text has lines; or else
   the first tokens of windows of the data.
 
   Args:
@@ -119,8 +119,14 @@ def first_tokens(
     source: a split.
     indices: the numbers of the texts, counted from 0.
   """
-  windows = source.gather(np.arange(min(len(source), SEARCHED_WINDOWS)))['x'].astype(np.int32)
   tokenizer = spec.tokenizer  # None where only the size of the vocabulary is known
+  if tokenizer and (tokenizer.first_tokens or not len(source)):
+    # What the model saw before every text in training; without data, what else begins one.
+    first = tokenizer.first_tokens or tokenizer.end_tokens[:1]
+    if not first:
+      raise ConfigError('this model has no token that begins a text: give --prompt=TEXT')
+    return np.repeat(np.array(first, np.int32)[None], len(indices), 0)
+  windows = source.gather(np.arange(min(len(source), SEARCHED_WINDOWS)))['x'].astype(np.int32)
   for token in (tokenizer.separator, tokenizer.line_break) if tokenizer else ():
     if token is not None and (windows == token).any():
       return np.full((len(indices), 1), token, np.int32)
@@ -128,22 +134,25 @@ def first_tokens(
 
 
 def decode(spec: DataSpec, x: Integer[np.ndarray, 'num tokens']) -> tuple[str, ...]:
-  """Samples as texts, up to the next separator. A separator or line break in front is left out."""
+  """Samples as texts, up to their ends. A mark of the beginning or line break is left out."""
   tokenizer, texts = spec.tokenizer, []
   for row in np.asarray(x):
     # The first token was given: it is part of the text unless it only marks a beginning.
-    begins = row[0] in (tokenizer.separator, tokenizer.line_break)
-    texts.append(tokenizer.decode(until_separator(tokenizer, row[begins:])))
+    begins = int(row[0] in marks(tokenizer))
+    texts.append(tokenizer.decode(until_end(tokenizer, row[begins:])))
   return tuple(texts)
 
 
-def until_separator(
+def marks(tokenizer: tokenizers.Tokenizer) -> tuple[int | None, ...]:
+  """The tokens that only mark the beginning of a text or of a line."""
+  return (*tokenizer.end_tokens, *tokenizer.first_tokens, tokenizer.line_break)
+
+
+def until_end(
   tokenizer: tokenizers.Tokenizer, tokens: Integer[np.ndarray, 'length']
 ) -> Integer[np.ndarray, 'shorter']:
-  """The tokens before the first separator. A separator is not text: it ends one."""
-  if tokenizer.separator is None:
-    return tokens
-  ends = np.flatnonzero(tokens == tokenizer.separator)
+  """The tokens before the first one that ends a text, such as a separator: it is not text."""
+  ends = np.flatnonzero(np.isin(tokens, tokenizer.end_tokens))
   return tokens[: ends[0]] if ends.size else tokens
 
 
@@ -227,17 +236,17 @@ class Ending(NamedTuple):
     """The text before what is drawn."""
     if self.prompt is not None:
       return self.prompt
-    marks = row[0] in (self.tokenizer.separator, self.tokenizer.line_break)
-    return '' if marks else self.tokenizer.decode(row[:1])
+    given = row[: self.num_given]
+    return '' if all(x in marks(self.tokenizer) for x in given) else self.tokenizer.decode(given)
 
   def drawn(self, row: Integer[np.ndarray, 'length']) -> Integer[np.ndarray, 'drawn']:
     """The drawn tokens, up to a separator."""
-    return until_separator(self.tokenizer, row[self.num_given :])
+    return until_end(self.tokenizer, row[self.num_given :])
 
   def cut(self, row: Integer[np.ndarray, 'length']) -> tuple[str, int]:
     """The text up to its end, and the number of tokens that show where it is."""
     given, drawn = row[: self.num_given], self.drawn(row)
-    before, text = self.given_text(row), drawn_text(self.tokenizer, given, drawn)
+    before, text = self.given_text(row), self.tokenizer.continuation(given, drawn)
     end = self.stops.end(before, text)
     if end is None:
       return before + text, len(row)
@@ -248,7 +257,7 @@ class Ending(NamedTuple):
 
   def _is_end(self, row: Integer[np.ndarray, 'length'], length: int) -> bool:
     """Whether the first `length` tokens contain a stop."""
-    text = drawn_text(self.tokenizer, row[: self.num_given], self.drawn(row[:length]))
+    text = self.tokenizer.continuation(row[: self.num_given], self.drawn(row[:length]))
     return self.stops.end(self.given_text(row), text) is not None
 
   def reached(self, rows: Integer[np.ndarray, 'num length']) -> Bool[np.ndarray, 'num']:
@@ -289,9 +298,9 @@ def continuation(trained: TrainedModel, settings: SampleSettings) -> Request:
     raise ConfigError(f'--stream prints one text while it is drawn, got --num={num}: remove one')
   past = prompts(trained, flags, num)
   total = past.shape[1] + (flags.length or 500)
-  options = {'length': total, 'slide': total > spec.shape[0]}
-  if spec.tokenizer.separator is not None:
-    options['stop'] = ((spec.tokenizer.separator,),)
+  options = {'length': total, 'slide': total > trained.context}
+  if ends := spec.tokenizer.end_tokens:
+    options['stop'] = tuple((token,) for token in ends)
   # The user's options come last, so that --options=slide=... has the final word.
   return Request(num, past=past, options=options | dict(settings.options))
 
@@ -304,7 +313,7 @@ def prompts(
   if flags.prompt is None:
     return first_tokens(spec, trained.data.splits['train'], np.arange(num))
   if flags.slide and flags.prompt:
-    given = spec.tokenizer.encode(flags.prompt).astype(np.int32)
+    given = spec.tokenizer.encode_prompt(flags.prompt)
   else:
-    given = tokenizers.prompt_tokens(spec.tokenizer, flags.prompt, spec.shape[0])
+    given = tokenizers.prompt_tokens(spec.tokenizer, flags.prompt, trained.context)
   return np.repeat(given[None], num, 0)

@@ -8,18 +8,10 @@ passed on.
 import numpy as np
 from jaxtyping import Integer
 
-from common.data.tokenizers import Tokenizer, Tokens
+from common.data.tokenizers.base import Tokenizer, Tokens
 from common.text.stops import Stops
 
 UNFINISHED = '\N{REPLACEMENT CHARACTER}'  # stands for the bytes of an unfinished character
-
-
-def drawn_text(tokenizer: Tokenizer, given: Integer[np.ndarray, 'given'], drawn: Tokens) -> str:
-  """The text that drawn tokens add to given ones."""
-  before = tokenizer.decode(given) if len(given) else ''
-  whole = tokenizer.decode(np.concatenate([given, np.asarray(drawn, np.int64)]).astype(np.int64))
-  # Decoded alone, drawn tokens may lose the space that separates them from the given ones.
-  return whole[len(before) :] if whole.startswith(before) else tokenizer.decode(drawn)
 
 
 class TextStream:
@@ -35,7 +27,7 @@ class TextStream:
     tokenizer: Tokenizer,
     given: Integer[np.ndarray, 'given'],
     given_text: str,
-    stops: Stops = Stops(),
+    stops: Stops | None = None,
   ):
     """Starts after given tokens.
 
@@ -43,11 +35,11 @@ class TextStream:
       tokenizer: decodes the tokens.
       given: the tokens before the first drawn one.
       given_text: their text, which stops may depend on.
-      stops: where the drawn text ends.
+      stops: where the drawn text ends; None: nowhere.
     """
     self.text, self.ended = '', False
     self._tokenizer, self._given, self._given_text = tokenizer, given, given_text
-    self._stops = stops
+    self._stops = stops or Stops()
 
   def take(self, drawn: Tokens, finished: bool = False) -> str:
     """The new part of the text.
@@ -56,7 +48,7 @@ class TextStream:
       drawn: all tokens drawn so far.
       finished: whether no token will follow.
     """
-    whole = drawn_text(self._tokenizer, self._given, drawn)
+    whole = self._tokenizer.continuation(self._given, drawn)
     end = self._stops.end(self._given_text, whole)
     self.ended = end is not None
     if self.ended:

@@ -184,6 +184,21 @@ def _check_same_config(workdir: pathlib.Path, config: Mapping, extend_to: int | 
     raise ConfigError(f'{workdir} holds a run of another config ({shown}); {ANOTHER}')
 
 
+def data_section(config: Mapping, workdir: pathlib.Path) -> dict[str, Any]:
+  """The section `data` with the folder of its tokenizer, if that is the run's own.
+
+  The tokenizer is in the run's folder once it has begun, and before that in `finetune.source`.
+  """
+  settings = dict(config['data'])
+  if settings['tokenizer'] == 'files' and not settings['tokenizer_files']:
+    source = config['finetune']['source']
+    if (workdir / 'tokenizer.json').is_file():
+      settings['tokenizer_files'] = str(workdir)
+    elif source:
+      settings['tokenizer_files'] = source
+  return settings
+
+
 def config_of(workdir: pathlib.Path) -> dict[str, Any]:
   """The config of the run in a folder. Settings that it lacks because they are newer have defaults.
 

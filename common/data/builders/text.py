@@ -132,11 +132,12 @@ def encoding_name(settings: Mapping[str, Any]) -> str:
   name = settings.get('tokenizer', 'characters')
   if name == 'bpe':
     name += str(settings.get('vocabulary', 1024))
-  if name == 'gpt2' and settings.get('tokenizer_files'):
+  if name in ('gpt2', 'files') and settings.get('tokenizer_files'):
     folder = pathlib.Path(settings['tokenizer_files']).expanduser()
     state = hashlib.blake2b(digest_size=4)
     for path in sorted(folder / name for name in tokenizers.FILES if (folder / name).is_file()):
-      state.update(repr((path.name, path.stat().st_size, path.stat().st_mtime_ns)).encode())
+      # By content: runs that were read from the same weights share what is prepared.
+      state.update(path.name.encode() + hashlib.blake2b(path.read_bytes()).digest())
     name += '-' + state.hexdigest()
   return f'{name}-{context_length(settings)}'
 

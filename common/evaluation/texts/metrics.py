@@ -12,7 +12,6 @@ from common.evaluation.measures import Measure
 from common.evaluation.subject import Subject
 from common.evaluation.texts import ngrams
 from common.method import Batch
-from common.text.streaming import drawn_text
 
 BATCH = 1024  # windows whose tokens are decoded at once
 
@@ -43,7 +42,7 @@ def counted_size(subject: Subject) -> Size:
     tokens.append(x[batch['counted'] & (batch['weight'] > 0)[:, None]])
   joined = np.concatenate(tokens)
   separator = -1 if tokenizer.separator is None else tokenizer.separator
-  text = drawn_text(tokenizer, given, joined[joined != separator])
+  text = tokenizer.continuation(given, joined[joined != separator])
   return Size(len(joined), len(text), len(text.encode()))
 
 

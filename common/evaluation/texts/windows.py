@@ -60,10 +60,11 @@ def text_data(data: Data, name: str, text: str, stride: int | None = None) -> Da
   (width,), encoded = spec.shape, spec.tokenizer.encode(text).astype(np.int32)
   # A separator in front, if the model has seen any, so that the first token counts too.
   first = first_tokens(spec, data.splits['train'], np.zeros(1, np.int64))[0]
-  first = first[first == spec.tokenizer.separator]
+  marks = (*spec.tokenizer.first_tokens, *spec.tokenizer.end_tokens)
+  first = first[np.isin(first, marks)]
   tokens = np.concatenate([first, encoded])
   stride = max(width // 2, 1) if stride is None else stride
-  x, counted = cut(tokens, width, stride, 1)
+  x, counted = cut(tokens, width, stride, max(len(first), 1))
   source = GivenSource({'x': x.astype(spec.dtype), 'counted': counted})
   spec = dataclasses.replace(spec, name=name, counted=True)
   return data._replace(spec=spec, splits=dict.fromkeys(data.splits, source))

@@ -117,7 +117,7 @@ def test_a_session_rewinds_and_its_cache_grows():
   made.draw(4)
   check_greedy(made, model, params, [0, 1, 2, 4, 5, 6, *range(19, 29)])
   assert made.left == 0 and made.draw(3) == []
-  with pytest.raises(ConfigError, match='33 tokens.*has 33 and 1 more'):
+  with pytest.raises(ConfigError, match=r'33 tokens.*has 33 and 1 more'):
     made.append([1])
 
 

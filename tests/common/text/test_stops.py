@@ -5,7 +5,7 @@ import pytest
 
 from common.data.tokenizers import Bytes, Tokenizer
 from common.text.stops import Stops, end_of_block
-from common.text.streaming import TextStream, drawn_text
+from common.text.streaming import TextStream
 
 
 class Pieces(Tokenizer):
@@ -81,7 +81,7 @@ def test_characters_are_printed_whole():
 def test_spaces_at_the_seam_are_kept():
   given, drawn = np.array([0]), [1, 3, 4, 5, 0]
   assert Pieces().decode(drawn) == 'be or not, to'
-  assert drawn_text(Pieces(), given, drawn) == ' be or not, to'
+  assert Pieces().continuation(given, drawn) == ' be or not, to'
   pieces = pieces_of(TextStream(Pieces(), given, 'to'), drawn)
   assert pieces == [' be', ' or', ' not', ',', ' to', '']
 

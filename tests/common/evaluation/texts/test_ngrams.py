@@ -7,7 +7,7 @@ import pytest
 
 from common.evaluation.texts import ngrams
 
-CATS = ['the cat sat on the mat', 'the cat ate', 'a dog', 'the dog sat on the cat on the mat', 'a dog']
+CATS = ('the cat sat on the mat', 'the cat ate', 'a dog', 'the dog sat on the cat', 'a dog')
 TEXTS = [text.split() for text in CATS]
 
 
