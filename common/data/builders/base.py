@@ -35,6 +35,7 @@ FLAG_DEFAULTS = dict(
   tokenizer='characters',
   vocabulary=1024,
   tokenizer_files='',
+  template='',
 )
 
 SPLITS = ('train', 'validation', 'test')
