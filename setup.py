@@ -32,6 +32,7 @@ CORE = [
 EXTRAS = {
   'test': [
     'beartype>=0.20',
+    'gguf>=0.17',
     'mido>=1.3.3',
     'pytest>=8.3',
     'pytest-xdist>=3.6',
@@ -43,6 +44,7 @@ EXTRAS = {
   'cuda': ['jax[cuda13]'],
   'prepare': ['tensorflow-cpu>=2.20'],  # only to prepare TFDS's own sets; never at training time
   'text': ['tokenizers>=0.22'],  # byte pairs; bytes and characters do without
+  'weights': ['gguf>=0.17', 'tokenizers>=0.22'],  # GGUF files; folders of weights do without gguf
   'music': ['mido>=1.3.3'],  # MIDI files; pictures do without
   'launch': ['skypilot[gcp]>=0.11'],  # for --backend=sky; its click is older than constraints.txt's
   'peers': ['torch>=2.9', 'diffusers>=0.35', 'transformers>=4.57'],

@@ -245,14 +245,15 @@ def arrange(config: Mapping, params: PyTree) -> PyTree:
     return params
   settings = {k: as_tuple(v) for k, v in config['network'].items() if k != 'name'}
   network = Transformer(**settings | {'length': 1})
-  return params | {'network': network.arrange(params['network'])}
+  arranged = network.arrange(params['network'])
+  return params if arranged is params['network'] else params | {'network': arranged}
 
 
 def build(config: Mapping, spec: DataSpec, draft: Draft | None = None) -> Autoregression | LoRA:
   """Builds the method from a config with the sections of configs/autoregressive/base.py.
 
   With a draft, sampling is speculative (autoregressive/decoding/speculative.py). With
-  finetune.lora_rank, only low-rank updates are trained (common/finetuning.py).
+  finetune.lora_rank, only low-rank updates are trained (common/finetuning).
 
   Raises:
     ConfigError: for a config that names an unknown component, or does not suit the data.

@@ -55,9 +55,10 @@ SETTINGS = dict(
     covariates='all',  # series: 'all' other columns, 'none', or some of them, 'a,b'
     # series: whether a row is a value, or each column or each row a series
     layout=Setting('long', OneOf(*LAYOUTS)),
-    tokenizer='characters',  # text: bytes, characters, gpt2 (from files), bpe (trained)
+    tokenizer='characters',  # text: bytes, characters, files, gpt2 (from files), bpe (trained)
     vocabulary=Setting(1024, UP_TO_A_MILLION),  # text, bpe: tokens to train
-    # text, gpt2: folder of vocab.json and merges.txt, or tokenizer.json
+    # text, files: a run, or a folder with tokenizer.json, or with vocab.json and merges.txt; empty:
+    # the run itself, or finetune.source
     tokenizer_files=Setting('', PATH),
     # dialogues: file with a chat template in Jinja; empty: that of tokenizer_files
     template=Setting('', PATH),

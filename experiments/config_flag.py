@@ -17,9 +17,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import flags
+from ml_collections import ConfigDict
 
-from common.config import ConfigError, as_tuple, check_setting, nearby_settings, plain_dict
+from common import config_files
+from common.config import (
+  ConfigError,
+  as_tuple,
+  check_setting,
+  flatten,
+  nearby_settings,
+  plain_dict,
+)
 from experiments import cli, families
+from experiments.startup import sources
 
 flags.disclaim_key_flags()  # --help lists these flags under the command that defines them
 
@@ -141,7 +151,11 @@ def load(
   for key, texts in settings.items():
     if key not in names:
       config = _with_setting(config, key, texts, named[key])
-  return config
+  if not config.get('finetune', {}).get('source'):
+    return config
+  # Only what the file or a flag states; all else comes from the source.
+  written = config_files.call(file, 'get_config', (dict, ConfigDict))
+  return _completed(sources.with_source(config, flatten(written).keys() | settings.keys()), file)
 
 
 def _with_component(config: dict[str, Any], path: str, name: str, flag: str) -> dict[str, Any]:

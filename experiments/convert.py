@@ -26,7 +26,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from autoregressive.interop import weights
+from autoregressive.interop import peft, weights
 from autoregressive.interop.companions import load_companions
 from common import finetuning
 from common.checkpoints.checkpoints import Checkpoints
@@ -66,10 +66,13 @@ SHARD_MB = flags.DEFINE_integer(
   lower_bound=1,
   upper_bound=10**6,
 )
+ADAPTERS = flags.DEFINE_bool(
+  'adapters', False, "For --write: the updates of LoRA alone, in PEFT's layout."
+)
 FRESH = flags.DEFINE_bool('fresh', False, 'For --read: rename an existing run in the workdir.')
 # Settings of the network that suit any weights: they change neither parameters nor outputs.
 FREE = ('dropout', 'attention', 'scan', 'remat')
-SECTIONS = ('ordering', 'network', 'head', 'model')
+SECTIONS = ('network', 'head', 'model')
 
 
 def read(
@@ -142,7 +145,8 @@ def _sections(
 
 def _check_data(data: pipeline.Data, published: weights.Published, path: str) -> None:
   """Raises ConfigError for data of another vocabulary than that of the weights."""
-  if data.spec.domain == 'text' and data.spec.tokenizer == published.companions.tokenizer:
+  tokenizer = published.companions.tokenizer
+  if tokenizer is not None and data.spec.tokenizer == tokenizer:
     return
   if published.vocabulary != data.spec.levels:
     raise ConfigError(
@@ -186,6 +190,19 @@ def write(
   weights.write_published(made, folder, shard_bytes)
 
 
+def write_adapters(run: runs.Run, workdir: str | pathlib.Path, folder: str | pathlib.Path) -> None:
+  """Writes the low-rank updates of a run alone, in the layout of PEFT.
+
+  Raises:
+    ConfigError: the run has no updates, or the layout does not have their matrices.
+    ValueError: the folder is not empty.
+  """
+  finetune = finetuning.build_finetune(run.config)
+  if not finetune.lora_rank:
+    raise ConfigError(f'--adapters: {workdir} was not fine-tuned with LoRA: remove the flag')
+  peft.write_adapters(folder, published_of(run, workdir), run.params['lora'], finetune)
+
+
 def published_of(
   run: runs.Run, workdir: str | pathlib.Path, dtype: str | None = None
 ) -> weights.Published:
@@ -209,7 +226,7 @@ def _check_family(config: Config, what: str) -> None:
 def main() -> None:
   if bool(READ.value) == bool(WRITE.value):
     raise ValueError('give either --read=PATH or --write=FOLDER')
-  unused = (CONFIG.file, FRESH) if WRITE.value else (STEP, SHARD_MB)
+  unused = (CONFIG.file, FRESH) if WRITE.value else (STEP, SHARD_MB, ADAPTERS)
   for flag in unused:
     if flag.present:
       door = 'write' if WRITE.value else 'read'
@@ -219,7 +236,10 @@ def main() -> None:
     check_writable_folder(folder)  # before the run is loaded
     _check_family(config_of(pathlib.Path(WORKDIR.value)), 'the run')
     run = runs.load(WORKDIR.value, runs.parse_step(STEP.value))
-    write(run, WORKDIR.value, folder, SHARD_MB.value * 10**6, DTYPE.value)
+    if ADAPTERS.value:
+      write_adapters(run, WORKDIR.value, folder)
+    else:
+      write(run, WORKDIR.value, folder, SHARD_MB.value * 10**6, DTYPE.value)
     print(f'wrote step {run.step} of {WORKDIR.value} to {folder}')
     return
   config = CONFIG.load(DEFAULT)

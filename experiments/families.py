@@ -23,9 +23,9 @@ from common.config import (
   pick,
   plain_defaults,
 )
-from common.data import tokenizers
 from common.data.spec import DataSpec
 from common.domains.base import ImageTask, SampleFlags
+from common.finetuning import Weights
 from common.method import Method, PyTree
 from common.ranges import Setting
 from configs.autoregressive import base as autoregressive_base
@@ -50,7 +50,9 @@ class Family(NamedTuple):
     takes_weak: whether a weaker model can guide its samples.
     draft: (config, spec, params) -> a trained model that drafts in speculative decoding; None: not
       supported.
-    read_published: reads the parameters in a folder of published weights; None: not supported.
+    read_published: reads published weights; None: not supported.
+    published_sections: the sections of a config of published weights.
+    keep_files: copies what comes with weights from their place to the folder of a run.
     arrange: (config, parameters of the same model) -> layers stacked or apart, as in the config.
   """
 
@@ -61,12 +63,19 @@ class Family(NamedTuple):
   with_options: Callable[[Mapping, Mapping], dict[str, Any]]
   takes_weak: bool = False
   draft: Callable[[Mapping, DataSpec, PyTree], Any] | None = None
-  read_published: Callable[[pathlib.Path], PyTree] | None = None
+  read_published: Callable[[pathlib.Path], Weights] | None = None
+  published_sections: Callable[[pathlib.Path], dict[str, Any]] | None = None
+  keep_files: Callable[[pathlib.Path, pathlib.Path], None] | None = None
   arrange: Callable[[Mapping, PyTree], PyTree] = lambda config, params: params
 
 
-def _published_params(folder: pathlib.Path) -> PyTree:
-  return weights.read_published(folder).params
+def _published_weights(path: pathlib.Path) -> Weights:
+  made = weights.read_published(path)
+  return Weights(made.params, made.companions.tokenizer)
+
+
+def _published_sections(path: pathlib.Path) -> dict[str, Any]:
+  return weights.sections(weights.describe(path))
 
 
 FAMILIES = {
@@ -89,7 +98,9 @@ FAMILIES = {
     {'complete': ImageTask(('past', 'mask'), {}, mask='bottom')},
     autoregressive.with_options,
     draft=autoregressive.build_draft,
-    read_published=_published_params,
+    read_published=_published_weights,
+    published_sections=_published_sections,
+    keep_files=weights.keep_files,
     arrange=autoregressive.arrange,
   ),
 }
@@ -100,20 +111,32 @@ def build(config: Mapping, spec: DataSpec) -> Method:
   return pick(FAMILIES, config['family'], 'family').build(config, spec)
 
 
-def initial_params(config: Mapping, spec: DataSpec, params: PyTree) -> PyTree:
-  """The parameters at the start of training: those given, or those of `finetune.source`.
+def read_source(config: Mapping) -> Weights:
+  """The weights of `finetune.source`. Raises ConfigError for one that cannot be read."""
+  family = pick(FAMILIES, config['family'], 'family')
+  return finetuning.read_source(finetuning.build_finetune(config), family.read_published)
+
+
+def initial_params(config: Mapping, spec: DataSpec, params: PyTree, source: Weights) -> PyTree:
+  """The parameters at the start of training, those of `finetune.source`.
 
   Raises:
-    ConfigError: for a source that does not exist, or does not fit.
+    ConfigError: for a source that does not fit.
   """
-  family = pick(FAMILIES, config['family'], 'family')
-  tokenizer = None if spec.tokenizer is None else tokenizers.to_json(spec.tokenizer)
   finetune = finetuning.build_finetune(config)
-  return finetuning.initial_params(params, finetune, tokenizer, family.read_published)
+  source = source._replace(params=stacked(config, source.params))
+  return finetuning.initial_params(params, finetune, source, spec.tokenizer)
+
+
+def keep_files(config: Mapping, workdir: pathlib.Path) -> None:
+  """Copies the files that come with published weights from `finetune.source` to a new run."""
+  keep = pick(FAMILIES, config['family'], 'family').keep_files
+  if keep is not None and not config['finetune']['fresh']:
+    keep(pathlib.Path(config['finetune']['source']).expanduser(), workdir)
 
 
 def stacked(config: Mapping, params: PyTree) -> PyTree:
-  """Parameters of a model whose layers are stacked or apart, as the network of a config has them."""
+  """Parameters with their layers stacked or apart, as the network of a config has them."""
   arrange = pick(FAMILIES, config['family'], 'family').arrange
   return arrange(config, params)
 

@@ -11,7 +11,7 @@ import numpy as np
 from absl import logging
 
 from common.checkpoints.checkpoints import Restored
-from common.config import Config, ConfigError, check_setting
+from common.config import Config, ConfigError, check_setting, flatten
 from common.data import pipeline, tokenizers
 from common.data.builders.text import read_text
 from common.data.sources import given_examples
@@ -24,6 +24,7 @@ from common.evaluation.likelihood import BitsPerDim, bits_per_dim
 from common.evaluation.measures import Evaluation
 from common.evaluation.texts import windows
 from common.files import atomic_write, local_path
+from common.finetuning import open_checkpoints
 from common.method import Method, PyTree
 from common.reporting import writers
 from common.training import loop
@@ -33,7 +34,7 @@ from common.training.sharding import abstract_params
 from common.training.snapshots import Snapshots
 from common.training.state import EVALUATION_STREAM, stream_key
 from experiments import families
-from experiments.startup import checks, finetune, summary
+from experiments.startup import checks, finetune, sources, summary
 from experiments.startup import workdir as folders
 
 FLAG_NAMES = frozenset(field.name for field in dataclasses.fields(SampleFlags))
@@ -171,6 +172,7 @@ def train(
       another process trains in it.
   """
   path, config = folders.check_path(workdir), families.complete(config, strict=True)
+  config = sources.with_source(config, flatten(config).keys())
   started = folders.is_started(path)
   if extend and not (path / 'config.json').exists() and not started:
     raise ConfigError(f'--extend: {path} holds no run; remove the flag to start one')
@@ -270,7 +272,7 @@ def _param_shapes(run: Run) -> PyTree:
 
 def _restore(workdir: pathlib.Path, config: Mapping, shapes: PyTree, step: str | int) -> Restored:
   """Restores only the averaged parameters: the optimiser's state would take twice their memory."""
-  with loop.open_checkpoints(config, workdir, read_only=True) as checkpoints:
+  with open_checkpoints(config, workdir, read_only=True) as checkpoints:
     return checkpoints.restore({'ema': shapes}, step, partial=True)
 
 

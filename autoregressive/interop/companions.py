@@ -1,4 +1,4 @@
-"""The files that come with published weights: config, tokenizer, chat template, generation settings.
+"""The files that come with published weights: config, tokenizer, chat template and others.
 
 A run that was read from weights keeps them, in the folder `published/` and as `tokenizer.json` and
 `chat_template.jinja`, so that weights that are written again have all that has not changed.
@@ -72,6 +72,9 @@ class Companions:
     for attribute, file in FILES.items():
       if content := vars(self)[attribute]:
         atomic_write(folder / file, json.dumps(content, indent=2, ensure_ascii=False) + '\n')
+
+
+NOTHING = Companions()  # of weights that come alone
 
 
 def read_companions(folder: pathlib.Path) -> Companions:

@@ -1,7 +1,7 @@
 """GGUF files: weights, often quantised, with their config, vocabulary and chat template.
 
 Everything is given the names and the layout of `transformers`, so that the same reader checks it.
-The package `gguf`, which the extra `weights` installs, reads and dequantises the file.
+The package `gguf`, which the extra `weights` installs, dequantises the tensors.
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from autoregressive.interop.gguf_header import Entry, read_header
 from autoregressive.interop.tensors import FLOATS, Stored
 from autoregressive.networks.positions import rotary_frequencies
 from common.config import ConfigError, pick
@@ -98,24 +99,38 @@ class Packed(Stored):
   """A tensor in a GGUF file, dequantised when it is read.
 
   Attributes:
-    packed: its bytes.
+    entry: where it is.
     heads: 0, or the number of heads whose rows are in the order of pairs of neighbours.
     transposed: whether the public layout has it the other way round.
   """
 
-  packed: Any = dataclasses.field(repr=False, default=None)
+  entry: Entry
   heads: int = 0
   transposed: bool = False
 
   def read(self) -> np.ndarray:
-    gguf = _library()
-    values = gguf.dequantize(self.packed.data, self.packed.tensor_type)
-    values = np.asarray(values, np.float32).reshape(tuple(map(int, self.packed.shape))[::-1])
+    values = _values(self.path, self.entry)
     if self.heads:
       # Rows (head, pair, which of the two) to (head, which, pair): halves are rotated here.
       split = values.reshape(self.heads, -1, 2, *values.shape[1:])
       values = split.swapaxes(1, 2).reshape(values.shape)
     return values.T if self.transposed else values
+
+
+def _values(path: pathlib.Path, entry: Entry) -> np.ndarray:
+  """The values of a tensor, float32. Raises ConfigError for a type that cannot be dequantised."""
+  gguf = _library()
+  try:
+    kind = gguf.GGMLQuantizationType(entry.kind)
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    *rows, width = entry.axes[::-1]
+    if width % block:
+      raise ValueError(f'rows of {width} values are no whole number of blocks of {block}')
+    shape = (*rows, width // block * size)
+    packed = np.memmap(path, np.uint8, 'r', entry.start, shape)
+    return np.asarray(gguf.dequantize(packed, kind), np.float32).reshape(entry.axes[::-1])
+  except (ValueError, NotImplementedError, OSError) as error:
+    raise ConfigError(f'{path}: tensor {entry.name!r} cannot be read: {error}') from error
 
 
 class GGUF(NamedTuple):
@@ -141,29 +156,23 @@ def read_gguf(path: pathlib.Path) -> GGUF:
     ConfigError: for a file that is broken, another architecture or quantisation, or a key that
       changes the outputs in a way that is not supported.
   """
-  gguf = _library()
-  try:
-    reader = gguf.GGUFReader(path)
-    fields = {name: field.contents() for name, field in reader.fields.items()}
-  except Exception as error:  # whatever a broken file makes the package do
-    raise ConfigError(
-      f'{path} is not a complete GGUF file: {error or type(error).__name__}'
-    ) from error
+  _library()  # missing: said before anything is read
+  fields, entries = read_header(path)
   name = str(fields.get('general.architecture'))
   architecture = pick(ARCHITECTURES, name, f'general.architecture in {path}:')
   if fields.get('split.count', 1) > 1:
     raise ConfigError(f'{path} is one of {fields["split.count"]} parts; merge them into one file')
   own = {k.removeprefix(f'{name}.'): v for k, v in fields.items() if k.startswith(f'{name}.')}
   _check_keys(own, name, path)
-  by_name = {tensor.name: tensor for tensor in reader.tensors}
-  config = _config(name, own, fields, by_name, path)
-  factors = by_name.pop('rope_freqs.weight', None)
+  config = _config(name, own, fields, entries, path)
+  factors = entries.pop('rope_freqs.weight', None)
   if factors is not None:
-    config['rope_parameters'] = _llama3(np.asarray(factors.data, np.float32), config, path)
-  tensors = {}
-  for tensor in by_name.values():
-    stored = _stored(tensor, architecture, config, path)
-    tensors[_public_name(tensor.name, architecture)] = stored
+    config['rope_parameters'] = _llama3(_values(path, factors), config, path)
+  _check_types(entries, path)
+  tensors = {
+    _public_name(entry.name, architecture): _stored(entry, architecture, config, path)
+    for entry in entries.values()
+  }
   template = str(fields.get('tokenizer.chat_template') or '')
   return GGUF(config, tensors, _vocabulary(fields), template)
 
@@ -198,7 +207,7 @@ def _config(
   name: str,
   own: Mapping[str, Any],
   fields: Mapping[str, Any],
-  tensors: Mapping[str, Any],
+  tensors: Mapping[str, Entry],
   path: pathlib.Path,
 ) -> dict[str, Any]:
   """The same as `config.json`."""
@@ -212,7 +221,7 @@ def _config(
   config = {
     'architectures': [ARCHITECTURES[name].public],
     'model_type': name,
-    'vocab_size': int(tensors['token_embd.weight'].shape[1]),
+    'vocab_size': tensors['token_embd.weight'].axes[1],
     'tie_word_embeddings': 'output.weight' not in tensors,
     **specials,
   }
@@ -301,40 +310,40 @@ def _public_name(name: str, architecture: Architecture) -> str:
 
 
 def _stored(
-  tensor: Any, architecture: Architecture, config: Mapping[str, Any], path: pathlib.Path
+  entry: Entry, architecture: Architecture, config: Mapping[str, Any], path: pathlib.Path
 ) -> Packed:
-  """A tensor of the file. Raises ConfigError for a type that cannot be dequantised."""
-  kind = tensor.tensor_type.name
-  _check_readable(tensor, path)
-  name = _public_name(tensor.name, architecture)
-  shape = tuple(int(size) for size in tensor.shape)[::-1]
+  """A tensor of the file."""
+  name, shape = _public_name(entry.name, architecture), entry.axes[::-1]
   transposed = name.endswith(architecture.transposed) and len(shape) == 2
   heads = 0
   if architecture.interleaved and name.endswith(('q_proj.weight', 'q_proj.bias')):
     heads = config['num_attention_heads']
   if architecture.interleaved and name.endswith(('k_proj.weight', 'k_proj.bias')):
     heads = config['num_key_value_heads'] or config['num_attention_heads']
+  kind = _library().GGMLQuantizationType(entry.kind).name
   return Packed(
     path,
-    tensor.name,
+    entry.name,
     kind if kind in FLOATS else 'F32',
     shape[::-1] if transposed else shape,
-    tensor,
+    entry,
     heads,
     transposed,
   )
 
 
-def _check_readable(tensor: Any, path: pathlib.Path) -> None:
-  """Raises ConfigError for a type that cannot be dequantised."""
-  rows = tensor.data.reshape(-1, tensor.data.shape[-1])
-  try:
-    _library().dequantize(rows[:1], tensor.tensor_type)
-  except Exception as error:  # NotImplementedError, or what broken data make of it
-    raise ConfigError(
-      f'{path}: tensor {tensor.name!r} is quantised as {tensor.tensor_type.name}, which the package '
-      f'gguf cannot read here: {error}'
-    ) from error
+def _check_types(entries: Mapping[str, Entry], path: pathlib.Path) -> None:
+  """Raises ConfigError for a type that cannot be dequantised; tries each on one block."""
+  gguf = _library()
+  for kind, name in {entry.kind: entry.name for entry in entries.values()}.items():
+    try:
+      known = gguf.GGMLQuantizationType(kind)
+      block = np.zeros((1, gguf.GGML_QUANT_SIZES[known][1]), np.uint8)
+      gguf.dequantize(block, known)
+    except (ValueError, NotImplementedError) as error:
+      raise ConfigError(
+        f'{path}: tensor {name!r} is quantised in a way that cannot be read: {error}'
+      ) from error
 
 
 def _vocabulary(fields: Mapping[str, Any]) -> Vocabulary:

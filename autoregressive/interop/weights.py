@@ -13,6 +13,7 @@ same files.
 into weights.
 """
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -25,11 +26,17 @@ import ml_dtypes
 import numpy as np
 
 from autoregressive.heads.categorical import Categorical
-from autoregressive.interop.companions import Companions, gguf_companions, read_companions
+from autoregressive.interop.companions import (
+  NOTHING,
+  Companions,
+  gguf_companions,
+  load_companions,
+  read_companions,
+)
 from autoregressive.interop.gguf_files import read_gguf
-from autoregressive.interop.keys import DESCRIPTIONS
-from autoregressive.interop.layout import Layout
 from autoregressive.interop.layouts import LAYOUTS, kind_of, misfit
+from autoregressive.interop.layouts.base import Layout
+from autoregressive.interop.layouts.keys import DESCRIPTIONS
 from autoregressive.interop.tensors import (
   Stored,
   check_tensors,
@@ -69,7 +76,7 @@ class Published(NamedTuple):
   tied: bool
   vocabulary: int
   params: Any
-  companions: Companions = Companions()
+  companions: Companions = NOTHING
 
   def model(self) -> Model:
     """The model. It has no start token: these models were trained on windows of text."""
@@ -85,7 +92,7 @@ class Published(NamedTuple):
 
 
 def sections(published: Published) -> dict[str, Any]:
-  """The sections 'ordering', 'network', 'head' and 'model' of a config.
+  """The sections 'network', 'head' and 'model' of a config.
 
   The network's type is not among its settings: it comes from `precision`.
   """
@@ -93,7 +100,6 @@ def sections(published: Published) -> dict[str, Any]:
   names = settings_of(Transformer).keys() - {'length', 'dtype'}
   settings = {name: network[name] for name in names} | {'context': published.network['length']}
   return dict(
-    ordering={'name': 'tokens'},
     network={'name': 'transformer'} | settings,
     head={'name': 'categorical', 'pad_to': 1, 'min_rows': published.vocabulary},
     model=dict(tied=published.tied, start='none', start_token=0, logit_cap=0.0, class_dropout=0.0),
@@ -107,7 +113,7 @@ def write_weights(
   vocabulary: int,
   context: int,
   *,
-  companions: Companions = Companions(),
+  companions: Companions = NOTHING,
   shard_bytes: int = 5 * 10**9,
 ) -> None:
   """Writes a model of this family in the layout that it was read from, or in one that suits it.
@@ -134,7 +140,7 @@ def as_published(
   params: Any,
   vocabulary: int,
   context: int,
-  companions: Companions = Companions(),
+  companions: Companions = NOTHING,
 ) -> Published:
   """A model of this family as a published one; see `write_weights`."""
   required = {
@@ -176,16 +182,59 @@ def read_published(path: str | pathlib.Path, dtype: str = 'float32') -> Publishe
   if path.is_file():
     gguf = read_gguf(path)
     return _read(gguf.config, str(path), gguf.tensors, gguf_companions(gguf, path), dtype)
-  where = path / 'config.json'
+  config, where = _config_of(path)
+  layout = LAYOUTS[config['model_type']]
+  layout.from_config(config, where)  # before the files are read
+  return _read(config, where, find_tensors(path, layout.rename), read_companions(path), dtype)
+
+
+def describe(path: str | pathlib.Path) -> Published:
+  """Published weights without their parameters: only the config is read.
+
+  Raises:
+    ConfigError: as `read_published`, for the config.
+  """
+  path = pathlib.Path(path).expanduser()
+  if path.is_file():
+    config, where = read_gguf(path).config, str(path)
+  else:
+    config, where = _config_of(path)
+  kind = str(config['model_type'])
+  network, tied, vocabulary = LAYOUTS[kind].from_config(config, where)
+  return Published(kind, network, tied, vocabulary, None)
+
+
+def keep_files(source: pathlib.Path, workdir: pathlib.Path) -> None:
+  """Copies the files that come with weights, except the tokenizer, to the folder of a run.
+
+  Args:
+    source: a run that may have such files, or published weights.
+    workdir: the new run; its tokenizer is that of its data.
+  """
+  if (source / 'checkpoints').is_dir():
+    companions = load_companions(source)
+  elif source.is_file():
+    companions = gguf_companions(read_gguf(source), source)
+  else:
+    config, _ = _config_of(source)
+    layout = LAYOUTS[config['model_type']]
+    stored = find_tensors(source, layout.rename)[layout.names['embedding']]
+    companions = read_companions(source).with_dtype(stored.dtype)
+  if companions.config:
+    dataclasses.replace(companions, tokenizer=None).save(workdir)
+
+
+def _config_of(folder: pathlib.Path) -> tuple[dict[str, Any], str]:
+  """config.json of a kind that is known here, and its name."""
+  where = folder / 'config.json'
   if not where.exists():
     raise ConfigError(
-      f'{path} holds no published weights: it is neither a GGUF file nor a folder with config.json'
+      f'{folder} holds no published weights: it is neither a GGUF file nor a folder with '
+      'config.json'
     )
   config = read_json(where)
-  name = str(config.get('model_type'))
-  layout = pick(LAYOUTS, name, f'model_type in {where}:')
-  layout.from_config(config, str(where))  # before the files are read
-  return _read(config, str(where), find_tensors(path, layout.rename), read_companions(path), dtype)
+  pick(LAYOUTS, str(config.get('model_type')), f'model_type in {where}:')
+  return config, str(where)
 
 
 def _read(
@@ -250,7 +299,7 @@ def write_published(
   """
   config = _config(published)
   dtype = DTYPES.get(published.companions.dtype, DTYPES['F32'])[0]
-  tensors = {k: np.ascontiguousarray(v).astype(dtype) for k, v in _export(published).items()}
+  tensors = {k: np.ascontiguousarray(v).astype(dtype) for k, v in export_tensors(published).items()}
   with atomic_folder(folder) as temporary:
     save_tensors(tensors, temporary, shard_bytes)
     published.companions.write(temporary)
@@ -302,7 +351,7 @@ def _dtype_key(source: Mapping[str, Any], dtype: str) -> dict[str, str]:
   return {'dtype' if 'dtype' in source else 'torch_dtype': dtype}
 
 
-def _export(published: Published) -> Tensors:
+def export_tensors(published: Published) -> Tensors:
   """All tensors under their public names."""
   layout, network = LAYOUTS[published.kind], Transformer(**published.network)
   params = dict(published.params)
@@ -342,5 +391,5 @@ def _expected(published: Published) -> dict[str, tuple[int, ...]]:
   tokens = jax.ShapeDtypeStruct((1, 2, 1), jnp.int32)
   params = jax.eval_shape(published.model().init, jax.random.key(0), tokens)['params']
   # Shapes only: no weights are allocated for the comparison.
-  shapes = jax.eval_shape(lambda p: _export(published._replace(params=p)), params)
+  shapes = jax.eval_shape(lambda p: export_tensors(published._replace(params=p)), params)
   return {name: x.shape for name, x in shapes.items()}

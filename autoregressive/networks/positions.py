@@ -58,11 +58,12 @@ def _llama3(frequencies, base, dim, factor, original_length, *bounds):
 YARN_TURNS = (32.0, 1.0)  # the defaults of `fast` and `slow` in 'yarn'
 
 
-def _yarn(frequencies, base, dim, factor, original_length, fast, slow, magnitude, whole):
+def _yarn(frequencies, base, dim, factor, original_length, *more):
   """Fast frequencies stay, slow ones are divided by the factor (Peng et al. 2023, section 3.2).
 
   Linear between the two in the number of the pair, not of its frequency.
   """
+  fast, slow, _, whole = more  # `rotary_magnitude` takes the third
 
   def pair(turns):  # the pair of dimensions that makes so many turns over the original length
     return dim * math.log(original_length / (turns * 2 * math.pi)) / (2 * math.log(base))

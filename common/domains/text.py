@@ -111,8 +111,9 @@ def first_tokens(
 ) -> Integer[np.ndarray, 'num length']:
   """The given first tokens of texts without a prompt: tokens that the model has seen.
 
-  Those that the tokenizer puts before every text; or else the separator, if documents are separated; or else the line break, if the text has lines; or else
-  the first tokens of windows of the data.
+  Those that the tokenizer puts before every text; or else the separator, if documents are
+  separated; or else the line break, if the text has lines; or else the first tokens of windows of
+  the data.
 
   Args:
     spec: the data.

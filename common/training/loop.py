@@ -18,6 +18,7 @@ from common.checkpoints.checkpoints import Checkpoints
 from common.data.pipeline import Data, train_batches
 from common.devices.limits import out_of_memory
 from common.domains import domain_of
+from common.finetuning import open_checkpoints
 from common.method import Method, NotFiniteError, PyTree
 from common.reporting.writers import Progress, Writer
 from common.training.meters import (
@@ -153,20 +154,6 @@ class Start(NamedTuple):
   state: TrainState
   loss: float
   log_means: LogMeans
-
-
-def open_checkpoints(
-  config: Mapping, workdir: pathlib.Path, read_only: bool = False
-) -> Checkpoints:
-  """The checkpoints of a run, with the settings of its config."""
-  settings = config['train']
-  return Checkpoints(
-    workdir / 'checkpoints',
-    keep=settings['keep'],
-    best_metric=settings['best_metric'],
-    best_mode=settings['best_mode'],
-    read_only=read_only,
-  )
 
 
 def first_state(program: TrainProgram, checkpoints: Checkpoints) -> Start:

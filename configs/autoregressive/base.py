@@ -20,7 +20,7 @@ SETTINGS = base.SETTINGS | dict(
     class_dropout=Setting(0.0, BELOW_ONE),  # share of hidden classes in training, for guidance
   ),
   objective=dict(),  # Objective, autoregressive/objectives.py
-  finetune=dict(),  # Finetune, common/finetuning.py
+  finetune=dict(),  # Finetune, common/finetuning/settings.py
   sampling=dict(),  # DecodingSettings, autoregressive/decoding/settings.py
 )
 

@@ -1,4 +1,4 @@
-"""A language model from published weights: a GGUF file, or a folder in the layout of `transformers`.
+"""A language model from published weights: a GGUF file, or a folder as `transformers` writes it.
 
 twofold convert --read=FILE.gguf --workdir=runs/smollm2
 twofold sample --workdir=runs/smollm2 --prompt="Once upon a time"

@@ -63,7 +63,7 @@ SETTINGS = base.SETTINGS | dict(
     anisotropy_turned=Setting(0.5, PROBABILITY),
     translate_std=Setting(0.125, AT_LEAST_ZERO),  # relative to the image's size
   ),
-  finetune=dict(),  # Source, common/finetuning.py
+  finetune=dict(),  # Source, common/finetuning/settings.py
   sampling=dict(  # how samples are drawn
     task=dict(  # what is drawn
       name='generate',  # a key of diffusion/sampling/tasks.py: inpaint, sdedit, ...

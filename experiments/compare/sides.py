@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 from common.config import ConfigError, as_tuple, flatten
 from common.evaluation.measures import Measure
 from common.evaluation.results import Result, read_results
+from common.finetuning import open_checkpoints
 from common.reporting import plots, writers
 from common.reporting.rates import is_speed
 from common.reporting.writers import duration
 from common.studies.estimates import estimate, format_estimate, title
 from common.studies.studies import loss_kind
-from common.training import loop
 from experiments import families
 from experiments.startup import workdir as folders
 
@@ -53,7 +53,7 @@ def read(workdir: str) -> Side:
   config = folders.config_of(path)
   last = best = parameters = None
   if folders.is_started(path):
-    with loop.open_checkpoints(config, path, read_only=True) as checkpoints:
+    with open_checkpoints(config, path, read_only=True) as checkpoints:
       last, best, shapes = checkpoints.latest, checkpoints.best, checkpoints.shapes()
     averaged = [leaf for name, leaf in shapes.items() if name.startswith('ema/')]
     parameters = sum(math.prod(leaf.shape) for leaf in averaged)

@@ -7,8 +7,8 @@ import jax
 
 from common.config import differences
 from common.data.spec import DataSpec
+from common.finetuning import open_checkpoints
 from common.reporting.rates import scaled
-from common.training import loop
 from common.training.program import TrainProgram
 from experiments import families
 
@@ -49,7 +49,7 @@ def opening(config: Mapping, spec: DataSpec, program: TrainProgram) -> Iterator[
 
 def closing(config: Mapping, workdir: pathlib.Path, finished: bool) -> Iterator[str]:
   """Lines on the checkpoints of a run, and the command to type next."""
-  with loop.open_checkpoints(config, workdir, read_only=True) as checkpoints:
+  with open_checkpoints(config, workdir, read_only=True) as checkpoints:
     last, best = checkpoints.latest, checkpoints.best
   metric = config['train']['best_metric']
   shown = f', best: step {best} (by {metric} on the validation split)' if best else ''

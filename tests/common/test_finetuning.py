@@ -16,12 +16,14 @@ from common.data import tokenizers
 from common.finetuning import (
   Finetune,
   Source,
+  Weights,
   adopt,
   build_finetune,
   init_lora,
-  initial_params,
   merge,
+  read_source,
 )
+from common.finetuning import initial_params as with_source
 from common.method import Context
 from common.training import optimizers
 from common.training.averages import Averaging
@@ -47,6 +49,15 @@ def lora(plain):
   made = build(config, WINDOWS)
   params = jax.jit(made.init)(jax.random.key(1), BATCH)[0]
   return config, made, params | {'base': plain[1]}
+
+
+def initial_params(params, finetune, tokenizer=None, read_published=None):
+  """The parameters that a run starts with."""
+  return with_source(params, finetune, read_source(finetune, read_published), tokenizer)
+
+
+def published_weights(path):
+  return Weights(weights.read_published(path).params)
 
 
 def nats(made, params):
@@ -152,37 +163,35 @@ def run_folder(folder, config, params, tokenizer=LETTERS):
 def test_a_run_starts_with_the_average_of_another(tmp_path, plain, lora):
   made, params = plain
   zeros = jax.tree.map(jnp.zeros_like, params)
-  vocabulary = tokenizers.to_json(LETTERS)
   first = run_folder(tmp_path / 'first', text_config(network__layers=1), params)
-  started = initial_params(zeros, Finetune(source=str(first)), vocabulary)
+  started = initial_params(zeros, Finetune(source=str(first)), LETTERS)
   jax.tree.map(np.testing.assert_array_equal, started, params)
   config, lora_made, lora_params = lora
   finetune = Finetune(source=str(first), step='5', lora_rank=2)
-  started = initial_params(lora_params | {'base': zeros}, finetune, vocabulary)
+  started = initial_params(lora_params | {'base': zeros}, finetune, LETTERS)
   jax.tree.map(np.testing.assert_array_equal, started['base'], params)
   # A run of LoRA is merged when another starts with it.
   moved = lora_params | {'lora': perturbed(lora_params['lora'])}
   second = run_folder(tmp_path / 'second', config, moved)
-  started = initial_params(zeros, Finetune(source=str(second)), vocabulary)
+  started = initial_params(zeros, Finetune(source=str(second)), LETTERS)
   np.testing.assert_allclose(nats(made, started), nats(lora_made, moved), rtol=1e-6)
 
 
 def test_invalid_sources_are_refused(tmp_path, plain):
   _, params = plain
   first = run_folder(tmp_path / 'first', text_config(network__layers=1), params)
-  other = tokenizers.to_json(tokenizers.Characters('\0hijklmn\n'))
+  other = tokenizers.Characters('\0hijklmn\n')
   with pytest.raises(ConfigError, match='another vocabulary'):
     initial_params(params, Finetune(source=str(first)), other)
   assert initial_params(
     params, Finetune(source=str(first), fresh='^(token_embed|output_proj)/'), other
   )
   with pytest.raises(ConfigError, match='holds no published weights'):
-    initial_params(params, Finetune(source=str(tmp_path)), None, weights.read_published)
+    initial_params(params, Finetune(source=str(tmp_path)), None, published_weights)
   with pytest.raises(ConfigError, match='must be the WORKDIR of a run'):
     initial_params(params, Source(source=str(tmp_path)))
   with pytest.raises(Exception, match='no checkpoint 9'):
     initial_params(params, Finetune(source=str(first), step='9'))
-  assert initial_params(params, Finetune()) is params
 
 
 def test_published_weights_are_a_source(tmp_path, plain):
@@ -191,7 +200,7 @@ def test_published_weights_are_a_source(tmp_path, plain):
   weights.write_weights(tmp_path / 'gpt2', config, params, 9, 12)
   zeros = jax.tree.map(jnp.zeros_like, params)
   finetune = Finetune(source=str(tmp_path / 'gpt2'))
-  started = initial_params(zeros, finetune, None, lambda path: weights.read_published(path).params)
+  started = initial_params(zeros, finetune, None, published_weights)
   np.testing.assert_allclose(nats(method, started), nats(method, params), rtol=1e-6)
 
 

@@ -72,8 +72,9 @@ def test_weights_that_do_not_match_the_data_are_refused(weights, data, tmp_path)
   assert 'has a vocabulary of 256 tokens, but digits has 17' in refused(
     'convert', read, digits, workdir
   )
-  assert 'has no config.json' in refused('convert', f'--read={tmp_path}', *data, workdir)
-  assert 'give either --read=FOLDER or --write=FOLDER' in refused('convert', *data, workdir)
+  empty = f'--read={tmp_path}'
+  assert 'neither a GGUF file nor a folder' in refused('convert', empty, *data, workdir)
+  assert 'give either --read=PATH or --write=FOLDER' in refused('convert', *data, workdir)
   assert not (tmp_path / 'run').exists()
 
 
@@ -102,7 +103,8 @@ def test_a_run_with_lora_is_written_merged(kind, shard_bytes, tmp_path):
   method, batch = build(config, WINDOWS), windows(3)
   params = perturbed(jax.jit(method.init)(jax.random.key(0), batch)[0])
   out = tmp_path / 'out'
-  convert.write(runs.Run(config, Data(WINDOWS, {}), method, params, 7), out, shard_bytes)
+  run_of_lora = runs.Run(config, Data(WINDOWS, {}), method, params, 7)
+  convert.write(run_of_lora, tmp_path, out, shard_bytes)
   assert (out / INDEX).exists() == (shard_bytes == 2000)
   published = read_published(out)
   assert published.kind == kind

@@ -74,5 +74,5 @@ def test_fine_tuning_starts_from_the_weights_of_a_run(trained):
   assert rows[0]['loss'] == pytest.approx(before['loss'], rel=1e-5)
   assert rows[1]['loss'] < rows[0]['loss']
   wider = ('--config.network.width=32', f'--workdir={trained}/wide')
-  assert 'in the source and' in refused('train', *TINY, source, *more, *wider)
+  assert 'network.width: there 16, here 32' in refused('train', *TINY, source, *more, *wider)
   assert not (trained / 'wide').exists()

@@ -99,7 +99,7 @@ class Contents(NamedTuple):
     splits: for each of train, validation and test, a function that returns an iterator over
       (key, example).
     notes: facts about the preparation that the user should see ('3 broken files skipped').
-    tokenizer: for text, the tokenizer as JSON (common/data/tokenizers.py).
+    tokenizer: for text, the tokenizer as JSON (common/data/tokenizers).
     series: for time series, the attributes of a `SeriesSpec` (common/data/spec.py).
     pitches: for music, the lowest and the highest pitch (common/data/music.py).
     palette: for images of palette indices, the colours (common/data/palettes.py).

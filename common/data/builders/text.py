@@ -46,7 +46,7 @@ class TextBuilder(base.Builder, skip_registration=True):
   hashes of their texts, each as a whole, and a separator follows each.
 
   Settings: `context`, and `tokenizer` with `vocabulary` or `tokenizer_files`
-  (common/data/tokenizers.py).
+  (common/data/tokenizers).
   """
 
   domain = 'text'

@@ -21,12 +21,7 @@ import numpy as np
 from jaxtyping import Integer
 
 from common.config import ConfigError, as_tuple, pick, read_json
-from common.data.tokenizers.base import (
-  END_OF_TEXT,
-  SEPARATOR,
-  Tokenizer,
-  check_vocabulary,
-)
+from common.data.tokenizers.base import END_OF_TEXT, SEPARATOR, Tokenizer, check_vocabulary
 from common.data.tokenizers.byte_pairs import (
   FILES,
   GPT2_FILES,
@@ -35,6 +30,22 @@ from common.data.tokenizers.byte_pairs import (
   train_byte_pairs,
 )
 from common.data.tokenizers.simple import Bytes, Characters
+
+__all__ = [
+  'END_OF_TEXT',
+  'FILES',
+  'GPT2_FILES',
+  'SEPARATOR',
+  'BytePairs',
+  'Bytes',
+  'Characters',
+  'Tokenizer',
+  'build_tokenizer',
+  'from_json',
+  'prompt_tokens',
+  'same_vocabulary',
+  'to_json',
+]
 
 MAX_CHARACTERS = 2**16
 
@@ -97,6 +108,13 @@ def to_json(tokenizer: Tokenizer) -> str:
   """A tokenizer as JSON: its kind and the fields of its dataclass, without empty ones."""
   fields = {name: value for name, value in dataclasses.asdict(tokenizer).items() if value != ()}
   return json.dumps({'kind': tokenizer.kind} | fields)
+
+
+def same_vocabulary(one: Tokenizer, other: Tokenizer) -> bool:
+  """Whether two tokenizers give a text the same tokens, whatever ends it."""
+  if isinstance(one, BytePairs) and isinstance(other, BytePairs):
+    return one.serialized == other.serialized
+  return one == other
 
 
 def from_json(text: str) -> Tokenizer:

@@ -1,8 +1,8 @@
 """The interface of tokenizers."""
 
 import abc
-import os
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -65,7 +65,7 @@ class Tokenizer(abc.ABC):
     """Special tokens by name; spelled out in a text, they are text (but see `encode_marked`)."""
     return {}
 
-  def continuation(self, given: Tokens, drawn: Tokens) -> str:
+  def continuation(self, given: Iterable[int], drawn: Iterable[int]) -> str:
     """The text of `drawn` after `given`.
 
     The whole is decoded and the given part cut off: by itself, the first drawn token of some
@@ -73,9 +73,9 @@ class Tokenizer(abc.ABC):
     """
     given, drawn = ([int(token) for token in tokens] for tokens in (given, drawn))
     before, whole = self.decode(given), self.decode(given + drawn)
-    if not whole.startswith(before):  # a character that `given` breaks off is complete in `whole`
-      before = os.path.commonprefix([before, whole])
-    return whole[len(before) :]
+    # A character that `given` breaks off is complete in `whole`: from there on, they differ.
+    same = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(before, whole, strict=False))
+    return whole[sum(1 for _ in same) :]
 
 
 def check_vocabulary(size: int, what: str, largest: int) -> int:

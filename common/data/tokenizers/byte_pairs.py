@@ -1,4 +1,4 @@
-"""Tokenizers of pairs: byte-level BPE, and any other `tokenizer.json` of the `tokenizers` library."""
+"""Byte-level BPE, and any other `tokenizer.json` of the `tokenizers` library."""
 
 import dataclasses
 import functools

@@ -50,7 +50,7 @@ class ChatTemplate:
   where: str = TEMPLATE
 
 
-Messages = Sequence[Mapping[str, Any]]
+Messages = Sequence[Any]  # objects with a role and a content, checked by `_check`
 
 
 def read(workdir: str | pathlib.Path) -> ChatTemplate | None:
@@ -121,6 +121,7 @@ def encode(
   """
   special = tokenizer.special_tokens
   names = re.compile('|'.join(map(re.escape, sorted(special, key=len, reverse=True))) or '(?!)')
+  _check(messages)
   guarded = [_guarded(dict(message), names) for message in messages]
   text = render(template, guarded, add_generation_prompt, **variables)
   if GUARD not in text:

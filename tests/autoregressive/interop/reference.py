@@ -15,7 +15,7 @@ ACTIVATIONS = {
 }
 
 
-def attention(query, key, value, heads, kv_heads):
+def attention(query, key, value, heads, kv_heads, window=None):
   """Causal attention of [length, heads · dim] queries; each key head serves several queries."""
   length = len(query)
   query = query.reshape(length, heads, -1)
@@ -24,7 +24,10 @@ def attention(query, key, value, heads, kv_heads):
   for head in range(heads):
     shared = head * kv_heads // heads
     scores = query[:, head] @ key[:, shared].T / math.sqrt(query.shape[-1])
-    weights = np.exp(np.where(np.tri(length, dtype=bool), scores, -np.inf))
+    seen = np.tri(length, dtype=bool)
+    if window:  # the position itself and those before it
+      seen &= ~np.tri(length, k=-window, dtype=bool)
+    weights = np.exp(np.where(seen, scores, -np.inf))
     mixed[:, head] = weights / weights.sum(1, keepdims=True) @ value[:, shared]
   return mixed.reshape(length, -1)
 
@@ -74,7 +77,10 @@ def frequencies(config):
 
 
 def llama(tensors, config, tokens):
-  """Logits [length, vocabulary] of Llama (Touvron et al. 2023)."""
+  """Logits [length, vocabulary] of Llama (Touvron et al. 2023) and its relatives.
+
+  Mistral has a window (Jiang et al. 2023), Qwen2 biases, Qwen3 norms of queries and keys.
+  """
   heads, kv_heads = config['num_attention_heads'], config['num_key_value_heads']
   angles = np.arange(len(tokens))[:, None, None] * frequencies(config)
 
@@ -83,7 +89,11 @@ def llama(tensors, config, tokens):
     return x * tensors[f'{name}.weight']
 
   def dense(x, name):
-    return x @ tensors[f'{name}.weight'].T
+    return x @ tensors[f'{name}.weight'].T + tensors.get(f'{name}.bias', 0)
+
+  def normed(x, number, name):
+    split = x.reshape(len(x), number, -1)
+    return (norm(split, name) if f'{name}.weight' in tensors else split).reshape(x.shape)
 
   def rotated(x, number):
     # Each pair (x[j], x[j + dim / 2]) is a complex number, turned by its angle.
@@ -96,7 +106,10 @@ def llama(tensors, config, tokens):
     block = f'model.layers.{i}'
     x = norm(h, f'{block}.input_layernorm')
     query, key, value = (dense(x, f'{block}.self_attn.{part}_proj') for part in 'qkv')
-    mixed = attention(rotated(query, heads), rotated(key, kv_heads), value, heads, kv_heads)
+    query = normed(query, heads, f'{block}.self_attn.q_norm')
+    key = normed(key, kv_heads, f'{block}.self_attn.k_norm')
+    turned = rotated(query, heads), rotated(key, kv_heads)
+    mixed = attention(*turned, value, heads, kv_heads, config.get('sliding_window'))
     h = h + dense(mixed, f'{block}.self_attn.o_proj')
     x = norm(h, f'{block}.post_attention_layernorm')
     gate, up = dense(x, f'{block}.mlp.gate_proj'), dense(x, f'{block}.mlp.up_proj')

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from autoregressive.interop.keys import Keys
+from autoregressive.interop.layouts.keys import Keys
 from autoregressive.networks.positions import LLAMA3_TURNS, YARN_TURNS
 from autoregressive.networks.transformer import Transformer
 from common.config import ConfigError, pick

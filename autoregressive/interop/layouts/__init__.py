@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from autoregressive.interop.gpt2 import GPT2
-from autoregressive.interop.layout import Layout
-from autoregressive.interop.llama import LLAMA, MISTRAL, QWEN2, QWEN3
+from autoregressive.interop.layouts.base import Layout
+from autoregressive.interop.layouts.gpt2 import GPT2
+from autoregressive.interop.layouts.llama import LLAMA, MISTRAL, QWEN2, QWEN3
 from autoregressive.networks.transformer import Transformer
 
 LAYOUTS: Mapping[str, Layout] = {

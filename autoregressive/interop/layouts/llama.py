@@ -8,9 +8,9 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from autoregressive.interop.keys import DESCRIPTIONS, FIXED, Keys
-from autoregressive.interop.layout import Layout, join_heads, split_heads
-from autoregressive.interop.rotary import read_rotary, write_rotary
+from autoregressive.interop.layouts.base import Layout, join_heads, split_heads
+from autoregressive.interop.layouts.keys import DESCRIPTIONS, FIXED, Keys
+from autoregressive.interop.layouts.rotary import read_rotary, write_rotary
 from common.config import ConfigError
 
 SIZES = dict(
@@ -33,8 +33,6 @@ IGNORED = DESCRIPTIONS | {'attention_dropout', 'max_sequence_length'}
 WINDOW = dict(
   use_sliding_window=(bool, False),
   sliding_window=(int, None),
-  # Below the number of layers, some layers would have the window and others not.
-  max_window_layers=(int, 28),
   layer_types=(list, None),
 )
 # `transformers` has defaults for sizes that a file of these models may leave out; they are those of
@@ -57,15 +55,16 @@ KEYS: Mapping[str, Keys] = {
     required=SIZES | dict(num_key_value_heads=int),
     optional=OPTIONAL | WINDOW | dict(head_dim=(int, None)),
     fixed=PLAIN,
-    ignored=IGNORED | {'use_mrope'},
+    ignored=IGNORED | {'use_mrope', 'max_window_layers'},
   ),
   'qwen3': Keys(
     required=SIZES | dict(num_key_value_heads=int, head_dim=int),
     optional=OPTIONAL | WINDOW,
     fixed=PLAIN | dict(attention_bias=False),
-    ignored=IGNORED,
+    ignored=IGNORED | {'max_window_layers'},
   ),
 }
+QWEN_LAYERS = 28  # of a config.json that leaves `max_window_layers` out
 MISTRAL_WINDOW = 4096  # of a config.json that leaves `sliding_window` out; null: none
 
 
@@ -101,14 +100,18 @@ def _window(kind: str, given: Mapping[str, Any], config: Mapping[str, Any], wher
   if not config.get('use_sliding_window') or not config['sliding_window']:
     return 0
   layers = config['num_hidden_layers']
-  full = min(config['max_window_layers'], layers)
+  # The first layers see everything, and the others the window.
+  full = given.get('max_window_layers', QWEN_LAYERS)
+  if not isinstance(full, int):
+    raise ConfigError(f'{where} has max_window_layers={full!r:.60}; it must be a whole number')
+  full = min(full, layers)
   kinds = config['layer_types'] or ['full_attention'] * full + ['sliding_attention'] * (
     layers - full
   )
   if len(set(kinds)) > 1:
     raise ConfigError(
-      f'{where} has a window in {kinds.count("sliding_attention")} of {layers} layers, which is not '
-      'supported; all layers must be alike'
+      f'{where} has a window in {kinds.count("sliding_attention")} of {layers} layers, which is '
+      'not supported; all layers must be alike'
     )
   return config['sliding_window'] if kinds[0] == 'sliding_attention' else 0
 

@@ -4,8 +4,8 @@ import functools
 
 import jax.numpy as jnp
 
-from autoregressive.interop.keys import DESCRIPTIONS, FIXED, Keys
-from autoregressive.interop.layout import Layout, join_heads, split_heads
+from autoregressive.interop.layouts.base import Layout, join_heads, split_heads
+from autoregressive.interop.layouts.keys import DESCRIPTIONS, FIXED, Keys
 from common.config import pick
 
 ACTIVATIONS = {
