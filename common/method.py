@@ -14,8 +14,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from common.devices.mesh import mesh_of, scope
 
 PyTree = Any
-# Arrays 'x': data; 'label': class; 'weight': 0 where it is padding; 'counted': which positions of an
-# example its loss and its likelihood count.
+# Arrays 'x': data; 'label': class; 'weight': 0 where it is padding; 'counted': which positions of
+# an example its loss and likelihood count.
 Batch = Mapping[str, Any]
 
 

@@ -112,7 +112,7 @@ class TrainedModel(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class SampleFlags:
-  """Flags of `experiments.sample` with a meaning for each kind of data (`Domain.flags`), or None."""
+  """Flags of `experiments.sample` with a meaning of their own for each kind of data, or None."""
 
   num: int | None = None
   label: str | None = None

@@ -44,9 +44,9 @@ def end_of_block(given: str, drawn: str) -> int | None:
     own_line = match.start() or given.endswith('\n')
     visible = drawn[match.end() : match.end() + 1]
     # Of an unfinished line of spaces alone, the indentation is not known yet.
-    if own_line and visible not in ('', '\n', '\r') and _indentation(match.group()) < least:
-      if not _is_open(given + drawn[: match.start()]):
-        return match.start()
+    less = own_line and visible not in ('', '\n', '\r') and _indentation(match.group()) < least
+    if less and not _is_open(given + drawn[: match.start()]):
+      return match.start()
   return None
 
 

@@ -1,11 +1,12 @@
 """Talks with a language model that has a chat template, such as one that `convert` has read.
 
 twofold chat --workdir=runs/smollm2
-twofold chat --workdir=runs/smollm2 --system="You are a pirate." --options=temperature=0.2,top_p=0.9
+twofold chat --workdir=runs/smollm2 --system="You are a pirate." --options=temperature=0.2
 twofold chat --workdir=runs/smollm2 < turns.txt
 
 A reply is printed while it is drawn. Ctrl-C ends the reply, and not the program; Ctrl-D or /quit
-ends the program. From a pipe or a file, each line is a turn. A line that begins with / is a command:
+ends the program. From a pipe or a file, each line is a turn. A line that begins with / is a
+command:
 
   /reset      forgets the conversation, but not --system
   /save FILE  adds the conversation to FILE, in the format that data.name=dialogues reads
@@ -101,7 +102,7 @@ def template_of(workdir: str, path: str | None) -> ChatTemplate:
   if found is None:
     raise ConfigError(
       f'{workdir} has no chat template ({chat_template.TEMPLATE}), so it was not made for chats: '
-      'give one with --template=FILE, or continue a text with twofold sample --prompt=TEXT --stream'
+      'give one with --template=FILE, or continue a text: twofold sample --prompt=TEXT --stream'
     )
   return found
 
@@ -151,7 +152,7 @@ def turns(interrupts: Interrupts) -> Iterator[str]:
 
 
 def command(line: str, talk: Conversation) -> None:
-  """Obeys a line that begins with /. Raises ValueError for one that is unknown or cannot be done."""
+  """Obeys a line that begins with /. Raises ValueError for one that is unknown or impossible."""
   name, _, rest = line.partition(' ')
   if name == '/reset' and not rest:
     talk.reset()

@@ -1,4 +1,4 @@
-"""A conversation with a model: turns in the form of its chat template, and replies piece by piece."""
+"""A conversation: turns in the form of a chat template, and replies piece by piece."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -101,7 +101,8 @@ class Conversation:
       rest = tokens[after[0] :]
       self.session.append(rest[1:] if known[-1] == rest[0] else rest)
       return
-    shared = next((i for i, (a, b) in enumerate(zip(known, tokens)) if a != b), len(known))
+    pairs = zip(known, tokens, strict=False)
+    shared = next((i for i, (a, b) in enumerate(pairs) if a != b), len(known))
     # The last token is taken in again, if need be, because the next one is drawn after it.
     shared = min(shared, len(tokens) - 1)
     if shared:

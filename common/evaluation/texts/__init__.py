@@ -1,1 +1,1 @@
-"""Metrics of text: of the likelihood in units that tokenizers share, and of the words of samples."""
+"""Metrics of text: likelihoods in units that tokenizers share, and the words of samples."""

@@ -98,7 +98,7 @@ def test_old_turns_are_forgotten_when_the_context_is_full():
   assert forgotten[0] == 0 and max(forgotten) == 2
   assert talk.messages[0]['role'] == 'system' and len(talk.messages) < 11
   kept = list(talk.messages)
-  with pytest.raises(ConfigError, match='this turn has .* tokens .* the model takes 128'):
+  with pytest.raises(ConfigError, match=r'this turn has .* tokens .* the model takes 128'):
     talk.ask('x' * 300)
   assert talk.messages == kept
   talk.reset()

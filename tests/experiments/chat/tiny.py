@@ -14,16 +14,13 @@ from common.data import tokenizers
 from common.data.spec import DataSpec
 from common.data.tokenizers.byte_pairs import BytePairs
 from common.data.tokenizers.chat_template import ChatTemplate
-from experiments import families
 from experiments.chat.conversation import Conversation, Format
-from tests.autoregressive.common import perturbed
+from tests.autoregressive.common import perturbed, small_config
 
 TEMPLATE = (
   '{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}'
   '{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}'
 )
-# Greedy decoding of random weights would not end a turn.
-BIAS = 8.0
 
 
 @functools.cache
@@ -38,14 +35,16 @@ def tokenizer() -> BytePairs:
 
 def config(context=256):
   """A config without data."""
-  return families.complete(
-    dict(
-      family='autoregressive',
-      data=dict(name='none', tokenizer='files', context=context),
-      ordering=dict(name='tokens'),
-      network=dict(width=16, layers=1, heads=2, positions='rotary'),
-      model=dict(start='none'),
-    )
+  return small_config(
+    ordering=dict(name='tokens'),
+    data__name='none',
+    data__tokenizer='files',
+    data__context=context,
+    network__width=16,
+    network__layers=1,
+    network__heads=2,
+    network__positions='rotary',
+    model__start='none',
   )
 
 

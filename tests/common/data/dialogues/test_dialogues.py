@@ -44,7 +44,7 @@ def test_dialogues_share_windows_and_stay_whole():
   assert made.x[made.counted].tolist() == [4, 5, 5, 2, 12, 12, 12]
   # Of 12 tokens the last two do not fit, and of 30 no answer does.
   assert (made.cut, made.dropped) == (1, 1)
-  with pytest.raises(ConfigError, match='no answer fits the 10 tokens of data.context'):
+  with pytest.raises(ConfigError, match=r'no answer fits the 10 tokens of data\.context'):
     pack([one(30, 20)], 11, 0)
   with pytest.raises(ConfigError, match='separates documents between turns'):
     pack([Encoded(np.array([3, 0, 3]), np.ones(3, bool))], 11, 0)
