@@ -1,6 +1,7 @@
 """Races of a published language model: decoding and prefill, next to transformers."""
 
 import functools
+import pathlib
 import tempfile
 import time
 from collections.abc import Callable
@@ -10,11 +11,13 @@ import numpy as np
 
 from autoregressive.decoding.settings import DecodingSettings
 from autoregressive.decoding.stepwise import Session
+from autoregressive.interop import weights
+from autoregressive.interop.companions import load_companions
 from autoregressive.method import build_model
 from common import finetuning
 from common.config import ConfigError
 from common.method import Request
-from experiments import convert, runs
+from experiments import runs
 from experiments.benchmarks.race import OURS, Race, sampler
 
 PROMPT, DRAWN, PREFILL = 32, 64, 512  # tokens
@@ -82,8 +85,11 @@ def _peer(run: runs.Run, workdir: str):
   """The same weights in transformers."""
   import transformers
 
+  companions = load_companions(pathlib.Path(workdir)).with_dtype('F32')
+  params, levels = finetuning.plain(run.params, run.config), run.data.spec.levels
+  made = weights.as_published(run.config, params, levels, run.trained.context - 1, companions)
   with tempfile.TemporaryDirectory() as folder:
-    convert.write(run, workdir, f'{folder}/weights', dtype='float32')
+    weights.write_published(made, f'{folder}/weights')
     return transformers.AutoModelForCausalLM.from_pretrained(f'{folder}/weights').eval()
 
 

@@ -173,7 +173,7 @@ def save(talk: Conversation, path: pathlib.Path) -> None:
 
 def answer(line: str, talk: Conversation, interrupts: Interrupts, length: int) -> None:
   """Prints the reply to a turn, of at most `length` tokens, while it is drawn."""
-  start, first = time.perf_counter(), True
+  start, times = time.perf_counter(), []
   if forgotten := talk.ask(line):
     print(
       f'(the context of {talk.session.context} tokens is full: the first {forgotten} turns are '
@@ -182,17 +182,17 @@ def answer(line: str, talk: Conversation, interrupts: Interrupts, length: int) -
   interrupts.replying = True
   try:
     for piece in talk.reply(length, interrupts.seen):
+      times.append(time.perf_counter())
       print(printable(piece), end='', flush=True)
-      if first:
-        first = False
-        logging.info('first token after %.1f s', time.perf_counter() - start)
   finally:
     interrupts.replying = False
-  print()
+  print(flush=True)
   if interrupts.pressed:
     print('(interrupted)')
   elif not talk.session.left:
     print(f'(the context of {talk.session.context} tokens is full: the reply ends here)')
+  rate = (len(times) - 1) / max(times[-1] - times[0], 1e-9)
+  logging.info('first token after %.1f s, then %.1f tokens/s', times[0] - start, rate)
 
 
 def converse(talk: Conversation, length: int) -> None:

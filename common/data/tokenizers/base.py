@@ -65,7 +65,7 @@ class Tokenizer(abc.ABC):
     """Special tokens by name; spelled out in a text, they are text (but see `encode_marked`)."""
     return {}
 
-  def continuation(self, given: Iterable[int], drawn: Iterable[int]) -> str:
+  def continuation(self, given: Tokens, drawn: Tokens) -> str:
     """The text of `drawn` after `given`.
 
     The whole is decoded and the given part cut off: by itself, the first drawn token of some
