@@ -16,6 +16,7 @@ The cache of the model is kept from turn to turn, so only what is new is process
 is full, the oldest turns are forgotten, and a line says so.
 """
 
+import contextlib
 import json
 import pathlib
 import signal
@@ -133,8 +134,7 @@ def turns(interrupts: Interrupts) -> Iterator[str]:
   typed = sys.stdin.isatty()
   while True:
     try:
-      print(PROMPT if typed else '', end='', flush=True)
-      line = sys.stdin.readline()
+      line = typed_line() if typed else sys.stdin.readline()
     except KeyboardInterrupt:
       if not typed:
         raise
@@ -149,6 +149,17 @@ def turns(interrupts: Interrupts) -> Iterator[str]:
         print(f'{PROMPT}{printable(line.strip())}')
       interrupts.pressed = False
       yield line.strip()
+
+
+def typed_line() -> str:
+  """A line from a terminal, with its line break; '' at its end."""
+  with contextlib.suppress(ImportError):  # not on Windows
+    import readline  # noqa: F401  (lines can be edited, and earlier ones called back)
+  try:
+    return input(PROMPT) + '\n'
+  except EOFError:
+    print()
+    return ''
 
 
 def command(line: str, talk: Conversation) -> None:
