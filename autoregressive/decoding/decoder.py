@@ -28,7 +28,7 @@ from autoregressive.decoding.sequences import Generated, Limits, Prompt
 from autoregressive.decoding.settings import DecodingSettings
 from autoregressive.decoding.sliding import slide
 from autoregressive.decoding.speculative import Speculated, speculate
-from autoregressive.decoding.stepwise import prepare_program, watched
+from autoregressive.decoding.stepwise import prepare, watched
 from autoregressive.decoding.transforms import LogitTransforms
 from autoregressive.model import Model
 from autoregressive.orderings import Ordering
@@ -177,7 +177,7 @@ class Decoder:
       made = self._draws(runner, keys, *self._bucketed(prompt, settings), settings).run()
     else:
       nothing = prompt.emissions[:, :0]
-      arguments = prepare_program(runner), keys, *self._bucketed(prompt, settings), settings
+      arguments = prepare(runner), keys, *self._bucketed(prompt, settings), settings
       made, _ = watched(self.generation(*arguments), watch, nothing)
     calls = self._prefill_calls(int(prompt.lengths.min()), settings)
     return made, calls + _steps(made, prompt)
@@ -222,7 +222,7 @@ class Decoder:
     watch: Watch | None,
   ) -> tuple[Generated, int]:
     """One draw after the other, beyond the context."""
-    runner = runner if watch is None else prepare_program(runner)
+    runner = runner if watch is None else prepare(runner)
     made, given = slide(
       functools.partial(self._draw_window, runner, keys, prompt, settings, watch),
       np.asarray(prompt.emissions),

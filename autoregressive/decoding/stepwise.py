@@ -42,11 +42,24 @@ class Step(NamedTuple):
   running: Array
 
 
-@jax.jit
-def prepare_program(runner: Runner) -> Runner:
+def prepare(runner: Runner) -> Runner:
   """The model for programs that are called again and again: one parameter tree per layer, and
   matrices in the type of the products."""
+  made = jax.eval_shape(_prepared, runner)
+  if jax.tree.map(_type, made.params) == jax.tree.map(_type, runner.params):
+    return Runner(made.model, runner.params)  # nothing to change: a program would copy it all
+  return _prepare_program(runner)
+
+
+def _prepared(runner: Runner) -> Runner:
   return runner.unrolled().cast()
+
+
+_prepare_program = jax.jit(_prepared)
+
+
+def _type(x: Array) -> tuple:
+  return x.shape, x.dtype
 
 
 @jax.jit
@@ -172,7 +185,7 @@ class Session:
     self.context, self.keys = context, key[None]
     self.tokens: list[int] = []
     self.prefilled = self.room = 0
-    self._runner = prepare_program(Runner(model, params))
+    self._runner = prepare(Runner(model, params))
     self._settings = settings
     self._least_room = min(least_room, context)
     self._carry: Carry | None = None

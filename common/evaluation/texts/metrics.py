@@ -76,7 +76,8 @@ def _per(subject: Subject, unit: str) -> Measure:
 
 def _likelihood(subject: Subject) -> BitsPerDim:
   """Bits per token of the evaluated split."""
-  batches = counted_batches(subject, subject.settings['batch_size'])
+  # A short text has fewer windows than a batch.
+  batches = counted_batches(subject, min(subject.settings['batch_size'], len(subject.split)))
   return bits_per_dim(
     subject.method, subject.params, batches, subject.data.spec.num_dims, subject.key
   )

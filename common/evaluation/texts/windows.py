@@ -11,6 +11,9 @@ from common.data.sources import GivenSource
 from common.domains.text import first_tokens
 
 
+WIDEST = 1025  # tokens in a window: the work of attention grows with the square
+
+
 def cut(
   tokens: Integer[np.ndarray, 'length'], width: int, stride: int, given: int
 ) -> tuple[Integer[np.ndarray, 'windows width'], Bool[np.ndarray, 'windows width']]:
@@ -48,7 +51,7 @@ def text_data(data: Data, name: str, text: str, stride: int | None = None) -> Da
   """Data of the same tokenizer and context whose splits are all windows of one text.
 
   Args:
-    data: the data of a model of text.
+    data: the data of a model of text; windows are as long as its own, or WIDEST.
     name: what the text is called.
     text: the text.
     stride: see `cut`; None: half of a window.
@@ -57,7 +60,7 @@ def text_data(data: Data, name: str, text: str, stride: int | None = None) -> Da
     ConfigError: for an empty text, or one that the tokenizer cannot encode.
   """
   spec = data.spec
-  (width,), encoded = spec.shape, spec.tokenizer.encode(text).astype(np.int32)
+  width, encoded = min(spec.shape[0], WIDEST), spec.tokenizer.encode(text).astype(np.int32)
   # A separator in front, if the model has seen any, so that the first token counts too.
   first = first_tokens(spec, data.splits['train'], np.zeros(1, np.int64))[0]
   marks = (*spec.tokenizer.first_tokens, *spec.tokenizer.end_tokens)
@@ -66,5 +69,5 @@ def text_data(data: Data, name: str, text: str, stride: int | None = None) -> Da
   stride = max(width // 2, 1) if stride is None else stride
   x, counted = cut(tokens, width, stride, max(len(first), 1))
   source = GivenSource({'x': x.astype(spec.dtype), 'counted': counted})
-  spec = dataclasses.replace(spec, name=name, counted=True)
+  spec = dataclasses.replace(spec, name=name, shape=(width,), counted=True)
   return data._replace(spec=spec, splits=dict.fromkeys(data.splits, source))

@@ -151,6 +151,9 @@ def test_a_session_compiles_few_programs():
 def test_matrices_are_cast_once_and_change_nothing():
   _, _, model, params = text_model(precision='bfloat16')
   tokens = jnp.asarray(PAST[..., None])
-  cast = stepwise.prepare_program(Runner(model, params)).params
+  cast = stepwise.prepare(Runner(model, params)).params
   assert {x.dtype.name for x in jax.tree.leaves(cast) if x.ndim > 1} == {'bfloat16'}
   np.testing.assert_array_equal(outputs_of(model, cast, tokens), outputs_of(model, params, tokens))
+  _, _, model, params = text_model()
+  same = jax.tree.map(lambda a, b: a is b, stepwise.prepare(Runner(model, params)).params, params)
+  assert all(jax.tree.leaves(same))  # not copied
