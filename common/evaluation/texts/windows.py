@@ -10,7 +10,6 @@ from common.data.pipeline import Data
 from common.data.sources import GivenSource
 from common.domains.text import first_tokens
 
-
 WIDEST = 1025  # tokens in a window: the work of attention grows with the square
 
 
