@@ -74,7 +74,10 @@ SAMPLE_FLAGS = (
   *(flags.DEFINE_bool(name, None, _help(name)) for name in ('slide', 'stream')),
 )
 PROMPT_FILE = cli.define(
-  'prompt_file', 'Text file whose contents are the prompt.', cli.PathParser()
+  'prompt_file',
+  'Text file whose contents are the prompt, but for one line break at its end: models draw it '
+  'together with what follows.',
+  cli.PathParser(),
 )
 
 
@@ -107,7 +110,7 @@ def prompt_of(path: str, prompt: str | None) -> str:
   if prompt is not None:
     raise ValueError('--prompt and --prompt_file both give a prompt: remove one of them')
   try:
-    return pathlib.Path(path).read_text('utf-8')
+    return pathlib.Path(path).read_text('utf-8').removesuffix('\n')
   except UnicodeDecodeError as error:
     raise ValueError(f'--prompt_file={path} must be UTF-8 text: {error}') from error
 

@@ -9,7 +9,6 @@ character 5-gram model of the other files, drawn at the same temperature.
 
 import pathlib
 
-import jax
 import numpy as np
 from absl import flags
 
@@ -72,10 +71,8 @@ def main() -> None:
   )
   if WORKDIR.value:
     run = runs.load(pathlib.Path(WORKDIR.value))
-    found = []
-    for i, prompt in enumerate(reported(asked, len(asked), 'completions')):
-      found.append((prompt, complete(run, prompt, i)))
-    jax.clear_caches()
+    asked = reported(asked, len(asked), 'completions')
+    found = [(prompt, complete(run, prompt, i)) for i, prompt in enumerate(asked)]
     report(f'{WORKDIR.value}, step {run.step}', found)
 
 

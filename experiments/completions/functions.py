@@ -30,7 +30,8 @@ def is_held_out(document: Document) -> bool:
 def prompts(documents: Iterable[Document], number: int) -> list[Prompt]:
   """Beginnings of functions at the outermost level, spread over the documents."""
   found = [prompt for document in documents for prompt in _prompts(document)]
-  return found[:: max(len(found) // number, 1)][:number]
+  number = min(number, len(found))
+  return [found[i * len(found) // number] for i in range(number)]
 
 
 def _prompts(document: Document) -> list[Prompt]:
@@ -46,9 +47,9 @@ def _prompts(document: Document) -> list[Prompt]:
       # The docstring must end at the indentation of the body, which tells where the body ends.
       level = len(line) - len(line.lstrip())
       if level == node.body[0].col_offset and node.end_lineno - node.lineno < MAX_LINES:
-        made.append(
-          Prompt(f'{node.name} in {document.name}', ''.join(lines[node.lineno - 1 : last]))
-        )
+        # Without its last line break: models draw it together with the indentation that follows.
+        given = ''.join(lines[node.lineno - 1 : last]).rstrip('\n')
+        made.append(Prompt(f'{node.name} in {document.name}', given))
   return made
 
 

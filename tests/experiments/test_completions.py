@@ -26,13 +26,13 @@ def h(x):
       deeper."""
   return x
 '''
-GIVEN = 'def f(x, *, y=2):\n  """One line."""\n'
+GIVEN = 'def f(x, *, y=2):\n  """One line."""'
 
 
 def test_functions_are_given_with_their_docstrings():
   found = prompts([Document('a.py', CODE), Document('b.py', 'def broken(:')], 10)
   assert [prompt.name for prompt in found] == ['f in a.py', 'g in a.py']
-  assert found[0].given == GIVEN and found[1].given.endswith('  lines."""\n')
+  assert found[0].given == GIVEN and found[1].given.endswith('  lines."""')
   assert len(prompts([Document('a.py', CODE)], 1)) == 1
 
 
@@ -49,4 +49,4 @@ def test_functions_are_given_with_their_docstrings():
   ],
 )
 def test_code_parses_together_with_what_is_given(completion, expected):
-  assert parses(GIVEN, completion) == expected
+  assert parses(GIVEN, f'\n{completion}') == expected
