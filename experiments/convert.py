@@ -6,11 +6,11 @@ twofold convert --write=published/ --workdir=runs/gpt2 --shard_mb=2000
 twofold convert --write=adapters/ --workdir=runs/lora --adapters
 
 --read takes a GGUF file, or a folder in the layout of `transformers`: config.json and safetensors,
-of GPT-2, Llama, Mistral, Qwen2 or Qwen3. It makes a run at step 0, with the tokenizer and the chat
-template, to sample from, to evaluate and to fine-tune. Network, head and model come from the
-weights, and everything else from the config: by default one without data. Of the flags for network
-and model, those that suit the weights apply (--config.network.attention, dropout, scan, remat); any
-other that differs from the weights is refused.
+of GPT-2, Llama, Mistral, Qwen2, Qwen3 or Phi-3. It makes a run at step 0, with the tokenizer and
+the chat template, to sample from, to evaluate and to fine-tune. Network, head and model come from
+the weights, and everything else from the config: by default one without data. Of the flags for
+network and model, those that suit the weights apply (--config.network.attention, dropout, scan,
+remat); any other that differs from the weights is refused.
 
 --write merges the low-rank updates of a run that was fine-tuned with LoRA; with --adapters it
 writes them alone, in the layout of PEFT. It needs a new or an empty folder. What has not changed

@@ -38,6 +38,11 @@ OTHER_FLAGS = {'weak', 'draft', 'seed', 'step', 'out', 'ema', 'metrics', 'num_sa
 NO_OPTIONS = {f.name for f in dataclasses.fields(SampleFlags)} - SETTINGS_TOO | OTHER_FLAGS
 
 
+def _as_they_are(config: Mapping, params: PyTree) -> PyTree:
+  del config
+  return params
+
+
 class Family(NamedTuple):
   """A family of methods: how it builds a method, its default config, and its tasks on images.
 
@@ -66,7 +71,7 @@ class Family(NamedTuple):
   read_published: Callable[[pathlib.Path], Weights] | None = None
   published_sections: Callable[[pathlib.Path], dict[str, Any]] | None = None
   keep_files: Callable[[pathlib.Path, pathlib.Path], None] | None = None
-  arrange: Callable[[Mapping, PyTree], PyTree] = lambda config, params: params
+  arrange: Callable[[Mapping, PyTree], PyTree] = _as_they_are
 
 
 def _published_weights(path: pathlib.Path) -> Weights:

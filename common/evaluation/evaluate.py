@@ -92,7 +92,12 @@ def check_settings(
   """
   for name in metrics or ():
     pick(METRICS, name, 'metric')
-  pick(data.splits, settings['split'], 'evaluation.split')
+  source = pick(data.splits, settings['split'], 'evaluation.split')
+  if not len(source):
+    raise ConfigError(
+      f'the {settings["split"]} split of {data.spec.name} is empty; name data to measure on, '
+      'such as --on=NAME'
+    )
   extractor_name = settings['extractor']
   pick(EXTRACTORS, extractor_name, 'evaluation.extractor')
   asked = domain_of(data.spec).metrics if metrics is None else metrics

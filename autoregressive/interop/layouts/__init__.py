@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from autoregressive.interop.layouts.base import Layout
 from autoregressive.interop.layouts.gpt2 import GPT2
 from autoregressive.interop.layouts.llama import LLAMA, MISTRAL, QWEN2, QWEN3
+from autoregressive.interop.layouts.phi3 import PHI3
 from autoregressive.networks.transformer import Transformer
 
 LAYOUTS: Mapping[str, Layout] = {
@@ -13,6 +14,7 @@ LAYOUTS: Mapping[str, Layout] = {
   'mistral': MISTRAL,
   'qwen2': QWEN2,
   'qwen3': QWEN3,
+  'phi3': PHI3,
 }
 
 

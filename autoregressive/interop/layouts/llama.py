@@ -1,4 +1,4 @@
-"""The public layouts of Llama and of its relatives: Mistral, Qwen2 and Qwen3.
+"""The public layouts of Llama and of its relatives: Mistral, Qwen2, Qwen3, and Phi-3 (phi3.py).
 
 They share their tensors. Mistral's positions see a window, Qwen2 has biases of queries, keys and
 values, and Qwen3 norms of queries and keys.
@@ -41,9 +41,9 @@ KEYS: Mapping[str, Keys] = {
   'llama': Keys(
     required=SIZES,
     optional=OPTIONAL | dict(num_key_value_heads=(int, None), head_dim=(int, None)),
-    fixed=PLAIN | dict(attention_bias=False),
+    fixed=PLAIN | dict(attention_bias=False, rope_interleaved=False),
     # `pretraining_tp` splits products into parts with the same sum.
-    ignored=IGNORED | {'pretraining_tp'},
+    ignored=IGNORED | {'pretraining_tp', 'is_llama_config'},
   ),
   'mistral': Keys(
     required=SIZES | dict(num_key_value_heads=int),
@@ -54,14 +54,26 @@ KEYS: Mapping[str, Keys] = {
   'qwen2': Keys(
     required=SIZES | dict(num_key_value_heads=int),
     optional=OPTIONAL | WINDOW | dict(head_dim=(int, None)),
-    fixed=PLAIN,
-    ignored=IGNORED | {'use_mrope', 'max_window_layers'},
+    fixed=PLAIN | dict(use_mrope=False),
+    ignored=IGNORED | {'max_window_layers'},
   ),
   'qwen3': Keys(
     required=SIZES | dict(num_key_value_heads=int, head_dim=int),
     optional=OPTIONAL | WINDOW,
     fixed=PLAIN | dict(attention_bias=False),
     ignored=IGNORED | {'max_window_layers'},
+  ),
+  'phi3': Keys(
+    required=SIZES,
+    optional=OPTIONAL
+    | dict(
+      rms_norm_eps=(float, 1e-5),
+      num_key_value_heads=(int, None),
+      sliding_window=(int, None),
+      partial_rotary_factor=(float, None),
+    ),
+    fixed=FIXED | dict(hidden_act='silu', attention_bias=False),
+    ignored=IGNORED | {'original_max_position_embeddings', 'embd_pdrop', 'resid_pdrop'},
   ),
 }
 QWEN_LAYERS = 28  # of a config.json that leaves `max_window_layers` out
@@ -87,15 +99,15 @@ def _from_config(kind: str, config: Mapping[str, Any], where: str):
     qkv_bias=kind == 'qwen2',
     qk_norm=kind == 'qwen3',
     window=_window(kind, given, config, where),
-    **read_rotary(config, where),
+    **read_rotary(config, where, partial=kind == 'phi3'),
   )
   return network, config['tie_word_embeddings'], config['vocab_size']
 
 
 def _window(kind: str, given: Mapping[str, Any], config: Mapping[str, Any], where: str) -> int:
   """The number of positions that a query sees; 0: all. Raises ConfigError if layers differ."""
-  if kind == 'mistral':
-    absent = 'sliding_window' not in given
+  if kind in ('mistral', 'phi3'):
+    absent = kind == 'mistral' and 'sliding_window' not in given
     return MISTRAL_WINDOW if absent else config['sliding_window'] or 0
   if not config.get('use_sliding_window') or not config['sliding_window']:
     return 0
@@ -121,6 +133,7 @@ ARCHITECTURES = {
   'mistral': 'MistralForCausalLM',
   'qwen2': 'Qwen2ForCausalLM',
   'qwen3': 'Qwen3ForCausalLM',
+  'phi3': 'Phi3ForCausalLM',
 }
 
 
@@ -140,6 +153,10 @@ def _to_config(kind: str, network) -> dict[str, Any]:
   )
   if kind == 'mistral':
     return config | dict(sliding_window=network.window or None)
+  if kind == 'phi3':
+    config['rope_parameters']['partial_rotary_factor'] = network.rotary_fraction
+    del config['head_dim']  # it is the width over the heads
+    return config | dict(sliding_window=network.window or None)
   if kind == 'llama':
     return config | dict(attention_bias=False, mlp_bias=False)
   window = bool(network.window)
@@ -150,7 +167,7 @@ def _to_config(kind: str, network) -> dict[str, Any]:
   return config | (dict(attention_bias=False) if kind == 'qwen3' else {})
 
 
-def _export_block(block, network):
+def export_block(block, network):
   kernels = {
     'self_attn.o_proj': block['attention']['out']['kernel'],
     'mlp.gate_proj': block['gate']['kernel'],
@@ -171,7 +188,7 @@ def _export_block(block, network):
   }
 
 
-def _import_block(tensors, network):
+def import_block(tensors, network):
   kernels = {  # theirs are [out, in]
     name.removesuffix('.weight'): tensor.T
     for name, tensor in tensors.items()
@@ -212,11 +229,11 @@ SHARED = dict(
   bias=False,
   attention_cap=0.0,
   base_width=0,
-  rotary_fraction=1.0,
 )
+WHOLE = dict(rotary_fraction=1.0)
 
 
-def _layout(kind: str, **fixed: Any) -> Layout:
+def layout(kind: str, **fixed: Any) -> Layout:
   """The layout of one kind; `fixed`: settings that its networks share besides SHARED."""
   return Layout(
     names={'embedding': 'model.embed_tokens.weight', 'block': 'model.layers'},
@@ -227,12 +244,12 @@ def _layout(kind: str, **fixed: Any) -> Layout:
     to_config=functools.partial(_to_config, kind),
     export_outer=_export_outer,
     import_outer=_import_outer,
-    export_block=_export_block,
-    import_block=_import_block,
+    export_block=export_block,
+    import_block=import_block,
   )
 
 
-LLAMA = _layout('llama', qkv_bias=False, qk_norm=False, window=0)
-MISTRAL = _layout('mistral', qkv_bias=False, qk_norm=False)
-QWEN2 = _layout('qwen2', qkv_bias=True, qk_norm=False)
-QWEN3 = _layout('qwen3', qkv_bias=False, qk_norm=True)
+LLAMA = layout('llama', **WHOLE, qkv_bias=False, qk_norm=False, window=0)
+MISTRAL = layout('mistral', **WHOLE, qkv_bias=False, qk_norm=False)
+QWEN2 = layout('qwen2', **WHOLE, qkv_bias=True, qk_norm=False)
+QWEN3 = layout('qwen3', **WHOLE, qkv_bias=False, qk_norm=True)

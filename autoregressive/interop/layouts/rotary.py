@@ -39,12 +39,13 @@ SCALINGS: Mapping[str, tuple[Mapping[str, type], Mapping[str, tuple[type, Any]]]
 VARYING = ('dynamic', 'longrope', 'su')
 
 
-def read_rotary(config: Mapping[str, Any], where: str) -> dict[str, Any]:
+def read_rotary(config: Mapping[str, Any], where: str, partial: bool = False) -> dict[str, Any]:
   """Base and scaling of rotary positions, which old and new configs keep in different places.
 
   Args:
     config: the values of rope_theta, rope_scaling and rope_parameters.
     where: the file, for messages.
+    partial: whether this kind of model may rotate a part of each head.
 
   Raises:
     ConfigError: for a scaling that is unknown, or lacks a value.
@@ -60,9 +61,11 @@ def read_rotary(config: Mapping[str, Any], where: str) -> dict[str, Any]:
       f'this transformer has fixed ones: {", ".join(SCALINGS)}'
     )
   required, optional = pick(SCALINGS, kind, f'rope_type in {where}:')
-  # Refused unless it is 1, where the kind of scaling has no such value: `transformers` rotates
-  # whole heads of these models.
-  fixed = {} if 'partial_rotary_factor' in optional else {'partial_rotary_factor': 1.0}
+  fixed = {}
+  if partial:
+    optional = optional | {'partial_rotary_factor': (float, None)}
+  elif 'partial_rotary_factor' not in optional:
+    fixed['partial_rotary_factor'] = 1.0  # `transformers` rotates whole heads of these models
   keys = Keys(
     required=required,
     optional={'rope_theta': (float, None), **optional},
@@ -74,7 +77,11 @@ def read_rotary(config: Mapping[str, Any], where: str) -> dict[str, Any]:
   if len(bases) > 1:
     raise ConfigError(f'{where} has two values of rope_theta: {", ".join(map(str, sorted(bases)))}')
   (base,) = bases or {10_000.0}
-  return dict(rotary_base=base, rotary_scaling=_scaling(kind, values))
+  made = dict(rotary_base=base, rotary_scaling=_scaling(kind, values))
+  if partial:
+    fraction = values['partial_rotary_factor'] or config['partial_rotary_factor'] or 1.0
+    made['rotary_fraction'] = fraction
+  return made
 
 
 def _scaling(kind: str, values: Mapping[str, Any]) -> tuple:

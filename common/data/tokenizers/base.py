@@ -2,8 +2,8 @@
 
 import abc
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Integer
@@ -65,8 +65,8 @@ class Tokenizer(abc.ABC):
     """Special tokens by name; spelled out in a text, they are text (but see `encode_marked`)."""
     return {}
 
-  def continuation(self, given: Tokens, drawn: Tokens) -> str:
-    """The text of `drawn` after `given`.
+  def continuation(self, given: Iterable[Any], drawn: Iterable[Any]) -> str:
+    """The text of the token ids `drawn` after `given`.
 
     The whole is decoded and the given part cut off: by itself, the first drawn token of some
     tokenizers would lose its space.

@@ -11,33 +11,26 @@ import pytest
 
 from autoregressive.interop import weights
 from autoregressive.interop.gguf_header import read_header
+from autoregressive.networks.positions import rotary_frequencies
 from common.config import ConfigError
 from common.data.tokenizers.vocabularies import SPACE, Vocabulary
 from tests.autoregressive.interop import tiny
 from tests.cases import mostly_slow
 
 
-def rounded(made, quantised):
-  """The parameters after quantisation: matrices of the public layout, row by row."""
-  kind = gguf.GGMLQuantizationType[quantised]
-  return {
-    name: gguf.dequantize(gguf.quants.quantize(x, kind), kind) if x.ndim == 2 else x
-    for name, x in tiny.gguf_tensors(made, interleaved=False).items()
-  }
-
-
 @pytest.mark.parametrize('quantised', mostly_slow(['F32', 'Q8_0', 'Q4_1', 'F16'], ['Q4_1']))
 def test_a_file_gives_the_dequantised_weights_with_tokenizer_and_template(quantised, tmp_path):
   made, path = tiny.model(), tmp_path / 'tiny.gguf'
-  tiny.write(path, tiny.gguf_tensors(made), quantised=quantised)
+  tensors = tiny.gguf_tensors(made)
+  tiny.write(path, tensors, quantised=quantised)
   read = weights.read_published(path)
-  assert read.kind == 'llama' and read.tied and read.vocabulary == tiny.VOCABULARY
+  assert read.kind == 'llama' and read.tied and (read.vocabulary, read.tokens) == (320, 300)
   assert read.network == dict(read.network) | tiny.NETWORK | {'head_dim': 0}
-  # Quantisation is by row, and the order of rows changes no row.
-  expected = rounded(made, quantised)
-  again = tiny.gguf_tensors(read, interleaved=False)
-  assert expected.keys() == again.keys()
-  for name, values in expected.items():
+  kind, again = gguf.GGMLQuantizationType[quantised], tiny.gguf_tensors(read)
+  assert tensors.keys() == again.keys()
+  for name, values in tensors.items():
+    if values.ndim == 2:
+      values = gguf.dequantize(gguf.quants.quantize(values, kind), kind)
     np.testing.assert_array_equal(again[name], np.asarray(values, np.float32), err_msg=name)
   library, text = tiny.byte_pairs(), 'to be 2026 <|im_end|>, foxes\n'
   tokenizer = read.companions.tokenizer
@@ -47,6 +40,41 @@ def test_a_file_gives_the_dequantised_weights_with_tokenizer_and_template(quanti
   assert (tokenizer.separator, tokenizer.end_tokens) == (0, (0, 2))
   assert read.companions.template == tiny.TEMPLATE
   assert read.companions.special_tokens == {'bos_token': '<|im_start|>', 'eos_token': '<|im_end|>'}
+
+
+@pytest.mark.parametrize(
+  ('kind', 'changes'),
+  [
+    ('gpt2', {}),
+    ('qwen2', dict(qkv_bias=True)),
+    ('qwen3', dict(qk_norm=True, head_dim=12)),
+  ],
+)
+def test_other_architectures_have_their_own_names_and_order(kind, changes, tmp_path):
+  made, path = tiny.model(kind, **changes), tmp_path / 'tiny.gguf'
+  keys = {'attention.key_length': changes['head_dim']} if 'head_dim' in changes else {}
+  tiny.write(path, tiny.gguf_tensors(made), kind, 'F32', keys)
+  read = weights.read_published(path)
+  assert read.kind == kind
+  jax.tree.map(np.testing.assert_array_equal, read.params, made.params)
+
+
+def test_rotary_scalings_are_keys_or_factors(tmp_path):
+  path, tensors = tmp_path / 'tiny.gguf', tiny.gguf_tensors(tiny.model())
+  linear = {'rope.scaling.type': 'linear', 'rope.scaling.factor': 4.0}
+  tiny.write(path, tensors, quantised='F32', keys=linear)
+  assert weights.describe(path).network['rotary_scaling'] == ('linear', 4.0)
+  scaling, base = ('llama3', 8.0, 8192, 1.0, 4.0), {'rope.freq_base': 5e5}
+  factors = rotary_frequencies(8, 5e5) / rotary_frequencies(8, 5e5, scaling)
+  more = tensors | {'rope_freqs.weight': factors.astype(np.float32)}
+  tiny.write(path, more, quantised='F32', keys=base)
+  assert weights.describe(path).network['rotary_scaling'] == scaling
+  tiny.write(path, more, quantised='F32')  # another base: the factors are of no known setting
+  with pytest.raises(ConfigError, match='which are not the factors of Llama'):
+    weights.describe(path)
+  tiny.write(path, tensors, quantised='F32', keys={'rope.scaling.type': 'longrope'})
+  with pytest.raises(ConfigError, match=r"unknown rope.scaling.type in .*'longrope'"):
+    weights.describe(path)
 
 
 def test_values_can_be_rounded_to_bfloat16(tmp_path):

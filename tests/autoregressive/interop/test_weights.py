@@ -52,9 +52,10 @@ KINDS = {
   'qwen2': ('qwen2', LLAMA | dict(qkv_bias=True), True),
   'qwen2_window': ('qwen2', LLAMA | dict(qkv_bias=True, window=4), False),
   'qwen3': ('qwen3', LLAMA | dict(qk_norm=True, head_dim=12), True),
+  'phi3': ('phi3', LLAMA | dict(rotary_fraction=0.5, window=4, head_dim=0), False),
 }
 # Kinds whose numbers only `transformers` checks, not the papers in NumPy.
-SCALED = ('llama_yarn', 'llama_proportional')
+SCALED = ('llama_yarn', 'llama_proportional', 'phi3')
 TOKENS = np.array([[3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5], [2, 7, 1, 8, 2, 8, 1, 8, 2, 8, 4]])
 
 
@@ -470,6 +471,7 @@ def test_our_export_has_the_logits_of_the_papers(name, tmp_path):
   np.testing.assert_allclose(logits(made), expected, atol=1e-4)
 
 
+FROM_PEERS = ['gpt2', 'llama3', 'llama_yarn', 'mistral', 'qwen2', 'qwen3', 'phi3']
 PEERS = [name for name in KINDS if name != 'gpt2_scan']
 
 
@@ -494,7 +496,7 @@ def test_our_export_loads_in_transformers_with_the_same_logits(name, tmp_path):
 
 
 @pytest.mark.peers
-@pytest.mark.parametrize('name', ['gpt2', 'llama3', 'llama_yarn', 'mistral', 'qwen2', 'qwen3'])
+@pytest.mark.parametrize('name', FROM_PEERS)
 def test_weights_of_transformers_load_here_with_the_same_logits(name, tmp_path):
   torch, model = peer(name, tmp_path / 'ours')
   torch.manual_seed(0)

@@ -9,9 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import tokenizers as library
 
-from autoregressive.interop.gguf_files import LLAMA_BLOCK, LLAMA_OUTER
+from autoregressive.interop.gguf_files import ARCHITECTURES
 from autoregressive.interop.weights import Published, export_tensors
-from tests.autoregressive.common import perturbed
 
 TEXT = 'the quick brown fox jumps over the lazy dog in 2026; to be or not to be. ' * 4
 ENDS = ('<|endoftext|>', '<|im_start|>', '<|im_end|>')
@@ -19,7 +18,8 @@ TEMPLATE = (
   "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' + m['content'] + '<|im_end|>\\n' }}"
   "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-WIDTH, VOCABULARY = 32, 320
+WIDTH, VOCABULARY = 32, 300
+ROWS = 320  # of the embedding, which is padded
 NETWORK = dict(
   length=64,
   width=WIDTH,
@@ -53,37 +53,49 @@ def byte_pairs():
   return made
 
 
+GPT2 = dict(length=64, width=WIDTH, layers=2, heads=4, mlp_width=64)
+
+
 @functools.cache
 def model(kind='llama', **changes):
   """A model of random weights."""
-  network = NETWORK | changes
-  made = Published(kind, network, True, VOCABULARY, None)
-  params = jax.jit(made.model().init)(jax.random.key(0), jnp.zeros((1, 2, 1), jnp.int32))
-  return made._replace(params=perturbed(params['params'], 0.2))
+  network = (GPT2 if kind == 'gpt2' else NETWORK) | changes
+  made = Published(kind, network, True, ROWS, None)
+  tokens = jax.ShapeDtypeStruct((1, 2, 1), jnp.int32)
+  shapes = jax.eval_shape(made.model().init, jax.random.key(0), tokens)['params']
+  rng = np.random.default_rng(0)  # without JAX, which would compile for each shape
+  values = jax.tree.map(lambda x: rng.normal(0.1, 0.3, x.shape).astype(np.float32), shapes)
+  return made._replace(params=jax.tree.map(jnp.asarray, values))
 
 
 def write(path, tensors, architecture='llama', quantised='Q8_0', keys=None, leave_out=()):
-  """Writes tensors [public name: values] with a vocabulary.
+  """Writes a file with a vocabulary.
 
   Args:
     path: the file.
-    tensors: under GGUF's names, in GGUF's order of rows.
+    tensors: {GGUF's name: values in GGUF's order of rows}.
     architecture: the value of general.architecture.
     quantised: type of the matrices.
-    keys: more keys below the architecture, whole numbers.
+    keys: more keys below the architecture: whole numbers, numbers and texts.
     leave_out: names of tensors to leave out.
   """
   writer = gguf.GGUFWriter(path, architecture)
-  writer.add_context_length(NETWORK['length'])
-  writer.add_embedding_length(WIDTH)
-  writer.add_block_count(NETWORK['layers'])
-  writer.add_feed_forward_length(NETWORK['mlp_width'])
-  writer.add_head_count(NETWORK['heads'])
-  writer.add_head_count_kv(NETWORK['kv_heads'])
-  writer.add_layer_norm_rms_eps(NETWORK['norm_eps'])
-  writer.add_rope_freq_base(NETWORK['rotary_base'])
-  for key, value in (keys or {}).items():
-    writer.add_uint32(f'{architecture}.{key}', value)
+  numbers = {
+    'context_length': NETWORK['length'],
+    'embedding_length': WIDTH,
+    'block_count': NETWORK['layers'],
+    'feed_forward_length': NETWORK['mlp_width'],
+    'attention.head_count': NETWORK['heads'],
+    'attention.head_count_kv': NETWORK['kv_heads'],
+    'attention.layer_norm_rms_epsilon': NETWORK['norm_eps'],
+    'rope.freq_base': NETWORK['rotary_base'],
+  }
+  if architecture == 'gpt2':
+    numbers = {k: v for k, v in numbers.items() if 'kv' not in k and 'rope' not in k}
+    numbers['attention.layer_norm_epsilon'] = numbers.pop('attention.layer_norm_rms_epsilon')
+  add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
+  for key, value in (numbers | (keys or {})).items():
+    add[type(value)](f'{architecture}.{key}', value)
   add_vocabulary(writer)
   kind = gguf.GGMLQuantizationType[quantised]
   for name, values in tensors.items():
@@ -100,6 +112,7 @@ def write(path, tensors, architecture='llama', quantised='Q8_0', keys=None, leav
 
 
 def add_vocabulary(writer):
+  """The byte pairs of `byte_pairs`, and the chat template."""
   made = byte_pairs()
   ids = sorted(made.get_vocab().items(), key=lambda item: item[1])
   merges = json.loads(made.to_str())['model']['merges']
@@ -113,19 +126,26 @@ def add_vocabulary(writer):
   writer.add_chat_template(TEMPLATE)
 
 
-def gguf_tensors(made, interleaved=True):
-  """A model's tensors under GGUF's names; rows of queries and keys interleaved as there, or not."""
-  names = {theirs: ours for ours, theirs in (LLAMA_OUTER | LLAMA_BLOCK).items()}
+def gguf_tensors(made):
+  """A model's tensors as a GGUF file has them: names, order of rows, [outputs, inputs]."""
+  kind = ARCHITECTURES[made.kind]
+  names = {theirs: ours for ours, theirs in (kind.outer | kind.block).items()}
   tensors = {}
   for name, value in export_tensors(made).items():
     stem, _, ending = name.rpartition('.')
     values = np.asarray(value, np.float32)
-    if interleaved and stem.endswith(('q_proj', 'k_proj')):
-      heads = NETWORK['heads'] if stem.endswith('q_proj') else NETWORK['kv_heads']
-      values = values.reshape(heads, 2, -1, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
-    if stem.startswith('model.layers.'):
-      _, _, number, inner = stem.split('.', 3)
+    if kind.interleaved and stem.endswith(('q_proj', 'k_proj')):
+      values = interleaved(values, NETWORK['heads' if stem.endswith('q_proj') else 'kv_heads'])
+    if name.endswith(kind.transposed):
+      values = np.ascontiguousarray(values.T)
+    if stem.startswith(kind.prefix):
+      number, inner = stem.removeprefix(f'{kind.prefix}.').split('.', 1)
       tensors[f'blk.{number}.{names[inner]}.{ending}'] = values
     else:
       tensors[f'{names[stem]}.{ending}'] = values
   return tensors
+
+
+def interleaved(values, heads):
+  """Rows of (head, half, pair) as (head, pair, half)."""
+  return values.reshape(heads, 2, -1, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)

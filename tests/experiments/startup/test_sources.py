@@ -77,6 +77,6 @@ def test_published_weights_are_a_source_too(tmp_path):
   made = with_source(finetuned(path), {'network.attention'})
   network = made['network']
   assert (network['rotary_base'], network['kv_heads'], network['context']) == (1e4, 2, 64)
-  assert made['head']['min_rows'] == tiny.VOCABULARY
+  assert made['head']['min_rows'] == tiny.ROWS
   with pytest.raises(ConfigError, match=r'network\.norm: there .rms., here .layer.'):
     with_source(finetuned(path), {'network.norm'})
