@@ -174,7 +174,7 @@ def check_values(values, config):
     for name in values.get(flag) or ():
       pick(table, name, flag)
   for flag in ('dataset', 'on'):
-    if values.get(flag) and '.' not in values[flag]:  # otherwise a file
+    if re.fullmatch('[a-z0-9_]+', values.get(flag) or ''):  # otherwise a file
       pick(BUILDERS, values[flag], flag)
   if values.get('study'):
     config_files.call(values['study'], 'get_study', Study)

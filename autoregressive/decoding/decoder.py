@@ -26,7 +26,7 @@ from autoregressive.decoding.runner import (
 from autoregressive.decoding.search import beam_search
 from autoregressive.decoding.sequences import Generated, Limits, Prompt
 from autoregressive.decoding.settings import DecodingSettings
-from autoregressive.decoding.sliding import slide
+from autoregressive.decoding.sliding import Window, slide
 from autoregressive.decoding.speculative import Speculated, speculate
 from autoregressive.decoding.stepwise import prepare, watched
 from autoregressive.decoding.transforms import LogitTransforms
@@ -242,22 +242,20 @@ class Decoder:
     prompt: Prompt,
     settings: DecodingSettings,
     watch: Watch | None,
-    emissions: Num[np.ndarray, 'batch length values'],
-    begin: int,
-    lengths: Int[np.ndarray, 'batch'],
+    window: Window,
   ) -> tuple[Generated, bool]:
     """One window of longer sequences, and whether the watcher has ended them."""
-    context = self.context
+    (emissions, begin, lengths), context = window, self.context
     prefix = bucketed_prefix(self.model.network, int(lengths.min()), context)
     # Windows have no stop: `slide` looks for stops across them.
     limits = Limits(prefix, settings.prefill_chunk, offset=jnp.int32(begin))
-    window = prompt._replace(emissions=emissions[:, begin : begin + context], lengths=lengths)
+    part = prompt._replace(emissions=emissions[:, begin : begin + context], lengths=lengths)
     if watch is None:
-      return self._draws(runner, keys, window, limits, settings).run(), False
+      return self._draws(runner, keys, part, limits, settings).run(), False
     # The watcher is shown nothing beyond the length of the samples.
     end = jnp.int32(min(context, prompt.emissions.shape[1] - begin))
     limits = dataclasses.replace(limits, end=end)
-    generation = self.generation(runner, keys, window, limits, settings)
+    generation = self.generation(runner, keys, part, limits, settings)
     return watched(generation, watch, emissions[:, :begin])
 
   def _draws(

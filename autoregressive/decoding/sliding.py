@@ -15,9 +15,23 @@ from jaxtyping import Array, Int, Num
 
 from autoregressive.decoding.sequences import Generated, cut_at_stop, first_stop
 
-# (emissions [batch, length, values], where the window begins, lengths within it [batch]) -> the
-# window, drawn to its end, and whether all samples have ended in it
-DrawWindow = Callable[[np.ndarray, int, np.ndarray], tuple[Generated, bool]]
+
+class Window(NamedTuple):
+  """A window of longer sequences.
+
+  Attributes:
+    emissions: the sequences as far as they are drawn.
+    begin: where the window begins in them.
+    lengths: number of emissions within the window that are given or drawn.
+  """
+
+  emissions: Num[np.ndarray, 'batch length values']
+  begin: int
+  lengths: Int[np.ndarray, 'batch']
+
+
+# A window -> the same, drawn to its end, and whether all samples have ended in it
+DrawWindow = Callable[[Window], tuple[Generated, bool]]
 
 
 class Slid(NamedTuple):
@@ -60,7 +74,7 @@ def slide(
     # Emissions that earlier windows have drawn are given to this one.
     fed = np.clip(np.maximum(lengths, known) - begin, 0, context)
     given.append(int(fed.min()))
-    made, ended = draw_window(emissions, begin, fed)
+    made, ended = draw_window(Window(emissions, begin, fed))
     emissions[:, begin:end] = made.emissions
     # Emissions that an earlier window has drawn keep the log-probability from there.
     log_prob[:, known:end] = made.log_prob[:, known - begin :]

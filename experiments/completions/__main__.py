@@ -12,7 +12,7 @@ import pathlib
 import numpy as np
 from absl import flags
 
-from common.data.builders.text import python_files
+from common.data.builders.text import PythonCode
 from common.domains.base import SampleFlags, SampleSettings
 from common.domains.text import continue_prompt
 from common.evaluation.agreement import share
@@ -60,7 +60,7 @@ def report(name: str, found: list[tuple[Prompt, str]]) -> None:
 
 
 def main() -> None:
-  documents, _ = python_files()
+  documents, _ = PythonCode.documents()
   held_out = [one for one in documents if is_held_out(one)]
   asked = prompts(held_out, NUM.value)
   rest = [one.text for one in documents if not is_held_out(one)]

@@ -392,14 +392,10 @@ class PythonCode(TextBuilder, skip_registration=True):
   def variant(cls, settings: Mapping[str, Any]) -> str:
     return f'python{platform.python_version()}-{encoding_name(settings)}'
 
-  def documents(self) -> tuple[list[Document], tuple[str, ...]]:
-    return python_files()
-
-
-def python_files() -> tuple[list[Document], tuple[str, ...]]:
-  """The files of the standard library without its tests, and notes on what was left out."""
-  folder = pathlib.Path(sysconfig.get_path('stdlib'))
-  excluded = {'test', 'tests', 'idle_test', 'site-packages', 'dist-packages', '__pycache__'}
-  paths = [path for path in find_files(folder).paths if path.suffix == '.py']
-  paths = [path for path in paths if not excluded & set(path.relative_to(folder).parts)]
-  return read_files(paths, skip=True)
+  @staticmethod
+  def documents() -> tuple[list[Document], tuple[str, ...]]:
+    folder = pathlib.Path(sysconfig.get_path('stdlib'))
+    excluded = {'test', 'tests', 'idle_test', 'site-packages', 'dist-packages', '__pycache__'}
+    paths = [path for path in find_files(folder).paths if path.suffix == '.py']
+    paths = [path for path in paths if not excluded & set(path.relative_to(folder).parts)]
+    return read_files(paths, skip=True)
