@@ -14,7 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, Num
+from jaxtyping import Array, Float, Key
 
 from autoregressive.decoding.generate import Generation, generate
 from autoregressive.decoding.runner import (

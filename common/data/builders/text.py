@@ -396,6 +396,5 @@ class PythonCode(TextBuilder, skip_registration=True):
   def documents() -> tuple[list[Document], tuple[str, ...]]:
     folder = pathlib.Path(sysconfig.get_path('stdlib'))
     excluded = {'test', 'tests', 'idle_test', 'site-packages', 'dist-packages', '__pycache__'}
-    paths = [path for path in find_files(folder).paths if path.suffix == '.py']
-    paths = [path for path in paths if not excluded & set(path.relative_to(folder).parts)]
-    return read_files(paths, skip=True)
+    paths = (path for path in find_files(folder).paths if path.suffix == '.py')
+    return read_files([p for p in paths if not excluded & {*p.relative_to(folder).parts}], True)
