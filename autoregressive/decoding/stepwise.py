@@ -58,7 +58,7 @@ def _prepared(runner: Runner) -> Runner:
 _prepare_program = jax.jit(_prepared)
 
 
-def _type(x: Array) -> tuple:
+def _type(x: Array | jax.ShapeDtypeStruct) -> tuple:
   return x.shape, x.dtype
 
 
