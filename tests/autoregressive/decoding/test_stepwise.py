@@ -54,6 +54,7 @@ def test_a_watched_sample_is_that_of_one_call(network):
   assert seen[0].shape[1] == 6 and seen[-1].shape[1] == 40
 
 
+@pytest.mark.slow
 def test_a_watcher_ends_the_drawing():
   config, _, _, params = text_model()
   made = build(config, TEXT)
@@ -121,6 +122,7 @@ def test_a_session_rewinds_and_its_cache_grows():
     made.append([1])
 
 
+@pytest.mark.slow
 def test_a_session_draws_what_a_request_draws():
   config, _, _, params = text_model()
   request = Request(1, past=PAST[:1], options=dict(temperature=0.7, frequency_penalty=0.2))
@@ -138,6 +140,7 @@ def test_a_session_draws_what_a_request_draws():
   assert made.tokens == np.asarray(whole.x)[0].tolist()
 
 
+@pytest.mark.slow
 def test_a_session_compiles_few_programs():
   stepwise.advance_program.clear_cache()
   made, _, _ = session()

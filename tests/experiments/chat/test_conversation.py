@@ -79,6 +79,7 @@ def test_a_turn_cannot_end_itself():
   assert talk.session.tokens.count(marks[END]) == 1
 
 
+@pytest.mark.slow
 def test_a_reply_can_be_interrupted_and_the_conversation_goes_on():
   talk, pieces = tiny.conversation(), []
   talk.ask('hello')

@@ -94,6 +94,7 @@ def test_a_uniform_model_needs_the_logarithm_of_its_vocabulary():
   assert found['bits_per_byte'].value == pytest.approx(8, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_samples_of_text_are_measured_and_other_data_refused():
   method, params, data = model(Bytes(), context=30)
   names = ('distinct', 'self_bleu', 'zipf', 'repetition')
