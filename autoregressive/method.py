@@ -187,6 +187,8 @@ class Autoregression(Method):
     weights = example_weights(batch)[:, None] * ones
     if (observed := self.ordering.observed(batch['x'])) is not None:
       weights *= observed[:, given:]
+    if 'counted' in batch:  # the answers of dialogues, for example
+      weights *= batch['counted'][:, given:]
     return hidden, Targets(modelled, scale, weights)
 
   def _log_units(self, batch: Batch) -> Float[Array, 'batch 1'] | float:

@@ -14,7 +14,9 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from common.devices.mesh import mesh_of, scope
 
 PyTree = Any
-Batch = Mapping[str, Any]  # arrays 'x': data; 'label': class; 'weight': 0 where it is padding
+# Arrays 'x': data; 'label': class; 'weight': 0 where it is padding; 'counted': which positions of
+# an example its loss and likelihood count.
+Batch = Mapping[str, Any]
 
 
 class NotFiniteError(ValueError):
@@ -55,6 +57,18 @@ class Aux(NamedTuple):
   count: Float[Array, '']
 
 
+class Watch(NamedTuple):
+  """Looks at samples of text or tokens while they are drawn.
+
+  Attributes:
+    ended: given the parts so far [num, parts], says which samples have ended, [num].
+    every: number of parts after which it is asked again.
+  """
+
+  ended: Callable[[Int[np.ndarray, 'num parts']], Bool[np.ndarray, 'num']]
+  every: int
+
+
 class Request(NamedTuple):
   """What to sample.
 
@@ -65,6 +79,8 @@ class Request(NamedTuple):
     mask: True where `past` is given, or None.
     options: sampler settings that replace those of the config; `Method.sample` raises an error for
       unknown names.
+    watch: may end samples that are drawn part by part; drawing stops once it has ended all. None:
+      nobody looks.
   """
 
   num: int
@@ -72,6 +88,7 @@ class Request(NamedTuple):
   past: Array | None = None
   mask: Array | None = None
   options: Mapping[str, Any] = {}
+  watch: Watch | None = None
 
   def part(self, index: Int[np.ndarray, 'part']) -> 'Request':
     """The request for some of the samples."""

@@ -38,7 +38,7 @@ SETTINGS = dict(
   data=dict(  # what is trained on
     name='digits',  # a key of common/data/builders/__init__.py
     dir=Setting('', FOLDER),  # folder of prepared datasets, or gs://...; empty: TFDS's own
-    # folder or file of custom data (image_folder, npz, text, series) or raw files
+    # folder or file of custom data (image_folder, npz, text, dialogues, series) or raw files
     source=Setting('', PATH),
     # image_folder: side after cropping and resizing
     image_size=Setting(0, Interval(0, 8192, note='0: unchanged')),
@@ -75,6 +75,8 @@ SETTINGS = dict(
     # text, files: a run, or a folder with tokenizer.json, or with vocab.json and merges.txt; empty:
     # the run itself, or finetune.source
     tokenizer_files=Setting('', PATH),
+    # dialogues: file with a chat template in Jinja; empty: that of tokenizer_files
+    template=Setting('', PATH),
     batch_size=Setting(128, UP_TO_A_MILLION),  # the global batch, whatever the number of devices
   ),
   optimizer=dict(  # how a step changes the parameters

@@ -8,6 +8,7 @@ COMMANDS = (
   'train',
   'evaluate',
   'sample',
+  'chat',
   'compare',
   'ablate',
   'sweep',

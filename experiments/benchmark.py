@@ -1,6 +1,7 @@
 """Compares the speed with peers on this machine, in turns within one process.
 
   twofold benchmark --suite=train,sample,decode,loop --out=benchmarks.md
+  twofold benchmark --suite=language --weights=runs/smollm2 --out=language.md
   twofold benchmark --suite=gpu --out=benchmarks_gpu.md
 
 On a shared machine only ratios are meaningful. Contenders therefore take turns (A B C A B C …), and
@@ -25,11 +26,16 @@ from common.config import pick
 from common.files import atomic_write
 from common.reporting import report
 from experiments import cli
-from experiments.benchmarks import GPU, SUITES, gpu, isolated
-from experiments.benchmarks.race import SIZES, Race, matmul_peak
+from experiments.benchmarks import GPU, LANGUAGE, SUITES, gpu, isolated, language
+from experiments.benchmarks.race import SIZES, Race, Sizes, matmul_peak
 
 SUITE = flags.DEFINE_list(
-  'suite', list(SUITES), f'Suites to run: {", ".join(SUITES)}; or, alone: {GPU}.'
+  'suite',
+  [*SUITES, LANGUAGE],
+  f'Suites to run: {", ".join(SUITES)}, {LANGUAGE}; or, alone: {GPU}.',
+)
+WEIGHTS = cli.define(
+  'weights', f'Suite {LANGUAGE}: WORKDIR of a run that convert has read.', cli.FolderParser()
 )
 SCALE = flags.DEFINE_enum(
   'scale', 'default', list(SIZES), 'Sizes of the models; smoke is only for tests.'
@@ -64,7 +70,7 @@ def main() -> None:
   peers = PEERS.value and all(
     importlib.util.find_spec(name) for name in ('torch', 'diffusers', 'transformers')
   )
-  known = {**SUITES, GPU: None}
+  known = {**SUITES, LANGUAGE: language_suite, GPU: None}
   suites = {name: pick(known, name, 'suite') for name in SUITE.value}
   results: list[tuple[Race, Seconds]] = []
   for number, (name, suite) in enumerate(suites.items(), 1):
@@ -74,6 +80,17 @@ def main() -> None:
       results.append((race, run(race, REPEATS.value)))
       write(results, peers)
   print(table(results, peers))
+
+
+def language_suite(sizes: Sizes, peers: bool) -> list[Race]:
+  """The races of the weights in --weights; none without them."""
+  del sizes
+  if WEIGHTS.value is None:
+    logging.info(
+      'suite %s is skipped: it needs --weights=WORKDIR, a run of published weights', LANGUAGE
+    )
+    return []
+  return language.races(WEIGHTS.value, peers)
 
 
 def run_gpu_suite() -> None:

@@ -11,6 +11,7 @@ twofold evaluate --workdir=runs/digits --metrics=bits_per_dim \\
 twofold evaluate --workdir=runs/digits --weak=runs/shorter --options=guidance=2.0
 twofold evaluate --workdir=runs/digits --metrics=frechet --ema=0.02,0.05,0.1
 twofold evaluate --workdir=runs/python --on=shakespeare --metrics=bits_per_dim
+twofold evaluate --workdir=runs/python --on=MY.txt --metrics=perplexity,bits_per_byte
 twofold evaluate --workdir=runs/retail --metrics=crps,normalised_crps
 """
 
@@ -21,6 +22,7 @@ import jax
 from absl import flags
 
 from common.config import pick
+from common.data.builders import BUILDERS
 from common.domains import domain_of
 from common.evaluation.evaluate import METRICS, check_request, without_draws
 from common.evaluation.measures import Evaluation, Measure
@@ -37,7 +39,9 @@ WORKDIR = cli.define(
 )
 STEP = flags.DEFINE_string('step', 'last', "Checkpoint: 'last', 'best' or a number.")
 CHOSEN = flags.DEFINE_list(
-  'metrics', list(METRICS), 'Metrics (default: all): ' + ', '.join(METRICS) + '.'
+  'metrics',
+  list(METRICS),
+  'Metrics (default: all; with --on=FILE those without samples): ' + ', '.join(METRICS) + '.',
 )
 NUM = flags.DEFINE_integer(
   'num_samples',
@@ -46,7 +50,15 @@ NUM = flags.DEFINE_integer(
   lower_bound=1,
   upper_bound=base.SETTINGS['evaluation']['num_samples'].range.high,
 )
-ON = cli.define('on', 'Name of a dataset to use instead of the training data.')
+ON = cli.define('on', 'Name of a dataset, or for text a file, to use instead of the training data.')
+STRIDE = flags.DEFINE_integer(
+  'stride',
+  None,
+  'With --on=FILE: tokens from one window to the next (half a window); fewer give each token more '
+  'context.',
+  lower_bound=1,
+)
+OF_FILES = ['perplexity', 'bits_per_byte', 'bits_per_character']
 LIKELIHOOD = cli.define_items(
   'likelihood',
   "Replaces the config's likelihood: vlb or flow, then settings: flow,trace=exact,samples=4.",
@@ -61,6 +73,16 @@ EMA = flags.DEFINE_list(
 )
 OPTIONS = cli.define_items('options', families.options_help())
 DISTRIBUTED, TIMEOUT = processes.define()
+
+
+def chosen() -> list[str]:
+  """The metrics to measure."""
+  return OF_FILES if is_file(ON.value) and not CHOSEN.present else CHOSEN.value
+
+
+def is_file(on: str | None) -> bool:
+  """Whether --on names a file and no dataset."""
+  return on is not None and on not in BUILDERS
 
 
 def evaluate(run: runs.Run, settings: dict, variant: dict) -> Evaluation:
@@ -80,7 +102,7 @@ def evaluate(run: runs.Run, settings: dict, variant: dict) -> Evaluation:
   conditions = {'step': run.step, 'options': settings, **variant, 'config': sections}
   # Opened before the work: a file that cannot be read must not cost the result.
   file = ResultFile(folder / f'{name}.json', conditions)
-  result = run.evaluate(CHOSEN.value, **sampling)
+  result = run.evaluate(chosen(), **sampling)
   if jax.process_index():
     return result  # process 0 writes
   file.add(result.measures)
@@ -133,11 +155,13 @@ def check_flags(config: Mapping, options: Mapping[str, Any]) -> None:
   families.check_options(config, options)
   if WEAK.value is not None:
     runs.check_weak(config, WEAK.value)
-  metrics = CHOSEN.value
+  metrics = chosen()
   if len(set(metrics)) < len(metrics):
     raise ValueError(f'--metrics={",".join(metrics)}: a metric is given twice; write it once')
   for metric in metrics:
     pick(METRICS, metric, 'metric')
+  if STRIDE.value is not None and ON.value is None:
+    raise ValueError('--stride is for the windows of --on=FILE; remove the flag')
   if LIKELIHOOD.value and 'bits_per_dim' not in metrics:
     raise ValueError('--likelihood changes only bits_per_dim: add it to --metrics')
   drawn = {'options': options, 'num_samples': NUM.value, 'weak': WEAK.value}
@@ -158,18 +182,32 @@ def open_run(options: Mapping[str, Any]) -> tuple[runs.Run, dict[str, Any]]:
   if NUM.value not in (None, run.config['evaluation']['num_samples']):
     run.config['evaluation']['num_samples'] = variant['num_samples'] = NUM.value
   if ON.value is not None:
-    run = runs.with_dataset(run, ON.value)
+    run = other_data(run, ON.value, STRIDE.value)
     variant['on'] = ON.value
+  if STRIDE.value is not None:
+    variant['stride'] = STRIDE.value
   if LIKELIHOOD.value:
     variant['likelihood'] = ','.join(LIKELIHOOD.value)
   if WEAK.value is not None:
     variant['weak'] = WEAK.value
   # Everything is checked before the parameters are read.
   given = dict(options) | ({} if WEAK.value is None else {'weak': WEAK.value})
-  asked = CHOSEN.value if CHOSEN.present else None
+  asked = chosen() if CHOSEN.present or is_file(ON.value) else None
   with families.naming_options(options):
     check_request(run.method, run.data, run.config['evaluation'], asked, given)
   return run, variant
+
+
+def other_data(run: runs.Run, on: str, stride: int | None) -> runs.Run:
+  """The run on the data of --on: a dataset by name, or a text file."""
+  if not is_file(on):
+    if stride is not None:
+      raise ValueError(f'--stride is for files, and --on={on} is a dataset: remove one of them')
+    return runs.with_dataset(run, on)
+  if not pathlib.Path(on).exists():
+    known = ', '.join(sorted(BUILDERS))
+    raise ValueError(f'--on={on}: there is no such file, and no such dataset; known: {known}')
+  return runs.with_text(run, on, stride)
 
 
 def exit_code(found: Iterable[Evaluation]) -> int:
@@ -180,7 +218,7 @@ def exit_code(found: Iterable[Evaluation]) -> int:
 def print_table(found: dict[float, Evaluation]) -> None:
   """Prints one line per width of the average, and one column per metric."""
   columns = [['ema', *(f'{width:g}' for width in found)]]
-  for metric in CHOSEN.value:
+  for metric in chosen():
     columns.append(column(metric, [result.measures[metric] for result in found.values()]))
   lengths = [max(map(len, cells)) for cells in columns]
   for row in zip(*columns, strict=True):

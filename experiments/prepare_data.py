@@ -132,6 +132,11 @@ SETTINGS = (
     'Text, gpt2: folder with vocab.json and merges.txt, or with tokenizer.json.',
     cli.FolderParser(),
   ),
+  cli.define(
+    'template',
+    'dialogues: file with a chat template; default: that of tokenizer_files.',
+    cli.PathParser(),
+  ),
 )
 
 

@@ -13,6 +13,7 @@ from absl import logging
 from common.checkpoints.checkpoints import Restored
 from common.config import Config, ConfigError, check_setting, flatten
 from common.data import pipeline, tokenizers
+from common.data.builders.text import read_text
 from common.data.sources import given_examples
 from common.data.spec import DataSpec
 from common.devices.limits import out_of_memory
@@ -21,6 +22,7 @@ from common.domains.base import SampleFlags, SampleSettings, TrainedModel
 from common.evaluation.evaluate import evaluate
 from common.evaluation.likelihood import BitsPerDim, bits_per_dim
 from common.evaluation.measures import Evaluation
+from common.evaluation.texts import windows
 from common.files import Path, atomic_write, to_path
 from common.finetuning import open_checkpoints
 from common.method import Method, PyTree
@@ -366,6 +368,26 @@ def with_dataset(run: Run, name: str) -> Run:
       f'{data.spec.shape} of {data.spec.levels} values, or another vocabulary or palette'
     )
   return run._replace(data=data)
+
+
+def with_text(run: Run, path: str, stride: int | None = None) -> Run:
+  """The run with the windows of a text file as all splits of its data.
+
+  Args:
+    run: a model of text.
+    path: the file.
+    stride: see `common.evaluation.texts.windows.cut`.
+
+  Raises:
+    ConfigError: the model is not one of text, or the file cannot be read or encoded.
+  """
+  if run.data.spec.tokenizer is None:
+    raise ConfigError(f'--on={path}: a file is for models of text, not of {run.data.spec.name}')
+  try:
+    text = read_text(pathlib.Path(path))
+    return run._replace(data=windows.text_data(run.data, path, text, stride))
+  except (OSError, ValueError) as error:
+    raise ConfigError(f'--on={path}: {error}') from error
 
 
 def _data_format(spec: DataSpec) -> tuple:

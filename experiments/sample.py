@@ -6,6 +6,8 @@ twofold sample --workdir=runs/digits --task=inpaint --mask=left --out=inpainted.
 twofold sample --workdir=runs/pixels --options=beams=4
 twofold sample --workdir=runs/pixels --draft=runs/small --options=draft_ahead=6
 twofold sample --workdir=runs/shakespeare --prompt="To be, " --length=500 --num=2
+twofold sample --workdir=runs/shakespeare --prompt="To be, " --stream --stop="ROMEO" --stop="JULIET"
+twofold sample --workdir=runs/python --prompt_file=half.py --stop_at=dedent
 twofold sample --workdir=runs/retail --num=6 --draws=200 --out=forecasts.png
 twofold sample --workdir=runs/retail --out=quantiles.csv
 twofold sample --workdir=runs/retail --horizon=18 --out=forecast.csv
@@ -65,14 +67,21 @@ def _help(name: str) -> str:
 
 
 # The domain of the data decides about the meaning, default and validity of these flags.
-TEXT_FLAGS = ('label', 'task', 'mask', 'prompt', 'stop', 'on', 'future')
+TEXT_FLAGS = ('label', 'task', 'mask', 'prompt', 'stop_at', 'on', 'future')
 SAMPLE_FLAGS = (
   *(flags.DEFINE_string(name, None, _help(name)) for name in TEXT_FLAGS),
+  flags.DEFINE_multi_string('stop', None, _help('stop')),
   *(
     flags.DEFINE_integer(name, None, _help(name), lower_bound=1, upper_bound=largest)
     for name, largest in COUNTS.items()
   ),
-  *(flags.DEFINE_bool(name, None, _help(name)) for name in ('slide', 'all_draws')),
+  *(flags.DEFINE_bool(name, None, _help(name)) for name in ('slide', 'stream', 'all_draws')),
+)
+PROMPT_FILE = cli.define(
+  'prompt_file',
+  'Text file whose contents are the prompt, but for one line break at its end: models draw it '
+  'together with what follows.',
+  cli.PathParser(),
 )
 
 
@@ -100,11 +109,24 @@ def main() -> None:
         draw(pathlib.Path(folder))
 
 
+def prompt_of(path: str, prompt: str | None) -> str:
+  """The contents of --prompt_file. Raises ValueError next to a --prompt, or if it is not text."""
+  if prompt is not None:
+    raise ValueError('--prompt and --prompt_file both give a prompt: remove one of them')
+  try:
+    return pathlib.Path(path).read_text('utf-8').removesuffix('\n')
+  except UnicodeDecodeError as error:
+    raise ValueError(f'--prompt_file={path} must be UTF-8 text: {error}') from error
+
+
 def draw(folder: pathlib.Path | None = None) -> None:
   """Draws samples as the flags say; into `folder`, if there is one, instead of that of --out."""
   options, widths, step = check()
   run = runs.open_run(WORKDIR.value)
-  flags = SampleFlags(**{flag.name: flag.value for flag in SAMPLE_FLAGS})
+  given = {flag.name: flag.value for flag in SAMPLE_FLAGS}
+  if PROMPT_FILE.value is not None:
+    given['prompt'] = prompt_of(PROMPT_FILE.value, given['prompt'])
+  flags = SampleFlags(**given)
   domain = domain_of(run.data.spec)
   name = OUT.value or domain.default_out
   out = pathlib.Path(name) if name else None

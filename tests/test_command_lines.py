@@ -22,7 +22,7 @@ from common.studies.studies import Study
 from diffusion.likelihood import LIKELIHOODS
 from diffusion.sampling import settings as diffusion_settings
 from experiments import COMMANDS, cli, families, runs
-from experiments.benchmarks import GPU, SUITES, gpu
+from experiments.benchmarks import GPU, LANGUAGE, SUITES, gpu
 from experiments.list import pages
 from experiments.study import running
 from experiments.sweep import grid as grids
@@ -56,8 +56,8 @@ def commands_in(text, code):
   lines = (' '.join(line.split()) for line in code(re.sub(r'\\\n\s*', '', text)))
   for line in lines:
     if line.startswith(STARTS):
-      # Without what follows a command in a docstring: '(once)', '> FILE'.
-      yield re.sub(r' (\(.*|> .*)$', '', line)
+      # Without what follows a command in a docstring: '(once)', '> FILE', '< FILE'.
+      yield re.sub(r' (\(.*|[<>] .*)$', '', line)
 
 
 def command_lines():
@@ -168,13 +168,13 @@ def check_options(texts, config):
 
 def check_values(values, config):
   """Names that flags give are names of tables; files are there."""
-  tables = {'metrics': METRICS | running.LOG_METRICS, 'suite': {**SUITES, GPU: ()}}
+  tables = {'metrics': METRICS | running.LOG_METRICS, 'suite': {**SUITES, LANGUAGE: (), GPU: ()}}
   tables['rows'] = gpu.ROWS
   for flag, table in tables.items():
     for name in values.get(flag) or ():
       pick(table, name, flag)
   for flag in ('dataset', 'on'):
-    if values.get(flag):
+    if re.fullmatch('[a-z0-9_]+', values.get(flag) or ''):  # otherwise a file
       pick(BUILDERS, values[flag], flag)
   if values.get('study'):
     config_files.call(values['study'], 'get_study', Study)

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, Num
+from jaxtyping import Array, Float, Key
 
-from autoregressive.decoding.generate import generate
+from autoregressive.decoding.generate import Generation, generate
 from autoregressive.decoding.runner import (
   Runner,
   bucketed_length,
@@ -26,14 +26,15 @@ from autoregressive.decoding.runner import (
 from autoregressive.decoding.search import beam_search
 from autoregressive.decoding.sequences import Generated, Limits, Prompt
 from autoregressive.decoding.settings import DecodingSettings
-from autoregressive.decoding.sliding import slide
+from autoregressive.decoding.sliding import Window, slide
 from autoregressive.decoding.speculative import Speculated, speculate
+from autoregressive.decoding.stepwise import prepare, watched
 from autoregressive.decoding.transforms import LogitTransforms
 from autoregressive.model import Model
 from autoregressive.orderings.base import Ordering
 from common.data.spec import DataSpec
 from common.devices.mesh import split_batch, whole
-from common.method import Program, PyTree
+from common.method import Program, PyTree, Watch
 
 
 class Draft(NamedTuple):
@@ -122,7 +123,12 @@ class Decoder:
     return max(length, self.model.network.longest + (self.model.start == 'none'))
 
   def decode(
-    self, params: PyTree, keys: Key[Array, 'batch'], prompt: Prompt, settings: DecodingSettings
+    self,
+    params: PyTree,
+    keys: Key[Array, 'batch'],
+    prompt: Prompt,
+    settings: DecodingSettings,
+    watch: Watch | None = None,
   ) -> tuple[Generated, int]:
     """The decoded sequences, and the number of sequential network evaluations.
 
@@ -131,16 +137,18 @@ class Decoder:
       keys: one per sample.
       prompt: the given beginning of each sample; emissions and lengths are NumPy arrays.
       settings: with stops as tokens and the length in emissions (`RequestSampler.requested`).
+      watch: looks at the emissions while they are drawn; beams and drafts draw to the end first.
     """
-    length = prompt.emissions.shape[1]
+    length, runner = prompt.emissions.shape[1], Runner(self.model, params)
     # A draft excludes beams, guidance and sliding (checked in requests.py).
     if self.draft is not None:
-      decode = self._speculate
+      made, calls = self._speculate(runner, keys, prompt, settings)
     elif settings.slide and length > self.context:
-      decode = self._slide
+      made, calls = self._slide(runner, keys, prompt, settings, watch)
+    elif settings.beams > 1:
+      made, calls = self._search(runner, prompt, settings)
     else:
-      decode = self._search if settings.beams > 1 else self._draw
-    made, calls = decode(Runner(self.model, params), keys, prompt, settings)
+      made, calls = self._draw(runner, keys, prompt, settings, watch)
     # The padding of the arrays is cut off.
     made = Generated(made.emissions[:, :length], made.log_prob[:, :length], made.lengths)
     return made, calls
@@ -157,21 +165,30 @@ class Decoder:
     return self._draws(runner, keys, *self._bucketed(prompt, settings), settings)
 
   def _draw(
-    self, runner: Runner, keys: Key[Array, 'batch'], prompt: Prompt, settings: DecodingSettings
+    self,
+    runner: Runner,
+    keys: Key[Array, 'batch'],
+    prompt: Prompt,
+    settings: DecodingSettings,
+    watch: Watch | None,
   ) -> tuple[Generated, int]:
     """One draw after the other, within the context."""
-    made = self._draws(runner, keys, *self._bucketed(prompt, settings), settings).run()
+    if watch is None:
+      made = self._draws(runner, keys, *self._bucketed(prompt, settings), settings).run()
+    else:
+      nothing = prompt.emissions[:, :0]
+      arguments = prepare(runner), keys, *self._bucketed(prompt, settings), settings
+      made, _ = watched(self.generation(*arguments), watch, nothing)
     calls = self._prefill_calls(int(prompt.lengths.min()), settings)
-    return made, calls + _steps(made, prompt, settings)
+    return made, calls + _steps(made, prompt)
 
   def _search(
-    self, runner: Runner, keys: Key[Array, 'batch'], prompt: Prompt, settings: DecodingSettings
+    self, runner: Runner, prompt: Prompt, settings: DecodingSettings
   ) -> tuple[Generated, int]:
     """Beam search, which draws nothing."""
-    del keys
     made = self._search_program(runner, prompt, settings).run()
     calls = self._prefill_calls(int(prompt.lengths.min()), settings)
-    return made, calls + _steps(made, prompt, settings)
+    return made, calls + _steps(made, prompt)
 
   def _search_program(self, runner: Runner, prompt: Prompt, settings: DecodingSettings) -> Program:
     padded, limits = self._bucketed(prompt, settings)
@@ -197,11 +214,17 @@ class Decoder:
     return made, self._prefill_calls(int(prompt.lengths.min()), settings) + int(rounds)
 
   def _slide(
-    self, runner: Runner, keys: Key[Array, 'batch'], prompt: Prompt, settings: DecodingSettings
+    self,
+    runner: Runner,
+    keys: Key[Array, 'batch'],
+    prompt: Prompt,
+    settings: DecodingSettings,
+    watch: Watch | None,
   ) -> tuple[Generated, int]:
     """One draw after the other, beyond the context."""
+    runner = runner if watch is None else prepare(runner)
     made, given = slide(
-      functools.partial(self._draw_window, runner, keys, prompt, settings),
+      functools.partial(self._draw_window, runner, keys, prompt, settings, watch),
       np.asarray(prompt.emissions),
       prompt.lengths,
       self.context,
@@ -210,7 +233,7 @@ class Decoder:
     )
     # Each window processes its given emissions again.
     calls = sum(self._prefill_calls(shortest, settings) for shortest in given)
-    return made, calls + _steps(made, prompt, settings)
+    return made, calls + _steps(made, prompt)
 
   def _draw_window(
     self,
@@ -218,16 +241,22 @@ class Decoder:
     keys: Key[Array, 'batch'],
     prompt: Prompt,
     settings: DecodingSettings,
-    emissions: Num[np.ndarray, 'batch context values'],
-    lengths: Int[np.ndarray, 'batch'],
-    offset: Int[Array, ''],
-  ) -> Generated:
-    """One window of longer sequences, from the offset on."""
-    prefix = bucketed_prefix(self.model.network, int(lengths.min()), self.context)
+    watch: Watch | None,
+    window: Window,
+  ) -> tuple[Generated, bool]:
+    """One window of longer sequences, and whether the watcher has ended them."""
+    (emissions, begin, lengths), context = window, self.context
+    prefix = bucketed_prefix(self.model.network, int(lengths.min()), context)
     # Windows have no stop: `slide` looks for stops across them.
-    limits = Limits(prefix, settings.prefill_chunk, offset=offset)
-    window = prompt._replace(emissions=emissions, lengths=lengths)
-    return self._draws(runner, keys, window, limits, settings).run()
+    limits = Limits(prefix, settings.prefill_chunk, offset=jnp.int32(begin))
+    part = prompt._replace(emissions=emissions[:, begin : begin + context], lengths=lengths)
+    if watch is None:
+      return self._draws(runner, keys, part, limits, settings).run(), False
+    # The watcher is shown nothing beyond the length of the samples.
+    end = jnp.int32(min(context, prompt.emissions.shape[1] - begin))
+    limits = dataclasses.replace(limits, end=end)
+    generation = self.generation(runner, keys, part, limits, settings)
+    return watched(generation, watch, emissions[:, :begin])
 
   def _draws(
     self,
@@ -237,11 +266,22 @@ class Decoder:
     limits: Limits,
     settings: DecodingSettings,
   ) -> Program:
+    one = self.generation(runner, keys, prompt, limits, settings)
+    return Program(draw_program, tuple(vars(one).values()))
+
+  def generation(
+    self,
+    runner: Runner,
+    keys: Key[Array, 'batch'],
+    prompt: Prompt,
+    limits: Limits,
+    settings: DecodingSettings,
+  ) -> Generation:
+    """The arguments of one draw after the other."""
     # Guidance doubles the batch, so a weight of 1 uses the program without guidance.
     guidance = jnp.float32(settings.guidance) if settings.guidance != 1 else None
     transforms = settings.program_transforms()
-    arguments = (runner, keys, prompt, transforms, guidance, settings.greedy, limits)
-    return Program(draw_program, arguments)
+    return Generation(runner, keys, prompt, transforms, guidance, settings.greedy, limits)
 
   def _bucketed(self, prompt: Prompt, settings: DecodingSettings) -> tuple[Prompt, Limits]:
     """The prompt in arrays of a rounded length, and limits with the true length.
@@ -263,8 +303,6 @@ class Decoder:
     return prefill_calls(self.model.network, inputs, settings.prefill_chunk)
 
 
-def _steps(made: Generated, prompt: Prompt, settings: DecodingSettings) -> int:
-  """Number of steps of the loop: up to the end, or with stops to the end of the longest sample."""
-  length = prompt.emissions.shape[1]
-  longest = int(made.lengths.max()) if settings.stop else length
-  return longest - int(prompt.lengths.min())
+def _steps(made: Generated, prompt: Prompt) -> int:
+  """Number of steps of the loop: up to the end of the longest sample."""
+  return int(made.lengths.max()) - int(prompt.lengths.min())

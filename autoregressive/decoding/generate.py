@@ -8,6 +8,7 @@ sample does not depend on the batch that it is drawn in.
 """
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -59,11 +60,12 @@ def generate(
     greedy: take the mode instead of a draw. A Python value.
     limits: size of the prefix, and where sequences end.
   """
-  return _Generation(runner, keys, prompt, transforms, guidance, greedy, limits or Limits()).run()
+  return Generation(runner, keys, prompt, transforms, guidance, greedy, limits or Limits()).run()
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class _Generation:
+class Generation:
   """The arguments of `generate`, which stay the same at every step."""
 
   runner: Runner
@@ -71,7 +73,7 @@ class _Generation:
   prompt: Prompt
   transforms: LogitTransforms
   guidance: Float[Array, ''] | None
-  greedy: bool
+  greedy: bool = dataclasses.field(metadata=dict(static=True))
   limits: Limits
 
   @property
@@ -81,8 +83,12 @@ class _Generation:
 
   def run(self) -> Generated:
     """Prefill, then one step per emission."""
-    start = self.start()
-    return jax.lax.while_loop(self.is_running, self.step, start).made
+    return self.advance(self.start(), self.end).made
+
+  def advance(self, carry: Carry, until: Int[Array, ''] | int) -> Carry:
+    """Draws the emissions before position `until`, unless all samples have ended before."""
+    running = functools.partial(self.is_running, until)
+    return jax.lax.while_loop(running, self.step, carry)
 
   def start(self) -> Carry:
     """The carry after the prefill."""
@@ -111,9 +117,9 @@ class _Generation:
     """The batch as the network sees it: with guidance twice, conditional and unconditional."""
     return x if self.guidance is None else jnp.concatenate([x, x])
 
-  def is_running(self, carry: Carry) -> Array:
-    """Whether any sample has neither stopped nor reached the end."""
-    return (carry.i < self.end) & (carry.made.lengths > carry.i).any()
+  def is_running(self, until: Int[Array, ''] | int, carry: Carry) -> Array:
+    """Whether any sample has neither stopped nor reached `until`."""
+    return (carry.i < until) & (carry.made.lengths > carry.i).any()
 
   def step(self, carry: Carry) -> Carry:
     """Draws emission i of each sample, or takes it from the prompt."""

@@ -56,10 +56,10 @@ class RequestSampler:
     prompt = self.prompt(label_key, request, settings)
     # One key per sample, from its index: a sample does not depend on their number.
     keys = example_keys(key, jnp.arange(request.num))
-    made, calls = self.decoder.decode(params, keys, prompt, settings)
+    made, calls = self.decoder.decode(params, keys, prompt, settings, request.watch)
     # Beams and the two branches of guidance are evaluations of the same sample.
     calls *= settings.beams * (2 if settings.guidance != 1 else 1)
-    ends = made.lengths if settings.stop else None
+    ends = made.lengths if settings.stop or request.watch else None
     # Covariates of the request become columns of the decoded forecast.
     x = self.decoder.ordering.decode(made.emissions, prompt.covariates)
     return Samples(x, calls, made.log_prob, ends)

@@ -42,6 +42,15 @@ class Runner:
     model = self.model.clone(network=network)
     return Runner(model, self.params | {'network': network_params})
 
+  def cast(self) -> 'Runner':
+    """The same model with its matrices in the type of the products, which cast them anyway."""
+    network, dtype = self.model.network, self.model.network.dtype
+    params = self.params | {'network': network.cast(self.params['network'])}
+    for name in ('token_embed', 'output_proj'):
+      if name in params:
+        params[name] = jax.tree.map(lambda x: x.astype(dtype), params[name])
+    return Runner(self.model, params)
+
   def _call(self, method, *args):
     return self.model.apply({'params': self.params}, *args, method=method)
 

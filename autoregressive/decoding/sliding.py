@@ -15,8 +15,23 @@ from jaxtyping import Array, Int, Num
 
 from autoregressive.decoding.sequences import Generated, cut_at_stop, first_stop
 
-# (emissions [batch, context, values], lengths [batch], offset) -> the window, drawn to its end
-DrawWindow = Callable[[np.ndarray, np.ndarray, Array], Generated]
+
+class Window(NamedTuple):
+  """A window of longer sequences.
+
+  Attributes:
+    emissions: the sequences as far as they are drawn.
+    begin: where the window begins in them.
+    lengths: number of emissions within the window that are given or drawn.
+  """
+
+  emissions: Num[np.ndarray, 'batch length values']
+  begin: int
+  lengths: Int[np.ndarray, 'batch']
+
+
+# A window -> the same, drawn to its end, and whether all samples have ended in it
+DrawWindow = Callable[[Window], tuple[Generated, bool]]
 
 
 class Slid(NamedTuple):
@@ -59,18 +74,18 @@ def slide(
     # Emissions that earlier windows have drawn are given to this one.
     fed = np.clip(np.maximum(lengths, known) - begin, 0, context)
     given.append(int(fed.min()))
-    made = draw_window(emissions[:, begin:end], fed, jnp.int32(begin))
+    made, ended = draw_window(Window(emissions, begin, fed))
     emissions[:, begin:end] = made.emissions
     # Emissions that an earlier window has drawn keep the log-probability from there.
     log_prob[:, known:end] = made.log_prob[:, known - begin :]
-    known, begin = min(end, length), begin + half
-    if known == length:
+    known, begin = min(begin + int(made.lengths.max()), length), begin + half
+    if known == length or ended:
       break
     # A stop may span two windows, so it is looked for in the whole sequence.
     if stop is not None and (_first_stop(emissions[..., 0], lengths, stop) <= known).all():
       break
-  made = Generated(jnp.asarray(emissions), jnp.asarray(log_prob), jnp.full(batch, length))
-  return Slid(made if stop is None else _cut_at_stop(made, lengths, stop, length), given)
+  made = Generated(jnp.asarray(emissions), jnp.asarray(log_prob), jnp.full(batch, known))
+  return Slid(made if stop is None else _cut_at_stop(made, lengths, stop, known), given)
 
 
 _first_stop, _cut_at_stop = jax.jit(first_stop), jax.jit(cut_at_stop)

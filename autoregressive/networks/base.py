@@ -1,9 +1,13 @@
 """The interface of causal networks: embedded sequence in, hidden states out."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
+import jax
 from jaxtyping import Array, Float, Int
+
+from common.trees import path_name
 
 
 class CausalNetwork(nn.Module):
@@ -70,3 +74,19 @@ class CausalNetwork(nn.Module):
     Decoding uses this form: a scan over stacked layers would copy the whole cache at each token.
     """
     return self, params
+
+  def cast(self, params: Any) -> Any:
+    """The same parameters, where the network casts them to `dtype` before each use, in this type.
+
+    Decoding casts them once and not at each token.
+    """
+    return params
+
+
+def cast_kernels(params: Any, dtype: Any) -> Any:
+  """Parameters with the kernels of dense layers in another type, and all others as they are."""
+  return jax.tree_util.tree_map_with_path(functools.partial(_cast_kernel, dtype), params)
+
+
+def _cast_kernel(dtype: Any, path, x: Array) -> Array:
+  return x.astype(dtype) if path_name(path).endswith('/kernel') else x

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from autoregressive.networks import positions as pos
 from autoregressive.networks.attention import Attention, KVCache, Rotation
-from autoregressive.networks.base import CausalNetwork
+from autoregressive.networks.base import CausalNetwork, cast_kernels
 from autoregressive.networks.mup import MupDense
 from common.attention import IMPLEMENTATIONS, AttentionInputs, AttentionSettings
 from common.config import ConfigError
@@ -256,6 +256,10 @@ class Transformer(CausalNetwork):
     rest = {k: v for k, v in params.items() if not k.startswith('block_')}
     layers = (params[f'block_{i}'] for i in range(self.layers))
     return rest | {'blocks': jax.tree.map(lambda *x: jnp.stack(x), *layers)}
+
+  def cast(self, params: Any) -> Any:
+    # muP divides kernels in float32 before they are cast.
+    return params if self.base_width else cast_kernels(params, self.dtype)
 
   @nn.compact
   def __call__(

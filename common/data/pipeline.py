@@ -121,6 +121,7 @@ def _read_spec(name: str, info: tfds.core.DatasetInfo) -> DataSpec:
     series=_series_spec(series) if series else None,
     pitches=music.Pitches(*pitches) if pitches else None,
     palette=palettes.Palette(as_tuple(palette)) if palette else None,
+    counted=metadata.get('counted', False),
   )
 
 

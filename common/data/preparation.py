@@ -42,7 +42,7 @@ def location(settings: Mapping[str, Any]) -> Path:
   if (source := settings.get('source', '')) and 'source' not in builder.flags:
     raise config_lib.ConfigError(
       f'data.source={source!r} does not apply to {builder.name}; for your own data, set data.name '
-      'to image_folder, npz, text or series, or leave data.source out'
+      'to image_folder, npz, text, dialogues or series, or leave data.source out'
     )
   if settings.get('flip') and not builder.holds_images:
     raise config_lib.ConfigError(

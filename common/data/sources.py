@@ -39,7 +39,7 @@ class Source(abc.ABC):
 
     Returns:
       {'x': [n, *shape], 'label': int32 [n]}; without 'label' if the data has no classes. Windows of
-      time series have 'start' too, int32 [n] (`DataSpec.domain`).
+      time series have 'start' too, int32 [n] (`DataSpec.domain`), dialogues 'counted', bool.
 
     Raises:
       ConfigError: if the files of the dataset are damaged.
@@ -149,7 +149,8 @@ def given_examples(spec: DataSpec, x: np.ndarray, label: np.ndarray | None = Non
 
 
 def _stack(examples: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
-  batch = {'x': np.stack([example['x'] for example in examples])}
+  arrays = examples[0].keys() & {'x', 'counted'}
+  batch = {key: np.stack([example[key] for example in examples]) for key in sorted(arrays)}
   for key in ('label', 'start'):
     if key in examples[0]:
       batch[key] = np.array([example[key] for example in examples], np.int32)

@@ -124,6 +124,8 @@ class DataSpec:
     series: for time series, the description of the windows.
     pitches: for music, the range of pitches (common/data/music.py).
     palette: for images of palette indices (one channel), the colours.
+    counted: for text, whether 'counted', bool [context + 1], says which tokens of a window count,
+      such as the answers of dialogues; otherwise all count.
   """
 
   name: str
@@ -137,6 +139,7 @@ class DataSpec:
   series: SeriesSpec | None = None
   pitches: Pitches | None = None
   palette: Palette | None = None
+  counted: bool = False
 
   @property
   def num_dims(self) -> int:
@@ -155,6 +158,8 @@ class DataSpec:
       struct['label'] = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
     if self.series is not None:
       struct['start'] = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
+    if self.counted:
+      struct['counted'] = jax.ShapeDtypeStruct((batch_size, *self.shape), jnp.bool_)
     return struct
 
 

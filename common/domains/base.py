@@ -3,15 +3,15 @@
 Each kind is a subclass of `Domain` in a module of its own, with one line in
 `common.domains.DOMAINS`. All other code asks the domain of its data; it never compares names.
 
-The methods of `Domain` itself suit any data that can be shown as a picture: a new kind of data must
-implement `as_images`, and overrides the other members that do not suit it.
+The methods of `Domain` suit data that can be shown as pictures: a new kind of data must implement
+`as_images`, and overrides the members that do not suit it.
 """
 
 import dataclasses
 import math
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -127,7 +127,9 @@ class SampleFlags:
   future: str | None = None
   all_draws: bool | None = None
   slide: bool | None = None
-  stop: str | None = None
+  stop: str | Sequence[str] | None = None
+  stop_at: str | None = None
+  stream: bool | None = None
   columns: int | None = None
   scale: int | None = None
 
@@ -254,6 +256,10 @@ class Domain:
     """Examples as images, and the number of levels of their values."""
     raise NotImplementedError(f'{type(self).__name__} has no images')
 
+  def readable(self, spec: DataSpec, x: np.ndarray) -> np.ndarray:
+    """Examples as metrics read them: as images, or as texts [n]."""
+    return self.as_images(spec, x)[0]
+
   def preview_display(self, data: Data, x: np.ndarray, request: Request) -> Display:
     """Samples of `preview_request`, as training shows them."""
     images, levels = self.as_images(data.spec, x)
@@ -329,8 +335,8 @@ class Domain:
     num = (flags.num or self.num) * (flags.draws or 1)
     values = num * (flags.length or spec.shape[0]) * math.prod(spec.shape[1:])
     if values > MAX_VALUES:
-      limit = f'{MAX_VALUES:,} are the most'
-      raise ValueError(f'{num:,} samples would hold {values:,} values; {limit}: ask for fewer')
+      most = f'{MAX_VALUES:,} are the most'
+      raise ValueError(f'{num:,} samples would hold {values:,} values; {most}: ask for fewer')
     if out is not None and out.suffix == '.png':
       pictures.check_size(out, num * self.num_pixels(spec, flags))
 

@@ -26,6 +26,7 @@ from common.evaluation.features import EXTRACTORS, extractor
 from common.evaluation.likelihood import bits_per_dim
 from common.evaluation.measures import Evaluation, Measure
 from common.evaluation.subject import Reader, Subject
+from common.evaluation.texts import metrics as texts
 from common.method import Method, NotFiniteError, PyTree
 from common.reporting.progress import reported
 
@@ -311,6 +312,7 @@ def _parameters(subject: Subject) -> Measure:
   return Measure(float(sum(leaf.size for leaf in jax.tree.leaves(subject.params))), 0.0)
 
 
+TEXT_ONLY = 'applies only to text'
 # The kinds of draws that a metric can need.
 SAMPLES, FORECASTS, NO_DRAWS = 'samples', 'forecasts', ''
 
@@ -350,6 +352,13 @@ METRICS = {
   'normalised_crps': Metric(
     _normalised_crps, 'normalised CRPS', FORECASTS, 'applies only to time series'
   ),
+  'perplexity': Metric(texts.perplexity, 'perplexity', NO_DRAWS, TEXT_ONLY),
+  'bits_per_byte': Metric(texts.bits_per_byte, 'bits/byte', NO_DRAWS, TEXT_ONLY),
+  'bits_per_character': Metric(texts.bits_per_character, 'bits/character', NO_DRAWS, TEXT_ONLY),
+  'distinct': Metric(texts.distinct, 'distinct-2', SAMPLES, TEXT_ONLY, texts.words_reader),
+  'self_bleu': Metric(texts.self_bleu, 'self-BLEU', SAMPLES, TEXT_ONLY, texts.words_reader),
+  'zipf': Metric(texts.zipf, 'Zipf coefficient', SAMPLES, TEXT_ONLY, texts.words_reader),
+  'repetition': Metric(texts.repetition, 'repetition', SAMPLES, TEXT_ONLY, texts.words_reader),
   'evaluations': Metric(_evaluations, 'network evaluations per sample'),
   'seconds_per_sample': Metric(_seconds_per_sample, 'seconds per sample'),
   'parameters': Metric(_parameters, 'parameters', NO_DRAWS),

@@ -25,7 +25,7 @@ TIMED_CALLS = 3
 # The largest number of real examples of a split for distances and classifiers.
 REAL_EXAMPLES = 60_000
 
-# What a metric reads from a batch of samples, as images: one row for each.
+# What a metric reads from a batch of samples, as images or texts: one row for each.
 Reader = Callable[[np.ndarray], np.ndarray]
 
 
@@ -131,8 +131,8 @@ class Subject:
     """What each reader reads from a batch."""
     if not self.readers:
       return {}
-    images, _ = self.domain.as_images(self.data.spec, drawn)
-    return {name: reader(images) for name, reader in self.readers.items()}
+    readable = self.domain.readable(self.data.spec, drawn)
+    return {name: reader(readable) for name, reader in self.readers.items()}
 
   @functools.cached_property
   def readers(self) -> dict[str, Reader]:

@@ -21,5 +21,7 @@ SUITES: Mapping[str, Callable[[Sizes, bool], list[Race]]] = {
   'pixelcnn': autoregressive.pixelcnn,
   'loop': loop,
 }
+# Needs --weights: published weights, which the others do without (language.py).
+LANGUAGE = 'language'
 # Runs alone, in processes of their own, and has another table (gpu.py, isolated.py).
 GPU = 'gpu'

@@ -1,5 +1,6 @@
 """The family behind the `Method` interface."""
 
+import dataclasses
 import math
 
 import jax
@@ -12,7 +13,8 @@ from autoregressive.method import build
 from common.config import ConfigError
 from common.data.spec import DataSpec
 from common.method import Context, Request
-from tests.autoregressive.common import DIGITS, images, perturbed, small_config
+from tests.autoregressive.common import DIGITS, images, outputs_of, perturbed, small_config
+from tests.autoregressive.texts import WINDOWS, text_config, windows
 from tests.cases import slow
 
 
@@ -53,6 +55,27 @@ def test_likelihood_is_the_mean_loss_of_the_example(size):
   assert float(likelihood.nats.mean()) / 64 == pytest.approx(float(loss), rel=1e-5)
   assert float(aux.count) == 8 * 64
   assert (likelihood.standard_error == 0).all() and (likelihood.dims == 64).all()
+
+
+@pytest.mark.parametrize('start', ['none', *slow(['learned'])])
+def test_only_counted_positions_count(start):
+  spec = dataclasses.replace(WINDOWS, counted=True)
+  made = build(text_config(model__start=start), spec)
+  counted = jax.random.bernoulli(jax.random.key(3), 0.4, (8, 13))
+  batch = windows(8) | {'counted': counted}
+  assert spec.batch_struct(8)['counted'].shape == counted.shape
+  params = perturbed(jax.jit(made.init)(jax.random.key(0), batch)[0])
+  outputs = outputs_of(made.model, params, batch['x'][..., None].astype(jnp.int32))
+  given = int(start == 'none')
+  kept, x = np.asarray(counted[:, given:]), batch['x'][:, given:, None].astype(jnp.int32)
+  nats = -np.asarray(made.model.head.log_prob(outputs, x))
+  likelihood = jax.jit(made.nll)(params, batch, jax.random.key(0))
+  np.testing.assert_allclose(likelihood.nats, (kept * nats).sum(1), rtol=1e-4)
+  np.testing.assert_array_equal(likelihood.dims, kept.sum(1))
+  for training in (False, True):
+    loss, aux = loss_of(made, params, batch, training=training)
+    assert float(loss) == pytest.approx((kept * nats).sum() / kept.sum(), rel=1e-4)
+    assert float(aux.count) == kept.sum()
 
 
 @pytest.mark.parametrize('size', [1, 2, 4])

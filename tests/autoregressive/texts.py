@@ -14,7 +14,8 @@ TOKENS = dict(name='tokens')
 
 def text_config(**overrides):
   """A small transformer over windows, its first token given."""
-  config = small_config(model__start='none', network__width=16, network__heads=2, **overrides)
+  settings = dict(model__start='none', network__width=16, network__heads=2) | overrides
+  config = small_config(**settings)
   return config | {'ordering': TOKENS}
 
 

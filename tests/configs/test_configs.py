@@ -53,6 +53,8 @@ def spec_of(data):
     return DataSpec(
       'text', 'text', (data['context'] + 1,), levels, num_train=100_000, tokenizer=tokenizer
     )
+  if data['name'] == 'dialogues':
+    return DataSpec('dialogues', 'text', (513,), 256, tokenizer=Bytes(), counted=True)
   if data['name'] != 'image_folder':
     return SPECS[data['name']]
   size, colours = data['image_size'], data['palette']

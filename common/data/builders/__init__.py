@@ -1,4 +1,4 @@
-"""Datasets by name. A new dataset is a builder in this folder and a line in this table."""
+"""Datasets by name. A new dataset is a builder, in this folder as a rule, and a line here."""
 
 from common.data.builders import (
   chorales,
@@ -10,6 +10,7 @@ from common.data.builders import (
   series,
   text,
 )
+from common.data.dialogues.builder import Dialogues
 
 BUILDERS = {
   'digits': digits.Digits,
@@ -23,5 +24,6 @@ BUILDERS = {
   'text': text.Text,
   'shakespeare': text.Shakespeare,
   'python_code': text.PythonCode,
+  'dialogues': Dialogues,
   'chorales': chorales.Chorales,
 }

@@ -44,10 +44,12 @@ FLAG_DEFAULTS = dict(
   tokenizer='characters',
   vocabulary=1024,
   tokenizer_files='',
+  template='',
 )
 
 SPLITS = ('train', 'validation', 'test')
-# 'x': an array; 'label': an int, if the data has classes; 'start': an int, for time series
+# 'x': an array; 'label': an int, if the data has classes; 'start': an int, for time series;
+# 'counted': which positions count, if not all do
 Example = dict[str, Any]
 Examples = Iterator[tuple[str, Example]]  # with a key that is unique within the split
 
@@ -118,6 +120,7 @@ class Contents(NamedTuple):
     series: for time series, the attributes of a `SeriesSpec` (common/data/spec.py).
     pitches: for music, the lowest and the highest pitch (common/data/music.py).
     palette: for images of palette indices, the colours (common/data/palettes.py).
+    counted: whether examples have 'counted', bool arrays of their shape (common/data/spec.py).
   """
 
   shape: tuple[int, ...]
@@ -129,6 +132,7 @@ class Contents(NamedTuple):
   series: Mapping[str, Any] | None = None
   pitches: tuple[int, int] | None = None
   palette: tuple[tuple[int, int, int], ...] = ()
+  counted: bool = False
 
 
 class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -197,7 +201,9 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     number = tfds.features.Scalar(dtype=np.int32)
     # 'start' tells where in its series a window lies, so that a forecast has dates.
     extra = {'label': contents.class_names, 'start': contents.series}
-    return {'x': x} | {key: number for key, present in extra.items() if present}
+    counted = tfds.features.Tensor(shape=contents.shape, dtype=np.bool_, encoding='bytes')
+    marks = {'counted': counted} if contents.counted else {}
+    return {'x': x} | marks | {key: number for key, present in extra.items() if present}
 
   def metadata(self) -> dict[str, Any]:
     """The parts of a `DataSpec` that TFDS does not store, as JSON values.
@@ -210,6 +216,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       'series': contents.series,
       'pitches': contents.pitches,
       'palette': [list(colour) for colour in contents.palette],
+      'counted': contents.counted,
     }
     return dict(
       levels=contents.levels,

@@ -392,9 +392,9 @@ class PythonCode(TextBuilder, skip_registration=True):
   def variant(cls, settings: Mapping[str, Any]) -> str:
     return f'python{platform.python_version()}-{encoding_name(settings)}'
 
-  def documents(self) -> tuple[list[Document], tuple[str, ...]]:
+  @staticmethod
+  def documents() -> tuple[list[Document], tuple[str, ...]]:
     folder = pathlib.Path(sysconfig.get_path('stdlib'))
     excluded = {'test', 'tests', 'idle_test', 'site-packages', 'dist-packages', '__pycache__'}
-    paths = [path for path in find_files(folder).paths if path.suffix == '.py']
-    paths = [path for path in paths if not excluded & set(path.relative_to(folder).parts)]
-    return read_files(paths, skip=True)
+    paths = (path for path in find_files(folder).paths if path.suffix == '.py')
+    return read_files([p for p in paths if not excluded & {*p.relative_to(folder).parts}], True)

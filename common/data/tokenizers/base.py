@@ -10,7 +10,7 @@ from jaxtyping import Integer
 
 from common.config import ConfigError
 
-Tokens = Integer[np.ndarray, 'length'] | Sequence[int]
+Tokens = Integer[np.ndarray, '_'] | Sequence[int]
 SEPARATOR = '\0'  # stands between documents; the builder refuses texts that contain it
 END_OF_TEXT = '<|endoftext|>'  # the separator of GPT-2, and of the BPE trained here
 

@@ -59,13 +59,18 @@ def read(workdir: str | pathlib.Path) -> ChatTemplate | None:
   path, config = workdir / TEMPLATE, workdir / TOKENIZER_CONFIG
   if not path.is_file():
     return None
-  try:
-    text = path.read_bytes().decode()
-  except (OSError, ValueError) as error:
-    raise ConfigError(f'{path} cannot be read as text: {error}') from error
+  found = read_file(path)
   named = read_json(config) if config.is_file() else {}
   tokens = {key: token_name(value) for key, value in named.items() if key.endswith('_token')}
-  return ChatTemplate(text, {key: name for key, name in tokens.items() if name}, str(path))
+  return dataclasses.replace(found, tokens={key: name for key, name in tokens.items() if name})
+
+
+def read_file(path: pathlib.Path) -> ChatTemplate:
+  """The chat template in a file. Raises ConfigError for one that cannot be read."""
+  try:
+    return ChatTemplate(path.read_bytes().decode(), where=str(path))
+  except (OSError, ValueError) as error:
+    raise ConfigError(f'{path} cannot be read as text: {error}') from error
 
 
 def render(

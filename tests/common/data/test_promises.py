@@ -1,5 +1,6 @@
 """What every dataset promises: three disjoint splits, the same at every read, as its spec says."""
 
+import json
 import pathlib
 import re
 
@@ -39,6 +40,17 @@ def series(folder):
   return {'source': str(folder / 'a.csv'), 'context': 8, 'horizon': 3, 'stride': 1}
 
 
+def dialogues(folder):
+  lines = [json.dumps({'prompt': f'{n} + 1?', 'answer': str(n + 1)}) for n in range(60)]
+  (folder / 'a.jsonl').write_text('\n'.join(lines))
+  (folder / 'plain.jinja').write_text(
+    '{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}'
+    '{% if add_generation_prompt %}assistant: {% endif %}'
+  )
+  settings = {'source': str(folder / 'a.jsonl'), 'template': str(folder / 'plain.jinja')}
+  return settings | {'context': 64, 'tokenizer': 'bytes'}
+
+
 def nothing(folder):
   del folder
   return {}
@@ -46,6 +58,7 @@ def nothing(folder):
 
 # {dataset: a function of a folder that makes a small source there, and returns the settings}
 SOURCES = {
+  'dialogues': dialogues,
   'digits': nothing,
   'image_folder': image_folder,
   'npz': npz,

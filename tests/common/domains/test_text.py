@@ -155,3 +155,27 @@ def test_a_request_is_checked_without_parameters(trained):
       continue
     with pytest.raises(ValueError, match=message):
       domain.check(opened, settings, None)
+
+
+def test_several_stops_end_a_text_and_the_drawing(trained):
+  plain, stopped = draw(trained, prompt='ab'), draw(trained, prompt='ab', stop=('cd', 'e', 'fa'))
+  stops = text.Stops(('cd', 'e', 'fa'))
+  assert stopped.texts == ['ab' + stops.cut('ab', made[2:]) for made in plain.texts]
+  # Only the tokens up to the stop count.
+  shorter = [a for a, b in zip(stopped.texts, plain.texts, strict=True) if a != b]
+  assert shorter and sum(stopped.log_probs) > sum(plain.log_probs)
+  beams = {'beams': 2, 'slide': False}
+  settings = SampleSettings(SampleFlags(num=1, length=9, prompt='ab', stop='c'), options=beams)
+  assert 'c' not in text.continue_prompt(trained, settings).texts[0]
+
+
+def test_a_stream_prints_the_text_that_is_sampled_at_once(trained, capsys):
+  settings = SampleSettings(SampleFlags(num=1, length=LENGTH, prompt='ab', stop=('cd',)), seed=1)
+  (expected,) = text.continue_prompt(trained, settings).texts
+  assert capsys.readouterr().out == ''
+  flags = dataclasses.replace(settings.flags, stream=True, num=None)
+  said = DOMAINS['text'].sample(trained, SampleSettings(flags, seed=1), None)
+  assert capsys.readouterr().out == text.printable(expected)
+  assert len(expected) > 4 and expected not in said
+  with pytest.raises(ConfigError, match='--stream prints one text'):
+    text.continuation(trained, SampleSettings(dataclasses.replace(flags, num=2)))

@@ -1,0 +1,1 @@
+"""Metrics of text: likelihoods in units that tokenizers share, and the words of samples."""

@@ -1,0 +1,147 @@
+"""Metrics of text as functions of the subject of an evaluation."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from common.data.pipeline import evaluation_batches
+from common.evaluation.likelihood import BitsPerDim, bits_per_dim
+from common.evaluation.measures import Measure
+from common.evaluation.subject import Subject
+from common.evaluation.texts import ngrams
+from common.method import Batch
+
+BATCH = 1024  # windows whose tokens are decoded at once
+
+
+class Size(NamedTuple):
+  """The size of the text that a likelihood counts."""
+
+  tokens: int
+  characters: int
+  bytes: int
+
+
+def counted_batches(subject: Subject, size: int) -> Iterator[Batch]:
+  """The batches of the evaluated split, with 'counted'; no first token of a window counts."""
+  for batch in evaluation_batches(subject.split, size):
+    counted = batch.get('counted', np.ones(batch['x'].shape, bool)).copy()
+    # Some models predict it and others do not.
+    counted[:, 0] = False
+    yield dict(batch) | {'counted': counted}
+
+
+def counted_size(subject: Subject) -> Size:
+  """The size of the counted tokens of the evaluated split; a separator has no text."""
+  tokenizer, tokens, given = subject.data.spec.tokenizer, [], None
+  for batch in counted_batches(subject, BATCH):
+    x = batch['x'].astype(np.int32)
+    given = x[:1, 0] if given is None else given
+    tokens.append(x[batch['counted'] & (batch['weight'] > 0)[:, None]])
+  joined = np.concatenate(tokens)
+  separator = -1 if tokenizer.separator is None else tokenizer.separator
+  text = tokenizer.continuation(given, joined[joined != separator])
+  return Size(len(joined), len(text), len(text.encode()))
+
+
+def perplexity(subject: Subject) -> Measure:
+  """exp(nats per token)."""
+  bits = _likelihood(subject)
+  value = 2**bits.value
+  error = None if bits.standard_error is None else value * math.log(2) * bits.standard_error
+  return Measure(value, error, f'{_about(subject, bits)}; depends on the tokenizer')
+
+
+def bits_per_byte(subject: Subject) -> Measure:
+  """Bits per byte of UTF-8, comparable between tokenizers."""
+  return _per(subject, 'bytes')
+
+
+def bits_per_character(subject: Subject) -> Measure:
+  """Bits per character, comparable between tokenizers."""
+  return _per(subject, 'characters')
+
+
+def _per(subject: Subject, unit: str) -> Measure:
+  bits, size = _likelihood(subject), counted_size(subject)
+  number = size._asdict()[unit]
+  if not number:
+    return Measure(None, note='the evaluated split has no text')
+  factor = size.tokens / number
+  error = None if bits.standard_error is None else factor * bits.standard_error
+  return Measure(bits.value * factor, error, f'{_about(subject, bits)}, {number:,} {unit}')
+
+
+def _likelihood(subject: Subject) -> BitsPerDim:
+  """Bits per token of the evaluated split."""
+  # A short text has fewer windows than a batch.
+  batches = counted_batches(subject, min(subject.settings['batch_size'], len(subject.split)))
+  return bits_per_dim(
+    subject.method, subject.params, batches, subject.data.spec.num_dims, subject.key
+  )
+
+
+def _about(subject: Subject, bits: BitsPerDim) -> str:
+  return f'{subject.settings["split"]} split, {bits.num} windows'
+
+
+# Samples.
+
+
+def words_reader(subject: Subject) -> Callable[[np.ndarray], np.ndarray]:
+  """Reads the words of texts."""
+  del subject
+  return _words
+
+
+def _words(texts: np.ndarray) -> np.ndarray:
+  made = np.empty(len(texts), object)
+  made[:] = [ngrams.words_of(text) for text in texts]
+  return made
+
+
+def distinct(subject: Subject) -> Measure:
+  """Distinct-2 of all samples."""
+  texts = list(subject.samples.read['distinct'])
+  others = ', '.join(f'distinct-{n} {ngrams.distinct(texts, n):.3f}' for n in (1, 3, 4))
+  number = sum(map(len, texts))
+  note = f'of word pairs; {others}; falls with the number of words, here {number:,}'
+  return _finite(ngrams.distinct(texts, 2), note)
+
+
+def self_bleu(subject: Subject) -> Measure:
+  """Mean BLEU-4 of each sample against the others."""
+  texts = list(subject.samples.read['self_bleu'])
+  if len(texts) < 2:
+    return Measure(None, note='needs at least two samples')
+  return _mean(ngrams.self_bleu(texts), 'BLEU-4 of each sample against all others')
+
+
+def zipf(subject: Subject) -> Measure:
+  """Zipf coefficient of the words of all samples."""
+  texts = list(subject.samples.read['zipf'])
+  value = ngrams.zipf_coefficient(texts)
+  return _finite(value, f'of {sum(map(len, texts)):,} words')
+
+
+def repetition(subject: Subject) -> Measure:
+  """Mean rep-4 of the samples."""
+  texts = list(subject.samples.read['repetition'])
+  shares = [share for words in texts if not math.isnan(share := ngrams.repetition(words))]
+  if not shares:
+    return Measure(None, note='no sample has four words')
+  looping = sum(map(ngrams.loops, texts)) / len(texts)
+  return _mean(shares, f'of 4-grams of words; {looping:.1%} of the samples end in a loop')
+
+
+def _finite(value: float, note: str) -> Measure:
+  if math.isnan(value):
+    return Measure(None, note='the samples have too few words')
+  return Measure(value, None, note)
+
+
+def _mean(values: Sequence[float], note: str) -> Measure:
+  error = float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
+  return Measure(float(np.mean(values)), error, f'{note}, n={len(values)}')

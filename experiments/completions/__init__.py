@@ -1,0 +1,1 @@
+"""Completions of Python functions: `python -m experiments.completions` (docs/chat.md)."""
