@@ -11,15 +11,16 @@ Parametrisations differ between libraries. GluonTS keeps the negative binomial's
 
 import dataclasses
 import itertools
+import math
 from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
 import jax.scipy.stats as stats
-from jax.scipy.special import betaln
 from jaxtyping import Array, Float, Key, Num
 
 from autoregressive.heads.base import Head, Scale
+from autoregressive.heads.densities import negative_binomial_log_prob, student_t_log_prob
 from common.config import ConfigError
 from common.ranges import Each, Interval
 
@@ -121,7 +122,7 @@ class StudentT(NumberHead):
     scale: Scale = 1.0,
   ) -> Float[Array, '...']:
     """Log-density of an emission, in nats."""
-    return stats.t.logpdf(emission, *self.parameters(outputs, scale)).sum(-1)
+    return student_t_log_prob(emission, *self.parameters(outputs, scale)).sum(-1)
 
   def sample(
     self, outputs: Float[Array, '*batch size'], key: Key[Array, ''], scale: Scale = 1.0
@@ -162,12 +163,7 @@ class NegativeBinomial(NumberHead):
     scale: Scale = 1.0,
   ) -> Float[Array, '...']:
     """Log-probability of an emission of whole numbers, in nats."""
-    mean, alpha = self.parameters(outputs, scale)
-    count, r = emission.astype(jnp.float32), 1 / alpha
-    # ln P = ln[Γ(k + r) / (Γ(r)·k!)] + r·ln p + k·ln(1 - p) with r = 1/α, p = 1/(1 + αμ).
-    ways = -betaln(r, count + 1) - jnp.log(r + count)
-    success = jnp.log1p(alpha * mean)  # -ln p; and ln(1 - p) = ln αμ + ln p
-    return (ways - (r + count) * success + count * jnp.log(alpha * mean)).sum(-1)
+    return negative_binomial_log_prob(emission, *self.parameters(outputs, scale)).sum(-1)
 
   def sample(
     self, outputs: Float[Array, '*batch size'], key: Key[Array, ''], scale: Scale = 1.0
@@ -248,24 +244,47 @@ class Quantiles(NumberHead):
   def sample(
     self, outputs: Float[Array, '*batch size'], key: Key[Array, ''], scale: Scale = 1.0
   ) -> Float[Array, '*batch values']:
-    """An emission at a uniform level: linear between quantiles, never beyond the outer ones."""
+    """An emission at a uniform level (`quantile_function`)."""
     table = self.quantiles(outputs, scale)
-    return _interpolated(jax.random.uniform(key, table.shape[:-1]), jnp.array(self.levels), table)
+    # float32 draws multiples of 2⁻²³; half a step more keeps 0, which has no quantile, out.
+    level = jax.random.uniform(key, table.shape[:-1], minval=2.0**-24)
+    return quantile_function(level, self.levels, table)
 
   def mode(
     self, outputs: Float[Array, '*batch size'], scale: Scale = 1.0
   ) -> Float[Array, '*batch values']:
     """The median: quantiles do not determine a mode."""
     table = self.quantiles(outputs, scale)
-    return _interpolated(jnp.full(table.shape[:-1], 0.5), jnp.array(self.levels), table)
+    return quantile_function(jnp.full(table.shape[:-1], 0.5), self.levels, table)
 
 
-def _interpolated(
+def quantile_function(
   level: Float[Array, '*batch'],
-  levels: Float[Array, 'levels'],
+  levels: tuple[float, ...],
   quantiles: Float[Array, '*batch levels'],
 ) -> Float[Array, '*batch']:
-  """The quantile function at a level, linear between the given levels."""
-  # jnp.interp takes one row; it is constant beyond the outer levels.
+  """The quantile at a level: linear between the given levels, with exponential tails beyond them.
+
+  The lower tail is q_1 + s·ln(u / τ_1), with the slope s that would pass through the second
+  quantile as well; the upper tail mirrors it. For a Laplace distribution both are exact. A single
+  level tells nothing of the spread: every quantile is that one.
+
+  Args:
+    level: the level in (0, 1).
+    levels: the given levels τ, rising.
+    quantiles: their quantiles q.
+  """
+  tau = jnp.array(levels)
+  # jnp.interp takes one row; it is constant beyond the outer levels, and the tails start there.
   interpolate = jnp.vectorize(jnp.interp, signature='(),(n),(n)->()')
-  return interpolate(level, levels, quantiles)
+  inner = interpolate(level, tau, quantiles)
+  if len(levels) == 1:
+    return inner
+  low, second, *_ = levels
+  *_, before, high = levels
+  below = (quantiles[..., 1] - quantiles[..., 0]) / math.log(second / low)
+  above = (quantiles[..., -1] - quantiles[..., -2]) / math.log((1 - before) / (1 - high))
+  # ln of 1 between the outer levels: no tail is added there.
+  lower = below * jnp.log(jnp.minimum(level / low, 1))
+  upper = above * jnp.log(jnp.minimum((1 - level) / (1 - high), 1))
+  return inner + lower - upper
