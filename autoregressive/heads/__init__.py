@@ -9,6 +9,7 @@ from autoregressive.heads.base import Head
 from autoregressive.heads.categorical import Bernoulli, Categorical
 from autoregressive.heads.mixture import LogisticMixture
 from autoregressive.heads.numbers import Gaussian, NegativeBinomial, Quantiles, StudentT
+from autoregressive.heads.points import Percentage, Point
 from autoregressive.orderings import Ordering
 from common.config import ConfigError, component
 
@@ -20,6 +21,8 @@ HEADS: Mapping[str, type[Head]] = {
   'student_t': StudentT,
   'negative_binomial': NegativeBinomial,
   'quantiles': Quantiles,
+  'point': Point,
+  'percentage': Percentage,
 }
 
 

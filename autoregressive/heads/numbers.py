@@ -29,7 +29,7 @@ MIN_SCALE = 1e-6  # relative to ν, so that a constant series has a finite likel
 
 @dataclasses.dataclass(frozen=True)
 class NumberHead(Head):
-  """The base of the heads over numbers.
+  """The base of the heads over numbers; a subclass implements `log_prob_of_values`.
 
   Attributes:
     values: numbers in an emission, independent given the past.
@@ -51,6 +51,32 @@ class NumberHead(Head):
   ) -> Float[Array, '*batch values']:
     """Emissions divided by the scale."""
     return emission / _per_value(scale)
+
+  def log_prob(
+    self,
+    outputs: Float[Array, '*#batch size'],
+    emission: Num[Array, '*#batch values'],
+    scale: Scale = 1.0,
+  ) -> Float[Array, '...']:
+    """Log-probability or log-density of an emission, in nats: the sum over its values.
+
+    A value of NaN was not observed: it counts as the mean of those that were.
+    """
+    emission = emission.astype(jnp.float32)
+    seen = ~jnp.isnan(emission)
+    # Replaced before, not only after: the gradient of an unused NaN is NaN too.
+    each = self.log_prob_of_values(outputs, jnp.where(seen, emission, 0), scale)
+    share = seen.mean(-1, dtype=jnp.float32)
+    return jnp.where(seen, each, 0).sum(-1) / jnp.where(share > 0, share, 1)
+
+  def log_prob_of_values(
+    self,
+    outputs: Float[Array, '*#batch size'],
+    emission: Float[Array, '*#batch values'],
+    scale: Scale = 1.0,
+  ) -> Float[Array, '...']:
+    """The log-probability, log-density or score of each value."""
+    raise NotImplementedError
 
   def _split(self, outputs: Float[Array, '*batch size'], scale: Scale):
     """The outputs of each parameter [..., values] in float32, and the scale [..., 1]."""
@@ -77,14 +103,14 @@ class Gaussian(NumberHead):
     # Both are in units of ν, so the network need not know how large the series is.
     return scale * mean, scale * (jax.nn.softplus(raw) + MIN_SCALE)
 
-  def log_prob(
+  def log_prob_of_values(
     self,
     outputs: Float[Array, '*#batch size'],
-    emission: Num[Array, '*#batch values'],
+    emission: Float[Array, '*#batch values'],
     scale: Scale = 1.0,
   ) -> Float[Array, '...']:
-    """Log-density of an emission, in nats."""
-    return stats.norm.logpdf(emission, *self.parameters(outputs, scale)).sum(-1)
+    """The log-density of each value, in nats."""
+    return stats.norm.logpdf(emission, *self.parameters(outputs, scale))
 
   def sample(
     self, outputs: Float[Array, '*batch size'], key: Key[Array, ''], scale: Scale = 1.0
@@ -115,14 +141,14 @@ class StudentT(NumberHead):
     # df > 2, so that the variance exists; the location and the width are in units of ν.
     return 2 + jax.nn.softplus(df), scale * centre, scale * (jax.nn.softplus(width) + MIN_SCALE)
 
-  def log_prob(
+  def log_prob_of_values(
     self,
     outputs: Float[Array, '*#batch size'],
-    emission: Num[Array, '*#batch values'],
+    emission: Float[Array, '*#batch values'],
     scale: Scale = 1.0,
   ) -> Float[Array, '...']:
-    """Log-density of an emission, in nats."""
-    return student_t_log_prob(emission, *self.parameters(outputs, scale)).sum(-1)
+    """The log-density of each value, in nats."""
+    return student_t_log_prob(emission, *self.parameters(outputs, scale))
 
   def sample(
     self, outputs: Float[Array, '*batch size'], key: Key[Array, ''], scale: Scale = 1.0
@@ -156,14 +182,14 @@ class NegativeBinomial(NumberHead):
     mean = scale * (jax.nn.softplus(mean) + MIN_SCALE)
     return mean, (jax.nn.softplus(raw) + MIN_SCALE) / jnp.sqrt(scale)
 
-  def log_prob(
+  def log_prob_of_values(
     self,
     outputs: Float[Array, '*#batch size'],
-    emission: Num[Array, '*#batch values'],
+    emission: Float[Array, '*#batch values'],
     scale: Scale = 1.0,
   ) -> Float[Array, '...']:
-    """Log-probability of an emission of whole numbers, in nats."""
-    return negative_binomial_log_prob(emission, *self.parameters(outputs, scale)).sum(-1)
+    """The log-probability of each whole number, in nats."""
+    return negative_binomial_log_prob(emission, *self.parameters(outputs, scale))
 
   def sample(
     self, outputs: Float[Array, '*batch size'], key: Key[Array, ''], scale: Scale = 1.0
@@ -226,20 +252,20 @@ class Quantiles(NumberHead):
     steps = table.at[..., 1:].set(jax.nn.softplus(table[..., 1:]))
     return _per_value(scale)[..., None] * jnp.cumsum(steps, -1)
 
-  def log_prob(
+  def log_prob_of_values(
     self,
     outputs: Float[Array, '*#batch size'],
-    emission: Num[Array, '*#batch values'],
+    emission: Float[Array, '*#batch values'],
     scale: Scale = 1.0,
   ) -> Float[Array, '...']:
-    """A score instead of a log-density: minus the quantile losses Σ ρ_τ(emission - q_τ)/ν, where
+    """A score instead of a log-density: minus the quantile losses Σ ρ_τ(value - q_τ)/ν, where
     ρ_τ(u) = u·(τ - [u < 0]) (Koenker & Bassett 1978). It is in units of the scale, so that large
     series do not outweigh small ones."""
     # u of each level, [..., values, levels].
     over = (emission[..., None] - self.quantiles(outputs, scale)) / _per_value(scale)[..., None]
     levels = jnp.array(self.levels)
     # ρ_τ(u) = max(τ·u, (τ - 1)·u)
-    return -jnp.maximum(levels * over, (levels - 1) * over).sum((-2, -1))
+    return -jnp.maximum(levels * over, (levels - 1) * over).sum(-1)
 
   def sample(
     self, outputs: Float[Array, '*batch size'], key: Key[Array, ''], scale: Scale = 1.0
