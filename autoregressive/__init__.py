@@ -23,7 +23,7 @@ GIVEN = {
   'ordering': ('spec', 'centred'),
   'network': ('length', 'grid', 'dtype'),
   'head': ('values', 'vocabulary'),
-  'model': ('network', 'head', 'values', 'rows', 'num_classes', 'features'),
+  'model': ('network', 'head', 'values', 'rows', 'num_classes', 'features', 'categories'),
 }
 
 __all__ = [

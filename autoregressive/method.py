@@ -83,8 +83,7 @@ class Autoregression(Method):
       total, nats, weights = self._training_loss(params, batch, key, context)
     else:
       # No dropout, no hidden classes, no regularizers: comparable across settings of training.
-      nats = self._evaluated_nats(params, batch)
-      weights = example_weights(batch)[:, None] * jnp.ones_like(nats)
+      nats, weights = self._evaluated_nats(params, batch)
       total = (weights * nats).sum()
     # Per value, not per emission, so that losses of different patch sizes are comparable.
     count = weights.sum() * self.ordering.values
@@ -107,9 +106,9 @@ class Autoregression(Method):
   def nll(self, params: PyTree, batch: Batch, key: Key[Array, '']) -> Likelihood:
     """The exact negative log-likelihood of each example."""
     del key
-    nats = self._evaluated_nats(params, batch)
-    dims = jnp.full(len(nats), nats.shape[1] * self.ordering.values, jnp.float32)
-    return Likelihood(nats.sum(-1), jnp.zeros(len(nats)), dims)
+    nats, weights = self._evaluated_nats(params, batch)
+    dims = weights.sum(-1) * self.ordering.values
+    return Likelihood((weights * nats).sum(-1), jnp.zeros(len(nats)), dims)
 
   def _label(self, batch: Batch) -> Int[Array, 'batch'] | None:
     return batch.get('label') if self.spec.num_classes else None
@@ -135,11 +134,14 @@ class Autoregression(Method):
     units = self._log_units(batch)
     return total + (targets.weights * units).sum(), nats + units, targets.weights
 
-  def _evaluated_nats(self, params: PyTree, batch: Batch) -> Float[Array, 'batch evaluated']:
-    """The nats that evaluation counts: only emissions after the given part of the ordering."""
+  def _evaluated_nats(
+    self, params: PyTree, batch: Batch
+  ) -> tuple[Float[Array, 'batch evaluated'], Float[Array, 'batch evaluated']]:
+    """The nats of emissions after the given part of the ordering, and their weights."""
     hidden, targets = self._hidden_states(params, batch, self._label(batch))
     nats = self._score(Objective(), params, hidden, targets)[1] + self._log_units(batch)
-    return nats[:, -(self.ordering.length - self.ordering.given) :]
+    evaluated = slice(self.ordering.given - self.ordering.length, None)
+    return nats[:, evaluated], targets.weights[:, evaluated]
 
   def _score(
     self,
@@ -176,7 +178,10 @@ class Autoregression(Method):
     hidden, modelled = hidden[:, given - emissions.shape[1] :], emissions[:, given:]
     ones = jnp.ones(modelled.shape[:2])
     scale = ones if covariates is None else covariates.scale[:, None] * ones
-    return hidden, Targets(modelled, scale, example_weights(batch)[:, None] * ones)
+    weights = example_weights(batch)[:, None] * ones
+    if (observed := self.ordering.observed(batch['x'])) is not None:
+      weights *= observed[:, given:]
+    return hidden, Targets(modelled, scale, weights)
 
   def _log_units(self, batch: Batch) -> Float[Array, 'batch 1'] | float:
     """The nats that the unit of the data adds to those of each emission."""
@@ -219,6 +224,7 @@ def build_model(config: Mapping, spec: DataSpec) -> tuple[Ordering, Model]:
     rows=head.rows,
     num_classes=spec.num_classes,
     features=ordering.features,
+    categories=ordering.categories,
   )
   return ordering, model
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, Num
 
 from autoregressive.heads.base import Head
 from autoregressive.networks.base import CausalNetwork
-from autoregressive.orderings import Covariates
+from autoregressive.orderings.base import Covariates
 from common import precision
 from common.config import ConfigError
 from common.ranges import AT_LEAST_ZERO, ZERO_IS_OFF, Interval, OneOf
@@ -37,8 +37,10 @@ class Model(nn.Module):
       is given, not modelled (as when language models are trained on windows of a text).
     start_token: the value for start='token'.
     logit_cap: outputs are soft-capped to ±logit_cap by a tanh (Gemma Team 2024); 0: no cap.
-    features: number of covariates of an emission, which are known in advance; a linear map of
-      them is added to the input that predicts the emission.
+    features: number of covariates of an emission that are numbers; a linear map of them is added
+      to the input that predicts the emission.
+    categories: number of codes of each covariate that is a category; their embeddings are added
+      too.
     chunk: the most positions whose outputs a loss holds at once; 0: chosen by size
       (autoregressive/chunks.py).
 
@@ -57,6 +59,7 @@ class Model(nn.Module):
   start_token: Annotated[int, AT_LEAST_ZERO] = 0
   logit_cap: Annotated[float, ZERO_IS_OFF] = 0.0
   features: int = 0
+  categories: tuple[int, ...] = ()
   chunk: Annotated[int, Interval(0, note='0: by size')] = 0
 
   def __post_init__(self):
@@ -86,6 +89,10 @@ class Model(nn.Module):
       self.input_proj = nn.Dense(width)
     if self.features:
       self.covariate_proj = nn.Dense(width, use_bias=False)
+    # From zero: an unknown category, which training may never see, says nothing.
+    self.category_embeds = [
+      nn.Embed(size, width, embedding_init=nn.initializers.zeros) for size in self.categories
+    ]
     if self.start == 'learned':
       # The last row is 'no class', for the unconditional branch of guidance.
       self.start_embed = nn.Embed(self.num_classes + 1, width, embedding_init=init)
@@ -155,8 +162,16 @@ class Model(nn.Module):
   def embed_covariates(
     self, features: Float[Array, 'batch length features']
   ) -> Float[Array, 'batch length width']:
-    """The term that covariates of emissions add to the inputs that predict these emissions."""
-    return self.covariate_proj(features)
+    """The term that covariates of emissions add to the inputs that predict these emissions.
+
+    Args:
+      features: numbers, then codes of categories.
+    """
+    numbers, codes = jnp.split(features, [self.features], -1)
+    embedded = self.covariate_proj(numbers)
+    for number, embed in enumerate(self.category_embeds):
+      embedded += embed(codes[..., number].astype(jnp.int32))
+    return embedded
 
   def embed_start(
     self, batch: int, label: Int[Array, 'batch'] | None = None

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from common.config import plain_defaults
 from common.data.palettes import MAX_COLOURS
 from common.data.series.layouts import LAYOUTS
+from common.data.series.windows import TRAIN_TO
 from common.ranges import (
   ABOVE_ZERO,
   AT_LEAST_ONE,
@@ -47,12 +48,24 @@ SETTINGS = dict(
     palette=Setting(0, Interval(0, MAX_COLOURS, note='0: no palette')),
     # text, music: tokens or frames in a window; series: values before a forecast
     context=Setting(64, UP_TO_A_MILLION),
-    horizon=Setting(12, UP_TO_A_MILLION),  # series: values to forecast
+    # series: values to forecast
+    horizon=Setting(0, Interval(0, 10**6, note='0: the published number, or 12')),
     stride=Setting(1, UP_TO_A_MILLION),  # series: steps from one training window to the next
+    # series: least values before the horizon of a training window, the others being padding
+    min_context=Setting(0, Interval(0, 10**6, note='0: all, unless the series is shorter')),
+    # series: windows of each series in validation, and again in test
+    rolling=Setting(0, Interval(0, 10**6, note='0: one, or all of a published test part')),
+    # series: steps from one of these windows to the next
+    roll_by=Setting(0, Interval(0, 10**6, note='0: the horizon')),
+    # series: where training ends: before the steps for 'validation' or 'test', or at the 'end'
+    train_to=Setting('validation', OneOf(*TRAIN_TO)),
+    frequency='',  # series: the one to keep of several: monthly, '30 minutes'; empty: there is one
     target='',  # series: column of the values; empty: the one called value, target or y
     time='',  # series: column of the times; empty: the one called time, date, timestamp or ds
     series='',  # series: columns that name a series, 'a,b', or 'none'; empty: id and the like
     covariates='all',  # series: 'all' other columns, 'none', or some of them, 'a,b'
+    categories='',  # series: covariates whose numbers are names, 'a,b'; texts always are
+    observed='',  # series: covariates that are known only afterwards, as the value is, 'a,b'
     # series: whether a row is a value, or each column or each row a series
     layout=Setting('long', OneOf(*LAYOUTS)),
     tokenizer='characters',  # text: bytes, characters, gpt2 (from files), bpe (trained)

@@ -30,7 +30,7 @@ from autoregressive.decoding.sliding import slide
 from autoregressive.decoding.speculative import Speculated, speculate
 from autoregressive.decoding.transforms import LogitTransforms
 from autoregressive.model import Model
-from autoregressive.orderings import Ordering
+from autoregressive.orderings.base import Ordering
 from common.data.spec import DataSpec
 from common.devices.mesh import split_batch, whole
 from common.method import Program, PyTree

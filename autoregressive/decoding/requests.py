@@ -10,13 +10,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Key, Num
+from jaxtyping import Array, Bool, Int, Key, Num
 
 from autoregressive.decoding.decoder import Decoder, Draft
 from autoregressive.decoding.sequences import Prompt
 from autoregressive.decoding.settings import DecodingSettings, build_settings
 from autoregressive.decoding.transforms import PENALTIES, TRANSFORMS
-from autoregressive.orderings import Ordering
+from autoregressive.orderings.base import Covariates, Ordering
 from common.config import ConfigError
 from common.data.spec import DataSpec
 from common.method import Program, PyTree, Request, Samples, example_keys
@@ -99,15 +99,9 @@ class RequestSampler:
     label = request.label if self.spec.num_classes else None
     if self.spec.num_classes and label is None:
       label = jax.random.randint(label_key, (request.num,), 0, self.spec.num_classes)
-    emissions, lengths = prompt_emissions(ordering, request, settings.length)
+    emissions, lengths, covariates = prompt_emissions(ordering, request, settings.length)
     if model.start == 'none':
       _check_beginning(lengths, ordering.period)
-    covariates = None
-    if request.past is not None:
-      # Location and scale come only from the given values, which may be fewer than the context.
-      covariates = ordering.covariates(jnp.asarray(request.past), jnp.asarray(lengths))
-    if covariates is not None:
-      emissions = emissions - np.asarray(covariates.location)[:, None, None]
     return Prompt(emissions, lengths, label, covariates)
 
 
@@ -247,13 +241,14 @@ def stop_tokens(stops: tuple, ordering: Ordering, spec: DataSpec) -> tuple[tuple
 
 def prompt_emissions(
   ordering: Ordering, request: Request, length: int = 0
-) -> tuple[Num[np.ndarray, 'num length values'], Int[np.ndarray, 'num']]:
-  """The given emissions of a request, and their number for each sample.
+) -> tuple[Num[np.ndarray, 'num length values'], Int[np.ndarray, 'num'], Covariates | None]:
+  """The given emissions of a request, their number for each sample, and the covariates.
 
   Args:
     ordering: ordering of the model.
     request: its `past` is in data space; `mask` says which values are given, all by default.
-    length: emissions to decode, for an open-ended ordering; 0: ordering.length.
+    length: emissions to decode, for an open-ended ordering; 0: ordering.length, or for a forecast
+      the length of the past, which holds its covariates.
 
   Raises:
     ConfigError: for an empty past; if the mask is not a beginning of the sequence in the model's
@@ -263,19 +258,24 @@ def prompt_emissions(
   length = length or ordering.length
   if ordering.needs_past:
     _check_forecast(request)
+    length = np.shape(request.past)[1]
   if request.past is None:
     kind = np.int32 if ordering.vocabulary else np.float32
     # Without a past all emissions are drawn; these values are never read.
     nothing = np.zeros((request.num, length, ordering.values), kind)
-    return nothing, np.zeros(request.num, np.int32)
-  emissions, given = _encoded_past(ordering, request)
+    return nothing, np.zeros(request.num, np.int32), None
+  given = _given(ordering, request)
+  # An emission is given only if all of its values are: half a patch is not given.
+  lengths = given.all(-1).sum(-1).astype(np.int32)
+  # Location and scale come only from the given values, which may be fewer than the context.
+  past = jnp.asarray(request.past)
+  covariates = ordering.covariates(past, jnp.asarray(lengths))
+  emissions = np.asarray(ordering.encode(past, covariates))
   if emissions.shape[1] > length:
     raise ConfigError(
       f'a past of {emissions.shape[1]} emissions does not fit a length of {length}; a text may be '
       'longer: set sampling.length, and sampling.slide=True beyond the context of the model'
     )
-  # An emission is given only if all of its values are: half a patch is not given.
-  lengths = given.all(-1).sum(-1).astype(np.int32)
   beginning = np.arange(given.shape[1])[None, :, None] < lengths[:, None, None]
   if (given != beginning).any():
     raise ConfigError(
@@ -287,14 +287,14 @@ def prompt_emissions(
   if limit and values.size and not 0 <= values.min() <= values.max() < limit:
     raise ConfigError(f'the past has values outside [0, {limit}): {values.min()} to {values.max()}')
   if not limit:
-    # Values to be forecast may be NaN. They enter the cache before they are overwritten, and NaN
-    # times the zero weight of a masked position is still NaN.
+    # Values to be forecast may be known: they must not enter the cache.
     emissions = np.where(given, emissions, 0)
-  return np.pad(emissions, ((0, 0), (0, length - emissions.shape[1]), (0, 0))), lengths
+  padding = ((0, 0), (0, length - emissions.shape[1]), (0, 0))
+  return np.pad(emissions, padding), lengths, covariates
 
 
-def _encoded_past(ordering: Ordering, request: Request) -> tuple[np.ndarray, np.ndarray]:
-  """The past as emissions, and which of their values are given."""
+def _given(ordering: Ordering, request: Request) -> Bool[np.ndarray, 'num length values']:
+  """Which values of the emissions of the past are given."""
   past = jnp.asarray(request.past)
   if past.shape[0] != request.num:
     raise ConfigError(f'the request is for {request.num} samples, its past has {past.shape[0]}')
@@ -304,7 +304,7 @@ def _encoded_past(ordering: Ordering, request: Request) -> tuple[np.ndarray, np.
   if request.mask is not None:
     # The ordering applied to the mask gives the mask of emissions.
     mask = jnp.broadcast_to(jnp.asarray(request.mask), past.shape).astype(jnp.uint8)
-  return np.asarray(ordering.encode(past)), np.asarray(ordering.encode(mask)).astype(bool)
+  return np.asarray(ordering.encode(mask)).astype(bool)
 
 
 def _check_forecast(request: Request) -> None:

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, Num
 
 from autoregressive.decoding.sequences import Prompt
 from autoregressive.model import Model
-from autoregressive.orderings import Covariates
+from autoregressive.orderings.base import Covariates
 
 MIN_BUCKET = 16  # the smallest size that arrays and prefixes are rounded to
 PREFILL_CHUNK = 32  # emissions that a network takes in at once if its cache cannot be rewound

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num
 
-from autoregressive.orderings import Covariates
+from autoregressive.orderings.base import Covariates
 
 
 class Prompt(NamedTuple):

@@ -10,7 +10,7 @@ from autoregressive.heads.categorical import Bernoulli, Categorical
 from autoregressive.heads.mixture import LogisticMixture
 from autoregressive.heads.numbers import Gaussian, NegativeBinomial, Quantiles, StudentT
 from autoregressive.heads.points import Percentage, Point
-from autoregressive.orderings import Ordering
+from autoregressive.orderings.base import Ordering
 from common.config import ConfigError, component
 
 HEADS: Mapping[str, type[Head]] = {

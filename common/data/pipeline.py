@@ -20,8 +20,8 @@ import tensorflow_datasets as tfds
 
 from common.config import ConfigError, as_tuple
 from common.data import music, palettes, preparation, tokenizers
-from common.data.builders import base
 from common.data.series.calendars import Clock
+from common.data.series.columns import Columns
 from common.data.sources import DiskSource, MemorySource, Source
 from common.data.spec import DataSpec, SeriesSpec
 
@@ -35,7 +35,8 @@ class Data(NamedTuple):
 
   Attributes:
     spec: the description that models are built from.
-    splits: 'train', 'validation' and 'test'.
+    splits: 'train', 'validation' and 'test'; of time series also 'future', whose horizons begin
+      after the last value of each series.
     flip: whether training batches mirror a random half of the images (`train_flips`).
   """
 
@@ -58,15 +59,15 @@ def load(settings: Mapping[str, Any], in_memory: bool | None = None) -> Data:
   builder = preparation.open_prepared(folder)
   info = builder.info
   # Before anything is read, because TFDS opens shards only when an example needs them.
-  for split in base.SPLITS:
+  for split in info.splits:
     if missing := [path for path in info.splits[split].filepaths if not os.path.exists(path)]:
       raise ConfigError(f'{missing[0]} is missing; delete {folder} and prepare the dataset again')
   if in_memory is None:
     x = info.features['x']
     example_bytes = int(np.prod(x.shape)) * np.dtype(x.np_dtype).itemsize
-    num_examples = sum(info.splits[split].num_examples for split in base.SPLITS)
+    num_examples = sum(info.splits[split].num_examples for split in info.splits)
     in_memory = num_examples * example_bytes < IN_MEMORY_BYTES
-  disks = {split: DiskSource(builder.as_data_source(split), folder) for split in base.SPLITS}
+  disks = {split: DiskSource(builder.as_data_source(split), folder) for split in info.splits}
   splits = {split: MemorySource(disk) for split, disk in disks.items()} if in_memory else disks
   return Data(_read_spec(settings['name'], info), splits, settings.get('flip', False))
 
@@ -108,7 +109,8 @@ def _read_spec(name: str, info: tfds.core.DatasetInfo) -> DataSpec:
 def _series_spec(stored: Mapping[str, Any]) -> SeriesSpec:
   """A description of time series from JSON, which has no tuples; a spec has to be hashable."""
   values = {key: as_tuple(value) for key, value in stored.items()}
-  return SeriesSpec(**values | {'clock': Clock(*values['clock'])})
+  clock, columns = Clock(*values['clock']), Columns(*values['columns'])
+  return SeriesSpec(**values | {'clock': clock, 'columns': columns})
 
 
 def fingerprint(data: Data) -> str:

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int, Num
 from common.data.music import Pitches
 from common.data.palettes import Palette
 from common.data.series.calendars import STEPS, Clock
+from common.data.series.columns import Columns
 from common.data.tokenizers import Tokenizer
 
 
@@ -17,6 +18,9 @@ def token_dtype(levels: int) -> np.dtype:
   """The smallest of uint8, uint16 and int32 that holds the integers in [0, levels)."""
   dtypes = (np.uint8, np.uint16, np.int32)
   return np.dtype(next(dtype for dtype in dtypes if levels - 1 <= np.iinfo(dtype).max))
+
+
+NO_COLUMNS = Columns((), 'step', 'value')  # of series that come from no file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,23 +31,49 @@ class SeriesSpec:
     horizon: number of values at the end of a window that are to be forecast.
     season: number of steps after which a series tends to repeat; 1 if no season is known.
     counts: whether all values are integers of at least 0.
-    covariates: names of the columns next to the value.
+    covariates: names of the columns of numbers next to the value: those of the file, then features
+      of the time.
+    categories: the texts of each column of categories, which are the last columns. A code k is the
+      k-th text, counted from 1; 0 is any other.
     value, time: names of the columns of values and times in the raw data.
     origins, units: of each series: a raw value is origin + unit · stored value. Empty: 0 and 1.
     first: the time of the first step of each series, in `clock.unit`; empty: 0.
     clock: how times are counted and written.
+    naive_scales: of each series, the mean error of the seasonal naive forecast within the part
+      before the test, in the unit of the file (common/data/series/encoding.py); empty: unknown.
+    means, deviations: of the covariates of the file, which are stored without them.
+    static: the covariates and categories that are the same in all steps of a series.
+    columns: the roles of the columns of the file.
   """
 
   horizon: int
   season: int = 1
   counts: bool = False
   covariates: tuple[str, ...] = ()
+  categories: tuple[tuple[str, ...], ...] = ()
   value: str = 'value'
   time: str = 'step'
   origins: tuple[float, ...] = ()
   units: tuple[float, ...] = ()
   first: tuple[int, ...] = ()
   clock: Clock = STEPS
+  naive_scales: tuple[float, ...] = ()
+  means: tuple[float, ...] = ()
+  deviations: tuple[float, ...] = ()
+  static: tuple[str, ...] = ()
+  columns: Columns = NO_COLUMNS
+
+  @property
+  def observed(self) -> tuple[int, ...]:
+    """The columns of numbers, counted after the value, that are known only afterwards."""
+    names = self.columns.observed
+    return tuple(i for i, name in enumerate(self.covariates) if name in names)
+
+  @property
+  def observed_categories(self) -> tuple[int, ...]:
+    """The columns of categories that are known only afterwards."""
+    names = self.columns.observed
+    return tuple(i for i, name in enumerate(self.columns.categories) if name in names)
 
   def raw(
     self, stored: Num[np.ndarray, 'windows *steps'], label: Int[np.ndarray, 'windows']
@@ -77,10 +107,10 @@ class DataSpec:
         (common/data/builders/text.py).
       'music': a window of frames [context + 1, voices]. The first frame is given
         (common/data/builders/chorales.py).
-      'series': a window of a time series, float32 [context + horizon, 1 + covariates]: the value,
-        then the covariates, which are known in advance. The class of a window is the series that
-        it comes from, 'start' the step of the series at which it begins
-        (common/data/builders/series.py).
+      'series': a window of a time series, float32 [context + horizon, 1 + covariates + categories]:
+        the value, then the covariates; NaN where they are missing. The class of a window is the
+        series that it comes from, 'start' the step of the series at which it begins, which is
+        negative if it begins with padding (common/data/builders/series.py).
     shape: shape of one example.
     levels: the values of an example are integers in [0, levels); 0 means float32 numbers.
     num_classes: number of classes; 0 if the data has no labels.

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int, Num
 
 from common.domains.series import WINDOWS, Forecasts, joined
 from common.evaluation.measures import Measure
@@ -37,30 +37,48 @@ def crps(
 def seasonal_naive(
   past: Float[np.ndarray, 'windows context'], horizon: int, season: int
 ) -> Float[np.ndarray, 'windows horizon']:
-  """Repeats the last season; repeats the last value if the past is shorter than a season."""
+  """Repeats the last season; repeats the last value if the past is shorter than a season.
+
+  For a missing value, that of the season before, and without any the last known value. NaN for a
+  past without values.
+  """
   season = season if season <= past.shape[1] else 1
+  past, last = _filled(past, season), _filled(past, 1)[:, -1:]
+  past = np.where(np.isnan(past), last, past)
   # Step h of the forecast is step h mod season of the last season.
   return past[:, -season:][:, np.arange(horizon) % season]
 
 
+def _filled(
+  past: Float[np.ndarray, 'windows context'], season: int
+) -> Float[np.ndarray, 'windows context']:
+  """The past with each missing value replaced by the one a season before, if that is known."""
+  past = past.copy()
+  for step in range(season, past.shape[1]):
+    past[:, step] = np.where(np.isnan(past[:, step]), past[:, step - season], past[:, step])
+  return past
+
+
 class WindowScores(NamedTuple):
-  """Scores of the forecasts of some windows.
+  """Scores of the forecasts of some windows: sums over the steps whose true values are known.
 
   Attributes:
     crps: CRPS of each window, in units of the values.
     naive: CRPS of the seasonal naive forecast.
-    magnitude: mean |truth| of each window.
-    inside: shares of the true values of each window inside the 50 % and 90 % intervals.
+    magnitude: |truth| of each window.
+    inside: numbers of true values of each window inside the 50 % and 90 % intervals.
+    steps: number of known true values of each window.
   """
 
   crps: Float[np.ndarray, 'windows']
   naive: Float[np.ndarray, 'windows']
   magnitude: Float[np.ndarray, 'windows']
   inside: Float[np.ndarray, 'windows 2']
+  steps: Int[np.ndarray, 'windows']
 
 
 class Scores(NamedTuple):
-  """Scores of the forecasts of a split; each window and each step has the same weight.
+  """Scores of the forecasts of a split; each step with a known value has the same weight.
 
   Attributes:
     windows: the scores of all windows.
@@ -93,23 +111,25 @@ def _score_windows(forecasts: Forecasts, season: int) -> WindowScores:
   naive = seasonal_naive(forecasts.past, truth.shape[1], season)
   low, lower, _, upper, high = forecasts.quantiles()
   inside = [(a <= truth) & (truth <= b) for a, b in ((lower, upper), (low, high))]
+  # A missing true value is NaN, and so are its scores.
   return WindowScores(
-    crps(forecasts.draws.astype(np.float64).swapaxes(1, 2), truth).mean(1),
-    np.abs(naive - truth).mean(1),
-    np.abs(truth).mean(1),
-    np.mean(inside, -1).T,
+    np.nansum(crps(forecasts.draws.astype(np.float64).swapaxes(1, 2), truth), 1),
+    np.nansum(np.abs(naive - truth), 1),
+    np.nansum(np.abs(truth), 1),
+    np.sum(inside, -1).T,
+    (~np.isnan(truth)).sum(1),
   )
 
 
 def mean_crps(scores: Scores) -> Measure:
   """The mean CRPS, in units of the values."""
-  windows = scores.windows
-  coverage = '{:.0%} and {:.0%}'.format(*windows.inside.mean(0))
+  windows, steps = scores.windows, scores.windows.steps
+  coverage = '{:.0%} and {:.0%}'.format(*windows.inside.sum(0) / steps.sum())
   note = (
-    f'seasonal naive {windows.naive.mean():.4g}; intervals of 50 and 90 % hold {coverage}; '
-    f'{scores.note}'
+    f'seasonal naive {windows.naive.sum() / steps.sum():.4g}; intervals of 50 and 90 % hold '
+    f'{coverage}; {scores.note}'
   )
-  return Measure(float(windows.crps.mean()), _error(windows.crps), note)
+  return Measure(*_ratio(windows.crps, steps), note)
 
 
 def normalised_crps(scores: Scores) -> Measure:
@@ -117,16 +137,20 @@ def normalised_crps(scores: Scores) -> Measure:
   deviation (ND).
   """
   windows = scores.windows
-  magnitude = windows.magnitude.mean()
+  magnitude = windows.magnitude.sum()
   if not magnitude:
     return Measure(None, note=f'all true values are 0; {scores.note}')
-  ratio = windows.crps.mean() / magnitude
-  note = f'seasonal naive {windows.naive.mean() / magnitude:.4g}; {scores.note}'
-  # The error of a ratio a/b of means, to first order: the error of the mean of (a - (a/b)·b) / b.
-  error = _error(windows.crps - ratio * windows.magnitude)
-  return Measure(float(ratio), None if error is None else error / magnitude, note)
+  note = f'seasonal naive {windows.naive.sum() / magnitude:.4g}; {scores.note}'
+  return Measure(*_ratio(windows.crps, windows.magnitude), note)
 
 
-def _error(values: Float[np.ndarray, 'windows']) -> float | None:
-  """The standard error of the mean over windows; None for a single window."""
-  return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else None
+def _ratio(
+  a: Float[np.ndarray, 'windows'], b: Num[np.ndarray, 'windows']
+) -> tuple[float, float | None]:
+  """Σ a / Σ b, and its standard error over windows, which is None for a single window."""
+  ratio = float(a.sum() / b.sum())
+  if len(a) == 1:
+    return ratio, None
+  # To first order: the error of the mean of (a - ratio·b) / mean b.
+  residual = (a - ratio * b) / b.mean()
+  return ratio, float(residual.std(ddof=1) / len(a) ** 0.5)

@@ -13,7 +13,7 @@ from configs import base
 
 SETTINGS = base.SETTINGS | dict(
   family='autoregressive',
-  ordering=dict(name='patches'),  # autoregressive/orderings.py; patches of one pixel
+  ordering=dict(name='patches'),  # autoregressive/orderings/; patches of one pixel
   network=dict(name='transformer'),  # autoregressive/networks/__init__.py
   head=dict(name='categorical'),  # autoregressive/heads/__init__.py
   model=dict(  # also the settings of Model, autoregressive/model.py

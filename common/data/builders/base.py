@@ -25,12 +25,19 @@ from common.data.spec import token_dtype
 FLAG_DEFAULTS = dict(
   palette=0,
   context=64,
-  horizon=12,
+  horizon=0,
   stride=1,
+  min_context=0,
+  rolling=0,
+  roll_by=0,
+  train_to='validation',
+  frequency='',
   target='',
   time='',
   series='',
   covariates='all',
+  categories='',
+  observed='',
   layout='long',
   tokenizer='characters',
   vocabulary=1024,
@@ -95,7 +102,7 @@ class Contents(NamedTuple):
     levels: values are integers in [0, levels); 0 means floats.
     class_names: names of the classes in the order of their labels; empty if there are none.
     splits: for each of train, validation and test, a function that returns an iterator over
-      (key, example).
+      (key, example); for time series also 'future'.
     notes: facts about the preparation that the user should see ('3 broken files skipped').
     tokenizer: for text, the tokenizer as JSON (common/data/tokenizers.py).
     series: for time series, the attributes of a `SeriesSpec` (common/data/spec.py).
@@ -211,7 +218,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
   def _split_generators(self, dl_manager):
     del dl_manager  # raw files come from common/data/builders/downloads.py
-    return {split: self._generate_examples(split) for split in SPLITS}
+    return {split: self._generate_examples(split) for split in self.contents.splits}
 
   def _generate_examples(self, split: str) -> Examples:
     return self.contents.splits[split]()

@@ -1,19 +1,13 @@
-"""Time series as windows: from the user's CSV file, or from a published one.
+"""Time series as windows: from the user's file, or from a published one.
 
 A window has `context` + `horizon` steps of one series: [value, covariates], float32. The first
-`context` steps are given, the last `horizon` are to be forecast. Covariates are known in advance:
-the other columns of the file, and features of the time (common/data/series/calendars.py). The
-columns of the file are standardised to mean 0 and standard deviation 1 over the training part.
+`context` steps are given, the last `horizon` are to be forecast. Covariates are the other columns
+of the file, and features of the time (common/data/series/calendars.py); the last columns hold
+categories. A value that is missing, or beyond the ends of a series, is NaN.
 
-The unit of a series does not matter: a value is stored as (value - origin) / unit, subtracted in
-float64. The origin of a series is the mean of its training part, its unit the mean distance from
-it. Only whole numbers from 0, up to MAX_COUNT, are stored as they are, because a head over counts
-needs them.
-
-Splits are by time, within each series. The last 5 % of its steps, rounded down to whole horizons
-but at least one, are for testing, and the same number before them for validation. Training windows
-end before these. The steps that one split forecasts belong to no earlier split; a later split may
-contain them as context.
+common/data/series/windows.py says where windows begin, encoding.py what their numbers mean. Besides
+the usual splits there is 'future': one window for each series, whose horizon begins after its last
+value.
 """
 
 import abc
@@ -24,251 +18,206 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import Float, Int
 
 from common.config import ConfigError
 from common.data.builders import base, downloads
-from common.data.series import calendars
+from common.data.series import calendars, encoding
 from common.data.series.columns import Columns
 from common.data.series.table import Table, read_table
+from common.data.series.windows import (
+  DEFAULT_HORIZON,
+  FUTURE,
+  Parts,
+  WindowSizes,
+  series_parts,
+  useful_offsets,
+  window_offsets,
+  window_sizes,
+)
 from common.files import check_regular
-
-HELD_OUT = 0.05  # share of the steps of a series, for each of validation and test
-MAX_COUNT = 2**24  # float32 has every whole number up to this
-MAX_STORED = 1e30  # in units: squares of larger values overflow float32
-
 
 # The settings that say what the columns of the user's file hold, with their defaults.
 ROLES = {
-  role: base.FLAG_DEFAULTS[role] for role in ('target', 'time', 'series', 'covariates', 'layout')
+  role: base.FLAG_DEFAULTS[role]
+  for role in ('target', 'time', 'series', 'covariates', 'categories', 'observed', 'layout')
 }
+# Settings of windows that are in the name of a dataset only if they differ from these.
+OPTIONAL = {
+  name: base.FLAG_DEFAULTS[name]
+  for name in ('frequency', 'min_context', 'rolling', 'roll_by', 'train_to')
+}
+MAX_NAMED = 3  # series that a note lists
 
 
-class WindowSizes(NamedTuple):
-  """The settings `data.context`, `data.horizon` and `data.stride`, in steps.
+class Window(NamedTuple):
+  """A window: its series as a class and in the table, its first step, and the end of its values.
 
-  Attributes:
-    context: steps of a window that are given.
-    horizon: steps of a window that are to be forecast.
-    stride: steps from one training window to the next.
+  Values of steps from `end` on are hidden.
   """
 
-  context: int
-  horizon: int
-  stride: int
-
-  @property
-  def length(self) -> int:
-    """Number of steps in a window."""
-    return self.context + self.horizon
-
-
-def window_sizes(settings: Mapping[str, Any]) -> WindowSizes:
-  """The sizes in a config's `data` section. Raises ConfigError if one is less than 1."""
-  sizes = WindowSizes(*(settings.get(name, 1) for name in WindowSizes._fields))
-  for name, value in sizes._asdict().items():
-    if value < 1:
-      raise ConfigError(f'data.{name} must be at least 1, got {value}')
-  return sizes
+  label: int
+  series: int
+  start: int
+  end: int
 
 
 class SeriesBuilder(base.Builder, skip_registration=True):
   """Windows of time series, cut from a table.
 
-  Settings: `context`, `horizon`, and `stride`, the steps from one training window to the next.
+  Settings: see `WindowSizes`; `frequency` chooses series, if there are several frequencies.
   """
 
-  VERSION = tfds.core.Version('2.0.0')
+  VERSION = tfds.core.Version('3.0.0')
   domain = 'series'
-  flags = ('source', 'context', 'horizon', 'stride')
+  flags = ('source', 'context', 'horizon', 'stride', *(n for n in OPTIONAL if n != 'frequency'))
 
   @abc.abstractmethod
   def table(self) -> Table:
     """The series. Raises ConfigError if they are missing or broken."""
 
   @classmethod
+  def default_horizon(cls, settings: Mapping[str, Any]) -> int:
+    """The horizon if `data.horizon` is 0: the published one, if there is one."""
+    del settings
+    return DEFAULT_HORIZON
+
+  @classmethod
+  def sizes(cls, settings: Mapping[str, Any]) -> WindowSizes:
+    """The sizes of windows. Raises ConfigError if they are invalid."""
+    return window_sizes(settings, cls.default_horizon(settings))
+
+  @classmethod
   def variant(cls, settings: Mapping[str, Any]) -> str:
-    return '-'.join(map(str, window_sizes(settings)))
+    sizes = cls.sizes(settings)
+    chosen = {name: settings.get(name, default) for name, default in OPTIONAL.items()}
+    changed = [f'{k}{v}' for k, v in chosen.items() if v != OPTIONAL[k]]
+    return '-'.join(map(str, (sizes.context, sizes.horizon, sizes.stride, *changed)))
 
   def read(self) -> base.Contents:
-    table, sizes = self.table(), window_sizes(self.settings)
-    held_out = held_out_steps(table.lengths, sizes.horizon)
-    # One training window, and the held-out steps of both validation and test.
-    needed = sizes.length + 2 * held_out
-    kept = np.flatnonzero(table.lengths >= needed)
-    if not len(kept):
-      longest = table.lengths.max()
-      what_to_do = 'lower one of them'
-      if longest == 1 and table.columns.series:
-        named = ', '.join(table.columns.series)
-        what_to_do = f'if column {named!r} numbers the rows, set data.series to another, or to none'
+    table, sizes = self.table(), self.sizes(self.settings)
+    parts = series_parts(table, sizes)
+    kept = [i for i, part in enumerate(parts) if part.test < part.end]
+    if not kept:
+      raise self._too_short(table, f'more than data.horizon={sizes.horizon}')
+    if all(_is_constant(table, i) for i in kept):
       raise ConfigError(
-        f'{self.name}: the longest series must have at least {needed[table.lengths.argmax()]} '
-        f'values for data.context={sizes.context} and data.horizon={sizes.horizon}, got '
-        f'{longest}; {what_to_do}'
+        f'{self.name}: all series are constant, which leaves nothing to learn; check data.target'
       )
-    starts, lengths = table.starts[kept], table.lengths[kept]
-    windows = {split: [] for split in base.SPLITS}  # each with its series and its first step
-    for label, (length, held) in enumerate(zip(lengths, held_out[kept], strict=True)):
-      offsets = window_offsets(int(length), int(held), sizes)
-      for split in base.SPLITS:
-        windows[split] += [Window(label, int(starts[label]), offset) for offset in offsets[split]]
-    # The training parts, which end before the held-out steps of validation and test.
-    training = [
-      np.arange(start, start + length - 2 * held)
-      for start, length, held in zip(starts, lengths, held_out[kept], strict=True)
-    ]
-    counts = is_counts(table.value)
-    values = Values(table.value, (), ()) if counts else stored_values(table, kept, training)
-    names, rows = window_rows(table, values.stored, np.concatenate(training))
-    too_short = len(table.names) - len(kept)
-    frequency = table.frequency
+    offsets = {i: window_offsets(parts[i], sizes) for i in kept}
+    known = np.split(np.isfinite(table.value), table.starts[1:])
+    training = _training_rows(table, parts)
+    stored = encoding.fit_encoding(table, training)
+    levels = _levels(table, stored, parts)
+    rows = encoding.SeriesRows(table, stored, levels)
+    windows = {}
+    for split in (*base.SPLITS, FUTURE):
+      windows[split] = [
+        Window(label, i, start, parts[i].train if split == 'train' else parts[i].end)
+        for label, i in enumerate(kept)
+        for start in useful_offsets(offsets[i][split], known[i], sizes, split)
+      ]
+    for split in base.SPLITS:
+      if not windows[split]:
+        raise self._too_short(table, f'enough for a window of {split}')
     return base.Contents(
-      shape=(sizes.length, rows.shape[1]),
+      shape=(sizes.length, 1 + len(rows.covariate_names) + len(table.texts)),
       levels=0,
       class_names=tuple(table.names[i] for i in kept),
       splits={
         split: functools.partial(_examples, rows, chosen, sizes.length)
         for split, chosen in windows.items()
       },
-      notes=(
-        f'{len(kept)} series of {_span(lengths)} values, season '
-        f'{frequency.season}, covariates {", ".join(names)}',
-        *([f'{too_short} series are too short and were left out'] if too_short else ()),
-        *table.notes,
-      ),
-      series=dict(
-        horizon=sizes.horizon,
-        season=frequency.season,
-        # Whether a head over counts, such as the negative binomial, applies.
-        counts=counts,
-        covariates=list(names),
-        value=table.columns.target,
-        time=table.columns.time,
-        origins=list(values.origins),
-        units=list(values.units),
-        first=table.times.values[starts].tolist(),
-        clock=list(calendars.Clock(frequency.unit, frequency.step, table.times.style)),
-      ),
+      notes=_notes(table, rows, kept, windows) + table.notes,
+      series=_description(rows, parts, kept, sizes),
+    )
+
+  def _too_short(self, table: Table, wanted: str) -> ConfigError:
+    """The error for series that are too short."""
+    longest = int(table.ends.max())
+    what_to_do = 'lower data.horizon'
+    if longest == 1 and table.columns.series:
+      named = ', '.join(table.columns.series)
+      what_to_do = f'if column {named!r} numbers the rows, set data.series to another, or to none'
+    return ConfigError(
+      f'{self.name}: some series must have {wanted} values, the longest has {longest}; {what_to_do}'
     )
 
 
-class Window(NamedTuple):
-  """A window: its series, the first row of the series in the table, and its first step there."""
-
-  label: int
-  row: int
-  start: int
+def _training_rows(table: Table, parts: Sequence[Parts]) -> np.ndarray:
+  """Whether each row of the table belongs to the training part of its series."""
+  step = np.concatenate([np.arange(length) for length in table.lengths])
+  return step < np.repeat([part.train for part in parts], table.lengths)
 
 
-class Values(NamedTuple):
-  """The values of a table as they are stored, and the origin and unit of each series."""
-
-  stored: Float[np.ndarray, 'rows']
-  origins: tuple[float, ...]
-  units: tuple[float, ...]
-
-
-def is_counts(value: Float[np.ndarray, 'rows']) -> bool:
-  """Whether all values are whole numbers from 0 that float32 can hold."""
-  return bool(((value >= 0) & (value <= MAX_COUNT) & (value == np.round(value))).all())
+def _levels(
+  table: Table, stored: encoding.Encoding, parts: Sequence[Parts]
+) -> list[encoding.Levels]:
+  """The origin and the unit of each series, from its training part."""
+  if stored.counts:
+    return [encoding.Levels()] * len(table.names)
+  return [encoding.levels_of(table, i, part.train) for i, part in enumerate(parts)]
 
 
-def stored_values(
+def _description(
+  rows: encoding.SeriesRows, parts: Sequence[Parts], kept: Sequence[int], sizes: WindowSizes
+) -> dict[str, Any]:
+  """The attributes of the `SeriesSpec`, as JSON values."""
+  table, stored, columns = rows.table, rows.encoding, rows.table.columns
+  values = [table.value[s : s + n] for s, n in zip(table.starts, table.lengths, strict=True)]
+  return dict(
+    horizon=sizes.horizon,
+    season=table.period,
+    # Whether a head over counts, such as the negative binomial, applies.
+    counts=stored.counts,
+    covariates=list(rows.covariate_names),
+    categories=[list(texts) for texts in stored.texts],
+    value=columns.target,
+    time=columns.time,
+    origins=[] if stored.counts else [rows.levels[i].origin for i in kept],
+    units=[] if stored.counts else [rows.levels[i].unit for i in kept],
+    first=table.times.values[table.starts][kept].tolist(),
+    clock=list(calendars.Clock(table.frequency.unit, table.frequency.step, table.times.style)),
+    naive_scales=[encoding.naive_scale(values[i][: parts[i].test], table.period) for i in kept],
+    means=list(stored.means),
+    deviations=list(stored.deviations),
+    static=list(stored.static),
+    columns=[list(each) if isinstance(each, tuple) else each for each in columns],
+  )
+
+
+def _notes(
   table: Table,
-  kept: Int[np.ndarray, 'series'],
-  training: Sequence[Int[np.ndarray, 'some']],
-) -> Values:
-  """The values of each series from its own origin, in its own unit.
-
-  Args:
-    table: all series.
-    kept: the series that have windows; values of the others become 0.
-    training: the rows of the training part of each of these.
-
-  Raises:
-    ConfigError: for a value that is too far from the training part of its series.
-  """
-  stored, origins, units = np.zeros_like(table.value), [], []
-  for i, seen in zip(kept, training, strict=True):
-    rows = slice(table.starts[i], table.starts[i] + table.lengths[i])
-    # Only the training part: held-out values must not leak into it.
-    value = table.value[seen]
-    if (value == value[0]).all():  # a constant has no spread: its unit is its size, or 1
-      origin, unit = float(value[0]), float(abs(value[0])) or 1.0
-    else:
-      origin = float(value.mean())
-      unit = float(np.abs(value - origin).mean())
-    stored[rows] = (table.value[rows] - origin) / unit
-    far = np.flatnonzero(~(np.abs(stored[rows]) <= MAX_STORED))
-    if len(far):
-      raise ConfigError(
-        f'step {far[0]} of series {table.names[i]!r} is {table.value[rows][far[0]]:g}, more than '
-        f'{MAX_STORED:g} times the spread of its training part ({unit:g}) away from it: check it'
-      )
-    origins.append(origin)
-    units.append(unit)
-  return Values(stored, tuple(origins), tuple(units))
+  rows: encoding.SeriesRows,
+  kept: Sequence[int],
+  windows: Mapping[str, Sequence[Window]],
+) -> tuple[str, ...]:
+  """Facts about the windows that the user should see."""
+  lengths = table.ends[kept]
+  names = ', '.join(rows.covariate_names + table.columns.categories)
+  notes = [
+    f'{len(kept)} series of {_span(lengths)} values, season {table.period}, covariates {names}'
+  ]
+  if missing := int(np.isnan(table.value).sum()) - int((table.lengths - table.ends).sum()):
+    notes.append(f'{missing:,} of {int(table.ends.sum()):,} values are missing')
+  if left_out := len(table.names) - len(kept):
+    notes.append(f'{left_out} series are too short to be tested and were left out')
+  for split in ('train', 'validation'):
+    without = len(kept) - len({window.label for window in windows[split]})
+    if without:
+      notes.append(f'{without} series are too short for a window of {split}')
+  if padded := sum(window.start < 0 for window in windows['test']):
+    notes.append(f'{padded} windows of test begin with padding')
+  still = [table.names[i] for i in kept if _is_constant(table, i)]
+  if still:
+    more = ', …' if len(still) > MAX_NAMED else ''
+    notes.append(f'{len(still)} series are constant: {", ".join(still[:MAX_NAMED])}{more}')
+  return tuple(notes)
 
 
-def held_out_steps(lengths: Int[np.ndarray, 'series'], horizon: int) -> Int[np.ndarray, 'series']:
-  """Number of steps of each series that are held out for validation, and again for test.
-
-  This is the share HELD_OUT, rounded down to whole horizons, but at least one horizon.
-  """
-  return np.maximum((HELD_OUT * lengths).astype(int) // horizon, 1) * horizon
-
-
-def window_offsets(length: int, held_out: int, sizes: WindowSizes) -> dict[str, range]:
-  """The first steps of the windows of a series, by split.
-
-  Args:
-    length: length of the series.
-    held_out: number of steps for test, at its end, and for validation, before these.
-    sizes: sizes of the windows.
-  """
-  # The first window of each split: its horizon begins with the held-out steps, and its context
-  # lies before them.
-  test, validation = (length - part * held_out - sizes.context for part in (1, 2))
-  return {
-    # Backwards from the last window whose horizon ends before validation begins: with a stride,
-    # the newest steps are always used.
-    'train': range(validation - sizes.horizon, -1, -sizes.stride),
-    # Consecutive horizons: every held-out step is forecast once.
-    'validation': range(validation, validation + held_out, sizes.horizon),
-    'test': range(test, test + held_out, sizes.horizon),
-  }
-
-
-def window_rows(
-  table: Table, stored: Float[np.ndarray, 'rows'], training: Int[np.ndarray, 'some']
-) -> tuple[tuple[str, ...], Float[np.ndarray, 'rows columns']]:
-  """Names of all covariates, and the rows of all windows: the value, then the covariates.
-
-  Args:
-    table: the series.
-    stored: their values as they are stored.
-    training: the rows of the training part.
-  """
-  # Mean and standard deviation of the training part only: held-out steps must not leak into it.
-  seen = table.covariates[training]
-  with np.errstate(over='ignore'):  # an infinite spread is refused below
-    mean, deviation = seen.mean(0), seen.std(0)
-  # The rounding of a mean is no spread.
-  mean = np.where((seen == seen[0]).all(0), seen[0], mean)
-  deviation = np.where((seen == seen[0]).all(0), 1, deviation)
-  standardised = (table.covariates - mean) / deviation
-  for name, column, spread in zip(table.covariate_names, standardised.T, deviation, strict=True):
-    if not (np.abs(column) <= MAX_STORED).all() or not np.isfinite(spread):
-      raise ConfigError(
-        f'column {name!r} has values more than {MAX_STORED:g} times its spread in the training '
-        'part: check it, or leave it out (data.covariates)'
-      )
-  age = np.concatenate([np.arange(length) for length in table.lengths])
-  names, features = calendars.time_features(table.times, table.frequency, age)
-  rows = np.concatenate([stored[:, None], standardised, features], 1)
-  # Rounded to float32 last: the arithmetic above is in float64.
-  return (*table.covariate_names, *names), rows.astype(np.float32)
+def _is_constant(table: Table, i: int) -> bool:
+  values = table.value[table.starts[i] : table.starts[i] + table.lengths[i]]
+  values = values[np.isfinite(values)]
+  return bool((values == values[0]).all())
 
 
 def _span(lengths: np.ndarray) -> str:
@@ -276,20 +225,24 @@ def _span(lengths: np.ndarray) -> str:
   return ' to '.join(map(str, sorted({lengths.min(), lengths.max()})))
 
 
-def _examples(
-  rows: Float[np.ndarray, 'rows columns'], windows: Sequence[Window], length: int
-) -> base.Examples:
-  # Windows are views of `rows`: overlapping ones take no memory of their own.
-  for key, (label, row, start) in enumerate(windows):
-    x = rows[row + start : row + start + length]
-    yield f'{key:09d}', {'x': x, 'label': label, 'start': start}
+def _examples(rows: encoding.SeriesRows, windows: Sequence[Window], length: int) -> base.Examples:
+  current, before, series = None, length, None
+  for key, window in enumerate(windows):
+    # Windows are sorted by series: the rows of one series at a time are held in memory.
+    if window.series != current:
+      current = window.series
+      series = rows.rows(current, before, length)
+    first = before + window.start
+    x = series[first : first + length].copy()
+    x[max(window.end - window.start, 0) :, 0] = np.nan
+    yield f'{key:09d}', {'x': x, 'label': window.label, 'start': window.start}
 
 
 class Series(SeriesBuilder, skip_registration=True):
-  """The user's CSV file; docs/datasets.md describes its format."""
+  """The user's CSV or Parquet file; docs/datasets.md describes its format."""
 
   name = 'series'
-  flags = (*SeriesBuilder.flags, *ROLES)
+  flags = (*SeriesBuilder.flags, 'frequency', *ROLES)
 
   @classmethod
   def variant(cls, settings: Mapping[str, Any]) -> str:
@@ -301,11 +254,11 @@ class Series(SeriesBuilder, skip_registration=True):
 
   def table(self) -> Table:
     path, data = _source(self.settings)
-    return read_table(data, str(path), self.settings)
+    return read_table(data, str(path), self.settings, self.settings.get('frequency', ''))
 
 
 def _source(settings: Mapping[str, Any]) -> tuple[pathlib.Path, bytes]:
-  path = base.source_path(settings, Series.name, 'a CSV file')
+  path = base.source_path(settings, Series.name, 'a CSV or Parquet file')
   check_regular(path)
   try:
     return path, path.read_bytes()

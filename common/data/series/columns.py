@@ -1,4 +1,4 @@
-"""The columns of a CSV file of time series, and their roles.
+"""The columns of a file of time series, and their roles.
 
 A header is a contract: each name occurs once, and if two columns could have a role, a setting must
 choose one.
@@ -25,24 +25,30 @@ class Columns(NamedTuple):
   Attributes:
     series: columns whose texts together name the series; empty if the file is one series.
     time, target: the columns of the time and of the value.
-    covariates: columns of numbers that are known in advance.
+    covariates: columns of numbers.
+    categories: columns of texts, or of numbers that are taken as names.
+    observed: the covariates and categories that are known only afterwards, as the value is; the
+      others are known in advance.
   """
 
   series: tuple[str, ...]
   time: str
   target: str
   covariates: tuple[str, ...] = ()
+  categories: tuple[str, ...] = ()
+  observed: tuple[str, ...] = ()
 
 
 class Rows(NamedTuple):
-  """The rows of a CSV file, as text.
+  """The rows of a file, as text.
 
   Attributes:
-    lines: the line number of each row in the file, for messages.
+    lines: the number of each row in the file, for messages.
     texts: the fields of each column, by name of the column.
     decimal_comma: whether numbers may have a decimal comma.
     notes: what was left out.
     fields: the column of the file that each row comes from, if a row of the file became several.
+    line: what `lines` counts, for messages.
   """
 
   lines: Sequence[int]
@@ -50,15 +56,18 @@ class Rows(NamedTuple):
   decimal_comma: bool = False
   notes: tuple[str, ...] = ()
   fields: Sequence[str] = ()
+  line: str = 'line'
 
   def place(self, row: int, column: str) -> str:
     """The line and the column of a field, for messages."""
     field = self.fields[row] if self.fields else column
-    return f'line {self.lines[row]}, column {field!r}'
+    return f'{self.line} {self.lines[row]}, column {field!r}'
 
 
 def find_columns(rows: Rows, what: str, settings: Mapping[str, Any]) -> Columns:
   """The roles of the columns of a user's file, by the settings or else by their names.
+
+  Covariates that hold only texts are categories, as are those that the settings name.
 
   Raises:
     ConfigError: a role has no column or several, or a column has several roles.
@@ -81,7 +90,47 @@ def find_columns(rows: Rows, what: str, settings: Mapping[str, Any]) -> Columns:
       f'{what}: at most {MAX_COVARIATES:,} covariates, got {len(covariates):,}; list some of them '
       'in data.covariates, or set it to none'
     )
-  return Columns(series, time, target, covariates)
+  named = _chosen(settings, 'categories', covariates, what)
+  observed = _chosen(settings, 'observed', covariates, what)
+  texts = {name for name in covariates if name in named or _holds_texts(rows, name)}
+  numbers = tuple(name for name in covariates if name not in texts)
+  return Columns(
+    series, time, target, numbers, tuple(name for name in covariates if name in texts), observed
+  )
+
+
+def _chosen(
+  settings: Mapping[str, Any], role: str, covariates: Sequence[str], what: str
+) -> tuple[str, ...]:
+  """The covariates that `data.ROLE` lists."""
+  text = settings.get(role, '')
+  names = (text,) if text in covariates else _listed(text)
+  for name in names:
+    if name not in covariates:
+      known = listing(covariates) or 'none'
+      raise ConfigError(
+        f'{what}: data.{role} names {name!r}, which is no covariate; the covariates: {known}'
+      )
+  return names
+
+
+def _holds_texts(rows: Rows, name: str) -> bool:
+  """Whether a column has values, and none of them is a number."""
+  filled = [text for text in set(rows.texts.get(name, ())) if not is_missing(text)]
+  return bool(filled) and not any(map(_is_number, filled))
+
+
+def is_missing(text: str) -> bool:
+  """Whether a field stands for a missing value."""
+  return text.strip().lower() in MISSING
+
+
+def _is_number(text: str) -> bool:
+  try:
+    float(text.replace(',', '.'))
+  except ValueError:
+    return False
+  return True
 
 
 def _listed(names: str) -> tuple[str, ...]:

@@ -4,16 +4,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from common.config import ConfigError
-from common.data.series.columns import MISSING, Columns, Rows, find_columns, one_column
+from common.data.series.columns import Columns, Rows, find_columns, is_missing, one_column
 
 # What a row or a column of the file holds: a row a value ('long'), or each a series.
 LAYOUTS = ('long', 'columns', 'rows')
 SERIES, TIME, VALUE = 'series', 'time', 'value'  # the columns of the result
 # The settings without an effect, with their defaults.
-IGNORED = {
-  'columns': {'target': '', 'series': '', 'covariates': 'all'},
-  'rows': {'time': '', 'target': '', 'series': '', 'covariates': 'all'},
-}
+_ROLES = {'target': '', 'series': '', 'covariates': 'all', 'categories': '', 'observed': ''}
+IGNORED = {'columns': _ROLES, 'rows': {'time': ''} | _ROLES}
 
 
 class WideSeries(NamedTuple):
@@ -51,10 +49,10 @@ def long_rows(rows: Rows, what: str, settings: Mapping[str, Any]) -> tuple[Rows,
   found = _from_rows(rows) if layout == 'rows' else _from_columns(rows, time)
   lines, fields, labels, moments, values = [], [], [], [], []
   for one in found:
-    filled = [i for i, text in enumerate(one.values) if text.strip().lower() not in MISSING]
+    filled = [i for i, text in enumerate(one.values) if not is_missing(text)]
     if not filled:
       raise ConfigError(
-        f'{what}, line {one.lines[0]}: series {one.name!r} has no values; remove it'
+        f'{what}, {rows.line} {one.lines[0]}: series {one.name!r} has no values; remove it'
       )
     part = slice(filled[0], filled[-1] + 1)
     labels += [one.name] * (part.stop - part.start)

@@ -1,16 +1,11 @@
-"""Time series from CSV files: a header, then one row for each value.
+"""A table of time series, from a file or from arrays.
 
-Rows may be in any order. Fields are separated by commas, or by semicolons or tabs if the header has
-no comma; then numbers may have a decimal comma. Every error names the line and the column that are
-wrong.
+Rows of a file may be in any order. Missing values, and steps that are missing altogether, are NaN.
+Every error names the line and the column that are wrong.
 """
 
-import collections
 import contextlib
-import csv
-import io
 import pathlib
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,28 +13,38 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from common.config import ConfigError
-from common.data.series import calendars, times
-from common.data.series.columns import COLUMN_NAMES, MISSING, Columns, Rows, check_column, listing
+from common.data.series import calendars, frequencies, times
+from common.data.series.columns import COLUMN_NAMES, Columns, Rows, check_column, is_missing
+from common.data.series.files import read_rows
 from common.data.series.layouts import long_rows
 
-INDEX_NAME = re.compile(r'(Unnamed: 0)?')  # of the column that pandas adds for its row numbers
 MAX_NUMBER = 1e300  # sums of larger numbers overflow float64
 MAX_SERIES = 100_000
-COMPRESSED = (b'\x1f\x8b', b'PK\x03\x04', b'BZh', b'\xfd7zXZ')  # how gzip, zip, bzip2 and xz begin
+MAX_TEXTS = 1_000  # different texts in a column of categories
 
 
 class Table(NamedTuple):
-  """Several series, one after the other, each in the order of time.
+  """Several series, one after the other, each with one row for every step, in the order of time.
 
   Attributes:
     names: names of the series.
     lengths: number of rows of each series.
     times: the time of each row.
     frequency: the distance between rows of a series.
-    value: the value of each row.
-    covariates: the covariates of each row.
+    value: the value of each row; NaN: missing.
+    covariates: the numbers of each row, in the order of `columns.covariates`; NaN: missing.
     columns: the roles of the columns.
-    notes: what was left out of the file.
+    notes: what was left out of the file, or filled.
+    codes: the categories of each row, in the order of `columns.categories`: indices into `texts`;
+      -1: missing. None: there are none.
+    texts: the texts of each column of categories.
+    future: number of rows at the end of each series that come after its last value: only their
+      covariates are known. None: no such rows.
+    test: number of steps at the end of each series, before these rows, that are the published test
+      part. None: the split is ours.
+    validation: the same for the steps before the test part. None: as many as for testing.
+    season: number of steps after which the series tend to repeat, if it is published; None: that
+      of the frequency.
   """
 
   names: tuple[str, ...]
@@ -50,43 +55,107 @@ class Table(NamedTuple):
   covariates: Float[np.ndarray, 'rows columns']
   columns: Columns
   notes: tuple[str, ...] = ()
-
-  @property
-  def covariate_names(self) -> tuple[str, ...]:
-    """Names of the covariates."""
-    return self.columns.covariates
+  codes: Int[np.ndarray, 'rows categories'] | None = None
+  texts: tuple[tuple[str, ...], ...] = ()
+  future: Int[np.ndarray, 'series'] | None = None
+  test: Int[np.ndarray, 'series'] | None = None
+  validation: Int[np.ndarray, 'series'] | None = None
+  season: int | None = None
 
   @property
   def starts(self) -> Int[np.ndarray, 'series']:
     """The first row of each series."""
     return np.cumsum(self.lengths) - self.lengths
 
+  @property
+  def ends(self) -> Int[np.ndarray, 'series']:
+    """Number of rows of each series up to its last value."""
+    return self.lengths if self.future is None else self.lengths - self.future
 
-def read_table(data: bytes, what: str, roles: Columns | Mapping[str, Any] | None = None) -> Table:
-  """Reads a CSV file.
+  @property
+  def period(self) -> int:
+    """Number of steps after which the series tend to repeat."""
+    return self.frequency.season if self.season is None else self.season
+
+
+def table_of(
+  names: Sequence[str],
+  values: Sequence[Float[np.ndarray, '_']],
+  frequency: calendars.Frequency,
+  columns: Columns,
+  first: Sequence[int] | None = None,
+  style: str = '',
+  **fields: Any,
+) -> Table:
+  """A table of series in arrays.
+
+  Args:
+    names: names of the series.
+    values: the values of each, NaN where they are missing; training and test part joined.
+    frequency: the distance between values.
+    columns: the roles of the columns, for headers and axes.
+    first: the time of the first value of each series, in `frequency.unit`; None: 0.
+    style: how times are written (`calendars.Timestamps`); '' for steps.
+    **fields: other attributes of the table.
+  """
+  lengths = np.array([len(value) for value in values])
+  steps = np.concatenate([np.arange(length) for length in lengths])
+  start = np.zeros(len(values), np.int64) if first is None else np.array(first)
+  moments = np.repeat(start, lengths) + frequency.step * steps
+  return Table(
+    names=tuple(names),
+    lengths=lengths,
+    times=calendars.Timestamps(frequency.unit, moments, style),
+    frequency=frequency,
+    value=np.concatenate(values).astype(np.float64),
+    **dict(covariates=np.zeros((len(steps), 0)), columns=columns) | fields,
+  )
+
+
+class _Parsed(NamedTuple):
+  """The columns of a file, in its order of rows: numbers, the value first, and codes."""
+
+  numbers: Float[np.ndarray, 'rows numbers']
+  codes: Int[np.ndarray, 'rows categories']
+  texts: tuple[tuple[str, ...], ...]
+
+
+def read_table(
+  data: bytes,
+  what: str,
+  roles: Columns | Mapping[str, Any] | None = None,
+  frequency: str = '',
+  values: bool = True,
+) -> Table:
+  """Reads a CSV or Parquet file.
 
   Args:
     data: contents of the file.
     what: the file, for messages.
     roles: the roles of the columns, or a config's `data` section, with the settings `target`,
-      `time`, `series`, `covariates` and `layout`.
+      `time`, `series`, `covariates`, `categories`, `observed` and `layout`.
+    frequency: the name of the frequency of the series to keep; '': they must have one in common.
+    values: whether each series must have values; otherwise the file may hold only covariates.
 
   Raises:
     ConfigError: for a file in another format, with the line and the column that are wrong.
   """
-  rows = _read_rows(data, what)
+  rows = read_rows(data, what)
   if isinstance(roles, Columns):
     columns = roles
   else:
     rows, columns = long_rows(rows, what, roles or {})
-  numeric = (columns.target, *columns.covariates)
-  for name in (*columns.series, columns.time, *numeric):
+  if not values and columns.target not in rows.texts:
+    texts = dict(rows.texts) | {columns.target: ('',) * len(rows.lines)}
+    rows = rows._replace(texts=texts)
+  known = (*columns.series, columns.time, columns.target, *columns.covariates, *columns.categories)
+  for name in known:
     check_column(rows.texts, name, what)
   try:
     moments = times.parse_times(rows.texts[columns.time])
   except times.TimeError as error:
     at = [text.strip() for text in rows.texts[columns.time]].index(error.text)
-    raise ConfigError(f'{what}, line {rows.lines[at]}, column {columns.time!r}: {error}') from None
+    raise ConfigError(f'{what}, {rows.place(at, columns.time)}: {error}') from None
   names, series = np.unique(_series_of(rows, columns, what), return_inverse=True)
   if len(names) > MAX_SERIES:
     raise ConfigError(
@@ -95,85 +164,91 @@ def read_table(data: bytes, what: str, roles: Columns | Mapping[str, Any] | None
     )
   # By series, then by time within each: rows of the file may be in any order.
   order = np.lexsort((moments.instants, series))
-  moments = moments.take(order)
+  series = series[order]
   try:
-    frequency, moments = calendars.infer_frequency(moments, _starts(series[order]))
-  except calendars.UnevenTimesError as error:
+    regular = frequencies.infer_frequency(moments.take(order), _starts(series), frequency)
+  except frequencies.UnevenTimesError as error:
     before, after = order[error.index - 1 : error.index + 1].tolist()
-    in_series = f'in series {str(names[series[after]])!r}'
+    in_series = f'in series {str(names[series[error.index]])!r}'
     raise ConfigError(
       f'{what}, {_uneven_message(rows, columns, before, after, in_series)}'
     ) from None
-  numbers = np.stack([_numbers(rows, name, what) for name in numeric], -1)[order]
-  return Table(
-    names=tuple(map(str, names)),
-    lengths=np.bincount(series),
-    times=moments,
-    frequency=frequency,
-    value=numbers[:, 0],
-    covariates=numbers[:, 1:],
-    columns=columns,
-    notes=rows.notes,
+  except frequencies.FrequencyError as error:
+    raise ConfigError(f'{what}: {_frequency_message(error.found, frequency)}') from None
+  parsed = _parse(rows, columns, what)
+  kept = np.flatnonzero(regular.kept[series])
+  rows_of = _Parsed(parsed.numbers[order[kept]], parsed.codes[order[kept]], parsed.texts)
+  table = _filled(names, series[kept], regular, kept, rows_of, columns)
+  notes = rows.notes
+  if left_out := int((~regular.kept).sum()):
+    notes += (f'{left_out} series are not {frequency} and were left out',)
+  if filled := len(table.value) - len(kept):
+    notes += (f'{filled:,} steps that the file leaves out are missing values',)
+  table = table._replace(notes=notes)
+  return trimmed(table, what) if values else table._replace(future=table.lengths)
+
+
+def _filled(
+  names: np.ndarray,
+  series: Int[np.ndarray, 'kept'],
+  regular: frequencies.Regular,
+  kept: Int[np.ndarray, 'kept'],
+  parsed: _Parsed,
+  columns: Columns,
+) -> Table:
+  """The table with a row for every step, of rows that are sorted by series and time.
+
+  Args:
+    names: names of all series.
+    series: the series of each row that is kept.
+    regular: the times of all rows.
+    kept: the rows that are kept.
+    parsed: the columns of these rows.
+    columns: their roles.
+  """
+  moments, step = regular.times.take(kept), regular.frequency.step
+  starts = np.flatnonzero(_starts(series))
+  counts = np.diff(np.append(starts, len(series)))
+  position = (moments.values - np.repeat(moments.values[starts], counts)) // step
+  lengths = position[starts + counts - 1] + 1
+  at = np.repeat(np.cumsum(lengths) - lengths, counts) + position
+  numbers = np.full((lengths.sum(), parsed.numbers.shape[1]), np.nan)
+  codes = np.full((lengths.sum(), parsed.codes.shape[1]), -1)
+  numbers[at], codes[at] = parsed.numbers, parsed.codes
+  table = table_of(
+    names[series[starts]].tolist(),
+    np.split(numbers[:, 0], np.cumsum(lengths)[:-1]),
+    regular.frequency,
+    columns,
+    moments.values[starts].tolist(),
+    moments.style,
   )
+  return table._replace(covariates=numbers[:, 1:], codes=codes, texts=parsed.texts)
 
 
-def _read_rows(data: bytes, what: str) -> Rows:
-  """The rows of a CSV file."""
-  if data.startswith(COMPRESSED):
-    raise ConfigError(f'{what} is compressed: unpack it, and name the CSV file')
-  try:
-    # utf-8-sig: spreadsheets put a byte order mark in front of the header.
-    text = data.decode('utf-8-sig')
-    delimiter = _delimiter(text)
-    reader = csv.reader(io.StringIO(text, newline=''), delimiter=delimiter, strict=True)
-    header = [name.strip() for name in next(reader, [])]
-    numbered, line = [], reader.line_num
-    for row in reader:
-      # A row begins after the one before it; a quoted field may span several lines.
-      numbered += [(line + 1, row)] if row else []
-      line = reader.line_num
-  except (UnicodeDecodeError, csv.Error) as error:
-    raise ConfigError(
-      f'cannot read {what} as a CSV file in UTF-8 ({error}); save it as one'
-    ) from None
-  if not numbered:
-    raise ConfigError(f'{what} needs a header and one row for each value, got no rows')
-  for line, row in numbered:
-    if len(row) != len(header):
-      raise ConfigError(
-        f'{what}, line {line}: a row must have {len(header)} fields, as the header has, got '
-        f'{len(row)}'
-      )
-  lines, fields = zip(*numbered, strict=True)
-  columns, notes = list(zip(*fields, strict=True)), ()
-  if INDEX_NAME.fullmatch(header[0]) and columns[0] == tuple(map(str, range(len(lines)))):
-    notes = ('the first column, which numbers the rows, was left out',)
-    header, columns = header[1:], columns[1:]
-  _check_names(header, what)
-  return Rows(lines, dict(zip(header, columns, strict=True)), delimiter != ',', notes)
+def trimmed(table: Table, what: str) -> Table:
+  """The table without rows before the first value of a series; those after its last are future.
 
-
-def _delimiter(text: str) -> str:
-  """The character between fields: a comma, or what the header has instead."""
-  header = text.partition('\n')[0]
-  return next((mark for mark in ',;\t' if mark in header), ',')
-
-
-def _check_names(header: Sequence[str], what: str) -> None:
-  """Raises ConfigError unless every column has a name of its own."""
-  if all(re.fullmatch(r'[-+.\d][-+.,\deE]*', name) for name in header):
-    raise ConfigError(
-      f'{what}, line 1: must be a header with a name for each column, got only numbers '
-      f'({listing(header)}); add one'
-    )
-  for name, number in collections.Counter(header).items():
-    if not name:
-      at = list(header).index(name) + 1
-      raise ConfigError(f'{what}, line 1: column {at} has no name; name it, or remove it')
-    if number > 1:
-      raise ConfigError(
-        f'{what}, line 1: {number} columns are called {name!r}; give each a name of its own'
-      )
+  Raises:
+    ConfigError: a series has no values.
+  """
+  known = np.isfinite(table.value)
+  keep, future = np.ones(len(known), bool), np.zeros(len(table.names), int)
+  for i, (start, length) in enumerate(zip(table.starts, table.lengths, strict=True)):
+    filled = np.flatnonzero(known[start : start + length])
+    if not len(filled):
+      raise ConfigError(f'{what}: series {table.names[i]!r} has no values; remove it')
+    keep[start : start + filled[0]] = False
+    future[i] = length - 1 - filled[-1]
+  owner = np.repeat(np.arange(len(table.names)), table.lengths)
+  return table._replace(
+    lengths=np.bincount(owner[keep]),
+    times=table.times.take(np.flatnonzero(keep)),
+    value=table.value[keep],
+    covariates=table.covariates[keep],
+    codes=None if table.codes is None else table.codes[keep],
+    future=future,
+  )
 
 
 def _series_of(rows: Rows, columns: Columns, what: str) -> np.ndarray:
@@ -201,22 +276,54 @@ def _uneven_message(rows: Rows, columns: Columns, before: int, after: int, in_se
   elif ':' in later:
     hint = '; if the clock changed to or from summer time, write times in UTC or with their zone'
   return (
-    f'line {rows.lines[after]}: times must be evenly spaced, without gaps, but {in_series} '
+    f'{rows.line} {rows.lines[after]}: times must be whole steps apart, but {in_series} '
     f'{later!r} comes after {earlier!r}{hint}'
   )
 
 
+def _frequency_message(found: Mapping[str, int], chosen: str) -> str:
+  """Describes the frequencies of the series of a file."""
+  counts = ', '.join(f'{name} ({number} series)' for name, number in found.items())
+  if chosen:
+    return f'data.frequency={chosen}: no series has this frequency; found {counts}'
+  first = next(iter(found))
+  return f'series have several frequencies: {counts}; keep one by data.frequency={first}'
+
+
+def _parse(rows: Rows, columns: Columns, what: str) -> _Parsed:
+  """The columns of numbers and of categories."""
+  numbers = [_numbers(rows, name, what) for name in (columns.target, *columns.covariates)]
+  empty = [np.zeros((0, len(rows.lines)), int)]
+  codes, texts = empty, []
+  for name in columns.categories:
+    column = np.array([text.strip() for text in rows.texts[name]])
+    known, inverse = np.unique(column, return_inverse=True)
+    missing = np.array([is_missing(text) for text in known.tolist()])
+    if (~missing).sum() > MAX_TEXTS:
+      raise ConfigError(
+        f'{what}, column {name!r}: at most {MAX_TEXTS:,} different texts are categories, got '
+        f'{(~missing).sum():,}; leave it out (data.covariates)'
+      )
+    # Missing texts get -1, the others consecutive numbers.
+    renumbered = np.where(missing, -1, np.cumsum(~missing) - 1)
+    codes.append(renumbered[inverse][None])
+    texts.append(tuple(known[~missing].tolist()))
+  return _Parsed(np.stack(numbers, -1), np.concatenate(codes).T, tuple(texts))
+
+
 def _numbers(rows: Rows, name: str, what: str) -> Float[np.ndarray, 'rows']:
-  """A column as finite numbers."""
+  """A column as finite numbers, or NaN where a value is missing."""
   texts = rows.texts[name]
   # 1,5 is a number only where no number of the column has a point: 1,234.5 is ambiguous.
   comma = rows.decimal_comma and not any('.' in text for text in texts)
-  # Text that is not a number stays NaN, which is refused below, like infinity.
   numbers = np.full(len(texts), np.nan)
   for i, text in enumerate(texts):
+    if is_missing(text):
+      continue
     with contextlib.suppress(ValueError):
       # Python would read 1_000 as a thousand.
       numbers[i] = float(text.replace(',', '.') if comma else text.replace('_', ' '))
+    # Text that is not a number is still NaN.
     if not abs(numbers[i]) <= MAX_NUMBER:
       raise ConfigError(f'{what}, {rows.place(i, name)}: {_number_message(text, numbers[i])}')
   return numbers
@@ -224,13 +331,9 @@ def _numbers(rows: Rows, name: str, what: str) -> Float[np.ndarray, 'rows']:
 
 def _number_message(text: str, number: float) -> str:
   """Why a text is not a number that can be used, and what to do."""
-  if text.strip().lower() in MISSING:
-    return (
-      f'a value is missing ({text!r}); fill it in; a covariate can be left out (data.covariates)'
-    )
   if not np.isnan(number):
     return f'a number must be at most {MAX_NUMBER:g} in size, got {text!r}'
   return (
-    f'a value must be a number, got {text!r}; write categories as numbers; a covariate can be '
+    f'a value must be a number, got {text!r}; a covariate can be a name (data.categories), or be '
     'left out (data.covariates)'
   )

@@ -31,7 +31,7 @@ class Normal(NamedTuple):
   deviation: Float[np.ndarray, 'horizon']
 
   def draws(self, number: int) -> Float[np.ndarray, 'number horizon']:
-    """The quantiles at the middles of equal parts: draws without noise, whose median is the mean."""
+    """Quantiles at the middles of equal parts: draws without noise, whose median is the mean."""
     levels = (np.arange(number) + 0.5) / number
     return self.mean + stats.norm.ppf(levels)[:, None] * self.deviation
 

@@ -12,6 +12,7 @@ from common.data import pipeline, preparation
 from common.data.builders import series
 from common.data.builders.base import SPLITS
 from common.data.series import calendars, times
+from common.data.series.frequencies import infer_frequency
 
 CONTEXT, HORIZON = 8, 3
 RNG = np.random.default_rng(0)
@@ -37,6 +38,13 @@ def load(folder, source, **settings):
   return pipeline.load(base | {'stride': 1, 'source': source} | settings)
 
 
+def notes_of(folder, source, **settings):
+  """The notes on a prepared file."""
+  base = {'name': 'series', 'dir': str(folder / 'data'), 'context': CONTEXT, 'horizon': HORIZON}
+  place = preparation.location(base | {'stride': 1, 'source': source} | settings)
+  return preparation.open_prepared(place).info.metadata['notes']
+
+
 def windows(data, split):
   source = data.splits[split]
   return source.gather(np.arange(len(source)))
@@ -47,11 +55,17 @@ def test_a_file_becomes_windows_that_do_not_leak_in_time(tmp_path):
   data = load(tmp_path, csv(tmp_path, shuffled))
   spec = data.spec
   assert (spec.domain, spec.levels, spec.shape) == ('series', 0, (CONTEXT + HORIZON, 5))
-  assert spec.class_names == ('a', 'b')  # c has fewer than 8 + 3·3 values
+  assert spec.class_names == ('a', 'b', 'c')
   assert (spec.series.horizon, spec.series.season, spec.series.counts) == (HORIZON, 12, True)
   assert spec.series.covariates == ('price', 'age', 'year_sin', 'year_cos')
   assert spec.batch_struct(2)['x'].dtype == np.float32
   found = {split: windows(data, split) for split in SPLITS}
+  # c has a window of training for its first 10 values: one is padding.
+  assert [(v['label'] == 2).sum() for v in found.values()] == [1, 1, 1]
+  c = {split: v['x'][v['label'] == 2, :, 0][0] for split, v in found.items()}
+  np.testing.assert_array_equal(c['train'], [np.nan, *range(2000, 2010)])
+  np.testing.assert_array_equal(c['validation'], range(2002, 2013))
+  np.testing.assert_array_equal(c['test'], range(2005, 2016))
   for label, length in ((0, 40), (1, 60)):
     parts = {k: {n: each[v['label'] == label] for n, each in v.items()} for k, v in found.items()}
     values = {k: v['x'][..., 0] - 1000 * label for k, v in parts.items()}
@@ -65,7 +79,7 @@ def test_a_file_becomes_windows_that_do_not_leak_in_time(tmp_path):
     forecast = {k: v[:, CONTEXT:] for k, v in values.items()}
     np.testing.assert_array_equal(forecast['validation'], [np.arange(length - 6, length - 3)])
     np.testing.assert_array_equal(forecast['test'], [np.arange(length - 3, length)])
-  price = found['train']['x'][..., 1]
+  price = found['train']['x'][found['train']['label'] < 2, :, 1]
   assert abs(price.mean()) < 0.2 and price.std() == pytest.approx(1, abs=0.1)
   for x in found['train']['x'][:5]:  # values count the months since a January
     age = x[:, 0] % 1000
@@ -74,12 +88,22 @@ def test_a_file_becomes_windows_that_do_not_leak_in_time(tmp_path):
     np.testing.assert_allclose(x[:, 4], np.cos(2 * np.pi * age / 12), atol=1e-5)
 
 
-def test_a_long_series_holds_out_several_horizons(tmp_path):
-  data = load(tmp_path, csv(tmp_path, rows('a', 140)), stride=4)
+@pytest.mark.parametrize(
+  ('settings', 'test', 'validation', 'end'),
+  [
+    ({}, [137], [134], 134),
+    (dict(rolling=2), [134, 137], [128, 131], 128),
+    (dict(rolling=3, roll_by=1), [135, 136, 137], [130, 131, 132], 130),
+    (dict(train_to='test'), [137], [134], 137),
+    (dict(train_to='end', rolling=2), [134, 137], [128, 131], 140),
+  ],
+)
+def test_settings_choose_the_held_out_windows(tmp_path, settings, test, validation, end):
+  data = load(tmp_path, csv(tmp_path, rows('a', 140)), stride=4, **settings)
   held = {k: sorted(windows(data, k)['x'][:, CONTEXT, 0]) for k in SPLITS}
-  assert held['test'] == [134, 137] and held['validation'] == [128, 131]  # 5 % are two horizons
+  assert (held['test'], held['validation']) == (test, validation)
   assert np.diff(held['train']).tolist() == [4] * (len(held['train']) - 1)
-  assert held['train'][-1] + HORIZON == 128
+  assert held['train'][-1] + HORIZON == end
 
 
 def test_without_a_series_column_the_file_is_one_series_and_floats_are_not_counts(tmp_path):
@@ -106,7 +130,7 @@ def test_fingerprints_depend_on_the_contents_only(tmp_path):
 
 
 DOUBLED = [f'{2001 + i // 2},{i}' for i in range(60)]
-GAP = rows()[:9] + rows()[10:]
+UNEVEN = ['2024-01-01', '2024-01-04', '2024-01-09', '2024-01-10', '2024-01-12']
 
 
 @pytest.mark.parametrize(
@@ -121,21 +145,6 @@ GAP = rows()[:9] + rows()[10:]
     (rows(), 'series,when,value,price', 'needs a column for the time, .* got series, when'),
     ([*rows(), 'a,2009-01,3'], None, 'line 42: a row must have 4 fields, .*, got 3'),
     (
-      [*rows()[:-1], 'a,2004-04,none,1'],
-      None,
-      "line 41, column 'value': a value is missing",
-    ),
-    (
-      [*rows()[:-1], 'a,2004-04,,1'],
-      None,
-      r"line 41, column 'value': a value is missing \(''\); fill it in; a covariate can be ",
-    ),
-    (
-      [*rows()[:-1], 'a,2004-04,1,nan'],
-      None,
-      r"line 41, column 'price': a value is missing \('nan'\)",
-    ),
-    (
       [*rows()[:-1], 'a,April,1,1'],
       None,
       "line 41, column 'date': a time must be a date such .*; got 'April'",
@@ -146,9 +155,20 @@ GAP = rows()[:9] + rows()[10:]
       "line 41, column 'date': all times must be of one kind .*, like '2001-01'; got '40'",
     ),
     (
-      GAP,
+      [f'a,{day},1,1' for day in UNEVEN],
       None,
-      "line 11: times must be evenly spaced, .* in series 'a' '2001-11' comes after '2001-09'$",
+      "line 3: times must be whole steps apart, .* in series 'a' '2024-01-04' comes after '2024-0",
+    ),
+    ([f'b,{m},,' for m in ('2001-01', '2001-02')] + rows(), None, "series 'b' has no values; remo"),
+    (
+      [f'a,{i},0.5,1' for i in range(30)],
+      None,
+      'series: all series are constant, which leaves nothing to learn',
+    ),
+    (
+      rows() + rows('b', 20, '2001-01')[::3],
+      None,
+      r'several frequencies: monthly \(1 series\), quarterly \(1 series\); keep one by data.freq',
     ),
     (rows() + rows()[-1:], None, "'2004-04' comes after '2004-04'"),
     (
@@ -168,7 +188,7 @@ GAP = rows()[:9] + rows()[10:]
     (
       [*rows()[:-1], 'a,2004-04,1,rainy'],
       None,
-      "line 41, column 'price': .* got 'rainy'; write categories as numbers; a covariate can",
+      "line 41, column 'price': .* got 'rainy'; a covariate can be a name",
     ),
     (
       [*rows()[:-2], 'a,2004-03,1,"two', 'lines"', 'a,2004-04,1,x'],
@@ -185,21 +205,22 @@ GAP = rows()[:9] + rows()[10:]
     (rows(), 'unique_id,date,value,id', "'unique_id' and 'id' could be the series"),
     (rows(), 'timestamp,date,value,id', "'timestamp' and 'date' could be the time"),
     (
-      [f'a,2024-03-31 0{hour}:00,{hour},1' for hour in (0, 1, 3, 4)],
+      [f'a,2024-10-27 0{hour}:00,{hour},1' for hour in (0, 1, 2, 2, 3, 4)],
       None,
       'if the clock changed to or from summer time, write times in UTC or with their zone',
     ),
     ([*rows()[:-1], 'a,2004-04,1e60,1'], None, "step 39 of series 'a' is 1e.60, more than 1e.30"),
     ([*rows()[:-1], 'a,2004-04,1,1e60'], None, "column 'price' has values more than 1e.30 times"),
     (
-      rows()[:16],
+      rows()[:3],
       None,
-      'the longest series must have at least 17 values for data.context=8 .*, got 16',
+      'must have more than data.horizon=3 values, the longest has 3; lower data.horizon',
     ),
+    (rows()[:6], None, 'must have enough for a window of validation values, the longest has 6'),
     (
       [row.replace('a', str(i), 1) for i, row in enumerate(rows())],
       None,
-      "got 1; if column 'series' numbers the rows, set data.series to another, or to none",
+      "has 1; if column 'series' numbers the rows, set data.series to another, or to none",
     ),
     (
       ['"a,2001-01,1,1'],
@@ -219,10 +240,17 @@ def test_bad_settings_are_refused_in_one_line(tmp_path):
   source = csv(tmp_path, rows())
   (tmp_path / 'picture').write_bytes(b'\x89PNG\xff')
   for settings, message in (
-    (dict(source=''), 'data.name=series needs data.source, the path of a CSV file'),
+    (dict(source=''), 'data.name=series needs data.source, the path of a CSV or Parquet file'),
     (dict(source=str(tmp_path / 'none.csv')), 'cannot read data.source=.*No such file'),
     (dict(source=str(tmp_path / 'picture')), 'cannot read .*picture as a CSV file in UTF-8'),
-    (dict(source=source, horizon=0), 'data.horizon must be at least 1, got 0'),
+    (dict(source=source, context=0), 'data.context must be at least 1, got 0'),
+    (dict(source=source, min_context=9), 'data.min_context=9 must be at most data.context=8'),
+    (dict(source=source, train_to='now'), 'data.train_to must be one of validation, test, end'),
+    (dict(source=source, frequency='weekly'), r'no series has this frequency; found monthly \(1'),
+    (
+      dict(source=source, observed='x'),
+      "data.observed names 'x', which is no covariate; .*: price",
+    ),
     (dict(source=source, stride=0), 'data.stride must be at least 1, got 0'),
     (dict(source=source, target='prise'), "needs a column 'prise'; did you mean 'price'"),
     (dict(source=source, series='date'), "column 'date' has two roles in data.time"),
@@ -301,7 +329,6 @@ def test_a_file_with_a_column_or_a_row_for_each_series_is_that_with_a_row_for_ea
     ('date,a,b', ['2001,1,2'], dict(layout='columns', time='dat'), "'dat'; did you mean 'date'"),
     ('V1,V2', ['H1,1'], dict(layout='rows', time='V2'), 'data.time=V2 has no effect with data.lay'),
     ('V1,V2', ['H1,NA'], dict(layout='rows'), "line 2: series 'H1' has no values; remove it"),
-    ('V1,V2,V3,V4', ['H1,1,,3'], dict(layout='rows'), "line 2, column 'V3': a value is missing"),
     (
       'date,a,b',
       ['2001,1,2', '2002,1,x'],
@@ -370,10 +397,16 @@ def test_whole_numbers_are_stored_as_they_are_until_float32_loses_them(tmp_path)
 
 
 def test_constant_series_have_a_unit(tmp_path):
-  lines = [f'{name},{i},{value}' for name, value in (('a', 0.1), ('b', 0)) for i in range(40)]
-  data = load(tmp_path, csv(tmp_path, lines, 'id,ds,y'))
-  assert data.spec.series.units == (0.1, 1.0)
-  np.testing.assert_array_equal(windows(data, 'test')['x'][..., 0], 0)
+  values = {'a': 0.1, 'b': 0, 'c': None}
+  lines = [
+    f'{name},{i},{i / 7 if y is None else y}' for name, y in values.items() for i in range(40)
+  ]
+  source = csv(tmp_path, lines, 'id,ds,y')
+  data = load(tmp_path, source)
+  assert data.spec.series.units[:2] == (0.1, 1.0)
+  batch = windows(data, 'test')
+  np.testing.assert_array_equal(batch['x'][batch['label'] < 2][..., 0], 0)
+  assert '2 series are constant: a, b' in notes_of(tmp_path, source)
 
 
 @pytest.mark.parametrize(
@@ -407,7 +440,7 @@ def test_seasons_and_cycles_follow_from_the_times_which_are_written_as_they_were
   texts, season, cycles
 ):
   parsed = times.parse_times(texts)
-  frequency, moments = calendars.infer_frequency(parsed, np.arange(len(texts)) == 0)
+  frequency, moments, _ = infer_frequency(parsed, np.arange(len(texts)) == 0)
   assert (frequency.season, frequency.cycles) == (season, cycles)
   assert times.format_times(moments.unit, moments.style, moments.values) == texts
 
@@ -424,7 +457,7 @@ def test_summer_time_and_times_of_midnight():
     if step == 86_400:
       texts = ['2024-03-30T00:00+01:00', *texts]
     parsed = times.parse_times(texts)
-    frequency, moments = calendars.infer_frequency(parsed, np.arange(len(texts)) == 0)
+    frequency, moments, _ = infer_frequency(parsed, np.arange(len(texts)) == 0)
     assert (frequency.unit, frequency.step) == ('second', step)
     assert times.format_times(moments.unit, moments.style, moments.values)[-1] == written
 
@@ -452,8 +485,9 @@ def test_time_features_are_the_phase_on_a_circle():
   parsed = times.parse_times(
     [f'2024-01-{day:02d}' for day in range(1, 30)]
   )  # 1 January 2024 is a Monday
-  frequency, parsed = calendars.infer_frequency(parsed, np.arange(29) == 0)
-  names, columns = calendars.time_features(parsed, frequency, np.arange(29))
+  frequency, parsed, _ = infer_frequency(parsed, np.arange(29) == 0)
+  names = calendars.feature_names(frequency)
+  columns = calendars.time_features(parsed, frequency, np.arange(29))
   week = columns[:, names.index('week_sin')] + 1j * columns[:, names.index('week_cos')]
   expected = np.sin(2 * np.pi * np.arange(29) / 7) + 1j * np.cos(2 * np.pi * np.arange(29) / 7)
   np.testing.assert_allclose(week, expected, atol=1e-12)
@@ -466,8 +500,9 @@ def test_time_features_are_the_phase_on_a_circle():
     (['2001 Feb', '2001 Mar', '2001 Apr'], 'year', 1 / 12),
     (['2024-01-01 06:00', '2024-01-01 12:00', '2024-01-01 18:00'], 'day', 1 / 4),
   ):
-    frequency, parsed = calendars.infer_frequency(times.parse_times(texts), np.arange(3) == 0)
-    names, columns = calendars.time_features(parsed, frequency, np.arange(3))
+    frequency, parsed, _ = infer_frequency(times.parse_times(texts), np.arange(3) == 0)
+    names = calendars.feature_names(frequency)
+    columns = calendars.time_features(parsed, frequency, np.arange(3))
     angle = 2 * np.pi * share * np.arange(1, 4)
     for part, wave in (('sin', np.sin), ('cos', np.cos)):
       made = columns[:, names.index(f'{cycle}_{part}')]

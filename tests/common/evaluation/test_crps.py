@@ -10,6 +10,7 @@ from scipy import stats
 
 from common.data.pipeline import Data
 from common.data.spec import DataSpec, SeriesSpec
+from common.domains.series import Forecasts
 from common.evaluation import crps, evaluate
 from common.evaluation.measures import Measure
 from common.method import Likelihood, Samples
@@ -71,6 +72,25 @@ def test_the_seasonal_naive_forecast_repeats_the_last_season():
   assert crps.seasonal_naive(past, 2, 10).tolist() == [[0, 1]]  # exactly one season
 
 
+def test_missing_values_of_the_past_and_of_the_truth_count_nowhere():
+  nan = np.nan
+  past = np.array([[1.0, 2, 3, nan, 5, nan], [nan, nan, nan, nan, 4, 5], [nan] * 6])
+  found = crps.seasonal_naive(past, 3, 3)
+  np.testing.assert_array_equal(found[:2], [[1, 5, 3], [5, 4, 5]])
+  assert np.isnan(found[2]).all()
+  truth = np.array([[1.0, nan, 4.0], [nan, 6.0, nan]])
+  draws = np.repeat(np.array([[2.0, 50.0, 3.0], [0.0, 3.0, 1.0]])[:, None], 5, 1)
+  made = Forecasts(
+    SPEC.series, np.zeros(2, int), ('a', 'b'), np.zeros((2, 9)), past[:2], truth, draws
+  )
+  scores = crps.score([made], 3, 'test')
+  np.testing.assert_array_equal(scores.windows.crps, [2, 3])
+  np.testing.assert_array_equal(scores.windows.naive, [1, 2])
+  np.testing.assert_array_equal(scores.windows.steps, [2, 1])
+  assert crps.mean_crps(scores).value == pytest.approx(5 / 3)
+  assert crps.normalised_crps(scores).value == pytest.approx(5 / 11)
+
+
 def counting_windows(num):
   """Windows that count up, each from another number."""
   x = np.zeros((num, *SPEC.shape), np.float32)
@@ -125,7 +145,7 @@ def test_metrics_of_forecasts():
 
 def test_the_errors_of_a_mean_and_of_a_ratio_by_hand():
   windows = crps.WindowScores(
-    np.array([1.0, 2.0, 6.0]), np.zeros(3), np.array([1.0, 3.0, 5.0]), np.zeros((3, 2))
+    np.array([1.0, 2.0, 6.0]), np.zeros(3), np.array([1.0, 3.0, 5.0]), np.zeros((3, 2)), np.ones(3)
   )
   scores = crps.Scores(windows, 'test split', None)
   mean, ratio = crps.mean_crps(scores), crps.normalised_crps(scores)
@@ -143,7 +163,7 @@ def test_the_error_over_a_single_window_is_unknown():
 
 def test_a_score_is_not_divided_by_values_that_are_all_zero():
   zeros = np.zeros(3)
-  windows = crps.WindowScores(zeros + 2, zeros, zeros, np.zeros((3, 2)))
+  windows = crps.WindowScores(zeros + 2, zeros, zeros, np.zeros((3, 2)), zeros + 1)
   found = crps.normalised_crps(crps.Scores(windows, 'test split', None))
   assert found == Measure(None, None, 'all true values are 0; test split')
 

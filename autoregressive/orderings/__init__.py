@@ -1,0 +1,44 @@
+"""Orderings: data as a sequence of emissions, and back.
+
+The model of this family is p(x) = ∏ p(e_i | e_<i). Only the ordering decides what an emission is
+and in which order emissions come: it turns data into arrays [batch, length, values] and back,
+exactly. The values within one emission are independent given the past, so K x K patches take K²
+times fewer steps than pixels, at the cost of likelihood.
+"""
+
+from collections.abc import Mapping
+
+from autoregressive.orderings.base import Ordering
+from autoregressive.orderings.images import Patches
+from autoregressive.orderings.sequences import Frames, Tokens
+from autoregressive.orderings.windows import Windows
+from common.config import ConfigError, component
+from common.data.spec import DataSpec
+
+ORDERINGS: Mapping[str, type[Ordering]] = {
+  'patches': Patches,
+  'tokens': Tokens,
+  'frames': Frames,
+  'windows': Windows,
+}
+
+
+def build_ordering(settings: Mapping, spec: DataSpec, centred: bool = True) -> Ordering:
+  """The ordering that a config's `ordering` section names.
+
+  Args:
+    settings: the section.
+    spec: the description of the data.
+    centred: see `Windows`.
+
+  Raises:
+    ConfigError: for an unknown ordering or setting, or an ordering for another kind of data.
+  """
+  name = settings.get('name')
+  suitable = [known for known, kind in ORDERINGS.items() if kind.domain == spec.domain]
+  if name in ORDERINGS and name not in suitable:
+    raise ConfigError(
+      f'ordering {name!r} is for data of domain {ORDERINGS[name].domain!r}, but {spec.name!r} has '
+      f'domain {spec.domain!r}: use {" or ".join(map(repr, suitable)) or "another family"}'
+    )
+  return component(ORDERINGS, settings, 'ordering', spec=spec, centred=centred)
