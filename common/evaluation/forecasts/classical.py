@@ -17,12 +17,28 @@ def naive(
 
 
 def seasonal_naive(
-  past: Float[np.ndarray, '*series length'], horizon: int, season: int
-) -> Float[np.ndarray, '*series horizon']:
-  """Repeats the last season; repeats the last value if the past is shorter than a season."""
-  season = season if season <= past.shape[-1] else 1
+  past: Float[np.ndarray, 'windows context'], horizon: int, season: int
+) -> Float[np.ndarray, 'windows horizon']:
+  """Repeats the last season; repeats the last value if the past is shorter than a season.
+
+  For a missing value, that of the season before, and without any the last known value. NaN for a
+  past without values.
+  """
+  season = season if season <= past.shape[1] else 1
+  past, last = _filled(past, season), _filled(past, 1)[:, -1:]
+  past = np.where(np.isnan(past), last, past)
   # Step h of the forecast is step h mod season of the last season.
-  return past[..., -season:][..., np.arange(horizon) % season]
+  return past[:, -season:][:, np.arange(horizon) % season]
+
+
+def _filled(
+  past: Float[np.ndarray, 'windows context'], season: int
+) -> Float[np.ndarray, 'windows context']:
+  """The past with each missing value replaced by the one a season before, if that is known."""
+  past = past.copy()
+  for step in range(season, past.shape[1]):
+    past[:, step] = np.where(np.isnan(past[:, step]), past[:, step - season], past[:, step])
+  return past
 
 
 def naive2(

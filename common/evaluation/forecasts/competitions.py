@@ -38,21 +38,6 @@ def mape(
   return 100 * mean_observed(np.abs(truth - forecast) / np.abs(truth))
 
 
-def naive_scale(past: Float[np.ndarray, 'length'], season: int) -> float:
-  """The scale of MASE: mean |x_t - x_(t-m)| over the part of a series that is not forecast.
-
-  m is the season, or 1 if the series is no longer than a season (as in the Monash archive: Godahewa
-  et al. 2021). NaN for a series without two such values; 0 for one that never changes.
-
-  Args:
-    past: all values before the forecast.
-    season: m: 12 for months, 4 for quarters, 1 for years. M4 takes 24 for hours and 1 for weeks,
-      Monash 52 for weeks.
-  """
-  lag = season if season < len(past) else 1
-  return float(mean_observed(np.abs(past[lag:] - past[:-lag])))
-
-
 def mase(
   forecast: Float[np.ndarray, '*series horizon'],
   truth: Float[np.ndarray, '*series horizon'],
@@ -63,7 +48,8 @@ def mase(
   Args:
     forecast: the forecasts.
     truth: the values that followed.
-    scale: `naive_scale` of each series; where it is 0, there is no score (NaN).
+    scale: the mean error of the naive forecast within the part of each series that is not forecast
+      (common/data/series/encoding.py); where it is 0, there is no score (NaN).
   """
   scale = np.where(scale == 0, np.nan, scale)
   return mean_observed(np.abs(truth - forecast)) / scale
