@@ -23,6 +23,7 @@ from common.data import pipeline, preparation
 from common.data.builders import BUILDERS
 from common.data.palettes import MAX_COLOURS
 from common.data.series.layouts import LAYOUTS
+from common.data.series.windows import TRAIN_TO
 from common.data.tokenizers import TOKENIZERS
 from common.domains import domain_of
 from configs import base
@@ -41,8 +42,8 @@ DATA_DIR = cli.define(
 SETTINGS = (
   cli.define(
     'source',
-    'Folder of images, .npz file, text file or folder, .csv file, or raw files from an earlier '
-    'download: their folder or, for cifar10, an archive.',
+    'Folder of images, .npz file, text file or folder, .csv or .parquet file, or raw files from an '
+    'earlier download: their folder or, for cifar10, an archive.',
     cli.PathParser(),
   ),
   flags.DEFINE_integer(
@@ -73,7 +74,11 @@ SETTINGS = (
     upper_bound=MAX_COUNT,
   ),
   flags.DEFINE_integer(
-    'horizon', None, 'Time series: values to forecast (12).', lower_bound=1, upper_bound=MAX_COUNT
+    'horizon',
+    None,
+    'Time series: values to forecast (the published number, or 12).',
+    lower_bound=1,
+    upper_bound=MAX_COUNT,
   ),
   flags.DEFINE_integer(
     'stride',
@@ -83,6 +88,20 @@ SETTINGS = (
     upper_bound=MAX_COUNT,
   ),
   *(
+    flags.DEFINE_integer(
+      name, None, f'Time series: {meaning}.', lower_bound=1, upper_bound=MAX_COUNT
+    )
+    for name, meaning in (
+      ('min_context', 'least values before the horizon of a training window (all)'),
+      ('rolling', 'windows of each series in validation, and in test (1)'),
+      ('roll_by', 'steps from one of these windows to the next (the horizon)'),
+    )
+  ),
+  flags.DEFINE_enum(
+    'train_to', None, list(TRAIN_TO), 'Time series: where training ends; default: validation.'
+  ),
+  cli.define('frequency', 'Time series: the frequency to keep of several: monthly, 30 minutes.'),
+  *(
     cli.define(role, f'series: {meaning}; default: the one with a known name.')
     for role, meaning in (
       ('target', 'column of the values'),
@@ -90,7 +109,9 @@ SETTINGS = (
       ('series', "columns that name a series, 'a,b', or none"),
     )
   ),
-  cli.define('covariates', "series: columns known in advance: 'all' others, 'none', or 'a,b'."),
+  cli.define('covariates', "series: columns next to the value: 'all' others, 'none', or 'a,b'."),
+  cli.define('categories', "series: covariates whose numbers are names: 'a,b'; texts always are."),
+  cli.define('observed', "series: covariates that are known only afterwards: 'a,b'."),
   flags.DEFINE_enum(
     'layout',
     None,

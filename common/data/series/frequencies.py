@@ -47,7 +47,7 @@ class Regular(NamedTuple):
 
   Attributes:
     frequency: the frequency.
-    times: the times, in its unit.
+    times: the times of the series that are kept, in its unit.
     kept: whether a series has this frequency; the others were not chosen.
   """
 
@@ -85,11 +85,6 @@ class _Reading(NamedTuple):
     few = (self.gaps // step - 1).sum() <= MAX_FILLED * (len(self.gaps) + 1)
     return step if even.all() and enough and few else 0
 
-  def names(self) -> list[str]:
-    """The name of the frequency of each series; '' if unknown."""
-    unit = self.times.unit
-    return [Frequency(unit, step).name if step else '' for step in self.own.tolist()]
-
 
 def infer_frequency(times: Timestamps, starts: Bool[np.ndarray, 'n'], chosen: str = '') -> Regular:
   """The frequency that several series have in common, and their times in its unit.
@@ -112,19 +107,29 @@ def infer_frequency(times: Timestamps, starts: Bool[np.ndarray, 'n'], chosen: st
   everything = np.ones(int(starts.sum()), bool)
   for reading, step in clear[:1]:
     frequency = Frequency(reading.times.unit, step)
-    if chosen not in ('', frequency.name):
-      raise FrequencyError({frequency.name: len(everything)})
-    return Regular(frequency, reading.times, everything)
-  by_reading = zip(*(reading.names() for reading in readings), strict=True)
-  names = [next(filter(None, each), '') for each in by_reading]
+    if chosen in ('', frequency.name):
+      return Regular(frequency, reading.times, np.ones(int(starts.sum()), bool))
+  names = _names(times, starts)
   found = {name: names.count(name) for name in dict.fromkeys(names) if name}
   if chosen in found:
-    reading = next(reading for reading in readings if chosen in reading.names())
-    kept = np.array([name == chosen for name in reading.names()])
-    return Regular(Frequency(reading.times.unit, int(reading.own[kept][0])), reading.times, kept)
+    kept = np.array([name == chosen for name in names])
+    rows = np.flatnonzero(kept[np.cumsum(starts) - 1])
+    return infer_frequency(times.take(rows), starts[rows])._replace(kept=kept)
   if found and (chosen or len(found) > 1):
     raise FrequencyError(found)
   raise UnevenTimesError(min(map(_first_error, readings))[1])
+
+
+def _names(times: Timestamps, starts: Bool[np.ndarray, 'n']) -> list[str]:
+  """The name of the frequency of each series by itself; '' if it is not clear."""
+  names = []
+  for rows in np.split(np.arange(len(starts)), np.flatnonzero(starts)[1:]):
+    try:
+      found = infer_frequency(times.take(rows), starts[rows]) if len(rows) > 2 else None
+    except UnevenTimesError:
+      found = None
+    names.append(found.frequency.name if found else '')
+  return names
 
 
 def _number_missing(clear: tuple[_Reading, int]) -> int:

@@ -176,13 +176,13 @@ def read_table(
   except frequencies.FrequencyError as error:
     raise ConfigError(f'{what}: {_frequency_message(error.found, frequency)}') from None
   parsed = _parse(rows, columns, what)
-  kept = np.flatnonzero(regular.kept[series])
-  rows_of = _Parsed(parsed.numbers[order[kept]], parsed.codes[order[kept]], parsed.texts)
-  table = _filled(names, series[kept], regular, kept, rows_of, columns)
+  kept = regular.kept[series]
+  chosen = _Parsed(parsed.numbers[order[kept]], parsed.codes[order[kept]], parsed.texts)
+  table = _filled(names, series[kept], regular, chosen, columns)
   notes = rows.notes
   if left_out := int((~regular.kept).sum()):
     notes += (f'{left_out} series are not {frequency} and were left out',)
-  if filled := len(table.value) - len(kept):
+  if filled := len(table.value) - int(kept.sum()):
     notes += (f'{filled:,} steps that the file leaves out are missing values',)
   table = table._replace(notes=notes)
   return trimmed(table, what) if values else table._replace(future=table.lengths)
@@ -192,7 +192,6 @@ def _filled(
   names: np.ndarray,
   series: Int[np.ndarray, 'kept'],
   regular: frequencies.Regular,
-  kept: Int[np.ndarray, 'kept'],
   parsed: _Parsed,
   columns: Columns,
 ) -> Table:
@@ -201,12 +200,11 @@ def _filled(
   Args:
     names: names of all series.
     series: the series of each row that is kept.
-    regular: the times of all rows.
-    kept: the rows that are kept.
+    regular: the times of these rows.
     parsed: the columns of these rows.
     columns: their roles.
   """
-  moments, step = regular.times.take(kept), regular.frequency.step
+  moments, step = regular.times, regular.frequency.step
   starts = np.flatnonzero(_starts(series))
   counts = np.diff(np.append(starts, len(series)))
   position = (moments.values - np.repeat(moments.values[starts], counts)) // step
