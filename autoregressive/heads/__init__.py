@@ -43,6 +43,10 @@ def build_head(settings: Mapping, ordering: Ordering) -> Head:
   # `component` passes only the sizes that a head's constructor names.
   offer = {'values': ordering.values, 'vocabulary': ordering.vocabulary}
   head = component(HEADS, settings, 'head', **offer)
+  if head.relative and not ordering.relative:
+    raise ConfigError(
+      f"head {name!r} needs the level of values: set ordering.name='horizon', or use 'point'"
+    )
   if head.counts and not ordering.counts:
     raise ConfigError(
       f'head {name!r} is over whole numbers from 0, but the data has other numbers: use '

@@ -24,6 +24,8 @@ class CausalNetwork(nn.Module):
     max_length: the longest sequence that the network can take; None: any.
     output_scale: factor of the outputs that are projected from the hidden states.
     grid: (rows, columns) of a network over images; None for any other network.
+    direct: whether inputs are the covariates of an emission as they are, and hidden states the
+      outputs for the head: the model then has no parameters of its own.
   """
 
   sequential = False
@@ -31,6 +33,7 @@ class CausalNetwork(nn.Module):
   max_length = None
   output_scale = 1.0
   grid = None
+  direct = False
 
   def __call__(
     self,

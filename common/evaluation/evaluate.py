@@ -31,6 +31,7 @@ from common.evaluation.subject import BaselineSubject, Reader, Subject
 from common.method import Method, NotFiniteError, PyTree
 from common.reporting.progress import reported
 
+NO_MODEL = 'a baseline is no model'
 NO_LIKELIHOOD = 'the method has no likelihood'
 ONE_CLASS = 'the data has only one class'
 MIN_FRECHET_SAMPLES = 2  # a covariance needs two
@@ -101,7 +102,7 @@ def evaluate_baseline(
   subject = BaselineSubject(Method(), {}, data, settings, jax.random.key(0), {}, {}, name)
   measures, draws = {}, _Draws()
   for metric in names:
-    measures[metric] = Measure(None, note='a baseline is no model')
+    measures[metric] = Measure(None, note=NO_MODEL)
     if METRICS[metric].draws == FORECASTS:
       measures[metric] = draws.measure(METRICS[metric], subject)
   drawn = _drawn(subject, draws.finite)

@@ -13,6 +13,11 @@ def test_the_seasonal_naive_forecast_repeats_the_last_season():
   assert classical.seasonal_naive(past, 3, 12).tolist() == [[9, 9, 9]]
   assert classical.seasonal_naive(past, 2, 10).tolist() == [[0, 1]]  # exactly one season
   assert classical.naive(past[0], 2).tolist() == [9, 9]
+  nan = np.nan
+  past = np.array([[1.0, 2, 3, nan, 5, nan], [nan, nan, nan, nan, 4, 5], [nan] * 6])
+  found = classical.seasonal_naive(past, 3, 3)
+  np.testing.assert_array_equal(found[:2], [[1, 5, 3], [5, 4, 5]])
+  assert np.isnan(found[2]).all()
 
 
 def test_naive2_finds_a_multiplicative_season():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from common.data.series.encoding import naive_scale
 from common.evaluation.forecasts import competitions
 
 RNG = np.random.default_rng(0)
@@ -22,9 +23,9 @@ def test_percentage_errors_by_hand():
 
 def test_scaled_errors_by_hand():
   past = np.array([1.0, 5.0, 2.0, 7.0, 4.0])
-  assert competitions.naive_scale(past, 2) == np.mean([1, 2, 2])
-  assert competitions.naive_scale(past, 5) == competitions.naive_scale(past, 1) == 3.75
-  assert np.isnan(competitions.naive_scale(past[:1], 1))
+  assert naive_scale(past, 2) == np.mean([1, 2, 2])
+  assert naive_scale(past, 5) == naive_scale(past, 1) == 3.75
+  assert np.isnan(naive_scale(past[:1], 1))
   truth, forecast = np.array([[1.0, 2.0], [1.0, 2.0]]), np.array([[2.0, 4.0], [1.0, 2.0]])
   found = competitions.mase(forecast, truth, np.array([3.0, 0.0]))
   np.testing.assert_allclose(found, [0.5, NAN])
@@ -51,7 +52,7 @@ def test_values_that_were_not_observed_count_nowhere():
   past = PAST[0].copy()
   past[3] = NAN
   differences = np.abs(np.diff(PAST[0]))
-  assert competitions.naive_scale(past, 1) == pytest.approx(np.delete(differences, [2, 3]).mean())
+  assert naive_scale(past, 1) == pytest.approx(np.delete(differences, [2, 3]).mean())
 
 
 def test_quantile_losses_are_the_deviation_at_the_median_and_the_crps_over_all_levels():
@@ -114,7 +115,7 @@ def test_metrics_are_those_of_utilsforecast():
   np.testing.assert_allclose(
     competitions.mape(FORECAST, TRUTH), 100 * column(losses.mape(frame, ['ours']))
   )
-  scale = np.array([competitions.naive_scale(past, 4) for past in PAST])
+  scale = np.array([naive_scale(past, 4) for past in PAST])
   peer = column(losses.mase(frame, ['ours'], seasonality=4, train_df=train))
   np.testing.assert_allclose(competitions.mase(FORECAST, TRUTH, scale), peer)
   peer = column(losses.coverage(frame, ['ours'], level=80)).mean()
