@@ -60,6 +60,7 @@ SETTINGS = dict(
     # series: where training ends: before the steps for 'validation' or 'test', or at the 'end'
     train_to=Setting('validation', OneOf(*TRAIN_TO)),
     frequency='',  # series: the one to keep of several: monthly, '30 minutes'; empty: there is one
+    unit='',  # series: what the values are measured in, for tables and pictures
     target='',  # series: column of the values; empty: the one called value, target or y
     time='',  # series: column of the times; empty: the one called time, date, timestamp or ds
     series='',  # series: columns that name a series, 'a,b', or 'none'; empty: id and the like

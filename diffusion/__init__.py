@@ -2,13 +2,13 @@
 
 from common.finetuning import Source
 from diffusion.likelihood import LIKELIHOODS
-from diffusion.method import build
 from diffusion.networks import NETWORKS
 from diffusion.objectives import TIME_DISTRIBUTIONS, WEIGHTINGS
 from diffusion.processes import PROCESSES
 from diffusion.sampling.driver import SAMPLERS
 from diffusion.sampling.grids import GRIDS
 from diffusion.sampling.settings import with_options
+from diffusion.windows import build
 
 # The constructors that a config can choose, by the path of its section.
 COMPONENTS = {

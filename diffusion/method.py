@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +53,8 @@ class NoisyBatch(NamedTuple):
   times: TimeSample
   label: Int[Array, 'batch'] | None
   augment: Float[Array, 'batch numbers'] | None
+  given: Float[Array, 'batch *more'] | None
+  counted: Float[Array, 'batch *shape'] | None
 
 
 class ExampleLosses(NamedTuple):
@@ -112,8 +114,18 @@ class Diffusion(Method):
     # The bound and the flow measure the probability of whole numbers.
     return self.objective.times.covers_all_times and self.spec.levels > 0
 
+  def inputs(
+    self, batch: Batch
+  ) -> tuple[
+    Float[Array, 'batch *shape'],
+    Float[Array, 'batch *more'] | None,
+    Float[Array, 'batch *shape'] | None,
+  ]:
+    """The clean data; what else the network is given; and the weight of each dimension, or None."""
+    return to_unit(batch['x'], self.spec.levels), None, None
+
   def init(self, key: Key[Array, ''], batch: Batch) -> tuple[PyTree, PyTree]:
-    params = self.model.init(key, to_unit(batch['x'], self.spec.levels))
+    params = self.model.init(key, *self.inputs(batch)[:2])
     if self.objective.uncertainty:
       params['uncertainty'] = uncertainty_init()
     return params, self.objective.times.init(self.model.process)
@@ -165,7 +177,7 @@ class Diffusion(Method):
     """Draws times, noise and hidden classes, for each example from its own keys."""
     batch, context = inputs.batch, inputs.context
     process, objective = self.model.process_at(params), self.objective
-    x0 = to_unit(batch['x'], self.spec.levels)
+    x0, given, counted = self.inputs(batch)
     # [4, batch] keys: times, noise, hidden classes, augmentation. Always four, so that switching
     # one of them off does not change the other draws.
     time_keys, noise_keys, label_keys, augment_keys = jax.vmap(_split_in_four, out_axes=1)(
@@ -184,7 +196,7 @@ class Diffusion(Method):
       # The unconditional branch of classifier-free guidance (Ho & Salimans 2022, algorithm 1).
       hidden = jax.vmap(jax.random.uniform)(label_keys) < objective.label_dropout
       label = jnp.where(hidden, self.model.num_classes, label)
-    return NoisyBatch(x0, eps, x, times, label, augment_label)
+    return NoisyBatch(x0, eps, x, times, label, augment_label, given, counted)
 
   def _losses(self, params: PyTree, inputs: LossInputs) -> ExampleLosses:
     """The loss of each example: draws its noise, and compares the network with its target."""
@@ -196,6 +208,7 @@ class Diffusion(Method):
       noisy.x,
       t,
       noisy.label,
+      noisy.given,
       train=inputs.context.training,
       key=inputs.dropout_key(NETWORK_DROPOUT),
       augment=noisy.augment,
@@ -203,7 +216,7 @@ class Diffusion(Method):
     # y* = a·x0 + b·eps, and the mean of ‖y − y*‖² over the dimensions.
     pair = target_pair(model.target, process, t, model.sigma_data)
     target = combine(jax.tree.map(lambda c: expand(c, y), pair), noisy.x0, noisy.eps)
-    mse = jnp.mean((y - target) ** 2, axis=range(1, y.ndim))
+    mse = _mean_of_dimensions((y - target) ** 2, noisy.counted)
     if objective.weighting is None:
       return ExampleLosses(self._step_cost(params, noisy, estimate), mse, noisy)
     # W·‖x0 − x̂0‖² in terms of the target: the factor of the target's error is W·(σ/Δ)².
@@ -265,6 +278,16 @@ class Diffusion(Method):
     return -jnp.take_along_axis(log_probs, inputs.batch['label'][:, None], axis=1)[:, 0]
 
 
+def _mean_of_dimensions(
+  square: Float[Array, 'batch *shape'], counted: Float[Array, 'batch *shape'] | None
+) -> Float[Array, 'batch']:
+  """The mean over the dimensions of each example, or over those that count; 0 if none does."""
+  axes = tuple(range(1, square.ndim))
+  if counted is None:
+    return jnp.mean(square, axes)
+  return (counted * square).sum(axes) / jnp.maximum(counted.sum(axes), 1)
+
+
 def weighted_mean(value: Float[Array, 'batch'], weight: Float[Array, 'batch']) -> Float[Array, '']:
   """The weighted mean over examples; 0 if every weight is 0."""
   return jnp.sum(value * weight) / jnp.maximum(weight.sum(), 1e-12)
@@ -280,11 +303,11 @@ def build(config: Mapping, spec: DataSpec) -> Diffusion:
   Raises:
     ConfigError: for unknown names or settings, and parts that do not go together.
   """
-  if spec.series is not None:
-    raise ConfigError(
-      f'diffusion needs images or whole numbers; {spec.name!r} holds time series: use family'
-      " 'autoregressive'"
-    )
+  return Diffusion(**parts(config, spec))
+
+
+def parts(config: Mapping, spec: DataSpec) -> dict[str, Any]:
+  """The attributes of `Diffusion` for a config and data; raises ConfigError as `build` does."""
   model = build_model(config, spec)
   if model.process.learned and not spec.levels:
     raise ConfigError(
@@ -292,7 +315,7 @@ def build(config: Mapping, spec: DataSpec) -> Diffusion:
       ' real numbers: choose another process'
     )
   objective = build_objective(config, model)
-  return Diffusion(
+  return dict(
     model=model,
     objective=objective,
     estimator=component(LIKELIHOODS, config['likelihood'], 'likelihood'),

@@ -92,28 +92,28 @@ class Model:
     x: Float[Array, 'batch *shape'],
     t: Float[Array, 'batch'],
     label: Int[Array, 'batch'] | None,
-    *,
-    train: bool = False,
-    key: Key[Array, ''] | None = None,
-    augment: Float[Array, 'batch numbers'] | None = None,
+    given: Float[Array, 'batch *more'] | None = None,
+    **settings: Any,
   ) -> tuple[Float[Array, 'batch *shape'], Pair]:
-    """The network's output, an estimate of its target, and the (x0, eps) that it implies."""
+    """The network's output, an estimate of its target, and the (x0, eps) that it implies.
+
+    Args:
+      params: parameters of the model.
+      x: noisy data.
+      t: their times.
+      label: classes, or None.
+      given: a condition that the network sees as further channels of its input, or None. If it has
+        more rows than x, these come before x, whose first rows are then 0 (diffusion/windows.py).
+      **settings: see `_output`.
+    """
     process = self.process_at(params)
     alpha, sigma = process.alpha(t), process.sigma(t)
     # c_in of Karras et al. 2022, table 1: the network's input has unit variance at every time.
     inputs = x
     if self.scale_input:
       inputs = expand(preconditioning(alpha, sigma, self.sigma_data).c_in, x) * x
-    extra = {} if augment is None else {'augment': augment}
-    y = self.network.apply(
-      {'params': params['network']},
-      inputs,
-      self.noise_conditioning(process, t),
-      label,
-      train=train,
-      rngs={} if key is None else {'dropout': key},
-      **extra,
-    )
+    y = self._output(params, _with_given(inputs, given), t, label, **settings)
+    y = y[:, -x.shape[1] :]
     fraction = None
     if self.variance == 'learned':
       # The second half of the channels is v in [-1, 1] (Nichol & Dhariwal 2021, eq. 15), and
@@ -127,15 +127,38 @@ class Model:
     estimate = split(y, x, pair, expand(alpha, x), expand(sigma, x))
     return y, estimate._replace(variance_fraction=fraction)
 
+  def _output(
+    self,
+    params: Mapping[str, Any],
+    inputs: Float[Array, 'batch *space channels'],
+    t: Float[Array, 'batch'],
+    label: Int[Array, 'batch'] | None,
+    train: bool = False,
+    key: Key[Array, ''] | None = None,
+    augment: Float[Array, 'batch numbers'] | None = None,
+  ) -> Float[Array, 'batch *space out_channels']:
+    """The output of the network; `key` is that of its dropout."""
+    extra = {} if augment is None else {'augment': augment}
+    return self.network.apply(
+      {'params': params['network']},
+      inputs,
+      self.noise_conditioning(self.process_at(params), t),
+      label,
+      train=train,
+      rngs={} if key is None else {'dropout': key},
+      **extra,
+    )
+
   def estimate(
     self,
     params: Mapping[str, Any],
     x: Float[Array, 'batch *shape'],
     t: Float[Array, 'batch'],
     label: Int[Array, 'batch'] | None,
+    given: Float[Array, 'batch *more'] | None = None,
   ) -> Pair:
     """The (x0, eps) that the network's output implies, for sampling and likelihood."""
-    return self.predict(params, x, t, label)[1]
+    return self.predict(params, x, t, label, given)[1]
 
   def denoiser(self, params: Mapping[str, Any]) -> Callable[..., Pair]:
     """`estimate` with these parameters: (x, t, label) -> Pair."""
@@ -164,18 +187,35 @@ class Model:
     )
     return jax.nn.log_softmax(y.mean(axis=range(1, y.ndim - 1)))  # over height and width
 
-  def init(self, key: Key[Array, ''], x: Float[Array, 'batch *shape']) -> dict[str, Any]:
+  def init(
+    self,
+    key: Key[Array, ''],
+    x: Float[Array, 'batch *shape'],
+    given: Float[Array, 'batch *more'] | None = None,
+  ) -> dict[str, Any]:
     """Parameters of the network and, if the model has them, a learned process and a classifier."""
     # Always three keys: adding a classifier does not change the network's first weights.
     first, second, third = jax.random.split(key, 3)
     label = jnp.zeros(x.shape[0], jnp.int32) if self.num_classes else None
     noise = jnp.zeros(x.shape[0], jnp.float32)
-    params = {'network': self.network.init(first, x, noise, label)['params']}
+    inputs = _with_given(x, given)
+    params = {'network': self.network.init(first, inputs, noise, label)['params']}
     if learned := self.process.init(second):
       params['process'] = learned
     if self.classifier is not None:
       params['classifier'] = self.classifier.init(third, x, noise, None)['params']
     return params
+
+
+def _with_given(
+  x: Float[Array, 'batch *shape'], given: Float[Array, 'batch *more'] | None
+) -> Float[Array, 'batch *all']:
+  """The input of the network: x as the last rows, and the condition as further channels."""
+  if given is None:
+    return x
+  before = given.shape[1] - x.shape[1]
+  x = jnp.pad(x, [(0, 0), (before, 0)] + [(0, 0)] * (x.ndim - 2))
+  return jnp.concatenate([x, given], -1)
 
 
 def build_model(config: Mapping, spec: DataSpec) -> Model:

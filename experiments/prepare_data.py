@@ -100,6 +100,7 @@ SETTINGS = (
   flags.DEFINE_enum(
     'train_to', None, list(TRAIN_TO), 'Time series: where training ends; default: validation.'
   ),
+  cli.define('unit', 'Time series: what the values are measured in, for tables and pictures.'),
   cli.define('frequency', 'Time series: the frequency to keep of several: monthly, 30 minutes.'),
   *(
     cli.define(role, f'series: {meaning}; default: the one with a known name.')

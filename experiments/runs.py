@@ -73,7 +73,7 @@ class Run(NamedTuple):
 
     Returns:
       For images and music an array of raw values [num, ...]; for text a list of texts; for time
-      series `common.domains.series.Forecasts`.
+      series `common.domains.forecasts.draws.Forecasts`.
 
     Raises:
       ValueError: for a setting that is unknown, does not apply to the data, or is out of its range.

@@ -8,6 +8,8 @@ twofold sample --workdir=runs/pixels --draft=runs/small --options=draft_ahead=6
 twofold sample --workdir=runs/shakespeare --prompt="To be, " --length=500 --num=2
 twofold sample --workdir=runs/retail --num=6 --draws=200 --out=forecasts.png
 twofold sample --workdir=runs/retail --out=quantiles.csv
+twofold sample --workdir=runs/retail --horizon=18 --out=forecast.csv
+twofold sample --workdir=runs/retail --on=newer.csv --future=prices.csv --out=forecast.png
 twofold sample --workdir=runs/chorales --length=256 --out=chorale.mid
 twofold sample --workdir=runs/chorales --prompt=beginning.mid --out=chorales.png
 
@@ -61,14 +63,14 @@ def _help(name: str) -> str:
 
 
 # The domain of the data decides about the meaning, default and validity of these flags.
-TEXT_FLAGS = ('label', 'task', 'mask', 'prompt', 'stop')
+TEXT_FLAGS = ('label', 'task', 'mask', 'prompt', 'stop', 'on', 'future')
 SAMPLE_FLAGS = (
   *(flags.DEFINE_string(name, None, _help(name)) for name in TEXT_FLAGS),
   *(
     flags.DEFINE_integer(name, None, _help(name), lower_bound=1, upper_bound=largest)
     for name, largest in COUNTS.items()
   ),
-  flags.DEFINE_bool('slide', None, _help('slide')),
+  *(flags.DEFINE_bool(name, None, _help(name)) for name in ('slide', 'all_draws')),
 )
 
 

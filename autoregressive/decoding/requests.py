@@ -102,6 +102,8 @@ class RequestSampler:
     emissions, lengths, covariates = prompt_emissions(ordering, request, settings.length)
     if model.start == 'none':
       _check_beginning(lengths, ordering.period)
+    if ordering.needs_past:
+      _check_horizon(emissions.shape[1], self.decoder)
     return Prompt(emissions, lengths, label, covariates)
 
 
@@ -185,6 +187,16 @@ def _check_length(settings: DecodingSettings, decoder: Decoder) -> None:
         f'sampling.length={settings.length} is beyond the {limit} positions that the {name} has '
         'learned; sampling.slide=True continues from the last half of them'
       )
+
+
+def _check_horizon(length: int, decoder: Decoder) -> None:
+  """Raises ConfigError for a forecast beyond the positions that the network has learned."""
+  limit, given = decoder.model.network.max_length, decoder.ordering.given
+  if limit is not None and length > limit:
+    raise ConfigError(
+      f'a horizon of {length - given} steps is beyond the {limit} positions that the network has '
+      f'learned: ask for at most {limit - given}, or train with a longer data.horizon'
+    )
 
 
 def _check_draft(draft: Draft, ordering: Ordering, spec: DataSpec) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from autoregressive.orderings.base import Covariates, Ordering
+from common.data.series import inputs
 from common.data.spec import DataSpec
 from common.ranges import OneOf
 
@@ -43,8 +44,8 @@ class Windows(Ordering):
 
   spec: DataSpec
   centred: bool = True
-  location: Annotated[str, OneOf('mean', 'last', 'zero')] = 'mean'
-  scale: Annotated[str, OneOf('deviation', 'change')] = 'deviation'
+  location: Annotated[str, OneOf(*inputs.LOCATIONS)] = 'mean'
+  scale: Annotated[str, OneOf(*inputs.SCALES)] = 'deviation'
 
   domain: ClassVar[str] = 'series'
   values: ClassVar[int] = 1
@@ -111,22 +112,11 @@ class Windows(Ordering):
     self, values: Float[Array, 'batch given'], past: Bool[Array, 'batch given']
   ) -> tuple[Float[Array, 'batch'], Float[Array, 'batch']]:
     """The location and the scale of windows, from their given values."""
+    if self.centred:
+      return inputs.levels(values, past, self.location, self.scale)
     seen = past & ~jnp.isnan(values)
-    # `where` also keeps out NaNs.
-    value, n = jnp.where(seen, values, 0), seen.sum(-1)
-    if not self.centred:
-      return jnp.zeros(len(value)), 1 + value.sum(1) / jnp.maximum(n, 1)
-    first, last = (_pick(value, index) for index in (seen.argmax(1), _last(seen)))
-    # As a mean of differences, which float32 keeps exactly for values that are close to each other.
-    differences = jnp.where(seen, value - first[:, None], 0)
-    mean = first + differences.sum(1) / jnp.maximum(n, 1)
-    location = {'mean': mean, 'last': last, 'zero': jnp.zeros(len(value))}[self.location]
-    if self.scale == 'change':
-      seen = seen[:, 1:] & seen[:, :-1]
-      distances, n = jnp.abs(value[:, 1:] - value[:, :-1]), seen.sum(-1)
-    else:
-      distances = jnp.abs(value - location[:, None])
-    return location, (1 + jnp.where(seen, distances, 0).sum(1)) / (1 + n)
+    total = jnp.where(seen, values, 0).sum(1)
+    return jnp.zeros(len(values)), 1 + total / jnp.maximum(seen.sum(1), 1)
 
   def _features(
     self,
@@ -141,17 +131,12 @@ class Windows(Ordering):
       past: whether a step is before the horizon.
       known: whether the value of a step is known to the steps after it.
     """
-    series = self.spec.series
-    numbers, codes = jnp.split(columns, [len(series.covariates)], -1)
-    ahead = np.setdiff1d(np.arange(len(series.covariates)), series.observed)
-    late = numbers[..., np.array(series.observed, int)]
-    visible = past[..., None] & ~jnp.isnan(late)
-    late = jnp.where(visible, late, 0)
-    delayed = _delayed(jnp.concatenate([late, visible, known[..., None]], -1))
-    for category in series.observed_categories:
-      seen = _delayed(jnp.where(past, codes[..., category], 0)[..., None])
-      codes = codes.at[..., category].set(seen[..., 0])
-    return jnp.concatenate([jnp.nan_to_num(numbers[..., ahead]), delayed, codes], -1)
+    seen, codes = inputs.visible(self.spec.series, columns, past), []
+    late = _delayed(jnp.concatenate([seen.late, seen.known, known[..., None]], -1))
+    delayed, observed = _delayed(seen.codes), self.spec.series.observed_categories
+    for category in range(seen.codes.shape[-1]):
+      codes.append((delayed if category in observed else seen.codes)[..., category, None])
+    return jnp.concatenate([seen.ahead, late, *codes], -1)
 
   def decode(
     self, emissions: Float[Array, 'batch length 1'], covariates: Covariates | None = None
@@ -168,15 +153,6 @@ class Windows(Ordering):
     units = self.spec.series.units
     # In float64 on the host: a unit may lie beyond the range of float32.
     return jnp.asarray(np.log(units), jnp.float32)[label] if units else super().log_units(label)
-
-
-def _pick(value: Float[Array, 'batch given'], index: Int[Array, 'batch']) -> Float[Array, 'batch']:
-  return jnp.take_along_axis(value, index[:, None], 1)[:, 0]
-
-
-def _last(seen: Bool[Array, 'batch given']) -> Int[Array, 'batch']:
-  """The index of the last value that is seen."""
-  return seen.shape[1] - 1 - seen[:, ::-1].argmax(1)
 
 
 def _delayed(x: Float[Array, 'batch length columns']) -> Float[Array, 'batch length columns']:

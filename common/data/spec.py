@@ -44,6 +44,8 @@ class SeriesSpec:
     means, deviations: of the covariates of the file, which are stored without them.
     static: the covariates and categories that are the same in all steps of a series.
     columns: the roles of the columns of the file.
+    layout: its layout (common/data/series/layouts.py).
+    unit: what the values are measured in, for people; '' if unknown.
   """
 
   horizon: int
@@ -62,6 +64,8 @@ class SeriesSpec:
   deviations: tuple[float, ...] = ()
   static: tuple[str, ...] = ()
   columns: Columns = NO_COLUMNS
+  layout: str = 'long'
+  unit: str = ''
 
   @property
   def observed(self) -> tuple[int, ...]:

@@ -32,7 +32,7 @@ GRID = 10  # rows and columns of training's grid of samples
 PICTURE_ROWS = 8  # rows in the picture of an evaluation; with classes, samples of each
 BATCH = 128  # samples in one call of a sampler
 # The flags that are numbers from 1, with their largest values.
-COUNTS = {'num': 10**6, 'draws': 10**5, 'length': 10**6, 'columns': 1000, 'scale': 64}
+COUNTS = dict(num=10**6, draws=10**5, length=10**6, horizon=10**6, columns=1000, scale=64)
 MAX_VALUES = 2**31  # numbers in all samples of a request
 
 
@@ -107,10 +107,7 @@ class TrainedModel(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class SampleFlags:
-  """The flags of `experiments.sample` whose meaning depends on the data; None if not given.
-
-  `Domain.flags` says which of them a kind of data takes, and what they mean there.
-  """
+  """Flags of `experiments.sample` with a meaning of their own for each kind of data, or None."""
 
   num: int | None = None
   label: str | None = None
@@ -119,6 +116,10 @@ class SampleFlags:
   draws: int | None = None
   prompt: str | None = None
   length: int | None = None
+  horizon: int | None = None
+  on: str | None = None
+  future: str | None = None
+  all_draws: bool | None = None
   slide: bool | None = None
   stop: str | None = None
   columns: int | None = None
@@ -169,9 +170,7 @@ class Domain:
 
   noun: str = 'examples'
   usage: str = 'drawn by --num and --label'
-  metrics: frozenset[str] = frozenset(
-    ('bits_per_dim', 'evaluations', 'seconds_per_sample', 'parameters')
-  )
+  metrics = frozenset(('bits_per_dim', 'evaluations', 'seconds_per_sample', 'parameters'))
   flags: Mapping[str, str] = {
     'num': 'number of samples (100)',
     'label': "class of the samples, by name or number, or 'none' (default: all classes in turn)",
@@ -348,11 +347,7 @@ class Domain:
     return self._request(trained, settings)
 
   def draw(self, trained: TrainedModel, settings: SampleSettings) -> Any:
-    """Draws the samples that `sample` writes to a file.
-
-    Args:
-      trained: the model.
-      settings: what to draw; `check` has accepted it.
+    """Draws the samples that `sample` writes to a file; `check` has accepted the settings.
 
     Returns:
       Raw values [num, ...]; other kinds of data say what they return.

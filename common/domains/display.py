@@ -19,7 +19,7 @@ class EvaluationDraws(NamedTuple):
   Attributes:
     x: the samples that `Domain.shown` names; None if no metric needed samples.
     label: the classes that were requested for them, or None.
-    forecasts: `common.domains.series.Forecasts`; None if no metric scored forecasts.
+    forecasts: `common.domains.forecasts.draws.Forecasts`; None if no metric scored forecasts.
   """
 
   x: np.ndarray | None = None

@@ -23,7 +23,7 @@ from common.domains.display import EvaluationDraws
 from common.evaluation import classifiers, frechet
 from common.evaluation.agreement import share
 from common.evaluation.features import EXTRACTORS, extractor
-from common.evaluation.forecasts import competitions, scores
+from common.evaluation.forecasts import scores
 from common.evaluation.forecasts.baselines import BASELINES
 from common.evaluation.likelihood import bits_per_dim
 from common.evaluation.measures import Evaluation, Measure
@@ -313,18 +313,8 @@ def _score(name: str, subject: Subject) -> Measure:
 
 
 def _owa(subject: Subject) -> Measure:
-  """Overall weighted average: sMAPE and MASE relative to those of Naive2 (M4)."""
-  measured = [
-    scores.measure(found, name)
-    for found in (subject.scores, subject.naive2)
-    for name in ('smape', 'mase')
-  ]
-  for one in measured:
-    if not one.value:  # nothing to divide by, or no error at all
-      return Measure(None, note=one.note)
-  smape, mase, *naive2 = (one.value for one in measured)
-  note = 'Naive2 has sMAPE {:.4g} and MASE {:.4g}; '.format(*naive2) + subject.scores.note
-  return Measure(competitions.owa(smape, mase, *naive2), note=note)
+  """sMAPE and MASE relative to those of Naive2 (M4)."""
+  return scores.owa(subject.scores, subject.naive2)
 
 
 def _evaluations(subject: Subject) -> Measure:

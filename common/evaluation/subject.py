@@ -14,8 +14,8 @@ from common.data.pipeline import Data
 from common.data.sources import Source
 from common.domains import domain_of
 from common.domains.base import Domain
+from common.domains.forecasts.draws import Forecasts, Windows, forecast
 from common.domains.labels import class_cycle
-from common.domains.series import Forecasts, Windows, forecast
 from common.evaluation import classifiers
 from common.evaluation.forecasts import baselines
 from common.evaluation.forecasts.scores import Scores, score

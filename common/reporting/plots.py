@@ -170,13 +170,15 @@ def panels(
   columns = min(columns, len(several))
   rows = -(-len(several) // columns)
   # Our own figure and canvas, because pyplot keeps its figures in global state.
-  figure = figures.Figure((4.6 * columns, 2.2 * rows + 0.7), dpi=100, layout='constrained')
+  # A single panel is wide enough for the legend.
+  size = (max(4.6 * columns, 7.5), (2.2 if columns > 1 else 3.0) * rows + 0.7)
+  figure = figures.Figure(size, dpi=100, layout='constrained')
   canvas = FigureCanvasAgg(figure)
   grid = figure.subplots(rows, columns, squeeze=False)
   for axes, panel in zip(grid.flat, several, strict=False):
     # Bands before lines, so that the lines stay visible on top.
     for index, (name, (x, low, high)) in enumerate(panel.bands.items()):
-      shade = dict(color=COLOURS[len(panel.lines) - 1], alpha=0.2 + 0.15 * index, linewidth=0)
+      shade = dict(color=COLOURS[len(panel.lines) - 2], alpha=0.2 + 0.15 * index, linewidth=0)
       axes.fill_between(x, low, high, label=name, **shade)
     for index, (name, line) in enumerate(panel.lines.items()):
       axes.plot(line.x, line.y, color=(INK['light'], *COLOURS)[index], label=name, linewidth=1.2)

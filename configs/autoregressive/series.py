@@ -33,7 +33,9 @@ from configs.autoregressive.base import get_base
 COMMON = dict(
   data=dict(context=48, horizon=12, batch_size=64),
   ordering=dict(name='windows'),
-  network=dict(width=64, layers=2),
+  # rotary positions, so that a forecast may be longer than in training
+  network=dict(width=64, layers=2, positions='rotary'),
+  model=dict(class_dropout=0.1),  # so that series which training has not seen can be forecast
   train=dict(steps='1500', steps_per_call=50),
   optimizer=dict(learning_rate=2e-3),
   evaluation=dict(num_samples=100, batch_size=500),

@@ -35,6 +35,7 @@ class ProgramInputs(NamedTuple):
     weight: weight of the guidance.
     past: the given data, or None.
     mask: where it holds, or None.
+    given: a condition that the network sees, or None.
   """
 
   params: Any
@@ -46,6 +47,7 @@ class ProgramInputs(NamedTuple):
   weight: Float[Array, '']
   past: Array | None
   mask: Array | None
+  given: Array | None = None
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'settings'))
@@ -59,9 +61,9 @@ def run_sampler(
   are compiled for each grid.
   """
   process = model.process_at(inputs.params)
-  label, past = split_batch((inputs.label, inputs.past))
+  label, past, given = split_batch((inputs.label, inputs.past, inputs.given))
   # A mask may be that of all samples.
-  inputs = inputs._replace(label=label, past=past, mask=whole(inputs.mask))
+  inputs = inputs._replace(label=label, past=past, mask=whole(inputs.mask), given=given)
   denoise = guided_denoiser(model, process, settings, inputs)
   # One key for the initial noise and one for the sampler, so that another sampler starts from the
   # same noise.
@@ -95,9 +97,10 @@ def guided_denoiser(
   part, label = settings.guidance, inputs.label
   # A network without classes takes no label, but a classifier may still guide to the label.
   condition = label if model.num_classes else None
-  result = guidance.as_denoiser(functools.partial(model.estimate, inputs.params, label=condition))
+  estimate = functools.partial(model.estimate, label=condition, given=inputs.given)
+  result = guidance.as_denoiser(functools.partial(estimate, inputs.params))
   if part.weighted and inputs.weak is not None:
-    weak = functools.partial(model.estimate, inputs.weak, label=condition)
+    weak = functools.partial(estimate, inputs.weak)
     result = guidance.Autoguidance(result, weak, inputs.weight)
   elif part.weighted:
     null = jnp.full_like(label, model.num_classes)

@@ -42,35 +42,54 @@ class RequestSampler:
   defaults: Mapping[str, Any]
   label_dropout: float
 
-  def sample(self, params: Any, key: Key[Array, ''], request: Request) -> Samples:
+  def sample(
+    self, params: Any, key: Key[Array, ''], request: Request, given: Array | None = None
+  ) -> Samples:
     """See `Method.sample`. The option 'weak' gives the parameters of a weaker model.
+
+    Args:
+      params: the parameters.
+      key: the key of all random numbers.
+      request: what to sample.
+      given: what else the network is given of each sample (`Model.predict`), or None.
 
     Raises:
       ConfigError: for a request that this model cannot answer.
       ValueError: for settings out of range, or given data that the task cannot use.
     """
     settings, inputs = self._prepare(self.model.process_at(params), params, key, request)
+    inputs = self._with_given(settings, inputs, given)
     x, evaluations, finite = run_sampler(self.model, settings, inputs)
     # int() waits for the samples.
     return Samples(x, int(evaluations), finite=finite)
 
-  def check(self, params: Any, request: Request) -> None:
+  def check(self, params: Any, request: Request, given: Array | None = None) -> None:
     """See `Method.check_request`: prepares the program; with `params`, traces it for its shapes.
 
     Options without an effect are refused.
     """
-    program = self.program(params, request)
+    program = self.program(params, request, given)
     _, settings, inputs = program.arguments
     _check_effect(request.options, settings)
     if params is not None:
       jax.eval_shape(functools.partial(program.function, self.model, settings), inputs)
 
-  def program(self, params: Any, request: Request) -> Program:
+  def program(self, params: Any, request: Request, given: Array | None = None) -> Program:
     """See `Method.sampling_program`."""
     # A learned process has no values yet: its grid is the one at its initial values.
     key = jax.random.key(0)
     process = self.model.process_at({'process': self.model.process.init(key)})
-    return Program(run_sampler, (self.model, *self._prepare(process, params, key, request)))
+    settings, inputs = self._prepare(process, params, key, request)
+    inputs = self._with_given(settings, inputs, given)
+    return Program(run_sampler, (self.model, settings, inputs))
+
+  def _with_given(
+    self, settings: SamplerSettings, inputs: ProgramInputs, given: Array | None
+  ) -> ProgramInputs:
+    """The inputs with a condition. Raises ConfigError for guidance, which would need it twice."""
+    if given is not None and (settings.guidance.weighted or settings.guidance.classifier):
+      raise ConfigError('forecasts have no guidance: set guidance=1')
+    return inputs._replace(given=given)
 
   def _prepare(
     self, process: Process, params: Any, key: Key[Array, ''], request: Request

@@ -8,7 +8,7 @@ import pytest
 
 from autoregressive.method import build
 from common.data import pipeline
-from common.domains.series import Windows, forecast
+from common.domains.forecasts.draws import Windows, forecast
 from common.evaluation.forecasts.scores import score
 from tests.autoregressive.series import loss_context, series_config
 from tests.cases import slow

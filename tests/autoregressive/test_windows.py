@@ -15,9 +15,8 @@ from autoregressive.decoding.sequences import Limits, Prompt
 from autoregressive.method import build
 from autoregressive.orderings import build_ordering
 from common.config import ConfigError
-from common.domains.series import forecast_request
+from common.domains.forecasts.draws import forecast_request
 from common.method import Request
-from experiments import families
 from tests.autoregressive.common import DIGITS, perturbed
 from tests.autoregressive.series import (
   CONTEXT,
@@ -315,8 +314,3 @@ def test_build_refuses(spec, settings, message):
   with pytest.raises(ConfigError, match=message) as error:
     build(series_config(**settings), spec)
   assert '\n' not in str(error.value)
-
-
-def test_diffusion_refuses_time_series():
-  with pytest.raises(ConfigError, match="'waves' holds time series: use family 'autoregressive'"):
-    families.build({'family': 'diffusion'}, SPEC)

@@ -74,6 +74,27 @@ def test_sampling_plots_forecasts_and_tables_their_quantiles(trained):
 
 
 @pytest.mark.slow
+def test_forecasts_continue_beyond_the_end_of_the_file_and_of_another_one(trained):
+  days = [f'{np.datetime64("2024-03-31") + day},{int(day % 7 == 5)}' for day in range(9)]
+  (trained / 'late.csv').write_text('\n'.join(['ds,open late', *days]))
+  flags = (f'--workdir={trained}/run', '--draws=20', f'--future={trained}/late.csv')
+  printed = run('sample', *flags, '--horizon=9', '--all_draws', f'--out={trained}/ahead.csv')
+  assert '2 × 9 steps beyond the end of the data, 20 draws from step 8' in printed
+  assert 'steps 8 to 9 extrapolate: the model was trained on 7' in printed
+  with open(trained / 'ahead.csv') as file:
+    rows = list(csv.DictReader(file))
+  assert [row['ds'] for row in rows[:9]] == [day.split(',')[0] for day in days]
+  assert len(rows) == 2 * 9 and 'draw20' in rows[0] and 'truth' not in rows[0]
+  # Another file: south goes on as before, west is new; its last day is the same.
+  (trained / 'other.csv').write_text(visitors().replace('north', 'west'))
+  printed = run('sample', *flags, f'--on={trained}/other.csv', f'--out={trained}/other.csv.csv')
+  assert '; 1 series are not in the training data: forecast without a class' in printed
+  with open(trained / 'other.csv.csv') as file:
+    others = list(csv.DictReader(file))
+  assert [row['series'] for row in others] == ['south'] * 7 + ['west'] * 7
+
+
+@pytest.mark.slow
 def test_evaluation_scores_forecasts(trained):
   printed = run('evaluate', f'--workdir={trained}/run', '--metrics=crps,normalised_crps')
   assert 'normalised CRPS: 0.' in printed and 'seasonal naive 0.' in printed
@@ -86,6 +107,9 @@ def test_evaluation_scores_forecasts(trained):
     (['--out=forecasts.txt'], 'the name must end in .png, .npy or .csv'),
     (['--label=west'], "--label='west' is not a class of series; known: north, south"),
     (['--task=inpaint'], '--task=inpaint: series holds time series, whose windows are forecast'),
+    (['--all_draws'], '--all_draws is for a .csv'),
+    (['--horizon=9'], "the forecast of series 'north' needs 'open late' at 2024-03-31: give it by"),
+    (['--on=nowhere.csv'], "cannot read --on='nowhere.csv': No such file or directory"),
   ],
 )
 def test_bad_flags_are_refused(trained, flags, message):
@@ -95,4 +119,4 @@ def test_bad_flags_are_refused(trained, flags, message):
 def test_a_bad_file_is_refused_in_one_line(trained):
   (trained / 'gap.csv').write_text(visitors().replace('south,2024-02-01', 'south,2024-02-02'))
   printed = refused('train', *TINY, f'--config.data.source={trained}/gap.csv', '--workdir=none')
-  assert "in series 'south' '2024-02-02' comes after '2024-01-31'" in printed
+  assert "in series 'south' '2024-02-02' comes after '2024-02-02'" in printed

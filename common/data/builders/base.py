@@ -32,6 +32,7 @@ FLAG_DEFAULTS = dict(
   roll_by=0,
   train_to='validation',
   frequency='',
+  unit='',
   target='',
   time='',
   series='',

@@ -23,6 +23,7 @@ from common.config import ConfigError
 from common.data.builders import base, downloads
 from common.data.series import calendars, encoding
 from common.data.series.columns import Columns
+from common.data.series.files import read_file
 from common.data.series.table import Table, read_table
 from common.data.series.windows import (
   DEFAULT_HORIZON,
@@ -34,7 +35,6 @@ from common.data.series.windows import (
   window_offsets,
   window_sizes,
 )
-from common.files import check_regular
 
 # The settings that say what the columns of the user's file hold, with their defaults.
 ROLES = {
@@ -44,7 +44,7 @@ ROLES = {
 # Settings of windows that are in the name of a dataset only if they differ from these.
 OPTIONAL = {
   name: base.FLAG_DEFAULTS[name]
-  for name in ('frequency', 'min_context', 'rolling', 'roll_by', 'train_to')
+  for name in ('frequency', 'min_context', 'rolling', 'roll_by', 'train_to', 'unit')
 }
 MAX_NAMED = 3  # series that a note lists
 
@@ -128,7 +128,7 @@ class SeriesBuilder(base.Builder, skip_registration=True):
         for split, chosen in windows.items()
       },
       notes=_notes(table, rows, kept, windows) + table.notes,
-      series=_description(rows, parts, kept, sizes),
+      series=_description(rows, parts, kept, sizes, self.settings),
     )
 
   def _too_short(self, table: Table, wanted: str) -> ConfigError:
@@ -159,7 +159,11 @@ def _levels(
 
 
 def _description(
-  rows: encoding.SeriesRows, parts: Sequence[Parts], kept: Sequence[int], sizes: WindowSizes
+  rows: encoding.SeriesRows,
+  parts: Sequence[Parts],
+  kept: Sequence[int],
+  sizes: WindowSizes,
+  settings: Mapping[str, Any],
 ) -> dict[str, Any]:
   """The attributes of the `SeriesSpec`, as JSON values."""
   table, stored, columns = rows.table, rows.encoding, rows.table.columns
@@ -182,6 +186,8 @@ def _description(
     deviations=list(stored.deviations),
     static=list(stored.static),
     columns=[list(each) if isinstance(each, tuple) else each for each in columns],
+    layout=settings.get('layout', 'long'),
+    unit=settings.get('unit') or table.unit,
   )
 
 
@@ -259,11 +265,7 @@ class Series(SeriesBuilder, skip_registration=True):
 
 def _source(settings: Mapping[str, Any]) -> tuple[pathlib.Path, bytes]:
   path = base.source_path(settings, Series.name, 'a CSV or Parquet file')
-  check_regular(path)
-  try:
-    return path, path.read_bytes()
-  except OSError as error:
-    raise ConfigError(f'cannot read data.source={str(path)!r}: {error.strerror}') from error
+  return path, read_file(path, 'data.source')
 
 
 class AusRetail(SeriesBuilder, skip_registration=True):
@@ -293,4 +295,5 @@ class AusRetail(SeriesBuilder, skip_registration=True):
     package = self.published.package
     with downloads.find_package(self.name, package, self.settings, self.network) as folder:
       (data,) = downloads.read_folder(folder, self.published).values()
-    return read_table(data, self.published.name, self.columns)
+    table = read_table(data, self.published.name, self.columns)
+    return table._replace(unit='million AUD')

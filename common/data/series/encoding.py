@@ -5,7 +5,7 @@ float64. The origin of a series is the mean of its training part, its unit the m
 it. Only whole numbers from 0, up to MAX_COUNT, are stored as they are, because a head over counts
 needs them. Covariates of a file are standardised to mean 0 and standard deviation 1 over the
 training part. A category is stored as its number among the texts of the training part, from 1; 0
-stands for any other text, and for a missing one. A missing number is NaN.
+stands for any other text. What is missing is NaN.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from common.config import ConfigError
 from common.data.series import calendars
@@ -86,7 +86,7 @@ def fit_encoding(table: Table, training: Bool[np.ndarray, 'rows']) -> Encoding:
     means=tuple(means),
     deviations=tuple(deviations),
     texts=_known_texts(table, training),
-    static=_static(table),
+    static=static_columns(table),
   )
 
 
@@ -99,7 +99,7 @@ def _known_texts(table: Table, training: Bool[np.ndarray, 'rows']) -> tuple[tupl
   )
 
 
-def _static(table: Table) -> tuple[str, ...]:
+def static_columns(table: Table) -> tuple[str, ...]:
   """Names of the columns that have one value in each series, apart from missing ones."""
   columns = list(zip(table.columns.covariates, table.covariates.T, strict=True))
   if table.codes is not None:
@@ -185,28 +185,28 @@ class SeriesRows:
     means, deviations = np.array(self.encoding.means), np.array(self.encoding.deviations)
     columns = (table.covariates[part] - means) / deviations
     padded = np.pad(np.concatenate([value[:, None], columns], 1), padding, constant_values=np.nan)
-    codes = np.pad(self._codes(part), padding)
+    codes = np.pad(self._codes(part), padding, constant_values=np.nan)
     # A static column has one value, which also holds beyond the series.
     for number, name in enumerate(table.columns.covariates):
       if name in self.encoding.static:
         padded[:, 1 + number] = np.nanmax(columns[:, number])
     for number, name in enumerate(table.columns.categories):
       if name in self.encoding.static:
-        codes[:, number] = codes[:, number].max()
+        codes[:, number] = np.nanmax(codes[:, number])
     moments = table.times.values[start] + table.frequency.step * steps
     times = calendars.Timestamps(table.frequency.unit, moments)
     features = calendars.time_features(times, table.frequency, np.maximum(steps, 0))
     # Rounded to float32 last: the arithmetic above is in float64.
     return np.concatenate([padded, features, codes], 1).astype(np.float32)
 
-  def _codes(self, part: slice) -> Int[np.ndarray, 'rows categories']:
+  def _codes(self, part: slice) -> Float[np.ndarray, 'rows categories']:
     """The categories of some rows as they are stored."""
     table = self.table
     if not table.texts:
-      return np.zeros((part.stop - part.start, 0), int)
+      return np.zeros((part.stop - part.start, 0))
     columns, found = [], table.codes[part].T
     for texts, known, codes in zip(table.texts, self.encoding.texts, found, strict=True):
       numbers = {text: number for number, text in enumerate(known, 1)}
       # The last entry is that of a missing text, whose code is -1.
-      columns.append(np.array([*(numbers.get(text, 0) for text in texts), 0])[codes])
+      columns.append(np.array([*(numbers.get(text, 0) for text in texts), np.nan])[codes])
     return np.stack(columns, -1)

@@ -8,17 +8,32 @@ import collections
 import csv
 import datetime
 import io
+import pathlib
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from common.config import ConfigError
 from common.data.series.columns import Rows, listing
+from common.files import check_regular
 
 INDEX_NAME = re.compile(r'(Unnamed: 0)?')  # of the column that pandas adds for its row numbers
 PARQUET_INDEX = re.compile(r'__index_level_\d+__')  # of those that it adds to a Parquet file
 COMPRESSED = (b'\x1f\x8b', b'PK\x03\x04', b'BZh', b'\xfd7zXZ')  # how gzip, zip, bzip2 and xz begin
 PARQUET = b'PAR1'  # how a Parquet file begins
+
+
+def read_file(path: pathlib.Path, what: str) -> bytes:
+  """The contents of a file; `what` names the setting or flag that gives its path.
+
+  Raises:
+    ConfigError: it cannot be read.
+  """
+  check_regular(path)
+  try:
+    return path.read_bytes()
+  except OSError as error:
+    raise ConfigError(f'cannot read {what}={str(path)!r}: {error.strerror}') from error
 
 
 def read_rows(data: bytes, what: str) -> Rows:

@@ -100,34 +100,38 @@ def infer_frequency(times: Timestamps, starts: Bool[np.ndarray, 'n'], chosen: st
     UnevenTimesError: times are not a whole number of steps apart, or occur twice.
     FrequencyError: series have several frequencies, or none has the chosen one.
   """
-  readings = [_read(candidate, starts) for candidate in _interpretations(times)]
-  # Without gaps first: the same moments may be days with gaps, or months without.
-  clear = [(reading, step) for reading in readings if (step := reading.common())]
-  clear.sort(key=_number_missing)
-  everything = np.ones(int(starts.sum()), bool)
-  for reading, step in clear[:1]:
-    frequency = Frequency(reading.times.unit, step)
-    if chosen in ('', frequency.name):
-      return Regular(frequency, reading.times, np.ones(int(starts.sum()), bool))
+  regular = _regular(times, starts)
+  if regular is not None and chosen in ('', regular.frequency.name):
+    return regular
   names = _names(times, starts)
   found = {name: names.count(name) for name in dict.fromkeys(names) if name}
   if chosen in found:
     kept = np.array([name == chosen for name in names])
     rows = np.flatnonzero(kept[np.cumsum(starts) - 1])
-    return infer_frequency(times.take(rows), starts[rows])._replace(kept=kept)
+    return _regular(times.take(rows), starts[rows])._replace(kept=kept)
   if found and (chosen or len(found) > 1):
     raise FrequencyError(found)
+  readings = [_read(candidate, starts) for candidate in _interpretations(times)]
   raise UnevenTimesError(min(map(_first_error, readings))[1])
+
+
+def _regular(times: Timestamps, starts: Bool[np.ndarray, 'n']) -> Regular | None:
+  """The times of series with one clear frequency; None if there is none."""
+  readings = [_read(candidate, starts) for candidate in _interpretations(times)]
+  clear = [(reading, step) for reading in readings if (step := reading.common())]
+  if not clear:
+    return None
+  # With the fewest gaps: the same moments may be days with gaps, or months without.
+  reading, step = min(clear, key=_number_missing)
+  kept = np.ones(int(starts.sum()), bool)
+  return Regular(Frequency(reading.times.unit, step), reading.times, kept)
 
 
 def _names(times: Timestamps, starts: Bool[np.ndarray, 'n']) -> list[str]:
   """The name of the frequency of each series by itself; '' if it is not clear."""
   names = []
   for rows in np.split(np.arange(len(starts)), np.flatnonzero(starts)[1:]):
-    try:
-      found = infer_frequency(times.take(rows), starts[rows]) if len(rows) > 2 else None
-    except UnevenTimesError:
-      found = None
+    found = _regular(times.take(rows), starts[rows]) if len(rows) > 2 else None
     names.append(found.frequency.name if found else '')
   return names
 

@@ -45,6 +45,7 @@ class Table(NamedTuple):
     validation: the same for the steps before the test part. None: as many as for testing.
     season: number of steps after which the series tend to repeat, if it is published; None: that
       of the frequency.
+    unit: what the values are measured in; '' if unknown.
   """
 
   names: tuple[str, ...]
@@ -61,6 +62,7 @@ class Table(NamedTuple):
   test: Int[np.ndarray, 'series'] | None = None
   validation: Int[np.ndarray, 'series'] | None = None
   season: int | None = None
+  unit: str = ''
 
   @property
   def starts(self) -> Int[np.ndarray, 'series']:
@@ -135,7 +137,8 @@ def read_table(
     roles: the roles of the columns, or a config's `data` section, with the settings `target`,
       `time`, `series`, `covariates`, `categories`, `observed` and `layout`.
     frequency: the name of the frequency of the series to keep; '': they must have one in common.
-    values: whether each series must have values; otherwise the file may hold only covariates.
+    values: whether each series must have values; otherwise the file holds covariates, of which
+      those are read that are known in advance, for all series together if it names none.
 
   Raises:
     ConfigError: for a file in another format, with the line and the column that are wrong.
@@ -145,9 +148,8 @@ def read_table(
     columns = roles
   else:
     rows, columns = long_rows(rows, what, roles or {})
-  if not values and columns.target not in rows.texts:
-    texts = dict(rows.texts) | {columns.target: ('',) * len(rows.lines)}
-    rows = rows._replace(texts=texts)
+  if not values:
+    rows, columns = _without_values(rows, columns)
   known = (*columns.series, columns.time, columns.target, *columns.covariates, *columns.categories)
   for name in known:
     check_column(rows.texts, name, what)
@@ -186,6 +188,20 @@ def read_table(
     notes += (f'{filled:,} steps that the file leaves out are missing values',)
   table = table._replace(notes=notes)
   return trimmed(table, what) if values else table._replace(future=table.lengths)
+
+
+def _without_values(rows: Rows, columns: Columns) -> tuple[Rows, Columns]:
+  """A file of covariates: it may have no column of values, and none that names series."""
+  texts = dict(rows.texts)
+  if not set(columns.series) <= texts.keys():
+    columns = columns._replace(series=())
+  ahead = [
+    tuple(name for name in names if name in texts and name not in columns.observed)
+    for names in (columns.covariates, columns.categories)
+  ]
+  columns = columns._replace(covariates=ahead[0], categories=ahead[1])
+  nothing = {columns.target: ('',) * len(rows.lines)}
+  return rows._replace(texts=texts | nothing), columns
 
 
 def _filled(

@@ -16,7 +16,7 @@ from scipy import stats
 
 from common.config import ConfigError
 from common.data.pipeline import Data
-from common.domains.series import Forecasts, to_forecasts
+from common.domains.forecasts.draws import Forecasts, to_forecasts
 from common.evaluation.forecasts import classical
 from common.reporting.progress import reported
 

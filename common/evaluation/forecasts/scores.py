@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Num
 
-from common.domains.series import WINDOWS, Forecasts, joined
+from common.domains.forecasts.draws import Forecasts, joined
+from common.domains.series import WINDOWS
 from common.evaluation.forecasts import competitions
 from common.evaluation.forecasts.classical import seasonal_naive
 from common.evaluation.measures import Measure
@@ -181,6 +182,17 @@ def measure(scores: Scores, name: str) -> Measure:
     shares = ', '.join(f'{scores.value(f"inside_{share}"):.0%}' for share in INTERVALS)
     beside += f'intervals of 50, 80 and 90 % hold {shares}; '
   return Measure(*scores.parts[name].ratio(), f'{beside}{scores.note}')
+
+
+def owa(ours: Scores, naive2: Scores) -> Measure:
+  """Overall weighted average: sMAPE and MASE relative to those of Naive2 (M4)."""
+  measured = [measure(found, name) for found in (ours, naive2) for name in ('smape', 'mase')]
+  for one in measured:
+    if not one.value:  # nothing to divide by, or no error at all
+      return Measure(None, note=one.note)
+  values = [one.value for one in measured]
+  note = 'Naive2 has sMAPE {:.4g} and MASE {:.4g}; '.format(*values[2:])
+  return Measure(competitions.owa(*values), note=note + ours.note)
 
 
 # The scores of the seasonal naive forecast from the context, which stand next to these.

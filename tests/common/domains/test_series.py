@@ -10,7 +10,7 @@ import pytest
 
 from common.data.series.calendars import STEPS, Clock
 from common.data.spec import DataSpec, SeriesSpec
-from common.domains import series
+from common.domains.forecasts import draws, pictures, tables
 from tests.common.domains.toy import Sampler, Split
 
 SPEC = DataSpec('walks', 'series', (8, 2), 0, 3, ('a', 'b', 'c'), 9, series=SeriesSpec(3, season=4))
@@ -31,18 +31,18 @@ def dated(origins=(0.0, 0.0), units=(1.0, 1.0)):
   x[..., 0] = np.concatenate([PAST, TRUTH], 1)
   draws = x[:, None, 5:, 0] + np.arange(101.0)[:, None]
   batch = {'x': x, 'label': np.array([0, 1]), 'start': np.array([0, 4])}
-  return series.to_forecasts(spec, batch, draws)
+  return draws.to_forecasts(spec, batch, draws)
 
 
 def test_quantiles_as_a_table():
-  lines = series.table([dated()]).splitlines()
+  lines = tables.table([dated()]).splitlines()
   assert lines[0] == 'window,series,step,month,truth,mean,q0.05,q0.25,q0.5,q0.75,q0.95'
   assert lines[1] == '0,"a, b",1,1970 Jun,123.45,173.45,128.45,148.45,173.45,198.45,218.45'
   assert len(lines) == 7 and lines[-1].startswith('1,c,3,1971 Feb,17,67,22,')
   found = dated()
   same = found._replace(series=dataclasses.replace(found.series, time='step'))
-  assert series.table([same]).startswith('window,series,step,time,truth,')
-  again = series.table([found, found.first(1)]).splitlines()  # windows are numbered on
+  assert tables.table([same]).startswith('window,series,step,time,truth,')
+  again = tables.table([found, found.first(1)]).splitlines()  # windows are numbered on
   assert again[:7] == lines and again[7:] == [f'2{line[1:]}' for line in lines[1:4]]
 
 
@@ -57,7 +57,7 @@ def test_quantiles_as_a_table():
 )
 def test_a_table_has_the_digits_of_raw_values_in_every_unit(origin, unit, truth, median):
   found = dated((origin, origin), (unit, unit))
-  row = next(csv.DictReader(io.StringIO(series.table([found]))))
+  row = next(csv.DictReader(io.StringIO(tables.table([found]))))
   assert (row['truth'], row['q0.5']) == (truth, median)
   np.testing.assert_allclose(found.truth, origin + unit * TRUTH, rtol=1e-7)
 
@@ -66,15 +66,15 @@ def test_the_digits_of_a_number_are_enough_to_find_it_again():
   rng = np.random.default_rng(0)
   for number in (rng.normal(size=200) * 10.0 ** rng.integers(-30, 30, 200)).tolist():
     tolerance = abs(number) * 2.0**-24
-    assert abs(float(series.shortest(number, tolerance)) - number) <= tolerance
-    assert float(series.shortest(number, 0.0)) == number
+    assert abs(float(tables.shortest(number, tolerance)) - number) <= tolerance
+    assert float(tables.shortest(number, 0.0)) == number
 
 
 def test_the_picture_of_forecasts_has_a_panel_for_each_window():
   # With dates on its axis, and with steps.
   one, two = dated(), dated().first(1)
   steps = one._replace(series=dataclasses.replace(one.series, clock=STEPS))
-  shapes = [series.picture(each).shape for each in (one, two, steps)]
+  shapes = [pictures.picture(each).shape for each in (one, two, steps)]
   assert shapes[0] == shapes[2] and shapes[1][1] < shapes[0][1]
 
 
@@ -90,13 +90,13 @@ def test_forecasts_are_the_same_however_many_are_drawn_at_once():
     assert request.mask[:5].all() and not request.mask[5:, 0].any() and request.mask[5:, 1].all()
     return request.past + 0.5 * ~np.asarray(request.mask)
 
-  asked = series.Windows(SPEC, source, np.arange(1, 6))
+  asked = draws.Windows(SPEC, source, np.arange(1, 6))
   key = jax.random.key(0)
-  blocks = list(series.forecast(Sampler(draw), {}, key, asked, draws=3, batch_size=4))
+  blocks = list(draws.forecast(Sampler(draw), {}, key, asked, draws=3, batch_size=4))
   assert shapes == [(4, 8, 2)] * 4
   # As soon as all draws of a window are there, it is scored or written, and then forgotten.
   assert [len(block.names) for block in blocks] == [1, 1, 2, 1]
-  found = series.joined(blocks)
+  found = draws.joined(blocks)
   assert found.names == ('b', 'c', 'a', 'b', 'c')
   np.testing.assert_array_equal(found.times[:, 0], [1, 2, 3, 4, 5])
   np.testing.assert_array_equal(found.past, windows[1:6, :5, 0])

@@ -10,7 +10,7 @@ from scipy import stats
 
 from common.data.pipeline import Data
 from common.data.spec import DataSpec, SeriesSpec
-from common.domains.series import Forecasts
+from common.domains.forecasts.draws import Forecasts
 from common.evaluation import evaluate
 from common.evaluation.forecasts import scores
 from common.evaluation.measures import Measure
@@ -54,7 +54,7 @@ def test_the_sorted_formula_equals_the_definition_over_all_pairs():
 def test_the_true_distribution_scores_best():
   rng = np.random.default_rng(3)
   y = rng.normal(0, 1, 20_000)
-  scores = {
+  found = {
     name: scores.crps(rng.normal(mean, deviation, (20_000, 20)), y).mean()
     for name, mean, deviation in (
       ('true', 0, 1),
@@ -63,7 +63,7 @@ def test_the_true_distribution_scores_best():
       ('wide', 0, 2),
     )
   }
-  assert min(scores, key=scores.get) == 'true'
+  assert min(found, key=found.get) == 'true'
 
 
 def test_missing_values_count_nowhere():
@@ -83,7 +83,7 @@ def test_missing_values_count_nowhere():
   assert found.value('smape') == pytest.approx(200 * (1 / 3 + 1 / 7 + 3 / 9) / 3)
   assert found.value('mape') == pytest.approx(100 * (1 + 1 / 4 + 3 / 6) / 3)
   assert found.value('normalised_deviation') == 5 / 11
-  assert crps.normalised_crps(scores).value == pytest.approx(5 / 11)
+  assert scores.measure(found, 'normalised_crps').value == pytest.approx(5 / 11)
 
 
 def test_the_sum_over_series_needs_all_of_them_at_the_same_times():
