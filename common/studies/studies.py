@@ -170,7 +170,8 @@ def plan(
     if row.baseline:
       pick(BASELINES, row.baseline, f'the baseline of row {row.name!r}')
     overrides = {**study.config, **row.config}
-    for seed in study.seeds:
+    # A baseline has no random numbers.
+    for seed in study.seeds[:1] if row.baseline else study.seeds:
       config = plain_dict(load(row.base or study.base, {**overrides, 'seed': seed}))
       job = _job(row, seed, config, workdir)
       # The key of its samples covers everything that a row depends on.

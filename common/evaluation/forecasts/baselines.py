@@ -140,7 +140,8 @@ def histories(data: Data) -> list[Float[np.ndarray, 'length']]:
     for first in range(0, len(source), READ):
       batch = source.gather(np.arange(first, min(first + READ, len(source))))
       values = spec.series.raw(batch['x'][..., 0], batch['label'])
-      for label, start, value in zip(batch['label'], batch['start'], values, strict=True):
+      labels, starts = batch['label'].tolist(), batch['start'].tolist()
+      for label, start, value in zip(labels, starts, values, strict=True):
         # Steps before 0 are padding.
         pieces[label].append((max(start, 0), value[max(-start, 0) :]))
   return [_joined(each, length) for each in pieces]

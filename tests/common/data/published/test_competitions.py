@@ -70,6 +70,7 @@ def test_the_last_horizon_of_a_competition_is_its_test_part(tmp_path, tourism):
       pipeline.load(settings | {'frequency': frequency})
     assert '\n' not in str(error.value)
   del settings['source']
+  settings['dir'] = str(tmp_path / 'empty')
   with pytest.raises(ConfigError, match=r'prepare_data --dataset=tourism .*--frequency=yearly'):
     pipeline.load(settings | {'frequency': 'yearly'})
 
@@ -140,6 +141,7 @@ def test_ett_is_split_by_months(tmp_path, monkeypatch):
     assert sorted(set((found['start'] + 4).tolist())) == steps
   times = data.spec.series.times(np.array([32]), np.array([0]), 1)
   assert np.datetime64(int(times[0, 0]), 's') == np.datetime64('2016-07-02T08')
+  assert (long.EttH2.file, long.EttH2.default_horizon({})) == ('ETTh2.csv', 96)
 
 
 def test_electricity_has_temperature_and_holidays(tmp_path, monkeypatch):
