@@ -44,8 +44,9 @@ EXTRAS = {
   'prepare': ['tensorflow-cpu>=2.20'],  # only to prepare TFDS's own sets; never at training time
   'text': ['tokenizers>=0.22'],  # byte pairs; bytes and characters do without
   'music': ['mido>=1.3.3'],  # MIDI files; pictures do without
+  'forecasts': ['statsforecast>=2.0'],  # ETS, Theta and ARIMA as baselines; naive ones do without
   'launch': ['skypilot[gcp]>=0.11'],  # for --backend=sky; its click is older than constraints.txt's
-  'peers': ['torch>=2.9', 'diffusers>=0.35', 'transformers>=4.57'],
+  'peers': ['torch>=2.9', 'diffusers>=0.35', 'transformers>=4.57', 'statsforecast>=2.0'],
 }
 
 README = pathlib.Path(__file__).with_name('README.md')

@@ -97,9 +97,9 @@ class Horizon(Windows):
     if series.units:
       # In float64 on the host: raw = origin + unit · stored.
       ratios = np.array(series.origins) / np.array(series.units)
-      origin = jnp.asarray(ratios, jnp.float32)[
-        jnp.zeros(len(values), int) if label is None else label
-      ]
+      # NaN for a series that the model does not know: its level is not in the window.
+      known = jnp.asarray(ratios, jnp.float32)
+      origin = known.at[label].get(mode='fill', fill_value=jnp.nan)
     size = jnp.abs(values + origin[:, None])
     seen = jnp.isfinite(size)
     mean = jnp.where(seen, size, 0).sum(1) / jnp.maximum(seen.sum(1), 1)
