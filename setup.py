@@ -43,6 +43,7 @@ EXTRAS = {
   'cuda': ['jax[cuda13]'],
   'prepare': ['tensorflow-cpu>=2.20'],  # only to prepare TFDS's own sets; never at training time
   'text': ['tokenizers>=0.22'],  # byte pairs; bytes and characters do without
+  'parquet': ['pyarrow>=17'],  # Parquet files of time series; CSV does without
   'music': ['mido>=1.3.3'],  # MIDI files; pictures do without
   'forecasts': ['statsforecast>=2.0'],  # ETS, Theta and ARIMA as baselines; naive ones do without
   'launch': ['skypilot[gcp]>=0.11'],  # for --backend=sky; its click is older than constraints.txt's

@@ -18,14 +18,9 @@ class Windows(Ordering):
   """Windows of time series: the values are emissions, the other columns are covariates.
 
   A window has a location m, which is subtracted from its values, and a scale ν. Both depend only on
-  the n given values z that are not missing, so they reveal nothing about the values to be forecast.
-  By default
-
-    m = mean z and ν = (1 + Σ |z - m|) / (1 + n).
-
-  The 1s count as one more value, at a distance of the unit in which the series is stored
-  (common/data/series/encoding.py), so that a constant context has a scale too. Forecasts of
-  a·series + b are therefore a·forecasts + b.
+  the n given values z that are not missing, so they reveal nothing about the values to be forecast:
+  by default m = mean z and ν = (1 + Σ |z - m|) / (1 + n) (common/data/series/inputs.py). Forecasts
+  of a·series + b are therefore a·forecasts + b.
 
   For a head over counts, m = 0 and ν = 1 + mean z (Salinas et al. 2020, section 3.3): emissions
   must remain whole numbers from 0, and a count has no other unit.

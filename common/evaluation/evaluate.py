@@ -18,6 +18,7 @@ from jaxtyping import Array, Key
 
 from common.config import ConfigError, pick
 from common.data.pipeline import Data, evaluation_batches
+from common.data.series.windows import FUTURE
 from common.domains import domain_of
 from common.domains.display import EvaluationDraws
 from common.evaluation import classifiers, frechet
@@ -125,7 +126,9 @@ def check_settings(
   """
   for name in metrics or ():
     pick(METRICS, name, 'metric')
-  pick(data.splits, settings['split'], 'evaluation.split')
+  # Nothing is known yet of the future.
+  splits = {name: source for name, source in data.splits.items() if name != FUTURE}
+  pick(splits, settings['split'], 'evaluation.split')
   extractor_name = settings['extractor']
   pick(EXTRACTORS, extractor_name, 'evaluation.extractor')
   asked = domain_of(data.spec).metrics if metrics is None else metrics

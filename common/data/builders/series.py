@@ -12,6 +12,7 @@ value.
 
 import abc
 import functools
+import itertools
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -90,7 +91,8 @@ class SeriesBuilder(base.Builder, skip_registration=True):
   def variant(cls, settings: Mapping[str, Any]) -> str:
     sizes = cls.sizes(settings)
     chosen = {name: settings.get(name, default) for name, default in OPTIONAL.items()}
-    changed = [f'{k}{v}' for k, v in chosen.items() if v != OPTIONAL[k]]
+    # A digest, because a unit such as km/h is no name of a folder.
+    changed = [] if chosen == OPTIONAL else [base.digest(repr(chosen).encode())[:8]]
     return '-'.join(map(str, (sizes.context, sizes.horizon, sizes.stride, *changed)))
 
   def read(self) -> base.Contents:
@@ -98,7 +100,7 @@ class SeriesBuilder(base.Builder, skip_registration=True):
     parts = series_parts(table, sizes)
     kept = [i for i, part in enumerate(parts) if part.test < part.end]
     if not kept:
-      raise self._too_short(table, f'more than data.horizon={sizes.horizon}')
+      raise self._too_short(table, f'more than data.horizon={sizes.horizon} values')
     if all(_is_constant(table, i) for i in kept):
       raise ConfigError(
         f'{self.name}: all series are constant, which leaves nothing to learn; check data.target'
@@ -109,16 +111,14 @@ class SeriesBuilder(base.Builder, skip_registration=True):
     stored = encoding.fit_encoding(table, training)
     levels = _levels(table, stored, parts)
     rows = encoding.SeriesRows(table, stored, levels)
-    windows = {}
-    for split in (*base.SPLITS, FUTURE):
-      windows[split] = [
-        Window(label, i, start, parts[i].train if split == 'train' else parts[i].end)
-        for label, i in enumerate(kept)
-        for start in useful_offsets(offsets[i][split], known[i], sizes, split)
-      ]
+    windows = {split: [] for split in (*base.SPLITS, FUTURE)}
+    for split, (label, i) in itertools.product(windows, enumerate(kept)):
+      end = parts[i].train if split == 'train' else parts[i].end
+      starts = useful_offsets(offsets[i][split], known[i][:end], sizes, split)
+      windows[split] += [Window(label, i, start, end) for start in starts]
     for split in base.SPLITS:
       if not windows[split]:
-        raise self._too_short(table, f'enough for a window of {split}')
+        raise self._too_short(table, f'enough values for a window of {split}')
     return base.Contents(
       shape=(sizes.length, 1 + len(rows.covariate_names) + len(table.texts)),
       levels=0,
@@ -139,7 +139,7 @@ class SeriesBuilder(base.Builder, skip_registration=True):
       named = ', '.join(table.columns.series)
       what_to_do = f'if column {named!r} numbers the rows, set data.series to another, or to none'
     return ConfigError(
-      f'{self.name}: some series must have {wanted} values, the longest has {longest}; {what_to_do}'
+      f'{self.name}: some series must have {wanted}, the longest has {longest}; {what_to_do}'
     )
 
 

@@ -216,7 +216,7 @@ UNEVEN = ['2024-01-01', '2024-01-04', '2024-01-09', '2024-01-10', '2024-01-12']
       None,
       'must have more than data.horizon=3 values, the longest has 3; lower data.horizon',
     ),
-    (rows()[:6], None, 'must have enough for a window of validation values, the longest has 6'),
+    (rows()[:6], None, 'must have enough values for a window of validation, the longest has 6'),
     (
       [row.replace('a', str(i), 1) for i, row in enumerate(rows())],
       None,

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from common.config import ConfigError
+from common.data import pipeline
 from common.data.pipeline import Data
 from common.data.spec import DataSpec, SeriesSpec
 from common.domains.forecasts.draws import Forecasts
@@ -159,6 +161,32 @@ def test_metrics_of_forecasts():
   assert 'hold 0%, 0%, 0%;' in worse.note
   # Off by one standard deviation: the intervals are 0.67, 1.28 and 1.64 of it wide to each side.
   assert 'hold 0%, 96%, 100%' in measured(['crps'], bias=1.0).measures['crps'].note
+
+
+def test_rolling_origins_are_scored_once_each(tmp_path):
+  """Of each series the last three horizons, whose forecasts are off by the number of the series."""
+  lines = [f'{name},{i},{i + 0.5}' for name in 'ab' for i in range(40)]
+  (tmp_path / 'own.csv').write_text('\n'.join(['id,ds,y', *lines]))
+  settings = dict(name='series', dir=str(tmp_path), source=str(tmp_path / 'own.csv'), context=8)
+  data = pipeline.load(settings | dict(horizon=3, rolling=3))
+  unit = data.spec.series.units[0]
+
+  def sample(params, key, request):
+    off = np.asarray(request.label)[:, None, None] / unit
+    return Samples(jnp.asarray(np.where(request.mask, request.past, request.past + off)), 1)
+
+  found = evaluate.evaluate(
+    Functions(None, None, sample, None), {}, data, SETTINGS, jax.random.key(0), ['crps']
+  )
+  measure = found.measures['crps']
+  assert measure.value == pytest.approx(0.5, rel=1e-4)  # the mean of 0 and 1
+  assert '6 windows of 3 steps' in measure.note
+  test = data.splits['test'].gather(np.arange(6))
+  steps = test['start'][:, None] + np.arange(8, 11)
+  for label in (0, 1):
+    assert sorted(steps[test['label'] == label].ravel()) == list(range(31, 40))
+  with pytest.raises(ConfigError, match=r"unknown evaluation\.split 'future'"):
+    evaluate.check_settings(SETTINGS | dict(split='future'), data)
 
 
 def test_the_errors_of_a_mean_and_of_a_ratio_by_hand():
