@@ -147,7 +147,7 @@ class DirectNetwork(CausalNetwork):
 
 
 class NBeats(DirectNetwork):
-  """The generic architecture (section 3.3): no knowledge about time series.
+  """The generic N-BEATS (section 3.3), which knows nothing about time series.
 
   Attributes:
     units: hidden units of each layer.
@@ -165,7 +165,7 @@ class NBeats(DirectNetwork):
 
 
 class InterpretableNBeats(DirectNetwork):
-  """The interpretable architecture (section 3.3): a stack for the trend, then one for the season.
+  """The interpretable N-BEATS (section 3.3): a stack for the trend, then one for the season.
 
   Attributes:
     trend_units, season_units: hidden units of each layer of the two stacks.

@@ -7,8 +7,8 @@ twofold train --config=configs/autoregressive/forecasts.py:nbeats \\
   twofold evaluate --workdir=runs/nbeats --metrics=smape,mase,mape,coverage \\
     --baselines=naive2,theta
 
-Variants: deepar (an LSTM with Student's t; Salinas et al. 2020), tcn (Bai et al. 2018), transformer,
-and N-BEATS, which forecasts the whole horizon at once (Oreshkin et al. 2020, at a width for a CPU):
+Variants: deepar (an LSTM with Student's t; Salinas et al. 2020), tcn (Bai et al. 2018), transformer
+and N-BEATS, which forecasts a whole horizon at once (Oreshkin et al. 2020, at a width for a CPU):
 nbeats (generic) and nbeats_interpretable by quantiles, nbeats_smape and nbeats_mase by the paper's
 losses, which give point forecasts without intervals. The data is M3, monthly, unless flags name
 another competition.
