@@ -168,7 +168,7 @@ def plan(
           'into its `sampling`, and evaluation settings into the `config` of the study'
         )
     if row.baseline:
-      pick(BASELINES, row.baseline, f'the baseline of row {row.name!r}')
+      pick(BASELINES, row.baseline, f'baseline of row {row.name!r}')
     overrides = {**study.config, **row.config}
     # A baseline has no random numbers.
     for seed in study.seeds[:1] if row.baseline else study.seeds:
