@@ -1,5 +1,7 @@
 """Trains and measures the rows of a study, and writes its tables and its report."""
 
+import functools
+import json
 import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -102,10 +104,15 @@ def run(jobs: list[studies.Job], study: studies.Study, workdir: pathlib.Path) ->
 def measure_baseline(config: Config, name: str, metrics: list[str]) -> Evaluation:
   """Measures a classical forecast on the data of `config`, with its evaluation section."""
   asked = [metric for metric in metrics if metric in METRICS]
-  data = pipeline.load(config['data'])
-  found = evaluate_baseline(name, data, config['evaluation'], asked)
+  found = evaluate_baseline(name, _data(to_json(config['data'])), config['evaluation'], asked)
   logged = {metric: Measure(None, note=NO_MODEL) for metric in metrics if metric in LOG_METRICS}
   return found._replace(measures=found.measures | logged)
+
+
+# Rows of baselines follow each other, and share what is read of their data.
+@functools.lru_cache(maxsize=1)
+def _data(section: str) -> pipeline.Data:
+  return pipeline.load(json.loads(section))
 
 
 def measure(

@@ -16,6 +16,8 @@ from scipy import stats
 
 from common.config import ConfigError
 from common.data.pipeline import Data
+from common.data.sources import Source
+from common.data.spec import DataSpec
 from common.domains.forecasts.draws import Forecasts, to_forecasts
 from common.evaluation.forecasts import classical
 from common.reporting.progress import reported
@@ -134,9 +136,14 @@ def _forecast(
 
 def histories(data: Data) -> list[Float[np.ndarray, 'length']]:
   """The values of each series, from the windows of all splits; NaN where none has a value."""
-  spec, length = data.spec, data.spec.shape[0]
+  return _histories(data.spec, tuple(data.splits.values()))
+
+
+# Several baselines of the same data, and OWA, need them: reading all windows takes a while.
+@functools.lru_cache(maxsize=1)
+def _histories(spec: DataSpec, sources: tuple[Source, ...]) -> list[Float[np.ndarray, 'length']]:
   pieces = [[] for _ in range(spec.num_classes)]
-  for source in data.splits.values():
+  for source in sources:
     for first in range(0, len(source), READ):
       batch = source.gather(np.arange(first, min(first + READ, len(source))))
       values = spec.series.raw(batch['x'][..., 0], batch['label'])
@@ -144,7 +151,7 @@ def histories(data: Data) -> list[Float[np.ndarray, 'length']]:
       for label, start, value in zip(labels, starts, values, strict=True):
         # Steps before 0 are padding.
         pieces[label].append((max(start, 0), value[max(-start, 0) :]))
-  return [_joined(each, length) for each in pieces]
+  return [_joined(each, spec.shape[0]) for each in pieces]
 
 
 def _joined(
