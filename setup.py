@@ -48,9 +48,10 @@ EXTRAS = {
   'weights': ['gguf>=0.17', 'tokenizers>=0.22'],  # GGUF files; folders of weights do without gguf
   'parquet': ['pyarrow>=17'],  # Parquet files of time series; CSV does without
   'music': ['mido>=1.3.3'],  # MIDI files; pictures do without
+  'forecasts': ['statsforecast>=2.0'],  # ETS, Theta and ARIMA as baselines; naive ones do without
   'launch': ['skypilot[gcp]>=0.11'],  # for --backend=sky; its click is older than constraints.txt's
   'gcs': ['gcsfs>=2026.2'],  # runs and data in buckets of Cloud Storage
-  'peers': ['torch>=2.9', 'diffusers>=0.35', 'transformers>=4.57'],
+  'peers': ['torch>=2.9', 'diffusers>=0.35', 'transformers>=4.57', 'statsforecast>=2.0'],
 }
 
 README = pathlib.Path(__file__).with_name('README.md')

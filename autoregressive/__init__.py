@@ -20,8 +20,8 @@ SECTIONS = {
 }
 # Arguments that come from the data or from another component, and are not settings.
 GIVEN = {
-  'ordering': ('spec', 'centred'),
-  'network': ('length', 'grid', 'dtype'),
+  'ordering': ('spec', 'centred', 'relative'),
+  'network': ('length', 'grid', 'dtype', 'context', 'horizon', 'outputs'),
   'head': ('values', 'vocabulary'),
   'model': ('network', 'head', 'values', 'rows', 'num_classes', 'features', 'categories'),
 }

@@ -15,6 +15,7 @@ from autoregressive.decoding.decoder import Decoder, Draft
 from autoregressive.decoding.requests import RequestSampler
 from autoregressive.decoding.settings import build_settings
 from autoregressive.heads import HEADS, build_head
+from autoregressive.heads.base import Head
 from autoregressive.model import Model
 from autoregressive.networks import build_network
 from autoregressive.networks.transformer import Transformer
@@ -76,7 +77,7 @@ class Autoregression(Method):
     """The parameters of the model; there is no memory."""
     x = batch['x'][:1]
     # Only shapes matter: one example is enough.
-    covariates = self.ordering.covariates(x)
+    covariates = self.ordering.covariates(x, label=jnp.zeros(1, jnp.int32))
     emissions = self.ordering.encode(x, covariates)
     variables = self.model.init(key, emissions, None, covariates=covariates)
     return variables['params'], ()
@@ -165,7 +166,7 @@ class Autoregression(Method):
     self, params: PyTree, batch: Batch, label: Int[Array, 'batch'] | None, **settings: Any
   ) -> tuple[Float[Array, 'batch modelled width'], Targets]:
     """The hidden states for each modelled emission, and the emissions."""
-    covariates = self.ordering.covariates(batch['x'])
+    covariates = self.ordering.covariates(batch['x'], label=batch.get('label'))
     emissions = self.ordering.encode(batch['x'], covariates)
     if self.objective.documents:
       separator = separator_of(self.spec)
@@ -209,8 +210,8 @@ def _score_emissions(model, objective, params, hidden, emissions, scale):
 def build_model(config: Mapping, spec: DataSpec) -> tuple[Ordering, Model]:
   """The ordering and the model that a config describes."""
   # Whether values are centred depends on the head, which takes its sizes from the ordering.
-  counted = config['head'].get('name') in HEADS and HEADS[config['head']['name']].counts
-  ordering = build_ordering(config['ordering'], spec, centred=not counted)
+  kind = HEADS.get(config['head'].get('name'), Head)
+  ordering = build_ordering(config['ordering'], spec, not kind.counts, kind.relative)
   head = build_head(config['head'], ordering)
   if spec.palette is not None and not head.discrete:
     raise ConfigError(
@@ -226,7 +227,7 @@ def build_model(config: Mapping, spec: DataSpec) -> tuple[Ordering, Model]:
     {'model': Model},
     settings | {'name': 'model'},
     'model',
-    network=build_network(config['network'], ordering, inputs, config['precision']),
+    network=build_network(config['network'], ordering, head, inputs, config['precision']),
     head=head,
     values=ordering.values,
     rows=head.rows,

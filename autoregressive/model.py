@@ -80,6 +80,8 @@ class Model(nn.Module):
       )
 
   def setup(self):
+    if self.network.direct:  # which embeds and projects by itself
+      return
     init = nn.initializers.normal(0.02)
     width = self.network.width
     if self.rows:
@@ -150,6 +152,8 @@ class Model(nn.Module):
   ) -> Float[Array, 'batch length width']:
     """Emissions as inputs. Each place in an emission has its own embedding table, and the
     embeddings are added; numbers are divided by the scale of their sequence and mapped linearly."""
+    if self.network.direct:  # the values before an emission are its covariates
+      return jnp.zeros((*emissions.shape[:2], self.network.width))
     if not self.rows:
       # One scale per sequence, for all of its emissions.
       scale = 1.0 if scale is None else scale[:, None]
@@ -167,6 +171,8 @@ class Model(nn.Module):
     Args:
       features: numbers, then codes of categories.
     """
+    if self.network.direct:
+      return features
     numbers, codes = jnp.split(features, [self.features], -1)
     embedded = self.covariate_proj(numbers)
     for number, embed in enumerate(self.category_embeds):
@@ -177,6 +183,8 @@ class Model(nn.Module):
     self, batch: int, label: Int[Array, 'batch'] | None = None
   ) -> Float[Array, 'batch 1 width']:
     """The input before the first emission."""
+    if self.network.direct:
+      return jnp.zeros((batch, 1, self.network.width))
     if self.start == 'token':
       # The same embedding as for this token within a sequence.
       return self.embed(jnp.full((batch, 1, self.values), self.start_token))
@@ -188,6 +196,8 @@ class Model(nn.Module):
     self, hidden: Float[Array, 'batch length width']
   ) -> Float[Array, 'batch length size']:
     """Hidden states to outputs, in float32: the products' sums are, whatever their operands."""
+    if self.network.direct:
+      return hidden.astype(jnp.float32)
     if self.tied:
       table = self.token_embed.embedding.astype(self.network.dtype)
       outputs = precision.sum_in_float32(jnp.matmul, hidden, table.T)
@@ -201,6 +211,8 @@ class Model(nn.Module):
 
   def head_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
     """The part of the model's parameters that `project` uses."""
+    if self.network.direct:
+      return {}
     name = 'token_embed' if self.tied else 'output_proj'
     return {name: params[name]}
 

@@ -13,8 +13,10 @@ twofold evaluate --workdir=runs/digits --metrics=frechet --ema=0.02,0.05,0.1
 twofold evaluate --workdir=runs/python --on=shakespeare --metrics=bits_per_dim
 twofold evaluate --workdir=runs/python --on=MY.txt --metrics=perplexity,bits_per_byte
 twofold evaluate --workdir=runs/retail --metrics=crps,normalised_crps
+twofold evaluate --workdir=runs/m3 --metrics=smape,mase --baselines=naive2,theta
 """
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -24,7 +26,14 @@ from absl import flags
 from common.config import pick
 from common.data.builders import BUILDERS
 from common.domains import domain_of
-from common.evaluation.evaluate import METRICS, check_request, without_draws
+from common.evaluation.evaluate import (
+  FORECASTS,
+  METRICS,
+  check_request,
+  evaluate_baseline,
+  without_draws,
+)
+from common.evaluation.forecasts import baselines
 from common.evaluation.measures import Evaluation, Measure
 from common.evaluation.results import ResultFile, file_name
 from common.files import check_writable, to_path
@@ -71,6 +80,13 @@ EMA = flags.DEFINE_list(
   [],
   'Widths in (0, 0.288): evaluate these averages of the parameters; the run needs ema.widths.',
 )
+BASELINES = flags.DEFINE_list(
+  'baselines',
+  [],
+  'Time series: classical forecasts to measure too, on the same windows: '
+  + ', '.join(baselines.BASELINES)
+  + '.',
+)
 OPTIONS = cli.define_items('options', families.options_help())
 DISTRIBUTED, TIMEOUT = processes.define()
 
@@ -115,6 +131,21 @@ def evaluate(run: runs.Run, settings: dict, variant: dict) -> Evaluation:
   return result
 
 
+def compare(run: runs.Run, variant: dict, model: Evaluation) -> list[Evaluation]:
+  """Measures the baselines, each into a file of its own, and prints a table with the model."""
+  metrics = [name for name in chosen() if METRICS[name].draws == FORECASTS]
+  found, settings = {'model': model}, run.config['evaluation']
+  for name in BASELINES.value:
+    changed = variant | {'baseline': name}
+    path = to_path(WORKDIR.value) / 'evaluations' / f'{file_name(run.step, changed)}.json'
+    sections = {'evaluation': settings}
+    file = ResultFile(path, {'step': run.step, 'options': {}, **changed, 'config': sections})
+    found[name] = evaluate_baseline(name, run.data, settings, metrics)
+    file.add(found[name].measures)
+  print_table('', found, metrics)
+  return list(found.values())[1:]
+
+
 def column(metric: str, measures: Sequence[Measure]) -> list[str]:
   """A metric's name with its unit, and the value of each measure: '0.957 ± 0.013' or '-'."""
   name, factor = unit(metric, [m.value for m in measures if m.value is not None])
@@ -142,11 +173,14 @@ def measure() -> int:
   run, variant = open_run(options)
   run = runs.with_params(run, workdir, step)
   if not widths:
-    return exit_code([evaluate(run, options, variant)])
+    found = [evaluate(run, options, variant)]
+    if BASELINES.value and not jax.process_index():
+      found += compare(run, variant, found[0])
+    return exit_code(found)
   averaged = {width: runs.with_average(run, WORKDIR.value, width) for width in widths}
   found = {w: evaluate(one, options, variant | {'ema': w}) for w, one in averaged.items()}
   if len(found) > 1:
-    print_table(found)
+    print_table('ema', {f'{width:g}': one for width, one in found.items()}, chosen())
   return exit_code(found.values())
 
 
@@ -164,7 +198,12 @@ def check_flags(config: Mapping, options: Mapping[str, Any]) -> None:
     raise ValueError('--stride is for the windows of --on=FILE; remove the flag')
   if LIKELIHOOD.value and 'bits_per_dim' not in metrics:
     raise ValueError('--likelihood changes only bits_per_dim: add it to --metrics')
+  for name in BASELINES.value:
+    pick(baselines.BASELINES, name, '--baselines')
+  if BASELINES.value and EMA.value:
+    raise ValueError('--baselines do not depend on --ema: give one of the two')
   drawn = {'options': options, 'num_samples': NUM.value, 'weak': WEAK.value}
+  drawn['baselines'] = BASELINES.value
   for name, value in drawn.items():
     if value and without_draws(metrics):
       raise ValueError(
@@ -204,7 +243,7 @@ def other_data(run: runs.Run, on: str, stride: int | None) -> runs.Run:
     if stride is not None:
       raise ValueError(f'--stride is for files, and --on={on} is a dataset: remove one of them')
     return runs.with_dataset(run, on)
-  if not pathlib.Path(on).exists():
+  if not os.path.exists(on):
     known = ', '.join(sorted(BUILDERS))
     raise ValueError(f'--on={on}: there is no such file, and no such dataset; known: {known}')
   return runs.with_text(run, on, stride)
@@ -215,10 +254,10 @@ def exit_code(found: Iterable[Evaluation]) -> int:
   return int(not all(measure.is_finite for one in found for measure in one.measures.values()))
 
 
-def print_table(found: dict[float, Evaluation]) -> None:
-  """Prints one line per width of the average, and one column per metric."""
-  columns = [['ema', *(f'{width:g}' for width in found)]]
-  for metric in chosen():
+def print_table(what: str, found: Mapping[str, Evaluation], metrics: Sequence[str]) -> None:
+  """Prints one line for each evaluation, and one column per metric."""
+  columns = [[what, *found]]
+  for metric in metrics:
     columns.append(column(metric, [result.measures[metric] for result in found.values()]))
   lengths = [max(map(len, cells)) for cells in columns]
   for row in zip(*columns, strict=True):

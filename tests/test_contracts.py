@@ -26,7 +26,7 @@ from experiments import families
 from tests.autoregressive.networks import test_networks, test_pixelcnn
 from tests.diffusion.networks.small import SMALL
 from tests.diffusion.sampling import test_solvers
-from tests.experiments.commands import run
+from tests.experiments.commands import ended
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -66,7 +66,8 @@ CONTRACTS = {
     'SMALL in tests/diffusion/networks/small.py',
   ),
   'causal network': (
-    set(CAUSAL_NETWORKS),
+    # Others see one position alone: tests/autoregressive/networks/test_nbeats.py.
+    {name for name, network in CAUSAL_NETWORKS.items() if not network.direct},
     names_of(CAUSAL_NETWORKS, types([*RECURRENT.values(), *PIXELS.values()]) | {Transformer}),
     'causality by gradient, and equal results with and without a cache',
     'VARIANTS in tests/autoregressive/networks/test_networks.py',
@@ -130,6 +131,9 @@ def test_a_study_can_be_planned_and_has_a_small_scale(spec, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize('spec', [spec for spec in STUDIES if spec.endswith(':smoke')])
 def test_the_smoke_scale_of_a_study_runs(spec, tmp_path):
-  printed = run('ablate', f'--study={spec}', f'--workdir={tmp_path}')
+  code, printed, said = ended('ablate', f'--study={spec}', f'--workdir={tmp_path}')
+  if 'is not prepared' in said:
+    pytest.skip(said)  # data that only prepare_data downloads
+  assert code == 0, said
   assert all(f'| {row.name} |' in printed for row in STUDIES[spec].rows)
   assert (tmp_path / 'report.html').is_file()

@@ -270,7 +270,6 @@ def prompt_emissions(
   length = length or ordering.length
   if ordering.needs_past:
     _check_forecast(request)
-    length = np.shape(request.past)[1]
   if request.past is None:
     kind = np.int32 if ordering.vocabulary else np.float32
     # Without a past all emissions are drawn; these values are never read.
@@ -281,8 +280,11 @@ def prompt_emissions(
   lengths = given.all(-1).sum(-1).astype(np.int32)
   # Location and scale come only from the given values, which may be fewer than the context.
   past = jnp.asarray(request.past)
-  covariates = ordering.covariates(past, jnp.asarray(lengths))
+  label = None if request.label is None else jnp.asarray(request.label)
+  covariates = ordering.covariates(past, jnp.asarray(lengths), label)
   emissions = np.asarray(ordering.encode(past, covariates))
+  if ordering.needs_past:
+    length = emissions.shape[1]
   if emissions.shape[1] > length:
     raise ConfigError(
       f'a past of {emissions.shape[1]} emissions does not fit a length of {length}; a text may be '

@@ -9,6 +9,7 @@ from autoregressive.heads.base import Head
 from autoregressive.heads.categorical import Bernoulli, Categorical
 from autoregressive.heads.mixture import LogisticMixture
 from autoregressive.heads.numbers import Gaussian, NegativeBinomial, Quantiles, StudentT
+from autoregressive.heads.points import Percentage, Point
 from autoregressive.orderings.base import Ordering
 from common.config import ConfigError, component
 
@@ -20,6 +21,8 @@ HEADS: Mapping[str, type[Head]] = {
   'student_t': StudentT,
   'negative_binomial': NegativeBinomial,
   'quantiles': Quantiles,
+  'point': Point,
+  'percentage': Percentage,
 }
 
 
@@ -40,6 +43,10 @@ def build_head(settings: Mapping, ordering: Ordering) -> Head:
   # `component` passes only the sizes that a head's constructor names.
   offer = {'values': ordering.values, 'vocabulary': ordering.vocabulary}
   head = component(HEADS, settings, 'head', **offer)
+  if head.relative and not ordering.relative:
+    raise ConfigError(
+      f"head {name!r} needs the level of values: set ordering.name='horizon', or use 'point'"
+    )
   if head.counts and not ordering.counts:
     raise ConfigError(
       f'head {name!r} is over whole numbers from 0, but the data has other numbers: use '

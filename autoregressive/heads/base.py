@@ -26,6 +26,7 @@ class Head:
     over_numbers: whether values are numbers; otherwise they are integers in [0, vocabulary), and
       the head has the setting `vocabulary`.
     counts: whether the head is over whole numbers from 0.
+    relative: whether the head needs the level of a value, from which nothing was subtracted.
   """
 
   values: int
@@ -36,6 +37,7 @@ class Head:
   likelihood: ClassVar[bool] = True
   over_numbers: ClassVar[bool] = False
   counts: ClassVar[bool] = False
+  relative: ClassVar[bool] = False
 
   def network_inputs(
     self, emission: Num[Array, '*batch values'], scale: Scale = 1.0

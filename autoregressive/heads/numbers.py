@@ -11,15 +11,16 @@ Parametrisations differ between libraries. GluonTS keeps the negative binomial's
 
 import dataclasses
 import itertools
+import math
 from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
 import jax.scipy.stats as stats
-from jax.scipy.special import betaln
 from jaxtyping import Array, Float, Key, Num
 
 from autoregressive.heads.base import Head, Scale
+from autoregressive.heads.densities import negative_binomial_log_prob, student_t_log_prob
 from common.config import ConfigError
 from common.ranges import Each, Interval
 
@@ -28,7 +29,7 @@ MIN_SCALE = 1e-6  # relative to ν, so that a constant series has a finite likel
 
 @dataclasses.dataclass(frozen=True)
 class NumberHead(Head):
-  """The base of the heads over numbers.
+  """The base of the heads over numbers; a subclass implements `log_prob_of_values`.
 
   Attributes:
     values: numbers in an emission, independent given the past.
@@ -50,6 +51,32 @@ class NumberHead(Head):
   ) -> Float[Array, '*batch values']:
     """Emissions divided by the scale."""
     return emission / _per_value(scale)
+
+  def log_prob(
+    self,
+    outputs: Float[Array, '*#batch size'],
+    emission: Num[Array, '*#batch values'],
+    scale: Scale = 1.0,
+  ) -> Float[Array, '...']:
+    """Log-probability or log-density of an emission, in nats: the sum over its values.
+
+    A value of NaN was not observed: it counts as the mean of those that were.
+    """
+    emission = emission.astype(jnp.float32)
+    seen = ~jnp.isnan(emission)
+    # Replaced before, not only after: the gradient of an unused NaN is NaN too.
+    each = self.log_prob_of_values(outputs, jnp.where(seen, emission, 0), scale)
+    share = seen.mean(-1, dtype=jnp.float32)
+    return jnp.where(seen, each, 0).sum(-1) / jnp.where(share > 0, share, 1)
+
+  def log_prob_of_values(
+    self,
+    outputs: Float[Array, '*#batch size'],
+    emission: Float[Array, '*#batch values'],
+    scale: Scale = 1.0,
+  ) -> Float[Array, '...']:
+    """The log-probability, log-density or score of each value."""
+    raise NotImplementedError
 
   def _split(self, outputs: Float[Array, '*batch size'], scale: Scale):
     """The outputs of each parameter [..., values] in float32, and the scale [..., 1]."""
@@ -76,14 +103,14 @@ class Gaussian(NumberHead):
     # Both are in units of ν, so the network need not know how large the series is.
     return scale * mean, scale * (jax.nn.softplus(raw) + MIN_SCALE)
 
-  def log_prob(
+  def log_prob_of_values(
     self,
     outputs: Float[Array, '*#batch size'],
-    emission: Num[Array, '*#batch values'],
+    emission: Float[Array, '*#batch values'],
     scale: Scale = 1.0,
   ) -> Float[Array, '...']:
-    """Log-density of an emission, in nats."""
-    return stats.norm.logpdf(emission, *self.parameters(outputs, scale)).sum(-1)
+    """The log-density of each value, in nats."""
+    return stats.norm.logpdf(emission, *self.parameters(outputs, scale))
 
   def sample(
     self, outputs: Float[Array, '*batch size'], key: Key[Array, ''], scale: Scale = 1.0
@@ -114,14 +141,14 @@ class StudentT(NumberHead):
     # df > 2, so that the variance exists; the location and the width are in units of ν.
     return 2 + jax.nn.softplus(df), scale * centre, scale * (jax.nn.softplus(width) + MIN_SCALE)
 
-  def log_prob(
+  def log_prob_of_values(
     self,
     outputs: Float[Array, '*#batch size'],
-    emission: Num[Array, '*#batch values'],
+    emission: Float[Array, '*#batch values'],
     scale: Scale = 1.0,
   ) -> Float[Array, '...']:
-    """Log-density of an emission, in nats."""
-    return stats.t.logpdf(emission, *self.parameters(outputs, scale)).sum(-1)
+    """The log-density of each value, in nats."""
+    return student_t_log_prob(emission, *self.parameters(outputs, scale))
 
   def sample(
     self, outputs: Float[Array, '*batch size'], key: Key[Array, ''], scale: Scale = 1.0
@@ -155,19 +182,14 @@ class NegativeBinomial(NumberHead):
     mean = scale * (jax.nn.softplus(mean) + MIN_SCALE)
     return mean, (jax.nn.softplus(raw) + MIN_SCALE) / jnp.sqrt(scale)
 
-  def log_prob(
+  def log_prob_of_values(
     self,
     outputs: Float[Array, '*#batch size'],
-    emission: Num[Array, '*#batch values'],
+    emission: Float[Array, '*#batch values'],
     scale: Scale = 1.0,
   ) -> Float[Array, '...']:
-    """Log-probability of an emission of whole numbers, in nats."""
-    mean, alpha = self.parameters(outputs, scale)
-    count, r = emission.astype(jnp.float32), 1 / alpha
-    # ln P = ln[Γ(k + r) / (Γ(r)·k!)] + r·ln p + k·ln(1 - p) with r = 1/α, p = 1/(1 + αμ).
-    ways = -betaln(r, count + 1) - jnp.log(r + count)
-    success = jnp.log1p(alpha * mean)  # -ln p; and ln(1 - p) = ln αμ + ln p
-    return (ways - (r + count) * success + count * jnp.log(alpha * mean)).sum(-1)
+    """The log-probability of each whole number, in nats."""
+    return negative_binomial_log_prob(emission, *self.parameters(outputs, scale))
 
   def sample(
     self, outputs: Float[Array, '*batch size'], key: Key[Array, ''], scale: Scale = 1.0
@@ -230,42 +252,65 @@ class Quantiles(NumberHead):
     steps = table.at[..., 1:].set(jax.nn.softplus(table[..., 1:]))
     return _per_value(scale)[..., None] * jnp.cumsum(steps, -1)
 
-  def log_prob(
+  def log_prob_of_values(
     self,
     outputs: Float[Array, '*#batch size'],
-    emission: Num[Array, '*#batch values'],
+    emission: Float[Array, '*#batch values'],
     scale: Scale = 1.0,
   ) -> Float[Array, '...']:
-    """A score instead of a log-density: minus the quantile losses Σ ρ_τ(emission - q_τ)/ν, where
+    """A score instead of a log-density: minus the quantile losses Σ ρ_τ(value - q_τ)/ν, where
     ρ_τ(u) = u·(τ - [u < 0]) (Koenker & Bassett 1978). It is in units of the scale, so that large
     series do not outweigh small ones."""
     # u of each level, [..., values, levels].
     over = (emission[..., None] - self.quantiles(outputs, scale)) / _per_value(scale)[..., None]
     levels = jnp.array(self.levels)
     # ρ_τ(u) = max(τ·u, (τ - 1)·u)
-    return -jnp.maximum(levels * over, (levels - 1) * over).sum((-2, -1))
+    return -jnp.maximum(levels * over, (levels - 1) * over).sum(-1)
 
   def sample(
     self, outputs: Float[Array, '*batch size'], key: Key[Array, ''], scale: Scale = 1.0
   ) -> Float[Array, '*batch values']:
-    """An emission at a uniform level: linear between quantiles, never beyond the outer ones."""
+    """An emission at a uniform level (`quantile_function`)."""
     table = self.quantiles(outputs, scale)
-    return _interpolated(jax.random.uniform(key, table.shape[:-1]), jnp.array(self.levels), table)
+    # float32 draws multiples of 2⁻²³; half a step more keeps 0, which has no quantile, out.
+    level = jax.random.uniform(key, table.shape[:-1], minval=2.0**-24)
+    return quantile_function(level, self.levels, table)
 
   def mode(
     self, outputs: Float[Array, '*batch size'], scale: Scale = 1.0
   ) -> Float[Array, '*batch values']:
     """The median: quantiles do not determine a mode."""
     table = self.quantiles(outputs, scale)
-    return _interpolated(jnp.full(table.shape[:-1], 0.5), jnp.array(self.levels), table)
+    return quantile_function(jnp.full(table.shape[:-1], 0.5), self.levels, table)
 
 
-def _interpolated(
+def quantile_function(
   level: Float[Array, '*batch'],
-  levels: Float[Array, 'levels'],
+  levels: tuple[float, ...],
   quantiles: Float[Array, '*batch levels'],
 ) -> Float[Array, '*batch']:
-  """The quantile function at a level, linear between the given levels."""
-  # jnp.interp takes one row; it is constant beyond the outer levels.
+  """The quantile at a level: linear between the given levels, with exponential tails beyond them.
+
+  The lower tail is q_1 + s·ln(u / τ_1), with the slope s that would pass through the second
+  quantile as well; the upper tail mirrors it. For a Laplace distribution both are exact. A single
+  level tells nothing of the spread: every quantile is that one.
+
+  Args:
+    level: the level in (0, 1).
+    levels: the given levels τ, rising.
+    quantiles: their quantiles q.
+  """
+  tau = jnp.array(levels)
+  # jnp.interp takes one row; it is constant beyond the outer levels, and the tails start there.
   interpolate = jnp.vectorize(jnp.interp, signature='(),(n),(n)->()')
-  return interpolate(level, levels, quantiles)
+  inner = interpolate(level, tau, quantiles)
+  if len(levels) == 1:
+    return inner
+  low, second, *_ = levels
+  *_, before, high = levels
+  below = (quantiles[..., 1] - quantiles[..., 0]) / math.log(second / low)
+  above = (quantiles[..., -1] - quantiles[..., -2]) / math.log((1 - before) / (1 - high))
+  # ln of 1 between the outer levels: no tail is added there.
+  lower = below * jnp.log(jnp.minimum(level / low, 1))
+  upper = above * jnp.log(jnp.minimum((1 - level) / (1 - high), 1))
+  return inner + lower - upper

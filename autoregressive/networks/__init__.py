@@ -6,6 +6,7 @@ They all derive from `base.CausalNetwork`, which documents their members.
 from collections.abc import Callable, Mapping
 
 from autoregressive.networks.base import CausalNetwork
+from autoregressive.networks.nbeats import InterpretableNBeats, NBeats
 from autoregressive.networks.pixelcnn import GatedPixelCNN, PixelCNN
 from autoregressive.networks.pixelcnn_pp import PixelCNNPlusPlus
 from autoregressive.networks.rnn import GRU, LSTM
@@ -18,13 +19,22 @@ NETWORKS: Mapping[str, Callable[..., CausalNetwork]] = {
   'lstm': LSTM,
   'gru': GRU,
   'tcn': TCN,
+  'nbeats': NBeats,
+  'nbeats_interpretable': InterpretableNBeats,
   'pixelcnn': PixelCNN,
   'gated_pixelcnn': GatedPixelCNN,
   'pixelcnn_pp': PixelCNNPlusPlus,
 }
 
 
-def build_network(settings: Mapping, ordering, length: int, dtype: str) -> CausalNetwork:
+def build_network(settings: Mapping, ordering, head, length: int, dtype: str) -> CausalNetwork:
   """The network that a config's `network` section names, for `length` inputs of an ordering."""
-  given = {'length': length, 'grid': ordering.grid, 'dtype': dtype}
+  given = {
+    'length': length,
+    'grid': ordering.grid,
+    'dtype': dtype,
+    'context': ordering.context,
+    'horizon': ordering.values,
+    'outputs': head.size // ordering.values,
+  }
   return component(NETWORKS, settings, 'network', **given)

@@ -29,6 +29,8 @@ class CausalNetwork(nn.Module):
     longest: the longest sequence that it was made for; 0: that of the data.
     output_scale: factor of the outputs that are projected from the hidden states.
     grid: (rows, columns) of a network over images; None for any other network.
+    direct: whether inputs are the covariates of an emission as they are, and hidden states the
+      outputs for the head: the model then has no parameters of its own.
   """
 
   sequential = False
@@ -37,6 +39,7 @@ class CausalNetwork(nn.Module):
   longest = 0
   output_scale = 1.0
   grid = None
+  direct = False
 
   def __call__(
     self,

@@ -9,6 +9,7 @@ times fewer steps than pixels, at the cost of likelihood.
 from collections.abc import Mapping
 
 from autoregressive.orderings.base import Ordering
+from autoregressive.orderings.horizons import Horizon
 from autoregressive.orderings.images import Patches
 from autoregressive.orderings.sequences import Frames, Tokens
 from autoregressive.orderings.windows import Windows
@@ -20,16 +21,20 @@ ORDERINGS: Mapping[str, type[Ordering]] = {
   'tokens': Tokens,
   'frames': Frames,
   'windows': Windows,
+  'horizon': Horizon,
 }
 
 
-def build_ordering(settings: Mapping, spec: DataSpec, centred: bool = True) -> Ordering:
+def build_ordering(
+  settings: Mapping, spec: DataSpec, centred: bool = True, relative: bool = False
+) -> Ordering:
   """The ordering that a config's `ordering` section names.
 
   Args:
     settings: the section.
     spec: the description of the data.
     centred: see `Windows`.
+    relative: see `Horizon`.
 
   Raises:
     ConfigError: for an unknown ordering or setting, or an ordering for another kind of data.
@@ -41,4 +46,5 @@ def build_ordering(settings: Mapping, spec: DataSpec, centred: bool = True) -> O
       f'ordering {name!r} is for data of domain {ORDERINGS[name].domain!r}, but {spec.name!r} has '
       f'domain {spec.domain!r}: use {" or ".join(map(repr, suitable)) or "another family"}'
     )
-  return component(ORDERINGS, settings, 'ordering', spec=spec, centred=centred)
+  given = {'spec': spec, 'centred': centred, 'relative': relative}
+  return component(ORDERINGS, settings, 'ordering', **given)

@@ -3,7 +3,7 @@
 from typing import ClassVar, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Num
+from jaxtyping import Array, Float, Int, Num
 
 from common.data.spec import DataSpec
 
@@ -43,6 +43,8 @@ class Ordering:
       emissions after them.
     counts: whether all values are whole numbers from 0.
     needs_past: whether a sample needs covariates and a given beginning.
+    context: number of given values that are the covariates of an emission; 0: they are emissions.
+    relative: whether emissions are raw values up to a factor, as percentage errors need them.
   """
 
   spec: DataSpec
@@ -59,6 +61,8 @@ class Ordering:
   given: ClassVar[int] = 0
   counts: ClassVar[bool] = False
   needs_past: ClassVar[bool] = False
+  context: ClassVar[int] = 0
+  relative: ClassVar[bool] = False
 
   def encode(
     self, x: Num[Array, 'batch *shape'], covariates: Covariates | None = None
@@ -73,14 +77,20 @@ class Ordering:
     raise NotImplementedError
 
   def covariates(
-    self, x: Num[Array, 'batch *shape'], lengths: Int[Array, 'batch'] | None = None
+    self,
+    x: Num[Array, 'batch *shape'],
+    lengths: Int[Array, 'batch'] | None = None,
+    label: Int[Array, 'batch'] | None = None,
   ) -> Covariates | None:
-    """The covariates of data whose first `lengths` emissions are given; None if it has none."""
-    del x, lengths
+    """The covariates of data whose first `lengths` emissions are given; None if it has none.
+
+    `label` is the class of each example.
+    """
+    del x, lengths, label
     return None
 
-  def observed(self, x: Num[Array, 'batch *shape']) -> Bool[Array, 'batch length'] | None:
-    """Whether each emission is known, and so counts in a loss; None: all are."""
+  def observed(self, x: Num[Array, 'batch *shape']) -> Num[Array, 'batch length'] | None:
+    """The share of each emission that is known, and so counts in a loss; None: all of it."""
     del x
     return None
 

@@ -88,9 +88,13 @@ class Windows(Ordering):
     return ~jnp.isnan(x[..., 0])
 
   def covariates(
-    self, x: Float[Array, 'batch length columns'], lengths: Int[Array, 'batch'] | None = None
+    self,
+    x: Float[Array, 'batch length columns'],
+    lengths: Int[Array, 'batch'] | None = None,
+    label: Int[Array, 'batch'] | None = None,
   ) -> Covariates:
     """Covariates of windows with `lengths` given values; None: the whole context."""
+    del label
     count = self.given if lengths is None else jnp.minimum(lengths, self.given)[:, None]
     past = jnp.broadcast_to(jnp.arange(x.shape[1]) < count, x.shape[:2])
     # Values that are drawn are known to the steps after them.

@@ -36,7 +36,10 @@ class SeriesDomain(Domain):
 
   noun = 'time series'
   usage = 'whose windows are forecast'
-  metrics = Domain.metrics | {'crps', 'normalised_crps'}
+  metrics = Domain.metrics | {
+    *('crps', 'normalised_crps', 'quantile_loss', 'crps_sum', 'coverage'),
+    *('normalised_deviation', 'smape', 'mape', 'mase', 'owa'),
+  }
   flags: Mapping[str, str] = {
     'num': 'number of windows (6; all for a .csv)',
     'label': 'the series to forecast, by name or number (default: all)',

@@ -7,6 +7,7 @@ If a metric does not apply (no likelihood, no classes, another kind of data), it
 and says why.
 """
 
+import functools
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -20,16 +21,19 @@ from common.data.pipeline import Data, evaluation_batches
 from common.data.series.windows import FUTURE
 from common.domains import domain_of
 from common.domains.display import EvaluationDraws
-from common.evaluation import classifiers, crps, frechet
+from common.evaluation import classifiers, frechet
 from common.evaluation.agreement import share
 from common.evaluation.features import EXTRACTORS, extractor
+from common.evaluation.forecasts import scores
+from common.evaluation.forecasts.baselines import BASELINES
 from common.evaluation.likelihood import bits_per_dim
 from common.evaluation.measures import Evaluation, Measure
-from common.evaluation.subject import Reader, Subject
+from common.evaluation.subject import BaselineSubject, Reader, Subject
 from common.evaluation.texts import metrics as texts
 from common.method import Method, NotFiniteError, PyTree
 from common.reporting.progress import reported
 
+NO_MODEL = 'a baseline is no model'
 NO_LIKELIHOOD = 'the method has no likelihood'
 ONE_CLASS = 'the data has only one class'
 MIN_FRECHET_SAMPLES = 2  # a covariance needs two
@@ -73,6 +77,36 @@ def evaluate(
       measures[name] = draws.measure(metric, subject)
     else:
       measures[name] = Measure(None, note=metric.scope)
+  drawn = _drawn(subject, draws.finite)
+  return Evaluation(measures, subject.domain.evaluation_display(data.spec, drawn))
+
+
+def evaluate_baseline(
+  name: str, data: Data, settings: Mapping[str, Any], metrics: Iterable[str] | None = None
+) -> Evaluation:
+  """Measures a classical forecast, as `evaluate` measures a model.
+
+  Args:
+    name: a key of `common.evaluation.forecasts.baselines.BASELINES`.
+    data: time series.
+    settings: the `evaluation` section of a config.
+    metrics: names from `METRICS`; None for all.
+
+  Raises:
+    ConfigError: for an unknown baseline, one whose package is not installed, data that is not time
+      series, or settings that do not suit it.
+  """
+  pick(BASELINES, name, 'baseline')
+  if 'crps' not in domain_of(data.spec).metrics:
+    raise ConfigError(f'baselines are forecasts of time series, but {data.spec.name} has none')
+  names = list(METRICS if metrics is None else metrics)
+  check_settings(settings, data, names)
+  subject = BaselineSubject(Method(), {}, data, settings, jax.random.key(0), {}, {}, name)
+  measures, draws = {}, _Draws()
+  for metric in names:
+    measures[metric] = Measure(None, note=NO_MODEL)
+    if METRICS[metric].draws == FORECASTS:
+      measures[metric] = draws.measure(METRICS[metric], subject)
   drawn = _drawn(subject, draws.finite)
   return Evaluation(measures, subject.domain.evaluation_display(data.spec, drawn))
 
@@ -282,14 +316,14 @@ def _bits_per_dim(subject: Subject) -> Measure:
   return Measure(bits.value, bits.standard_error, note, bits.parts)
 
 
-def _crps(subject: Subject) -> Measure:
-  """Continuous ranked probability score of forecasts, in units of the values."""
-  return crps.mean_crps(subject.scores)
+def _score(name: str, subject: Subject) -> Measure:
+  """A score of the forecasts of the evaluated split (common/evaluation/forecasts/scores.py)."""
+  return scores.measure(subject.scores, name)
 
 
-def _normalised_crps(subject: Subject) -> Measure:
-  """Σ CRPS / Σ |truth| over the windows of the evaluated split."""
-  return crps.normalised_crps(subject.scores)
+def _owa(subject: Subject) -> Measure:
+  """sMAPE and MASE relative to those of Naive2 (M4)."""
+  return scores.owa(subject.scores, subject.naive2)
 
 
 def _evaluations(subject: Subject) -> Measure:
@@ -340,6 +374,18 @@ class Metric(NamedTuple):
     return self.draws != NO_DRAWS
 
 
+FORECAST_METRICS = {
+  'crps': (functools.partial(_score, 'crps'), 'CRPS'),
+  'normalised_crps': (functools.partial(_score, 'normalised_crps'), 'normalised CRPS'),
+  'quantile_loss': (functools.partial(_score, 'quantile_loss'), 'weighted quantile loss'),
+  'crps_sum': (functools.partial(_score, 'crps_sum'), 'CRPS-sum'),
+  'normalised_deviation': (functools.partial(_score, 'normalised_deviation'), 'ND'),
+  'smape': (functools.partial(_score, 'smape'), 'sMAPE'),
+  'mape': (functools.partial(_score, 'mape'), 'MAPE'),
+  'mase': (functools.partial(_score, 'mase'), 'MASE'),
+  'owa': (_owa, 'OWA'),
+  'coverage': (functools.partial(_score, 'inside_80'), 'coverage of the 80 % interval'),
+}
 METRICS = {
   'agreement': Metric(
     _agreement, 'class agreement', scope='applies only to images', reader=_class_reader
@@ -348,10 +394,10 @@ METRICS = {
     _frechet, 'Fréchet distance', scope='applies only to images', reader=_feature_reader
   ),
   'bits_per_dim': Metric(_bits_per_dim, 'bits/dim', NO_DRAWS),
-  'crps': Metric(_crps, 'CRPS', FORECASTS, 'applies only to time series'),
-  'normalised_crps': Metric(
-    _normalised_crps, 'normalised CRPS', FORECASTS, 'applies only to time series'
-  ),
+  **{
+    name: Metric(measure, title, FORECASTS, 'applies only to time series')
+    for name, (measure, title) in FORECAST_METRICS.items()
+  },
   'perplexity': Metric(texts.perplexity, 'perplexity', NO_DRAWS, TEXT_ONLY),
   'bits_per_byte': Metric(texts.bits_per_byte, 'bits/byte', NO_DRAWS, TEXT_ONLY),
   'bits_per_character': Metric(texts.bits_per_character, 'bits/character', NO_DRAWS, TEXT_ONLY),

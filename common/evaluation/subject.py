@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,9 +14,11 @@ from common.data.pipeline import Data
 from common.data.sources import Source
 from common.domains import domain_of
 from common.domains.base import Domain
-from common.domains.forecasts.draws import Windows, forecast
+from common.domains.forecasts.draws import Forecasts, Windows, forecast
 from common.domains.labels import class_cycle
-from common.evaluation import classifiers, crps
+from common.evaluation import classifiers
+from common.evaluation.forecasts import baselines
+from common.evaluation.forecasts.scores import Scores, score
 from common.method import Method, PyTree, Samples
 from common.reporting.progress import reported
 
@@ -160,9 +162,13 @@ class Subject:
     return _examples(self.data.splits['train'], self.data.spec.num_classes)
 
   @functools.cached_property
-  def scores(self) -> crps.Scores:
+  def scores(self) -> Scores:
     """The scores of `settings.num_samples` draws of every window of the split."""
-    blocks = forecast(
+    return score(self.forecasts(), self.data.spec.series.season, self.settings['split'])
+
+  def forecasts(self) -> Iterator[Forecasts]:
+    """The forecasts of every window of the split, some windows at a time."""
+    return forecast(
       self.method,
       self.params,
       self.key,
@@ -171,7 +177,13 @@ class Subject:
       self.settings['batch_size'],
       self.options,
     )
-    return crps.score(blocks, self.data.spec.series.season, self.settings['split'])
+
+  @functools.cached_property
+  def naive2(self) -> Scores:
+    """The scores of the benchmark Naive2 on the same windows."""
+    split = self.settings['split']
+    made = baselines.forecasts('naive2', self.data, split, 1)
+    return score(made, self.data.spec.series.season, split)
 
   @functools.cached_property
   def real(self) -> classifiers.LabelledImages:
@@ -180,6 +192,22 @@ class Subject:
     (x, label), (test_x, test_label) = self.training, _examples(self.split, spec.num_classes)
     (x, levels), (test_x, _) = (self.domain.as_images(spec, part) for part in (x, test_x))
     return classifiers.labelled_images(x, label, test_x, test_label, levels)
+
+
+@dataclasses.dataclass(frozen=True)
+class BaselineSubject(Subject):
+  """A classical forecast under evaluation; it has no method and no samples.
+
+  Attributes:
+    baseline: its name, a key of `BASELINES`.
+  """
+
+  baseline: str = ''
+
+  def forecasts(self) -> Iterator[Forecasts]:
+    """The forecasts of every window of the split, some windows at a time."""
+    split, draws = self.settings['split'], self.settings['num_samples']
+    return baselines.forecasts(self.baseline, self.data, split, draws)
 
 
 def _examples(source: Source, num_classes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -17,6 +17,7 @@ from absl import logging
 
 from common.checkpoints.resume import MEASURING, SAMPLING, is_changeable
 from common.config import ConfigError, flatten, pick, plain_dict, suggestion
+from common.evaluation.forecasts.baselines import BASELINES
 from common.evaluation.measures import Evaluation, Measure
 from common.files import atomic_write
 from common.reporting import report
@@ -44,12 +45,15 @@ class Row:
       that is a dict replaces a whole component.
     sampling: sampler options. Rows that differ only in these share one trained model.
     base: a config file ('FILE.py:variant') in place of the study's.
+    baseline: a classical forecast of the data of the config, in place of a model: nothing is
+      trained (common/evaluation/forecasts/baselines.py).
   """
 
   name: str
   config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   sampling: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   base: str = ''
+  baseline: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,8 +167,11 @@ def plan(
           f'row {row.name!r} sets {key}, which training does not depend on: put sampler options '
           'into its `sampling`, and evaluation settings into the `config` of the study'
         )
+    if row.baseline:
+      pick(BASELINES, row.baseline, f'baseline of row {row.name!r}')
     overrides = {**study.config, **row.config}
-    for seed in study.seeds:
+    # A baseline has no random numbers.
+    for seed in study.seeds[:1] if row.baseline else study.seeds:
       config = plain_dict(load(row.base or study.base, {**overrides, 'seed': seed}))
       job = _job(row, seed, config, workdir)
       # The key of its samples covers everything that a row depends on.
@@ -185,6 +192,7 @@ def run(
   evaluate: Callable[[Config, pathlib.Path, list[str], dict[str, Any]], Evaluation],
   model_metrics: Collection[str] = (),
   say: Callable[[str], None] = print,
+  evaluate_baseline: Callable[[Config, str, list[str]], Evaluation] | None = None,
 ) -> Results:
   """Trains and measures everything that is not finished.
 
@@ -199,6 +207,7 @@ def run(
     evaluate: (config, folder, metrics, sampler options) -> the measured values.
     model_metrics: metrics that do not depend on sampler options: measured once per model.
     say: called with lines of progress.
+    evaluate_baseline: (config, baseline, metrics) -> the measured values, for rows of baselines.
   """
   results = Results(study, {}, {}, {}, {}, {}, {})
   stores = [CellStore(workdir / 'cells', job.keys, model_metrics) for job in jobs]
@@ -214,11 +223,14 @@ def run(
       if missing:
         if job.folder in failed_models:
           raise RuntimeError(failed_models[job.folder])
-        if not _is_trained(job):
+        if not _is_trained(job) and not job.row.baseline:
           say(f'{label}: training in {job.folder}')
           _train(job, train, failed_models)
         say(f'{label}: measuring {", ".join(missing)}')
-        store.add(evaluate(job.config, job.folder, missing, dict(job.row.sampling)))
+        if job.row.baseline:
+          store.add(evaluate_baseline(job.config, job.row.baseline, missing))
+        else:
+          store.add(evaluate(job.config, job.folder, missing, dict(job.row.sampling)))
       found = store.read()
       if left := store.missing(study.metrics):
         raise RuntimeError(f'the evaluation returned no value for {", ".join(left)}')
@@ -268,8 +280,9 @@ def _add(results: Results, job: Job, found: Mapping[str, Measure], store: CellSt
   for why in dict.fromkeys(broken.values()):
     metrics = ', '.join(metric for metric, note in broken.items() if note == why)
     _add_failure(results, job, f'not finite: {metrics}: {why}')
-  results.folders.setdefault(name, job.folder)
-  results.configs.setdefault(name, job.config)
+  if not job.row.baseline:  # which has no run
+    results.folders.setdefault(name, job.folder)
+    results.configs.setdefault(name, job.config)
   for path in (store.picture, store.texts):
     if path.exists():
       results.pictures.setdefault(name, path)
@@ -316,6 +329,10 @@ def _job(row: Row, seed: int, config: Config, workdir: pathlib.Path) -> Job:
   trained = {k: v for k, v in flat.items() if not is_changeable(k)}
   # Names depend only on content: renaming, adding or moving a row keeps everything finished.
   folder = workdir / 'models' / f'{config.get("family") or "model"}-{_hash(trained)}'
+  if row.baseline:  # which depends on the data alone
+    data = {k: v for k, v in trained.items() if k.startswith('data.')}
+    forecast = _hash([data, measured, row.baseline])
+    return Job(row, seed, config, folder, (f'no-model-{forecast}', f'baseline-{forecast}'))
   model = _hash([trained, measured])
   samples = _hash([trained, measured, sampled, dict(row.sampling)])
   return Job(row, seed, config, folder, (f'model-{model}', f'samples-{samples}'))

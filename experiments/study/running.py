@@ -1,5 +1,7 @@
 """Trains and measures the rows of a study, and writes its tables and its report."""
 
+import functools
+import json
 import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -8,7 +10,7 @@ from typing import Any
 from common.config import Config, ConfigError, differences, to_json
 from common.data import pipeline
 from common.domains import domain_of
-from common.evaluation.evaluate import METRICS
+from common.evaluation.evaluate import METRICS, NO_MODEL, evaluate_baseline
 from common.evaluation.measures import Evaluation, Measure
 from common.files import atomic_write
 from common.reporting import report, writers
@@ -94,7 +96,23 @@ def run(jobs: list[studies.Job], study: studies.Study, workdir: pathlib.Path) ->
 
     # Rows that share a model share these metrics, because they do not depend on sampling.
     of_models = [*LOG_METRICS, *(name for name, m in METRICS.items() if not m.of_samples)]
-    return studies.run(jobs, study, workdir, train, evaluate, of_models)
+    return studies.run(
+      jobs, study, workdir, train, evaluate, of_models, evaluate_baseline=measure_baseline
+    )
+
+
+def measure_baseline(config: Config, name: str, metrics: list[str]) -> Evaluation:
+  """Measures a classical forecast on the data of `config`, with its evaluation section."""
+  asked = [metric for metric in metrics if metric in METRICS]
+  found = evaluate_baseline(name, _data(to_json(config['data'])), config['evaluation'], asked)
+  logged = {metric: Measure(None, note=NO_MODEL) for metric in metrics if metric in LOG_METRICS}
+  return found._replace(measures=found.measures | logged)
+
+
+# Rows of baselines follow each other, and share what is read of their data.
+@functools.lru_cache(maxsize=1)
+def _data(section: str) -> pipeline.Data:
+  return pipeline.load(json.loads(section))
 
 
 def measure(

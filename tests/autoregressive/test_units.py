@@ -9,7 +9,7 @@ import pytest
 from autoregressive.method import build
 from common.data import pipeline
 from common.domains.forecasts.draws import Windows, forecast
-from common.evaluation.crps import score
+from common.evaluation.forecasts.scores import score
 from tests.autoregressive.series import loss_context, series_config
 from tests.cases import slow
 
@@ -59,8 +59,8 @@ def test_a_fit_of_a_series_times_a_plus_b_has_a_times_the_crps(tmp_path, head):
     params = fit(start, jnp.asarray(train['x']), jnp.asarray(train['label']))
     windows = Windows(data.spec, data.splits['test'], np.arange(len(data.splits['test'])))
     forecasts = forecast(made, params, jax.random.key(1), windows, 50)
-    scores = score(forecasts, 7, 'test').windows
-    found[a, b] = scores.crps.sum() / a, scores.naive.sum() / a
+    scores = score(forecasts, 7, 'test')
+    found[a, b] = scores.value('crps') / a, scores.value('naive') / a
   # 1.7e9 + 1e-4·x keeps three digits of x in float64, and training magnifies the difference.
   plain, naive = found[1.0, 0.0]
   np.testing.assert_allclose(list(found.values()), [(plain, naive)] * len(LEVELS), rtol=4e-2)

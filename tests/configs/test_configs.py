@@ -35,6 +35,8 @@ SPECS |= {
   name: DataSpec(name, 'series', (60, 4), 0, 2, ('a', 'b'), 1000, series=MONTHLY)
   for name in ('series', 'aus_retail')
 }
+STEPS = SeriesSpec(18, 12, covariates=('age',), origins=(5.0, 9.0), units=(2.0, 3.0))
+SPECS['m3'] = DataSpec('m3', 'series', (54, 2), 0, 2, ('a', 'b'), 1000, series=STEPS)
 PITCHES = Pitches(36, 81)
 SPECS['chorales'] = DataSpec('chorales', 'music', (65, 4), 93, num_train=1009, pitches=PITCHES)
 

@@ -96,9 +96,14 @@ def test_forecasts_continue_beyond_the_end_of_the_file_and_of_another_one(traine
 
 @pytest.mark.slow
 def test_evaluation_scores_forecasts(trained):
-  printed = run('evaluate', f'--workdir={trained}/run', '--metrics=crps,normalised_crps')
+  metrics = '--metrics=crps,normalised_crps,smape,owa'
+  printed = run('evaluate', f'--workdir={trained}/run', metrics, '--baselines=naive2')
   assert 'normalised CRPS: 0.' in printed and 'seasonal naive 0.' in printed
-  assert list((trained / 'run' / 'evaluations').glob('*.png'))
+  *_, model, naive2 = printed.strip().splitlines()
+  assert model.split()[0] == 'model' and naive2.split()[0] == 'naive2'
+  assert naive2.split()[-1] == '1'  # relative to itself
+  folder = trained / 'run' / 'evaluations'
+  assert (folder / '8-baseline=naive2.json').is_file() and list(folder.glob('*.png'))
 
 
 @pytest.mark.parametrize(

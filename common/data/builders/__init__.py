@@ -10,6 +10,7 @@ from common.data.builders import (
   series,
   text,
 )
+from common.data.builders.published import competitions, long
 from common.data.dialogues.builder import Dialogues
 
 BUILDERS = {
@@ -21,6 +22,14 @@ BUILDERS = {
   'npz': npz.Npz,
   'series': series.Series,
   'aus_retail': series.AusRetail,
+  'm1': competitions.M1,
+  'm3': competitions.M3,
+  'm4': competitions.M4,
+  'tourism': competitions.Tourism,
+  'exchange_rate': long.ExchangeRate,
+  'etth1': long.EttH1,
+  'etth2': long.EttH2,
+  'vic_elec': long.VicElec,
   'text': text.Text,
   'shakespeare': text.Shakespeare,
   'python_code': text.PythonCode,

@@ -66,6 +66,10 @@ class PublishedFiles(NamedTuple):
   package: Package
 
 
+# Of files that are published by themselves.
+NO_PACKAGE = Package('', (), '', (), '')
+
+
 def is_complete(folder: pathlib.Path, published: PublishedFiles) -> bool:
   """Whether every file is in this folder, compressed or not."""
   return all(_find_file(folder, name) for name in published.sha256)
@@ -198,6 +202,47 @@ def find_package(
           f'--source=FILE{pathlib.Path(package.archive).suffix}'
         ) from None
     yield folder
+
+
+def read_files(
+  name: str,
+  sha256: Mapping[str, str],
+  addresses: Mapping[str, str],
+  settings: Mapping[str, Any],
+  network: bool,
+) -> Files:
+  """Raw files from data.source, downloads/manual/NAME, or their home on the network.
+
+  Args:
+    name: the dataset.
+    sha256: for each file, the hash of its uncompressed contents.
+    addresses: for each file, where it is published, compressed or not.
+    settings: the `data` section of a config.
+    network: whether the files may be downloaded.
+
+  Raises:
+    ConfigError: if none of these has them; or for files that differ from the published ones.
+  """
+  published = PublishedFiles(name, sha256, (), NO_PACKAGE)
+  manual = base.data_dir(settings) / 'downloads' / 'manual' / name
+  if source := settings.get('source'):
+    path = pathlib.Path(source).expanduser()
+    return read_folder(path if path.is_dir() else path.parent, published)
+  if is_complete(manual, published):
+    return read_folder(manual, published)
+  if not network:
+    raise base.not_prepared_error(name, settings)
+  with tempfile.TemporaryDirectory() as temporary:
+    folder = pathlib.Path(temporary)
+    try:
+      for address in addresses.values():
+        fetch_file(address, folder / address.rpartition('/')[2])
+    except Unavailable as reason:
+      raise ConfigError(
+        f'cannot get {name}: {reason}; put {", ".join(sha256)} into a folder and add '
+        '--source=FOLDER'
+      ) from None
+    return read_folder(folder, published)
 
 
 def _unpack(archive: pathlib.Path, package: Package, folder: str) -> pathlib.Path:

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from autoregressive.heads.categorical import Categorical
 
@@ -28,3 +29,16 @@ def test_padding_of_the_vocabulary_takes_no_part():
   np.testing.assert_array_equal(padded.mode(wide), plain.mode(outputs))
   key = jax.random.key(1)
   np.testing.assert_array_equal(padded.sample(wide, key), plain.sample(outputs, key))
+
+
+def test_guessing_at_copy_memory_costs_what_recurrent_networks_reach():
+  """Bai et al. 2018, table 1 and section 4: 0.0204 at T = 1000, over all T + 20 positions.
+
+  All but the last ten symbols are known; those are one of eight.
+  """
+  head = Categorical(1, 10)
+  known = jnp.zeros((1010, 10)).at[:, 0].set(50.0)
+  guess = jnp.full((10, 10), -50.0).at[:, 1:9].set(0.0)
+  symbols = jnp.concatenate([jnp.zeros(1010, jnp.int32), 1 + jnp.arange(10) % 8])[:, None]
+  loss = -head.log_prob(jnp.concatenate([known, guess]), symbols).mean()
+  assert float(loss) == pytest.approx(0.0204, abs=5e-5)

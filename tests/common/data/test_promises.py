@@ -71,6 +71,8 @@ ELSEWHERE = {
   'fashion_mnist': 'test_idx.py',
   'cifar10': 'test_cifar10.py',
   'aus_retail': 'test_series.py',
+  **dict.fromkeys(('m1', 'm3', 'm4', 'tourism', 'exchange_rate'), 'published/test_competitions.py'),
+  **dict.fromkeys(('etth1', 'etth2', 'vic_elec'), 'published/test_competitions.py'),
   'shakespeare': 'test_text.py',
   'python_code': 'test_text.py',
   'chorales': 'test_chorales.py',

@@ -127,6 +127,25 @@ def test_nothing_finished_is_repeated(base, tmp_path):
   assert toy.trained == [(1, 7, 0)] and len(toy.measured) == 4
 
 
+def test_a_row_of_a_baseline_trains_nothing(base, tmp_path):
+  toy, asked = Toy(), []
+
+  def evaluate_baseline(config, name, metrics):
+    asked.append((config['width'], name))
+    return Evaluation({metric: Measure(7.0, 0.5) for metric in metrics})
+
+  rows = (Row('wide', {'width': 3}), Row('naive', {'width': 3}, baseline='naive'))
+  study = study_of(base, rows=rows, claims=(), published={}, plots=(), seeds=(0, 1))
+  for _ in range(2):  # the second run measures nothing again
+    results = run(study, tmp_path / 'work', toy, evaluate_baseline=evaluate_baseline)
+  assert toy.trained == [(3, 2, 0), (3, 2, 1)] and asked == [(3, 'naive')]
+  assert results.estimates()['naive', 'quality'].value == 7.0 and not results.failures
+  assert set(results.folders) == {'wide'}
+  with pytest.raises(ConfigError, match="unknown baseline of row 'naive' 'niave'"):
+    wrong = dataclasses.replace(study, rows=(dataclasses.replace(rows[1], baseline='niave'),))
+    run(wrong, tmp_path / 'work', toy)
+
+
 def test_a_study_that_was_stopped_resumes(base, tmp_path):
   toy, study = Toy(), study_of(base)
 

@@ -1,4 +1,4 @@
-"""The CRPS against its closed form, its baseline forecast, and metrics of forecasts."""
+"""The CRPS against its closed form, and metrics of forecasts from the scores of windows."""
 
 import math
 
@@ -13,7 +13,8 @@ from common.data import pipeline
 from common.data.pipeline import Data
 from common.data.spec import DataSpec, SeriesSpec
 from common.domains.forecasts.draws import Forecasts
-from common.evaluation import crps, evaluate
+from common.evaluation import evaluate
+from common.evaluation.forecasts import scores
 from common.evaluation.measures import Measure
 from common.method import Likelihood, Samples
 from tests.common.domains.toy import Split
@@ -32,14 +33,14 @@ def gaussian_crps(y, mean, deviation):
 def test_draws_of_a_gaussian_have_the_crps_of_the_closed_form():
   y = np.array([-3.0, 0.0, 1.0, 4.5])
   draws = np.random.default_rng(0).normal(1.0, 2.0, (4, 200_000))
-  np.testing.assert_allclose(crps.crps(draws, y), gaussian_crps(y, 1.0, 2.0), rtol=1e-2)
+  np.testing.assert_allclose(scores.crps(draws, y), gaussian_crps(y, 1.0, 2.0), rtol=1e-2)
 
 
 def test_the_score_of_few_draws_has_no_bias():
   """The mean over many forecasts of five draws each. If ½·E|X - X'| included pairs of a draw with
   itself, it would be a tenth too large."""
   draws = np.random.default_rng(1).normal(1.0, 2.0, (200_000, 5))
-  found = crps.crps(draws, np.full(200_000, 2.0))
+  found = scores.crps(draws, np.full(200_000, 2.0))
   error = found.std() / len(found) ** 0.5
   assert abs(found.mean() - gaussian_crps(2.0, 1.0, 2.0)) < 4 * error < 0.02
 
@@ -48,15 +49,15 @@ def test_the_sorted_formula_equals_the_definition_over_all_pairs():
   draws, y = np.random.default_rng(2).normal(size=(3, 7)), np.array([0.3, -2.0, 1.0])
   pairs = np.abs(draws[:, :, None] - draws[:, None]).sum((1, 2)) / (7 * 6)
   expected = np.abs(draws - y[:, None]).mean(1) - pairs / 2
-  np.testing.assert_allclose(crps.crps(draws, y), expected, rtol=1e-12)
-  np.testing.assert_allclose(crps.crps(draws[:, :1], y), np.abs(draws[:, 0] - y))
+  np.testing.assert_allclose(scores.crps(draws, y), expected, rtol=1e-12)
+  np.testing.assert_allclose(scores.crps(draws[:, :1], y), np.abs(draws[:, 0] - y))
 
 
 def test_the_true_distribution_scores_best():
   rng = np.random.default_rng(3)
   y = rng.normal(0, 1, 20_000)
-  scores = {
-    name: crps.crps(rng.normal(mean, deviation, (20_000, 20)), y).mean()
+  found = {
+    name: scores.crps(rng.normal(mean, deviation, (20_000, 20)), y).mean()
     for name, mean, deviation in (
       ('true', 0, 1),
       ('off', 0.5, 1),
@@ -64,33 +65,50 @@ def test_the_true_distribution_scores_best():
       ('wide', 0, 2),
     )
   }
-  assert min(scores, key=scores.get) == 'true'
+  assert min(found, key=found.get) == 'true'
 
 
-def test_the_seasonal_naive_forecast_repeats_the_last_season():
-  past = np.arange(10.0)[None]
-  assert crps.seasonal_naive(past, 6, 4).tolist() == [[6, 7, 8, 9, 6, 7]]
-  assert crps.seasonal_naive(past, 3, 12).tolist() == [[9, 9, 9]]
-  assert crps.seasonal_naive(past, 2, 10).tolist() == [[0, 1]]  # exactly one season
-
-
-def test_missing_values_of_the_past_and_of_the_truth_count_nowhere():
+def test_missing_values_count_nowhere():
   nan = np.nan
-  past = np.array([[1.0, 2, 3, nan, 5, nan], [nan, nan, nan, nan, 4, 5], [nan] * 6])
-  found = crps.seasonal_naive(past, 3, 3)
-  np.testing.assert_array_equal(found[:2], [[1, 5, 3], [5, 4, 5]])
-  assert np.isnan(found[2]).all()
+  past = np.array([[1.0, 2, 3, nan, 5, nan], [nan, nan, nan, nan, 4, 5]])
   truth = np.array([[1.0, nan, 4.0], [nan, 6.0, nan]])
   draws = np.repeat(np.array([[2.0, 50.0, 3.0], [0.0, 3.0, 1.0]])[:, None], 5, 1)
   made = Forecasts(
-    SPEC.series, np.zeros(2, int), ('a', 'b'), np.zeros((2, 9)), past[:2], truth, draws
+    SPEC.series, np.zeros(2, int), ('a', 'b'), np.zeros((2, 9), int), past, truth, draws
   )
-  scores = crps.score([made], 3, 'test')
-  np.testing.assert_array_equal(scores.windows.crps, [2, 3])
-  np.testing.assert_array_equal(scores.windows.naive, [1, 2])
-  np.testing.assert_array_equal(scores.windows.steps, [2, 1])
-  assert crps.mean_crps(scores).value == pytest.approx(5 / 3)
-  assert crps.normalised_crps(scores).value == pytest.approx(5 / 11)
+  found = scores.score([made], 3, 'test')
+  np.testing.assert_array_equal(found.parts['crps'].above, [2, 3])
+  np.testing.assert_array_equal(found.parts['naive'].above, [1, 2])
+  np.testing.assert_array_equal(found.parts['crps'].below, [2, 1])
+  assert scores.measure(found, 'crps').value == pytest.approx(5 / 3)
+  # Each of three steps: 1 of 3, 1 of 7, 3 of 9.
+  assert found.value('smape') == pytest.approx(200 * (1 / 3 + 1 / 7 + 3 / 9) / 3)
+  assert found.value('mape') == pytest.approx(100 * (1 + 1 / 4 + 3 / 6) / 3)
+  assert found.value('normalised_deviation') == 5 / 11
+  assert scores.measure(found, 'normalised_crps').value == pytest.approx(5 / 11)
+
+
+def test_the_sum_over_series_needs_all_of_them_at_the_same_times():
+  """Two series that are opposite: their sum is known, whatever each of them does."""
+  rng = np.random.default_rng(4)
+  noise = rng.normal(size=(1, 50, 3))
+  draws = np.concatenate([10 + noise, 20 - noise])
+  truth = np.array([[12.0] * 3, [18.0] * 3])
+  series = SeriesSpec(3, naive_scales=(2.0, 0.0))
+
+  def made(label, start):
+    times = np.array(start)[:, None] + np.arange(8)
+    return Forecasts(series, np.array(label), ('a', 'b'), times, np.zeros((2, 5)), truth, draws)
+
+  found = scores.score([made([0, 1], [4, 4])], 1, 'test')
+  assert scores.measure(found, 'crps_sum').value == pytest.approx(0, abs=1e-12)
+  # The second series has no scale: only the first counts, off by about 2.
+  assert found.value('mase') == pytest.approx(abs(np.median(draws[0], 0) - 12).mean() / 2)
+  for blocks in ([made([0, 1], [4, 5])], [made([0, 0], [4, 4])]):
+    measure = scores.measure(scores.score(blocks, 1, 'test'), 'crps_sum')
+    assert measure.value is None and measure.note.startswith('needs several series')
+  still = scores.score([made([1, 1], [4, 5])], 1, 'test')
+  assert scores.measure(still, 'mase').note.startswith('the naive forecast of every series')
 
 
 def counting_windows(num):
@@ -128,7 +146,7 @@ def test_metrics_of_forecasts():
   assert value.value == pytest.approx(gaussian_crps(0.0, 0.0, 1.0), rel=0.05)
   assert 'seasonal naive 4;' in value.note  # counting up, a season later is 4 more
   assert value.note.endswith(
-    'hold 100% and 100%; test split, 9 windows of 3 steps, 200 draws of each'
+    'hold 100%, 100%, 100%; test split, 9 windows of 3 steps, 200 draws of each'
   )
   size = np.mean([10 + 100 * i + 6 for i in range(9)])
   share = found.measures['normalised_crps']
@@ -140,9 +158,9 @@ def test_metrics_of_forecasts():
   assert len(found.display.images) == 0
   worse = measured(['crps'], bias=3.0).measures['crps']
   assert worse.value == pytest.approx(gaussian_crps(0.0, 3.0, 1.0), rel=0.05)
-  assert 'hold 0% and 0%' in worse.note
-  # Off by one standard deviation: the middle 50 % is 0.67 wide to each side, the 90 % 1.64.
-  assert 'hold 0% and 100%' in measured(['crps'], bias=1.0).measures['crps'].note
+  assert 'hold 0%, 0%, 0%;' in worse.note
+  # Off by one standard deviation: the intervals are 0.67, 1.28 and 1.64 of it wide to each side.
+  assert 'hold 0%, 96%, 100%' in measured(['crps'], bias=1.0).measures['crps'].note
 
 
 def test_rolling_origins_are_scored_once_each(tmp_path):
@@ -172,14 +190,11 @@ def test_rolling_origins_are_scored_once_each(tmp_path):
 
 
 def test_the_errors_of_a_mean_and_of_a_ratio_by_hand():
-  windows = crps.WindowScores(
-    np.array([1.0, 2.0, 6.0]), np.zeros(3), np.array([1.0, 3.0, 5.0]), np.zeros((3, 2)), np.ones(3)
-  )
-  scores = crps.Scores(windows, 'test split', None)
-  mean, ratio = crps.mean_crps(scores), crps.normalised_crps(scores)
-  assert (mean.value, ratio.value) == (3.0, 1.0)
-  assert mean.standard_error == pytest.approx(math.sqrt(7 / 3))  # deviations -2, -1, 3
-  assert ratio.standard_error == pytest.approx(math.sqrt(1 / 3) / 3)  # residuals 0, -1, 1
+  total = np.array([1.0, 2.0, 6.0])
+  mean, error = scores.Parts(total, np.ones(3)).ratio()
+  assert (mean, error) == (3.0, pytest.approx(math.sqrt(7 / 3)))  # deviations -2, -1, 3
+  ratio, error = scores.Parts(total, np.array([1.0, 3.0, 5.0])).ratio()
+  assert (ratio, error) == (1.0, pytest.approx(math.sqrt(1 / 3) / 3))  # residuals 0, -1, 1
 
 
 def test_the_error_over_a_single_window_is_unknown():
@@ -190,9 +205,8 @@ def test_the_error_over_a_single_window_is_unknown():
 
 
 def test_a_score_is_not_divided_by_values_that_are_all_zero():
-  zeros = np.zeros(3)
-  windows = crps.WindowScores(zeros + 2, zeros, zeros, np.zeros((3, 2)), zeros + 1)
-  found = crps.normalised_crps(crps.Scores(windows, 'test split', None))
+  parts = {'normalised_crps': scores.Parts(np.full(3, 2.0), np.zeros(3))}
+  found = scores.measure(scores.Scores(parts, 'test split', None), 'normalised_crps')
   assert found == Measure(None, None, 'all true values are 0; test split')
 
 

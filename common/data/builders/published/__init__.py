@@ -1,0 +1,1 @@
+"""Published sets of time series, with their horizons and splits."""

@@ -1,0 +1,1 @@
+"""Scores of forecasts, and the classical forecasts that they are compared with."""
