@@ -27,14 +27,13 @@ from common.config import pick
 from common.data.builders import BUILDERS
 from common.domains import domain_of
 from common.evaluation.evaluate import (
-  FORECASTS,
-  METRICS,
   check_request,
   evaluate_baseline,
   without_draws,
 )
 from common.evaluation.forecasts import baselines
 from common.evaluation.measures import Evaluation, Measure
+from common.evaluation.metrics import FORECASTS, METRICS
 from common.evaluation.results import ResultFile, file_name
 from common.files import check_writable, to_path
 from common.studies.estimates import estimate, format_estimate, scaled, unit

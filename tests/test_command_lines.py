@@ -17,7 +17,7 @@ from common import config_files
 from common.config import pick
 from common.data.builders import BUILDERS
 from common.domains.masks import HIDDEN
-from common.evaluation.evaluate import METRICS
+from common.evaluation.metrics import METRICS
 from common.studies.studies import Study
 from diffusion.likelihood import LIKELIHOODS
 from diffusion.sampling import settings as diffusion_settings

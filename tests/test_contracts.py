@@ -12,8 +12,8 @@ from common import config_files
 from common.data.builders import BUILDERS
 from common.data.tokenizers import TOKENIZERS
 from common.domains import DOMAINS
-from common.evaluation.evaluate import METRICS
 from common.evaluation.features import EXTRACTORS
+from common.evaluation.metrics import METRICS
 from common.studies import studies
 from common.training.optimizers import LR_SCHEDULES, OPTIMIZERS
 from diffusion.likelihood import LIKELIHOODS

@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.evaluation.evaluate import METRICS
 from common.evaluation.measures import Measure
+from common.evaluation.metrics import METRICS
 
 CONFIDENCE = 0.95
 TITLES = {name: metric.title for name, metric in METRICS.items()} | {

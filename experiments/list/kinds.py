@@ -13,8 +13,8 @@ from common.data.builders import BUILDERS
 from common.data.tokenizers import TOKENIZERS
 from common.domains import DOMAINS
 from common.domains.masks import HIDDEN
-from common.evaluation.evaluate import METRICS
 from common.evaluation.features import EXTRACTORS
+from common.evaluation.metrics import METRICS
 from common.ranges import Setting
 from common.studies import studies
 from common.training.optimizers import LR_SCHEDULES, OPTIMIZERS
@@ -59,7 +59,10 @@ def _components(path: str) -> list[Entry]:
 
 
 def _metrics() -> list[Entry]:
-  return [describe(name, metric.measure) for name, metric in METRICS.items()]
+  return [
+    Entry(name, metric.about) if metric.about else describe(name, metric.measure)
+    for name, metric in METRICS.items()
+  ]
 
 
 def _tasks() -> list[Entry]:

@@ -10,8 +10,9 @@ from typing import Any
 from common.config import Config, ConfigError, differences, to_json
 from common.data import pipeline
 from common.domains import domain_of
-from common.evaluation.evaluate import METRICS, NO_MODEL, evaluate_baseline
+from common.evaluation.evaluate import NO_MODEL, evaluate_baseline
 from common.evaluation.measures import Evaluation, Measure
+from common.evaluation.metrics import METRICS
 from common.files import atomic_write
 from common.reporting import report, writers
 from common.studies import studies, tables

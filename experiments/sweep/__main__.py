@@ -17,7 +17,7 @@ import pathlib
 
 from absl import flags
 
-from common.evaluation.evaluate import METRICS
+from common.evaluation.metrics import METRICS
 from experiments import cli, config_flag
 from experiments.study import running
 from experiments.sweep import grid as grids

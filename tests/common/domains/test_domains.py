@@ -16,7 +16,8 @@ from common.data.spec import DataSpec, SeriesSpec
 from common.data.tokenizers import Bytes
 from common.domains import DOMAINS, domain_of, image_tasks
 from common.domains.base import BATCH, Domain, SampleFlags, SampleSettings, TrainedModel
-from common.evaluation.evaluate import METRICS, evaluate
+from common.evaluation.evaluate import evaluate
+from common.evaluation.metrics import METRICS
 from common.method import Request
 from common.reporting.writers import Writer
 from tests.common.domains.toy import Sampler, Split
