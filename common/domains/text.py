@@ -294,6 +294,7 @@ class Printer:
 def continuation(trained: TrainedModel, settings: SampleSettings) -> Request:
   """The request of `continue_prompt`."""
   flags, spec = settings.flags, trained.data.spec
+  stops_of(flags)  # raises for stops that are none
   num = flags.num or (1 if flags.stream else TextDomain.num)
   if flags.stream and num > 1:
     raise ConfigError(f'--stream prints one text while it is drawn, got --num={num}: remove one')

@@ -144,6 +144,8 @@ def test_a_request_is_checked_without_parameters(trained):
     (dict(), {}, None),
     (dict(prompt='ab', stop='c'), {'beams': 1}, None),
     (dict(prompt='é'), {}, 'é'),
+    (dict(stop=('a', '')), {}, 'a stop must be a text of at least one character'),
+    (dict(stop_at='indent'), {}, "'indent'.*dedent"),
     (dict(length=9), {'length': 8}, '--length and option length say the same'),
     (dict(), {'draft_ahead': 2}, 'needs a draft'),
     (dict(), {'beams': 2}, 'slide allows neither beams'),
