@@ -116,14 +116,14 @@ class SampleFlags:
   draws: int | None = None
   prompt: str | None = None
   length: int | None = None
-  horizon: int | None = None
-  on: str | None = None
-  future: str | None = None
-  all_draws: bool | None = None
   slide: bool | None = None
   stop: str | None = None
   columns: int | None = None
   scale: int | None = None
+  horizon: int | None = None
+  on: str | None = None
+  future: str | None = None
+  all_draws: bool | None = None
 
   def __post_init__(self):
     for name, largest in COUNTS.items():

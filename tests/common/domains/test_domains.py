@@ -29,6 +29,7 @@ SPECS = {
   'series': DataSpec('s', 'series', (8, 2), 0, 1, ('a',), series=SeriesSpec(3)),
 }
 EVERY_FLAG = SampleFlags(1, 'a', 'inpaint', 'left', 1, 'a', 1, True, 'a', 1, 1)
+EVERY_FLAG = dataclasses.replace(EVERY_FLAG, horizon=1, on='a', future='a', all_draws=True)
 SETTINGS = dict(split='test', batch_size=8, num_samples=12, extractor='pixels')
 
 
@@ -150,6 +151,8 @@ def test_every_domain_names_known_metrics_and_flags_and_takes_its_own_flags(name
   for suffix in domain.suffixes:
     # Only a picture has columns and a scale.
     taken = known if suffix == '.png' else dataclasses.replace(known, columns=None, scale=None)
+    # Only a table has a column for each draw.
+    taken = taken if suffix == '.csv' else dataclasses.replace(taken, all_draws=None)
     domain.check_flags(spec, taken, pathlib.Path(f'x{suffix}'))
   assert not domain.default_out or pathlib.Path(domain.default_out).suffix in domain.suffixes
   assert '\n' not in domain.describe(spec)
