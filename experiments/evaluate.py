@@ -199,6 +199,7 @@ def check_flags(config: Mapping, options: Mapping[str, Any]) -> None:
     raise ValueError('--likelihood changes only bits_per_dim: add it to --metrics')
   for name in BASELINES.value:
     pick(baselines.BASELINES, name, '--baselines')
+    baselines.check_installed(name)
   if BASELINES.value and EMA.value:
     raise ValueError('--baselines do not depend on --ema: give one of the two')
   drawn = {'options': options, 'num_samples': NUM.value, 'weak': WEAK.value}

@@ -83,14 +83,21 @@ def statsforecast_models() -> Mapping[str, Any]:
   return {'ets': models.AutoETS, 'theta': models.Theta, 'auto_arima': models.AutoARIMA}
 
 
+FITTED = ('ets', 'theta', 'auto_arima')  # by statsforecast
+
+
+def check_installed(name: str) -> None:
+  """Raises ConfigError if a baseline needs a package that is not installed."""
+  if name in FITTED:
+    statsforecast_models()
+
+
 BASELINES: Mapping[str, Forecaster] = {
   'naive': functools.partial(_certain, classical.naive),
   'seasonal_naive': functools.partial(_certain, _seasonal_naive),
   'naive2': functools.partial(_certain, classical.naive2),
   'ses': functools.partial(_certain, classical.simple_exponential_smoothing),
-  'ets': functools.partial(_fitted, 'ets'),
-  'theta': functools.partial(_fitted, 'theta'),
-  'auto_arima': functools.partial(_fitted, 'auto_arima'),
+  **{name: functools.partial(_fitted, name) for name in FITTED},
 }
 
 
