@@ -25,6 +25,7 @@ from common.config import (
 )
 from common.data.spec import DataSpec
 from common.domains.base import ImageTask, SampleFlags
+from common.files import Path
 from common.finetuning import Weights
 from common.method import Method, PyTree
 from common.ranges import Setting
@@ -70,7 +71,7 @@ class Family(NamedTuple):
   draft: Callable[[Mapping, DataSpec, PyTree], Any] | None = None
   read_published: Callable[[pathlib.Path], Weights] | None = None
   published_sections: Callable[[pathlib.Path], dict[str, Any]] | None = None
-  keep_files: Callable[[pathlib.Path, pathlib.Path], None] | None = None
+  keep_files: Callable[[pathlib.Path, Path], None] | None = None
   arrange: Callable[[Mapping, PyTree], PyTree] = _as_they_are
 
 
@@ -133,7 +134,7 @@ def initial_params(config: Mapping, spec: DataSpec, params: PyTree, source: Weig
   return finetuning.initial_params(params, finetune, source, spec.tokenizer)
 
 
-def keep_files(config: Mapping, workdir: pathlib.Path) -> None:
+def keep_files(config: Mapping, workdir: Path) -> None:
   """Copies the files that come with published weights from `finetune.source` to a new run."""
   keep = pick(FAMILIES, config['family'], 'family').keep_files
   if keep is not None and not config['finetune']['fresh']:

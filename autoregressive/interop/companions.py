@@ -6,7 +6,6 @@ A run that was read from weights keeps them, in the folder `published/` and as `
 
 import dataclasses
 import json
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +13,7 @@ from common.config import ConfigError, read_json
 from common.data import tokenizers
 from common.data.tokenizers.byte_pairs import BytePairs, read_tokenizer_json
 from common.data.tokenizers.chat_template import TEMPLATE
-from common.files import atomic_write
+from common.files import Path, atomic_write
 
 FOLDER = 'published'  # in the folder of a run
 TOKENIZER = 'tokenizer.json'
@@ -51,7 +50,7 @@ class Companions:
     """The same files, for weights of another type."""
     return dataclasses.replace(self, dtype=dtype)
 
-  def save(self, workdir: pathlib.Path) -> None:
+  def save(self, workdir: Path) -> None:
     """Keeps the files in the folder of a run."""
     self._write_json(workdir / FOLDER)
     atomic_write(workdir / FOLDER / DTYPE, json.dumps({'dtype': self.dtype}))
@@ -60,7 +59,7 @@ class Companions:
     if self.template:
       atomic_write(workdir / TEMPLATE, self.template)
 
-  def write(self, folder: pathlib.Path) -> None:
+  def write(self, folder: Path) -> None:
     """Writes the files, except config.json, in the layout of `transformers`."""
     dataclasses.replace(self, config={})._write_json(folder)
     if self.tokenizer is not None:
@@ -68,7 +67,7 @@ class Companions:
     if self.template:
       atomic_write(folder / TEMPLATE, self.template)
 
-  def _write_json(self, folder: pathlib.Path) -> None:
+  def _write_json(self, folder: Path) -> None:
     for attribute, file in FILES.items():
       if content := vars(self)[attribute]:
         atomic_write(folder / file, json.dumps(content, indent=2, ensure_ascii=False) + '\n')
@@ -77,7 +76,7 @@ class Companions:
 NOTHING = Companions()  # of weights that come alone
 
 
-def read_companions(folder: pathlib.Path) -> Companions:
+def read_companions(folder: Path) -> Companions:
   """The files in a folder of published weights. Raises ConfigError for one that is broken."""
   found = _read_json(folder)
   tokenizer_config = dict(found.get('tokenizer_config', {}))
@@ -94,7 +93,7 @@ def read_companions(folder: pathlib.Path) -> Companions:
   return dataclasses.replace(made, tokenizer=tokenizer, template=text)
 
 
-def load_companions(workdir: pathlib.Path) -> Companions:
+def load_companions(workdir: Path) -> Companions:
   """The files that a run has kept; empty ones, and its tokenizer, if it was trained from nothing.
 
   Raises:
@@ -111,7 +110,7 @@ def load_companions(workdir: pathlib.Path) -> Companions:
   return dataclasses.replace(made, tokenizer=tokenizer, template=template, dtype=dtype)
 
 
-def gguf_companions(gguf: Any, path: pathlib.Path) -> Companions:
+def gguf_companions(gguf: Any, path: Path) -> Companions:
   """The same files, made from a GGUF file. Raises ConfigError for a tokenizer that is unknown.
 
   Args:
@@ -144,7 +143,7 @@ def gguf_companions(gguf: Any, path: pathlib.Path) -> Companions:
   )
 
 
-def _read_json(folder: pathlib.Path) -> dict[str, Any]:
+def _read_json(folder: Path) -> dict[str, Any]:
   return {
     attribute: read_json(folder / file)
     for attribute, file in FILES.items()
@@ -152,7 +151,7 @@ def _read_json(folder: pathlib.Path) -> dict[str, Any]:
   }
 
 
-def _read_text(path: pathlib.Path) -> str:
+def _read_text(path: Path) -> str:
   try:
     return path.read_bytes().decode()
   except (OSError, ValueError) as error:

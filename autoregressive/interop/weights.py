@@ -47,7 +47,7 @@ from autoregressive.interop.tensors import (
 from autoregressive.model import Model
 from autoregressive.networks.transformer import Transformer
 from common.config import ConfigError, as_tuple, pick, read_json
-from common.files import atomic_folder, atomic_write
+from common.files import Path, atomic_folder, atomic_write
 from common.ranges import settings_of
 
 Tensors = Mapping[str, Any]  # by their public names
@@ -204,7 +204,7 @@ def describe(path: str | pathlib.Path) -> Published:
   return Published(kind, network, tied, vocabulary, None)
 
 
-def keep_files(source: pathlib.Path, workdir: pathlib.Path) -> None:
+def keep_files(source: pathlib.Path, workdir: Path) -> None:
   """Copies the files that come with weights, except the tokenizer, to the folder of a run.
 
   Args:

@@ -6,7 +6,6 @@ each of its arrays, so that a base that has changed is noticed.
 
 import dataclasses
 import json
-import pathlib
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,7 +17,7 @@ from common.checkpoints import records
 from common.checkpoints.checkpoints import Checkpoints, Restored
 from common.checkpoints.records import CheckpointError
 from common.config import read_json
-from common.files import atomic_write
+from common.files import Path, atomic_write
 from common.method import PyTree
 
 REFERENCE = 'base.json'
@@ -41,11 +40,11 @@ class Reference:
   step: int
   leaves: Mapping[str, list]
 
-  def write(self, workdir: pathlib.Path) -> None:
+  def write(self, workdir: Path) -> None:
     atomic_write(workdir / REFERENCE, json.dumps(dataclasses.asdict(self)))
 
 
-def read_reference(workdir: pathlib.Path) -> Reference | None:
+def read_reference(workdir: Path) -> Reference | None:
   """The base of a run; None if its checkpoints hold all of its parameters."""
   path = workdir / REFERENCE
   if not path.is_file():
@@ -68,8 +67,8 @@ class AdapterCheckpoints(Checkpoints):
 
   def __init__(
     self,
-    directory: pathlib.Path,
-    workdir: pathlib.Path,
+    directory: Path,
+    workdir: Path,
     reference: Reference,
     read_base: Callable[[], PyTree],
     **settings: Any,

@@ -14,6 +14,7 @@ from common.checkpoints.checkpoints import Checkpoints, Restored
 from common.config import ConfigError, read_json
 from common.data import tokenizers
 from common.data.tokenizers import Tokenizer, same_vocabulary
+from common.files import Path
 from common.finetuning import adapters
 from common.finetuning.lora import plain
 from common.finetuning.settings import Source, build_finetune
@@ -134,9 +135,7 @@ def initial_params(
   return params | {'base': adopt(params['base'], source.params, finetune.fresh)}
 
 
-def open_checkpoints(
-  config: Mapping, workdir: pathlib.Path, read_only: bool = False
-) -> Checkpoints:
+def open_checkpoints(config: Mapping, workdir: Path, read_only: bool = False) -> Checkpoints:
   """The checkpoints of a run, with the settings of its config.
 
   Raises:
@@ -152,7 +151,7 @@ def open_checkpoints(
   return adapters.AdapterCheckpoints(directory, workdir, reference, read_base, **settings)
 
 
-def _read_base(workdir: pathlib.Path, reference: adapters.Reference) -> PyTree:
+def _read_base(workdir: Path, reference: adapters.Reference) -> PyTree:
   """The parameters of the base, which is in another run or in the run's own folder."""
   if reference.source:
     return read_run(pathlib.Path(reference.source), reference.step)
@@ -161,9 +160,7 @@ def _read_base(workdir: pathlib.Path, reference: adapters.Reference) -> PyTree:
     return checkpoints.restore(_nested(shapes), reference.step).state
 
 
-def refer_to_base(
-  workdir: pathlib.Path, config: Mapping, base: PyTree, step: int | None = None
-) -> None:
+def refer_to_base(workdir: Path, config: Mapping, base: PyTree, step: int | None = None) -> None:
   """Writes where the base of a run with LoRA is, before its first checkpoint.
 
   Args:
@@ -184,7 +181,7 @@ def refer_to_base(
     reference.write(workdir)
 
 
-def read_run(workdir: pathlib.Path, step: str | int = 'last') -> PyTree:
+def read_run(workdir: Path, step: str | int = 'last') -> PyTree:
   """The averaged parameters of a run; with LoRA, the updates are merged.
 
   Raises:
@@ -195,7 +192,7 @@ def read_run(workdir: pathlib.Path, step: str | int = 'last') -> PyTree:
   return plain(restored.state['ema'], config)
 
 
-def _restore(workdir: pathlib.Path, step: str | int) -> tuple[dict[str, Any], Restored]:
+def _restore(workdir: Path, step: str | int) -> tuple[dict[str, Any], Restored]:
   """The config of a run, and its averaged parameters as they are in its checkpoint."""
   if not (workdir / 'config.json').exists():
     raise ConfigError(f'{workdir} holds no run: it has no config.json')

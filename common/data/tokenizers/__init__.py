@@ -13,7 +13,6 @@ run. BPE needs the `tokenizers` library, which the extra `text` installs.
 import dataclasses
 import itertools
 import json
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -30,6 +29,7 @@ from common.data.tokenizers.byte_pairs import (
   train_byte_pairs,
 )
 from common.data.tokenizers.simple import Bytes, Characters
+from common.files import to_path
 
 __all__ = [
   'END_OF_TEXT',
@@ -70,7 +70,7 @@ def _characters(texts: Sequence[str], settings: Mapping) -> Characters:
 
 def _load_files(texts: Sequence[str], settings: Mapping) -> Tokenizer:
   """The tokenizer of a run, or of other files in a folder (`load_byte_pairs`)."""
-  path = pathlib.Path(settings.get('tokenizer_files', '')).expanduser() / 'tokenizer.json'
+  path = to_path(settings.get('tokenizer_files', '')) / 'tokenizer.json'
   stored = read_json(path) if path.is_file() else {}
   if 'kind' not in stored:  # of the library
     return load_byte_pairs(texts, settings)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from common.config import ConfigError, read_json
 from common.data.tokenizers.base import END_OF_TEXT, Tokenizer, Tokens, check_vocabulary
+from common.files import Path, to_path
 
 # Names of GPT-2's two files, as transformers uses them and as OpenAI published them.
 GPT2_FILES = (('vocab.json', 'merges.txt'), ('encoder.json', 'vocab.bpe'))
@@ -123,7 +123,7 @@ def load_byte_pairs(texts: Sequence[str], settings: Mapping) -> BytePairs:
       'vocab.json and merges.txt (GPT-2 publishes them as encoder.json and vocab.bpe), or one with '
       'tokenizer.json'
     )
-  folder = pathlib.Path(settings['tokenizer_files']).expanduser()
+  folder = to_path(settings['tokenizer_files'])
   if (folder / 'tokenizer.json').is_file():
     return read_tokenizer_json(folder / 'tokenizer.json')
   for vocabulary, merges in ((folder / a, folder / b) for a, b in GPT2_FILES):
@@ -135,7 +135,7 @@ def load_byte_pairs(texts: Sequence[str], settings: Mapping) -> BytePairs:
   )
 
 
-def _read_gpt2(vocabulary: pathlib.Path, merges: pathlib.Path) -> BytePairs:
+def _read_gpt2(vocabulary: Path, merges: Path) -> BytePairs:
   """The tokenizer of GPT-2's two files."""
   ids, pairs = _read_bpe_files(vocabulary, merges)
   tokenizer = byte_level(library_module().models.BPE(ids, pairs))
@@ -145,9 +145,7 @@ def _read_gpt2(vocabulary: pathlib.Path, merges: pathlib.Path) -> BytePairs:
   return BytePairs(tokenizer.to_str())
 
 
-def _read_bpe_files(
-  vocabulary: pathlib.Path, merges: pathlib.Path
-) -> tuple[dict[str, int], list[tuple[str, str]]]:
+def _read_bpe_files(vocabulary: Path, merges: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
   """The ids of GPT-2's tokens, and the pairs that are merged, in this order.
 
   The library drops what it cannot use, or crashes: the files are checked here.
@@ -186,7 +184,7 @@ def _read_bpe_files(
   return ids, pairs
 
 
-def read_tokenizer_json(path: pathlib.Path) -> BytePairs:
+def read_tokenizer_json(path: Path) -> BytePairs:
   """The tokenizer in a file of the library.
 
   The tokens that end a text come from the files next to it (`end_names`).
@@ -204,7 +202,7 @@ def read_tokenizer_json(path: pathlib.Path) -> BytePairs:
   return tokenizer
 
 
-def end_names(folder: pathlib.Path, tokenizer: BytePairs) -> tuple[str, ...]:
+def end_names(folder: Path, tokenizer: BytePairs) -> tuple[str, ...]:
   """The tokens that end a text, from the files of published weights, by name.
 
   `generation_config.json` and `config.json` have them by number, one or several, and

@@ -13,7 +13,6 @@ import dataclasses
 import datetime
 import json
 import operator
-import pathlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -26,6 +25,7 @@ from jinja2 import ext, nodes, sandbox
 from common.config import ConfigError, read_json
 from common.data.tokenizers.base import Tokenizer
 from common.data.tokenizers.byte_pairs import token_name
+from common.files import Path, to_path
 
 TEMPLATE = 'chat_template.jinja'  # in the folder of a run, and of published weights
 TOKENIZER_CONFIG = 'published/tokenizer_config.json'  # in the folder of a run
@@ -53,9 +53,9 @@ class ChatTemplate:
 Messages = Sequence[Any]  # objects with a role and a content, checked by `_check`
 
 
-def read(workdir: str | pathlib.Path) -> ChatTemplate | None:
+def read(workdir: str | Path) -> ChatTemplate | None:
   """The chat template of a run; None if it has none. Raises ConfigError for a broken file."""
-  workdir = pathlib.Path(workdir)
+  workdir = to_path(workdir)
   path, config = workdir / TEMPLATE, workdir / TOKENIZER_CONFIG
   if not path.is_file():
     return None
@@ -65,7 +65,7 @@ def read(workdir: str | pathlib.Path) -> ChatTemplate | None:
   return dataclasses.replace(found, tokens={key: name for key, name in tokens.items() if name})
 
 
-def read_file(path: pathlib.Path) -> ChatTemplate:
+def read_file(path: Path) -> ChatTemplate:
   """The chat template in a file. Raises ConfigError for one that cannot be read."""
   try:
     return ChatTemplate(path.read_bytes().decode(), where=str(path))
