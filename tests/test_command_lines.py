@@ -28,7 +28,7 @@ from experiments.study import running
 from experiments.sweep import grid as grids
 
 ROOT = pathlib.Path(__file__).parents[1]
-PAGES = [*sorted(ROOT.glob('*.md')), *sorted((ROOT / 'docs').glob('*.md'))]
+PAGES = [*sorted(ROOT.glob('*.md')), *sorted((ROOT / 'docs').rglob('*.md'))]
 CODE = [
   path for name in ('configs', 'experiments', 'twofold') for path in (ROOT / name).rglob('*.py')
 ]

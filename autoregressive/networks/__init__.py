@@ -33,7 +33,7 @@ def build_network(settings: Mapping, ordering, head, length: int, dtype: str) ->
     'length': length,
     'grid': ordering.grid,
     'dtype': dtype,
-    'context': ordering.context,
+    'lookback': ordering.context,
     'horizon': ordering.values,
     'outputs': head.size // ordering.values,
   }

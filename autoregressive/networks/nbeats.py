@@ -45,31 +45,31 @@ class Block(nn.Module):
   Attributes:
     units: hidden units of each layer.
     layers: hidden layers.
-    context, horizon, outputs, dtype: those of the network.
+    lookback, horizon, outputs, dtype: those of the network.
     basis: the functions that backcast and forecast are combined from; None: a value of its own for
       each step. (The generic g of section 3.3 is linear, as is θ: together one linear map.)
   """
 
   units: int
   layers: int
-  context: int
+  lookback: int
   horizon: int
   outputs: int
   dtype: str
   basis: Basis | None = None
 
   @nn.compact
-  def __call__(self, x: Float[Array, '*batch context']):
-    """(backcast [..., context], forecast [..., horizon · outputs])."""
+  def __call__(self, x: Float[Array, '*batch lookback']):
+    """(backcast [..., lookback], forecast [..., horizon · outputs])."""
     h = x
     for i in range(self.layers):
       init = nn.initializers.he_normal()
       h = nn.relu(nn.Dense(self.units, dtype=self.dtype, kernel_init=init, name=f'layer_{i}')(h))
     if self.basis is None:
       size = self.horizon * self.outputs
-      return self._theta(h, self.context, 'backcast'), self._theta(h, size, 'forecast')
-    # The context is before time 0, where the horizon begins.
-    past = self.basis(np.arange(-self.context, 0) / self.horizon)
+      return self._theta(h, self.lookback, 'backcast'), self._theta(h, size, 'forecast')
+    # The input is before time 0, where the horizon begins.
+    past = self.basis(np.arange(-self.lookback, 0) / self.horizon)
     future = self.basis(np.arange(self.horizon) / self.horizon)
     backcast = self._theta(h, len(past), 'backcast') @ past.astype(self.dtype)
     theta = self._theta(h, self.outputs * len(future), 'forecast')
@@ -86,7 +86,7 @@ class DirectNetwork(CausalNetwork):
   """The base of both architectures: a position is a context in, and a whole forecast out.
 
   Attributes:
-    context: steps of the input.
+    lookback: steps of the input.
     horizon: steps of the forecast.
     outputs: outputs for each step, such as quantiles, as the head takes them.
     dtype: type of the products.
@@ -95,7 +95,7 @@ class DirectNetwork(CausalNetwork):
     ConfigError: for an ordering whose emissions are not whole horizons.
   """
 
-  context: int = 0
+  lookback: int = 0
   horizon: int = 1
   outputs: int = 1
   dtype: str = 'float32'
@@ -104,7 +104,7 @@ class DirectNetwork(CausalNetwork):
 
   def __post_init__(self):
     super().__post_init__()
-    if not self.context:
+    if not self.lookback:
       raise ConfigError(
         "N-BEATS forecasts a whole horizon at once: set ordering.name='horizon', or choose another "
         'network'
@@ -113,7 +113,7 @@ class DirectNetwork(CausalNetwork):
   @property
   def width(self) -> int:
     """Numbers in an input."""
-    return self.context
+    return self.lookback
 
   def blocks(self) -> list[nn.Module]:
     """The blocks, from the first to the last; one that occurs several times shares parameters."""
@@ -127,7 +127,7 @@ class DirectNetwork(CausalNetwork):
   @nn.compact
   def __call__(
     self,
-    h: Float[Array, 'batch length context'],
+    h: Float[Array, 'batch length lookback'],
     cache: Any = None,
     train: bool = False,
     segments: Int[Array, 'batch length'] | None = None,
@@ -142,7 +142,7 @@ class DirectNetwork(CausalNetwork):
 
   def block(self, units: int, layers: int, name: str, basis: Basis | None = None) -> Block:
     """A block at the sizes of the network."""
-    sizes = self.context, self.horizon, self.outputs, self.dtype
+    sizes = self.lookback, self.horizon, self.outputs, self.dtype
     return Block(units, layers, *sizes, basis, name=name)
 
 

@@ -14,6 +14,7 @@ from common.data.spec import SeriesSpec
 from common.domains.forecasts.draws import forecast_request
 from tests.autoregressive.common import perturbed
 from tests.autoregressive.series import CONTEXT, HORIZON, SPEC, loss_context, series_config, windows
+from tests.cases import slow
 
 SERIES = SeriesSpec(
   HORIZON, 4, covariates=('a', 'b'), origins=(100.0, -3.0, 0.0), units=(20.0, 2.0, 5.0)
@@ -65,7 +66,7 @@ def test_percentages_are_of_raw_values():
   assert np.isnan(ordering.covariates(x, label=LABEL + 3).location).all()
 
 
-@pytest.mark.parametrize('head', ['point', 'percentage', 'quantiles'])
+@pytest.mark.parametrize('head', [*slow(['point']), 'percentage', 'quantiles'])
 def test_a_direct_model_is_trained_and_sampled_by_the_same_loop(head):
   made, data = build(config(head), REAL), batch()
   params = perturbed(made.init(jax.random.key(0), data)[0], 0.3)

@@ -95,12 +95,9 @@ LARGE += ('images.py:fashion_mnist', 'images.py:mnist', 'autoregressive/images.p
 OTHERS = ('images.py:digits_2x2', 'images.py:digits_4x4', 'images.py:palette', ':folder32')
 OTHERS += ('images.py:digits_eps', 'pixelcnn.py:mnist', 'chorales.py:together')
 OTHERS += ('series.py:aus_retail_gaussian', 'text.py:python_bytes', 'text.py:file')
-OTHERS += (
-  'nanogpt.py:shakespeare_char',
-  'published.py:none',
-  'published.py:file',
-  'published.py:full',
-)
+OTHERS += ('nanogpt.py:shakespeare_char', 'forecasts.py:tcn', 'forecasts.py:transformer')
+OTHERS += ('nbeats_smape', 'nbeats_mase', 'nbeats_interpretable')
+OTHERS += ('published.py:none', 'published.py:file', 'published.py:full')
 SLOW = LARGE + OTHERS
 TRACED = [pytest.param(v, marks=pytest.mark.slow) if v.endswith(SLOW) else v for v in VARIANTS]
 

@@ -22,6 +22,7 @@ GIVEN = {  # by the code, from the data or another component
   'centred',
   *('parent', 'name', 'out_channels', 'num_classes', 'spec', 'length', 'grid', 'values'),
   *('vocabulary', 'network', 'head', 'rows', 'features', 'categories', 'dtype'),
+  *('relative', 'lookback', 'horizon', 'outputs'),
 }
 
 

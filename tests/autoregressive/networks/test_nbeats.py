@@ -14,6 +14,7 @@ from autoregressive.networks.nbeats import (
   trend_basis,
 )
 from tests.autoregressive.common import perturbed
+from tests.cases import mostly_slow
 
 CONTEXT, HORIZON = 10, 4
 SMALL = {
@@ -62,7 +63,7 @@ def reference(network, parameters, x):
   return forecast.reshape(*x.shape[:-1], -1)
 
 
-@pytest.mark.parametrize('name', SMALL)
+@pytest.mark.parametrize('name', mostly_slow(SMALL, ['generic', 'interpretable quantiles']))
 def test_the_forecast_is_that_of_the_equations(name):
   network = SMALL[name]
   x = jax.random.normal(jax.random.key(0), (3, 2, CONTEXT))
