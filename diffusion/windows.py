@@ -102,7 +102,8 @@ class WindowDiffusion(Diffusion):
 
 
 def _without_past(request: Request) -> Request:
-  return request._replace(past=None, mask=None)
+  label = None if request.label is None else jnp.asarray(request.label)
+  return request._replace(label=label, past=None, mask=None)
 
 
 def condition(spec: DataSpec, x: Num[Array, 'batch length columns'], context: int) -> Conditioned:

@@ -111,6 +111,19 @@ class Frequency(NamedTuple):
     return tuple(name for name, length in lengths.items() if length > 2 * seconds)
 
 
+def frequency_named(name: str) -> Frequency | None:
+  """The frequency with a name that `Frequency.name` gives; None for any other text."""
+  for (unit, step), known in FREQUENCY_NAMES.items():
+    if name == known:
+      return Frequency(unit, step)
+  number, _, word = name.partition(' ')
+  for unit, sizes in UNITS.items():
+    for size, known in sizes:
+      if word == known and number.isdecimal() and int(number):
+        return Frequency(unit, int(number) * size)
+  return None
+
+
 def feature_names(frequency: Frequency) -> tuple[str, ...]:
   """Names of the columns of `time_features`."""
   return ('age', *(f'{cycle}_{part}' for cycle in frequency.cycles for part in ('sin', 'cos')))

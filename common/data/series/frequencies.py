@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
-from common.data.series.calendars import DAY, Frequency, Timestamps
+from common.data.series.calendars import DAY, Frequency, Timestamps, frequency_named
 
 ZONE = re.compile(r' ?(Z|z|UTC|GMT|[+-]\d\d(:?\d\d)?)$')  # at the end of a style
 MAX_FILLED = 10  # missing steps for each time
@@ -103,6 +103,8 @@ def infer_frequency(times: Timestamps, starts: Bool[np.ndarray, 'n'], chosen: st
   regular = _regular(times, starts)
   if regular is not None and chosen in ('', regular.frequency.name):
     return regular
+  if chosen and (regular := _as_chosen(times, starts, chosen)) is not None:
+    return regular
   names = _names(times, starts)
   found = {name: names.count(name) for name in dict.fromkeys(names) if name}
   if chosen in found:
@@ -112,6 +114,8 @@ def infer_frequency(times: Timestamps, starts: Bool[np.ndarray, 'n'], chosen: st
   if found and (chosen or len(found) > 1):
     raise FrequencyError(found)
   readings = [_read(candidate, starts) for candidate in _interpretations(times)]
+  if not len(readings[0].gaps):  # nothing shows a frequency, and the chosen one does not suit
+    raise FrequencyError({'none': len(names)})
   raise UnevenTimesError(min(map(_first_error, readings))[1])
 
 
@@ -125,6 +129,17 @@ def _regular(times: Timestamps, starts: Bool[np.ndarray, 'n']) -> Regular | None
   reading, step = min(clear, key=_number_missing)
   kept = np.ones(int(starts.sum()), bool)
   return Regular(Frequency(reading.times.unit, step), reading.times, kept)
+
+
+def _as_chosen(times: Timestamps, starts: Bool[np.ndarray, 'n'], chosen: str) -> Regular | None:
+  """The times in the chosen frequency, if no series is long enough to show another one."""
+  wanted = frequency_named(chosen)
+  for reading in (_read(candidate, starts) for candidate in _interpretations(times)):
+    if wanted is None or wanted.unit != reading.times.unit or reading.own.any():
+      continue
+    if ((reading.gaps > 0) & (reading.gaps % wanted.step == 0)).all():
+      return Regular(wanted, reading.times, np.ones(int(starts.sum()), bool))
+  return None
 
 
 def _names(times: Timestamps, starts: Bool[np.ndarray, 'n']) -> list[str]:

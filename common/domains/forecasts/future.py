@@ -178,7 +178,9 @@ def _with_covariates(windows: Windows, path: str) -> Windows:
   columns = _columns_by_name(series)
   names = table.columns.covariates + table.columns.categories
   if not names:
-    raise ValueError(f'--future={path}: the run has no covariates that are known in advance')
+    known = [name for name in columns if name not in series.columns.observed]
+    wanted = ', '.join(known) or 'the run has none'
+    raise ValueError(f'--future={path} has no covariate that is known in advance: {wanted}')
   batch = windows.source.gather(windows.indices)
   x, context = batch['x'].copy(), spec.shape[0] - series.horizon
   moments = series.times(batch['start'], batch['series'], spec.shape[0])[:, context:]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from common.config import ConfigError
-from common.data.series.calendars import Frequency
+from common.data.series.calendars import Frequency, frequency_named
 from common.data.series.encoding import (
   Levels,
   SeriesRows,
@@ -83,6 +83,14 @@ def test_one_of_several_frequencies_can_be_chosen():
     assert found.notes == (f'2 series are not {frequency} and were left out',)
 
 
+def test_a_chosen_frequency_reads_series_that_are_too_short_to_show_one():
+  for lines in (['a,2001-01-01,1'], ['a,2001-01-01,1', 'a,2001-03-01,2']):
+    found = table(lines, frequency='monthly')
+    assert found.frequency.name == 'monthly' and len(found.value) == 2 * len(lines) - 1
+  with pytest.raises(ConfigError, match=r'data\.frequency=monthly: no series has this frequency'):
+    table(['a,7,1'], frequency='monthly')
+
+
 @pytest.mark.parametrize(
   ('frequency', 'name'),
   [
@@ -95,7 +103,8 @@ def test_one_of_several_frequencies_can_be_chosen():
   ],
 )
 def test_names_of_frequencies(frequency, name):
-  assert frequency.name == name
+  assert frequency.name == name and frequency_named(name) == frequency
+  assert frequency_named('often') is None
 
 
 SKY = [

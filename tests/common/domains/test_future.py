@@ -133,7 +133,7 @@ def test_counts_are_not_forecast_from_other_numbers(data, tmp_path):
 
 def test_tables_and_pictures_of_forecasts_without_a_truth(data):
   windows = future_windows(data, 2)
-  drawn = np.arange(10.0).reshape(1, 5, 1) + np.zeros((2, 1, 2))
+  drawn = np.arange(5.0).reshape(1, 5, 1) + np.zeros((2, 1, 2))
   found = windows.forecasts(drawn)
   assert found.is_future
   lines = tables.table([found], all_draws=True).splitlines()

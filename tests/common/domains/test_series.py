@@ -29,9 +29,9 @@ def dated(origins=(0.0, 0.0), units=(1.0, 1.0)):
   spec = DataSpec('p', 'series', (8, 2), 0, 2, ('a, b', 'c'), series=described)
   x = np.zeros((2, 8, 2), np.float32)
   x[..., 0] = np.concatenate([PAST, TRUTH], 1)
-  draws = x[:, None, 5:, 0] + np.arange(101.0)[:, None]
+  drawn = x[:, None, 5:, 0] + np.arange(101.0)[:, None]
   batch = {'x': x, 'label': np.array([0, 1]), 'start': np.array([0, 4])}
-  return draws.to_forecasts(spec, batch, draws)
+  return draws.to_forecasts(spec, batch, drawn)
 
 
 def test_quantiles_as_a_table():
