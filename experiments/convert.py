@@ -32,6 +32,7 @@ from common import finetuning
 from common.checkpoints.checkpoints import Checkpoints
 from common.config import Config, ConfigError, as_tuple, flatten, plain_dict
 from common.data import pipeline
+from common.data.tokenizers import same_vocabulary
 from common.files import check_writable_folder
 from experiments import cli, config_flag, families, runs
 from experiments.startup.workdir import (
@@ -146,7 +147,8 @@ def _sections(
 def _check_data(data: pipeline.Data, published: weights.Published, path: str) -> None:
   """Raises ConfigError for data of another vocabulary than that of the weights."""
   tokenizer = published.companions.tokenizer
-  if tokenizer is not None and data.spec.tokenizer == tokenizer:
+  theirs = data.spec.tokenizer
+  if None not in (tokenizer, theirs) and same_vocabulary(tokenizer, theirs):
     return
   if published.vocabulary != data.spec.levels:
     raise ConfigError(

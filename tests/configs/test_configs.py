@@ -29,6 +29,7 @@ SPECS |= {
   'shakespeare': DataSpec('shakespeare', 'text', (65,), 84, num_train=74_794, tokenizer=LETTERS),
   'python_code': DataSpec('python_code', 'text', (65,), 256, num_train=1000, tokenizer=Bytes()),
 }
+SPECS['none'] = DataSpec('none', 'text', (65,), 300, num_train=1000)  # convert --read
 MONTHLY = SeriesSpec(12, 12, counts=True, covariates=('age', 'year_sin', 'year_cos'))
 SPECS |= {
   name: DataSpec(name, 'series', (60, 4), 0, 2, ('a', 'b'), 1000, series=MONTHLY)
@@ -92,7 +93,12 @@ LARGE += ('images.py:fashion_mnist', 'images.py:mnist', 'autoregressive/images.p
 OTHERS = ('images.py:digits_2x2', 'images.py:digits_4x4', 'images.py:palette', ':folder32')
 OTHERS += ('images.py:digits_eps', 'pixelcnn.py:mnist', 'chorales.py:together')
 OTHERS += ('series.py:aus_retail_gaussian', 'text.py:python_bytes', 'text.py:file')
-OTHERS += ('nanogpt.py:shakespeare_char',)
+OTHERS += (
+  'nanogpt.py:shakespeare_char',
+  'published.py:none',
+  'published.py:file',
+  'published.py:full',
+)
 SLOW = LARGE + OTHERS
 TRACED = [pytest.param(v, marks=pytest.mark.slow) if v.endswith(SLOW) else v for v in VARIANTS]
 

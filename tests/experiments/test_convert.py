@@ -177,7 +177,7 @@ def test_a_gguf_file_is_fine_tuned_with_lora_and_its_updates_written(from_gguf):
   workdir = f'--workdir={from_gguf}/scanned'
   run('convert', f'--read={from_gguf}/tiny.gguf', workdir, *scanned)
   train = (
-    '--config=configs/autoregressive/finetune.py:lora',
+    '--config=configs/autoregressive/published.py:lora',
     f'--config.finetune.source={from_gguf}/scanned',
     f'--config.data.source={from_gguf}/text.txt',
     f'--config.data.dir={from_gguf}/data',
