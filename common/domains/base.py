@@ -9,7 +9,6 @@ The methods of `Domain` suit data that can be shown as pictures: a new kind of d
 
 import dataclasses
 import math
-import pathlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -316,7 +315,7 @@ class Domain:
     levels = f'{spec.levels} levels' if spec.levels else 'numbers'
     return f'{shape}, {levels}, {spec.num_classes} classes'
 
-  def check_flags(self, spec: DataSpec, flags: SampleFlags, out: pathlib.Path | None) -> None:
+  def check_flags(self, spec: DataSpec, flags: SampleFlags, out: Path | None) -> None:
     """Raises ValueError for a flag or a suffix that does not apply, and for too many samples."""
     for name, value in flags.given().items():
       if name not in self.flags:
@@ -345,9 +344,7 @@ class Domain:
     del spec, flags
     return 0
 
-  def check(
-    self, trained: TrainedModel, settings: SampleSettings, out: pathlib.Path | None
-  ) -> None:
+  def check(self, trained: TrainedModel, settings: SampleSettings, out: Path | None) -> None:
     """Raises ValueError for what `sample` could not do; the model needs no parameters yet."""
     self.check_flags(trained.data.spec, settings.flags, out)
     for name in settings.flags.given().keys() & settings.options.keys():
@@ -373,9 +370,7 @@ class Domain:
     label = parse_label(flags.label, num, spec, trained.method.labelled)
     return self.request(spec, num, label, settings.options)
 
-  def sample(
-    self, trained: TrainedModel, settings: SampleSettings, out: pathlib.Path | None
-  ) -> str:
+  def sample(self, trained: TrainedModel, settings: SampleSettings, out: Path | None) -> str:
     """Draws samples and writes them to a file.
 
     Args:
