@@ -12,13 +12,13 @@ sees another.
 
 Reproduces: nothing published; our own settings.
 
-To expect: docs/chat.md has a run of `lora` on SmolLM2.
+To expect: not measured yet.
 """
 
 from ml_collections import ConfigDict
 
 from common.config import merge, pick
-from configs.autoregressive import finetune
+from configs.autoregressive import published
 
 DIALOGUES = dict(data=dict(name='dialogues', context=512), objective=dict(documents=True))
 
@@ -32,4 +32,4 @@ VARIANTS = {
 def get_config(variant: str = 'lora') -> ConfigDict:
   """The config of a variant, a key of VARIANTS."""
   changes = merge(DIALOGUES, pick(VARIANTS, variant, 'variant'))
-  return ConfigDict(merge(finetune.get_config('full' if variant == 'full' else 'lora'), changes))
+  return ConfigDict(merge(published.get_config('full' if variant == 'full' else 'lora'), changes))
