@@ -12,7 +12,7 @@ sees another.
 
 Reproduces: nothing published; our own settings.
 
-To expect: docs/chat.md has a run of `lora` on SmolLM2.
+To expect: not measured yet.
 """
 
 from ml_collections import ConfigDict

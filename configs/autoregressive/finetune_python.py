@@ -1,9 +1,9 @@
 """Fine-tunes a model of Shakespeare on Python, in bytes, so that both have the same vocabulary.
 
 twofold prepare_data --dataset=shakespeare --tokenizer=bytes
-twofold train --config=configs/autoregressive/published.python.py:pretrain \\
+twofold train --config=configs/autoregressive/finetune_python.py:pretrain \\
   --workdir=runs/plays
-twofold train --config=configs/autoregressive/published.python.py:full \\
+twofold train --config=configs/autoregressive/finetune_python.py:full \\
   --config.finetune.source=runs/plays --workdir=runs/python
 twofold evaluate --workdir=runs/python --on=shakespeare --metrics=bits_per_dim
 
