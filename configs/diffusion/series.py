@@ -7,11 +7,13 @@ twofold train --config=configs/diffusion/series.py:aus_retail \\
   twofold evaluate --workdir=runs/retail_diffusion --metrics=crps,normalised_crps
   twofold sample --workdir=runs/retail_diffusion --horizon=18 --out=forecast.png
 
-Reproduces: nothing published; our own settings. The network is a transformer over the steps of a
-window (a DiT with patches of one step). It sees the clean context, the noisy horizon and the
-covariates of all steps, and draws the whole horizon at once.
+The network is a transformer over the steps of a window (a DiT with patches of one step). It sees
+the clean context, the noisy horizon and the covariates of all steps, and draws the whole horizon at
+once. Variant file: your own file (docs/datasets.md), --config.data.source=FILE.csv.
 
-Variant file: your own file (docs/datasets.md), --config.data.source=FILE.csv.
+Reproduces: nothing published; our own settings.
+
+To expect: no run of these settings has been measured yet.
 """
 
 from ml_collections import ConfigDict
