@@ -19,10 +19,9 @@ COMPONENTS = [
   for name in table
 ]
 GIVEN = {  # by the code, from the data or another component
-  *('centred', 'relative', 'context', 'horizon', 'outputs'),
+  *('centred', 'relative', 'lookback', 'horizon', 'outputs'),
   *('parent', 'name', 'out_channels', 'num_classes', 'spec', 'length', 'grid', 'values'),
   *('vocabulary', 'network', 'head', 'rows', 'features', 'categories', 'dtype'),
-  *('relative', 'lookback', 'horizon', 'outputs'),
 }
 
 
