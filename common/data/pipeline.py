@@ -20,8 +20,10 @@ import tensorflow_datasets as tfds
 
 from common.config import ConfigError, as_tuple
 from common.data import music, palettes, preparation, tokenizers
+from common.data.builders import base
 from common.data.series.calendars import Clock
 from common.data.series.columns import Columns
+from common.data.series.windows import FUTURE
 from common.data.sources import DiskSource, GivenSource, MemorySource, Source
 from common.data.spec import DataSpec, SeriesSpec
 
@@ -61,16 +63,17 @@ def load(settings: Mapping[str, Any], in_memory: bool | None = None) -> Data:
   folder = preparation.prepare(settings, network=False)
   builder = preparation.open_prepared(folder)
   info = builder.info
+  names = sorted(info.splits, key=(*base.SPLITS, FUTURE).index)
   # Before anything is read, because TFDS opens shards only when an example needs them.
-  for split in info.splits:
+  for split in names:
     if missing := [path for path in info.splits[split].filepaths if not os.path.exists(path)]:
       raise ConfigError(f'{missing[0]} is missing; delete {folder} and prepare the dataset again')
   if in_memory is None:
     x = info.features['x']
     example_bytes = int(np.prod(x.shape)) * np.dtype(x.np_dtype).itemsize
-    num_examples = sum(info.splits[split].num_examples for split in info.splits)
+    num_examples = sum(info.splits[split].num_examples for split in names)
     in_memory = num_examples * example_bytes < IN_MEMORY_BYTES
-  disks = {split: DiskSource(builder.as_data_source(split), folder) for split in info.splits}
+  disks = {split: DiskSource(builder.as_data_source(split), folder) for split in names}
   splits = {split: MemorySource(disk) for split, disk in disks.items()} if in_memory else disks
   return Data(_read_spec(settings['name'], info), splits, settings.get('flip', False))
 

@@ -85,6 +85,8 @@ RULES = (
     (-2, -1),
     'network.width',
   ),
+  # N-BEATS: the layers of a block.
+  Rule(r'(layer_\d+|backcast|forecast)/kernel$', (-2, -1), 'network.units'),
   # Vectors, one number per channel: biases that are added to whole outputs, and scales of norms.
   Rule(VECTORS.pattern),
 )

@@ -136,9 +136,10 @@ def test_windows_begin_at_whole_frames():
   """Half of five frames of four voices is two frames."""
   begins = []
 
-  def draw(window, lengths, offset):
-    begins.append(int(offset))
-    return Generated(window, np.zeros(window.shape[:2]), lengths)
+  def draw(window):
+    begins.append(window.begin)
+    emissions = window.emissions[:, window.begin : window.begin + 20]
+    return Generated(emissions, np.zeros(emissions.shape[:2]), np.array([20])), False
 
   slide(draw, np.zeros((1, 40, 1), np.int32), np.array([4]), context=20, period=4)
   assert begins == [0, 8, 16, 24]

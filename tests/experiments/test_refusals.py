@@ -18,7 +18,7 @@ REFUSED = [  # (command, flags, a part of its message); NEW is a folder that doe
   ('train', '--workdir=NEW extra', "unexpected argument 'extra'; write --name=value"),
   ('train', '--workdir=NEW --fresh=perhaps', '--fresh=perhaps: write true or false'),
   ('train', '--workdir=README.md ' + DIGITS, '--workdir=README.md: is a file: write a folder'),
-  ('train', '--workdir=gs://bucket ' + DIGITS, 'must be a path on this machine, not a URL'),
+  ('train', '--workdir=gs://bucket ' + DIGITS, 'must name a bucket and a folder in it: gs://'),
   ('train', '--workdir=~nobody_at_all/x ' + DIGITS, 'has no home folder ~nobody_at_all'),
   ('train', '--workdir=NEW --config=README.md', 'README.md must be a Python file'),
   (
@@ -125,7 +125,7 @@ REFUSED = [  # (command, flags, a part of its message); NEW is a folder that doe
   ('convert', '--workdir=NEW --shard_mb=nan', '--shard_mb=nan: write a whole number'),
   ('convert', '--workdir=NEW --write=NEW --fresh', '--fresh has no effect with --write'),
   ('convert', '--workdir=RUN --write=NEW', 'must be of the autoregressive family'),
-  ('convert', '--workdir=NEW', 'give either --read=FOLDER or --write=FOLDER'),
+  ('convert', '--workdir=NEW', 'give either --read=PATH or --write=FOLDER'),
 ]
 
 

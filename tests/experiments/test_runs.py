@@ -10,13 +10,13 @@ import pytest
 from absl import logging
 from jax.tree_util import tree_leaves_with_path
 
+from common import finetuning
 from common.config import ConfigError, to_json
 from common.data.pipeline import Data
 from common.devices.limits import OutOfMemoryError
 from common.method import Samples
 from common.reporting import writers
 from common.reporting.rates import is_speed
-from common.training import loop
 from common.trees import path_name
 from experiments import families, runs
 from experiments.startup import workdir as folders
@@ -154,14 +154,14 @@ def test_a_model_of_diffusion_takes_the_average_of_another_run(tmp_path):
   method = families.build(config, spec)
   params = jax.jit(method.init)(jax.random.key(0), {'x': tiny.data().splits['train'].x[:1]})[0]
   ones = jax.tree.map(jnp.ones_like, params)
-  with loop.open_checkpoints(config, tmp_path / 'run') as checkpoints:
+  with finetuning.open_checkpoints(config, tmp_path / 'run') as checkpoints:
     checkpoints.save(3, {'ema': ones}, config=config, position={})
   (tmp_path / 'run' / 'config.json').write_text(to_json(config))
-  started = families.initial_params(config, spec, params)
+  started = families.initial_params(config, spec, params, families.read_source(config))
   taken = {path_name(p): bool((x == 1).all()) for p, x in tree_leaves_with_path(started)}
   assert taken == {name: not name.endswith('bias') for name in taken}
   with pytest.raises(ConfigError, match='must be the WORKDIR of a run'):
-    families.initial_params(tiny.config('diffusion', finetune__source=tmp_path), spec, params)
+    families.read_source(tiny.config('diffusion', finetune__source=tmp_path))
 
 
 @pytest.mark.slow

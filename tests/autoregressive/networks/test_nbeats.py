@@ -18,9 +18,9 @@ from tests.cases import mostly_slow
 
 CONTEXT, HORIZON = 10, 4
 SMALL = {
-  'generic': NBeats(CONTEXT, HORIZON, units=8, layers=2, stacks=3),
+  'nbeats': NBeats(CONTEXT, HORIZON, units=8, layers=2, stacks=3),
   'quantiles': NBeats(CONTEXT, HORIZON, outputs=3, units=8, layers=2, stacks=2),
-  'interpretable': InterpretableNBeats(
+  'nbeats_interpretable': InterpretableNBeats(
     CONTEXT, HORIZON, trend_units=8, season_units=6, layers=2, repeats=2
   ),
   'interpretable quantiles': InterpretableNBeats(
@@ -63,7 +63,7 @@ def reference(network, parameters, x):
   return forecast.reshape(*x.shape[:-1], -1)
 
 
-@pytest.mark.parametrize('name', mostly_slow(SMALL, ['generic', 'interpretable quantiles']))
+@pytest.mark.parametrize('name', mostly_slow(SMALL, ['nbeats', 'interpretable quantiles']))
 def test_the_forecast_is_that_of_the_equations(name):
   network = SMALL[name]
   x = jax.random.normal(jax.random.key(0), (3, 2, CONTEXT))

@@ -21,6 +21,7 @@ from common.training.program import build_program
 from common.training.sharding import LARGE, check_placement, leaf_spec, shardings
 from experiments import families
 from tests.autoregressive.common import DIGITS, perturbed, small_config
+from tests.autoregressive.networks import test_nbeats as nbeats
 from tests.cases import mostly_slow
 from tests.configs.test_papers import built
 from tests.diffusion.networks import small
@@ -48,6 +49,21 @@ def causal(name):
   return jax.eval_shape(model.init, jax.random.key(0), emissions)['params']
 
 
+def direct(name):
+  """Shapes of a network that forecasts 18 steps from 36, at its default size."""
+  network = CAUSAL[name](lookback=36, horizon=18)
+  return {
+    'network': jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, 1, 36)))['params']
+  }
+
+
+def shapes_of(name):
+  """Shapes of the parameters of a network of either family."""
+  if name not in CAUSAL:
+    return diffusion(name)
+  return direct(name) if CAUSAL[name].direct else causal(name)
+
+
 def diffusion(name):
   """Shapes of a network of 128 channels or more."""
   network = small.build(name, width=256 if name in ('dit', 'mlp') else 128)
@@ -56,7 +72,7 @@ def diffusion(name):
 
 @pytest.mark.parametrize('name', [*CAUSAL, *small.SMALL])
 def test_every_network_has_rules_for_both_axes(name):
-  params = (causal if name in CAUSAL else diffusion)(name)
+  params = shapes_of(name)
   check_placement(params, mesh(fsdp=2, tensor=2))
   specs = jax.tree.map(lambda s: str(s.spec), shardings(params, mesh(fsdp=2, tensor=2)))
   pairs = list(zip(jax.tree.leaves(params), jax.tree.leaves(specs), strict=True))
@@ -73,6 +89,11 @@ def gradients(name):
     run, inputs = network.apply, small.batch(8)
     params = {'network': small.random_params(network)}
     loss = lambda params, *inputs: jnp.square(run({'params': params['network']}, *inputs)).mean()
+  elif CAUSAL[name].direct:
+    network, x = nbeats.SMALL[name], jax.random.normal(jax.random.key(0), (8, 1, nbeats.CONTEXT))
+    run, inputs = network.apply, (x,)
+    params = {'network': perturbed(jax.jit(network.init)(jax.random.key(1), x)['params'], 0.3)}
+    loss = lambda params, x: jnp.square(run({'params': params['network']}, x)[0]).mean()
   else:
     model, emissions = model_of(name, 'float32')
     inputs = (jnp.tile(emissions, (4, 1, 1)),)
