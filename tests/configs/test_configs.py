@@ -97,7 +97,13 @@ OTHERS += ('images.py:digits_eps', 'pixelcnn.py:mnist', 'chorales.py:together')
 OTHERS += ('series.py:aus_retail_gaussian', 'text.py:python_bytes', 'text.py:file')
 OTHERS += ('nanogpt.py:shakespeare_char', 'forecasts.py:tcn', 'forecasts.py:transformer')
 OTHERS += ('nbeats_smape', 'nbeats_mase', 'nbeats_interpretable')
-OTHERS += ('published.py:none', 'published.py:file', 'published.py:full')
+OTHERS += ('published.py:none', 'published.py:file', 'published.py:full', 'published.py:lora')
+OTHERS += (
+  'dialogues.py:lora_bf16',
+  'dialogues.py:full',
+  'forecasts.py:deepar',
+  'forecasts.py:nbeats',
+)
 SLOW = LARGE + OTHERS
 TRACED = [pytest.param(v, marks=pytest.mark.slow) if v.endswith(SLOW) else v for v in VARIANTS]
 

@@ -74,6 +74,7 @@ def test_the_condition_of_a_window_by_hand():
   np.testing.assert_array_equal(given[..., 7:].argmax(-1), x[..., 4])
 
 
+@pytest.mark.slow
 def test_what_is_missing_or_to_be_forecast_changes_nothing():
   """The loss bit for bit, whatever stands in the place of a missing value; and the forecasts."""
   method, params, memory = built()

@@ -104,6 +104,7 @@ def undisturbed(tmp_path_factory):
   return workdir, run_all([*TINY, '--config.train.sample_every=40'], workdir)
 
 
+@pytest.mark.slow
 def test_two_processes_equal_one_with_two_devices_bit_for_bit(undisturbed, tmp_path):
   workdir, (first, second) = undisturbed
   run('train', *TINY, '--config.train.sample_every=40', f'--workdir={tmp_path}/run', devices=2)

@@ -63,7 +63,7 @@ def reference(network, parameters, x):
   return forecast.reshape(*x.shape[:-1], -1)
 
 
-@pytest.mark.parametrize('name', mostly_slow(SMALL, ['nbeats', 'interpretable quantiles']))
+@pytest.mark.parametrize('name', mostly_slow(SMALL, ['nbeats']))
 def test_the_forecast_is_that_of_the_equations(name):
   network = SMALL[name]
   x = jax.random.normal(jax.random.key(0), (3, 2, CONTEXT))

@@ -90,6 +90,7 @@ def test_a_reply_can_be_interrupted_and_the_conversation_goes_on():
   assert [m['role'] for m in talk.messages] == ['user', 'assistant', 'user']
 
 
+@pytest.mark.slow
 def test_old_turns_are_forgotten_when_the_context_is_full():
   talk = tiny.conversation(context=127, system='sys')
   forgotten = []
