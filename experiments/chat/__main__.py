@@ -133,6 +133,7 @@ def turns(interrupts: Interrupts) -> Iterator[str]:
   """The lines that are typed, or those of a pipe, without empty ones."""
   typed = sys.stdin.isatty()
   while True:
+    interrupts.replying = False
     try:
       line = typed_line() if typed else sys.stdin.readline()
     except KeyboardInterrupt:
@@ -145,9 +146,9 @@ def turns(interrupts: Interrupts) -> Iterator[str]:
     if not line or line.strip() == '/quit':
       return
     if line.strip():
+      interrupts.replying, interrupts.pressed = True, False
       if not typed:  # so that the output is a transcript
-        print(f'{PROMPT}{printable(line.strip())}')
-      interrupts.pressed = False
+        print(f'{PROMPT}{printable(line.strip())}', flush=True)
       yield line.strip()
 
 
@@ -190,13 +191,9 @@ def answer(line: str, talk: Conversation, interrupts: Interrupts, length: int) -
       f'(the context of {talk.session.context} tokens is full: the first {forgotten} turns are '
       'forgotten; /reset starts anew)'
     )
-  interrupts.replying = True
-  try:
-    for piece in talk.reply(length, interrupts.seen):
-      times.append(time.perf_counter())
-      print(printable(piece), end='', flush=True)
-  finally:
-    interrupts.replying = False
+  for piece in talk.reply(length, interrupts.seen):
+    times.append(time.perf_counter())
+    print(printable(piece), end='', flush=True)
   print(flush=True)
   if interrupts.pressed:
     print('(interrupted)')

@@ -160,7 +160,7 @@ def test_forecasts_of_windows_with_gaps_are_those_of_one_pass():
 @pytest.mark.parametrize('horizon', [2, 7])
 def test_a_horizon_may_be_shorter_or_longer_than_the_trained_one(horizon):
   """The first steps of a longer forecast are those of a shorter one."""
-  made, batch, params = series_method()
+  made, batch, params = series_method(network__positions='rotary')
   x = np.pad(np.asarray(batch['x']), ((0, 0), (0, 3), (0, 0)))[:, : CONTEXT + horizon]
   mask = np.ones(x.shape[1:], bool)
   mask[CONTEXT:, 0] = False

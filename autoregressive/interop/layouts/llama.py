@@ -156,7 +156,8 @@ def _to_config(kind: str, network) -> dict[str, Any]:
   if kind == 'phi3':
     config['rope_parameters']['partial_rotary_factor'] = network.rotary_fraction
     del config['head_dim']  # it is the width over the heads
-    return config | dict(sliding_window=network.window or None)
+    # The default of `transformers` is a token that only the vocabulary of Phi-3 has.
+    return config | dict(sliding_window=network.window or None, pad_token_id=None)
   if kind == 'llama':
     return config | dict(attention_bias=False, mlp_bias=False)
   window = bool(network.window)

@@ -92,7 +92,7 @@ def gradients(name):
   elif CAUSAL[name].direct:
     network, x = nbeats.SMALL[name], jax.random.normal(jax.random.key(0), (8, 1, nbeats.CONTEXT))
     run, inputs = network.apply, (x,)
-    params = {'network': perturbed(jax.jit(network.init)(jax.random.key(1), x)['params'], 0.3)}
+    params = {'network': perturbed(jax.jit(network.init)(jax.random.key(1), x)['params'], 0.1)}
     loss = lambda params, x: jnp.square(run({'params': params['network']}, x)[0]).mean()
   else:
     model, emissions = model_of(name, 'float32')
