@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from autoregressive.interop.layouts import join_heads, split_heads
+from autoregressive.interop.layouts.base import join_heads, split_heads
 from autoregressive.method import build_model
 from tests.autoregressive.common import outputs_of, perturbed
 from tests.autoregressive.texts import WINDOWS, text_config, windows

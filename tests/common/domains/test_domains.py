@@ -29,7 +29,7 @@ SPECS = {
   'music': DataSpec('m', 'music', (9, 4), 93, pitches=Pitches(36, 81)),
   'series': DataSpec('s', 'series', (8, 2), 0, 1, ('a',), series=SeriesSpec(3)),
 }
-EVERY_FLAG = SampleFlags(1, 'a', 'inpaint', 'left', 1, 'a', 1, True, 'a', 1, 1)
+EVERY_FLAG = SampleFlags(1, 'a', 'inpaint', 'left', 1, 'a', 1, True, 'a', 'dedent', True, 1, 1)
 EVERY_FLAG = dataclasses.replace(EVERY_FLAG, horizon=1, on='a', future='a', all_draws=True)
 SETTINGS = dict(split='test', batch_size=8, num_samples=12, extractor='pixels')
 

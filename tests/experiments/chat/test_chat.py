@@ -9,18 +9,18 @@ import sys
 import pytest
 
 from common.config import ConfigError
-from experiments.chat import __main__ as chat
+from experiments.chat import talk
 from experiments.startup.workdir import config_of
 from tests.experiments.chat import tiny
 from tests.experiments.commands import ROOT, refused
 
 
-def said(monkeypatch, capsys, text, talk=None):
+def said(monkeypatch, capsys, text, conversation=None):
   """What the command prints for turns from a pipe: (output, errors)."""
   before = signal.getsignal(signal.SIGINT)
   monkeypatch.setattr(sys, 'stdin', io.StringIO(text))
   try:
-    chat.converse(talk or tiny.conversation(), 6)
+    talk.converse(conversation or tiny.conversation(), 6)
   finally:
     signal.signal(signal.SIGINT, before)
   return capsys.readouterr()
@@ -50,15 +50,15 @@ def test_a_bad_line_ends_no_conversation(monkeypatch, capsys, tmp_path):
 
 def test_settings_that_no_chat_has_are_refused(tmp_path):
   config = tiny.config()
-  assert chat.settings_of(config, {'top_p': 0.9, 'temperature': 0.2}).top_p == 0.9
+  assert talk.settings_of(config, {'top_p': 0.9, 'temperature': 0.2}).top_p == 0.9
   with pytest.raises(ConfigError, match='option beams is not for chats'):
-    chat.settings_of(config, {'beams': 2})
+    talk.settings_of(config, {'beams': 2})
   with pytest.raises(ConfigError, match='option temperature'):
-    chat.settings_of(config, {'temperature': -1})
+    talk.settings_of(config, {'temperature': -1})
   with pytest.raises(ConfigError, match='no chat template'):
-    chat.template_of(str(tmp_path), None)
+    talk.template_of(str(tmp_path), None)
   with pytest.raises(ConfigError, match='cannot be read as text'):
-    chat.template_of(str(tmp_path), str(tmp_path / 'none'))
+    talk.template_of(str(tmp_path), str(tmp_path / 'none'))
 
 
 @pytest.mark.slow
