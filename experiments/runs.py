@@ -384,7 +384,7 @@ def with_text(run: Run, path: str, stride: int | None = None) -> Run:
   if run.data.spec.tokenizer is None:
     raise ConfigError(f'--on={path}: a file is for models of text, not of {run.data.spec.name}')
   try:
-    text = read_text(pathlib.Path(path))
+    text = read_text(to_path(path))
     return run._replace(data=windows.text_data(run.data, path, text, stride))
   except (OSError, ValueError) as error:
     raise ConfigError(f'--on={path}: {error}') from error

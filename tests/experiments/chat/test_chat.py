@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from common.config import ConfigError
+from experiments import runs
 from experiments.chat import talk
 from experiments.startup.workdir import config_of
 from tests.experiments.chat import tiny
@@ -79,3 +80,10 @@ def test_the_command_talks_and_ctrl_c_ends_only_a_reply(tmp_path):
   assert '(interrupted)' in out
   (workdir / 'chat_template.jinja').unlink()
   assert 'has no chat template' in refused('chat', f'--workdir={workdir}')
+
+
+def test_a_run_without_data_is_evaluated_on_a_text(tmp_path):
+  (tmp_path / 'a.txt').write_text('hello again, and again')
+  run = runs.load(tiny.save(tmp_path / 'run'))
+  found = runs.with_text(run, str(tmp_path / 'a.txt'), None)
+  assert len(found.data.splits['test']) >= 1 and found.params is run.params
