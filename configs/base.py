@@ -37,7 +37,7 @@ SETTINGS = dict(
   seed=Setting(0, SEED),  # decides initial parameters, order of the data and all noise
   data=dict(  # what is trained on
     name='digits',  # a key of common/data/builders/__init__.py
-    dir=Setting('', FOLDER),  # folder of prepared datasets, or gs://...; empty: TFDS's own
+    dir=Setting('', FOLDER),  # folder of prepared datasets, or gs://...; empty: TFDS's default
     # folder or file of custom data (image_folder, npz, text, dialogues, series) or raw files
     source=Setting('', PATH),
     # image_folder: side after cropping and resizing
