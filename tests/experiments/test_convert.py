@@ -127,13 +127,14 @@ def test_a_run_with_lora_is_written_merged(kind, shard_bytes, tmp_path):
 
 @pytest.fixture(scope='module')
 def from_gguf(tmp_path_factory):
-  """A run that was read from a GGUF file without data; its folder."""
+  """The folder of a run that was read from a GGUF file without data, and was written again."""
   folder = tmp_path_factory.mktemp('gguf')
   tiny.write(folder / 'tiny.gguf', tiny.gguf_tensors(tiny.model()), quantised='F32')
   config = families.load_config(convert.DEFAULT, {})
   assert convert.read(str(folder / 'tiny.gguf'), config, folder / 'run') == sum(
     x.size for x in jax.tree.leaves(tiny.model().params)
   )
+  convert.write(runs.load(folder / 'run'), folder / 'run', folder / 'out')
   return folder
 
 
@@ -151,7 +152,6 @@ def test_a_gguf_file_becomes_a_run_with_tokenizer_and_template_without_data(from
   assert past.tolist() == [[0], [0]]  # the separator begins a text
   with pytest.raises(ConfigError, match=r'the test split of none is empty; .* --on='):
     run.evaluate(['bits_per_dim'])
-  convert.write(run, from_gguf / 'run', from_gguf / 'out')
   config = json.loads((from_gguf / 'out' / 'config.json').read_text())
   assert (config['max_position_embeddings'], config['eos_token_id']) == (64, 2)
   assert (from_gguf / 'out' / 'tokenizer.json').exists()
