@@ -77,9 +77,9 @@ def ended(module: str, *flags: str, devices: int = 1, **env: str) -> tuple[int, 
   return tuple(json.loads(forks().stdout.readline()))
 
 
-def run(module: str, *flags: str, code: int = 0, devices: int = 1) -> str:
+def run(module: str, *flags: str, code: int = 0, devices: int = 1, **env: str) -> str:
   """Runs a command to its end, checks its exit code, and returns all that it printed."""
-  found, out, err = ended(module, *flags, devices=devices)
+  found, out, err = ended(module, *flags, devices=devices, **env)
   assert found == code, f'exit {found}\n{out}\n{err}'
   return out + err
 
