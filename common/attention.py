@@ -31,7 +31,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from common import flops
 from common.config import ConfigError, pick
-from common.devices.mesh import BATCH_AXES, HEADS_AXIS, batch_axes, outside
+from common.devices.mesh import BATCH_AXES, HEADS_AXIS, batch_axes
 from common.precision import einsum
 
 MASKED = -1e30  # softmax maps it to exactly 0; finite, so that a fully masked row is not NaN
@@ -204,7 +204,6 @@ def cudnn(
   return mixed.swapaxes(1, 2).reshape(shape)
 
 
-@functools.lru_cache(maxsize=32)
 def _splash_kernel(heads: int, queries: int, keys: int, settings: AttentionSettings, tpu: bool):
   """The kernel for one example; Pallas interprets it on platforms other than TPUs."""
   from jax.experimental.pallas.ops.tpu import splash_attention as pallas
@@ -214,15 +213,14 @@ def _splash_kernel(heads: int, queries: int, keys: int, settings: AttentionSetti
     mask = pallas.LocalMask(shape, (settings.window - 1, 0), 0)
   else:
     mask = pallas.CausalMask(shape) if settings.causal else pallas.FullMask(shape)
-  # The tables of the mask are computed on this machine, whatever mesh is in scope.
-  with jax.ensure_compile_time_eval(), outside():
-    return pallas.make_splash_mha(
-      pallas.MultiHeadMask([mask] * heads),
-      head_shards=1,
-      q_seq_shards=1,
-      attn_logits_soft_cap=settings.cap or None,
-      interpret=not tpu,
-    )
+  # Not cached: its tables of the mask belong to the program that is being traced.
+  return pallas.make_splash_mha(
+    pallas.MultiHeadMask([mask] * heads),
+    head_shards=1,
+    q_seq_shards=1,
+    attn_logits_soft_cap=settings.cap or None,
+    interpret=not tpu,
+  )
 
 
 def _splash_segments(query: Query, key: Keys, inputs: AttentionInputs):

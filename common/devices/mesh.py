@@ -35,11 +35,6 @@ def scope(mesh: Mesh | None) -> contextlib.AbstractContextManager:
   return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
-def outside() -> contextlib.AbstractContextManager:
-  """Programs in this context know no mesh, also within `scope`."""
-  return jax.sharding.use_abstract_mesh(AbstractMesh((), ()))
-
-
 def batch_axes(mesh: Mesh | AbstractMesh | None = None) -> dict[str, int]:
   """The axes of a mesh (default: that of the scope) that split the batch, with their sizes."""
   mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
