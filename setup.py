@@ -51,7 +51,13 @@ EXTRAS = {
   'forecasts': ['statsforecast>=2.0'],  # ETS, Theta and ARIMA as baselines; naive ones do without
   'launch': ['skypilot[gcp]>=0.11'],  # for --backend=sky; its click is older than constraints.txt's
   'gcs': ['gcsfs>=2026.2'],  # runs and data in buckets of Cloud Storage
-  'peers': ['torch>=2.9', 'diffusers>=0.35', 'transformers>=4.57', 'statsforecast>=2.0'],
+  'peers': [
+    'torch>=2.9',
+    'diffusers>=0.35',
+    'transformers>=4.57',
+    'statsforecast>=2.0',
+    'nltk>=3.9',
+  ],
 }
 
 README = pathlib.Path(__file__).with_name('README.md')

@@ -14,6 +14,7 @@ import datetime
 import json
 import operator
 import re
+import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -32,6 +33,8 @@ TOKENIZER_CONFIG = 'published/tokenizer_config.json'  # in the folder of a run
 ROLES = ('system', 'developer', 'user', 'assistant', 'tool')
 MAX_STEPS = 100_000  # of all loops of a template together
 MAX_LENGTH = 10_000_000  # of a text or list that a template makes
+# Methods and filters of texts with a width, which may be any number.
+PADDING = ('center', 'expandtabs', 'format', 'format_map', 'indent', 'ljust', 'rjust', 'zfill')
 GUARD = '\U000f0000'  # a private character that breaks up special tokens in messages
 
 
@@ -181,9 +184,22 @@ class _Generation(ext.Extension):
 
 
 class _Sandbox(sandbox.ImmutableSandboxedEnvironment):
-  """Jinja's sandbox, in which products and sums of texts are bounded too."""
+  """Jinja's sandbox, in which products, sums and replacements of texts are bounded too."""
 
   intercepted_binops = frozenset(('*', '**', '+', '%'))
+
+  def wrap_str_format(self, value: Any) -> None:
+    """Leaves `format` to `is_safe_attribute`."""
+
+  def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+    padding = isinstance(obj, str) and attr in PADDING
+    return not padding and super().is_safe_attribute(obj, attr, value)
+
+  def call(self, context: Any, obj: Any, *args: Any, **kwargs: Any) -> Any:
+    is_method = isinstance(obj, types.BuiltinMethodType) and isinstance(obj.__self__, str)
+    if is_method and obj.__name__ == 'replace' and len(args) >= 2:
+      _check_replacement(obj.__self__, *args[:2])
+    return super().call(context, obj, *args, **kwargs)
 
   def call_binop(self, context: Any, name: str, left: Any, right: Any) -> Any:
     if name == '+':
@@ -198,6 +214,18 @@ class _Sandbox(sandbox.ImmutableSandboxedEnvironment):
 
 def _length(value: Any) -> int:
   return abs(value) if isinstance(value, int) else len(value)
+
+
+def _check_replacement(text: str, old: str, new: str) -> None:
+  """Raises TemplateError if replacing `old` makes a text that is too long."""
+  if text.count(old) * len(new) > MAX_LENGTH:
+    raise jinja2.TemplateError(f'a text or list is longer than {MAX_LENGTH:,}')
+
+
+def _replaced(text: Any, old: str, new: str, count: int = -1) -> str:
+  """The filter `replace`, bounded."""
+  _check_replacement(str(text), old, new)
+  return str(text).replace(old, new, count)
 
 
 def _bounded(value: Any) -> Any:
@@ -254,7 +282,9 @@ def _compiled(template: ChatTemplate) -> jinja2.Template:
   """
   extensions = (_Generation, ext.loopcontrols)
   environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=extensions)
-  environment.filters['tojson'] = _tojson
+  environment.filters |= {'tojson': _tojson, 'replace': _replaced}
+  for name in environment.filters.keys() & set(PADDING):
+    del environment.filters[name]
   del environment.globals['lipsum']
   environment.globals |= {
     'raise_exception': _refuse,
