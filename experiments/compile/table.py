@@ -99,7 +99,7 @@ READING = (
   Row('dit.py:XL2', 'v5e:2x4', LATENTS, step='sample'),
   Row('nanogpt.py:gpt2', 'v5e:2x4', step='decode'),
   Row('nanogpt.py:gpt2', 'v5e:2x4', step='nll'),
-  Row('llama2.py:7B', 'v5e:2x4', f'{BFLOAT16} {FSDP}=8 --config.evaluation.batch_size=64',
+  Row('llama2.py:7B', 'v5e:2x4', f'{BFLOAT16} {FSDP}=8 --config.evaluation.batch_size=32',
       step='decode'),
 )  # fmt: skip
 PARTS = {
