@@ -63,11 +63,11 @@ def run(command: Sequence[str], processes: int, restarts: int = 0) -> int:
 
 
 class _Signals:
-  """Hands SIGTERM and SIGINT on to the processes; a second signal kills them."""
+  """The SIGTERMs and SIGINTs that arrive, for the processes; from the second on they kill."""
 
   def __init__(self):
     self.received: list[int] = []
-    self.processes: list[subprocess.Popen] = []
+    self._sent = 0
     self._previous = {}
 
   def __enter__(self) -> '_Signals':
@@ -81,8 +81,15 @@ class _Signals:
   def _handle(self, number: int, frame) -> None:
     del frame
     self.received.append(number)
-    for process in self.processes:
-      process.send_signal(number if len(self.received) == 1 else signal.SIGKILL)
+
+  def hand_on(self, processes: Sequence[subprocess.Popen]) -> None:
+    """Sends what has arrived since the last call."""
+    # Not in the handler, which may run before all processes have started.
+    while self._sent < len(self.received):
+      number = signal.SIGKILL if self._sent else self.received[0]
+      self._sent += 1
+      for process in processes:
+        process.send_signal(number)
 
   def wait(self, seconds: float) -> bool:
     """Waits; returns at once, and True, if a signal arrives."""
@@ -96,17 +103,18 @@ def _run_once(command: Sequence[str], number: int, signals: _Signals) -> int:
   """Starts all processes and waits for their end; the exit code, as in `run`."""
   address = f'{HOST}:{free_port()}'
   with contextlib.ExitStack() as stack:
-    for i in range(number):
-      place = f'--distributed={address},{i},{number}'
-      signals.processes.append(stack.enter_context(_started([*command, place], i)))
-    stack.callback(signals.processes.clear)
-    return _wait(signals.processes)
+    places = (f'--distributed={address},{i},{number}' for i in range(number))
+    processes = [
+      stack.enter_context(_started([*command, place], i)) for i, place in enumerate(places)
+    ]
+    return _wait(processes, signals)
 
 
-def _wait(processes: Sequence[subprocess.Popen]) -> int:
+def _wait(processes: Sequence[subprocess.Popen], signals: _Signals) -> int:
   """Waits for the end of all processes; kills those that do not end soon after another one."""
   failure, deadline = None, None
   while True:
+    signals.hand_on(processes)
     codes = [process.poll() for process in processes]
     failed = [i for i, code in enumerate(codes) if code not in (None, 0, STOPPED)]
     if failure is None and failed:

@@ -145,6 +145,18 @@ def test_a_signal_goes_to_all_processes(tmp_path, capfd, program, number, code):
   assert [signal.getsignal(kind) for kind in local.KINDS] == handlers
 
 
+def test_a_signal_while_processes_start_reaches_all(tmp_path, monkeypatch):
+  start = local._started
+
+  def start_after_a_signal(command, index):
+    if index == 1:
+      os.kill(os.getpid(), signal.SIGTERM)
+    return start(command, index)
+
+  monkeypatch.setattr(local, '_started', start_after_a_signal)
+  assert run(tmp_path, WAITING) == 75
+
+
 def test_a_signal_between_two_starts_ends_the_command(tmp_path):
   def send_between():
     while not (places := started(tmp_path, 0)) or is_running(places[0][2]):
