@@ -15,7 +15,7 @@ another competition.
 
 Reproduces: nothing published yet; configs/ablations/forecasts.py holds the published cells.
 
-To expect: nothing measured at these settings yet; docs/results/forecasts.md has the baselines.
+To expect: docs/results/forecasts.md, for the quarterly sets.
 """
 
 from ml_collections import ConfigDict
