@@ -13,7 +13,8 @@ once. Variant file: your own file (docs/datasets.md), --config.data.source=FILE.
 
 Reproduces: nothing published; our own settings.
 
-To expect: no run of these settings has been measured yet.
+To expect: a short run on another set is in docs/results/forecasts.md; these settings have not been
+measured.
 """
 
 from ml_collections import ConfigDict
