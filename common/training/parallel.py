@@ -317,10 +317,16 @@ class PmapStep(PlacedStep):
   def run(self, state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:
     state, metrics = self.compiled(state, batches)
     # Metrics are means over all devices, so every device has the same values.
-    return state, {name: value[0] for name, value in metrics.items()}
+    return state, jax.tree.map(_on_first, metrics)
 
   def logical_state(self, state: TrainState) -> TrainState:
-    return jax.tree.map(lambda v: jax.device_put(v[0], self.replicated), state)
+    return jax.tree.map(lambda v: jax.device_put(_on_first(v), self.replicated), state)
+
+
+def _on_first(array: jax.Array) -> jax.Array:
+  """The slice of an array [devices, ...] that is on the first device of this process."""
+  # `array[0]` would be a program of all devices that waits for them, next to the step that does.
+  return array.addressable_data(0)[0]
 
 
 MODES = {'jit': JitStep, 'pmap': PmapStep}
