@@ -325,7 +325,8 @@ class PmapStep(PlacedStep):
 
 def _on_first(array: jax.Array) -> jax.Array:
   """The slice of an array [devices, ...] that is on the first device of this process."""
-  # `array[0]` would be a program of all devices that waits for them, next to the step that does.
+  # `array[0]` would be a program in which devices communicate, as in the step; on a CPU the two
+  # can wait for each other for ever.
   return array.addressable_data(0)[0]
 
 

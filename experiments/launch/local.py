@@ -63,7 +63,7 @@ def run(command: Sequence[str], processes: int, restarts: int = 0) -> int:
 
 
 class _Signals:
-  """The SIGTERMs and SIGINTs that arrive, for the processes; from the second on they kill."""
+  """Keeps SIGTERM and SIGINT for the processes; a second signal kills them."""
 
   def __init__(self):
     self.received: list[int] = []

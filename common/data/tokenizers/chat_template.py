@@ -33,7 +33,7 @@ TOKENIZER_CONFIG = 'published/tokenizer_config.json'  # in the folder of a run
 ROLES = ('system', 'developer', 'user', 'assistant', 'tool')
 MAX_STEPS = 100_000  # of all loops of a template together
 MAX_LENGTH = 10_000_000  # of a text or list that a template makes
-# Methods and filters of texts with a width, which may be any number.
+# Methods and filters that pad a text to a width: a template could ask for a huge one.
 PADDING = ('center', 'expandtabs', 'format', 'format_map', 'indent', 'ljust', 'rjust', 'zfill')
 GUARD = '\U000f0000'  # a private character that breaks up special tokens in messages
 
