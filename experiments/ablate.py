@@ -15,7 +15,7 @@ import pathlib
 from absl import flags
 
 from common import config_files
-from common.studies import studies
+from common.studies.plans import Study
 from experiments import cli, families
 from experiments.study import running
 
@@ -34,7 +34,7 @@ def main() -> int:
   if not (WORKDIR.value or SHOW.value):
     raise ValueError('--workdir is missing: give the folder of the study, such as runs/why')
   workdir = pathlib.Path(WORKDIR.value or '')
-  study = config_files.call(STUDY.value, 'get_study', studies.Study)
+  study = config_files.call(STUDY.value, 'get_study', Study)
   jobs = running.plan(study, families.load_config, workdir, SHARD.value)
   if SHOW.value:
     print(running.show_rows(jobs))

@@ -14,6 +14,7 @@ twofold evaluate --workdir=runs/python --on=shakespeare --metrics=bits_per_dim
 twofold evaluate --workdir=runs/python --on=MY.txt --metrics=perplexity,bits_per_byte
 twofold evaluate --workdir=runs/retail --metrics=crps,normalised_crps
 twofold evaluate --workdir=runs/m3 --metrics=smape,mase --baselines=naive2,theta
+twofold evaluate --workdir=runs/m3 --metrics=smape,mase --members=runs/m3-longer,runs/m3-mase
 """
 
 import os
@@ -86,6 +87,9 @@ BASELINES = flags.DEFINE_list(
   + ', '.join(baselines.BASELINES)
   + '.',
 )
+MEMBERS = flags.DEFINE_list(
+  'members', [], 'Time series: other runs; the forecasts of all are pooled into one, an ensemble.'
+)
 OPTIONS = cli.define_items('options', families.options_help())
 DISTRIBUTED, TIMEOUT = processes.define()
 
@@ -117,7 +121,8 @@ def evaluate(run: runs.Run, settings: dict, variant: dict) -> Evaluation:
   conditions = {'step': run.step, 'options': settings, **variant, 'config': sections}
   # Opened before the work: a file that cannot be read must not cost the result.
   file = ResultFile(folder / f'{name}.json', conditions)
-  result = run.evaluate(chosen(), **sampling)
+  members = [runs.load(folder) for folder in MEMBERS.value]
+  result = run.evaluate(chosen(), members=members, **sampling)
   if jax.process_index():
     return result  # process 0 writes
   file.add(result.measures)
@@ -202,8 +207,10 @@ def check_flags(config: Mapping, options: Mapping[str, Any]) -> None:
     baselines.check_installed(name)
   if BASELINES.value and EMA.value:
     raise ValueError('--baselines do not depend on --ema: give one of the two')
+  if MEMBERS.value and (EMA.value or ON.value):
+    raise ValueError('--members are evaluated as they were trained: remove --ema and --on')
   drawn = {'options': options, 'num_samples': NUM.value, 'weak': WEAK.value}
-  drawn['baselines'] = BASELINES.value
+  drawn |= {'baselines': BASELINES.value, 'members': MEMBERS.value}
   for name, value in drawn.items():
     if value and without_draws(metrics):
       raise ValueError(
@@ -229,6 +236,8 @@ def open_run(options: Mapping[str, Any]) -> tuple[runs.Run, dict[str, Any]]:
     variant['likelihood'] = ','.join(LIKELIHOOD.value)
   if WEAK.value is not None:
     variant['weak'] = WEAK.value
+  if MEMBERS.value:
+    variant['members'] = ','.join(MEMBERS.value)
   # Everything is checked before the parameters are read.
   given = dict(options) | ({} if WEAK.value is None else {'weak': WEAK.value})
   asked = chosen() if CHOSEN.present or is_file(ON.value) else None

@@ -19,14 +19,13 @@ from common.data.spec import DataSpec
 from common.devices.limits import out_of_memory
 from common.domains import domain_of
 from common.domains.base import SampleFlags, SampleSettings, TrainedModel
-from common.evaluation.evaluate import evaluate
+from common.evaluation.evaluate import Model, evaluate, evaluate_ensemble
 from common.evaluation.likelihood import BitsPerDim, bits_per_dim
 from common.evaluation.measures import Evaluation
 from common.evaluation.texts import windows
 from common.files import Path, atomic_write, to_path
 from common.finetuning import open_checkpoints
 from common.method import Method, PyTree
-from common.reporting import writers
 from common.training import loop
 from common.training.parallel import make_mesh, mesh_for_reading
 from common.training.program import TrainProgram, build_program
@@ -99,7 +98,11 @@ class Run(NamedTuple):
     return out_of_memory('sampling', f'lower {lower}')
 
   def evaluate(
-    self, metrics: Sequence[str] | None = None, num_samples: int | None = None, **options: Any
+    self,
+    metrics: Sequence[str] | None = None,
+    num_samples: int | None = None,
+    members: Sequence['Run'] = (),
+    **options: Any,
   ) -> Evaluation:
     """Measures the model as `twofold evaluate` does.
 
@@ -108,6 +111,7 @@ class Run(NamedTuple):
     Args:
       metrics: names of metrics; None for all.
       num_samples: number of samples; None: the config's.
+      members: other runs, of which and this one the forecasts are pooled (time series).
       **options: sampler settings that replace those of the config.
 
     Raises:
@@ -123,6 +127,9 @@ class Run(NamedTuple):
     lower = f'lower evaluation.batch_size (now {settings["batch_size"]})'
     # Of a finished run, the training command only changes the settings.
     with out_of_memory('evaluating', f'{lower} by the training command'):
+      if members:
+        models = [Model(run.method, run.params, run.data) for run in (self, *members)]
+        return evaluate_ensemble(models, settings, key, metrics, options)
       return evaluate(self.method, self.params, self.data, settings, key, metrics, options)
 
   def bits_per_dim(self, x: np.ndarray, label: np.ndarray | None = None) -> BitsPerDim:
@@ -213,11 +220,6 @@ def _say_what_extending_means(workdir: Path, program: TrainProgram) -> None:
     'start would have followed this schedule from its first step, and have other parameters',
     *(done, total, total, float(program.lr_schedule(done)), total),
   )
-
-
-def training_seconds(workdir: str | os.PathLike) -> float:
-  """Seconds that a run spent in training steps, without compilation, evaluation and sampling."""
-  return sum(row.get('seconds', 0.0) for row in writers.read(workdir, 'train'))
 
 
 # Reading a trained model back.

@@ -18,7 +18,7 @@ from common.config import pick
 from common.data.builders import BUILDERS
 from common.domains.masks import HIDDEN
 from common.evaluation.metrics import METRICS
-from common.studies.studies import Study
+from common.studies.plans import Study
 from diffusion.likelihood import LIKELIHOODS
 from diffusion.sampling import settings as diffusion_settings
 from experiments import COMMANDS, cli, families, runs

@@ -14,7 +14,7 @@ from common.data.tokenizers import TOKENIZERS
 from common.domains import DOMAINS
 from common.evaluation.features import EXTRACTORS
 from common.evaluation.metrics import METRICS
-from common.studies import studies
+from common.studies.plans import Study, plan
 from common.training.optimizers import LR_SCHEDULES, OPTIMIZERS
 from diffusion.likelihood import LIKELIHOODS
 from diffusion.networks import NETWORKS
@@ -91,7 +91,7 @@ TESTED = {
   'schedule': (LR_SCHEDULES, 'tests/common/training/test_optimizers.py'),
 }
 STUDIES = {
-  f'{file}:{scale}': config_files.call(f'{file}:{scale}', 'get_study', studies.Study)
+  f'{file}:{scale}': config_files.call(f'{file}:{scale}', 'get_study', Study)
   for file in config_files.shipped_files('get_study')
   for scale in config_files.load_module(file).SCALES
 }
@@ -124,7 +124,7 @@ def test_every_name_is_tested(kind):
 def test_a_study_can_be_planned_and_has_a_small_scale(spec, tmp_path):
   study = STUDIES[spec]
   known = [*METRICS, 'training_seconds']
-  assert len(studies.plan(study, families.load_config, tmp_path, known)) >= len(study.rows)
+  assert len(plan(study, families.load_config, tmp_path, known)) >= len(study.rows)
   assert spec.rpartition(':')[0] + ':smoke' in STUDIES, f"give {spec} the scale 'smoke'"
 
 

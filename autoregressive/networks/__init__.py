@@ -33,7 +33,7 @@ def build_network(settings: Mapping, ordering, head, length: int, dtype: str) ->
     'length': length,
     'grid': ordering.grid,
     'dtype': dtype,
-    'lookback': ordering.context,
+    'lookback': ordering.features if ordering.context else 0,
     'horizon': ordering.values,
     'outputs': head.size // ordering.values,
   }

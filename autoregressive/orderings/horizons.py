@@ -1,7 +1,7 @@
 """The ordering of direct forecasts: a whole horizon is one emission, given its context."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int, Num
 from autoregressive.orderings.base import Covariates
 from autoregressive.orderings.windows import Windows
 from common.config import ConfigError
+from common.ranges import AT_LEAST_ZERO
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,20 +23,32 @@ class Horizon(Windows):
 
   Location and scale are those of `Windows`. A percentage error needs the level of a value: then the
   location is minus the origin of the series in its unit, which makes an emission the raw value over
-  the unit, and ν is the mean size of the context.
+  the unit, and ν is the mean size of the look-back.
 
   A missing value of the context is at the location; one of the horizon does not count.
 
   Attributes:
-    spec, centred, location, scale: see `Windows`.
+    spec, centred, location, scale: see `Windows`; of the look-back alone.
     relative: whether the head is trained with percentage errors.
+    lookback: steps before the horizon that the model sees, the last of the context; 0: all of them.
+
+  Raises:
+    ConfigError: for a look-back that is longer than the context.
   """
 
   relative: bool = False
+  lookback: Annotated[int, AT_LEAST_ZERO] = 0
 
   length: ClassVar[int] = 1
   given: ClassVar[int] = 0
   categories: ClassVar[tuple[int, ...]] = ()
+
+  def __post_init__(self):
+    if self.lookback > self.context:
+      raise ConfigError(
+        f'ordering.lookback={self.lookback} is longer than the context of {self.context} steps: '
+        'lower it, or raise data.context'
+      )
 
   @property
   def context(self) -> int:
@@ -49,8 +62,8 @@ class Horizon(Windows):
 
   @property
   def features(self) -> int:
-    """The values of the context."""
-    return self.context
+    """The values that the model sees."""
+    return self.lookback or self.context
 
   def encode(
     self, x: Num[Array, 'batch steps columns'], covariates: Covariates | None = None
@@ -78,9 +91,9 @@ class Horizon(Windows):
     lengths: Int[Array, 'batch'] | None = None,
     label: Int[Array, 'batch'] | None = None,
   ) -> Covariates:
-    """The context of windows, which is always given as a whole, and its location and scale."""
+    """The look-back of windows, which is always given as a whole, and its location and scale."""
     del lengths
-    values = x[:, : self.context, 0]
+    values = x[:, self.context - self.features : self.context, 0]
     if self.relative:
       location, scale = self._relative_levels(values, label)
     else:
@@ -90,7 +103,7 @@ class Horizon(Windows):
     return Covariates(features[:, None], location, scale, jnp.nan_to_num(x))
 
   def _relative_levels(
-    self, values: Float[Array, 'batch context'], label: Int[Array, 'batch'] | None
+    self, values: Float[Array, 'batch lookback'], label: Int[Array, 'batch'] | None
   ) -> tuple[Float[Array, 'batch'], Float[Array, 'batch']]:
     """Minus the origin of each series in its unit, and the mean size of the raw values in it."""
     series, origin = self.spec.series, jnp.zeros(len(values))

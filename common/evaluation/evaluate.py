@@ -8,8 +8,8 @@ and says why.
 """
 
 import math
-from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -32,11 +32,20 @@ from common.evaluation.metrics import (
   Metric,
   no_classes,
 )
-from common.evaluation.subject import BaselineSubject, Subject
+from common.evaluation.subject import BaselineSubject, EnsembleSubject, Subject
 from common.method import Method, NotFiniteError, PyTree
 
 NO_MODEL = 'a baseline is no model'
+NO_ENSEMBLE = 'of a single model, not of an ensemble'
 MIN_FRECHET_SAMPLES = 2  # a covariance needs two
+
+
+class Model(NamedTuple):
+  """A member of an ensemble."""
+
+  method: Method
+  params: PyTree
+  data: Data
 
 
 def evaluate(
@@ -95,18 +104,63 @@ def evaluate_baseline(
       series, or settings that do not suit it.
   """
   pick(BASELINES, name, 'baseline')
+  names = _check_series(f'baseline {name!r}', data, settings, metrics)
+  subject = BaselineSubject(Method(), {}, data, settings, jax.random.key(0), {}, {}, name)
+  return _evaluate_forecasts(subject, names, NO_MODEL)
+
+
+def evaluate_ensemble(
+  models: Sequence[Model],
+  settings: Mapping[str, Any],
+  key: Key[Array, ''],
+  metrics: Iterable[str] | None = None,
+  options: Mapping[str, Any] | None = None,
+) -> Evaluation:
+  """Measures the pooled forecasts of several models, as `evaluate` measures one.
+
+  Args:
+    models: the members. Their windows may have contexts of different lengths.
+    settings: the `evaluation` section of a config; `num_samples` draws of each member.
+    key: determines all random numbers.
+    metrics: names from `METRICS`; None for all.
+    options: sampler settings that replace those of the configs.
+
+  Raises:
+    ConfigError: for data that are not time series, members that do not forecast the same windows,
+      or settings that do not suit the data.
+  """
+  members = []
+  for i, (method, params, data) in enumerate(models):
+    names = _check_series('an ensemble', data, settings, metrics)
+    noise = jax.random.fold_in(key, i)
+    members.append(Subject(method, params, data, settings, noise, options or {}, {}))
+  first = members[0]
+  subject = EnsembleSubject(
+    *(first.method, first.params, first.data, settings, key, first.options, {}), tuple(members)
+  )
+  return _evaluate_forecasts(subject, names, NO_ENSEMBLE)
+
+
+def _check_series(
+  what: str, data: Data, settings: Mapping[str, Any], metrics: Iterable[str] | None
+) -> list[str]:
+  """The metrics to measure of forecasts. Raises ConfigError for data of another kind."""
   if 'crps' not in domain_of(data.spec).metrics:
-    raise ConfigError(f'baselines are forecasts of time series, but {data.spec.name} has none')
+    raise ConfigError(f'{what} forecasts time series, but {data.spec.name} has none')
   names = list(METRICS if metrics is None else metrics)
   check_settings(settings, data, names)
-  subject = BaselineSubject(Method(), {}, data, settings, jax.random.key(0), {}, {}, name)
+  return names
+
+
+def _evaluate_forecasts(subject: Subject, names: Iterable[str], why: str) -> Evaluation:
+  """Measures the metrics of forecasts; the others are missing, with the reason."""
   measures, draws = {}, _Draws()
   for metric in names:
-    measures[metric] = Measure(None, note=NO_MODEL)
+    measures[metric] = Measure(None, note=why)
     if METRICS[metric].draws == FORECASTS:
       measures[metric] = draws.measure(METRICS[metric], subject)
   drawn = _drawn(subject, draws.finite)
-  return Evaluation(measures, subject.domain.evaluation_display(data.spec, drawn))
+  return Evaluation(measures, subject.domain.evaluation_display(subject.data.spec, drawn))
 
 
 def check_settings(

@@ -14,7 +14,7 @@ from common.data.pipeline import Data
 from common.data.sources import Source
 from common.domains import domain_of
 from common.domains.base import Domain
-from common.domains.forecasts.draws import Forecasts, Windows, forecast
+from common.domains.forecasts.draws import Forecasts, Windows, forecast, pooled
 from common.domains.labels import class_cycle
 from common.evaluation import classifiers
 from common.evaluation.forecasts import baselines
@@ -208,6 +208,21 @@ class BaselineSubject(Subject):
     """The forecasts of every window of the split, some windows at a time."""
     split, draws = self.settings['split'], self.settings['num_samples']
     return baselines.forecasts(self.baseline, self.data, split, draws)
+
+
+@dataclasses.dataclass(frozen=True)
+class EnsembleSubject(Subject):
+  """Several models whose forecasts are one: the draws of all of them, with equal weights.
+
+  Attributes:
+    members: the models, of which the first is the subject's own.
+  """
+
+  members: tuple[Subject, ...] = ()
+
+  def forecasts(self) -> Iterator[Forecasts]:
+    """The forecasts of every window of the split, some windows at a time."""
+    return pooled([member.forecasts() for member in self.members])
 
 
 def _examples(source: Source, num_classes: int) -> tuple[np.ndarray, np.ndarray]:

@@ -178,6 +178,11 @@ def read(workdir: str | os.PathLike, split: str | None = None) -> list[dict[str,
   return [row for row in rows if split is None or row['split'] == split]
 
 
+def training_seconds(workdir: str | os.PathLike) -> float:
+  """Seconds that a run spent in training steps, without compilation, evaluation and sampling."""
+  return sum(row.get('seconds', 0.0) for row in read(workdir, 'train'))
+
+
 def _complete_lines(path: Path) -> list[tuple[str, dict]]:
   """(text, object) of each line, without an incomplete last line."""
   if not path.exists():

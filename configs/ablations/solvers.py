@@ -13,7 +13,7 @@ To expect for mnist: docs/solvers.md, with all numbers and which claims hold.
 
 from common.config import pick
 from common.studies.claims import Claim
-from common.studies.studies import Row, Study
+from common.studies.plans import Row, Study
 
 BASES = {'mnist': 'mnist', 'digits': 'digits', 'smoke': 'digits'}  # variants, by scale
 SCALES = {  # settings that differ from the variant, by scale

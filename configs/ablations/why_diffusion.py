@@ -16,7 +16,7 @@ from typing import Any
 
 from common.config import pick
 from common.studies.claims import Claim
-from common.studies.studies import Row, Study
+from common.studies.plans import Row, Study
 
 DIFFUSION, PIXELS = 'diffusion, 20 evaluations', 'autoregression, pixels'
 PATCHES = tuple(f'autoregression, {k}×{k} patches' for k in (2, 4))

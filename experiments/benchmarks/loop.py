@@ -11,7 +11,7 @@ from common.data import pipeline
 from common.training import loop as training_loop
 from common.training.parallel import make_mesh
 from common.training.program import build_program
-from experiments import families, runs
+from experiments import families
 from experiments.benchmarks import autoregressive
 from experiments.benchmarks.race import (
   OURS,
@@ -60,7 +60,7 @@ def timed_run(config: dict, data: pipeline.Data) -> float:
   with tempfile.TemporaryDirectory() as folder:
     workdir = pathlib.Path(folder)
     training_loop.train(config, method, data, program, workdir)
-    return runs.training_seconds(workdir)
+    return writers.training_seconds(workdir)
 
 
 def timed_calls(step: BareStep, calls: int) -> float:

@@ -42,7 +42,7 @@ def main() -> int:
     if not runs.train(config, workdir / 'ours', stop=stop):
       return signals.STOPPED
   ours = [(row['step'], row['loss']) for row in writers.read(workdir / 'ours', 'validation')]
-  seconds = {'twofold': runs.training_seconds(workdir / 'ours')}
+  seconds = {'twofold': writers.training_seconds(workdir / 'ours')}
   theirs, seconds['PyTorch'] = train_peer(config, [step for step, _ in ours])
   curves = {'twofold': ours, 'PyTorch': theirs}
   record = {'config': CONFIG.value, 'curves': curves, 'seconds': seconds}

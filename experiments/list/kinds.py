@@ -16,7 +16,7 @@ from common.domains.masks import HIDDEN
 from common.evaluation.features import EXTRACTORS
 from common.evaluation.metrics import METRICS
 from common.ranges import Setting
-from common.studies import studies
+from common.studies.plans import Study
 from common.training.optimizers import LR_SCHEDULES, OPTIMIZERS
 from configs import base
 from diffusion.model import NOISE_CONDITIONINGS
@@ -129,7 +129,7 @@ def _studies() -> list[Entry]:
   entries = []
   for file in config_files.shipped_files('get_study'):
     for scale in config_files.load_module(file).SCALES:
-      study = config_files.call(f'{file}:{scale}', 'get_study', studies.Study)
+      study = config_files.call(f'{file}:{scale}', 'get_study', Study)
       size = f'{len(study.rows)} rows, {len(study.metrics)} metrics, {len(study.claims)} claims'
       entries.append(Entry(f'{file}:{scale}', f'{study.title} ({size})'))
   return entries

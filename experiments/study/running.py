@@ -7,19 +7,22 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from common.config import Config, ConfigError, differences, to_json
+from common.config import ConfigError, differences, to_json
 from common.data import pipeline
 from common.domains import domain_of
-from common.evaluation.evaluate import NO_MODEL, evaluate_baseline
+from common.evaluation.evaluate import NO_ENSEMBLE, NO_MODEL, evaluate_baseline
 from common.evaluation.measures import Evaluation, Measure
 from common.evaluation.metrics import METRICS
 from common.files import atomic_write
 from common.reporting import report, writers
-from common.studies import studies, tables
+from common.studies import plans, studies, tables
+from common.studies.plans import Job, Study
 from experiments import families, runs
 from experiments.startup import signals
 
-SHARD_HELP = 'PART/PARTS, such as 1/4: train and measure only this part of the models.'
+SHARD_HELP = (
+  'PART/PARTS, such as 1/4: train and measure only this part of the models, no ensembles.'
+)
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -36,11 +39,11 @@ def is_whole(shard: str) -> bool:
 
 
 def plan(
-  study: studies.Study,
+  study: Study,
   load: Callable[[str, Mapping[str, Any]], Mapping[str, Any]],
   workdir: pathlib.Path,
   shard: str,
-) -> list[studies.Job]:
+) -> list[Job]:
   """The jobs of one part of a study.
 
   Args:
@@ -53,11 +56,11 @@ def plan(
     ValueError: for a shard or a study that is not valid.
   """
   part, parts = parse_shard(shard)
-  jobs = studies.plan(study, load, workdir, (*METRICS, *LOG_METRICS))
-  return studies.shard(jobs, part, parts)
+  jobs = plans.plan(study, load, workdir, (*METRICS, *LOG_METRICS))
+  return plans.shard(jobs, part, parts)
 
 
-def check_metrics(jobs: list[studies.Job], metrics: Sequence[str]) -> None:
+def check_metrics(jobs: list[Job], metrics: Sequence[str]) -> None:
   """Raises ConfigError for a metric that the data of none of the jobs has."""
   sections = {to_json(job.config['data']): job.config['data'] for job in jobs}
   specs = [pipeline.load(section).spec for section in sections.values()]
@@ -71,10 +74,13 @@ def check_metrics(jobs: list[studies.Job], metrics: Sequence[str]) -> None:
       )
 
 
-def show_rows(jobs: list[studies.Job]) -> str:
+def show_rows(jobs: list[Job]) -> str:
   """The rows of a study, each with its settings that differ from the defaults of its family."""
   lines = []
   for job in jobs:
+    if job.members:
+      lines.append(f'{job.row.name}  (ensemble of {"; ".join(job.row.ensemble)}, seed {job.seed})')
+      continue
     changed = differences(job.config, families.defaults(job.config['family']))
     lines.append(f'{job.row.name}  (family {job.config["family"]!r}, seed {job.seed})')
     lines += [f'  {key} = {new!r}' for key, (_, new) in changed.items() if new is not None]
@@ -82,7 +88,7 @@ def show_rows(jobs: list[studies.Job]) -> str:
   return '\n'.join(lines)
 
 
-def run(jobs: list[studies.Job], study: studies.Study, workdir: pathlib.Path) -> studies.Results:
+def run(jobs: list[Job], study: Study, workdir: pathlib.Path) -> studies.Results:
   """Trains and measures everything that is not finished; a signal stops it, and exits with 75."""
   with signals.stop_on_signals() as stop:
     # `studies.run` turns exceptions into failed rows, but lets `SystemExit` through.
@@ -90,24 +96,49 @@ def run(jobs: list[studies.Job], study: studies.Study, workdir: pathlib.Path) ->
       if not runs.train(config, folder, stop=stop):
         sys.exit(signals.STOPPED)
 
-    def evaluate(config, folder, metrics, options):
+    def evaluate(job, metrics):
       if stop():
         sys.exit(signals.STOPPED)
-      return measure(config, folder, metrics, options)
+      return measure(job, metrics)
 
     # Rows that share a model share these metrics, because they do not depend on sampling.
     of_models = [*LOG_METRICS, *(name for name, m in METRICS.items() if not m.of_samples)]
-    return studies.run(
-      jobs, study, workdir, train, evaluate, of_models, evaluate_baseline=measure_baseline
-    )
+    return studies.run(jobs, study, workdir, train, evaluate, of_models)
 
 
-def measure_baseline(config: Config, name: str, metrics: list[str]) -> Evaluation:
-  """Measures a classical forecast on the data of `config`, with its evaluation section."""
+def measure(job: Job, metrics: Sequence[str]) -> Evaluation:
+  """Measures a job with the evaluation and sampling sections of its config."""
   asked = [metric for metric in metrics if metric in METRICS]
-  found = evaluate_baseline(name, _data(to_json(config['data'])), config['evaluation'], asked)
-  logged = {metric: Measure(None, note=NO_MODEL) for metric in metrics if metric in LOG_METRICS}
-  return found._replace(measures=found.measures | logged)
+  logged = [metric for metric in metrics if metric in LOG_METRICS]
+  if job.row.is_model:
+    result = measure_model(job, asked) if asked else Evaluation({})
+    found = {metric: LOG_METRICS[metric](job.folder) for metric in logged}
+    return result._replace(measures=result.measures | found)
+  if job.row.baseline:
+    data, settings = _data(to_json(job.config['data'])), job.config['evaluation']
+    result, why = evaluate_baseline(job.row.baseline, data, settings, asked), NO_MODEL
+  else:
+    result, why = measure_ensemble(job, asked), NO_ENSEMBLE
+  found = {metric: Measure(None, note=why) for metric in logged}
+  return result._replace(measures=result.measures | found)
+
+
+def measure_model(job: Job, metrics: Sequence[str]) -> Evaluation:
+  """Measures the model in the folder of a job."""
+  return _load(job).evaluate(metrics, **job.row.sampling)
+
+
+def measure_ensemble(job: Job, metrics: Sequence[str]) -> Evaluation:
+  """Measures the pooled forecasts of the models of a job's members."""
+  first, *others = [_load(member) for member in job.members]
+  return first.evaluate(metrics, members=others)
+
+
+def _load(job: Job) -> runs.Run:
+  """The model in the folder of a job, which samples as the job's config says."""
+  loaded = runs.load(job.folder)
+  method = families.build(job.config, loaded.data.spec)
+  return loaded._replace(config=job.config, method=method)
 
 
 # Rows of baselines follow each other, and share what is read of their data.
@@ -116,23 +147,9 @@ def _data(section: str) -> pipeline.Data:
   return pipeline.load(json.loads(section))
 
 
-def measure(
-  config: Config, folder: pathlib.Path, metrics: list[str], options: Mapping[str, Any]
-) -> Evaluation:
-  """Measures the model in `folder` with the evaluation and sampling sections of `config`."""
-  asked = [metric for metric in metrics if metric in METRICS]
-  result = Evaluation({})
-  if asked:
-    loaded = runs.load(folder)
-    method = families.build(config, loaded.data.spec)
-    result = loaded._replace(config=config, method=method).evaluate(asked, **options)
-  logged = {name: LOG_METRICS[name](folder) for name in metrics if name in LOG_METRICS}
-  return result._replace(measures=result.measures | logged)
-
-
 def _training_seconds(folder: pathlib.Path) -> Measure:
   # The first call includes compilation and does not count: a run of one call has no time.
-  seconds = runs.training_seconds(folder) or None
+  seconds = writers.training_seconds(folder) or None
   return Measure(seconds, 0.0, 'in training steps, without compilation')
 
 

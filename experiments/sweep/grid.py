@@ -9,7 +9,8 @@ from typing import Any
 from common.config import ConfigError, read_json, to_json
 from common.files import atomic_write
 from common.studies.estimates import difference, format_estimate, scaled, unit
-from common.studies.studies import Results, Row, Study, loss_kind
+from common.studies.plans import Row, Study
+from common.studies.studies import Results, loss_kind
 from experiments import cli, config_flag, families
 
 SAMPLING = 'sampling.'

@@ -52,6 +52,21 @@ def test_a_horizon_is_an_emission_and_its_context_are_covariates():
   assert covariates.features[3, 0, 2] == 0  # missing: at the location
 
 
+def test_the_lookback_is_all_that_the_model_sees():
+  ordering = build_ordering({'name': 'horizon', 'lookback': 3}, REAL)
+  assert ordering.features == 3
+  x = np.array(batch()['x'])
+  covariates = ordering.covariates(jnp.asarray(x))
+  assert covariates.features.shape == (4, 1, 3)
+  np.testing.assert_allclose(covariates.location, np.nanmean(x[:, CONTEXT - 3 : CONTEXT, 0], 1))
+  x[:, : CONTEXT - 3, 0] = 7.0
+  other = ordering.covariates(jnp.asarray(x))
+  for one, another in zip(covariates[:3], other[:3], strict=True):  # the columns are the window
+    np.testing.assert_array_equal(one, another)
+  with pytest.raises(ConfigError, match=f'lookback={CONTEXT + 1} is longer than the context'):
+    build_ordering({'name': 'horizon', 'lookback': CONTEXT + 1}, REAL)
+
+
 def test_percentages_are_of_raw_values():
   ordering = build_ordering({'name': 'horizon'}, REAL, relative=True)
   x = batch()['x']

@@ -9,7 +9,7 @@ from tests.experiments.commands import refused, run
 STUDY = """
 from common.studies.claims import Claim
 from common.config import pick
-from common.studies.studies import Row, Study
+from common.studies.plans import Row, Study
 
 BROKEN = {'smoke': (), 'broken': (Row('broken', {'optimizer.name': 'adma'}),)}
 TINY = {

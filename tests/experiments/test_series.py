@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.evaluation.results import read_results
 from common.reporting import writers
 from tests.experiments.commands import refused, run
 
@@ -104,6 +105,11 @@ def test_evaluation_scores_forecasts(trained):
   assert naive2.split()[-1] == '1'  # relative to itself
   folder = trained / 'run' / 'evaluations'
   assert (folder / '8-baseline=naive2.json').is_file() and list(folder.glob('*.png'))
+  members = ('--metrics=crps', f'--members={trained}/run,{trained}/run')
+  printed = run('evaluate', f'--workdir={trained}/run', *members)
+  single = {result.step: result for result in read_results(folder) if not result.changed}[8]
+  draws = int(single.measures['crps'].note.split(', ')[-1].split()[0])
+  assert f', {3 * draws} draws of each' in printed
 
 
 @pytest.mark.parametrize(
@@ -119,6 +125,18 @@ def test_evaluation_scores_forecasts(trained):
 )
 def test_bad_flags_are_refused(trained, flags, message):
   assert message in refused('sample', f'--workdir={trained}/run', *flags)
+
+
+@pytest.mark.parametrize(
+  ('flags', 'message'),
+  [
+    (['--on=m3'], '--members are evaluated as they were trained: remove --ema and --on'),
+    (['--metrics=bits_per_dim'], '--members has no effect: bits_per_dim need no samples'),
+    (['--metrics=crps'], 'nowhere holds no run'),
+  ],
+)
+def test_members_that_make_no_ensemble_are_refused(trained, flags, message):
+  assert message in refused('evaluate', f'--workdir={trained}/run', '--members=nowhere', *flags)
 
 
 def test_a_bad_file_is_refused_in_one_line(trained):

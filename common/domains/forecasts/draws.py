@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
+from common.config import ConfigError
 from common.data.sources import Source
 from common.data.spec import DataSpec, SeriesSpec
 from common.method import Method, PyTree, Request
@@ -128,6 +129,42 @@ def joined(blocks: Iterable[Forecasts]) -> Forecasts:
     np.concatenate(label),
     tuple(itertools.chain(*names)),
     *(np.concatenate(parts) for parts in arrays),
+  )
+
+
+def pooled(members: Sequence[Iterable[Forecasts]]) -> Iterator[Forecasts]:
+  """Forecasts with the draws of all members of an ensemble, each with the same weight.
+
+  The median of the draws is then the median of the members where these are certain, as in the
+  ensembles of N-BEATS (Oreshkin et al. 2020, section 3.4); otherwise it is that of the mixture.
+
+  Args:
+    members: by member, the same windows in blocks of the same sizes. The contexts may differ in
+      length: the first member's are kept.
+
+  Raises:
+    ConfigError: for members that do not forecast the same windows.
+  """
+  for blocks in itertools.zip_longest(*members):
+    first = blocks[0]
+    for block in blocks[1:]:
+      if first is None or block is None or not _are_of_the_same(first, block):
+        raise ConfigError(
+          'the members of an ensemble must forecast the same windows: give them the same data, '
+          'horizon and splits (data.context and data.dir may differ)'
+        )
+    yield first._replace(draws=np.concatenate([block.draws for block in blocks], 1))
+
+
+def _are_of_the_same(one: Forecasts, other: Forecasts) -> bool:
+  """Whether two blocks are of the same series, times and true values."""
+  if one.names != other.names or one.truth.shape != other.truth.shape:
+    return False
+  horizon = one.truth.shape[1]
+  # Values are stored in float32, relative to an origin that depends on the windows.
+  size = np.nanmax(np.abs(one.truth), initial=0)
+  return np.array_equal(one.times[:, -horizon:], other.times[:, -horizon:]) and np.allclose(
+    one.truth, other.truth, rtol=1e-4, atol=1e-4 * size, equal_nan=True
   )
 
 

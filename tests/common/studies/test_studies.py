@@ -10,9 +10,9 @@ from common.config import ConfigError
 from common.config_files import call, load_config
 from common.domains.display import Display
 from common.evaluation.measures import Evaluation, Measure
-from common.studies import studies, tables
+from common.studies import plans, studies, tables
 from common.studies.claims import Claim
-from common.studies.studies import Row, Study
+from common.studies.plans import Row, Study
 
 BASE = """
 from ml_collections import ConfigDict
@@ -38,9 +38,10 @@ class Toy:
     self.trained.append((config['width'], config['network']['depth'], config['seed']))
     folder.mkdir(parents=True, exist_ok=True)
 
-  def evaluate(self, config, folder, metrics, options):
-    assert folder.is_dir()
-    steps = options.get('steps', config['sampling']['steps'])
+  def evaluate(self, job, metrics):
+    config = job.config
+    assert all(one.folder.is_dir() for one in job.members or (job,))
+    steps = job.row.sampling.get('steps', config['sampling']['steps'])
     self.measured.append((config['width'], steps, tuple(metrics)))
     quality = config['width'] + config['network']['depth'] - 1 / steps + 0.1 * config['seed']
     values = {
@@ -85,7 +86,7 @@ def study_of(base, **changes):
 
 def run(study, folder, toy, **changes):
   """Plans and runs a study quietly."""
-  jobs = studies.plan(study, load_config, folder, METRICS)
+  jobs = plans.plan(study, load_config, folder, METRICS)
   settings = dict(train=toy.train, evaluate=toy.evaluate, say=lambda _: None)
   return studies.run(jobs, study, folder, model_metrics=('parameters',), **(settings | changes))
 
@@ -130,14 +131,16 @@ def test_nothing_finished_is_repeated(base, tmp_path):
 def test_a_row_of_a_baseline_trains_nothing(base, tmp_path):
   toy, asked = Toy(), []
 
-  def evaluate_baseline(config, name, metrics):
-    asked.append((config['width'], name))
+  def evaluate(job, metrics):
+    if job.row.is_model:
+      return toy.evaluate(job, metrics)
+    asked.append((job.config['width'], job.row.baseline))
     return Evaluation({metric: Measure(7.0, 0.5) for metric in metrics})
 
   rows = (Row('wide', {'width': 3}), Row('naive', {'width': 3}, baseline='naive'))
   study = study_of(base, rows=rows, claims=(), published={}, plots=(), seeds=(0, 1))
   for _ in range(2):  # the second run measures nothing again
-    results = run(study, tmp_path / 'work', toy, evaluate_baseline=evaluate_baseline)
+    results = run(study, tmp_path / 'work', toy, evaluate=evaluate)
   assert toy.trained == [(3, 2, 0), (3, 2, 1)] and asked == [(3, 'naive')]
   assert results.estimates()['naive', 'quality'].value == 7.0 and not results.failures
   assert set(results.folders) == {'wide'}
@@ -146,13 +149,53 @@ def test_a_row_of_a_baseline_trains_nothing(base, tmp_path):
     run(wrong, tmp_path / 'work', toy)
 
 
+def test_an_ensemble_pools_the_models_of_other_rows(base, tmp_path):
+  toy, pooled = Toy(), []
+
+  def evaluate(job, metrics):
+    if job.row.is_model:
+      return toy.evaluate(job, metrics)
+    pooled.append([(one.row.name, one.seed, one.folder.is_dir()) for one in job.members])
+    return Evaluation({metric: Measure(9.0, 0.5) for metric in metrics})
+
+  rows = (Row('wide', {'width': 3}), Row('narrow'), Row('both', ensemble=('narrow', 'wide')))
+  study = study_of(base, rows=rows, claims=(), published={}, plots=(), seeds=(0, 1))
+  for _ in range(2):  # the second run measures nothing again
+    results = run(study, tmp_path / 'work', toy, evaluate=evaluate)
+  assert len(toy.trained) == 4
+  assert pooled == [[('narrow', seed, True), ('wide', seed, True)] for seed in (0, 1)]
+  assert results.estimates()['both', 'quality'].value == 9.0 and not results.failures
+  assert set(results.folders) == {'wide', 'narrow'}
+  # Parts of a study train its models; the ensemble waits for all of them.
+  jobs = plans.plan(study, load_config, tmp_path, METRICS)
+  parts = [job.row.name for part in (1, 2) for job in plans.shard(jobs, part, 2)]
+  assert sorted(parts) == ['narrow', 'narrow', 'wide', 'wide']
+  toy.fail = (1,)  # a member that cannot be trained costs the ensemble as well
+  failures = run(study, tmp_path / 'other', toy, evaluate=evaluate).failures
+  assert set(failures) == {'narrow', 'both'} and 'not finite' in failures['both']
+
+
+@pytest.mark.parametrize(
+  ('row', 'message'),
+  [
+    (Row('all', ensemble=('wide', 'narow')), "'narow', which is no model in a row above; did you"),
+    (Row('all', ensemble=('all',)), "'all', which is no model in a row above"),
+    (Row('all', {'width': 3}, ensemble=('wide',)), "row 'all' is an ensemble"),
+  ],
+)
+def test_an_ensemble_of_no_models_is_refused(base, tmp_path, row, message):
+  rows = (*study_of(base).rows, row)
+  with pytest.raises(ConfigError, match=message):
+    run(study_of(base, rows=rows), tmp_path / 'work', Toy())
+
+
 def test_a_study_that_was_stopped_resumes(base, tmp_path):
   toy, study = Toy(), study_of(base)
 
-  def stop_at_the_second(config, folder, metrics, options):
+  def stop_at_the_second(job, metrics):
     if toy.measured:
       raise SystemExit(75)
-    return toy.evaluate(config, folder, metrics, options)
+    return toy.evaluate(job, metrics)
 
   with pytest.raises(SystemExit):
     run(study, tmp_path / 'work', toy, evaluate=stop_at_the_second)
@@ -204,9 +247,9 @@ def test_seeds_give_a_mean_and_an_interval(base, tmp_path):
 def test_a_value_that_is_not_finite_fails_its_row_and_stays_in_the_table(base, tmp_path):
   toy = Toy()
 
-  def diverged(config, folder, metrics, options):
-    found = toy.evaluate(config, folder, metrics, options)
-    if config['width'] == 3 and config['seed'] == 1:
+  def diverged(job, metrics):
+    found = toy.evaluate(job, metrics)
+    if job.config['width'] == 3 and job.config['seed'] == 1:
       found.measures['quality'] = Measure(float('nan'), note='2 of 4 samples are not finite')
     return found
 
@@ -224,8 +267,8 @@ def test_a_value_that_is_not_finite_fails_its_row_and_stays_in_the_table(base, t
 
 def test_parts_of_a_study_share_no_model_and_make_up_the_whole(base, tmp_path):
   study, toy = study_of(base), Toy()
-  jobs = studies.plan(study, load_config, tmp_path, METRICS)
-  parts = [studies.shard(jobs, part, 2) for part in (1, 2)]
+  jobs = plans.plan(study, load_config, tmp_path, METRICS)
+  parts = [plans.shard(jobs, part, 2) for part in (1, 2)]
   assert [[job.row.name for job in part] for part in parts] == [
     ['narrow', 'narrow, slow'],
     ['wide'],
@@ -242,9 +285,9 @@ def test_parts_of_a_study_share_no_model_and_make_up_the_whole(base, tmp_path):
 def test_notes_name_their_rows_and_losses_of_different_kinds_share_no_axis(base, tmp_path):
   toy = Toy()
 
-  def noted(config, folder, metrics, options):
-    found = toy.evaluate(config, folder, metrics, options)
-    note = 'judged twice' if config['width'] == 3 else 'judged once'
+  def noted(job, metrics):
+    found = toy.evaluate(job, metrics)
+    note = 'judged twice' if job.config['width'] == 3 else 'judged once'
     measure = found.measures['quality']._replace(note=note)
     return found._replace(measures=found.measures | {'quality': measure})
 

@@ -1,5 +1,6 @@
 """The CRPS against its closed form, and metrics of forecasts from the scores of windows."""
 
+import dataclasses
 import math
 
 import jax
@@ -161,6 +162,46 @@ def test_metrics_of_forecasts():
   assert 'hold 0%, 0%, 0%;' in worse.note
   # Off by one standard deviation: the intervals are 0.67, 1.28 and 1.64 of it wide to each side.
   assert 'hold 0%, 96%, 100%' in measured(['crps'], bias=1.0).measures['crps'].note
+
+
+def off_by(bias, context=5, first=0):
+  """A model whose forecasts are off by a number, and windows that have a context of some length."""
+  spec = dataclasses.replace(SPEC, shape=(context + 3, 2))
+
+  def sample(params, key, request):
+    past = jnp.asarray(request.past)
+    x = past.at[:, -3:, 0].set(past[:, -4:-3, 0] + jnp.arange(1, 4) + bias)
+    return Samples(x, 1)
+
+  numbers = np.arange(9, dtype=np.int32)
+  x = np.zeros((9, *spec.shape), np.float32)
+  x[..., 0] = 15 + np.arange(-context, 3) + 100 * numbers[:, None]
+  split = Split(x=x, label=numbers % 3, start=numbers - context + first)
+  return evaluate.Model(Functions(None, None, sample, None), {}, Data(spec, {'test': split}))
+
+
+def test_an_ensemble_pools_the_draws_of_its_members():
+  settings = SETTINGS | dict(num_samples=2)
+  metrics = ['crps', 'normalised_deviation', 'bits_per_dim']
+
+  def pool(*models):
+    found = evaluate.evaluate_ensemble(models, settings, jax.random.key(0), metrics)
+    return found.measures
+
+  # Certain forecasts, off by -1, 0.5 and 6: the median is the middle one.
+  found = pool(off_by(-1), off_by(6.0, context=7), off_by(0.5))
+  truth = np.mean([15 + 1 + 100 * i for i in range(9)])
+  assert found['normalised_deviation'].value == pytest.approx(0.5 / truth, rel=1e-4)
+  draws = np.repeat([-1, 0.5, 6.0], 2)[None]
+  assert found['crps'].value == pytest.approx(scores.crps(draws, np.zeros(1))[0], rel=1e-4)
+  assert '9 windows of 3 steps, 6 draws of each' in found['crps'].note
+  assert found['bits_per_dim'] == Measure(None, note='of a single model, not of an ensemble')
+  for other in (
+    off_by(0, first=1),
+    off_by(0)._replace(data=Data(SPEC, {'test': counting_windows(8)})),
+  ):
+    with pytest.raises(ConfigError, match='must forecast the same windows'):
+      pool(off_by(0), other)
 
 
 def test_rolling_origins_are_scored_once_each(tmp_path):

@@ -1,0 +1,222 @@
+"""A study is a table as data: rows and columns, published cells, and the claims of a paper."""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from common.checkpoints.resume import MEASURING, SAMPLING, is_changeable
+from common.config import ConfigError, flatten, pick, plain_dict, suggestion
+from common.evaluation.forecasts.baselines import BASELINES
+from common.studies.claims import Claim
+
+Config = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """A row of a study.
+
+  Attributes:
+    name: the row's name in the table.
+    config: settings of the training config that differ from the study's, by dotted key. A value
+      that is a dict replaces a whole component.
+    sampling: sampler options. Rows that differ only in these share one trained model.
+    base: a config file ('FILE.py:variant') in place of the study's.
+    baseline: a classical forecast of the data of the config, in place of a model: nothing is
+      trained (common/evaluation/forecasts/baselines.py).
+    ensemble: names of rows above, of models whose forecasts are pooled: this row trains nothing
+      itself, and has no config of its own.
+  """
+
+  name: str
+  config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  sampling: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  base: str = ''
+  baseline: str = ''
+  ensemble: tuple[str, ...] = ()
+
+  @property
+  def is_model(self) -> bool:
+    """Whether the row is one trained model."""
+    return not (self.baseline or self.ensemble)
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+  """A table to measure.
+
+  Attributes:
+    name: a short name, for files.
+    title: a title, for readers.
+    base: the config file that rows start from, 'FILE.py:variant'.
+    rows: the rows of the table.
+    metrics: the columns of the table, by name of metric.
+    paper: the paper and the number of its table: the source of the published cells.
+    scale: the size at which the study is run ('demo', 'cpu', 'paper').
+    about: a paragraph on what the study compares.
+    config: settings for all rows, by dotted key.
+    published: by (row, metric), a number or the paper's word ('diverges').
+    published_as: by metric, the title of the published column if it is a different quantity.
+    claims: the assertions of the paper, or of the study.
+    plots: (metric along x, metric along y) of each scatter plot in the report.
+    seeds: one run per row and seed.
+  """
+
+  name: str
+  title: str
+  base: str
+  rows: tuple[Row, ...]
+  metrics: tuple[str, ...]
+  paper: str = ''
+  scale: str = ''
+  about: str = ''
+  config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  published: Mapping[tuple[str, str], int | float | str] = dataclasses.field(default_factory=dict)
+  published_as: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  claims: tuple[Claim, ...] = ()
+  plots: tuple[tuple[str, str], ...] = ()
+  seeds: tuple[int, ...] = (0,)
+
+
+class Job(NamedTuple):
+  """One row with one seed.
+
+  Attributes:
+    row, seed: the row and the seed.
+    config: the config to train, with the seed.
+    folder: the folder of the trained model.
+    keys: names of the files of its cells: for metrics of the model, and of its samples.
+    members: the jobs of an ensemble, with the same seed; of the first one are config and folder.
+  """
+
+  row: Row
+  seed: int
+  config: Config
+  folder: pathlib.Path
+  keys: tuple[str, str]
+  members: tuple['Job', ...] = ()
+
+
+def plan(
+  study: Study,
+  load: Callable[[str, Mapping[str, Any]], Mapping[str, Any]],
+  workdir: pathlib.Path,
+  known_metrics: Iterable[str],
+) -> list[Job]:
+  """Checks a study, and lists its jobs. Trains nothing and writes nothing.
+
+  Args:
+    study: the table.
+    load: (base, overrides) -> the completed config of a config file.
+    workdir: the folder for trained models and cells.
+    known_metrics: names that `evaluate` knows.
+
+  Raises:
+    ConfigError: for unknown names, and for names or rows that occur twice.
+  """
+  _check(study, set(known_metrics))
+  jobs, same = [], {}
+  for row in study.rows:
+    for key in row.config:
+      if key.startswith(('sampling.', 'evaluation.')):
+        raise ConfigError(
+          f'row {row.name!r} sets {key}, which training does not depend on: put sampler options '
+          'into its `sampling`, and evaluation settings into the `config` of the study'
+        )
+    if row.baseline:
+      pick(BASELINES, row.baseline, f'baseline of row {row.name!r}')
+    if row.ensemble:
+      jobs += _ensembles(row, study.seeds, jobs)
+      continue
+    overrides = {**study.config, **row.config}
+    # A baseline has no random numbers.
+    for seed in study.seeds[:1] if row.baseline else study.seeds:
+      config = plain_dict(load(row.base or study.base, {**overrides, 'seed': seed}))
+      job = _job(row, seed, config, workdir)
+      # The key of its samples covers everything that a row depends on.
+      twin = same.setdefault(job.keys[1], job)
+      if twin is not job:
+        raise ConfigError(
+          f'rows {twin.row.name!r} and {row.name!r} have the same settings; remove one of them'
+        )
+      jobs.append(job)
+  return jobs
+
+
+def shard(jobs: Sequence[Job], index: int, count: int) -> list[Job]:
+  """Part `index` (from 1) of `count` parts of the jobs: those of every `count`-th model.
+
+  Jobs of one model stay together, so parts can run at the same time in one folder. Ensembles are in
+  none of several parts: their models are in different ones.
+  """
+  if count > 1:
+    jobs = [job for job in jobs if not job.members]
+  models = list(dict.fromkeys(job.folder for job in jobs))
+  return [job for job in jobs if models.index(job.folder) % count == index - 1]
+
+
+def _job(row: Row, seed: int, config: Config, workdir: pathlib.Path) -> Job:
+  # A model depends on the settings that training reads, its metrics also on evaluation settings,
+  # and metrics of its samples also on sampler options.
+  flat = flatten(config)
+  sampled = {k: v for k, v in flat.items() if k.startswith(SAMPLING)}
+  measured = {k: v for k, v in flat.items() if k.startswith(MEASURING)}
+  trained = {k: v for k, v in flat.items() if not is_changeable(k)}
+  # Names depend only on content: renaming, adding or moving a row keeps everything finished.
+  folder = workdir / 'models' / f'{config.get("family") or "model"}-{_hash(trained)}'
+  if row.baseline:  # which depends on the data alone
+    data = {k: v for k, v in trained.items() if k.startswith('data.')}
+    forecast = _hash([data, measured, row.baseline])
+    return Job(row, seed, config, folder, (f'no-model-{forecast}', f'baseline-{forecast}'))
+  model = _hash([trained, measured])
+  samples = _hash([trained, measured, sampled, dict(row.sampling)])
+  return Job(row, seed, config, folder, (f'model-{model}', f'samples-{samples}'))
+
+
+def _ensembles(row: Row, seeds: Sequence[int], jobs: Sequence[Job]) -> list[Job]:
+  """The jobs of an ensemble, one for each seed, from those of the rows above."""
+  if row.config or row.sampling or row.base or row.baseline:
+    raise ConfigError(f'row {row.name!r} is an ensemble: its models are those of other rows')
+  models = {(job.row.name, job.seed): job for job in jobs if job.row.is_model}
+  for name in row.ensemble:
+    if (name, seeds[0]) not in models:
+      known = [known for known, seed in models if seed == seeds[0]]
+      raise ConfigError(
+        f'the ensemble {row.name!r} names {name!r}, which is no model in a row above;'
+        f'{suggestion(name, known)}'
+      )
+  made = []
+  for seed in seeds:
+    members = tuple(models[name, seed] for name in row.ensemble)
+    pool = _hash([job.keys[1] for job in members])
+    keys = (f'no-model-{pool}', f'ensemble-{pool}')
+    made.append(Job(row, seed, members[0].config, members[0].folder, keys, members))
+  return made
+
+
+def _hash(value: Any) -> str:
+  return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _check(study: Study, known_metrics: set[str]) -> None:
+  """Checks everything in a study that does not need its configs."""
+  rows = [row.name for row in study.rows]
+  for what, names in (('row', rows), ('metric', study.metrics), ('seed', study.seeds)):
+    if not names:
+      raise ConfigError(f'study {study.name!r} has no {what}s')
+    for name in names:
+      if list(names).count(name) > 1:
+        raise ConfigError(f'study {study.name!r} has the {what} {name!r} twice; remove one')
+  for metric in study.metrics:
+    pick(dict.fromkeys(known_metrics), metric, 'metric')
+  # Claims, published values and plots name cells, which must exist.
+  cells = [(f'claim {claim.text!r}', *cell) for claim in study.claims for cell in claim.cells()]
+  cells += [('a published cell', *cell) for cell in study.published]
+  cells += [('a plot', rows[0], metric) for plot in study.plots for metric in plot]
+  for where, row, metric in cells:
+    for what, name, known in (('row', row, rows), ('metric', metric, study.metrics)):
+      if name not in known:
+        raise ConfigError(f'{where} names the {what} {name!r};{suggestion(name, known)}')
