@@ -3,8 +3,9 @@
 python -m experiments.completions --workdir=runs/smollm2 --num=100
 
 Each function is given with its signature and docstring, and its body is drawn up to the line that
-is less indented. The functions are from a tenth of the files, chosen by a hash. The baseline is a
-character 5-gram model of the other files, drawn at the same temperature.
+is less indented. The functions are from the test split of `data.name=python_code`, which a model
+trained on it has not seen. The baseline is a character 5-gram model of the training split, drawn at
+the same temperature.
 """
 
 import pathlib
@@ -20,7 +21,7 @@ from common.reporting.progress import reported
 from common.text.character_ngrams import CharacterNgrams
 from common.text.stops import Stops
 from experiments import cli, runs
-from experiments.completions.functions import Prompt, is_held_out, parses, prompts
+from experiments.completions.functions import Prompt, parses, prompts, split
 
 WORKDIR = cli.define('workdir', 'Folder of a run on text; without it, only the baseline runs.')
 NUM = flags.DEFINE_integer('num', 100, 'Number of functions.', lower_bound=1, upper_bound=10_000)
@@ -61,11 +62,13 @@ def report(name: str, found: list[tuple[Prompt, str]]) -> None:
 
 def main() -> None:
   documents, _ = PythonCode.documents()
-  held_out = [one for one in documents if is_held_out(one)]
-  asked = prompts(held_out, NUM.value)
-  rest = [one.text for one in documents if not is_held_out(one)]
-  print(f'{len(asked)} functions of {len(held_out)} files; {len(rest)} files for the baseline')
-  model = CharacterNgrams(ORDER, rest)
+  parts = split(documents)
+  asked = prompts(parts['test'], NUM.value)
+  print(
+    f'{len(asked)} functions of {len(parts["test"])} files; {len(parts["train"])} files for the '
+    'baseline'
+  )
+  model = CharacterNgrams(ORDER, [one.text for one in parts['train']])
   report(
     f'character {ORDER}-gram', [(p, complete_by_ngrams(model, p, i)) for i, p in enumerate(asked)]
   )

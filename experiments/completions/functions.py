@@ -1,10 +1,10 @@
 """Functions of Python's standard library without their bodies, and whether completions parse."""
 
 import ast
-import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from common.data.builders.base import digest, hash_splits
 from common.data.builders.text import Document
 
 MAX_LINES = 40
@@ -22,9 +22,10 @@ class Prompt(NamedTuple):
   given: str
 
 
-def is_held_out(document: Document) -> bool:
-  """Whether a file is left for the test: a tenth of them, by a hash of the text."""
-  return int(hashlib.blake2b(document.text.encode(), digest_size=4).hexdigest(), 16) % 10 == 0
+def split(documents: Sequence[Document]) -> dict[str, list[Document]]:
+  """The splits of the files, which are those of `data.name=python_code`."""
+  found = hash_splits((digest(one.text.encode()) for one in documents), 'the standard library')
+  return {name: [documents[i] for i in indices] for name, indices in found.items()}
 
 
 def prompts(documents: Iterable[Document], number: int) -> list[Prompt]:

@@ -68,8 +68,9 @@ def _fitted(name: str, past: Float[np.ndarray, 'length'], horizon: int, season: 
   """A forecast of `statsforecast`, with the spread of its interval."""
   model = statsforecast_models()[name](season_length=season)
   made = model.forecast(y=np.ascontiguousarray(past, np.float64), h=horizon, level=[LEVEL])
-  width = made[f'hi-{LEVEL}'] - made[f'lo-{LEVEL}']
-  return Normal(made['mean'], width / (2 * stats.norm.ppf(0.5 + LEVEL / 200)))
+  # AutoARIMA returns columns of pandas.
+  mean, low, high = (np.asarray(made[key]) for key in ('mean', f'lo-{LEVEL}', f'hi-{LEVEL}'))
+  return Normal(mean, (high - low) / (2 * stats.norm.ppf(0.5 + LEVEL / 200)))
 
 
 def statsforecast_models() -> Mapping[str, Any]:

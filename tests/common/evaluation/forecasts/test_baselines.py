@@ -99,3 +99,4 @@ def test_models_of_statsforecast_find_a_trend_and_its_spread(name):
   made = baselines.BASELINES[name](past, 4, 1)
   np.testing.assert_allclose(made.mean, 3.0 * np.arange(60, 64), rtol=0.05)
   assert (made.deviation > 0.3).all() and (made.deviation < 10).all()
+  assert made.draws(3).shape == (3, 4)
