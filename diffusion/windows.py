@@ -49,9 +49,12 @@ class WindowDiffusion(Diffusion):
 
   Attributes:
     windows: describes the data.
+    location, scale: what values are centred at and scaled by (common/data/series/inputs.py).
   """
 
   windows: DataSpec
+  location: str = 'mean'
+  scale: str = 'deviation'
 
   @property
   def context(self) -> int:
@@ -59,27 +62,26 @@ class WindowDiffusion(Diffusion):
     return self.windows.shape[0] - self.windows.series.horizon
 
   def inputs(self, batch: Batch):
-    made = condition(self.windows, batch['x'], self.context)
+    made = self.condition(batch['x'])
     return made.x0, made.given, made.counted
 
   def sample(self, params: PyTree, key: Key[Array, ''], request: Request) -> Samples:
     x = jnp.asarray(self._checked(request).past)
-    made = condition(self.windows, x, self.context)
+    made = self.condition(x)
     drawn = self._sampling(x).sample(params, key, _without_past(request), made.given)
     return drawn._replace(x=_restored(made, drawn.x, x))
 
   def check_request(self, params: PyTree | None, request: Request) -> None:
     x = jnp.asarray(self._checked(request).past)
-    self._sampling(x).check(params, _without_past(request), self._given(x))
+    self._sampling(x).check(params, _without_past(request), self.condition(x).given)
 
   def sampling_program(self, params: PyTree, request: Request) -> Program:
     x = jnp.asarray(self._checked(request).past)
-    return self._sampling(x).program(params, _without_past(request), self._given(x))
+    return self._sampling(x).program(params, _without_past(request), self.condition(x).given)
 
-  def _given(
-    self, x: Num[Array, 'batch length columns']
-  ) -> Float[Array, 'batch length 1 channels']:
-    return condition(self.windows, x, self.context).given
+  def condition(self, x: Num[Array, 'batch length columns']) -> Conditioned:
+    """The condition of windows; the horizon may be NaN."""
+    return condition(self.windows, x, self.context, self.location, self.scale)
 
   def _sampling(self, x: Num[Array, 'batch length columns']):
     """The sampler of horizons as long as those of x, which may differ from those of training."""
@@ -106,13 +108,19 @@ def _without_past(request: Request) -> Request:
   return request._replace(label=label, past=None, mask=None)
 
 
-def condition(spec: DataSpec, x: Num[Array, 'batch length columns'], context: int) -> Conditioned:
+def condition(
+  spec: DataSpec,
+  x: Num[Array, 'batch length columns'],
+  context: int,
+  location: str = 'mean',
+  scale: str = 'deviation',
+) -> Conditioned:
   """The condition of windows whose first `context` values are given; the horizon may be NaN."""
   series, value = spec.series, x[..., 0].astype(jnp.float32)
   past = jnp.broadcast_to(jnp.arange(x.shape[1]) < context, value.shape)
   known = ~jnp.isnan(value)
-  location, scale = inputs.levels(value[:, :context], past[:, :context])
-  scaled = jnp.where(known, (value - location[:, None]) / scale[:, None], 0)
+  levels = inputs.levels(value[:, :context], past[:, :context], location, scale)
+  scaled = jnp.where(known, (value - levels[0][:, None]) / levels[1][:, None], 0)
   seen = inputs.visible(series, x[..., 1:], past)
   # One channel for each text of a category, and one for an unknown text.
   texts = [
@@ -126,8 +134,8 @@ def condition(spec: DataSpec, x: Num[Array, 'batch length columns'], context: in
     x0=scaled[:, context:, None, None],
     given=given[:, :, None],
     counted=counted[..., None, None],
-    location=location,
-    scale=scale,
+    location=levels[0],
+    scale=levels[1],
   )
 
 
@@ -152,4 +160,4 @@ def build(config: Mapping, spec: DataSpec) -> Diffusion:
       'values of time series are not bounded by 1: set sampling.threshold.name=none'
     )
   horizon = dataclasses.replace(spec, shape=(spec.series.horizon, 1, 1))
-  return WindowDiffusion(**parts(config, horizon), windows=spec)
+  return WindowDiffusion(**parts(config, horizon), windows=spec, **config['windows'])

@@ -8,6 +8,7 @@ names the file of both. `experiments.families.complete` fills in the defaults.
 from ml_collections import ConfigDict
 
 from common.config import plain_defaults
+from common.data.series.inputs import LOCATIONS, SCALES
 from common.ranges import (
   ABOVE_ZERO,
   AT_LEAST_ZERO,
@@ -62,6 +63,10 @@ SETTINGS = base.SETTINGS | dict(
     # probability of a random axis; otherwise the rows are stretched
     anisotropy_turned=Setting(0.5, PROBABILITY),
     translate_std=Setting(0.125, AT_LEAST_ZERO),  # relative to the image's size
+  ),
+  windows=dict(  # time series: how the values of a window are scaled (common/data/series/inputs.py)
+    location=Setting('mean', OneOf(*LOCATIONS)),  # what is subtracted, of the context
+    scale=Setting('deviation', OneOf(*SCALES)),  # what the rest is divided by, the mean of these
   ),
   finetune=dict(),  # Source, common/finetuning/settings.py
   sampling=dict(  # how samples are drawn

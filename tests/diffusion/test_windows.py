@@ -74,6 +74,22 @@ def test_the_condition_of_a_window_by_hand():
   np.testing.assert_array_equal(given[..., 7:].argmax(-1), x[..., 4])
 
 
+def test_location_and_scale_are_settings():
+  method, params, _ = built(windows=dict(location='last', scale='change'))
+  x = jnp.asarray(batch()['x'])
+  made = method.condition(x)
+  past = np.asarray(x[3, :CONTEXT, 0], np.float64)
+  assert float(made.location[3]) == pytest.approx(past[-1], rel=1e-6)
+  change = (1 + np.abs(np.diff(past)).sum()) / CONTEXT
+  assert float(made.scale[3]) == pytest.approx(change, rel=1e-5)
+  # Forecasts move and grow with the series, up to the unit that the scale counts as one change.
+  request = forecast_request(SPEC, batch())
+  drawn = method.draw(params, jax.random.key(3), request).x[:, CONTEXT:, 0]
+  moved = request._replace(past=request.past + np.array([100.0, 0, 0, 0, 0], np.float32))
+  again = method.draw(params, jax.random.key(3), moved).x[:, CONTEXT:, 0]
+  np.testing.assert_allclose(again, drawn + 100, rtol=1e-4)
+
+
 @pytest.mark.slow
 def test_what_is_missing_or_to_be_forecast_changes_nothing():
   """The loss bit for bit, whatever stands in the place of a missing value; and the forecasts."""
