@@ -119,8 +119,8 @@ def condition(
   series, value = spec.series, x[..., 0].astype(jnp.float32)
   past = jnp.broadcast_to(jnp.arange(x.shape[1]) < context, value.shape)
   known = ~jnp.isnan(value)
-  levels = inputs.levels(value[:, :context], past[:, :context], location, scale)
-  scaled = jnp.where(known, (value - levels[0][:, None]) / levels[1][:, None], 0)
+  centre, width = inputs.levels(value[:, :context], past[:, :context], location, scale)
+  scaled = jnp.where(known, (value - centre[:, None]) / width[:, None], 0)
   seen = inputs.visible(series, x[..., 1:], past)
   # One channel for each text of a category, and one for an unknown text.
   texts = [
@@ -134,8 +134,8 @@ def condition(
     x0=scaled[:, context:, None, None],
     given=given[:, :, None],
     counted=counted[..., None, None],
-    location=levels[0],
-    scale=levels[1],
+    location=centre,
+    scale=width,
   )
 
 

@@ -19,7 +19,7 @@ twofold evaluate --workdir=runs/m3 --metrics=smape,mase --members=runs/m3-longer
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from absl import flags
@@ -36,7 +36,7 @@ from common.evaluation.forecasts import baselines
 from common.evaluation.measures import Evaluation, Measure
 from common.evaluation.metrics import FORECASTS, METRICS
 from common.evaluation.results import ResultFile, file_name
-from common.files import check_writable, to_path
+from common.files import Path, check_writable, to_path
 from common.studies.estimates import estimate, format_estimate, scaled, unit
 from configs import base
 from experiments import cli, families, runs
@@ -88,7 +88,9 @@ BASELINES = flags.DEFINE_list(
   + '.',
 )
 MEMBERS = flags.DEFINE_list(
-  'members', [], 'Time series: other runs; the forecasts of all are pooled into one, an ensemble.'
+  'members',
+  [],
+  'Time series: WORKDIR[@STEP] of other runs, whose forecasts are pooled with those of --workdir.',
 )
 OPTIONS = cli.define_items('options', families.options_help())
 DISTRIBUTED, TIMEOUT = processes.define()
@@ -104,13 +106,61 @@ def is_file(on: str | None) -> bool:
   return on is not None and on not in BUILDERS
 
 
-def evaluate(run: runs.Run, settings: dict, variant: dict) -> Evaluation:
+class Member(NamedTuple):
+  """A run of --members.
+
+  Attributes:
+    run: the run, at first without parameters.
+    workdir: its folder.
+    step: its checkpoint.
+  """
+
+  run: runs.Run
+  workdir: Path
+  step: str | int
+
+  def loaded(self) -> 'Member':
+    """The member with its parameters and the number of its step."""
+    run = runs.with_params(self.run, self.workdir, self.step)
+    return self._replace(run=run, step=run.step)
+
+
+def open_members(options: Mapping[str, Any], settings: Mapping[str, Any]) -> list[Member]:
+  """The runs of --members without parameters.
+
+  Args:
+    options: sampler options, which all of them must know.
+    settings: the `evaluation` section of the first run.
+
+  Raises:
+    ValueError: for one that is no run on time series, or that the options do not suit.
+  """
+  found = []
+  for text in MEMBERS.value:
+    folder, _, step = text.partition('@')
+    try:
+      run = runs.open_run(folder)
+      families.check_options(run.config, options)
+      if 'crps' not in domain_of(run.data.spec).metrics:
+        raise ValueError(f'an ensemble forecasts time series, but {run.data.spec.name} has none')
+      with families.naming_options(options):
+        check_request(run.method, run.data, settings, None, options)
+    except ValueError as error:
+      raise ValueError(f'--members={text}: {error}') from error
+    found.append(Member(run, to_path(folder), runs.parse_step(step or 'last', '--members')))
+  return found
+
+
+def evaluate(
+  run: runs.Run, settings: dict, variant: dict, members: Sequence[Member] = ()
+) -> Evaluation:
   """Measures a run, and adds the result to the file of this step and these settings.
 
   Args:
     run: a trained model.
     settings: sampler options.
     variant: other settings that differ from the run's config.
+    members: other runs, with parameters, whose forecasts are pooled with those of the run.
   """
   sampling = dict(settings)
   if WEAK.value is not None:
@@ -121,8 +171,7 @@ def evaluate(run: runs.Run, settings: dict, variant: dict) -> Evaluation:
   conditions = {'step': run.step, 'options': settings, **variant, 'config': sections}
   # Opened before the work: a file that cannot be read must not cost the result.
   file = ResultFile(folder / f'{name}.json', conditions)
-  members = [runs.load(folder) for folder in MEMBERS.value]
-  result = run.evaluate(chosen(), members=members, **sampling)
+  result = run.evaluate(chosen(), members=[member.run for member in members], **sampling)
   if jax.process_index():
     return result  # process 0 writes
   file.add(result.measures)
@@ -131,16 +180,19 @@ def evaluate(run: runs.Run, settings: dict, variant: dict) -> Evaluation:
     print(f'{": ".join(column(metric, [measure]))}   {measure.note}')
     if measure.parts:
       print('  = ' + ' + '.join(format_part(*part) for part in measure.parts.items()))
-  print(f'{run.about}; ± is half of a 95 % interval; written to {folder / name}.json')
+  about = '; with '.join([run.about, *variant.get('members', ())])
+  print(f'{about}; ± is half of a 95 % interval; written to {folder / name}.json')
   return result
 
 
 def compare(run: runs.Run, variant: dict, model: Evaluation) -> list[Evaluation]:
   """Measures the baselines, each into a file of its own, and prints a table with the model."""
   metrics = [name for name in chosen() if METRICS[name].draws == FORECASTS]
-  found, settings = {'model': model}, run.config['evaluation']
+  settings = run.config['evaluation']
+  found = {'ensemble' if 'members' in variant else 'model': model}
+  of_data = {key: value for key, value in variant.items() if key != 'members'}
   for name in BASELINES.value:
-    changed = variant | {'baseline': name}
+    changed = of_data | {'baseline': name}
     path = to_path(WORKDIR.value) / 'evaluations' / f'{file_name(run.step, changed)}.json'
     sections = {'evaluation': settings}
     file = ResultFile(path, {'step': run.step, 'options': {}, **changed, 'config': sections})
@@ -175,9 +227,13 @@ def measure() -> int:
   check_flags(config, options)
   check_writable(workdir / 'evaluations')
   run, variant = open_run(options)
+  members = open_members(options, run.config['evaluation'])
   run = runs.with_params(run, workdir, step)
+  members = [member.loaded() for member in members]
+  if members:
+    variant['members'] = [f'{member.workdir}@{member.step}' for member in members]
   if not widths:
-    found = [evaluate(run, options, variant)]
+    found = [evaluate(run, options, variant, members)]
     if BASELINES.value and not jax.process_index():
       found += compare(run, variant, found[0])
     return exit_code(found)
@@ -209,8 +265,10 @@ def check_flags(config: Mapping, options: Mapping[str, Any]) -> None:
     raise ValueError('--baselines do not depend on --ema: give one of the two')
   if MEMBERS.value and (EMA.value or ON.value):
     raise ValueError('--members are evaluated as they were trained: remove --ema and --on')
+  if MEMBERS.value and not any(METRICS[metric].draws == FORECASTS for metric in metrics):
+    raise ValueError(f'--members are for metrics of forecasts, not for {", ".join(metrics)}')
   drawn = {'options': options, 'num_samples': NUM.value, 'weak': WEAK.value}
-  drawn |= {'baselines': BASELINES.value, 'members': MEMBERS.value}
+  drawn['baselines'] = BASELINES.value
   for name, value in drawn.items():
     if value and without_draws(metrics):
       raise ValueError(
@@ -236,8 +294,6 @@ def open_run(options: Mapping[str, Any]) -> tuple[runs.Run, dict[str, Any]]:
     variant['likelihood'] = ','.join(LIKELIHOOD.value)
   if WEAK.value is not None:
     variant['weak'] = WEAK.value
-  if MEMBERS.value:
-    variant['members'] = ','.join(MEMBERS.value)
   # Everything is checked before the parameters are read.
   given = dict(options) | ({} if WEAK.value is None else {'weak': WEAK.value})
   asked = chosen() if CHOSEN.present or is_file(ON.value) else None

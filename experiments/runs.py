@@ -19,7 +19,7 @@ from common.data.spec import DataSpec
 from common.devices.limits import out_of_memory
 from common.domains import domain_of
 from common.domains.base import SampleFlags, SampleSettings, TrainedModel
-from common.evaluation.evaluate import Model, evaluate, evaluate_ensemble
+from common.evaluation.evaluate import Member, evaluate, evaluate_ensemble
 from common.evaluation.likelihood import BitsPerDim, bits_per_dim
 from common.evaluation.measures import Evaluation
 from common.evaluation.texts import windows
@@ -128,8 +128,8 @@ class Run(NamedTuple):
     # Of a finished run, the training command only changes the settings.
     with out_of_memory('evaluating', f'{lower} by the training command'):
       if members:
-        models = [Model(run.method, run.params, run.data) for run in (self, *members)]
-        return evaluate_ensemble(models, settings, key, metrics, options)
+        pool = [Member(run.method, run.params, run.data) for run in (self, *members)]
+        return evaluate_ensemble(pool, settings, key, metrics, options)
       return evaluate(self.method, self.params, self.data, settings, key, metrics, options)
 
   def bits_per_dim(self, x: np.ndarray, label: np.ndarray | None = None) -> BitsPerDim:

@@ -28,7 +28,7 @@ class Horizon(Windows):
   A missing value of the context is at the location; one of the horizon does not count.
 
   Attributes:
-    spec, centred, location, scale: see `Windows`; of the look-back alone.
+    spec, centred, location, scale: as in `Windows`, computed from the look-back only.
     relative: whether the head is trained with percentage errors.
     lookback: steps before the horizon that the model sees, the last of the context; 0: all of them.
 

@@ -40,7 +40,7 @@ NO_ENSEMBLE = 'of a single model, not of an ensemble'
 MIN_FRECHET_SAMPLES = 2  # a covariance needs two
 
 
-class Model(NamedTuple):
+class Member(NamedTuple):
   """A member of an ensemble."""
 
   method: Method
@@ -110,7 +110,7 @@ def evaluate_baseline(
 
 
 def evaluate_ensemble(
-  models: Sequence[Model],
+  members: Sequence[Member],
   settings: Mapping[str, Any],
   key: Key[Array, ''],
   metrics: Iterable[str] | None = None,
@@ -119,7 +119,7 @@ def evaluate_ensemble(
   """Measures the pooled forecasts of several models, as `evaluate` measures one.
 
   Args:
-    models: the members. Their windows may have contexts of different lengths.
+    members: at least one; their windows may have contexts of different lengths.
     settings: the `evaluation` section of a config; `num_samples` draws of each member.
     key: determines all random numbers.
     metrics: names from `METRICS`; None for all.
@@ -129,15 +129,13 @@ def evaluate_ensemble(
     ConfigError: for data that are not time series, members that do not forecast the same windows,
       or settings that do not suit the data.
   """
-  members = []
-  for i, (method, params, data) in enumerate(models):
-    names = _check_series('an ensemble', data, settings, metrics)
+  names = _check_series('an ensemble', members[0].data, settings, metrics)
+  subjects = []
+  for i, (method, params, data) in enumerate(members):
+    _check_series('an ensemble', data, settings, names)
     noise = jax.random.fold_in(key, i)
-    members.append(Subject(method, params, data, settings, noise, options or {}, {}))
-  first = members[0]
-  subject = EnsembleSubject(
-    *(first.method, first.params, first.data, settings, key, first.options, {}), tuple(members)
-  )
+    subjects.append(Subject(method, params, data, settings, noise, options or {}, {}))
+  subject = EnsembleSubject(*members[0], settings, key, options or {}, {}, tuple(subjects))
   return _evaluate_forecasts(subject, names, NO_ENSEMBLE)
 
 

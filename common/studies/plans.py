@@ -13,6 +13,8 @@ from common.evaluation.forecasts.baselines import BASELINES
 from common.studies.claims import Claim
 
 Config = dict[str, Any]
+# Settings of the data in which the members of an ensemble may differ.
+OF_A_MEMBER = ('context', 'min_context', 'stride', 'train_to', 'batch_size', 'dir')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,8 +29,8 @@ class Row:
     base: a config file ('FILE.py:variant') in place of the study's.
     baseline: a classical forecast of the data of the config, in place of a model: nothing is
       trained (common/evaluation/forecasts/baselines.py).
-    ensemble: names of rows above, of models whose forecasts are pooled: this row trains nothing
-      itself, and has no config of its own.
+    ensemble: names of rows above with models, whose forecasts this row pools; it trains nothing and
+      has no config.
   """
 
   name: str
@@ -89,7 +91,7 @@ class Job(NamedTuple):
     config: the config to train, with the seed.
     folder: the folder of the trained model.
     keys: names of the files of its cells: for metrics of the model, and of its samples.
-    members: the jobs of an ensemble, with the same seed; of the first one are config and folder.
+    members: the jobs of an ensemble, with the same seed; config and folder are those of the first.
   """
 
   row: Row
@@ -129,21 +131,26 @@ def plan(
     if row.baseline:
       pick(BASELINES, row.baseline, f'baseline of row {row.name!r}')
     if row.ensemble:
-      jobs += _ensembles(row, study.seeds, jobs)
+      for job in _ensembles(row, study.seeds, jobs):
+        jobs.append(_unlike_others(job, same))
       continue
     overrides = {**study.config, **row.config}
     # A baseline has no random numbers.
     for seed in study.seeds[:1] if row.baseline else study.seeds:
       config = plain_dict(load(row.base or study.base, {**overrides, 'seed': seed}))
-      job = _job(row, seed, config, workdir)
-      # The key of its samples covers everything that a row depends on.
-      twin = same.setdefault(job.keys[1], job)
-      if twin is not job:
-        raise ConfigError(
-          f'rows {twin.row.name!r} and {row.name!r} have the same settings; remove one of them'
-        )
-      jobs.append(job)
+      jobs.append(_unlike_others(_job(row, seed, config, workdir), same))
   return jobs
+
+
+def _unlike_others(job: Job, same: dict[str, Job]) -> Job:
+  """The job, which is added to `same`. Raises ConfigError if an equal one is there."""
+  # The key of its samples covers everything that a row depends on.
+  twin = same.setdefault(job.keys[1], job)
+  if twin is not job:
+    raise ConfigError(
+      f'rows {twin.row.name!r} and {job.row.name!r} have the same settings; remove one of them'
+    )
+  return job
 
 
 def shard(jobs: Sequence[Job], index: int, count: int) -> list[Job]:
@@ -179,7 +186,14 @@ def _job(row: Row, seed: int, config: Config, workdir: pathlib.Path) -> Job:
 def _ensembles(row: Row, seeds: Sequence[int], jobs: Sequence[Job]) -> list[Job]:
   """The jobs of an ensemble, one for each seed, from those of the rows above."""
   if row.config or row.sampling or row.base or row.baseline:
-    raise ConfigError(f'row {row.name!r} is an ensemble: its models are those of other rows')
+    raise ConfigError(
+      f'row {row.name!r} has an ensemble and settings of its own: remove its config, sampling, '
+      'base and baseline'
+    )
+  if len(set(row.ensemble)) < max(2, len(row.ensemble)):
+    raise ConfigError(
+      f'the ensemble {row.name!r} must name two rows or more, each once, got {row.ensemble!r}'
+    )
   models = {(job.row.name, job.seed): job for job in jobs if job.row.is_model}
   for name in row.ensemble:
     if (name, seeds[0]) not in models:
@@ -188,13 +202,27 @@ def _ensembles(row: Row, seeds: Sequence[int], jobs: Sequence[Job]) -> list[Job]
         f'the ensemble {row.name!r} names {name!r}, which is no model in a row above;'
         f'{suggestion(name, known)}'
       )
+    job = models[name, seeds[0]]
+    if job.row.sampling:
+      raise ConfigError(f'the ensemble {row.name!r} names {name!r}, which has sampler options')
+    first = models[row.ensemble[0], seeds[0]]
+    if _windows_of(job) != _windows_of(first):
+      raise ConfigError(
+        f'the ensemble {row.name!r} names {first.row.name!r} and {name!r}, whose data differ: the '
+        'members of an ensemble must forecast the same windows'
+      )
   made = []
   for seed in seeds:
     members = tuple(models[name, seed] for name in row.ensemble)
-    pool = _hash([job.keys[1] for job in members])
+    pool = _hash(sorted(job.keys[1] for job in members))
     keys = (f'no-model-{pool}', f'ensemble-{pool}')
     made.append(Job(row, seed, members[0].config, members[0].folder, keys, members))
   return made
+
+
+def _windows_of(job: Job) -> dict[str, Any]:
+  """The settings of the data that decide what is forecast, and not from what."""
+  return {k: v for k, v in job.config['data'].items() if k not in OF_A_MEMBER}
 
 
 def _hash(value: Any) -> str:

@@ -95,12 +95,12 @@ def run(
     missing = store.missing(study.metrics)
     try:
       if missing:
-        for part in job.members or (job,):
+        for part in job.members or ((job,) if job.row.is_model else ()):
           if part.folder in failed_models:
             raise RuntimeError(failed_models[part.folder])
-        if job.row.is_model and not _is_trained(job):
-          say(f'{label}: training in {job.folder}')
-          _train(job, train, failed_models)
+          if not _is_trained(part):
+            say(f'{label}: training in {part.folder}')
+            _train(part, train, failed_models)
         say(f'{label}: measuring {", ".join(missing)}')
         store.add(evaluate(job, missing))
       found = store.read()

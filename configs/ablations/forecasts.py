@@ -130,7 +130,7 @@ def get_study(scale: str = 'baselines') -> Study:
     about=(
       'One forecast of the last horizon of each series, from all values before it. Classical '
       'methods fit a model to each series; the others are one model for all series of a set, and '
-      'an ensemble that pools the draws of these. '
+      'an ensemble that pools the draws of those with a distribution. '
       'Metrics are those of the competitions: MASE with m = 4 and 12, averaged over series.'
     ),
     base=f'{CONFIG}:deepar',

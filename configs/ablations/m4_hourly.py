@@ -1,4 +1,4 @@
-"""Forecasts of the hourly series of M4, beside the cells of the Monash archive.
+"""Forecasts of the hourly series of M4, next to the cells of the Monash archive.
 
 twofold ablate --study=configs/ablations/m4_hourly.py --workdir=runs/hourly
 
@@ -73,7 +73,11 @@ def get_study(scale: str = 'cpu') -> Study:
       for metric, value in zip(('mase', 'smape'), cells, strict=True)
     },
     claims=(
-      Claim('a global model has a MASE of at most 2.2', (tuple(MODELS), 'mase'), below=2.2),
+      Claim(
+        "a global model has a lower MASE than the archive's DeepAR",
+        (tuple(MODELS), 'mase'),
+        below=2.145,
+      ),
       Claim(
         'a global model has a lower MASE than seasonal naive',
         (tuple(MODELS), 'mase'),

@@ -66,7 +66,8 @@ SETTINGS = base.SETTINGS | dict(
   ),
   windows=dict(  # time series: how the values of a window are scaled (common/data/series/inputs.py)
     location=Setting('mean', OneOf(*LOCATIONS)),  # what is subtracted, of the context
-    scale=Setting('deviation', OneOf(*SCALES)),  # what the rest is divided by, the mean of these
+    # what the rest is divided by: the mean deviation from the location, or change between values
+    scale=Setting('deviation', OneOf(*SCALES)),
   ),
   finetune=dict(),  # Source, common/finetuning/settings.py
   sampling=dict(  # how samples are drawn

@@ -8,6 +8,7 @@ import time
 import jax
 
 from common.data import pipeline
+from common.reporting import writers
 from common.training import loop as training_loop
 from common.training.parallel import make_mesh
 from common.training.program import build_program

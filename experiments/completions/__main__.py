@@ -34,7 +34,9 @@ RULE = Stops(rule='dedent')
 
 def complete(run: runs.Run, prompt: Prompt, seed: int) -> str:
   """A completion by a model."""
-  flags_of = SampleFlags(num=1, prompt=prompt.given, length=LENGTH.value, stop_at='dedent')
+  # Of a prompt that is longer than the model's context, it sees the end.
+  given = dict(prompt=prompt.given, length=LENGTH.value, slide=True)
+  flags_of = SampleFlags(num=1, stop_at='dedent', **given)
   settings = SampleSettings(flags_of, seed, {'temperature': TEMPERATURE.value})
   return continue_prompt(run.trained, settings).texts[0][len(prompt.given) :]
 

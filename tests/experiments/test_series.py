@@ -105,8 +105,11 @@ def test_evaluation_scores_forecasts(trained):
   assert naive2.split()[-1] == '1'  # relative to itself
   folder = trained / 'run' / 'evaluations'
   assert (folder / '8-baseline=naive2.json').is_file() and list(folder.glob('*.png'))
-  members = ('--metrics=crps', f'--members={trained}/run,{trained}/run')
+  members = ('--metrics=crps', f'--members={trained}/run,{trained}/run@8', '--baselines=naive')
   printed = run('evaluate', f'--workdir={trained}/run', *members)
+  assert printed.strip().splitlines()[-2].split()[0] == 'ensemble'
+  assert f'; with {trained}/run@8; with {trained}/run@8; ' in printed
+  assert (folder / '8-baseline=naive.json').is_file()
   single = {result.step: result for result in read_results(folder) if not result.changed}[8]
   draws = int(single.measures['crps'].note.split(', ')[-1].split()[0])
   assert f', {3 * draws} draws of each' in printed
@@ -131,8 +134,8 @@ def test_bad_flags_are_refused(trained, flags, message):
   ('flags', 'message'),
   [
     (['--on=m3'], '--members are evaluated as they were trained: remove --ema and --on'),
-    (['--metrics=bits_per_dim'], '--members has no effect: bits_per_dim need no samples'),
-    (['--metrics=crps'], 'nowhere holds no run'),
+    (['--metrics=bits_per_dim'], '--members are for metrics of forecasts, not for bits_per_dim'),
+    (['--metrics=crps'], '--members=nowhere: nowhere holds no run'),
   ],
 )
 def test_members_that_make_no_ensemble_are_refused(trained, flags, message):

@@ -162,7 +162,7 @@ def _are_of_the_same(one: Forecasts, other: Forecasts) -> bool:
     return False
   horizon = one.truth.shape[1]
   # Values are stored in float32, relative to an origin that depends on the windows.
-  size = np.nanmax(np.abs(one.truth), initial=0)
+  size = np.nanmax(np.abs(one.past), axis=1, keepdims=True, initial=0)
   return np.array_equal(one.times[:, -horizon:], other.times[:, -horizon:]) and np.allclose(
     one.truth, other.truth, rtol=1e-4, atol=1e-4 * size, equal_nan=True
   )

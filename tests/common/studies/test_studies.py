@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from ml_collections import ConfigDict
 def get_config(variant='small'):
   return ConfigDict(dict(
     family='toy', seed=0, width={'small': 1, 'large': 5}[variant],
+    data=dict(name='toy'),
     network=dict(name='mlp', depth=2), sampling=dict(steps=10), evaluation=dict(num_samples=4),
     parallel=dict(data=1)))
 """
@@ -170,6 +172,12 @@ def test_an_ensemble_pools_the_models_of_other_rows(base, tmp_path):
   jobs = plans.plan(study, load_config, tmp_path, METRICS)
   parts = [job.row.name for part in (1, 2) for job in plans.shard(jobs, part, 2)]
   assert sorted(parts) == ['narrow', 'narrow', 'wide', 'wide']
+  # A member whose model was deleted is trained again.
+  shutil.rmtree(tmp_path / 'work' / 'models')
+  for path in (tmp_path / 'work' / 'cells').glob('ensemble-*'):
+    path.unlink()
+  assert not run(study, tmp_path / 'work', toy, evaluate=evaluate).failures
+  assert len(toy.trained) == 8 and len(pooled) == 4
   toy.fail = (1,)  # a member that cannot be trained costs the ensemble as well
   failures = run(study, tmp_path / 'other', toy, evaluate=evaluate).failures
   assert set(failures) == {'narrow', 'both'} and 'not finite' in failures['both']
@@ -179,14 +187,25 @@ def test_an_ensemble_pools_the_models_of_other_rows(base, tmp_path):
   ('row', 'message'),
   [
     (Row('all', ensemble=('wide', 'narow')), "'narow', which is no model in a row above; did you"),
-    (Row('all', ensemble=('all',)), "'all', which is no model in a row above"),
-    (Row('all', {'width': 3}, ensemble=('wide',)), "row 'all' is an ensemble"),
+    (Row('all', ensemble=('all', 'wide')), "'all', which is no model in a row above"),
+    (Row('all', {'width': 3}, ensemble=('wide',)), "row 'all' has an ensemble and settings"),
+    (Row('all', ensemble=('wide',)), 'must name two rows or more, each once'),
+    (Row('all', ensemble=('wide', 'wide')), 'must name two rows or more, each once'),
+    (Row('all', ensemble=('wide', 'narrow')), "names 'narrow', which has sampler options"),
+    (Row('all', ensemble=('wide', 'other')), "'wide' and 'other', whose data differ"),
   ],
 )
 def test_an_ensemble_of_no_models_is_refused(base, tmp_path, row, message):
-  rows = (*study_of(base).rows, row)
+  rows = (*study_of(base).rows, Row('other', {'data.name': 'other'}), row)
   with pytest.raises(ConfigError, match=message):
     run(study_of(base, rows=rows), tmp_path / 'work', Toy())
+
+
+def test_equal_ensembles_are_refused(base, tmp_path):
+  rows = (Row('wide', {'width': 3}), Row('narrow'), Row('both', ensemble=('narrow', 'wide')))
+  rows = (*rows, Row('again', ensemble=('wide', 'narrow')))
+  with pytest.raises(ConfigError, match="rows 'both' and 'again' have the same settings"):
+    run(study_of(base, rows=rows, claims=(), published={}, plots=()), tmp_path / 'work', Toy())
 
 
 def test_a_study_that_was_stopped_resumes(base, tmp_path):

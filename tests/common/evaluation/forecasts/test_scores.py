@@ -177,7 +177,7 @@ def off_by(bias, context=5, first=0):
   x = np.zeros((9, *spec.shape), np.float32)
   x[..., 0] = 15 + np.arange(-context, 3) + 100 * numbers[:, None]
   split = Split(x=x, label=numbers % 3, start=numbers - context + first)
-  return evaluate.Model(Functions(None, None, sample, None), {}, Data(spec, {'test': split}))
+  return evaluate.Member(Functions(None, None, sample, None), {}, Data(spec, {'test': split}))
 
 
 def test_an_ensemble_pools_the_draws_of_its_members():
