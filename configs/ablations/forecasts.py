@@ -20,8 +20,7 @@ Reproduces: MASE and sMAPE of the Monash archive (Godahewa et al. 2021, tables 2
 Theta, ETS, ARIMA, DeepAR, transformer and N-BEATS; and MAPE of seasonal naive on Tourism (Oreshkin
 et al. 2020, table 15).
 
-To expect: docs/results/forecasts.md, with the models of the quarterly sets; scale models has not
-been run yet.
+To expect: docs/results/forecasts.md.
 """
 
 from common.config import pick

@@ -15,7 +15,7 @@ another competition.
 
 Reproduces: nothing published yet; configs/ablations/forecasts.py holds the published cells.
 
-To expect: docs/results/forecasts.md, for the quarterly sets.
+To expect: docs/results/forecasts.md.
 """
 
 from ml_collections import ConfigDict
