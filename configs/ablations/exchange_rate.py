@@ -17,7 +17,7 @@ To expect: docs/results/forecasts.md. We expect no row far below the last value.
 from common.config import pick
 from common.studies.claims import Claim
 from common.studies.plans import Row, Study
-from configs.ablations.forecasts import CONFIG
+from configs.ablations.forecasts import CONFIG, SMOKE
 
 DATA = {
   'data.name': 'exchange_rate',
@@ -30,7 +30,6 @@ NAIVE, ETS = 'the last value', 'ETS'
 MODELS = {'DeepAR': 'deepar', 'TCN': 'tcn', 'N-BEATS, generic': 'nbeats'}
 # The set is small and noisy: few steps at a low learning rate.
 SETTINGS = {'optimizer.learning_rate': 1e-3}
-SMOKE = {'train.steps': '4', 'train.steps_per_call': 2, 'evaluation.num_samples': 4}
 SCALES = {
   'cpu': dict(baselines={NAIVE: 'naive', ETS: 'ets'}, seeds=(0, 1, 2), config=SETTINGS),
   'smoke': dict(baselines={NAIVE: 'naive'}, seeds=(0,), config=SMOKE),

@@ -66,6 +66,12 @@ MONASH = {
 }
 POOLED = 'models pooled'
 TOURISM_MAPE = {'Tourism quarterly': 16.46, 'Tourism monthly': 22.56}  # of seasonal naive
+SMOKE = {  # settings of the smoke scale
+  'train.steps': '4',
+  'train.steps_per_call': 2,
+  'evaluation.num_samples': 4,
+  'evaluation.batch_size': 2000,
+}
 SCALES = {
   'baselines': dict(sets=tuple(SETS), baselines=tuple(BASELINES), models=(), seeds=(0,)),
   'models': dict(
@@ -79,12 +85,7 @@ SCALES = {
     baselines=('seasonal naive', 'Naive2'),
     models=('DeepAR', 'N-BEATS, generic'),
     seeds=(0,),
-    config={
-      'train.steps': '4',
-      'train.steps_per_call': 2,
-      'evaluation.num_samples': 4,
-      'evaluation.batch_size': 2000,
-    },
+    config=SMOKE,
   ),
 }
 

@@ -16,7 +16,7 @@ To expect: docs/results/forecasts.md.
 from common.config import pick
 from common.studies.claims import Claim
 from common.studies.plans import Row, Study
-from configs.ablations.forecasts import CONFIG
+from configs.ablations.forecasts import CONFIG, SMOKE
 
 DATA = {
   'data.name': 'm4',
@@ -37,12 +37,6 @@ PUBLISHED = {
   'SES': (11.607, 42.95),
   'Theta': (11.524, 42.98),
   'N-BEATS, generic': (2.247, 15.75),
-}
-SMOKE = {
-  'train.steps': '4',
-  'train.steps_per_call': 2,
-  'evaluation.num_samples': 4,
-  'evaluation.batch_size': 2000,
 }
 SCALES = {
   'cpu': dict(baselines=tuple(BASELINES), seeds=(0, 1, 2), config={}),

@@ -18,17 +18,11 @@ end.
 from common.config import pick
 from common.studies.claims import Claim
 from common.studies.plans import Row, Study
-from configs.ablations.forecasts import CONFIG, REFIT, SETS
+from configs.ablations.forecasts import CONFIG, REFIT, SETS, SMOKE
 
 LOSSES = {'sMAPE': 'nbeats_smape', 'MASE': 'nbeats_mase', 'quantiles': 'nbeats'}
 SHARES = (2, 3, 4)  # look-backs, in quarters of the context
 EVERY = 'all look-backs and losses'
-SMOKE = {
-  'train.steps': '4',
-  'train.steps_per_call': 2,
-  'evaluation.num_samples': 4,
-  'evaluation.batch_size': 2000,
-}
 SCALES = {
   'm3_quarterly': dict(series='M3 quarterly', metric='smape', published=8.92),
   'm3_monthly': dict(series='M3 monthly', metric='smape', published=13.19),
