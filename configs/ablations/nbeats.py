@@ -11,8 +11,7 @@ Reproduces: the kind of ensemble of Oreshkin et al. 2020, section 3.4, not its s
 seed, with three look-backs and three losses, in place of 180 larger ones with six and three. The
 published cells are those of the ensemble of generic networks (table 14 for M3, 15 for Tourism).
 
-To expect: docs/results/forecasts.md, for m3_quarterly; the other scales have not been run to their
-end.
+To expect: docs/results/forecasts.md, for M3; the scales of Tourism have not been run to their end.
 """
 
 from common.config import pick
