@@ -119,6 +119,9 @@ class Member(NamedTuple):
   workdir: Path
   step: str | int
 
+  def __str__(self) -> str:
+    return f'{self.workdir}@{self.step}'
+
   def loaded(self) -> 'Member':
     """The member with its parameters and the number of its step."""
     run = runs.with_params(self.run, self.workdir, self.step)
@@ -180,7 +183,7 @@ def evaluate(
     print(f'{": ".join(column(metric, [measure]))}   {measure.note}')
     if measure.parts:
       print('  = ' + ' + '.join(format_part(*part) for part in measure.parts.items()))
-  about = '; with '.join([run.about, *variant.get('members', ())])
+  about = '; with '.join([run.about, *map(str, members)])
   print(f'{about}; ± is half of a 95 % interval; written to {folder / name}.json')
   return result
 
@@ -231,7 +234,7 @@ def measure() -> int:
   run = runs.with_params(run, workdir, step)
   members = [member.loaded() for member in members]
   if members:
-    variant['members'] = [f'{member.workdir}@{member.step}' for member in members]
+    variant['members'] = ','.join(map(str, members))
   if not widths:
     found = [evaluate(run, options, variant, members)]
     if BASELINES.value and not jax.process_index():

@@ -110,6 +110,8 @@ def test_evaluation_scores_forecasts(trained):
   assert printed.strip().splitlines()[-2].split()[0] == 'ensemble'
   assert f'; with {trained}/run@8; with {trained}/run@8; ' in printed
   assert (folder / '8-baseline=naive.json').is_file()
+  results = [result for result in read_results(folder) if 'members' in result.changed]
+  assert results[0].changed['members'] == f'{trained}/run@8,{trained}/run@8'
   single = {result.step: result for result in read_results(folder) if not result.changed}[8]
   draws = int(single.measures['crps'].note.split(', ')[-1].split()[0])
   assert f', {3 * draws} draws of each' in printed
