@@ -11,7 +11,7 @@ Reproduces: the kind of ensemble of Oreshkin et al. 2020, section 3.4, not its s
 seed, with three look-backs and three losses, in place of 180 larger ones with six and three. The
 published cells are those of the ensemble of generic networks (table 14 for M3, 15 for Tourism).
 
-To expect: docs/results/forecasts.md, for M3; the scales of Tourism have not been run to their end.
+To expect: docs/results/forecasts.md; tourism_monthly has not been run.
 """
 
 from common.config import pick
