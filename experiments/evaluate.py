@@ -28,6 +28,7 @@ from common.config import pick
 from common.data.builders import BUILDERS
 from common.domains import domain_of
 from common.evaluation.evaluate import (
+  check_forecasts,
   check_request,
   evaluate_baseline,
   without_draws,
@@ -106,7 +107,7 @@ def is_file(on: str | None) -> bool:
   return on is not None and on not in BUILDERS
 
 
-class Member(NamedTuple):
+class MemberRun(NamedTuple):
   """A run of --members.
 
   Attributes:
@@ -122,13 +123,13 @@ class Member(NamedTuple):
   def __str__(self) -> str:
     return f'{self.workdir}@{self.step}'
 
-  def loaded(self) -> 'Member':
+  def loaded(self) -> 'MemberRun':
     """The member with its parameters and the number of its step."""
     run = runs.with_params(self.run, self.workdir, self.step)
     return self._replace(run=run, step=run.step)
 
 
-def open_members(options: Mapping[str, Any], settings: Mapping[str, Any]) -> list[Member]:
+def open_members(options: Mapping[str, Any], settings: Mapping[str, Any]) -> list[MemberRun]:
   """The runs of --members without parameters.
 
   Args:
@@ -144,18 +145,17 @@ def open_members(options: Mapping[str, Any], settings: Mapping[str, Any]) -> lis
     try:
       run = runs.open_run(folder)
       families.check_options(run.config, options)
-      if 'crps' not in domain_of(run.data.spec).metrics:
-        raise ValueError(f'an ensemble forecasts time series, but {run.data.spec.name} has none')
+      check_forecasts('an ensemble', run.data, settings, chosen())
       with families.naming_options(options):
         check_request(run.method, run.data, settings, None, options)
     except ValueError as error:
       raise ValueError(f'--members={text}: {error}') from error
-    found.append(Member(run, to_path(folder), runs.parse_step(step or 'last', '--members')))
+    found.append(MemberRun(run, to_path(folder), runs.parse_step(step or 'last', '--members')))
   return found
 
 
 def evaluate(
-  run: runs.Run, settings: dict, variant: dict, members: Sequence[Member] = ()
+  run: runs.Run, settings: dict, variant: dict, members: Sequence[MemberRun] = ()
 ) -> Evaluation:
   """Measures a run, and adds the result to the file of this step and these settings.
 

@@ -104,7 +104,7 @@ def evaluate_baseline(
       series, or settings that do not suit it.
   """
   pick(BASELINES, name, 'baseline')
-  names = _check_series(f'baseline {name!r}', data, settings, metrics)
+  names = check_forecasts(f'baseline {name!r}', data, settings, metrics)
   subject = BaselineSubject(Method(), {}, data, settings, jax.random.key(0), {}, {}, name)
   return _evaluate_forecasts(subject, names, NO_MODEL)
 
@@ -129,20 +129,29 @@ def evaluate_ensemble(
     ConfigError: for data that are not time series, members that do not forecast the same windows,
       or settings that do not suit the data.
   """
-  names = _check_series('an ensemble', members[0].data, settings, metrics)
+  names = check_forecasts('an ensemble', members[0].data, settings, metrics)
   subjects = []
   for i, (method, params, data) in enumerate(members):
-    _check_series('an ensemble', data, settings, names)
+    check_forecasts('an ensemble', data, settings, names)
     noise = jax.random.fold_in(key, i)
     subjects.append(Subject(method, params, data, settings, noise, options or {}, {}))
   subject = EnsembleSubject(*members[0], settings, key, options or {}, {}, tuple(subjects))
   return _evaluate_forecasts(subject, names, NO_ENSEMBLE)
 
 
-def _check_series(
+def check_forecasts(
   what: str, data: Data, settings: Mapping[str, Any], metrics: Iterable[str] | None
 ) -> list[str]:
-  """The metrics to measure of forecasts. Raises ConfigError for data of another kind."""
+  """The metrics to measure of forecasts, all if None is given.
+
+  Args:
+    what: what forecasts, for messages.
+    data, settings: see `evaluate`.
+    metrics: names from `METRICS`; None for all.
+
+  Raises:
+    ConfigError: for data that are not time series, or settings that do not suit the data.
+  """
   if 'crps' not in domain_of(data.spec).metrics:
     raise ConfigError(f'{what} forecasts time series, but {data.spec.name} has none')
   names = list(METRICS if metrics is None else metrics)

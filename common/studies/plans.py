@@ -156,8 +156,8 @@ def _unlike_others(job: Job, same: dict[str, Job]) -> Job:
 def shard(jobs: Sequence[Job], index: int, count: int) -> list[Job]:
   """Part `index` (from 1) of `count` parts of the jobs: those of every `count`-th model.
 
-  Jobs of one model stay together, so parts can run at the same time in one folder. Ensembles are in
-  none of several parts: their models are in different ones.
+  Jobs of one model stay together, so parts can run at the same time in one folder. Several
+  parts hold no ensembles, because the models of one may be in different parts.
   """
   if count > 1:
     jobs = [job for job in jobs if not job.members]
@@ -221,7 +221,7 @@ def _ensembles(row: Row, seeds: Sequence[int], jobs: Sequence[Job]) -> list[Job]
 
 
 def _windows_of(job: Job) -> dict[str, Any]:
-  """The settings of the data that decide what is forecast, and not from what."""
+  """The settings of the data that decide which windows are forecast."""
   return {k: v for k, v in job.config['data'].items() if k not in OF_A_MEMBER}
 
 

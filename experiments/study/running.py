@@ -21,7 +21,7 @@ from experiments import families, runs
 from experiments.startup import signals
 
 SHARD_HELP = (
-  'PART/PARTS, such as 1/4: train and measure only this part of the models, no ensembles.'
+  'PART/PARTS, such as 1/4: train and measure only this part of the models, and no ensembles.'
 )
 
 

@@ -135,8 +135,9 @@ def joined(blocks: Iterable[Forecasts]) -> Forecasts:
 def pooled(members: Sequence[Iterable[Forecasts]]) -> Iterator[Forecasts]:
   """Forecasts with the draws of all members of an ensemble, each with the same weight.
 
-  The median of the draws is then the median of the members where these are certain, as in the
-  ensembles of N-BEATS (Oreshkin et al. 2020, section 3.4); otherwise it is that of the mixture.
+  If the members give point forecasts, the median of the draws is the median of the members, as in
+  the ensembles of N-BEATS (Oreshkin et al. 2020, section 3.4). Otherwise the draws are those of the
+  mixture of the members' distributions.
 
   Args:
     members: by member, the same windows in blocks of the same sizes. The contexts may differ in
