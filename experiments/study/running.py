@@ -61,9 +61,17 @@ def plan(
 
 
 def check_metrics(jobs: list[Job], metrics: Sequence[str]) -> None:
-  """Raises ConfigError for a metric that the data of none of the jobs has."""
+  """Raises ConfigError for a metric that no job's data have, or an ensemble without forecasts."""
   sections = {to_json(job.config['data']): job.config['data'] for job in jobs}
-  specs = [pipeline.load(section).spec for section in sections.values()]
+  loaded = {key: pipeline.load(section).spec for key, section in sections.items()}
+  for job in jobs:
+    spec = loaded[to_json(job.config['data'])]
+    if job.members and 'crps' not in domain_of(spec).metrics:
+      raise ConfigError(
+        f'the ensemble {job.row.name!r} pools forecasts of time series, but {spec.name} has none: '
+        'remove the row'
+      )
+  specs = list(loaded.values())
   known = set(LOG_METRICS).union(*(domain_of(spec).metrics for spec in specs))
   for metric in metrics:
     if metric not in known:

@@ -11,7 +11,15 @@ from common.studies.claims import Claim
 from common.config import pick
 from common.studies.plans import Row, Study
 
-BROKEN = {'smoke': (), 'broken': (Row('broken', {'optimizer.name': 'adma'}),)}
+BROKEN = {
+  'smoke': (),
+  'broken': (Row('broken', {'optimizer.name': 'adma'}),),
+  'images': (
+    Row('a', {'train.steps': '8'}),
+    Row('b', {'train.steps': '10'}),
+    Row('both', ensemble=('a', 'b')),
+  ),
+}
 TINY = {
   'network.width': 16, 'network.layers': 1, 'network.heads': 2, 'data.batch_size': 16,
   'train.steps': '6', 'train.steps_per_call': 2, 'train.log_every': '2', 'train.sample_every': '0',
@@ -77,6 +85,12 @@ def test_a_part_that_does_not_exist_is_refused(study, tmp_path):
   assert not (tmp_path / 'new').exists()
 
 
+def test_an_ensemble_of_images_is_refused_before_training(study, tmp_path):
+  said = refused('ablate', f'--study={study}:images', f'--workdir={tmp_path}/new')
+  assert "the ensemble 'both' pools forecasts of time series, but digits has none" in said
+  assert not (tmp_path / 'new').exists()
+
+
 def test_an_unknown_scale_is_refused(study, tmp_path):
   said = refused('ablate', f'--study={study}:smoek', f'--workdir={tmp_path}')
-  assert said == "error: unknown scale 'smoek'; did you mean 'smoke'? known: broken, smoke"
+  assert said == "error: unknown scale 'smoek'; did you mean 'smoke'? known: broken, images, smoke"
