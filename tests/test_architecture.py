@@ -45,9 +45,18 @@ FLOORS = (
     'ranges',
     'trees',
   },
-  {'attention', 'checkpoints', 'data', 'finetuning', 'reporting', 'text'},
+  {
+    'attention',
+    'checkpoints',
+    'data',
+    'finetuning',
+    'patches',
+    'published',
+    'reporting',
+    'text',
+  },
   {'domains'},
-  {'evaluation', 'training'},
+  {'baselines', 'evaluation', 'training'},
   {'studies'},
 )
 MAX_MODULES, MAX_LINES, MAX_ARGUMENTS = 11, 400, 8

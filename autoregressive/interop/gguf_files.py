@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from autoregressive.interop.gguf_header import Entry, read_header
-from autoregressive.interop.tensors import FLOATS, Stored
 from autoregressive.networks.positions import rotary_frequencies
 from common.config import ConfigError, pick
 from common.data.tokenizers.vocabularies import Vocabulary
+from common.published.tensors import FLOATS, Stored
 
 # {GGUF's name of a tensor: that of `transformers`}, without '.weight' and '.bias'.
 LLAMA_OUTER = {'token_embd': 'model.embed_tokens', 'output_norm': 'model.norm', 'output': 'lm_head'}

@@ -37,17 +37,17 @@ from autoregressive.interop.gguf_files import read_gguf
 from autoregressive.interop.layouts import LAYOUTS, kind_of, misfit
 from autoregressive.interop.layouts.base import Layout
 from autoregressive.interop.layouts.keys import DESCRIPTIONS
-from autoregressive.interop.tensors import (
+from autoregressive.model import Model
+from autoregressive.networks.transformer import Transformer
+from common.config import ConfigError, as_tuple, pick, read_json
+from common.files import Path, atomic_folder, atomic_write
+from common.published.tensors import (
   Stored,
   check_tensors,
   find_tensors,
   load_tensor,
   save_tensors,
 )
-from autoregressive.model import Model
-from autoregressive.networks.transformer import Transformer
-from common.config import ConfigError, as_tuple, pick, read_json
-from common.files import Path, atomic_folder, atomic_write
 from common.ranges import settings_of
 
 Tensors = Mapping[str, Any]  # by their public names

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from autoregressive.interop.tensors import INDEX
 from autoregressive.interop.weights import Published, read_published, write_published
 from autoregressive.method import build, build_model
 from common.config import ConfigError
@@ -17,6 +16,7 @@ from common.data.pipeline import Data
 from common.data.tokenizers import chat_template
 from common.domains.text import first_tokens
 from common.finetuning import plain
+from common.published.tensors import INDEX
 from experiments import convert, families, runs
 from tests.autoregressive.common import outputs_of, perturbed
 from tests.autoregressive.interop import tiny

@@ -5,8 +5,9 @@ import functools
 import jax.numpy as jnp
 
 from autoregressive.interop.layouts.base import Layout, join_heads, split_heads
-from autoregressive.interop.layouts.keys import DESCRIPTIONS, FIXED, Keys
+from autoregressive.interop.layouts.keys import DESCRIPTIONS, FIXED
 from common.config import pick
+from common.published.keys import Keys
 
 ACTIVATIONS = {
   'gelu_new': 'gelu_tanh',

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from autoregressive.interop.layouts.base import Layout, join_heads, split_heads
-from autoregressive.interop.layouts.keys import DESCRIPTIONS, FIXED, Keys
+from autoregressive.interop.layouts.keys import DESCRIPTIONS, FIXED
 from autoregressive.interop.layouts.rotary import read_rotary, write_rotary
 from common.config import ConfigError
+from common.published.keys import Keys
 
 SIZES = dict(
   max_position_embeddings=int,

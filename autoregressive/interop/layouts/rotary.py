@@ -4,10 +4,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from autoregressive.interop.layouts.keys import Keys
 from autoregressive.networks.positions import LLAMA3_TURNS, YARN_TURNS
 from autoregressive.networks.transformer import Transformer
 from common.config import ConfigError, pick
+from common.published.keys import Keys
 
 # Required keys of each kind of scaling, and optional ones.
 SCALINGS: Mapping[str, tuple[Mapping[str, type], Mapping[str, tuple[type, Any]]]] = {

@@ -16,12 +16,12 @@ from autoregressive.decoding.search import beam_search
 from autoregressive.decoding.sequences import Limits, Prompt
 from autoregressive.decoding.settings import DecodingSettings
 from autoregressive.interop import weights
-from autoregressive.interop.tensors import INDEX
 from autoregressive.interop.weights import Published, write_weights
 from autoregressive.method import build_model
 from common.config import ConfigError
 from common.data.spec import DataSpec
 from common.method import example_keys
+from common.published.tensors import INDEX
 from tests.autoregressive.common import outputs_of, perturbed, small_config
 from tests.autoregressive.interop import reference
 from tests.cases import mostly_slow, slow

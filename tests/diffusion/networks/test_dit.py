@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from diffusion.networks.conditioning import Conditioning
-from diffusion.networks.dit import patchify, sincos_positions, unpatchify
 from tests.diffusion.networks.small import batch, build, quick_jit, random_params
 
 
@@ -79,16 +78,3 @@ def test_a_network_of_one_patch_by_hand():
   expected = dense(norm(h) * (1 + scale) + shift, p['output_proj']).reshape(4, 8, 8, 2)
   made = quick_jit(network.apply)({'params': params}, x, noise, label)
   np.testing.assert_allclose(made, expected, rtol=1e-4, atol=1e-4)
-
-
-def test_patches_are_cut_row_by_row_and_put_back():
-  x = jnp.arange(2 * 4 * 6 * 3.0).reshape(2, 4, 6, 3)
-  tokens = patchify(x, 2)
-  np.testing.assert_array_equal(tokens[1, 4], x[1, 2:4, 2:4].reshape(-1))
-  np.testing.assert_array_equal(unpatchify(tokens, 2, (4, 6, 3)), x)
-
-
-def test_positions_depend_on_row_and_column_by_halves():
-  table = sincos_positions(2, 3, 8).reshape(2, 3, 8)
-  np.testing.assert_allclose(table[1, 2, :4], [np.sin(2), np.sin(0.02), np.cos(2), np.cos(0.02)])
-  np.testing.assert_allclose(table[1, 2, 4:], [np.sin(1), np.sin(0.01), np.cos(1), np.cos(0.01)])

@@ -12,8 +12,9 @@ import safetensors.numpy
 from common.config import ConfigError, read_json
 from common.files import atomic_write
 
-WHOLE = 'model.safetensors'
-INDEX = 'model.safetensors.index.json'
+STEM = 'model'  # of the files that `transformers` writes
+WHOLE = f'{STEM}.safetensors'
+INDEX = f'{WHOLE}.index.json'
 FLOATS = ('F64', 'F32', 'F16', 'BF16')  # types of parameters; others are of quantised weights
 
 
@@ -39,22 +40,28 @@ class Stored:
       return np.asarray(file.get_tensor(self.name))
 
 
-def find_tensors(folder: pathlib.Path, rename: Callable[[str], str]) -> dict[str, Stored]:
+def find_tensors(
+  folder: pathlib.Path, rename: Callable[[str], str], stem: str = STEM
+) -> dict[str, Stored]:
   """All tensors of a folder by their public names. Only the headers of the files are read.
 
   Args:
     folder: holds `model.safetensors`, or an index and the files that it names.
     rename: name in a file -> public name.
+    stem: what the names of these files begin with.
 
   Raises:
     ConfigError: for a file that is missing or broken, an index that disagrees with its files, or
       two tensors of one name.
   """
-  index = folder / INDEX
+  whole = f'{stem}.safetensors'
+  index = folder / f'{whole}.index.json'
   places = _weight_map(index) if index.exists() else None
-  if places is not None and (folder / WHOLE).exists():
-    raise ConfigError(f'{folder} has both {WHOLE} and {INDEX}; remove the one that is out of date')
-  files = [WHOLE] if places is None else sorted(set(places.values()))
+  if places is not None and (folder / whole).exists():
+    raise ConfigError(
+      f'{folder} has both {whole} and {index.name}; remove the one that is out of date'
+    )
+  files = [whole] if places is None else sorted(set(places.values()))
   stored = [tensor for file in files for tensor in _read_header(folder / file)]
   if places is not None:
     _check_index(index, places, stored)

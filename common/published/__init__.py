@@ -1,0 +1,1 @@
+"""Reading the files of published weights, in the layouts of `transformers` and `diffusers`."""
