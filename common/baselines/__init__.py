@@ -1,0 +1,1 @@
+"""Methods that the two families are compared with."""

@@ -1,0 +1,1 @@
+"""Autoencoders: variational ones (VAE), and vector-quantised ones (VQ-VAE)."""
