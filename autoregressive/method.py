@@ -213,7 +213,7 @@ def build_model(config: Mapping, spec: DataSpec) -> tuple[Ordering, Model]:
   kind = HEADS.get(config['head'].get('name'), Head)
   ordering = build_ordering(config['ordering'], spec, not kind.counts, kind.relative)
   head = build_head(config['head'], ordering)
-  if spec.palette is not None and not head.discrete:
+  if spec.indices and not head.discrete:
     raise ConfigError(
       f'head {config["head"]["name"]!r} is over ordered values; a palette has no order: '
       "use 'categorical', or set data.palette=0"

@@ -178,11 +178,13 @@ class Method:
   Attributes:
     labelled: whether samples of data with classes can be requested by class.
     has_likelihood: whether `nll` can be called.
+    likelihood_note: what a reader should know about the values of `nll`.
     context: of open-ended data, tokens or frames that the model handles at once; 0: an example.
   """
 
   labelled: bool = True
   has_likelihood: bool = True
+  likelihood_note: str = ''
   context: int = 0
 
   def init(self, key: Key[Array, ''], batch: Batch) -> tuple[PyTree, PyTree]:

@@ -31,7 +31,7 @@ from common.ranges import (
 UP_TO_A_MILLION = Interval(1, 10**6)
 
 SETTINGS = dict(
-  family='',  # 'diffusion' or 'autoregressive'
+  family='',  # 'diffusion', 'autoregressive', 'vae' or 'gan'
   # type of the networks' products and residual streams; all else is float32 (docs/precision.md)
   precision=Setting('float32', PRECISION),
   seed=Setting(0, SEED),  # decides initial parameters, order of the data and all noise
@@ -44,6 +44,9 @@ SETTINGS = dict(
     image_size=Setting(0, Interval(0, 8192, note='0: unchanged')),
     # image_folder, text: 'refuse' an unreadable file, or 'skip' it
     broken=Setting('refuse', OneOf('refuse', 'skip')),
+    # images: WORKDIR[@STEP] of a run of the family vae, or a folder with an AutoencoderKL, whose
+    # latents are modelled; empty: the images themselves
+    first_stage=Setting('', PATH),
     flip=False,  # images: mirror a random half of them left to right, anew in every epoch
     # images: number of colours of a k-means palette
     palette=Setting(0, Interval(0, MAX_COLOURS, note='0: no palette')),

@@ -224,6 +224,12 @@ def build_model(config: Mapping, spec: DataSpec) -> Model:
   Raises:
     ConfigError: for unknown names or settings, and parts that do not go together.
   """
+  if spec.latents is not None and spec.indices:
+    raise ConfigError(
+      f'diffusion adds noise to numbers, but the latents of {spec.latents.first_stage.name} are '
+      "codes, which have no order: use a first stage with latent.name='gaussian', or family "
+      "'autoregressive'"
+    )
   if spec.palette is not None:
     raise ConfigError(
       'diffusion adds noise to pixel values, but with'

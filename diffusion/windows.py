@@ -153,11 +153,11 @@ def build(config: Mapping, spec: DataSpec) -> Diffusion:
   Raises:
     ConfigError: for unknown names or settings, and parts that do not go together.
   """
+  unbounded = spec.series is not None or spec.latents is not None
+  if unbounded and config['sampling']['threshold']['name'] != 'none':
+    kind = 'values of time series' if spec.latents is None else 'latents'
+    raise ConfigError(f'{kind} are not bounded by 1: set sampling.threshold.name=none')
   if spec.series is None:
     return build_images(config, spec)
-  if config['sampling']['threshold']['name'] != 'none':
-    raise ConfigError(
-      'values of time series are not bounded by 1: set sampling.threshold.name=none'
-    )
   horizon = dataclasses.replace(spec, shape=(spec.series.horizon, 1, 1))
   return WindowDiffusion(**parts(config, horizon), windows=spec, **config['windows'])

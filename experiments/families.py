@@ -13,6 +13,7 @@ import diffusion
 from autoregressive.interop import weights
 from common import config as configs_lib
 from common import config_files, finetuning
+from common.baselines import vae
 from common.config import (
   Config,
   ConfigError,
@@ -31,6 +32,7 @@ from common.method import Method, PyTree
 from common.ranges import Setting
 from configs.autoregressive import base as autoregressive_base
 from configs.diffusion import base as diffusion_base
+from configs.vae import base as vae_base
 from diffusion.sampling.tasks import TASKS
 
 # Flags of `sample` and `evaluate` that are not settings of sampling, in either family.
@@ -108,6 +110,16 @@ FAMILIES = {
     published_sections=_published_sections,
     keep_files=weights.keep_files,
     arrange=autoregressive.arrange,
+  ),
+  'vae': Family(
+    vae.build,
+    vae_base.SETTINGS,
+    Tables(vae.COMPONENTS, vae.SECTIONS, vae.GIVEN),
+    {
+      name: ImageTask(('past',), {'task': name}, random=False)
+      for name in ('reconstruct', 'interpolate')
+    },
+    vae.with_options,
   ),
 }
 

@@ -33,7 +33,7 @@ from common.training.sharding import abstract_params
 from common.training.snapshots import Snapshots
 from common.training.state import EVALUATION_STREAM, stream_key
 from experiments import families
-from experiments.startup import checks, finetune, sources, summary
+from experiments.startup import checks, datasets, finetune, sources, summary
 from experiments.startup import workdir as folders
 
 FLAG_NAMES = frozenset(field.name for field in dataclasses.fields(SampleFlags))
@@ -185,7 +185,7 @@ def train(
     raise ConfigError(f'--extend: {path} holds no run; remove the flag to start one')
   # Everything that may reject the config comes before the first write.
   with folders.starting():
-    data = pipeline.load(folders.data_section(config, path))
+    data = datasets.load(folders.data_section(config, path))
     method = families.build(config, data.spec)
     program = build_program(config, method, data.spec, make_mesh(config['parallel']))
     checks.check(config, method, data, program)
@@ -255,7 +255,8 @@ def open_run(workdir: str | os.PathLike, likelihood: Mapping[str, Any] | None = 
       )
     config['likelihood'] = dict(likelihood)
   config['data'] = folders.data_section(config, workdir)
-  data = pipeline.load(config['data'])
+  data = datasets.load(config['data'])
+  datasets.check_first_stage(workdir, data, datasets.remembered(workdir))
   return Run(config, data, families.build(config, data.spec), params=None, step=0)
 
 
@@ -361,7 +362,7 @@ def with_dataset(run: Run, name: str) -> Run:
     raise ConfigError(f'--on={name} is the data of the run itself: remove the flag')
   try:
     # `source` is the path of the run's own dataset.
-    data = pipeline.load(run.config['data'] | {'name': name, 'source': ''})
+    data = datasets.load(run.config['data'] | {'name': name, 'source': ''})
   except ConfigError as error:
     raise ConfigError(f'--on={name}: {error}') from error
   if _data_format(data.spec) != _data_format(run.data.spec):

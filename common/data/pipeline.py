@@ -21,11 +21,13 @@ import tensorflow_datasets as tfds
 from common.config import ConfigError, as_tuple
 from common.data import music, palettes, preparation, tokenizers
 from common.data.builders import base
+from common.data.latents import cache
+from common.data.latents.first_stage import FirstStage
 from common.data.series.calendars import Clock
 from common.data.series.columns import Columns
 from common.data.series.windows import FUTURE
 from common.data.sources import DiskSource, GivenSource, MemorySource, Source
-from common.data.spec import DataSpec, SeriesSpec
+from common.data.spec import DataSpec, SeriesSpec, latent_spec
 
 IN_MEMORY_BYTES = 2**30  # datasets whose decoded examples are smaller are held in memory
 FINGERPRINT_EXAMPLES = 4096  # evenly spaced examples that a fingerprint reads from disk
@@ -41,11 +43,13 @@ class Data(NamedTuple):
     splits: 'train', 'validation' and 'test'; of time series also 'future', whose horizons begin
       after the last value of each series.
     flip: whether training batches mirror a random half of the images (`train_flips`).
+    images: of latents, the images that they encode.
   """
 
   spec: DataSpec
   splits: Mapping[str, Source]
   flip: bool = False
+  images: 'Data | None' = None
 
 
 def load(settings: Mapping[str, Any], in_memory: bool | None = None) -> Data:
@@ -76,6 +80,25 @@ def load(settings: Mapping[str, Any], in_memory: bool | None = None) -> Data:
   disks = {split: DiskSource(builder.as_data_source(split), folder) for split in names}
   splits = {split: MemorySource(disk) for split, disk in disks.items()} if in_memory else disks
   return Data(_read_spec(settings['name'], info), splits, settings.get('flip', False))
+
+
+def with_latents(images: Data, stage: FirstStage, settings: Mapping[str, Any]) -> Data:
+  """The latents of images, which are encoded unless they are stored already.
+
+  Args:
+    images: the images.
+    stage: the first stage.
+    settings: the `data` section of a config.
+
+  Raises:
+    ConfigError: for images that are mirrored, and as `cache.encode`.
+  """
+  if images.flip:
+    raise ConfigError('latents are encoded once and cannot be mirrored: set data.flip=False')
+  root, name = base.data_dir(settings), settings['name']
+  found = cache.encode(images.splits, stage, root, name, fingerprint(images))
+  spec = latent_spec(images.spec, stage, found.deviation)
+  return Data(spec, found.splits, images=images)
 
 
 def _no_data(settings: Mapping[str, Any]) -> Data:
@@ -148,6 +171,8 @@ def fingerprint(data: Data) -> str:
   # Runs store fingerprints: neither the order of these updates nor a `repr` may change.
   for decoder in (spec.pitches, spec.palette):
     state.update(b'' if decoder is None else repr(decoder).encode())
+  if spec.latents is not None:
+    state.update(spec.latents.digest.encode())
   if spec.series is not None:
     # Stored values are the same in every unit.
     state.update(repr((spec.series.origins, spec.series.units)).encode())

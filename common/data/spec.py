@@ -5,8 +5,9 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int, Num
+from jaxtyping import Float, Int, Num, Shaped
 
+from common.data.latents.first_stage import FirstStage, in_batches
 from common.data.music import Pitches
 from common.data.palettes import Palette
 from common.data.series.calendars import STEPS, Clock
@@ -99,6 +100,34 @@ class SeriesSpec:
 
 
 @dataclasses.dataclass(frozen=True)
+class LatentSpec:
+  """What the examples of a `DataSpec` are, if they are latents.
+
+  Attributes:
+    images: describes the images that they encode.
+    digest: that of the first stage.
+    deviation: what the first stage's latents are divided by; 1 for codes.
+    first_stage: encodes and decodes.
+  """
+
+  images: 'DataSpec'
+  digest: str
+  deviation: float
+  first_stage: FirstStage = dataclasses.field(compare=False, repr=False)
+
+  def decode(
+    self, x: Num[np.ndarray, '*batch rows columns c']
+  ) -> Shaped[np.ndarray, '*batch height width channels']:
+    """The images of examples."""
+    x = np.asarray(x)
+    flat = x.reshape(-1, *x.shape[-3:])
+    if not self.first_stage.levels:
+      flat = flat * np.float32(self.deviation)
+    images = in_batches(self.first_stage.decode, flat)
+    return images.reshape(*x.shape[:-3], *self.images.shape)
+
+
+@dataclasses.dataclass(frozen=True)
 class DataSpec:
   """Describes one example of a dataset: enough to build a model and to compile a training step.
 
@@ -126,6 +155,7 @@ class DataSpec:
     palette: for images of palette indices (one channel), the colours.
     counted: for text, whether 'counted', bool [context + 1], says which tokens of a window count,
       such as the answers of dialogues; otherwise all count.
+    latents: for latents of images, the first stage and what they encode.
   """
 
   name: str
@@ -140,11 +170,21 @@ class DataSpec:
   pitches: Pitches | None = None
   palette: Palette | None = None
   counted: bool = False
+  latents: LatentSpec | None = None
 
   @property
   def num_dims(self) -> int:
     """Number of values in one example: the divisor of bits/dim."""
     return int(np.prod(self.shape))
+
+  @property
+  def indices(self) -> bool:
+    """Whether the values of images are indices without an order: of colours or of codes."""
+    return self.palette is not None or (self.latents is not None and self.levels > 0)
+
+  def decoded(self, x: np.ndarray) -> np.ndarray:
+    """Examples as a user gets them in an array: the images of latents, others as they are."""
+    return x if self.latents is None else self.latents.decode(x)
 
   @property
   def dtype(self) -> np.dtype:
@@ -161,6 +201,20 @@ class DataSpec:
     if self.counted:
       struct['counted'] = jax.ShapeDtypeStruct((batch_size, *self.shape), jnp.bool_)
     return struct
+
+
+def latent_spec(images: DataSpec, stage: FirstStage, deviation: float = 1.0) -> DataSpec:
+  """Describes the latents of a dataset of images.
+
+  Raises:
+    ConfigError: for images that the first stage does not take.
+  """
+  return dataclasses.replace(
+    images,
+    shape=stage.shape,
+    levels=stage.levels,
+    latents=LatentSpec(images, stage.digest, deviation, stage),
+  )
 
 
 def to_unit(x: jax.Array, levels: int) -> jax.Array:

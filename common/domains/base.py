@@ -361,7 +361,8 @@ class Domain:
     Returns:
       Raw values [num, ...]; other kinds of data say what they return.
     """
-    return np.asarray(trained.draw(self._request(trained, settings), settings.seed)[0].x)
+    drawn = trained.draw(self._request(trained, settings), settings.seed)[0].x
+    return trained.data.spec.decoded(np.asarray(drawn))
 
   def _request(self, trained: TrainedModel, settings: SampleSettings) -> Request:
     """The request of the flags and options."""
@@ -386,7 +387,7 @@ class Domain:
     samples, seconds = trained.draw(request, settings.seed)
     x = np.asarray(samples.x)
     if out.suffix == '.npy':
-      pictures.save_array(out, x)
+      pictures.save_array(out, spec.decoded(x))
     else:
       images, levels = self.as_images(spec, x)
       display = Display(images, request.label, flags.columns or GRID, levels, spec.class_names)

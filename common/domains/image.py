@@ -35,6 +35,9 @@ class ImageDomain(Domain):
 
   def as_images(self, spec, x):
     x = np.asarray(x)
+    if spec.latents is not None:
+      images = spec.latents.images
+      return self.as_images(images, spec.latents.decode(x))
     if spec.palette is not None:
       return spec.palette.decode(x), 256
     if not spec.levels:
@@ -43,12 +46,14 @@ class ImageDomain(Domain):
     return (x if spec.shape[-1] in VISIBLE else side_by_side(x)), spec.levels
 
   def dimension_note(self, spec, bits):
+    if spec.latents is not None:
+      return '; of latents, not of images'
     return '' if spec.palette is None else '; of palette indices, not of colours'
 
   def num_pixels(self, spec, flags):
-    height, width, channels = spec.shape
+    height, width, channels = (spec.latents.images if spec.latents else spec).shape
     side_by_side = 1 if channels in VISIBLE else channels
-    scale = flags.scale or pictures.visible_scale(np.zeros(spec.shape))
+    scale = flags.scale or pictures.visible_scale(np.zeros((height, width, channels)))
     return height * width * side_by_side * scale**2
 
   def first_request(self, trained, settings):
@@ -64,7 +69,7 @@ class ImageDomain(Domain):
   def draw(self, trained, settings):
     """Images [num, height, width, channels]; of a task, [draws, num, height, width, channels]."""
     if settings.flags.task is not None:
-      return self._perform(trained, settings).images
+      return trained.data.spec.decoded(self._perform(trained, settings).images)
     return super().draw(trained, settings)
 
   def sample(self, trained, settings, out):
@@ -73,7 +78,7 @@ class ImageDomain(Domain):
       return super().sample(trained, settings, out)
     result = self._perform(trained, settings)
     if out.suffix == '.npy':
-      pictures.save_array(out, result.images)
+      pictures.save_array(out, trained.data.spec.decoded(result.images))
     else:
       pictures.save_png(out, self.task_picture(trained.data.spec, flags.task, result, flags.scale))
     draws, num = result.images.shape[:2]
@@ -108,7 +113,11 @@ class ImageDomain(Domain):
     given, levels = self.as_images(spec, result.given.x)
     images, _ = self.as_images(spec, result.images)
     known = result.given.known
-    if known is not None and not (spec.shape[-1] in VISIBLE and spec.levels):
+    if known is not None and spec.latents is not None:
+      # A latent covers a square of pixels.
+      rows, columns = (n // m for n, m in zip(given.shape[1:3], known.shape[:2], strict=True))
+      known = known.any(-1, keepdims=True).repeat(rows, 0).repeat(columns, 1)
+    elif known is not None and not (spec.shape[-1] in VISIBLE and spec.levels):
       known = side_by_side(known)
     visible = result._replace(given=result.given._replace(x=given, known=known), images=images)
     return image_tasks.picture(name, visible, levels, scale or pictures.visible_scale(images))

@@ -111,7 +111,8 @@ def _bits_per_dim(subject: Subject) -> Measure:
     f'estimation error ± {1.96 * bits.estimation_error:.2g}' if bits.estimation_error else 'exact'
   )
   unit = subject.domain.dimension_note(spec, bits.value)
-  note = f'{split} split, n={bits.num}, {exact}{unit}'
+  kind = '; '.join(filter(None, (exact, subject.method.likelihood_note)))
+  note = f'{split} split, n={bits.num}, {kind}{unit}'
   return Measure(bits.value, bits.standard_error, note, bits.parts)
 
 

@@ -103,11 +103,14 @@ class Subject:
       start = time.perf_counter()
       samples = self._draw(call, indices)
       drawn = np.asarray(samples.x)  # waits until the device has finished: part of the time
+      decodes = self.data.spec.latents is not None
+      # Decoding latents is a part of drawing them.
+      readable = self.domain.readable(self.data.spec, drawn) if decodes else None
       seconds.append(time.perf_counter() - start)
       if call < calls:
-        evaluations = int(samples.evaluations)
+        evaluations = int(samples.evaluations) + decodes
         seen |= {index: drawn[index - indices[0]] for index in np.intersect1d(shown, indices)}
-        for name, rows in self._read(drawn).items():
+        for name, rows in self._read(drawn, readable).items():
           read[name].append(rows)
     return TimedSamples(
       {name: np.concatenate(rows)[:num] for name, rows in read.items()},
@@ -129,11 +132,12 @@ class Subject:
     )
     return self.method.draw(self.params, jax.random.fold_in(self.key, call), request)
 
-  def _read(self, drawn: np.ndarray) -> dict[str, np.ndarray]:
-    """What each reader reads from a batch."""
+  def _read(self, drawn: np.ndarray, readable: np.ndarray | None) -> dict[str, np.ndarray]:
+    """What each reader reads from a batch, which may be readable already."""
     if not self.readers:
       return {}
-    readable = self.domain.readable(self.data.spec, drawn)
+    if readable is None:
+      readable = self.domain.readable(self.data.spec, drawn)
     return {name: reader(readable) for name, reader in self.readers.items()}
 
   @functools.cached_property
@@ -188,8 +192,11 @@ class Subject:
   @functools.cached_property
   def real(self) -> classifiers.LabelledImages:
     """The training split, and the evaluated split, on which a classifier's accuracy is measured."""
-    spec = self.data.spec
-    (x, label), (test_x, test_label) = self.training, _examples(self.split, spec.num_classes)
+    # Samples of latents are compared with images, not with what the first stage makes of them.
+    data = self.data.images or self.data
+    spec, split = data.spec, data.splits[self.settings['split']]
+    training = _examples(data.splits['train'], spec.num_classes)
+    (x, label), (test_x, test_label) = training, _examples(split, spec.num_classes)
     (x, levels), (test_x, _) = (self.domain.as_images(spec, part) for part in (x, test_x))
     return classifiers.labelled_images(x, label, test_x, test_label, levels)
 

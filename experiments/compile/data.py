@@ -9,6 +9,7 @@ from common.data.builders import BUILDERS
 from common.data.builders.base import ImageBuilder
 from common.data.builders.text import TextBuilder
 from common.data.spec import DataSpec
+from experiments.startup import datasets
 
 NEEDED = ('shape', 'levels', 'num_classes')
 # Only the lengths of schedules depend on it.
@@ -32,6 +33,8 @@ def spec_of(settings: Mapping[str, Any], given: Mapping[str, Any]) -> DataSpec:
   """
   builder = pick(BUILDERS, settings['name'], 'data.name')
   _check(given)
+  if settings.get('first_stage') and not given:
+    return datasets.load(settings).spec
   found = None if given else _prepared_spec(settings)
   if found is not None:
     return found

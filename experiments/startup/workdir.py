@@ -26,6 +26,7 @@ from common.files import (
   to_path,
 )
 from experiments import families
+from experiments.startup import datasets
 
 log_once = functools.cache(logging.info)
 MOST_SHOWN = 5  # differences that a message lists: what to do comes after them
@@ -72,12 +73,8 @@ def check_processes(
   # Each machine may have the data in a folder of its own.
   local = {'data': {key: value for key, value in config['data'].items() if key != 'dir'}}
   check_equal('config', {**config, **local, **options}, 'start all with the same command')
-  check_equal('dataset', _identity(data), 'give all the same data')
+  check_equal('dataset', datasets.identity(data), 'give all the same data')
   check_shared(workdir)
-
-
-def _identity(data: pipeline.Data) -> dict[str, str | int]:
-  return {'fingerprint': pipeline.fingerprint(data), 'train': data.spec.num_train}
 
 
 @contextlib.contextmanager
@@ -133,11 +130,13 @@ def reserve(
     ConfigError: the folder holds a run of another config or on other data, or its files cannot be
       read; or the run to extend has more steps.
   """
-  path, data_path, identity = workdir / 'config.json', workdir / 'data.json', _identity(data)
+  path, data_path = workdir / 'config.json', workdir / 'data.json'
+  identity = datasets.identity(data)
   if path.exists() or is_started(workdir):
     _check_same_config(workdir, config, extend_to)
     # A run from before fingerprints existed gets the fingerprint of the present data.
-    before = read_json(data_path) if data_path.exists() else identity
+    before = datasets.remembered(workdir) or identity
+    datasets.check_first_stage(workdir, data, before)
     if before != identity:
       raise ConfigError(
         f'the data of the run in {workdir} has changed since it began ({before.get("train")} '

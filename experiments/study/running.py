@@ -18,7 +18,7 @@ from common.reporting import report, writers
 from common.studies import plans, studies, tables
 from common.studies.plans import Job, Study
 from experiments import families, runs
-from experiments.startup import signals
+from experiments.startup import datasets, signals
 
 SHARD_HELP = (
   'PART/PARTS, such as 1/4: train and measure only this part of the models, and no ensembles.'
@@ -63,7 +63,7 @@ def plan(
 def check_metrics(jobs: list[Job], metrics: Sequence[str]) -> None:
   """Raises ConfigError for a metric that no job's data have, or an ensemble without forecasts."""
   sections = {to_json(job.config['data']): job.config['data'] for job in jobs}
-  loaded = {key: pipeline.load(section).spec for key, section in sections.items()}
+  loaded = {key: datasets.load(section).spec for key, section in sections.items()}
   for job in jobs:
     spec = loaded[to_json(job.config['data'])]
     if job.members and 'crps' not in domain_of(spec).metrics:
@@ -152,7 +152,7 @@ def _load(job: Job) -> runs.Run:
 # Rows of baselines follow each other, and share what is read of their data.
 @functools.lru_cache(maxsize=1)
 def _data(section: str) -> pipeline.Data:
-  return pipeline.load(json.loads(section))
+  return datasets.load(json.loads(section))
 
 
 def _training_seconds(folder: pathlib.Path) -> Measure:

@@ -1,15 +1,10 @@
 """Published autoencoders give the numbers of diffusers, or are refused in one line."""
 
-import json
-
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-import safetensors.numpy
 
 from common.baselines.vae import weights
-from common.config import ConfigError
 
 TINY = dict(
   block_out_channels=(32, 64),

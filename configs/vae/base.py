@@ -1,0 +1,34 @@
+"""The sections of a variational autoencoder, in addition to those of `configs/base.py`.
+
+A component is a dict with a `name` and the settings that differ from its defaults. Each name is a
+key of a table, and each default is in the signature of a constructor: the comment at the section
+names the file of both. `experiments.families.complete` fills in the defaults.
+"""
+
+from ml_collections import ConfigDict
+
+from common.config import plain_defaults
+from common.ranges import ABOVE_ZERO, OneOf, Setting
+from configs import base
+
+SETTINGS = base.SETTINGS | dict(
+  family='vae',
+  conditional=False,  # tell encoder and decoder the class, if the data has classes
+  network=dict(name='conv'),  # common/baselines/vae/networks/__init__.py
+  latent=dict(name='gaussian'),  # common/baselines/vae/latents.py; codes: a VQ-VAE
+  pixels=dict(name='logistic'),  # common/baselines/vae/pixels.py
+  objective=dict(),  # Objective, common/baselines/vae/method.py
+  finetune=dict(),  # Source, common/finetuning/settings.py
+  sampling=dict(  # how samples are drawn
+    task=dict(name='generate'),  # generate; reconstruct and interpolate need images
+    # 'mean': the decoder's locations; 'draw': pixels drawn around them
+    pixels=Setting('mean', OneOf('mean', 'draw')),
+    temperature=Setting(1.0, ABOVE_ZERO),  # factor of the prior's deviation
+  ),
+  likelihood=dict(name='importance'),  # common/baselines/vae/method.py: LIKELIHOODS
+)
+
+
+def get_base() -> ConfigDict:
+  """The base config of the family vae: a small convolutional VAE without classes."""
+  return ConfigDict(plain_defaults(SETTINGS))
