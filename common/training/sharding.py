@@ -54,10 +54,11 @@ RULES = (
   # Attention by heads. Causal transformers: [width, heads · dim], key head by key head.
   Rule(r'(^|/)attention/qkv/(kernel|bias)$', (-1,), 'network.kv_heads'),
   Rule(r'(^|/)attention/out/kernel$', (-2,), 'network.heads'),
-  # U-Net: [width, 3, heads, dim], and often a single head: then by inputs, and `out` by outputs.
+  # U-Net and autoencoder: [width, 3, heads, dim], and often a single head: then by inputs, and
+  # `out` by outputs.
   Rule(r'_attention/qkv/kernel$', (-2, -4), 'network.width'),
   Rule(r'_attention/out/kernel$', (-3, -1), 'network.width'),
-  # DiT: the same shapes, with several heads.
+  # Transformers over patches: the same shapes, with several heads.
   Rule(r'qkv/(kernel|bias)$', (-2,), 'network.heads'),
   Rule(r'out/kernel$', (-3,), 'network.heads'),
   # Perceptrons: columns, then rows. Gate and gated units are two matrices, split alike.
@@ -70,11 +71,13 @@ RULES = (
   # The two layers of a diffusion network's condition.
   Rule(r'conditioning/first/(kernel|bias)$', (-1,), 'network.width'),
   Rule(r'conditioning/second/kernel$', (-2,), 'network.width'),
-  # Layers by themselves: inputs, or outputs where there are few inputs. First those of DiT and
-  # U-Net; then those without a name (perceptrons, TCN, PixelCNN++) and recurrent cells, whose
-  # kernels are joined along their outputs; then networks over images, and the inputs of models.
+  # Layers by themselves: inputs, or outputs where there are few inputs. First those of DiT, U-Net
+  # and autoencoders; then those without a name (perceptrons, TCN, PixelCNN++) and recurrent cells,
+  # whose kernels are joined along their outputs; then networks over images, and the inputs of
+  # models.
   Rule(
-    r'(modulation|patch_embed|augment_proj|skip|input|output|output_proj|resample)/kernel$',
+    r'(modulation|patch_embed|augment_proj|skip|input|output|output_proj|resample|quant_conv)'
+    r'/kernel$',
     (-2, -1),
     'network.width',
   ),

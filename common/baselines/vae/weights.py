@@ -204,20 +204,20 @@ def read(folder: str | pathlib.Path) -> Published:
   found = find_tensors(folder, _current_name, STEM)
   if made.settings['blocks'] * len(made.settings['multipliers']) > len(found):
     raise ConfigError(f'{where} implies more residual blocks than there are tensors')
-  shapes = _shapes(made)
-  expected = {
-    name: shape
-    for path, leaf in jax.tree.leaves_with_path(shapes)
-    for name, shape in _public(path_name(path), leaf.shape).items()
-  }
-  if made.codes:
-    expected[CODEBOOK] = (made.codes, made.latent_channels)
-  check_tensors(found, expected, where, ())
+  check_tensors(found, tensor_shapes(made), where, ())
   params = jax.tree.map_with_path(
-    lambda path, leaf: _load(found, path_name(path), leaf.shape), shapes
+    lambda path, leaf: _load(found, path_name(path), leaf.shape), _shapes(made)
   )
   codebook = jnp.asarray(load_tensor(found[CODEBOOK])) if made.codes else None
   return made._replace(params=params, codebook=codebook)
+
+
+def tensor_shapes(made: Published) -> dict[str, tuple[int, ...]]:
+  """{public name: shape} of all tensors that a published autoencoder has."""
+  shapes = {CODEBOOK: (made.codes, made.latent_channels)} if made.codes else {}
+  for path, leaf in jax.tree.leaves_with_path(_shapes(made)):
+    shapes |= _public(path_name(path), leaf.shape)
+  return shapes
 
 
 def _current_name(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Rules for every network of both families, and the messages where a mesh does not fit."""
+"""Rules for every network, and the messages where a mesh does not fit."""
 
 import functools
 import math
@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from autoregressive.method import build_model
 from autoregressive.networks import NETWORKS as CAUSAL
+from common.baselines.vae.networks.conv import ConvAutoencoder
 from common.config import ConfigError
 from common.data.spec import DataSpec
 from common.devices.mesh import AXES
@@ -23,10 +24,13 @@ from experiments import families
 from tests.autoregressive.common import DIGITS, perturbed, small_config
 from tests.autoregressive.networks import test_nbeats as nbeats
 from tests.cases import mostly_slow
+from tests.common.baselines.vae import small as autoencoders
 from tests.configs.test_papers import built
 from tests.diffusion.networks import small
 from tests.test_precision import model_of
 
+AUTOENCODERS = {f'autoencoder_{name}': name for name in autoencoders.SMALL}
+NETWORKS = [*CAUSAL, *small.SMALL, *AUTOENCODERS]
 IMAGES = DataSpec('images', 'image', (4, 4, 3), 256, 10)
 
 
@@ -58,7 +62,9 @@ def direct(name):
 
 
 def shapes_of(name):
-  """Shapes of the parameters of a network of either family."""
+  """Shapes of the parameters of a network of either family, or of a baseline."""
+  if name in AUTOENCODERS:
+    return autoencoder(AUTOENCODERS[name])
   if name not in CAUSAL:
     return diffusion(name)
   return direct(name) if CAUSAL[name].direct else causal(name)
@@ -70,7 +76,14 @@ def diffusion(name):
   return {'network': jax.eval_shape(network.init, jax.random.key(0), *small.batch())['params']}
 
 
-@pytest.mark.parametrize('name', [*CAUSAL, *small.SMALL])
+def autoencoder(name):
+  """Shapes of an autoencoder of 128 channels or more."""
+  network = autoencoders.build(name, width=128)
+  struct = jax.eval_shape(network.init, jax.random.key(0), *autoencoders.batch())
+  return {'network': struct['params']}
+
+
+@pytest.mark.parametrize('name', NETWORKS)
 def test_every_network_has_rules_for_both_axes(name):
   params = shapes_of(name)
   check_placement(params, mesh(fsdp=2, tensor=2))
@@ -89,6 +102,11 @@ def gradients(name):
     run, inputs = network.apply, small.batch(8)
     params = {'network': small.random_params(network)}
     loss = lambda params, *inputs: jnp.square(run({'params': params['network']}, *inputs)).mean()
+  elif name in AUTOENCODERS:
+    network, inputs = autoencoders.build(AUTOENCODERS[name]), autoencoders.batch(8)
+    params = {'network': autoencoders.random_params(network)}
+    run = lambda params, *inputs: network.apply({'params': params['network']}, *inputs)
+    loss = lambda *args: sum(jnp.square(y).mean() for y in run(*args))
   elif CAUSAL[name].direct:
     network, x = nbeats.SMALL[name], jax.random.normal(jax.random.key(0), (8, 1, nbeats.CONTEXT))
     run, inputs = network.apply, (x,)
@@ -102,7 +120,7 @@ def gradients(name):
   return jax.value_and_grad(loss), params, inputs
 
 
-@pytest.mark.parametrize('name', mostly_slow([*CAUSAL, *small.SMALL], ['mlp']))
+@pytest.mark.parametrize('name', mostly_slow(NETWORKS, ['mlp']))
 def test_the_gradient_of_every_network_is_the_same_on_a_mesh(name, monkeypatch):
   """Wrong numbers of a compiler that splits a layer in an unusual way would show here."""
   monkeypatch.setattr(sharding, 'FSDP_MIN_SIZE', 128)
@@ -130,7 +148,18 @@ def test_the_gradient_of_every_network_is_the_same_on_a_mesh(name, monkeypatch):
   ],
 )
 def test_papers_fit_large_meshes(variant, axes):
-  params = built(f'papers/{variant}')[3]
+  assert_split(built(f'papers/{variant}')[3], axes)
+
+
+def test_the_autoencoder_of_stable_diffusion_fits_a_large_mesh():
+  network = ConvAutoencoder(3, 8, width=128, multipliers=(1, 2, 4, 4), blocks=2, groups=32)
+  x, z = jnp.zeros((1, 64, 64, 3)), jnp.zeros((1, 8, 8, 4))
+  params = jax.eval_shape(network.init, jax.random.key(0), x, z)['params']
+  assert_split({'network': params}, dict(fsdp=8, tensor=4))
+
+
+def assert_split(params, axes):
+  """Each device has about its share of the parameters, and no more."""
   check_placement(params, mesh(**axes))
   placed = shardings(params, mesh(**axes))
   held = jax.tree.map(lambda leaf, s: math.prod(s.shard_shape(leaf.shape)), params, placed)

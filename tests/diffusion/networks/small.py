@@ -57,7 +57,11 @@ def batch(size: int = 4):
 
 def random_params(network, seed: int = 0):
   """Parameters without zeros, scaled so that activations stay near one."""
-  struct = jax.eval_shape(network.init, jax.random.key(0), *batch())['params']
+  return random_like(jax.eval_shape(network.init, jax.random.key(0), *batch())['params'], seed)
+
+
+def random_like(struct, seed: int = 0):
+  """Random parameters of the given shapes; see `random_params`."""
   random = np.random.default_rng(seed)
 
   def draw(path, leaf):
