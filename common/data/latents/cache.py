@@ -57,9 +57,11 @@ def encode(
   if not (folder / 'latents.json').exists():
     try:
       _write(splits, stage, folder)
+    except ConfigError:
+      raise
     except (OSError, ValueError) as error:
       # Another process may have been faster.
-      if isinstance(error, ConfigError) or not (folder / 'latents.json').exists():
+      if not (folder / 'latents.json').exists():
         raise ConfigError(f'cannot store latents in {folder}: {error}') from error
   about = read_json(folder / 'latents.json')
   return Encoded({split: _read(folder, split) for split in splits}, about['deviation'])
