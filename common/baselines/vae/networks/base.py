@@ -98,6 +98,7 @@ def embed_label(label: Labels, num_classes: int, width: int) -> Float[Array, 'ba
     return None
   if label is None:
     raise ConfigError(f'an autoencoder with num_classes={num_classes} needs labels, got none')
-  init = nn.initializers.normal(0.02)
+  # As large as the activations that it is added to, from the first step on.
+  init = nn.initializers.normal(1.0)
   # Rows are looked up in float32, so that the gradients of a row add up in float32.
   return nn.Embed(num_classes, width, embedding_init=init, name='label_embed')(label)

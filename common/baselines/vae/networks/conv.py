@@ -52,18 +52,15 @@ class Style:
       self.groups, epsilon=1e-6, dtype=self.dtype, use_fast_variance=False, name=name
     )
 
-  def conv(self, channels: int, name: str, size: int = 3) -> nn.Conv:
-    """A convolution that keeps the size of the image."""
-    return nn.Conv(channels, (size, size), kernel_init=_init, dtype=self.dtype, name=name)
+  def conv(self, channels: int, name: str, size: int = 3, dtype: str = '') -> nn.Conv:
+    """A convolution that keeps the size of the image, in the network's type or in another one."""
+    dtype = dtype or self.dtype
+    return nn.Conv(channels, (size, size), kernel_init=_init, dtype=dtype, name=name)
 
   def condition(self, label: Labels) -> Condition:
     """What the residual blocks are told of the class."""
     embedded = embed_label(label, self.num_classes, 4 * self.width)
     return None if embedded is None else nn.silu(embedded)
-
-  def estimate(self, h: Maps, channels: int, name: str, size: int = 3) -> Maps:
-    """A convolution in float32, for the last layers: their outputs are what a loss is given."""
-    return nn.Conv(channels, (size, size), kernel_init=_init, dtype='float32', name=name)(h)
 
 
 class ResBlock(nn.Module):
@@ -135,8 +132,11 @@ class Encoder(nn.Module):
           name=f'down_{i}_resample',
         )(h)
     h = _middle(style, h, condition)
-    h = style.estimate(nn.silu(style.norm('norm')(h)), self.features, 'output')
-    return style.estimate(h, self.features, 'quant_conv', size=1) if style.quant_conv else h
+    # The last layers are in float32: a loss is given their outputs.
+    h = style.conv(self.features, 'output', dtype='float32')(nn.silu(style.norm('norm')(h)))
+    if style.quant_conv:
+      h = style.conv(self.features, 'quant_conv', size=1, dtype='float32')(h)
+    return h
 
 
 class Decoder(nn.Module):
@@ -166,7 +166,8 @@ class Decoder(nn.Module):
       if i < len(style.multipliers) - 1:
         h = jnp.repeat(jnp.repeat(h, 2, axis=1), 2, axis=2)  # nearest neighbours
         h = style.conv(channels, f'up_{i}_resample')(h)
-    return style.estimate(nn.silu(style.norm('norm')(h)), self.out_channels, 'output')
+    h = nn.silu(style.norm('norm')(h))
+    return style.conv(self.out_channels, 'output', dtype='float32')(h)
 
 
 def _middle(style: Style, h: Maps, condition: Condition) -> Maps:
