@@ -11,7 +11,7 @@ from common.config import ConfigError
 from common.config_files import call, load_config
 from common.domains.display import Display
 from common.evaluation.measures import Evaluation, Measure
-from common.studies import plans, studies, tables
+from common.studies import plans, sections, studies, tables
 from common.studies.claims import Claim
 from common.studies.plans import Row, Study
 
@@ -317,7 +317,7 @@ def test_notes_name_their_rows_and_losses_of_different_kinds_share_no_axis(base,
   assert 'quality of wide: judged twice' in notes
   line = {'step': 1, 'split': 'train', 'loss': 1.0}
   records = {row: [line] for row in ('narrow', 'wide', 'deep')}
-  losses = next(s for s in tables.sections(results, {}, records) if s.title == 'Losses')
+  losses = next(s for s in sections.sections(results, {}, records) if s.title == 'Losses')
   # `width` may change what the loss is; `network` does not.
   assert [plot.alt for plot in losses.blocks[0].pictures] == [
     'loss (train) over step for narrow, deep',
