@@ -139,7 +139,7 @@ def unit(metric: str, values: Iterable[float]) -> tuple[str, float]:
   if name.endswith('FLOPs'):
     for prefix, factor in PREFIXES:
       if largest >= factor:
-        return f'{name.removesuffix("FLOPs")}{prefix}FLOPs', 1 / factor
+        return f'{name.removesuffix("FLOPs")}{prefix}FLOP', 1 / factor
   return name, 1.0
 
 

@@ -27,7 +27,7 @@ class Stability:
   """
 
   metric: str = 'frechet'
-  factor: float = 2.0
+  factor: float | int = 2.0
 
   def __post_init__(self):
     if not self.factor > 1:
@@ -107,7 +107,7 @@ def shares(
   }
 
 
-def record(found: Sequence[Run]) -> list[dict[str, Any]]:
+def json_record(found: Sequence[Run]) -> list[dict[str, Any]]:
   """The runs as JSON objects; the distance of a run without one is None."""
   return [
     run._asdict() | {'distance': run.distance if math.isfinite(run.distance) else None}

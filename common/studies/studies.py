@@ -177,7 +177,9 @@ def _add(results: Results, job: Job, found: Mapping[str, Measure], store: CellSt
   diverged = divergence(job.folder) if job.row.is_model else ''
   if diverged:
     results.diverged.setdefault(name, {})[job.seed] = diverged
-  broken = {m: found[m].note for m in metrics if not (diverged or found[m].is_finite)}
+  # Of a try, and of a run that diverged, such a value is a result.
+  is_result = diverged or job.row.tries_of
+  broken = {m: found[m].note for m in metrics if not (is_result or found[m].is_finite)}
   for why in dict.fromkeys(broken.values()):
     metrics = ', '.join(metric for metric, note in broken.items() if note == why)
     _add_failure(results, job, f'not finite: {metrics}: {why}')

@@ -12,7 +12,7 @@ from typing import Any
 
 from common.reporting.writers import to_json_number
 from common.studies.estimates import Estimate, format_estimate, scaled, unit
-from common.studies.stability import STABLE_RUNS, Run, record, runs
+from common.studies.stability import STABLE_RUNS, Run, json_record, runs
 from common.studies.studies import Results
 
 Estimates = Mapping[tuple[str, str], Estimate | None]  # by (row, metric)
@@ -224,7 +224,7 @@ def as_json(results: Results, facts: Mapping[str, str]) -> str:
       }
       for row in study.rows
     ],
-    'runs': {row: record(found) for row, found in runs_of(results).items()},
+    'runs': {row: json_record(found) for row, found in runs_of(results).items()},
     'claims': [verdict._asdict() for verdict in results.verdicts()],
     'measured_with': dict(facts),
   }
