@@ -168,7 +168,7 @@ def check_options(texts, config):
 
 def check_values(values, config):
   """Names that flags give are names of tables; files are there."""
-  tables = {'metrics': METRICS | running.LOG_METRICS, 'suite': {**SUITES, LANGUAGE: (), GPU: ()}}
+  tables = {'metrics': METRICS | running.RUN_METRICS, 'suite': {**SUITES, LANGUAGE: (), GPU: ()}}
   tables['rows'] = gpu.ROWS
   for flag, table in tables.items():
     for name in values.get(flag) or ():

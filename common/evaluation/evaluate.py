@@ -230,7 +230,7 @@ def check_request(
   """
   check_settings(settings, data, metrics)
   spec, names = data.spec, list(METRICS) if metrics is None else list(metrics)
-  reasons = {name: _not_measured(name, method, data) for name in METRICS}
+  reasons = {name: not_measured(name, method, data) for name in METRICS}
   for name in metrics or ():
     if reasons[name]:
       known = ', '.join(name for name, reason in reasons.items() if not reason)
@@ -242,7 +242,7 @@ def check_request(
     method.check_request(None, domain.evaluation_request(spec, one, label, source, options))
 
 
-def _not_measured(name: str, method: Method, data: Data) -> str:
+def not_measured(name: str, method: Method, data: Data) -> str:
   """Why a metric cannot be measured; '' if it can."""
   if name not in domain_of(data.spec).metrics:
     return METRICS[name].scope

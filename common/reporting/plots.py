@@ -19,6 +19,7 @@ PLOT_POINTS = 400
 COLOURS = ('#0084d1', '#d55e00', '#009e73', '#cc79a7', '#c99700', '#56b4e9', '#8c8c8c', '#8b5cf6')
 MARKERS = 'osD^vP*X'
 LINES = ('-', '--', '-.', ':')
+MANY_DECADES = 1e4  # the ratio of the ends of an axis from which only powers of ten are labelled
 INK = {'light': '#30343b', 'dark': '#d5d9e0'}
 
 
@@ -278,7 +279,10 @@ def _plain_ticks(axis) -> None:
   """Labels the ticks of a logarithmic axis as 0.2 and 50, not as 2·10⁻¹ and 5·10¹."""
   from matplotlib import ticker
 
-  axis.set_major_locator(ticker.LogLocator(10, (1.0, 2.0, 5.0)))
+  low, high = axis.get_view_interval()
+  # Over many decades, Matplotlib draws no ticks at all between powers of ten.
+  between = (1.0, 2.0, 5.0) if high < MANY_DECADES * low else (1.0,)
+  axis.set_major_locator(ticker.LogLocator(10, between))
   axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f'{value:g}'))
   axis.set_minor_formatter(ticker.NullFormatter())
 

@@ -16,8 +16,11 @@ from common.evaluation.metrics import METRICS
 
 CONFIDENCE = 0.95
 TITLES = {name: metric.title for name, metric in METRICS.items()} | {
-  'training_seconds': 'seconds of training'
+  'training_seconds': 'seconds of training',
+  'training_flops': 'training FLOPs',
+  'stable_runs': 'share of stable runs',
 }
+PREFIXES = (('P', 1e15), ('T', 1e12), ('G', 1e9), ('M', 1e6))
 
 
 class Estimate(NamedTuple):
@@ -29,6 +32,7 @@ class Estimate(NamedTuple):
     dof: the degrees of freedom of the error.
     seeds: with several seeds, the value of each.
     interval: the 95 % interval of a share, in [0, 1]; None: value ± half of the t-interval.
+    word: what is printed for a value that is not finite.
   """
 
   value: float
@@ -36,6 +40,7 @@ class Estimate(NamedTuple):
   dof: float = math.inf
   seeds: Mapping[int, float] = {}
   interval: tuple[float, float] | None = None
+  word: str = 'not finite'
 
   @property
   def half_width(self) -> float | None:
@@ -125,12 +130,16 @@ def title(metric: str) -> str:
 def unit(metric: str, values: Iterable[float]) -> tuple[str, float]:
   """(the metric's name with the unit that suits all values, the factor from its own unit).
 
-  Times below a second are in milliseconds.
+  Times below a second are in milliseconds, and FLOPs in MFLOP to PFLOP.
   """
   name = title(metric)
   largest = max((abs(value) for value in values if math.isfinite(value)), default=1.0)
   if name.startswith('seconds') and largest < 1.0:
     return f'milli{name}', 1000.0
+  if name.endswith('FLOPs'):
+    for prefix, factor in PREFIXES:
+      if largest >= factor:
+        return f'{name.removesuffix("FLOPs")}{prefix}FLOP', 1 / factor
   return name, 1.0
 
 
@@ -138,7 +147,7 @@ def scaled(found: Estimate, factor: float) -> Estimate:
   """The estimate in another unit."""
   error = None if found.error is None else factor * found.error
   interval = found.interval and tuple(factor * end for end in found.interval)
-  return Estimate(factor * found.value, error, found.dof, interval=interval)
+  return Estimate(factor * found.value, error, found.dof, interval=interval, word=found.word)
 
 
 def format_estimate(found: Estimate | None) -> str:
@@ -149,7 +158,7 @@ def format_estimate(found: Estimate | None) -> str:
 def format_parts(found: Estimate) -> tuple[str, str]:
   """The two parts of `format_estimate`; the second is empty without an error."""
   if not math.isfinite(found.value):
-    return 'not finite', ''
+    return found.word, ''
   if not found.half_width or not math.isfinite(found.half_width):
     whole = found.value.is_integer() and abs(found.value) < 1e15
     return (f'{found.value:,.0f}' if whole else f'{found.value:.4g}'), ''

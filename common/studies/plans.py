@@ -11,6 +11,7 @@ from common.checkpoints.resume import MEASURING, SAMPLING, is_changeable
 from common.config import ConfigError, flatten, pick, plain_dict, suggestion
 from common.evaluation.forecasts.baselines import BASELINES
 from common.studies.claims import Claim
+from common.studies.stability import STABLE_RUNS, Stability
 
 Config = dict[str, Any]
 # Settings of the data in which the members of an ensemble may differ.
@@ -31,6 +32,9 @@ class Row:
       trained (common/evaluation/forecasts/baselines.py).
     ensemble: names of rows above with models, whose forecasts this row pools; it trains nothing and
       has no config.
+    tries_of: the name of a row of which this one is another setting, such as another learning rate:
+      it starts from that row's base, config and sampling. It is measured by the distance of the
+      study's `stability` alone, and stands in the table of runs.
   """
 
   name: str
@@ -39,6 +43,7 @@ class Row:
   base: str = ''
   baseline: str = ''
   ensemble: tuple[str, ...] = ()
+  tries_of: str = ''
 
   @property
   def is_model(self) -> bool:
@@ -65,6 +70,7 @@ class Study:
     claims: the assertions of the paper, or of the study.
     plots: (metric along x, metric along y) of each scatter plot in the report.
     seeds: one run per row and seed.
+    stability: which runs are stable, for the metric 'stable_runs'; see `common.studies.stability`.
   """
 
   name: str
@@ -81,6 +87,27 @@ class Study:
   claims: tuple[Claim, ...] = ()
   plots: tuple[tuple[str, str], ...] = ()
   seeds: tuple[int, ...] = (0,)
+  stability: Stability | None = None
+
+  @property
+  def shown(self) -> tuple[Row, ...]:
+    """The rows of the table; tries have a table of their own."""
+    return tuple(row for row in self.rows if not row.tries_of)
+
+  @property
+  def groups(self) -> dict[str, list[str]]:
+    """The rows whose runs belong together, a row of the table with its tries, by that row."""
+    found = {row.name: [row.name] for row in self.shown if row.is_model}
+    for row in self.rows:
+      if row.tries_of:
+        found[row.tries_of].append(row.name)
+    return found
+
+  def measured(self, row: Row) -> tuple[str, ...]:
+    """The metrics that are measured of a row; the share of stable runs follows from them."""
+    if row.tries_of:
+      return (self.stability.metric,)
+    return tuple(metric for metric in self.metrics if metric != STABLE_RUNS)
 
 
 class Job(NamedTuple):
@@ -121,7 +148,10 @@ def plan(
   """
   _check(study, set(known_metrics))
   jobs, same = [], {}
+  named = {row.name: row for row in study.rows}
   for row in study.rows:
+    if row.tries_of:
+      row = _as_a_try(row, named[row.tries_of])
     for key in row.config:
       if key.startswith(('sampling.', 'evaluation.')):
         raise ConfigError(
@@ -140,6 +170,12 @@ def plan(
       config = plain_dict(load(row.base or study.base, {**overrides, 'seed': seed}))
       jobs.append(_unlike_others(_job(row, seed, config, workdir), same))
   return jobs
+
+
+def _as_a_try(row: Row, of: Row) -> Row:
+  """The row with everything that it takes over from the row of which it is another setting."""
+  config, sampling = {**of.config, **row.config}, {**of.sampling, **row.sampling}
+  return dataclasses.replace(row, base=row.base or of.base, config=config, sampling=sampling)
 
 
 def _unlike_others(job: Job, same: dict[str, Job]) -> Job:
@@ -239,12 +275,46 @@ def _check(study: Study, known_metrics: set[str]) -> None:
       if list(names).count(name) > 1:
         raise ConfigError(f'study {study.name!r} has the {what} {name!r} twice; remove one')
   for metric in study.metrics:
-    pick(dict.fromkeys(known_metrics), metric, 'metric')
+    pick(dict.fromkeys({*known_metrics, STABLE_RUNS}), metric, 'metric')
+  _check_tries(study)
   # Claims, published values and plots name cells, which must exist.
   cells = [(f'claim {claim.text!r}', *cell) for claim in study.claims for cell in claim.cells()]
   cells += [('a published cell', *cell) for cell in study.published]
   cells += [('a plot', rows[0], metric) for plot in study.plots for metric in plot]
+  tries = {row.name for row in study.rows if row.tries_of}
   for where, row, metric in cells:
     for what, name, known in (('row', row, rows), ('metric', metric, study.metrics)):
       if name not in known:
         raise ConfigError(f'{where} names the {what} {name!r};{suggestion(name, known)}')
+    if row in tries and metric != study.stability.metric:
+      raise ConfigError(
+        f'{where} names {metric!r} of {row!r}, of which only {study.stability.metric!r} is measured'
+      )
+
+
+def _check_tries(study: Study) -> None:
+  """Checks what a study says of stability."""
+  if (study.stability is None) != (STABLE_RUNS not in study.metrics):
+    raise ConfigError(
+      f'study {study.name!r}: the metric {STABLE_RUNS!r} and a `stability` need each other'
+    )
+  if study.stability and study.stability.metric not in study.metrics:
+    raise ConfigError(
+      f'study {study.name!r}: the metric of its stability, {study.stability.metric!r}, must be one '
+      f'of its metrics, {", ".join(study.metrics)}'
+    )
+  models = [row.name for row in study.rows if row.is_model and not row.tries_of]
+  for row in study.rows:
+    if not row.tries_of:
+      continue
+    if study.stability is None:
+      raise ConfigError(
+        f'row {row.name!r} is a try of {row.tries_of!r}, but the study has no `stability`'
+      )
+    if not row.is_model:
+      raise ConfigError(f'row {row.name!r} is a try: remove its baseline or ensemble')
+    if row.tries_of not in models:
+      raise ConfigError(
+        f'row {row.name!r} is a try of {row.tries_of!r}, which is no row with a model of its own;'
+        f'{suggestion(row.tries_of, models)}'
+      )

@@ -6,6 +6,7 @@ training.
 """
 
 import json
+import math
 import pathlib
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -21,7 +22,10 @@ from common.studies.cells import CellStore
 from common.studies.claims import judge
 from common.studies.estimates import Estimate, estimate
 from common.studies.plans import Config, Job, Study
+from common.studies.stability import STABLE_RUNS, shares
+from common.training.meters import TrainingError
 
+TRAINED, DIVERGED = 'trained', 'diverged'  # files in the folder of a model whose training ended
 # Sections on which the meaning of the loss does not depend; all others define it.
 NOT_OF_THE_LOSS = (
   *('seed', 'network', 'optimizer', 'ema', 'train', 'parallel', 'finetune'),
@@ -40,6 +44,8 @@ class Results(NamedTuple):
     folders: folders of the trained models, by row (first seed).
     configs: the configs of these models, by row.
     failures: the reason why cells of a row are missing or not finite, by row.
+    diverged: why training diverged, by row and seed. This is a result, and no failure: it is kept.
+    runs: folders of all trained models, by (row, seed).
   """
 
   study: Study
@@ -49,10 +55,18 @@ class Results(NamedTuple):
   folders: dict[str, pathlib.Path]
   configs: dict[str, Config]
   failures: dict[str, str]
+  diverged: dict[str, dict[int, str]]
+  runs: dict[tuple[str, int], pathlib.Path]
 
   def estimates(self) -> dict[tuple[str, str], Estimate | None]:
     """The estimate from all seeds, by (row, metric)."""
-    return {cell: estimate(measures) for cell, measures in self.measures.items()}
+    found = {cell: estimate(measures) for cell, measures in self.measures.items()}
+    for (row, metric), one in found.items():
+      if one is not None and not math.isfinite(one.value) and row in self.diverged:
+        bad, all_seeds = len(self.diverged[row]), len(self.measures[row, metric])
+        word = 'diverged' if bad == all_seeds else f'{bad} of {all_seeds} diverged'
+        found[row, metric] = one._replace(word=word)
+    return found
 
   def verdicts(self) -> list[report.Verdict]:
     """The verdict on each claim."""
@@ -74,25 +88,29 @@ def run(
   A row that fails is reported, and the others continue. `SystemExit` and `KeyboardInterrupt` end
   the run; everything finished by then is kept.
 
+  A training that diverges (`TrainingError`) is a result: its folder keeps the log and the reason,
+  its cells are measured as those of a diverged run, and it is not trained again.
+
   Args:
     jobs: the jobs, from `plan`.
     study: the study, as in `plan`.
     workdir: the folder, as in `plan`.
     train: (config, folder): trains or resumes a run in the folder; returns once it is finished.
-    evaluate: (job, metrics) -> the measured values.
+    evaluate: (job, metrics) -> the measured values; of a run that diverged (`divergence`) too.
     model_metrics: metrics that do not depend on sampler options: measured once per model.
     say: called with lines of progress.
   """
-  results = Results(study, {}, {}, {}, {}, {}, {})
+  results = Results(study, {}, {}, {}, {}, {}, {}, {}, {})
   stores = [CellStore(workdir / 'cells', job.keys, model_metrics) for job in jobs]
-  clock = _Clock(sum(bool(store.missing(study.metrics)) for store in stores))
+  wanted = [study.measured(job.row) for job in jobs]
+  clock = _Clock(sum(bool(s.missing(w)) for s, w in zip(stores, wanted, strict=True)))
   # Reasons by folder: a model whose training failed is not tried again for the next row.
   failed_models: dict[pathlib.Path, str] = {}
-  for number, (job, store) in enumerate(zip(jobs, stores, strict=True), 1):
+  for number, (job, store, metrics) in enumerate(zip(jobs, stores, wanted, strict=True), 1):
     name = job.row.name
     seed = f', seed {job.seed}' if len(study.seeds) > 1 else ''
     label = f'[{number}/{len(jobs)}] {name}{seed}'
-    missing = store.missing(study.metrics)
+    missing = store.missing(metrics)
     try:
       if missing:
         for part in job.members or ((job,) if job.row.is_model else ()):
@@ -101,10 +119,14 @@ def run(
           if not _is_trained(part):
             say(f'{label}: training in {part.folder}')
             _train(part, train, failed_models)
+          if why := divergence(part.folder):
+            say(f'{label}: diverged: {why}')
+            if job.members:
+              raise RuntimeError(f'{part.row.name} diverged')
         say(f'{label}: measuring {", ".join(missing)}')
         store.add(evaluate(job, missing))
       found = store.read()
-      if left := store.missing(study.metrics):
+      if left := store.missing(metrics):
         raise RuntimeError(f'the evaluation returned no value for {", ".join(left)}')
     except Exception as error:  # any error: it costs one row, not the study
       logging.exception('%s', label)
@@ -113,9 +135,13 @@ def run(
     else:
       # All cells come from the files, even new ones: a resumed study reads the same values.
       _add(results, job, found, store)
-      say(f'{label}: ' + ', '.join(f'{m} {_short(found[m])}' for m in study.metrics))
+      say(f'{label}: ' + ', '.join(f'{m} {_short(found[m])}' for m in metrics))
     if missing and (left := clock.after_a_job()):
       say(left)
+  if study.stability:
+    found = shares(study.stability, study.groups, study.seeds, results.measures)
+    for row, measure in found.items():
+      results.measures[row, STABLE_RUNS] = {study.seeds[0]: measure}
   return results
 
 
@@ -145,16 +171,22 @@ def _add_failure(results: Results, job: Job, why: str) -> None:
 
 def _add(results: Results, job: Job, found: Mapping[str, Measure], store: CellStore) -> None:
   """Adds the cells of a job; the picture and folder of a row come from its first seed."""
-  name = job.row.name
-  for metric in results.study.metrics:
+  name, metrics = job.row.name, results.study.measured(job.row)
+  for metric in metrics:
     results.measures.setdefault((name, metric), {})[job.seed] = found[metric]
-  broken = {m: found[m].note for m in results.study.metrics if not found[m].is_finite}
+  diverged = divergence(job.folder) if job.row.is_model else ''
+  if diverged:
+    results.diverged.setdefault(name, {})[job.seed] = diverged
+  # Of a try, and of a run that diverged, such a value is a result.
+  is_result = diverged or job.row.tries_of
+  broken = {m: found[m].note for m in metrics if not (is_result or found[m].is_finite)}
   for why in dict.fromkeys(broken.values()):
     metrics = ', '.join(metric for metric, note in broken.items() if note == why)
     _add_failure(results, job, f'not finite: {metrics}: {why}')
   if job.row.is_model:
     results.folders.setdefault(name, job.folder)
     results.configs.setdefault(name, job.config)
+    results.runs[name, job.seed] = job.folder
   for path in (store.picture, store.texts):
     if path.exists():
       results.pictures.setdefault(name, path)
@@ -169,18 +201,28 @@ def loss_kind(config: Config) -> str:
   return json.dumps(rest, sort_keys=True)
 
 
+def divergence(folder: pathlib.Path) -> str:
+  """Why the training in a folder diverged; '' if it did not."""
+  path = folder / DIVERGED
+  return path.read_text('utf-8') if path.exists() else ''
+
+
 def _is_trained(job: Job) -> bool:
-  return (job.folder / 'trained').exists()
+  return any((job.folder / name).exists() for name in (TRAINED, DIVERGED))
 
 
 def _train(job: Job, train: Callable, failed_models: dict[pathlib.Path, str]) -> None:
-  """Trains the job's model, and records success in its folder, or failure in `failed_models`."""
+  """Trains the job's model, and records the end in its folder, or failure in `failed_models`."""
   try:
     train(job.config, job.folder)
+  except TrainingError as error:
+    logging.warning('%s', error)
+    atomic_write(job.folder / DIVERGED, error.reason)
+    return
   except Exception as error:
     failed_models[job.folder] = _one_line(error)
     raise
-  atomic_write(job.folder / 'trained', '')
+  atomic_write(job.folder / TRAINED, '')
 
 
 def _one_line(error: Exception) -> str:

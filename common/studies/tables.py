@@ -1,4 +1,4 @@
-"""A study's results as Markdown, CSV, JSON and as sections of a report.
+"""A study's results as Markdown, CSV and JSON.
 
 Measured and published cells stand side by side; an unpublished cell stays empty.
 """
@@ -10,24 +10,10 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from PIL import Image as PillowImage
-
-from common.reporting import plots
-from common.reporting.report import (
-  Cell,
-  Facts,
-  Gallery,
-  Picture,
-  Quote,
-  Section,
-  Table,
-  Text,
-  Verdicts,
-)
 from common.reporting.writers import to_json_number
-from common.studies.estimates import Estimate, format_estimate, format_parts, scaled, unit
-from common.studies.studies import Results, loss_kind
+from common.studies.estimates import Estimate, format_estimate, scaled, unit
+from common.studies.stability import STABLE_RUNS, Run, json_record, runs
+from common.studies.studies import Results
 
 Estimates = Mapping[tuple[str, str], Estimate | None]  # by (row, metric)
 
@@ -83,6 +69,10 @@ def notes(results: Results) -> list[str]:
     )
   if study.published:
     lines.append(f'published: {study.paper}')
+  for row, seeds in results.diverged.items():
+    several = len(study.seeds) > 1
+    whys = [f'seed {seed}: {why}' if several else why for seed, why in seeds.items()]
+    lines.append(f'{row} diverged: {"; ".join(whys)}')
   lines += [f'{row} failed: {why}' for row, why in results.failures.items()]
   return lines
 
@@ -90,7 +80,7 @@ def notes(results: Results) -> list[str]:
 def _metric_notes(results: Results, metric: str) -> list[str]:
   """The notes on a metric; where rows have different ones, each names its rows."""
   name, rows_of = units(results)[metric][0], {}
-  for row in results.study.rows:
+  for row in results.study.shown:
     measures = results.measures.get((row.name, metric), {}).values()
     # The failures of the study say why a value is not finite.
     for note in dict.fromkeys(m.note for m in measures if m.note and m.is_finite):
@@ -105,7 +95,8 @@ def _listed(names: Sequence[str]) -> str:
   return '; '.join(names)
 
 
-def _published(results: Results, row: str, metric: str) -> str:
+def published_cell(results: Results, row: str, metric: str) -> str:
+  """The published value of a cell, as text; '' if there is none."""
   value = results.study.published.get((row, metric), '')
   # In the unit of the column, unless it is a quantity of its own.
   factor = 1.0 if metric in results.study.published_as else units(results)[metric][1]
@@ -119,15 +110,19 @@ def markdown(results: Results, facts: Mapping[str, str]) -> str:
   lines += [line for part in (study.about, study.paper) if part for line in (part, '')]
   titles = header(results)
   lines += [_bar(titles), _bar(['---'] + ['---:'] * (len(titles) - 1))]
-  for row in study.rows:
+  for row in study.shown:
     cells = [
-      _published(results, row.name, metric)
+      published_cell(results, row.name, metric)
       if published
       else format_estimate(estimates.get((row.name, metric)))
       for metric, published in columns(results)
     ]
     lines.append(_bar([row.name, *cells]))
   lines += ['', *(f'- {note}' for note in notes(results)), '']
+  if study.stability:
+    titles, rows = table_of_runs(results)
+    lines += ['## Stable runs', '', about_runs(results), '']
+    lines += [_bar(titles), _bar(['---'] + ['---:'] * (len(titles) - 1)), *map(_bar, rows), '']
   if study.claims:
     lines += ['## Claims', '']
     for text, verdict, detail in results.verdicts():
@@ -135,6 +130,51 @@ def markdown(results: Results, facts: Mapping[str, str]) -> str:
     lines.append('')
   lines += ['## Measured with', '', *(f'- {name}: {value}' for name, value in facts.items()), '']
   return '\n'.join(lines)
+
+
+def runs_of(results: Results) -> dict[str, list[Run]]:
+  """The runs of each row of the table and its tries, by row; empty without a stability."""
+  study = results.study
+  if study.stability is None:
+    return {}
+  return {
+    row: runs(study.stability, group, study.seeds, results.measures)
+    for row, group in study.groups.items()
+  }
+
+
+def about_runs(results: Results) -> str:
+  """A sentence on the table of runs."""
+  stability = results.study.stability
+  return (
+    f'{units(results)[stability.metric][0]} of each run. A run is stable if it ends within '
+    f"{stability.factor:g} × the best run of its row and that row's other settings."
+  )
+
+
+def table_of_runs(results: Results) -> tuple[list[str], list[list[str]]]:
+  """The header and cells of a table of runs: a line for each setting, a column for each seed."""
+  study = results.study
+  factor = units(results)[study.stability.metric][1]
+  header = ['setting', 'another setting of', *(f'seed {seed}' for seed in study.seeds), 'stable']
+  rows = []
+  for row, found in runs_of(results).items():
+    for name in study.groups[row]:
+      ours = [run for run in found if run.row == name]
+      cells = [_run_cell(results, run, factor) for run in ours]
+      stable = f'{sum(run.stable for run in ours)} of {len(ours)}'
+      rows.append([name, '' if name == row else row, *cells, stable])
+  return header, rows
+
+
+def _run_cell(results: Results, run: Run, factor: float) -> str:
+  """'1.23', '45.6 (not stable)', 'diverged', 'not finite' or 'failed'."""
+  if math.isfinite(run.distance):
+    return f'{factor * run.distance:.3g}' + ('' if run.stable else ' (not stable)')
+  if run.seed in results.diverged.get(run.row, {}):
+    return 'diverged'
+  measured = run.seed in results.measures.get((run.row, results.study.stability.metric), {})
+  return 'not finite' if measured else 'failed'
 
 
 def _bar(cells: Iterable[str]) -> str:
@@ -177,11 +217,14 @@ def as_json(results: Results, facts: Mapping[str, str]) -> str:
         'name': row.name,
         'config': dict(row.config),
         'sampling': dict(row.sampling),
+        'tries_of': row.tries_of,
         'cells': {m: _cell_record(results, estimates, row.name, m) for m in study.metrics},
         'failed': results.failures.get(row.name),
+        'diverged': {str(s): why for s, why in results.diverged.get(row.name, {}).items()},
       }
       for row in study.rows
     ],
+    'runs': {row: json_record(found) for row, found in runs_of(results).items()},
     'claims': [verdict._asdict() for verdict in results.verdicts()],
     'measured_with': dict(facts),
   }
@@ -196,122 +239,8 @@ def _cell_record(results: Results, estimates: Estimates, row: str, metric: str) 
     'value': None if found is None else to_json_number(found.value),
     'interval': None if half_width is None else to_json_number(half_width),
     'published': results.study.published.get((row, metric)),
-    'seeds': [{'seed': seed} | measure.to_json() for seed, measure in measures.items()],
+    'seeds': [
+      ({} if metric == STABLE_RUNS else {'seed': seed}) | measure.to_json()
+      for seed, measure in measures.items()
+    ],
   }
-
-
-def sections(
-  results: Results, facts: Mapping[str, str], records: Mapping[str, list[dict]]
-) -> list[Section]:
-  """The report of a study.
-
-  Args:
-    results: the results.
-    facts: the conditions of measurement.
-    records: lines of `metrics.jsonl` of the trained models, by name.
-  """
-  study = results.study
-  found = []  # the answers first, then the numbers, then what they are based on
-  if study.claims:
-    found.append(Section('Claims', [Verdicts(results.verdicts())]))
-  about = [Text(study.about)] if study.about else []
-  found.append(Section('Table', [*about, _table(results)]))
-  if results.pictures:
-    found.append(Section('Samples', [Gallery(_pictures(results))]))
-  # Curves of the runs' own logs, after the table's plots.
-  drawn = [_scatter(results, x, y) for x, y in study.plots]
-  drawn.append(plots.compare(records, 'bits_per_dim', 'validation'))
-  losses = [plots.compare(kind, 'loss', 'train') for kind in _by_loss(results, records)]
-  for name, several in (('Plots', drawn), ('Losses', losses)):
-    if several := [plot for plot in several if plot is not None]:
-      found.append(Section(name, [Gallery(several)]))
-  return [*found, Section('Measured with', [Facts(facts)])]
-
-
-def _by_loss(results: Results, records: Mapping[str, list[dict]]) -> list[dict[str, list[dict]]]:
-  """The records, grouped by rows whose losses can be compared: only these share an axis."""
-  groups: dict[str, dict[str, list[dict]]] = {}
-  for row, lines in records.items():
-    groups.setdefault(loss_kind(results.configs[row]), {})[row] = lines
-  return list(groups.values())
-
-
-def _table(results: Results) -> Table:
-  estimates = shown(results)
-  rows = []
-  for row in results.study.rows:
-    cells: list[str | Cell] = [row.name]
-    for metric, published in columns(results):
-      if published:
-        cells.append(Cell(_published(results, row.name, metric), style='published'))
-        continue
-      estimate = estimates.get((row.name, metric))
-      if estimate is None:
-        # A failed row says so once, in its first column.
-        failed = row.name in results.failures and len(cells) == 1
-        cells.append(Cell('failed' if failed else '', style='failed' if failed else ''))
-        continue
-      cells.append(Cell(*format_parts(estimate)))
-    rows.append(cells)
-  return Table(['', *header(results)[1:]], rows, notes(results))
-
-
-def _pictures(results: Results) -> list[Picture | Quote]:
-  estimates, first = shown(results), results.study.metrics[0]
-  name = units(results)[first][0]
-  pictures = []
-  for row in results.study.rows:
-    if path := results.pictures.get(row.name):
-      found = estimates.get((row.name, first))
-      suffix = f': {name} {format_estimate(found)}' if found else ''
-      # Texts are shown as text; everything else was saved as a picture.
-      if path.suffix == '.txt':
-        pictures.append(Quote(path.read_text('utf-8'), row.name + suffix))
-        continue
-      alt = f'Samples of {row.name}'
-      pictures.append(Picture(path.read_bytes(), alt, row.name + suffix))
-  return pictures
-
-
-def overview(results: Results, height: float = 0.42) -> bytes | None:
-  """A strip of samples for each row, in one picture as PNG; None if no row has images.
-
-  Args:
-    results: the results.
-    height: height of a strip, in inches.
-  """
-  strips = {
-    row.name: np.asarray(PillowImage.open(results.strips[row.name]))
-    for row in results.study.rows
-    if row.name in results.strips
-  }
-  if not strips:
-    return None
-  import matplotlib.figure
-
-  figure = matplotlib.figure.Figure((6.4, height * len(strips)), dpi=140)
-  axes = figure.subplots(len(strips), squeeze=False)[:, 0]
-  for axis, (name, strip) in zip(axes, strips.items(), strict=True):
-    axis.imshow(strip, interpolation='nearest')
-    axis.set_axis_off()
-    axis.text(-0.02, 0.5, name, transform=axis.transAxes, ha='right', va='center', fontsize=8)
-  figure.subplots_adjust(left=0.36, right=1.0, top=1.0, bottom=0.0, hspace=0.05)
-  buffer = io.BytesIO()
-  figure.savefig(buffer, format='png', facecolor='white')
-  return buffer.getvalue()
-
-
-def _scatter(results: Results, x: str, y: str) -> plots.Plot | None:
-  estimates, titles = shown(results), {metric: name for metric, (name, _) in units(results).items()}
-  points = {}
-  for row in results.study.rows:
-    along, up = (estimates.get((row.name, metric)) for metric in (x, y))
-    # The horizontal axis is logarithmic: it has no place for 0.
-    if along is not None and up is not None and along.value > 0 and math.isfinite(up.value):
-      low, high = (up.value, up.value) if up.half_width is None else up.ends
-      points[row.name] = plots.Series(
-        [along.value], [up.value], [up.value - low], [high - up.value]
-      )
-  if not points:
-    return None
-  return plots.scatter_plot(points, titles[x], titles[y], log_x=True)

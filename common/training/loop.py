@@ -5,6 +5,7 @@ call and fetches its metrics only after it has started the next call. It waits f
 when the schedule says to log, evaluate, draw samples or save.
 """
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
@@ -83,6 +84,7 @@ def train(
     with (
       Writer(workdir, step=start.step) as writer,
       Progress(schedule.total, step=start.step, work=program.work, log_every=log_every) as progress,
+      logging_the_end(writer, start.log_means),
     ):
       profile, timer = Profile(schedule.profile, workdir), CallTimer(step)
       log_means, max_bad_steps = start.log_means, config['train']['max_bad_steps']
@@ -188,18 +190,28 @@ def memory_advice(config: Mapping, backward: bool = True) -> str:
   return ', '.join([*advice, f'or lower data.batch_size (now {config["data"]["batch_size"]})'])
 
 
+@contextlib.contextmanager
+def logging_the_end(writer: Writer, log_means: LogMeans) -> Iterator[None]:
+  """Writes a last log line for a run that diverges between two of them."""
+  try:
+    yield
+  except TrainingError as error:
+    if not log_means.empty:
+      writer.scalars(error.step, log_means.means(), 'train')
+    raise
+
+
 def check_parameters(state: TrainState, step: int, checkpoints: Checkpoints) -> None:
   """Raises TrainingError unless the parameters are finite: such a state is never saved."""
   if not is_finite((state.params, state.ema)):
-    raise TrainingError(f'the parameters are not finite at step {step}; {advice(checkpoints)}')
+    raise TrainingError(step, f'the parameters are not finite at step {step}', advice(checkpoints))
 
 
 def check_loss(loss: float, step: int, checkpoints: Checkpoints) -> None:
   """Raises TrainingError unless the last validation loss is finite."""
   if not math.isfinite(loss):
-    raise TrainingError(
-      f'the validation loss at the last step, {step}, is {loss}; {advice(checkpoints)}'
-    )
+    reason = f'the validation loss at the last step, {step}, is {loss}'
+    raise TrainingError(step, reason, advice(checkpoints))
 
 
 def batches_by_call(

@@ -23,7 +23,17 @@ from common.training.state import Metrics, TrainState
 
 
 class TrainingError(RuntimeError):
-  """Training cannot continue. The message says why and names the last good checkpoint."""
+  """Training cannot continue: the run diverged.
+
+  Args:
+    step: the step at which it ends.
+    reason: why, without paths.
+    advice: the last good checkpoint, and what to change. The message has both.
+  """
+
+  def __init__(self, step: int, reason: str, advice: str):
+    super().__init__(f'{reason}; {advice}')
+    self.step, self.reason = step, reason
 
 
 def advice(checkpoints: Checkpoints) -> str:
@@ -84,8 +94,10 @@ class StepMetrics:
     bad = int(metrics['bad_in_a_row'].max())
     if bad >= self._max_bad_steps:
       raise TrainingError(
+        step,
         f'the gradient was not finite in {bad} steps in a row up to step {step} '
-        f'(train.max_bad_steps={self._max_bad_steps}); {advice(self._checkpoints)}'
+        f'(train.max_bad_steps={self._max_bad_steps})',
+        advice(self._checkpoints),
       )
 
   def usage(self) -> Usage:
@@ -163,6 +175,11 @@ class LogMeans:
       'seconds': self._seconds,
       'timed_steps': self._timed_steps,
     }
+
+  @property
+  def empty(self) -> bool:
+    """Whether no step was added since the last log line."""
+    return not (self._good or self._bad)
 
   def add(self, metrics: Mapping[str, np.ndarray]) -> None:
     """Adds the fetched metrics of one call, each [steps]."""

@@ -4,6 +4,7 @@ The same program can therefore be compiled for another machine.
 """
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -15,13 +16,44 @@ from jax.sharding import Mesh
 from common import flops
 from common.data.spec import DataSpec
 from common.devices.limits import peak_flops
-from common.devices.mesh import scope
+from common.devices.mesh import AXES, scope
 from common.domains import domain_of
 from common.method import Method
 from common.reporting.rates import StepWork
 from common.training import averages, optimizers, parallel
 from common.training.schedule import Schedule, make_schedule
-from common.training.state import TrainState, TrainStep, init_state, loss_jaxpr
+from common.training.state import (
+  TrainState,
+  TrainStep,
+  gradient_jaxpr,
+  init_state,
+  loss_jaxpr,
+)
+
+# The cost of training does not depend on the devices.
+ONE_DEVICE = dict.fromkeys(AXES, 1)
+
+
+class TrainingCost(NamedTuple):
+  """The size of a model and the work of its training, known before anything is trained.
+
+  Attributes:
+    parameters: the number of parameters.
+    steps: the number of optimiser steps.
+    flops_per_step: floating-point operations of the loss of a batch and its gradient, in products
+      and convolutions (common/flops.py).
+    model_flops_per_step: by the convention of `StepWork.flops`: three times the forward pass.
+  """
+
+  parameters: int
+  steps: int
+  flops_per_step: int
+  model_flops_per_step: int
+
+  @property
+  def flops(self) -> int:
+    """Floating-point operations of the whole training."""
+    return self.steps * self.flops_per_step
 
 
 class TrainProgram(NamedTuple):
@@ -91,6 +123,35 @@ def build_program(config: Mapping, method: Method, spec: DataSpec, mesh: Mesh) -
     peak=peak_flops(mesh.devices.flat[0].device_kind, mesh.size, config['precision']),
   )
   return TrainProgram(schedule, step, init, lr_schedule, work)
+
+
+def training_cost(config: Mapping, method: Method, spec: DataSpec) -> TrainingCost:
+  """The cost of training a config; traces its programs, and computes nothing.
+
+  Operations are counted in the traced gradient, because a loss may stop gradients, or have one
+  inside: then the backward pass has fewer than two products for each of the forward pass. Products
+  that `remat` computes again do not count. Where they would be more than the gradient saves, the
+  count is three times the forward pass.
+
+  Args:
+    config: a complete config.
+    method: the method to train.
+    spec: the `DataSpec` of the data.
+
+  Raises:
+    ConfigError: for a config that cannot be trained.
+  """
+  mesh = parallel.make_mesh(ONE_DEVICE, jax.devices()[:1])
+  program = build_program(config, method, spec, mesh)
+  shapes, model_flops = program.step.shapes, program.work.flops
+  with scope(mesh):
+    gradient = gradient_jaxpr(method, shapes, spec.batch_struct(config['data']['batch_size']))
+  return TrainingCost(
+    parameters=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes.params)),
+    steps=program.schedule.total,
+    flops_per_step=min(flops.count(gradient), model_flops),
+    model_flops_per_step=model_flops,
+  )
 
 
 def _initial_state(

@@ -207,6 +207,21 @@ def loss_jaxpr(method: Method, state: TrainState, batch: Batch) -> core.Jaxpr:
   return flops.trace(functools.partial(_loss_value, method), state, batch)
 
 
+def gradient_jaxpr(method: Method, state: TrainState, batch: Batch) -> core.Jaxpr:
+  """The loss of a training step and its gradient, traced to count their operations.
+
+  Only shapes and types of `state` and `batch` matter.
+  """
+  function = jax.value_and_grad(functools.partial(_loss_of_params, method))
+  return flops.trace(function, state.params, state, batch)
+
+
+def _loss_of_params(
+  method: Method, params: PyTree, state: TrainState, batch: Batch
+) -> Float[Array, '']:
+  return _loss_value(method, state._replace(params=params), batch)
+
+
 def _loss_value(method: Method, state: TrainState, batch: Batch) -> Float[Array, '']:
   index = jnp.arange(batch['x'].shape[0], dtype=jnp.int32)
   context = Context(state.step, state.ema, True, index, index.shape[0])

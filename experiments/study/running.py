@@ -2,23 +2,32 @@
 
 import functools
 import json
+import math
 import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from common.config import ConfigError, differences, to_json
+from common.config import ConfigError, differences, flatten, to_json
 from common.data import pipeline
 from common.domains import domain_of
-from common.evaluation.evaluate import NO_ENSEMBLE, NO_MODEL, evaluate_baseline
+from common.evaluation.evaluate import (
+  NO_ENSEMBLE,
+  NO_MODEL,
+  evaluate_baseline,
+  not_measured,
+)
 from common.evaluation.measures import Evaluation, Measure
 from common.evaluation.metrics import METRICS
 from common.files import atomic_write
 from common.reporting import report, writers
-from common.studies import plans, studies, tables
+from common.studies import plans, sections, studies, tables
 from common.studies.plans import Job, Study
+from common.studies.stability import STABLE_RUNS
+from common.training.program import TrainingCost, training_cost
 from experiments import families, runs
-from experiments.startup import datasets, signals
+from experiments.startup import datasets, signals, sources
+from experiments.startup import workdir as workdirs
 
 SHARD_HELP = (
   'PART/PARTS, such as 1/4: train and measure only this part of the models, and no ensembles.'
@@ -56,14 +65,14 @@ def plan(
     ValueError: for a shard or a study that is not valid.
   """
   part, parts = parse_shard(shard)
-  jobs = plans.plan(study, load, workdir, (*METRICS, *LOG_METRICS))
+  jobs = plans.plan(study, load, workdir, (*METRICS, *RUN_METRICS))
   return plans.shard(jobs, part, parts)
 
 
 def check_metrics(jobs: list[Job], metrics: Sequence[str]) -> None:
   """Raises ConfigError for a metric that no job's data have, or an ensemble without forecasts."""
-  sections = {to_json(job.config['data']): job.config['data'] for job in jobs}
-  loaded = {key: datasets.load(section).spec for key, section in sections.items()}
+  data = {to_json(job.config['data']): job.config['data'] for job in jobs}
+  loaded = {key: datasets.load(section).spec for key, section in data.items()}
   for job in jobs:
     spec = loaded[to_json(job.config['data'])]
     if job.members and 'crps' not in domain_of(spec).metrics:
@@ -72,7 +81,7 @@ def check_metrics(jobs: list[Job], metrics: Sequence[str]) -> None:
         'remove the row'
       )
   specs = list(loaded.values())
-  known = set(LOG_METRICS).union(*(domain_of(spec).metrics for spec in specs))
+  known = {STABLE_RUNS, *RUN_METRICS}.union(*(domain_of(spec).metrics for spec in specs))
   for metric in metrics:
     if metric not in known:
       names = ', '.join(sorted({spec.name for spec in specs}))
@@ -83,7 +92,10 @@ def check_metrics(jobs: list[Job], metrics: Sequence[str]) -> None:
 
 
 def show_rows(jobs: list[Job]) -> str:
-  """The rows of a study, each with its settings that differ from the defaults of its family."""
+  """The rows of a study, each with its settings that differ from the defaults of its family.
+
+  Models have their parameters and the cost of their training too, if their data are prepared.
+  """
   lines = []
   for job in jobs:
     if job.members:
@@ -93,7 +105,42 @@ def show_rows(jobs: list[Job]) -> str:
     lines.append(f'{job.row.name}  (family {job.config["family"]!r}, seed {job.seed})')
     lines += [f'  {key} = {new!r}' for key, (_, new) in changed.items() if new is not None]
     lines += [f'  option {key} = {value!r}' for key, value in job.row.sampling.items()]
+    if job.row.is_model:
+      lines.append(f'  {_cost_line(job)}')
   return '\n'.join(lines)
+
+
+def _cost_line(job: Job) -> str:
+  """The parameters of a model and the FLOPs of its training, in one line."""
+  try:
+    cost = cost_of(job)
+  except (ValueError, OSError, ImportError) as error:  # data that are not prepared, for example
+    return f'parameters and training FLOPs are not known: {error}'
+  ratio = cost.flops_per_step / cost.model_flops_per_step if cost.model_flops_per_step else 1.0
+  return (
+    f'{cost.parameters:,} parameters, {cost.flops:.4g} training FLOPs: {cost.steps:,} steps of '
+    f'{cost.flops_per_step:,} ({ratio:.4g} × three forward passes)'
+  )
+
+
+def cost_of(job: Job) -> TrainingCost:
+  """The cost of training the model of a job, from its shapes alone.
+
+  Raises:
+    ConfigError: for a config that cannot be trained, or data that cannot be read.
+  """
+  # As `runs.train` completes a config.
+  config = sources.with_source(job.config, flatten(job.config).keys())
+  data = workdirs.data_section(config, job.folder)
+  return _cost(to_json(config | {'data': data, 'seed': 0}))
+
+
+# Seeds share a cost, and so do rows that differ in sampler options.
+@functools.lru_cache(maxsize=256)
+def _cost(config: str) -> TrainingCost:
+  config = json.loads(config)
+  spec = _data(to_json(config['data'])).spec
+  return training_cost(config, families.build(config, spec), spec)
 
 
 def run(jobs: list[Job], study: Study, workdir: pathlib.Path) -> studies.Results:
@@ -110,17 +157,19 @@ def run(jobs: list[Job], study: Study, workdir: pathlib.Path) -> studies.Results
       return measure(job, metrics)
 
     # Rows that share a model share these metrics, because they do not depend on sampling.
-    of_models = [*LOG_METRICS, *(name for name, m in METRICS.items() if not m.of_samples)]
+    of_models = [*RUN_METRICS, *(name for name, m in METRICS.items() if not m.of_samples)]
     return studies.run(jobs, study, workdir, train, evaluate, of_models)
 
 
 def measure(job: Job, metrics: Sequence[str]) -> Evaluation:
   """Measures a job with the evaluation and sampling sections of its config."""
   asked = [metric for metric in metrics if metric in METRICS]
-  logged = [metric for metric in metrics if metric in LOG_METRICS]
+  logged = [metric for metric in metrics if metric in RUN_METRICS]
   if job.row.is_model:
+    if studies.divergence(job.folder):
+      return measure_diverged(job, metrics)
     result = measure_model(job, asked) if asked else Evaluation({})
-    found = {metric: LOG_METRICS[metric](job.folder) for metric in logged}
+    found = {metric: RUN_METRICS[metric](job) for metric in logged}
     return result._replace(measures=result.measures | found)
   if job.row.baseline:
     data, settings = _data(to_json(job.config['data'])), job.config['evaluation']
@@ -134,6 +183,23 @@ def measure(job: Job, metrics: Sequence[str]) -> Evaluation:
 def measure_model(job: Job, metrics: Sequence[str]) -> Evaluation:
   """Measures the model in the folder of a job."""
   return _load(job).evaluate(metrics, **job.row.sampling)
+
+
+def measure_diverged(job: Job, metrics: Sequence[str]) -> Evaluation:
+  """The metrics of a run that diverged: NaN, or what its config alone decides."""
+  why = f'diverged: {studies.divergence(job.folder)}'
+  data = _data(to_json(job.config['data']))
+  method, found = families.build(job.config, data.spec), {}
+  for metric in metrics:
+    if metric == 'training_flops':
+      found[metric] = _training_flops(job)
+    elif metric == 'parameters':
+      found[metric] = Measure(float(cost_of(job).parameters), 0.0)
+    elif metric in METRICS and (reason := not_measured(metric, method, data)):
+      found[metric] = Measure(None, note=reason)
+    else:
+      found[metric] = Measure(math.nan, note=why)
+  return Evaluation(found)
 
 
 def measure_ensemble(job: Job, metrics: Sequence[str]) -> Evaluation:
@@ -155,21 +221,30 @@ def _data(section: str) -> pipeline.Data:
   return datasets.load(json.loads(section))
 
 
-def _training_seconds(folder: pathlib.Path) -> Measure:
+def _training_seconds(job: Job) -> Measure:
   # The first call includes compilation and does not count: a run of one call has no time.
-  seconds = writers.training_seconds(folder) or None
+  seconds = writers.training_seconds(job.folder) or None
   return Measure(seconds, 0.0, 'in training steps, without compilation')
 
 
-def _validation_loss(folder: pathlib.Path) -> Measure:
-  rows = writers.read(folder, 'validation')
+def _training_flops(job: Job) -> Measure:
+  note = 'of the loss and its gradient, in products and convolutions; steps × closed form'
+  return Measure(float(cost_of(job).flops), 0.0, note)
+
+
+def _validation_loss(job: Job) -> Measure:
+  rows = writers.read(job.folder, 'validation')
   if not rows:
     return Measure(None, note='the run validates never: train.evaluate_every=0')
   return Measure(rows[-1]['loss'], None, 'of the last step')
 
 
-# Metrics from the log of a run, not from an evaluation.
-LOG_METRICS = {'training_seconds': _training_seconds, 'validation_loss': _validation_loss}
+# Metrics of a training run, from its log or its config, not from an evaluation.
+RUN_METRICS = {
+  'training_seconds': _training_seconds,
+  'training_flops': _training_flops,
+  'validation_loss': _validation_loss,
+}
 
 
 def write_results(results: studies.Results, workdir: pathlib.Path, shard: str) -> None:
@@ -180,15 +255,19 @@ def write_results(results: studies.Results, workdir: pathlib.Path, shard: str) -
   facts = report.environment()
   text = tables.markdown(results, facts)
   # Rows that share a model share its curve, which gets the name of the first row.
-  first_rows = {folder: row for row, folder in reversed(results.folders.items())}
+  study, shown = results.study, {row.name for row in results.study.shown}
+  first_rows = {f: row for row, f in reversed(results.folders.items()) if row in shown}
   records = {row: writers.read(folder) for folder, row in reversed(first_rows.items())}
+  of_runs = {}
+  if study.stability:
+    of_runs = {run: writers.read(folder) for run, folder in results.runs.items()}
   atomic_write(workdir / 'table.md', text)
   atomic_write(workdir / 'table.csv', tables.as_csv(results))
   atomic_write(workdir / 'table.json', tables.as_json(results, facts))
-  if picture := tables.overview(results):
+  if picture := sections.overview(results):
     atomic_write(workdir / 'samples.png', picture)
-  study = results.study
   subtitle = ' · '.join(filter(None, (study.paper, study.scale and f'{study.scale} scale')))
   page = workdir / 'report.html'
-  report.write_report(page, study.title, tables.sections(results, facts, records), subtitle)
+  content = sections.sections(results, facts, records, of_runs)
+  report.write_report(page, study.title, content, subtitle)
   print(f'\n{text}\nreport: {page}')

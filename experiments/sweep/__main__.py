@@ -33,7 +33,7 @@ SEEDS = flags.DEFINE_integer(
 CHOSEN = flags.DEFINE_list(
   'metrics',
   ['validation_loss', 'training_seconds'],
-  f'Metrics, the one to choose by first: {", ".join((*running.LOG_METRICS, *METRICS))}.',
+  f'Metrics, the one to choose by first: {", ".join((*running.RUN_METRICS, *METRICS))}.',
 )
 SHARD = flags.DEFINE_string('shard', '1/1', running.SHARD_HELP)
 SHOW = flags.DEFINE_bool('show', False, 'Print the settings of each row, and train nothing.')

@@ -9,7 +9,14 @@ from common.config import ConfigError
 from common.evaluation.agreement import share
 from common.evaluation.measures import Measure
 from common.studies.claims import Claim, judge
-from common.studies.estimates import Estimate, difference, estimate, format_estimate, unit
+from common.studies.estimates import (
+  Estimate,
+  difference,
+  estimate,
+  format_estimate,
+  scaled,
+  unit,
+)
 
 
 def verdict(claim, **cells):
@@ -102,6 +109,46 @@ def test_times_below_a_second_are_in_milliseconds():
     ('b', 'seconds_per_sample'): Estimate(0.002, 0.0),
   }
   assert judge(claim, cells).detail == 'milliseconds per sample: 1.2 (a) against 2 (b)'
+
+
+def test_flops_have_the_prefix_of_their_column():
+  assert unit('training_flops', [1.2e13, 3e9]) == ('training TFLOP', 1e-12)
+  assert unit('training_flops', [2e16]) == ('training PFLOP', 1e-15)
+  assert unit('training_flops', [999.0]) == ('training FLOPs', 1.0)
+  ours = scaled(Estimate(12345678901234.0, 0.0), 1e-12)
+  assert format_estimate(ours) == '12.35'
+
+
+@pytest.mark.parametrize('metric', ['parameters', 'training_flops'])
+@pytest.mark.parametrize(('ours', 'expected'), [(1.04e13, 'holds'), (1.06e13, 'fails')])
+def test_exact_costs_of_several_seeds_are_near_or_not(metric, ours, expected):
+  def of(value):
+    return estimate({seed: Measure(value, 0.0) for seed in range(3)})
+
+  claim = Claim('equal', ('a', metric), near=('b', metric), within=0.05)
+  found = judge(claim, {('a', metric): of(ours), ('b', metric): of(1e13)})
+  assert found.verdict == expected
+  # The seeds of a diverged run have no cost that differs; fewer of them decide alike.
+  fewer = estimate({0: Measure(ours, 0.0), 1: Measure(None)})
+  assert judge(claim, {('a', metric): fewer, ('b', metric): of(1e13)}).verdict == expected
+
+
+def test_a_diverged_row_is_named_as_such_and_decides_nothing():
+  lost = Estimate(math.nan, math.nan, word='1 of 3 diverged')
+  claim = Claim('', ('a', 'm'), below=('b', 'm'))
+  found = judge(claim, {('a', 'm'): lost, ('b', 'm'): Estimate(1.0, 0.1)})
+  assert found == ('', 'undecided', 'm: 1 of 3 diverged (a) against 1.00 ± 0.20 (b)')
+
+
+@pytest.mark.parametrize(('hits', 'expected'), [(15, 'holds'), (10, 'undecided'), (3, 'fails')])
+def test_a_claim_compares_shares_of_stable_runs(hits, expected):
+  """Five learning rates × three seeds; Newcombe's interval of the difference from 8 of 15."""
+  cells = {('a', 'stable_runs'): of_share(hits, 15), ('b', 'stable_runs'): of_share(8, 15)}
+  if expected == 'fails':
+    cells['b', 'stable_runs'] = of_share(12, 15)
+  claim = Claim('', ('a', 'stable_runs'), above=('b', 'stable_runs'))
+  found = judge(claim, cells)
+  assert found.verdict == expected and found.detail.startswith('share of stable runs: ')
 
 
 def test_times_scales_the_other_side_and_its_error():

@@ -10,10 +10,13 @@ import pytest
 from common.config import ConfigError
 from common.config_files import call, load_config
 from common.domains.display import Display
+from common.evaluation.agreement import share
 from common.evaluation.measures import Evaluation, Measure
-from common.studies import plans, studies, tables
+from common.studies import plans, sections, studies, tables
 from common.studies.claims import Claim
 from common.studies.plans import Row, Study
+from common.studies.stability import Stability
+from common.training.meters import TrainingError
 
 BASE = """
 from ml_collections import ConfigDict
@@ -250,6 +253,134 @@ def test_a_row_that_fails_is_reported_and_the_others_continue(base, tmp_path):
   assert not run(study_of(base), tmp_path / 'work', toy).failures  # tried again the next time
 
 
+# Two rows with three seeds, and two other settings of one of them.
+STABILITY = dict(
+  rows=(
+    Row('narrow', sampling={'steps': 2}),
+    Row('wide', {'width': 3}, {'steps': 5}),
+    Row('wide, deeper', {'network.depth': 3}, tries_of='wide'),
+    Row('wide, deepest', {'network.depth': 60}, tries_of='wide'),
+  ),
+  metrics=(*METRICS, 'stable_runs'),
+  seeds=(0, 1, 2),
+  stability=Stability('quality', 2.0),
+  published={},
+  claims=(
+    Claim('narrow is more stable', ('narrow', 'stable_runs'), above=('wide', 'stable_runs')),
+  ),
+)
+
+
+def test_runs_of_other_settings_count_for_their_row(base, tmp_path):
+  toy, study = Toy(), study_of(base, **STABILITY)
+  results = run(study, tmp_path / 'work', toy)
+  assert not results.failures
+  # Another setting starts from the config and sampling of its row; only its distance is measured.
+  assert {call[1:] for call in toy.measured if call[0] == 3 and 'steps' not in call[2]} == {
+    (5, ('quality',))
+  }
+  assert (3, 60, 2) in toy.trained and len(toy.trained) == 12
+  found = results.estimates()
+  # wide: 4.8 to 5, 5.8 to 6 and 62.8 to 63; at most twice the best are six of nine.
+  assert found['wide', 'stable_runs'].value == 6 / 9
+  assert found['wide', 'stable_runs'].interval == share(6, 9)[2]
+  assert found['narrow', 'stable_runs'].value == 1.0
+  assert ('wide, deeper', 'stable_runs') not in found
+  assert results.verdicts()[0].verdict == 'undecided'
+  text = tables.markdown(results, {})
+  cells = '62.8 (not stable) | 62.9 (not stable) | 63 (not stable)'
+  assert f'| wide, deepest | wide | {cells} | 0 of 3 |' in text
+  assert text.count('wide, deeper') == 1  # in the table of runs alone
+  assert "6 of 9 runs (settings × seeds) end within 2 × the distance of the row's best run" in text
+  record = json.loads(tables.as_json(results, {}))
+  assert [one['stable'] for one in record['runs']['wide']] == [True] * 6 + [False] * 3
+  assert record['rows'][3]['tries_of'] == 'wide'
+  lines = tables.as_csv(results).splitlines()
+  assert lines[0].endswith('stable_runs,stable_runs_interval') and len(lines) == 5
+  assert f',{6 / 9},' in lines[2]
+
+  # Parts leave the share to the whole, which reads it from their cells.
+  jobs = plans.plan(study, load_config, tmp_path / 'parts', METRICS)
+  settings = dict(train=toy.train, evaluate=toy.evaluate, say=lambda _: None)
+  for part in (2, 1):
+    studies.run(plans.shard(jobs, part, 2), study, tmp_path / 'parts', **settings)
+  toy.measured.clear()
+  whole = studies.run(jobs, study, tmp_path / 'parts', **settings)
+  assert whole.estimates()['wide', 'stable_runs'] == found['wide', 'stable_runs']
+  assert not toy.measured
+
+
+def test_a_run_that_diverges_is_a_result_and_is_not_trained_again(base, tmp_path):
+  toy, study = Toy(), study_of(base, **STABILITY)
+  tried = []
+
+  def train(config, folder):
+    depth, seed = config['network']['depth'], config['seed']
+    if depth == 60 or (depth == 3 and seed == 1):
+      tried.append((depth, seed))
+      folder.mkdir(parents=True)
+      raise TrainingError(4, 'the loss is nan', 'last good checkpoint: none')
+    if depth == 3 and seed == 2:
+      raise OSError('the disk is full')
+    toy.train(config, folder)
+
+  def evaluate(job, metrics):
+    if why := studies.divergence(job.folder):
+      return Evaluation({metric: Measure(float('nan'), note=why) for metric in metrics})
+    return toy.evaluate(job, metrics)
+
+  for _ in range(2):  # the second time only what failed for another reason is tried again
+    results = run(study, tmp_path / 'work', toy, train=train, evaluate=evaluate)
+    assert tried == [(3, 1), (60, 0), (60, 1), (60, 2)]
+    assert results.failures == {'wide, deeper': 'seed 2: the disk is full'}
+    assert results.diverged['wide, deeper'] == {1: 'the loss is nan'}
+    # All nine runs count: three of wide and one of deeper are stable.
+    assert results.estimates()['wide', 'stable_runs'].value == 4 / 9
+    text = tables.markdown(results, {})
+    assert '| wide, deeper | wide | 5.8 | diverged | failed | 1 of 3 |' in text
+    assert '| wide, deepest | wide | diverged | diverged | diverged | 0 of 3 |' in text
+    assert '- wide, deeper diverged: seed 1: the loss is nan' in text
+    assert '5 diverged or failed' in text
+
+
+def test_a_row_says_how_many_of_its_seeds_diverged(base, tmp_path):
+  toy = Toy()
+
+  def train(config, folder):
+    if (config['width'], config['seed']) in ((1, 0), (1, 1), (3, 1)):
+      raise TrainingError(4, 'the loss is nan', 'last good checkpoint: none')
+    toy.train(config, folder)
+
+  def evaluate(job, metrics):
+    if why := studies.divergence(job.folder):
+      return Evaluation({metric: Measure(float('nan'), note=why) for metric in metrics})
+    return toy.evaluate(job, metrics)
+
+  study = study_of(
+    base, rows=(Row('narrow'), Row('wide', {'width': 3})), published={}, seeds=(0, 1)
+  )
+  study = dataclasses.replace(study, claims=(study.claims[1],))
+  results = run(study, tmp_path / 'work', toy, train=train, evaluate=evaluate)
+  text = tables.markdown(results, {})
+  assert '| narrow | diverged | diverged | diverged |' in text
+  assert '| wide | 1 of 2 diverged | 1 of 2 diverged | 1 of 2 diverged |' in text
+  assert results.verdicts()[0].verdict == 'undecided' and not results.failures
+  table = sections.sections(results, {}, {})[1].blocks[0]
+  assert [row[1].text for row in table.rows] == ['diverged', '1 of 2 diverged']
+
+
+def test_the_losses_of_a_row_and_its_other_settings_share_one_plot(base, tmp_path):
+  results = run(study_of(base, **STABILITY), tmp_path / 'work', Toy())
+  line = {'step': 1, 'split': 'train', 'loss': 1.0}
+  of_runs = {key: [line] for key in results.runs}
+  pages = {s.title: s.blocks for s in sections.sections(results, {}, {}, of_runs)}
+  table, gallery = pages['Stable runs']
+  assert [line[0] for line in table.rows] == ['narrow', 'wide', 'wide, deeper', 'wide, deepest']
+  assert [plot.caption for plot in gallery.pictures] == ['narrow', 'wide']
+  assert gallery.pictures[1].alt.endswith('wide, deepest, seed 1, wide, deepest, seed 2')
+  assert gallery.pictures[1].alt.count('seed') == 9
+
+
 def test_seeds_give_a_mean_and_an_interval(base, tmp_path):
   toy = Toy()
   results = run(study_of(base, seeds=(0, 1, 2)), tmp_path / 'work', toy)
@@ -317,7 +448,7 @@ def test_notes_name_their_rows_and_losses_of_different_kinds_share_no_axis(base,
   assert 'quality of wide: judged twice' in notes
   line = {'step': 1, 'split': 'train', 'loss': 1.0}
   records = {row: [line] for row in ('narrow', 'wide', 'deep')}
-  losses = next(s for s in tables.sections(results, {}, records) if s.title == 'Losses')
+  losses = next(s for s in sections.sections(results, {}, records) if s.title == 'Losses')
   # `width` may change what the loss is; `network` does not.
   assert [plot.alt for plot in losses.blocks[0].pictures] == [
     'loss (train) over step for narrow, deep',
@@ -348,10 +479,34 @@ def test_notes_name_their_rows_and_losses_of_different_kinds_share_no_axis(base,
     (dict(published={('wide', 'fid'): 3.0}), "metric 'fid'"),
     (dict(plots=(('steps', 'fid'),)), "metric 'fid'"),
     (dict(seeds=(0, 0)), 'twice'),
+    (dict(metrics=(*METRICS, 'stable_runs')), 'need each other'),
+    (dict(stability=Stability('quality')), 'need each other'),
+    (
+      dict(stability=Stability('fid'), metrics=(*METRICS, 'stable_runs')),
+      "the metric of its stability, 'fid'",
+    ),
+    (dict(rows=(Row('a'), Row('b', {'width': 2}, tries_of='a'))), 'no `stability`'),
+    (
+      STABILITY | dict(rows=(Row('wide'), Row('b', {'width': 2}, tries_of='wyde'))),
+      "try of 'wyde', which is no row with a model of its own; did you mean 'wide'",
+    ),
+    (
+      STABILITY | dict(rows=(Row('wide'), Row('b', baseline='naive', tries_of='wide'))),
+      'is a try: remove its baseline',
+    ),
+    (
+      STABILITY | dict(claims=(Claim('c', ('wide, deeper', 'stable_runs'), above=0.5),)),
+      "names 'stable_runs' of 'wide, deeper', of which only 'quality' is measured",
+    ),
+    (
+      STABILITY | dict(rows=(Row('wide'), Row('b', tries_of='wide')), claims=()),
+      'have the same settings',
+    ),
   ],
 )
 def test_a_bad_study_is_refused_before_anything_trains(base, tmp_path, changes, message):
-  base_changes = dict(claims=(), published={}) if 'rows' in changes else {}
+  bare = ('rows' in changes and 'claims' not in changes) or 'tries_of' in message
+  base_changes = dict(claims=(), published={}) if bare else {}
   with pytest.raises(ConfigError) as error:
     run(study_of(base, **(base_changes | changes)), tmp_path / 'work', None)
   assert message in str(error.value) and '\n' not in str(error.value)

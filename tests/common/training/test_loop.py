@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from absl import logging
 
 from common.checkpoints.checkpoints import Checkpoints
 from common.data.pipeline import Data
@@ -83,8 +84,12 @@ def test_as_many_bad_steps_in_a_row_as_allowed_end_the_run(tmp_path):
     return jnp.where(bad & context.training, jnp.nan, value), aux
 
   shaky = dataclasses.replace(method, loss=loss)
-  with pytest.raises(TrainingError, match='not finite in 2 steps in a row up to step 4'):
-    train(tmp_path / 'two', shaky, max_bad_steps=2)
+  with pytest.raises(TrainingError, match='not finite in 2 steps in a row up to step 4') as error:
+    train(tmp_path / 'two', shaky, max_bad_steps=2, log_every='8')
+  assert error.value.reason.endswith('up to step 4 (train.max_bad_steps=2)')
+  # The log has the last steps too, although no line was due.
+  (line,) = writers.read(tmp_path / 'two', 'train')
+  assert (line['step'], line['bad_steps']) == (4, 2) and math.isfinite(line['loss'])
   assert train(tmp_path / 'three', shaky, max_bad_steps=3)
 
 
@@ -151,6 +156,7 @@ def test_the_validation_loss_is_the_mean_over_examples_also_of_a_padded_batch():
 
 def test_a_run_says_that_it_compiles_and_for_how_long(tmp_path, caplog):
   caplog.set_level('INFO')
+  logging.set_verbosity(logging.INFO)
   # Lengths may be counted in images: 16 to a step.
   train(tmp_path, optimizer=dict(warmup='16 images'), steps='128 images', log_every='64 images')
   lines = [r.getMessage() for r in caplog.records]
