@@ -143,7 +143,12 @@ def _seconds_per_sample(subject: Subject) -> Measure:
 
 def _parameters(subject: Subject) -> Measure:
   """Number of parameters."""
-  return Measure(float(sum(leaf.size for leaf in jax.tree.leaves(subject.params))), 0.0)
+  number = sum(leaf.size for leaf in jax.tree.leaves(subject.params))
+  latents = subject.data.spec.latents
+  if latents is None:
+    return Measure(float(number), 0.0)
+  stage = latents.first_stage.parameters
+  return Measure(float(number + stage), 0.0, f'{stage:,} of them of the first stage')
 
 
 TEXT_ONLY = 'applies only to text'

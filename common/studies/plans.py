@@ -35,6 +35,8 @@ class Row:
     tries_of: the name of a row of which this one is another setting, such as another learning rate:
       it starts from that row's base, config and sampling. It is measured by the distance of the
       study's `stability` alone, and stands in the table of runs.
+    first_stage: the name of a row above, an autoencoder, whose latents this row models; of the same
+      seed (`data.first_stage`).
   """
 
   name: str
@@ -44,6 +46,7 @@ class Row:
   baseline: str = ''
   ensemble: tuple[str, ...] = ()
   tries_of: str = ''
+  first_stage: str = ''
 
   @property
   def is_model(self) -> bool:
@@ -119,6 +122,7 @@ class Job(NamedTuple):
     folder: the folder of the trained model.
     keys: names of the files of its cells: for metrics of the model, and of its samples.
     members: the jobs of an ensemble, with the same seed; config and folder are those of the first.
+    stage: the job of the first stage, if the model is one of its latents.
   """
 
   row: Row
@@ -127,6 +131,7 @@ class Job(NamedTuple):
   folder: pathlib.Path
   keys: tuple[str, str]
   members: tuple['Job', ...] = ()
+  stage: 'Job | None' = None
 
 
 def plan(
@@ -167,8 +172,10 @@ def plan(
     overrides = {**study.config, **row.config}
     # A baseline has no random numbers.
     for seed in study.seeds[:1] if row.baseline else study.seeds:
-      config = plain_dict(load(row.base or study.base, {**overrides, 'seed': seed}))
-      jobs.append(_unlike_others(_job(row, seed, config, workdir), same))
+      stage = _stage(row, seed, jobs) if row.first_stage else None
+      found = {} if stage is None else {'data.first_stage': str(stage.folder)}
+      config = plain_dict(load(row.base or study.base, {**overrides, 'seed': seed, **found}))
+      jobs.append(_unlike_others(_job(row, seed, config, workdir, stage), same))
   return jobs
 
 
@@ -176,6 +183,12 @@ def _as_a_try(row: Row, of: Row) -> Row:
   """The row with everything that it takes over from the row of which it is another setting."""
   config, sampling = {**of.config, **row.config}, {**of.sampling, **row.sampling}
   return dataclasses.replace(row, base=row.base or of.base, config=config, sampling=sampling)
+
+
+def _stage(row: Row, seed: int, jobs: Sequence[Job]) -> Job:
+  """The job of a row's first stage. Raises ConfigError for a row that is none above."""
+  models = {job.row.name: job for job in jobs if job.row.is_model and job.seed == seed}
+  return pick(models, row.first_stage, f'row above as the first stage of {row.name!r}:')
 
 
 def _unlike_others(job: Job, same: dict[str, Job]) -> Job:
@@ -192,22 +205,31 @@ def _unlike_others(job: Job, same: dict[str, Job]) -> Job:
 def shard(jobs: Sequence[Job], index: int, count: int) -> list[Job]:
   """Part `index` (from 1) of `count` parts of the jobs: those of every `count`-th model.
 
-  Jobs of one model stay together, so parts can run at the same time in one folder. Several
-  parts hold no ensembles, because the models of one may be in different parts.
+  Jobs of one model stay together, and with those of its first stage, so parts can run at the same
+  time in one folder. Several parts hold no ensembles, because the models of one may be in different
+  parts.
   """
   if count > 1:
     jobs = [job for job in jobs if not job.members]
-  models = list(dict.fromkeys(job.folder for job in jobs))
-  return [job for job in jobs if models.index(job.folder) % count == index - 1]
+  models = list(dict.fromkeys(_first_folder(job) for job in jobs))
+  return [job for job in jobs if models.index(_first_folder(job)) % count == index - 1]
 
 
-def _job(row: Row, seed: int, config: Config, workdir: pathlib.Path) -> Job:
+def _first_folder(job: Job) -> pathlib.Path:
+  return job.folder if job.stage is None else _first_folder(job.stage)
+
+
+def _job(
+  row: Row, seed: int, config: Config, workdir: pathlib.Path, stage: Job | None = None
+) -> Job:
   # A model depends on the settings that training reads, its metrics also on evaluation settings,
   # and metrics of its samples also on sampler options.
   flat = flatten(config)
   sampled = {k: v for k, v in flat.items() if k.startswith(SAMPLING)}
   measured = {k: v for k, v in flat.items() if k.startswith(MEASURING)}
   trained = {k: v for k, v in flat.items() if not is_changeable(k)}
+  if stage is not None:  # by its own hash, wherever the workdir is
+    trained['data.first_stage'] = stage.folder.name
   # Names depend only on content: renaming, adding or moving a row keeps everything finished.
   folder = workdir / 'models' / f'{config.get("family") or "model"}-{_hash(trained)}'
   if row.baseline:  # which depends on the data alone
@@ -216,7 +238,8 @@ def _job(row: Row, seed: int, config: Config, workdir: pathlib.Path) -> Job:
     return Job(row, seed, config, folder, (f'no-model-{forecast}', f'baseline-{forecast}'))
   model = _hash([trained, measured])
   samples = _hash([trained, measured, sampled, dict(row.sampling)])
-  return Job(row, seed, config, folder, (f'model-{model}', f'samples-{samples}'))
+  keys = (f'model-{model}', f'samples-{samples}')
+  return Job(row, seed, config, folder, keys, stage=stage)
 
 
 def _ensembles(row: Row, seeds: Sequence[int], jobs: Sequence[Job]) -> list[Job]:

@@ -43,17 +43,24 @@ class TrainingCost(NamedTuple):
     flops_per_step: floating-point operations of the loss of a batch and its gradient, in products
       and convolutions (common/flops.py).
     model_flops_per_step: by the convention of `StepWork.flops`: three times the forward pass.
+    stage: the cost of the first stage, if the model is one of its latents.
   """
 
   parameters: int
   steps: int
   flops_per_step: int
   model_flops_per_step: int
+  stage: 'TrainingCost | None' = None
 
   @property
   def flops(self) -> int:
-    """Floating-point operations of the whole training."""
-    return self.steps * self.flops_per_step
+    """Floating-point operations of the whole training, that of the first stage included."""
+    return self.steps * self.flops_per_step + (self.stage.flops if self.stage else 0)
+
+  @property
+  def all_parameters(self) -> int:
+    """The number of parameters, those of the first stage included."""
+    return self.parameters + (self.stage.all_parameters if self.stage else 0)
 
 
 class TrainProgram(NamedTuple):

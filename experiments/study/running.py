@@ -8,8 +8,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from common.baselines.vae.first_stage import untrained
 from common.config import ConfigError, differences, flatten, to_json
 from common.data import pipeline
+from common.data.spec import DataSpec, latent_spec
 from common.domains import domain_of
 from common.evaluation.evaluate import (
   NO_ENSEMBLE,
@@ -71,8 +73,8 @@ def plan(
 
 def check_metrics(jobs: list[Job], metrics: Sequence[str]) -> None:
   """Raises ConfigError for a metric that no job's data have, or an ensemble without forecasts."""
-  data = {to_json(job.config['data']): job.config['data'] for job in jobs}
-  loaded = {key: datasets.load(section).spec for key, section in data.items()}
+  loaded = {to_json(job.config['data']): job for job in jobs}
+  loaded = {key: _spec(job) for key, job in loaded.items()}
   for job in jobs:
     spec = loaded[to_json(job.config['data'])]
     if job.members and 'crps' not in domain_of(spec).metrics:
@@ -117,9 +119,10 @@ def _cost_line(job: Job) -> str:
   except (ValueError, OSError, ImportError) as error:  # data that are not prepared, for example
     return f'parameters and training FLOPs are not known: {error}'
   ratio = cost.flops_per_step / cost.model_flops_per_step if cost.model_flops_per_step else 1.0
+  stage = '' if cost.stage is None else f'; {cost.stage.flops:.4g} of them of its first stage'
   return (
-    f'{cost.parameters:,} parameters, {cost.flops:.4g} training FLOPs: {cost.steps:,} steps of '
-    f'{cost.flops_per_step:,} ({ratio:.4g} × three forward passes)'
+    f'{cost.all_parameters:,} parameters, {cost.flops:.4g} training FLOPs: {cost.steps:,} steps of '
+    f'{cost.flops_per_step:,} ({ratio:.4g} × three forward passes){stage}'
   )
 
 
@@ -129,18 +132,37 @@ def cost_of(job: Job) -> TrainingCost:
   Raises:
     ConfigError: for a config that cannot be trained, or data that cannot be read.
   """
+  if job.stage is None:
+    return _cost(_settings(job))
+  return _cost(_settings(job), _settings(job.stage))._replace(stage=cost_of(job.stage))
+
+
+def _settings(job: Job) -> str:
+  """The settings on which the cost of a job's model depends; seeds share them."""
   # As `runs.train` completes a config.
   config = sources.with_source(job.config, flatten(job.config).keys())
   data = workdirs.data_section(config, job.folder)
-  return _cost(to_json(config | {'data': data, 'seed': 0}))
+  if job.stage is not None:
+    data['first_stage'] = ''  # its folder depends on the seed, and need not exist yet
+  return to_json(config | {'data': data, 'seed': 0})
 
 
-# Seeds share a cost, and so do rows that differ in sampler options.
+# Rows that differ only in sampler options share a cost.
 @functools.lru_cache(maxsize=256)
-def _cost(config: str) -> TrainingCost:
+def _cost(config: str, stage: str = '') -> TrainingCost:
   config = json.loads(config)
   spec = _data(to_json(config['data'])).spec
+  if stage:
+    spec = latent_spec(spec, untrained(json.loads(stage), spec))
   return training_cost(config, families.build(config, spec), spec)
+
+
+def _spec(job: Job) -> DataSpec:
+  """The description of a job's data, also of latents whose first stage is not trained yet."""
+  if job.stage is None:
+    return _data(to_json(job.config['data'])).spec
+  images = _spec(job.stage)
+  return latent_spec(images, untrained(job.stage.config, images))
 
 
 def run(jobs: list[Job], study: Study, workdir: pathlib.Path) -> studies.Results:
@@ -194,7 +216,7 @@ def measure_diverged(job: Job, metrics: Sequence[str]) -> Evaluation:
     if metric == 'training_flops':
       found[metric] = _training_flops(job)
     elif metric == 'parameters':
-      found[metric] = Measure(float(cost_of(job).parameters), 0.0)
+      found[metric] = Measure(float(cost_of(job).all_parameters), 0.0)
     elif metric in METRICS and (reason := not_measured(metric, method, data)):
       found[metric] = Measure(None, note=reason)
     else:
@@ -224,7 +246,11 @@ def _data(section: str) -> pipeline.Data:
 def _training_seconds(job: Job) -> Measure:
   # The first call includes compilation and does not count: a run of one call has no time.
   seconds = writers.training_seconds(job.folder) or None
-  return Measure(seconds, 0.0, 'in training steps, without compilation')
+  note = 'in training steps, without compilation'
+  if job.stage is not None and seconds:
+    seconds += _training_seconds(job.stage).value or 0.0
+    note += '; with those of the first stage'
+  return Measure(seconds, 0.0, note)
 
 
 def _training_flops(job: Job) -> Measure:

@@ -51,6 +51,10 @@ class VAEStage(FirstStage):
   def levels(self) -> int:
     return self.model.latents.levels
 
+  @property
+  def parameters(self) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(self.params))
+
   def encode(self, x):
     return np.asarray(_encode(self.model, self.params, x))
 
@@ -102,6 +106,17 @@ def read(text: str, spec: DataSpec, fingerprint: str) -> VAEStage:
   return VAEStage(text, _digest(config, params), model, params)
 
 
+def untrained(config: Mapping[str, Any], spec: DataSpec) -> VAEStage:
+  """A first stage before its training: it tells its latents' shape, and has shapes as parameters.
+
+  Raises:
+    ConfigError: for a config of another family, or one that does not suit the images.
+  """
+  _check_family('the first stage', config, spec)
+  model = build_model(config, spec)
+  return VAEStage('a first stage that is not trained', '', model, _shapes(model))
+
+
 def _published(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
   """The sections of a config, and the parameters, of published weights."""
   found = weights.read(folder)
@@ -122,14 +137,7 @@ def _published(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _check_run(text: str, config: Mapping, data: Mapping, spec: DataSpec, fingerprint: str) -> None:
-  if config['family'] != 'vae':
-    raise ConfigError(
-      f"data.first_stage={text!r} must be a run of the family 'vae', got {config['family']!r}"
-    )
-  if config['conditional'] and spec.num_classes:
-    raise ConfigError(
-      f'data.first_stage={text!r} needs the class of each image: train it with conditional=False'
-    )
+  _check_family(f'data.first_stage={text!r}', config, spec)
   if data['fingerprint'] != fingerprint:
     raise ConfigError(
       f'data.first_stage={text!r} was trained on {config["data"]["name"]} with digest '
@@ -137,10 +145,16 @@ def _check_run(text: str, config: Mapping, data: Mapping, spec: DataSpec, finger
     )
 
 
+def _check_family(what: str, config: Mapping, spec: DataSpec) -> None:
+  if config['family'] != 'vae':
+    raise ConfigError(f"{what} must be a run of the family 'vae', got {config['family']!r}")
+  if config['conditional'] and spec.num_classes:
+    raise ConfigError(f'{what} needs the class of each image: train it with conditional=False')
+
+
 def _checked(text: str, model: Model, params: PyTree) -> PyTree:
   """The parameters in the tree of the model. Raises ConfigError if they do not fit."""
-  x = model.spec.batch_struct(1)['x']
-  wanted = jax.eval_shape(model.init, jax.random.key(0), x)
+  wanted = _shapes(model)
   found = {path_name(path): x for path, x in jax.tree_util.tree_leaves_with_path(params)}
   for path, leaf in jax.tree_util.tree_leaves_with_path(wanted):
     own = found.get(path_name(path))
@@ -151,6 +165,10 @@ def _checked(text: str, model: Model, params: PyTree) -> PyTree:
         f'{path_name(path)} must be {tuple(leaf.shape)}, got {got}'
       )
   return jax.tree_util.tree_map_with_path(lambda path, _: found[path_name(path)], wanted)
+
+
+def _shapes(model: Model) -> PyTree:
+  return jax.eval_shape(model.init, jax.random.key(0), model.spec.batch_struct(1)['x'])
 
 
 def _digest(config: Mapping[str, Any], params: PyTree) -> str:

@@ -17,12 +17,14 @@ class FirstStage(abc.ABC):
     digest: hash of its weights and settings.
     shape: shape of the latents of one image.
     levels: latents are whole numbers below this; 0: numbers.
+    parameters: number of its parameters.
   """
 
   name: str
   digest: str
   shape: tuple[int, ...]
   levels: int
+  parameters: int
 
   @abc.abstractmethod
   def encode(
