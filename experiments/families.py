@@ -13,6 +13,7 @@ import diffusion
 from autoregressive.interop import weights
 from common import config as configs_lib
 from common import config_files, finetuning
+from common.baselines import gan
 from common.config import (
   Config,
   ConfigError,
@@ -31,6 +32,7 @@ from common.method import Method, PyTree
 from common.ranges import Setting
 from configs.autoregressive import base as autoregressive_base
 from configs.diffusion import base as diffusion_base
+from configs.gan import base as gan_base
 from diffusion.sampling.tasks import TASKS
 
 # Flags of `sample` and `evaluate` that are not settings of sampling, in either family.
@@ -60,6 +62,7 @@ class Family(NamedTuple):
     published_sections: the sections of a config of published weights.
     keep_files: copies what comes with weights from their place to the folder of a run.
     arrange: (config, parameters of the same model) -> layers stacked or apart, as in the config.
+    loss_is_quality: whether a lower validation loss is a better model; not so for a game.
   """
 
   build: Callable[..., Method]
@@ -73,6 +76,7 @@ class Family(NamedTuple):
   published_sections: Callable[[pathlib.Path], dict[str, Any]] | None = None
   keep_files: Callable[[pathlib.Path, Path], None] | None = None
   arrange: Callable[[Mapping, PyTree], PyTree] = _as_they_are
+  loss_is_quality: bool = True
 
 
 def _published_weights(path: pathlib.Path) -> Weights:
@@ -108,6 +112,14 @@ FAMILIES = {
     published_sections=_published_sections,
     keep_files=weights.keep_files,
     arrange=autoregressive.arrange,
+  ),
+  'gan': Family(
+    gan.build,
+    gan_base.SETTINGS,
+    Tables(gan.COMPONENTS, gan.SECTIONS, gan.GIVEN),
+    {},
+    gan.with_options,
+    loss_is_quality=False,
   ),
 }
 

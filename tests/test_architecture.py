@@ -47,7 +47,7 @@ FLOORS = (
   },
   {'attention', 'checkpoints', 'data', 'finetuning', 'reporting', 'text'},
   {'domains'},
-  {'evaluation', 'training'},
+  {'baselines', 'evaluation', 'training'},
   {'studies'},
 )
 MAX_MODULES, MAX_LINES, MAX_ARGUMENTS = 11, 400, 8

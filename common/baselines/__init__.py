@@ -1,0 +1,1 @@
+"""Baselines: generative models that the two families are compared with, behind `Method`."""
