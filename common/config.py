@@ -291,10 +291,14 @@ def declared_settings(
   config: Config, base: Mapping, tables: Tables, path: str = ''
 ) -> dict[str, Setting]:
   """{dotted name: setting} for all settings of a complete config; see `complete`."""
-  found = {}
-  for key, entry in _declared(config, base, tables, path).items():
+  found, declared = {}, _declared(config, base, tables, path)
+  for key, entry in declared.items():
     inside = f'{path}.{key}' if path else key
-    if isinstance(entry, dict) or inside in tables.components:
+    if entry == {} and inside not in {**tables.components, **tables.sections}:
+      # Groups: the sections inside have settings of the section around them, and others.
+      for leaf, value in flatten(config[key], f'{inside}.').items():
+        found[leaf] = declared.get(leaf.rpartition('.')[2], Setting(value))
+    elif isinstance(entry, dict) or inside in tables.components:
       section = entry if isinstance(entry, dict) else {}
       found |= declared_settings(config[key], section, tables, inside)
     else:

@@ -13,7 +13,7 @@ import diffusion
 from autoregressive.interop import weights
 from common import config as configs_lib
 from common import config_files, finetuning
-from common.baselines import vae
+from common.baselines import gan, vae
 from common.config import (
   Config,
   ConfigError,
@@ -32,6 +32,7 @@ from common.method import Method, PyTree
 from common.ranges import Setting
 from configs.autoregressive import base as autoregressive_base
 from configs.diffusion import base as diffusion_base
+from configs.gan import base as gan_base
 from configs.vae import base as vae_base
 from diffusion.sampling.tasks import TASKS
 
@@ -62,6 +63,7 @@ class Family(NamedTuple):
     published_sections: the sections of a config of published weights.
     keep_files: copies what comes with weights from their place to the folder of a run.
     arrange: (config, parameters of the same model) -> layers stacked or apart, as in the config.
+    loss_is_quality: whether a lower validation loss is a better model; not so for a game.
   """
 
   build: Callable[..., Method]
@@ -75,6 +77,7 @@ class Family(NamedTuple):
   published_sections: Callable[[pathlib.Path], dict[str, Any]] | None = None
   keep_files: Callable[[pathlib.Path, Path], None] | None = None
   arrange: Callable[[Mapping, PyTree], PyTree] = _as_they_are
+  loss_is_quality: bool = True
 
 
 def _published_weights(path: pathlib.Path) -> Weights:
@@ -120,6 +123,14 @@ FAMILIES = {
       for name in ('reconstruct', 'interpolate')
     },
     vae.with_options,
+  ),
+  'gan': Family(
+    gan.build,
+    gan_base.SETTINGS,
+    Tables(gan.COMPONENTS, gan.SECTIONS, gan.GIVEN),
+    {},
+    gan.with_options,
+    loss_is_quality=False,
   ),
 }
 

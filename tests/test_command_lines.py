@@ -12,7 +12,6 @@ import sys
 import pytest
 from absl import flags
 
-from autoregressive.decoding import settings as autoregressive_settings
 from common import config_files
 from common.config import pick
 from common.data.builders import BUILDERS
@@ -20,7 +19,6 @@ from common.domains.masks import HIDDEN
 from common.evaluation.metrics import METRICS
 from common.studies.plans import Study
 from diffusion.likelihood import LIKELIHOODS
-from diffusion.sampling import settings as diffusion_settings
 from experiments import COMMANDS, cli, families, runs
 from experiments.benchmarks import GPU, LANGUAGE, SUITES, gpu
 from experiments.list import pages
@@ -146,12 +144,6 @@ def trained_configs():
   return found
 
 
-WITH_OPTIONS = {
-  'diffusion': diffusion_settings.with_options,
-  'autoregressive': autoregressive_settings.with_options,
-}
-
-
 def check_options(texts, config):
   """Options are settings of the sampling of the run's family, or of any if the run is unknown."""
   options = cli.parse_options(texts)
@@ -160,7 +152,7 @@ def check_options(texts, config):
   errors = []
   for name, section in sections:
     try:
-      return WITH_OPTIONS[name](section, options)
+      return families.FAMILIES[name].with_options(section, options)
     except (TypeError, ValueError) as error:
       errors.append(f'{name}: {error}')
   raise AssertionError(errors)

@@ -9,6 +9,9 @@ from autoregressive.networks import NETWORKS as CAUSAL_NETWORKS
 from autoregressive.networks.transformer import Transformer
 from autoregressive.orderings import ORDERINGS
 from common import config_files
+from common.baselines.gan.discriminators import DISCRIMINATORS
+from common.baselines.gan.generators import GENERATORS
+from common.baselines.gan.losses import LOSSES
 from common.data.builders import BUILDERS
 from common.data.tokenizers import TOKENIZERS
 from common.domains import DOMAINS
@@ -24,6 +27,7 @@ from diffusion.sampling.grids import GRIDS
 from diffusion.sampling.tasks import TASKS
 from experiments import families
 from tests.autoregressive.networks import test_networks, test_pixelcnn
+from tests.common.baselines.gan.small import NETWORKS as GAMES
 from tests.diffusion.networks.small import SMALL
 from tests.diffusion.sampling import test_solvers
 from tests.experiments.commands import ended
@@ -65,6 +69,18 @@ CONTRACTS = {
     'gradients, labels, dropout and precision',
     'SMALL in tests/diffusion/networks/small.py',
   ),
+  'generator': (
+    set(GENERATORS),
+    {networks['generator']['name'] for networks in GAMES.values()},
+    "gradients of each player's own loss, splits of the batch and of the devices",
+    'NETWORKS in tests/common/baselines/gan/small.py',
+  ),
+  'discriminator': (
+    set(DISCRIMINATORS),
+    {networks['discriminator']['name'] for networks in GAMES.values()},
+    'the same, and singular values of 1 under spectral norm',
+    'NETWORKS in tests/common/baselines/gan/small.py',
+  ),
   'causal network': (
     # Others see one position alone: tests/autoregressive/networks/test_nbeats.py.
     {name for name, network in CAUSAL_NETWORKS.items() if not network.direct},
@@ -81,6 +97,7 @@ TESTED = {
   'grid': (GRIDS, 'tests/diffusion/sampling/test_grids.py'),
   'task': (TASKS, 'tests'),
   'likelihood': (LIKELIHOODS, 'tests/diffusion'),
+  'loss of a GAN': (LOSSES, 'tests/common/baselines/gan/test_method.py'),
   'ordering': (ORDERINGS, 'tests/autoregressive'),
   'metric': (METRICS, 'tests/common/evaluation'),
   'extractor': (EXTRACTORS, 'tests/common/evaluation/test_evaluate.py'),

@@ -37,6 +37,10 @@ UNET = dict(
   network=dict(name='unet', width=16, multipliers=(1, 2), blocks=1, attention=(8,), head_width=16)
 )
 TRANSFORMER = dict(network=dict(name='transformer', width=32, layers=1, heads=4))
+GAN = dict(
+  generator=dict(name='resnet', width=16, multipliers=(1, 2)),
+  discriminator=dict(name='dcgan', width=8, spectral_norm=True),
+)
 TOKENS = dict(ordering=dict(name='tokens'), **TRANSFORMER)
 
 
@@ -58,12 +62,14 @@ REQUESTS = {
     *TASKS,
     Request(NUM, LABEL, PAST, options=dict(steps=4, task='interpolate') | {'grid.end': 't_min'}),
   ),
+  'gan': ('gan', SPEC, GAN, Request(NUM, LABEL, options=dict(truncation=0.9))),
+  'gan_any': ('gan', SPEC, GAN, Request(NUM)),
   'draws': ('autoregressive', SPEC, TRANSFORMER, Request(NUM, options=dict(temperature=0.9))),
   'beams': ('autoregressive', TEXT, TOKENS, Request(NUM, None, PROMPTS, GIVEN, dict(beams=3))),
   'prompts': ('autoregressive', TEXT, TOKENS, Request(NUM, None, PROMPTS, GIVEN)),
   'sliding': ('autoregressive', TEXT, TOKENS, Request(NUM, options=dict(length=20, slide=True))),
 }
-QUICK = [('ddim', 8), ('draws', 8)]  # (request, devices)
+QUICK = [('ddim', 8), ('draws', 8), ('gan', 8)]  # (request, devices)
 
 
 @functools.cache

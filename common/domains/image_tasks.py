@@ -142,6 +142,8 @@ SHARED_LABELS: dict[str, Callable[[Int[np.ndarray, 'n'], int], Int[np.ndarray, '
 
 def _given(trained: TrainedModel, name: str, num: int, mask: str | None, seed: int) -> TaskInput:
   """Images of the test split, and the mask."""
+  if not trained.tasks:
+    raise ValueError(f'--task={name}: family {trained.family!r} has no tasks on given images')
   task = pick(trained.tasks, name, f'{trained.family} task')
   # Images that depend on each other must be drawn in one call.
   if name in SHARED_LABELS and not 2 <= num <= BATCH:

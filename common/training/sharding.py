@@ -38,6 +38,9 @@ class Rule(NamedTuple):
 
 VECTORS = re.compile(r'(bias|scale|length)$')
 
+# The widths of both networks of a GAN.
+GAN_WIDTH = 'generator.width and discriminator.width'
+
 # The first match wins. Two layers in a row are split as in Megatron-LM (Shoeybi et al. 2019): the
 # first by its outputs (columns), the second by its inputs (rows). Between them each device has its
 # own units, and after them the devices add up their results, once for the pair. A layer by itself
@@ -61,6 +64,14 @@ RULES = (
   # Transformers over patches: the same shapes, with several heads.
   Rule(r'qkv/(kernel|bias)$', (-2,), 'network.heads'),
   Rule(r'out/kernel$', (-3,), 'network.heads'),
+  # GANs: the convolutions of residual blocks as below, and all other layers by themselves.
+  Rule(r'(^|/)(generator|discriminator)/(\w+/)*conv1/(kernel|bias)$', (-1,), GAN_WIDTH),
+  Rule(r'(^|/)(generator|discriminator)/(\w+/)*conv2/kernel$', (-2,), GAN_WIDTH),
+  Rule(
+    r'(^|/)(generator|discriminator)/(\w+/)*(input|output|skip|(up|down|dense)_\d+)/kernel$',
+    (-2, -1),
+    GAN_WIDTH,
+  ),
   # Perceptrons: columns, then rows. Gate and gated units are two matrices, split alike.
   Rule(r'(up|gate)/(kernel|bias)$', (-1,), 'network.mlp_width or network.width'),
   Rule(r'down/kernel$', (-2,), 'network.mlp_width or network.width'),

@@ -95,12 +95,12 @@ def sample_request(method: Method, spec: DataSpec, num: int) -> Request:
   return request.part(np.arange(num) % request.num)
 
 
-# {--step: (the program, the family it is for; '': all)}
-STEPS: Mapping[str, tuple[Callable[..., Placed], str]] = {
-  'train': (train, ''),
-  'sample': (sample, 'diffusion'),
-  'nll': (likelihood, ''),
-  'decode': (sample, 'autoregressive'),
+# {--step: (the program, the families it is for; (): all)}
+STEPS: Mapping[str, tuple[Callable[..., Placed], tuple[str, ...]]] = {
+  'train': (train, ()),
+  'sample': (sample, ('diffusion', 'gan')),
+  'nll': (likelihood, ()),
+  'decode': (sample, ('autoregressive',)),
 }
 
 
@@ -110,11 +110,11 @@ def place(step: str, config: Mapping, method: Method, spec: DataSpec, devices: S
   Raises:
     ConfigError: the family has no such step, or the config does not suit the devices.
   """
-  build, family = STEPS[step]
-  if family and config['family'] != family:
+  build, able = STEPS[step]
+  if able and config['family'] not in able:
     other = 'decode' if step == 'sample' else 'sample'
     raise ConfigError(
-      f'--step={step} is for the {family} family, and this config is {config["family"]}: write '
+      f'--step={step} is for {" and ".join(able)}, and this config is {config["family"]}: write '
       f'--step={other}'
     )
   return build(config, method, spec, devices)

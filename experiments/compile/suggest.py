@@ -30,7 +30,7 @@ def suggestions(
     cheap['precision'] = ['bfloat16']
   if state_fits and cheap:
     yield dict(cheap)
-  if step == 'train' and not config['network'].get('remat', True):
+  if step == 'train' and not config.get('network', {}).get('remat', True):
     cheap['network.remat'] = [REMAT[config['network']['name']]]
     if state_fits:
       yield dict(cheap)

@@ -117,7 +117,7 @@ def _variants() -> list[Entry]:
 def _variant(spec: str) -> Entry:
   """A variant, described by its dataset, its components and its length."""
   config = families.load_config(spec, {})
-  paths = ('process', 'ordering', 'network', 'head')
+  paths = ('process', 'ordering', 'network', 'head', 'generator', 'discriminator')
   names = [config[path]['name'] for path in paths if path in config]
   steps = config['train']['steps']  # '2000', or with a unit: '200 Mimg'
   length = f'{steps} steps' if steps.isdecimal() else steps
@@ -163,6 +163,17 @@ KINDS = {
     'Networks',
     '--config.network.name=, --config.classifier.network.name=',
     _components_at('network'),
+  ),
+  'generators': Kind(
+    'Generators of a GAN', '--config.generator.name=', _components_at('generator')
+  ),
+  'discriminators': Kind(
+    'Discriminators of a GAN', '--config.discriminator.name=', _components_at('discriminator')
+  ),
+  'losses': Kind(
+    'Losses of the two players of a GAN',
+    '--config.objective.loss.name=',
+    _components_at('objective.loss'),
   ),
   'processes': Kind('Ways from data to noise', '--config.process.name=', _components_at('process')),
   'targets': Kind('What the network predicts', '--config.prediction.target=', _of(TARGETS)),

@@ -8,10 +8,11 @@ from common.ranges import Setting
 from configs import base
 from configs.autoregressive import base as autoregressive_base
 from configs.diffusion import base as diffusion_base
+from configs.gan import base as gan_base
 from experiments import families
 from experiments.list.describe import comments, describe, explain
 
-BASES = {'diffusion': diffusion_base, 'autoregressive': autoregressive_base}
+BASES = {'diffusion': diffusion_base, 'autoregressive': autoregressive_base, 'gan': gan_base}
 
 WIDTH = 44  # of 'name = value', before the comment
 

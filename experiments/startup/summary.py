@@ -12,6 +12,8 @@ from common.reporting.rates import scaled
 from common.training.program import TrainProgram
 from experiments import families
 
+NETWORKS = ('network', 'generator', 'discriminator')  # sections of configs
+
 
 def opening(config: Mapping, spec: DataSpec, program: TrainProgram) -> Iterator[str]:
   """Lines on what is trained, where, on which data, and what differs from the defaults.
@@ -24,8 +26,9 @@ def opening(config: Mapping, spec: DataSpec, program: TrainProgram) -> Iterator[
   shapes, schedule, size = program.step.shapes, program.schedule, config['data']['batch_size']
   parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
   work = program.work
+  networks = ', '.join(f'{p} {config[p]["name"]!r}' for p in NETWORKS if p in config)
   yield (
-    f'model: {config["family"]}, network {config["network"]["name"]!r}, {parameters:,} parameters, '
+    f'model: {config["family"]}, {networks}, {parameters:,} parameters, '
     f'{scaled(work.flops)}FLOP per step of {work.units:,} {work.unit} (products and convolutions, '
     'three times the forward pass)'
   )
@@ -56,7 +59,9 @@ def closing(config: Mapping, workdir: Path, finished: bool) -> Iterator[str]:
   yield f'checkpoints in {workdir}: last: step {last}{shown}'
   if finished:
     yield f'next: twofold sample --workdir={workdir}'
-    yield f'  or: twofold evaluate --workdir={workdir} --step=best'
+    # The lowest loss of a game is not the best model.
+    judged = metric != 'loss' or families.FAMILIES[config['family']].loss_is_quality
+    yield f'  or: twofold evaluate --workdir={workdir}{" --step=best" if judged else ""}'
   else:
     yield 'stopped: the same command continues the run'
 

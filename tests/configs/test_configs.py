@@ -69,7 +69,7 @@ def spec_of(data):
 ROOT = pathlib.Path(__file__).parents[2]
 FILES = sorted(
   str(f.relative_to(ROOT))
-  for family in ('diffusion', 'autoregressive', 'papers')
+  for family in ('diffusion', 'autoregressive', 'gan', 'papers')
   for f in (ROOT / 'configs' / family).glob('*.py')
   if 'def get_config' in f.read_text()
 )

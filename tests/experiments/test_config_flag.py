@@ -113,6 +113,16 @@ def test_an_error_names_its_flag(settings, message):
   assert message in str(error.value) and '\n' not in str(error.value)
 
 
+def test_a_setting_of_a_group_in_the_file():
+  file, rate = 'configs/gan/images.py:digits', 'optimizer.groups.generator.learning_rate'
+  groups = config_flag.load(file, {rate: ['2']})['optimizer']['groups']
+  assert groups['generator'] == {'paths': '^generator/', 'learning_rate': 2.0}
+  with pytest.raises(ConfigError, match=f'^--config.{rate}=-1 must be above 0'):
+    config_flag.load(file, {rate: ['-1']})
+  with pytest.raises(ConfigError, match='groups.generator.learning_rat: there is no such setting'):
+    config_flag.load(file, {rate.removesuffix('e'): ['2']})
+
+
 def test_a_command_line_may_be_empty():
   flag = config_flag.define('A config.', flag_values=flags.FlagValues(), argv=[])
   assert flag.settings == {}

@@ -1,4 +1,4 @@
-"""Two families small enough to check, build and train in this process, and their data."""
+"""Families small enough to check, build and train in this process, and their data."""
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from experiments import config_flag
 FILES = {
   'diffusion': 'configs/diffusion/images.py:digits',
   'autoregressive': 'configs/autoregressive/images.py:digits_4x4',
+  'gan': 'configs/gan/images.py:digits',
 }
 SMALL = {
   'diffusion': {'network.name': ['mlp'], 'network.width': ['16'], 'sampling.steps': ['2']},
@@ -18,6 +19,12 @@ SMALL = {
     'network.layers': ['1'],
     'network.heads': ['2'],
     'network.dropout': ['0.0'],
+  },
+  'gan': {
+    'generator.name': ['mlp'],
+    'generator.width': ['16'],
+    'discriminator.name': ['mlp'],
+    'discriminator.width': ['16'],
   },
 }
 TRAIN = {
