@@ -20,8 +20,8 @@ from common.data.pipeline import Data
 from common.data.series.windows import FUTURE
 from common.domains import domain_of
 from common.domains.display import EvaluationDraws
-from common.evaluation.features import EXTRACTORS
 from common.evaluation.forecasts.baselines import BASELINES
+from common.evaluation.images.features import EXTRACTORS
 from common.evaluation.measures import Evaluation, Measure
 from common.evaluation.metrics import (
   FORECASTS,

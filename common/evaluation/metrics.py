@@ -9,10 +9,10 @@ import numpy as np
 
 from common.config import ConfigError
 from common.data.pipeline import Data, evaluation_batches
-from common.evaluation import classifiers, frechet
-from common.evaluation.agreement import share
-from common.evaluation.features import extractor
 from common.evaluation.forecasts import scores
+from common.evaluation.images import classifiers, frechet
+from common.evaluation.images.agreement import share
+from common.evaluation.images.features import extractor
 from common.evaluation.likelihood import bits_per_dim
 from common.evaluation.measures import Measure
 from common.evaluation.subject import Reader, Subject

@@ -16,9 +16,9 @@ from common.domains import domain_of
 from common.domains.base import Domain
 from common.domains.forecasts.draws import Forecasts, Windows, forecast, pooled
 from common.domains.labels import class_cycle
-from common.evaluation import classifiers
 from common.evaluation.forecasts import baselines
 from common.evaluation.forecasts.scores import Scores, score
+from common.evaluation.images import classifiers
 from common.method import Method, PyTree, Samples
 from common.reporting.progress import reported
 

@@ -13,7 +13,8 @@ from sklearn import datasets
 from common.config import ConfigError
 from common.data.pipeline import Data
 from common.data.spec import DataSpec
-from common.evaluation import agreement, classifiers, evaluate, features, likelihood
+from common.evaluation import evaluate, likelihood
+from common.evaluation.images import agreement, classifiers, features
 from common.evaluation.measures import Measure
 from common.method import Likelihood, Samples
 from tests.common.domains.toy import Split
