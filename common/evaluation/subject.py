@@ -29,6 +29,8 @@ REAL_EXAMPLES = 60_000
 
 # What a metric reads from a batch of samples, as images or texts: one row for each.
 Reader = Callable[[np.ndarray], np.ndarray]
+# Makes a reader for a subject; None if there is nothing to read.
+MakeReader = Callable[['Subject'], Reader | None]
 
 
 class TimedSamples(NamedTuple):
@@ -70,7 +72,7 @@ class Subject:
   settings: Mapping[str, Any]
   key: Key[Array, '']
   options: Mapping[str, Any]
-  make_readers: Mapping[str, Callable[['Subject'], Reader | None]]
+  make_readers: Mapping[str, MakeReader]
 
   @property
   def domain(self) -> Domain:
@@ -94,7 +96,7 @@ class Subject:
     calls = -(-num // batch)
     label = self.label_of(np.arange(num))
     shown = self.domain.shown(num, label)
-    read, seen, seconds, evaluations = {name: [] for name in self.readers}, {}, [], 0
+    read, seen, seconds, evaluations = {make: [] for make in self.readers}, {}, [], 0
     # All calls draw `batch` samples, so the sampler compiles once; a surplus is cut off at the end.
     # Calls beyond the number needed only serve the timing.
     total = max(calls, 1 + TIMED_CALLS)
@@ -107,10 +109,11 @@ class Subject:
       if call < calls:
         evaluations = int(samples.evaluations)
         seen |= {index: drawn[index - indices[0]] for index in np.intersect1d(shown, indices)}
-        for name, rows in self._read(drawn).items():
-          read[name].append(rows)
+        for make, rows in self._read(drawn).items():
+          read[make].append(rows)
+    joined = {make: np.concatenate(rows)[:num] for make, rows in read.items()}
     return TimedSamples(
-      {name: np.concatenate(rows)[:num] for name, rows in read.items()},
+      {name: joined[make] for name, make in self.make_readers.items() if make in joined},
       label,
       np.stack([seen[index] for index in shown]),
       None if label is None else label[shown],
@@ -129,18 +132,21 @@ class Subject:
     )
     return self.method.draw(self.params, jax.random.fold_in(self.key, call), request)
 
-  def _read(self, drawn: np.ndarray) -> dict[str, np.ndarray]:
+  def _read(self, drawn: np.ndarray) -> dict[MakeReader, np.ndarray]:
     """What each reader reads from a batch."""
     if not self.readers:
       return {}
     readable = self.domain.readable(self.data.spec, drawn)
-    return {name: reader(readable) for name, reader in self.readers.items()}
+    return {make: reader(readable) for make, reader in self.readers.items()}
 
   @functools.cached_property
-  def readers(self) -> dict[str, Reader]:
-    """The readers of the metrics that read samples."""
-    made = {name: make(self) for name, make in self.make_readers.items()}
-    return {name: reader for name, reader in made.items() if reader is not None}
+  def readers(self) -> dict[MakeReader, Reader]:
+    """The readers of the metrics that read samples, by the function that makes them.
+
+    Metrics that read the same share a reader.
+    """
+    made = {make: make(self) for make in dict.fromkeys(self.make_readers.values())}
+    return {make: reader for make, reader in made.items() if reader is not None}
 
   @functools.cached_property
   def class_counts(self) -> Int[np.ndarray, 'classes']:
