@@ -83,6 +83,7 @@ TEXT_ONLY = 'applies only to text'
 SERIES_ONLY = 'applies only to time series'
 IMAGES_ONLY = 'applies only to images'
 MODES_ONLY = 'applies only to data whose modes are known'
+MIXTURES_ONLY = 'applies only to mixtures of Gaussians'
 # The kinds of draws that a metric can need.
 SAMPLES, FORECASTS, NO_DRAWS = 'samples', 'forecasts', ''
 
@@ -158,9 +159,9 @@ METRICS = {
   'high_quality': Metric(
     modes.high_quality,
     'high-quality samples',
-    scope=MODES_ONLY,
+    scope=MIXTURES_ONLY,
     reader=modes.mode_reader,
-    missing=modes.no_gaussians,
+    missing=modes.no_modes,
   ),
   'bits_per_dim': Metric(_bits_per_dim, 'bits/dim', NO_DRAWS, missing=_no_likelihood),
   'crps': _of_forecasts(

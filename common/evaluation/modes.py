@@ -20,7 +20,6 @@ from common.evaluation.subject import REAL_EXAMPLES, Reader, Subject
 from common.method import Method
 
 NO_MODES = 'the modes of the data are not known'
-NO_GAUSSIANS = 'the data are no mixture of Gaussians'
 DEVIATIONS = 3.0  # from a centre, within which a point is of its mode (Srivastava et al. 2017)
 NONE = -1  # the mode of a point that is far from every centre
 
@@ -29,11 +28,6 @@ def no_modes(method: Method, data: Data) -> str:
   """The reason why modes cannot be counted; '' if they can."""
   del method
   return '' if data.spec.modes is not None else NO_MODES
-
-
-def no_gaussians(method: Method, data: Data) -> str:
-  """The reason why samples are not compared with Gaussians; '' if they are."""
-  return no_modes(method, data) or ('' if data.spec.modes.centres else NO_GAUSSIANS)
 
 
 def mode_reader(subject: Subject) -> Reader | None:
@@ -192,7 +186,7 @@ def high_quality(subject: Subject) -> Measure:
 
   Srivastava et al. 2017.
   """
-  if reason := no_gaussians(subject.method, subject.data):
+  if reason := no_modes(subject.method, subject.data):
     return Measure(None, note=reason)
   from scipy import stats
 

@@ -12,7 +12,7 @@ import numpy as np
 from common.data.builders import base
 from common.data.modes import Modes
 
-SIZES = {'train': 50_000, 'validation': 5_000, 'test': 5_000}
+SIZES = {'train': 20_000, 'validation': 2_000, 'test': 2_000}
 
 
 class Mixture(base.Builder, skip_registration=True):
