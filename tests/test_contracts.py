@@ -15,7 +15,7 @@ from common.baselines.gan.losses import LOSSES
 from common.data.builders import BUILDERS
 from common.data.tokenizers import TOKENIZERS
 from common.domains import DOMAINS
-from common.evaluation.features import EXTRACTORS
+from common.evaluation.images.features import EXTRACTORS
 from common.evaluation.metrics import METRICS
 from common.studies.plans import Study, plan
 from common.training.optimizers import LR_SCHEDULES, OPTIMIZERS

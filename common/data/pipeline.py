@@ -23,6 +23,7 @@ from common.data import music, palettes, preparation, tokenizers
 from common.data.builders import base
 from common.data.latents import cache
 from common.data.latents.first_stage import FirstStage
+from common.data.modes import Modes
 from common.data.series.calendars import Clock
 from common.data.series.columns import Columns
 from common.data.series.windows import FUTURE
@@ -134,6 +135,7 @@ def _read_spec(name: str, info: tfds.core.DatasetInfo) -> DataSpec:
   class_names = tuple(metadata['class_names'])
   tokenizer, series = metadata.get('tokenizer'), metadata.get('series')
   pitches, palette = metadata.get('pitches'), metadata.get('palette')
+  modes = metadata.get('modes')
   return DataSpec(
     name=name,
     # Datasets prepared when images were the only domain do not store it.
@@ -148,6 +150,7 @@ def _read_spec(name: str, info: tfds.core.DatasetInfo) -> DataSpec:
     pitches=music.Pitches(*pitches) if pitches else None,
     palette=palettes.Palette(as_tuple(palette)) if palette else None,
     counted=metadata.get('counted', False),
+    modes=Modes(**{key: as_tuple(value) for key, value in modes.items()}) if modes else None,
   )
 
 

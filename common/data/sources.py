@@ -39,7 +39,8 @@ class Source(abc.ABC):
 
     Returns:
       {'x': [n, *shape], 'label': int32 [n]}; without 'label' if the data has no classes. Windows of
-      time series have 'start' too, int32 [n] (`DataSpec.domain`), dialogues 'counted', bool.
+      time series have 'start' too, int32 [n] (`DataSpec.domain`), dialogues 'counted', bool, and
+      stacked images 'mode', int32 [n].
 
     Raises:
       ConfigError: if the files of the dataset are damaged.
@@ -151,7 +152,7 @@ def given_examples(spec: DataSpec, x: np.ndarray, label: np.ndarray | None = Non
 def _stack(examples: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
   arrays = examples[0].keys() & {'x', 'counted'}
   batch = {key: np.stack([example[key] for example in examples]) for key in sorted(arrays)}
-  for key in ('label', 'start'):
+  for key in ('label', 'start', 'mode'):
     if key in examples[0]:
       batch[key] = np.array([example[key] for example in examples], np.int32)
   return batch

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int, Num, Shaped
 
 from common.data.latents.first_stage import FirstStage, in_batches
+from common.data.modes import Modes
 from common.data.music import Pitches
 from common.data.palettes import Palette
 from common.data.series.calendars import STEPS, Clock
@@ -144,6 +145,7 @@ class DataSpec:
         the value, then the covariates; NaN where they are missing. The class of a window is the
         series that it comes from, 'start' the step of the series at which it begins, which is
         negative if it begins with padding (common/data/builders/series.py).
+      'points': a point, float32 [1, 1, coordinates] (common/data/builders/mixtures/gaussians.py).
     shape: shape of one example.
     levels: the values of an example are integers in [0, levels); 0 means float32 numbers.
     num_classes: number of classes; 0 if the data has no labels.
@@ -156,6 +158,8 @@ class DataSpec:
     counted: for text, whether 'counted', bool [context + 1], says which tokens of a window count,
       such as the answers of dialogues; otherwise all count.
     latents: for latents of images, the first stage and what they encode.
+    modes: for data whose modes are known, what they are. Stacked images have 'mode', an int, for
+      evaluation (common/data/modes.py).
   """
 
   name: str
@@ -171,6 +175,7 @@ class DataSpec:
   palette: Palette | None = None
   counted: bool = False
   latents: LatentSpec | None = None
+  modes: Modes | None = None
 
   @property
   def num_dims(self) -> int:
@@ -200,6 +205,8 @@ class DataSpec:
       struct['start'] = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
     if self.counted:
       struct['counted'] = jax.ShapeDtypeStruct((batch_size, *self.shape), jnp.bool_)
+    if self.modes is not None and self.modes.classes:
+      struct['mode'] = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
     return struct
 
 

@@ -4,7 +4,8 @@ from common.config import pick
 from common.data.spec import DataSpec
 from common.domains.base import Domain
 from common.domains.image import ImageDomain
-from common.domains.music import MusicDomain
+from common.domains.music.domain import MusicDomain
+from common.domains.points import PointsDomain
 from common.domains.series import SeriesDomain
 from common.domains.text import TextDomain
 
@@ -13,6 +14,7 @@ DOMAINS: dict[str, Domain] = {
   'text': TextDomain(),
   'music': MusicDomain(),
   'series': SeriesDomain(),
+  'points': PointsDomain(),
 }
 
 

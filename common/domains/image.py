@@ -21,7 +21,15 @@ class ImageDomain(Domain):
 
   noun = unit = 'images'
   usage = 'drawn by --num and --label or edited by --task'
-  metrics = Domain.metrics | {'agreement', 'frechet'}
+  metrics = Domain.metrics | {
+    'agreement',
+    'frechet',
+    'precision',
+    'recall',
+    'high_frequency',
+    'modes',
+    'mode_kl',
+  }
   flags: Mapping[str, str] = {
     'num': 'number of images to draw (100) or to edit (10)',
     'label': "class, by name or number, or 'none' (all in turn; for a task, those of its images)",

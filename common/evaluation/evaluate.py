@@ -20,17 +20,15 @@ from common.data.pipeline import Data
 from common.data.series.windows import FUTURE
 from common.domains import domain_of
 from common.domains.display import EvaluationDraws
-from common.evaluation.features import EXTRACTORS
 from common.evaluation.forecasts.baselines import BASELINES
+from common.evaluation.images.features import EXTRACTORS
 from common.evaluation.measures import Evaluation, Measure
 from common.evaluation.metrics import (
   FORECASTS,
   METRICS,
   NO_DRAWS,
-  NO_LIKELIHOOD,
   SAMPLES,
   Metric,
-  no_classes,
 )
 from common.evaluation.subject import BaselineSubject, EnsembleSubject, Subject
 from common.method import Method, NotFiniteError, PyTree
@@ -38,6 +36,7 @@ from common.method import Method, NotFiniteError, PyTree
 NO_MODEL = 'a baseline is no model'
 NO_ENSEMBLE = 'of a single model, not of an ensemble'
 MIN_FRECHET_SAMPLES = 2  # a covariance needs two
+OF_FEATURES = frozenset(('frechet', 'precision', 'recall'))  # metrics that need an extractor
 
 
 class Member(NamedTuple):
@@ -196,15 +195,15 @@ def check_settings(
     )
   extractor_name = settings['extractor']
   pick(EXTRACTORS, extractor_name, 'evaluation.extractor')
-  asked = domain_of(data.spec).metrics if metrics is None else metrics
-  if 'frechet' not in asked or 'frechet' not in domain_of(data.spec).metrics:
+  asked = domain_of(data.spec).metrics.intersection(METRICS if metrics is None else metrics)
+  if not OF_FEATURES & asked:
     return
   if extractor_name == 'mlp' and data.spec.num_classes < 2:
     raise ConfigError(
       "evaluation.extractor='mlp' needs data with two classes or more; set it to 'pixels'"
     )
   num = settings['num_samples']
-  if num < MIN_FRECHET_SAMPLES:
+  if 'frechet' in asked and num < MIN_FRECHET_SAMPLES:
     raise ConfigError(
       f'a Fréchet distance needs at least {MIN_FRECHET_SAMPLES} samples, got '
       f'evaluation.num_samples={num}: draw more, or leave frechet out of the metrics'
@@ -246,9 +245,7 @@ def not_measured(name: str, method: Method, data: Data) -> str:
   """Why a metric cannot be measured; '' if it can."""
   if name not in domain_of(data.spec).metrics:
     return METRICS[name].scope
-  if name == 'agreement':
-    return no_classes(method, data)
-  return '' if name != 'bits_per_dim' or method.has_likelihood else NO_LIKELIHOOD
+  return METRICS[name].missing(method, data)
 
 
 def without_draws(metrics: Iterable[str]) -> bool:

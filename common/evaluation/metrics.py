@@ -7,12 +7,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from common.config import ConfigError
 from common.data.pipeline import Data, evaluation_batches
-from common.evaluation import classifiers, frechet
-from common.evaluation.agreement import share
-from common.evaluation.features import extractor
+from common.evaluation import modes
 from common.evaluation.forecasts import scores
+from common.evaluation.images import metrics as images
 from common.evaluation.likelihood import bits_per_dim
 from common.evaluation.measures import Measure
 from common.evaluation.subject import Reader, Subject
@@ -21,87 +19,23 @@ from common.method import Method
 from common.reporting.progress import reported
 
 NO_LIKELIHOOD = 'the method has no likelihood'
-ONE_CLASS = 'the data has only one class'
-# Classes whose numbers of examples differ by this factor are unequal: a note says so.
-UNEQUAL = 1.5
 
 
-def no_classes(method: Method, data: Data) -> str:
-  """The reason why no two classes can be requested; '' if they can."""
-  if not data.spec.num_classes:
-    return 'the data has no classes'
-  if not method.labelled:
-    return 'the model cannot draw a requested class'
-  return ONE_CLASS if data.spec.num_classes < 2 else ''
+def _no_reason(method: Method, data: Data) -> str:
+  del method, data
+  return ''
 
 
-def _no_agreement(subject: Subject) -> str:
-  """The reason why class agreement cannot be measured; '' if it can."""
-  if reason := no_classes(subject.method, subject.data):
-    return reason
-  return ONE_CLASS if np.count_nonzero(subject.class_counts) < 2 else ''
-
-
-def _class_reader(subject: Subject) -> Reader | None:
-  """Reads the class of each image, as the classifier sees it."""
-  if _no_agreement(subject):
-    return None
-  return classifiers.agreement_classifier(subject.real).predict
-
-
-def _agreement(subject: Subject) -> Measure:
-  """Share of samples that a classifier assigns to the class they were requested for."""
-  if reason := _no_agreement(subject):
-    return Measure(None, note=reason)
-  judge = classifiers.agreement_classifier(subject.real)
-  label = subject.samples.label
-  hits = int(np.sum(subject.samples.read['agreement'] == label))
-  value, error, interval = share(hits, len(label))
-  accuracy = f'accuracy {judge.accuracy:.1%} on {len(subject.real.test_x)} test images'
-  note = f'judged by an {judge.name.upper()} with {accuracy}; n={len(label)}'
-  note += _class_note(subject)
-  return Measure(value, error, note, interval=interval)
-
-
-def _feature_reader(subject: Subject) -> Reader:
-  """Reads the features of each image."""
-  if np.count_nonzero(subject.class_counts) < 2 and subject.settings['extractor'] == 'mlp':
-    raise ConfigError(
-      "evaluation.extractor='mlp' needs data with two classes or more; set it to 'pixels'"
-    )
-  return extractor(subject.settings['extractor'], subject.real).apply
-
-
-def _frechet(subject: Subject) -> Measure:
-  """Fréchet distance between samples and training images, in the features of an extractor."""
-  samples, label = subject.samples.read['frechet'], subject.samples.label
-  features = extractor(subject.settings['extractor'], subject.real)
-  real = features.apply(subject.real.x)
-  # Distance and floor must compare sets of the same size: the bias of a distance depends on it.
-  half, _ = frechet.halves(subject.real.label, len(samples))
-  size, reference = len(half), frechet.moments(real[half])
-  # The first `size` samples have the classes in the same proportions as all.
-  ours = samples[:size]
-  value = frechet.gaussian_distance(frechet.moments(ours), reference)
-  error = frechet.standard_error(ours, reference, None if label is None else label[:size])
-  floor = frechet.floor(real, subject.real.label, size)
-  name = f'FD({features.name}, n={size})'
-  note = f'{name}, floor {floor:.3g}; {features.note}{_class_note(subject)}'
-  return Measure(value, error, note)
-
-
-def _class_note(subject: Subject) -> str:
-  """A note on the classes of the samples, if the data have some far oftener than others."""
-  counts = subject.class_counts[subject.class_counts > 0]
-  if not subject.method.labelled or not len(counts) or counts.max() < UNEQUAL * counts.min():
-    return ''
-  return f'; classes as frequent as in training ({counts.min():,} to {counts.max():,} examples)'
+def _no_likelihood(method: Method, data: Data) -> str:
+  """The reason why there is no likelihood; '' if there is one."""
+  del data
+  return '' if method.has_likelihood else NO_LIKELIHOOD
 
 
 def _bits_per_dim(subject: Subject) -> Measure:
   """Negative log-likelihood of the evaluated split, in bits per dimension."""
-  if not subject.method.has_likelihood:
-    return Measure(None, note=NO_LIKELIHOOD)
+  if reason := _no_likelihood(subject.method, subject.data):
+    return Measure(None, note=reason)
   spec, split = subject.data.spec, subject.settings['split']
   size = subject.settings['batch_size']
   batches = evaluation_batches(subject.split, size)
@@ -153,6 +87,9 @@ def _parameters(subject: Subject) -> Measure:
 
 TEXT_ONLY = 'applies only to text'
 SERIES_ONLY = 'applies only to time series'
+IMAGES_ONLY = 'applies only to images'
+MODES_ONLY = 'applies only to data whose modes are known'
+MIXTURES_ONLY = 'applies only to mixtures of Gaussians'
 # The kinds of draws that a metric can need.
 SAMPLES, FORECASTS, NO_DRAWS = 'samples', 'forecasts', ''
 
@@ -166,6 +103,8 @@ class Metric(NamedTuple):
     draws: the kind of draws that it needs, if any.
     scope: a note for other kinds of data, if it does not apply to all (`Domain.metrics`).
     reader: makes what reads samples for it, if it reads any.
+    missing: the reason why it cannot be measured for a method and data that it applies to; '' if it
+      can.
     about: what it is, if that is not in the docstring of `measure`.
   """
 
@@ -174,6 +113,7 @@ class Metric(NamedTuple):
   draws: str = SAMPLES
   scope: str = ''
   reader: Callable[[Subject], Reader | None] | None = None
+  missing: Callable[[Method, Data], str] = _no_reason
   about: str = ''
 
   @property
@@ -189,12 +129,47 @@ def _of_forecasts(score: str, title: str, about: str) -> Metric:
 
 METRICS = {
   'agreement': Metric(
-    _agreement, 'class agreement', scope='applies only to images', reader=_class_reader
+    images.agreement,
+    'class agreement',
+    scope=IMAGES_ONLY,
+    reader=images.class_reader,
+    missing=images.no_classes,
   ),
   'frechet': Metric(
-    _frechet, 'Fréchet distance', scope='applies only to images', reader=_feature_reader
+    images.frechet_distance, 'Fréchet distance', scope=IMAGES_ONLY, reader=images.feature_reader
   ),
-  'bits_per_dim': Metric(_bits_per_dim, 'bits/dim', NO_DRAWS),
+  'precision': Metric(
+    images.precision, 'precision', scope=IMAGES_ONLY, reader=images.feature_reader
+  ),
+  'recall': Metric(images.recall, 'recall', scope=IMAGES_ONLY, reader=images.feature_reader),
+  'high_frequency': Metric(
+    images.high_frequency,
+    'high-frequency energy',
+    scope=IMAGES_ONLY,
+    reader=images.power_reader,
+  ),
+  'modes': Metric(
+    modes.modes,
+    'modes covered',
+    scope=MODES_ONLY,
+    reader=modes.mode_reader,
+    missing=modes.no_modes,
+  ),
+  'mode_kl': Metric(
+    modes.mode_kl,
+    'KL over modes',
+    scope=MODES_ONLY,
+    reader=modes.mode_reader,
+    missing=modes.no_modes,
+  ),
+  'high_quality': Metric(
+    modes.high_quality,
+    'high-quality samples',
+    scope=MIXTURES_ONLY,
+    reader=modes.mode_reader,
+    missing=modes.no_modes,
+  ),
+  'bits_per_dim': Metric(_bits_per_dim, 'bits/dim', NO_DRAWS, missing=_no_likelihood),
   'crps': _of_forecasts(
     'crps', 'CRPS', 'Continuous ranked probability score of forecasts, in units of the values.'
   ),

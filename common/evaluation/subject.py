@@ -16,9 +16,9 @@ from common.domains import domain_of
 from common.domains.base import Domain
 from common.domains.forecasts.draws import Forecasts, Windows, forecast, pooled
 from common.domains.labels import class_cycle
-from common.evaluation import classifiers
 from common.evaluation.forecasts import baselines
 from common.evaluation.forecasts.scores import Scores, score
+from common.evaluation.images import classifiers
 from common.method import Method, PyTree, Samples
 from common.reporting.progress import reported
 
@@ -29,6 +29,8 @@ REAL_EXAMPLES = 60_000
 
 # What a metric reads from a batch of samples, as images or texts: one row for each.
 Reader = Callable[[np.ndarray], np.ndarray]
+# Makes a reader for a subject; None if there is nothing to read.
+MakeReader = Callable[['Subject'], Reader | None]
 
 
 class TimedSamples(NamedTuple):
@@ -70,12 +72,17 @@ class Subject:
   settings: Mapping[str, Any]
   key: Key[Array, '']
   options: Mapping[str, Any]
-  make_readers: Mapping[str, Callable[['Subject'], Reader | None]]
+  make_readers: Mapping[str, MakeReader]
 
   @property
   def domain(self) -> Domain:
     """The kind of data."""
     return domain_of(self.data.spec)
+
+  @property
+  def originals(self) -> Data:
+    """What samples are compared with: the data, or the images that latents encode."""
+    return self.data.images or self.data
 
   @property
   def split(self) -> Source:
@@ -94,7 +101,7 @@ class Subject:
     calls = -(-num // batch)
     label = self.label_of(np.arange(num))
     shown = self.domain.shown(num, label)
-    read, seen, seconds, evaluations = {name: [] for name in self.readers}, {}, [], 0
+    read, seen, seconds, evaluations = {make: [] for make in self.readers}, {}, [], 0
     # All calls draw `batch` samples, so the sampler compiles once; a surplus is cut off at the end.
     # Calls beyond the number needed only serve the timing.
     total = max(calls, 1 + TIMED_CALLS)
@@ -110,10 +117,11 @@ class Subject:
       if call < calls:
         evaluations = int(samples.evaluations) + decodes
         seen |= {index: drawn[index - indices[0]] for index in np.intersect1d(shown, indices)}
-        for name, rows in self._read(drawn, readable).items():
-          read[name].append(rows)
+        for make, rows in self._read(drawn, readable).items():
+          read[make].append(rows)
+    joined = {make: np.concatenate(rows)[:num] for make, rows in read.items()}
     return TimedSamples(
-      {name: np.concatenate(rows)[:num] for name, rows in read.items()},
+      {name: joined[make] for name, make in self.make_readers.items() if make in joined},
       label,
       np.stack([seen[index] for index in shown]),
       None if label is None else label[shown],
@@ -132,19 +140,22 @@ class Subject:
     )
     return self.method.draw(self.params, jax.random.fold_in(self.key, call), request)
 
-  def _read(self, drawn: np.ndarray, readable: np.ndarray | None) -> dict[str, np.ndarray]:
+  def _read(self, drawn: np.ndarray, readable: np.ndarray | None) -> dict[MakeReader, np.ndarray]:
     """What each reader reads from a batch, which may be readable already."""
     if not self.readers:
       return {}
     if readable is None:
       readable = self.domain.readable(self.data.spec, drawn)
-    return {name: reader(readable) for name, reader in self.readers.items()}
+    return {make: reader(readable) for make, reader in self.readers.items()}
 
   @functools.cached_property
-  def readers(self) -> dict[str, Reader]:
-    """The readers of the metrics that read samples."""
-    made = {name: make(self) for name, make in self.make_readers.items()}
-    return {name: reader for name, reader in made.items() if reader is not None}
+  def readers(self) -> dict[MakeReader, Reader]:
+    """The readers of the metrics that read samples, by the function that makes them.
+
+    Metrics that read the same share a reader.
+    """
+    made = {make: make(self) for make in dict.fromkeys(self.make_readers.values())}
+    return {make: reader for make, reader in made.items() if reader is not None}
 
   @functools.cached_property
   def class_counts(self) -> Int[np.ndarray, 'classes']:
@@ -192,8 +203,7 @@ class Subject:
   @functools.cached_property
   def real(self) -> classifiers.LabelledImages:
     """The training split, and the evaluated split, on which a classifier's accuracy is measured."""
-    # Samples of latents are compared with images, not with what the first stage makes of them.
-    data = self.data.images or self.data
+    data = self.originals
     spec, split = data.spec, data.splits[self.settings['split']]
     training = _examples(data.splits['train'], spec.num_classes)
     (x, label), (test_x, test_label) = training, _examples(split, spec.num_classes)

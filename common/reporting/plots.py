@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 # More points than these make the SVG larger without a visible difference.
 PLOT_POINTS = 400
@@ -236,6 +236,38 @@ def curve_panels(
   figure.supxlabel(x_title, fontsize=10)
   shown = [handles[name] for name in names]
   figure.legend(shown, names, loc='outside upper left', frameon=False, fontsize=9)
+  canvas.draw()
+  return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def point_clouds(
+  clouds: Mapping[str, Float[np.ndarray, 'num 2']], half: float, title: str = ''
+) -> UInt8[np.ndarray, 'tall wide 3']:
+  """A scatter plot of points in the plane, as pixels on white.
+
+  Args:
+    clouds: points by name: the background in grey, then others in colours, and last a few that are
+      marked by crosses.
+    half: the picture shows [-half, half]².
+    title: a line above.
+  """
+  from matplotlib import figure as figures
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+  figure = figures.Figure((6.0, 6.2), dpi=100, layout='constrained')
+  canvas, axes = FigureCanvasAgg(figure), figure.subplots()
+  background, *others, marked = clouds.items()
+  dots = dict(linestyle='none', marker='o', markeredgewidth=0)
+  axes.plot(*background[1].T, label=background[0], color='0.72', markersize=3.5, **dots)
+  for index, (name, points) in enumerate(others):
+    axes.plot(*points.T, label=name, color=COLOURS[index], markersize=2.5, alpha=0.6, **dots)
+  crosses = dict(linestyle='none', marker='+', markersize=9, markeredgewidth=1.2)
+  axes.plot(*marked[1].T, label=marked[0], color=INK['light'], **crosses)
+  axes.set(xlim=(-half, half), ylim=(-half, half), aspect='equal')
+  axes.set_title(title, fontsize=9)
+  axes.tick_params(labelsize=8)
+  axes.spines[['top', 'right']].set_visible(False)
+  figure.legend(loc='outside upper center', ncols=len(clouds), frameon=False, fontsize=9)
   canvas.draw()
   return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from common.config import ConfigError
-from common.evaluation.agreement import share
+from common.evaluation.images.agreement import share
 from common.evaluation.measures import Measure
 
 STABLE_RUNS = 'stable_runs'  # the column of the shares

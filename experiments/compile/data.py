@@ -39,7 +39,8 @@ def spec_of(settings: Mapping[str, Any], given: Mapping[str, Any]) -> DataSpec:
   if found is not None:
     return found
   known = {'num_train': ASSUMED_EXAMPLES} | builder.expected(settings) | dict(given)
-  if not issubclass(builder, ImageBuilder | TextBuilder):
+  # The windows of series and music depend on the data.
+  if not (issubclass(builder, ImageBuilder | TextBuilder) or builder.expected(settings)):
     raise ConfigError(
       f'{builder.name} is not prepared, and its windows depend on the data: prepare it first, with '
       f'twofold prepare_data --dataset={builder.name}'

@@ -16,7 +16,7 @@ from absl import flags
 from common.data.builders.text import PythonCode
 from common.domains.base import SampleFlags, SampleSettings
 from common.domains.text import continue_prompt
-from common.evaluation.agreement import share
+from common.evaluation.images.agreement import share
 from common.reporting.progress import reported
 from common.text.character_ngrams import CharacterNgrams
 from common.text.stops import Stops

@@ -13,7 +13,7 @@ from common.data.builders import BUILDERS
 from common.data.tokenizers import TOKENIZERS
 from common.domains import DOMAINS
 from common.domains.masks import HIDDEN
-from common.evaluation.features import EXTRACTORS
+from common.evaluation.images.features import EXTRACTORS
 from common.evaluation.metrics import METRICS
 from common.ranges import Setting
 from common.studies.plans import Study

@@ -14,7 +14,9 @@ from common.studies.studies import Results, loss_kind
 from experiments import cli, config_flag, families
 
 SAMPLING = 'sampling.'
-HIGHER_IS_BETTER = frozenset(('agreement',))
+HIGHER_IS_BETTER = frozenset(('agreement', 'precision', 'recall', 'modes', 'high_quality'))
+# Neither less nor more is better: {metric: the value of a perfect model}.
+TARGETS = {'high_frequency': 1.0}
 
 Grid = dict[str, list[str]]  # {dotted key: values as text}
 
@@ -130,9 +132,15 @@ def best(results: Results) -> str:
   if not found:
     return f'no row has a value of {metric}'
   sign = -1 if metric in HIGHER_IS_BETTER else 1
-  first, *others = sorted(found, key=lambda row: sign * found[row].value)
+  cost = {row: sign * estimate.value for row, estimate in found.items()}
+  if metric in TARGETS:
+    cost = {row: abs(estimate.value - TARGETS[metric]) for row, estimate in found.items()}
+  first, *others = sorted(found, key=cost.__getitem__)
   title, factor = unit(metric, [estimate.value for estimate in found.values()])
-  said = f'best by {title}: {first} ({format_estimate(scaled(found[first], factor))})'
+  shown = f'{title}: {first} ({format_estimate(scaled(found[first], factor))})'
+  if metric in TARGETS:
+    return f'closest to {TARGETS[metric]:g} by {shown}'
+  said = f'best by {shown}'
   if not others:
     return said
   one, other = found[first], found[others[0]]

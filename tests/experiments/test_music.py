@@ -6,7 +6,7 @@ from PIL import Image
 
 from common.data import music, preparation
 from common.data.builders import chorales
-from common.domains import midi
+from common.domains.music import midi
 from tests.common.data.scores import mxl, random_score, write_wheel
 from tests.experiments.commands import refused, run
 

@@ -10,6 +10,7 @@ from common.data.builders import (
   series,
   text,
 )
+from common.data.builders.mixtures import gaussians, stacked
 from common.data.builders.published import competitions, long
 from common.data.dialogues.builder import Dialogues
 
@@ -17,7 +18,10 @@ BUILDERS = {
   'digits': digits.Digits,
   'mnist': idx.Mnist,
   'fashion_mnist': idx.FashionMnist,
+  'stacked_mnist': stacked.StackedMnist,
   'cifar10': cifar10.Cifar10,
+  'ring': gaussians.Ring,
+  'gaussians25': gaussians.Gaussians25,
   'image_folder': image_folder.ImageFolder,
   'npz': npz.Npz,
   'series': series.Series,

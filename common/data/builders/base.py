@@ -6,6 +6,7 @@ reading them in order means reading them in random order.
 """
 
 import abc
+import dataclasses
 import functools
 import hashlib
 import os
@@ -19,6 +20,7 @@ import tensorflow_datasets as tfds
 
 from common.config import ConfigError
 from common.data import palettes
+from common.data.modes import Modes
 from common.data.spec import token_dtype
 from common.files import Path, to_path
 
@@ -49,7 +51,7 @@ FLAG_DEFAULTS = dict(
 
 SPLITS = ('train', 'validation', 'test')
 # 'x': an array; 'label': an int, if the data has classes; 'start': an int, for time series;
-# 'counted': which positions count, if not all do
+# 'counted': which positions count, if not all do; 'mode': an int, for stacked images
 Example = dict[str, Any]
 Examples = Iterator[tuple[str, Example]]  # with a key that is unique within the split
 
@@ -121,6 +123,7 @@ class Contents(NamedTuple):
     pitches: for music, the lowest and the highest pitch (common/data/music.py).
     palette: for images of palette indices, the colours (common/data/palettes.py).
     counted: whether examples have 'counted', bool arrays of their shape (common/data/spec.py).
+    modes: the modes, if they are known (common/data/modes.py).
   """
 
   shape: tuple[int, ...]
@@ -133,6 +136,7 @@ class Contents(NamedTuple):
   pitches: tuple[int, int] | None = None
   palette: tuple[tuple[int, int, int], ...] = ()
   counted: bool = False
+  modes: Modes | None = None
 
 
 class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -200,7 +204,8 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     x = tfds.features.Tensor(shape=contents.shape, dtype=dtype, encoding='bytes')
     number = tfds.features.Scalar(dtype=np.int32)
     # 'start' tells where in its series a window lies, so that a forecast has dates.
-    extra = {'label': contents.class_names, 'start': contents.series}
+    stacked = contents.modes is not None and contents.modes.classes
+    extra = {'label': contents.class_names, 'start': contents.series, 'mode': stacked}
     counted = tfds.features.Tensor(shape=contents.shape, dtype=np.bool_, encoding='bytes')
     marks = {'counted': counted} if contents.counted else {}
     return {'x': x} | marks | {key: number for key, present in extra.items() if present}
@@ -217,6 +222,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       'pitches': contents.pitches,
       'palette': [list(colour) for colour in contents.palette],
       'counted': contents.counted,
+      'modes': contents.modes and dataclasses.asdict(contents.modes),
     }
     return dict(
       levels=contents.levels,

@@ -85,7 +85,7 @@ class Idx(base.ImageBuilder, skip_registration=True):
     """
     if source := self.settings.get('source'):
       return _arrays(downloads.read_folder(pathlib.Path(source).expanduser(), self.published))
-    manual = base.data_dir(self.settings) / 'downloads' / 'manual' / self.name
+    manual = base.data_dir(self.settings) / 'downloads' / 'manual' / self.published.name
     for folder in (manual, *map(pathlib.Path, self.published.system_folders)):
       if downloads.is_complete(folder, self.published):
         return _arrays(downloads.read_folder(folder, self.published))
@@ -97,7 +97,7 @@ class Idx(base.ImageBuilder, skip_registration=True):
     except downloads.Unavailable as reason:
       reasons.append(str(reason))
     try:
-      return tfds_datasets.load_arrays(self.name)
+      return tfds_datasets.load_arrays(self.published.name)
     except downloads.Unavailable as reason:
       reasons.append(str(reason))
     raise ConfigError(

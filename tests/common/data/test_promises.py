@@ -62,6 +62,7 @@ SOURCES = {
   'digits': nothing,
   'image_folder': image_folder,
   'npz': npz,
+  'ring': nothing,
   'series': series,
   'text': text,
 }
@@ -69,6 +70,8 @@ SOURCES = {
 ELSEWHERE = {
   'mnist': 'test_idx.py',
   'fashion_mnist': 'test_idx.py',
+  'stacked_mnist': 'test_mixtures.py',
+  'gaussians25': 'test_mixtures.py',
   'cifar10': 'test_cifar10.py',
   'aus_retail': 'test_series.py',
   **dict.fromkeys(('m1', 'm3', 'm4', 'tourism', 'exchange_rate'), 'published/test_competitions.py'),

@@ -10,6 +10,7 @@ from PIL import Image
 
 from common import domains
 from common.config import ConfigError
+from common.data.modes import Modes
 from common.data.music import Pitches
 from common.data.pipeline import Data
 from common.data.spec import DataSpec, SeriesSpec
@@ -22,19 +23,20 @@ from common.method import Request
 from common.reporting.writers import Writer
 from tests.common.domains.toy import Sampler, Split
 
-SPEC = DataSpec('rings', 'points', (20, 2), 0, 2, ('small', 'large'), num_train=12)
+SPEC = DataSpec('rings', 'clouds', (20, 2), 0, 2, ('small', 'large'), num_train=12)
 SPECS = {
   'image': DataSpec('i', 'image', (8, 8, 1), 17, 10, tuple('0123456789')),
   'text': DataSpec('t', 'text', (9,), 256, tokenizer=Bytes()),
   'music': DataSpec('m', 'music', (9, 4), 93, pitches=Pitches(36, 81)),
   'series': DataSpec('s', 'series', (8, 2), 0, 1, ('a',), series=SeriesSpec(3)),
+  'points': DataSpec('p', 'points', (1, 1, 2), 0, modes=Modes(((0.0, 0.0),), 1.0)),
 }
 EVERY_FLAG = SampleFlags(1, 'a', 'inpaint', 'left', 1, 'a', 1, True, 'a', 'dedent', True, 1, 1)
 EVERY_FLAG = dataclasses.replace(EVERY_FLAG, horizon=1, on='a', future='a', all_draws=True)
 SETTINGS = dict(split='test', batch_size=8, num_samples=12, extractor='pixels')
 
 
-class PointsDomain(Domain):
+class CloudsDomain(Domain):
   """Points [number, 2] in [-1, 1]², shown as white pixels."""
 
   noun = 'point clouds'
@@ -60,12 +62,13 @@ def test_rates_count_the_parts_of_an_example_that_are_predicted():
     'text': ('tokens', 8),
     'music': ('frames', 8),
     'series': ('windows', 1),
+    'points': ('points', 1),
   }
 
 
 @pytest.fixture
 def trained(monkeypatch):
-  monkeypatch.setitem(domains.DOMAINS, 'points', PointsDomain())
+  monkeypatch.setitem(domains.DOMAINS, 'clouds', CloudsDomain())
   label = np.arange(12, dtype=np.int32) % 2
   splits = {name: Split(x=rings(label), label=label) for name in ('train', 'validation', 'test')}
   method = Sampler(lambda key, request: rings(request.label, jax.random.uniform(key)))
@@ -137,7 +140,9 @@ def test_large_requests_are_drawn_in_calls_of_one_size_and_begin_like_small_ones
 
 
 def test_an_unknown_kind_of_data_is_refused_with_the_known_ones():
-  with pytest.raises(ConfigError, match=r"unknown domain 'points'.*image, music, series, text"):
+  with pytest.raises(
+    ConfigError, match=r"unknown domain 'clouds'.*image, music, points, series, text"
+  ):
     domain_of(SPEC)
 
 

@@ -13,7 +13,9 @@ from sklearn import datasets
 from common.config import ConfigError
 from common.data.pipeline import Data
 from common.data.spec import DataSpec
-from common.evaluation import agreement, classifiers, evaluate, features, likelihood
+from common.evaluation import evaluate, likelihood
+from common.evaluation.images import agreement, classifiers, features
+from common.evaluation.images import metrics as images
 from common.evaluation.measures import Measure
 from common.method import Likelihood, Samples
 from tests.common.domains.toy import Split
@@ -325,3 +327,53 @@ def test_unknown_names_are_refused_with_the_known_ones(data, metrics, changes, m
   with pytest.raises(ConfigError) as error:
     measure(data, replay(data)[0], metrics, SETTINGS | changes)
   assert message in str(error.value)
+
+
+def test_precision_falls_with_noise_and_recall_with_collapse(data):
+  """Real test images are about as precise as training images are among themselves."""
+  names = ['precision', 'recall', 'high_frequency']
+  clean, noisy = (measure(data, replay(data, noise=n)[0], names).measures for n in (0.0, 6.0))
+  between = float(clean['precision'].note.split('n=300), ')[1].split()[0])
+  assert clean['precision'].note.startswith('precision(mlp, k=3, n=300), ') and between > 0.8
+  assert abs(clean['precision'].value - between) < 0.1
+  assert noisy['precision'].value < between - 0.3
+  assert abs(clean['high_frequency'].value - 1) < 4 * clean['high_frequency'].standard_error
+  assert noisy['high_frequency'].value > 1.2
+  x = data.splits['test'].arrays['x'][:1]
+  collapsed = Functions(None, None, lambda p, k, request: Samples(np.repeat(x, request.num, 0), 1))
+  collapsed = measure(data, collapsed, names).measures
+  assert collapsed['recall'].value < 0.02 < 0.8 < clean['recall'].value
+  assert collapsed['precision'].value in (0.0, 1.0)
+
+
+def test_metrics_that_read_the_same_share_a_reader(data, monkeypatch):
+  read = []
+
+  def reader(subject):
+    read.append(subject)
+    return lambda images: images.reshape(len(images), -1).astype(np.float32)
+
+  for name in ('frechet', 'precision', 'recall'):
+    changed = evaluate.METRICS[name]._replace(reader=reader)
+    monkeypatch.setitem(evaluate.METRICS, name, changed)
+  monkeypatch.setattr(
+    images, '_extractor', lambda subject: features.extractor('pixels', subject.real)
+  )
+  found = measure(data, replay(data)[0], ['frechet', 'precision', 'recall']).measures
+  assert len(read) == 1 and all(one.value is not None for one in found.values())
+
+
+def test_too_few_samples_for_neighbours_leave_precision_empty(data):
+  settings = SETTINGS | dict(num_samples=3)
+  found = measure(data, replay(data)[0], ['precision', 'recall'], settings).measures
+  assert found['precision'] == Measure(None, note='needs more than 3 images of each kind')
+
+
+def test_images_without_high_frequencies_have_no_ratio(data):
+  spec = DataSpec('grey', 'image', (4, 4, 1), 17, num_train=9)
+  split = Split(x=np.full((9, 4, 4, 1), 3, np.uint8))
+  grey = Functions(None, None, lambda p, k, request: Samples(split.arrays['x'][: request.num], 1))
+  grey_data = Data(spec, {'train': split, 'test': split})
+  settings = SETTINGS | dict(num_samples=9, batch_size=9)
+  found = measure(grey_data, grey, ['high_frequency'], settings).measures['high_frequency']
+  assert found == Measure(None, note='the real images have no high frequencies')

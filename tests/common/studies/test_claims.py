@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from common.config import ConfigError
-from common.evaluation.agreement import share
+from common.evaluation.images.agreement import share
 from common.evaluation.measures import Measure
 from common.studies.claims import Claim, judge
 from common.studies.estimates import (

@@ -10,7 +10,7 @@ import pytest
 from common.config import ConfigError
 from common.config_files import call, load_config
 from common.domains.display import Display
-from common.evaluation.agreement import share
+from common.evaluation.images.agreement import share
 from common.evaluation.measures import Evaluation, Measure
 from common.studies import plans, sections, studies, tables
 from common.studies.claims import Claim

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from common.evaluation import frechet
+from common.evaluation.images import frechet
 
 
 def gaussian(mean, covariance):

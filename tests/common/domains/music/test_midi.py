@@ -8,8 +8,8 @@ import pytest
 
 from common.config import ConfigError
 from common.data.music import Note, Pitches
-from common.domains import midi
-from common.domains.piano_roll import BAR_LINE, COLOURS, legend, page, piano_rolls, sheet
+from common.domains.music import midi
+from common.domains.music.piano_roll import BAR_LINE, COLOURS, legend, page, piano_rolls, sheet
 
 VOICES = (
   (Note(72, 0, 2), Note(72, 2, 4), Note(74, 6, 8)),  # repeated at once, then a rest

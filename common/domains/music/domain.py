@@ -10,10 +10,10 @@ from jaxtyping import Integer
 from common.config import ConfigError
 from common.data import music
 from common.data.spec import DataSpec
-from common.domains import midi
 from common.domains.base import PICTURE_ROWS, Domain, SampleSettings, TrainedModel
 from common.domains.display import Display
-from common.domains.piano_roll import page, piano_rolls
+from common.domains.music import midi
+from common.domains.music.piano_roll import page, piano_rolls
 from common.method import Request
 from common.reporting import pictures
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from common.config import pick
-from common.evaluation import classifiers
+from common.evaluation.images import classifiers
 
 
 class Extractor(NamedTuple):

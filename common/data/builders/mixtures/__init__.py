@@ -1,0 +1,1 @@
+"""Data with known modes: mixtures of Gaussians, and stacked images."""

@@ -1,0 +1,1 @@
+"""Metrics of images: classifiers, features, and distances between sets of images."""

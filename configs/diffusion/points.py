@@ -1,0 +1,37 @@
+"""Diffusion of points in the plane: a ring of 8 and a grid of 25 Gaussians.
+
+twofold train --config=configs/diffusion/points.py:ring --workdir=runs/ring
+twofold evaluate --workdir=runs/ring --num_samples=10000
+twofold sample --workdir=runs/ring --out=ring.png
+"""
+
+from ml_collections import ConfigDict
+
+from common.config import merge, pick
+from configs.diffusion.base import get_base
+
+POINTS = dict(
+  data=dict(batch_size=512),
+  network=dict(name='mlp', width=128, depth=2),
+  process=dict(name='edm'),
+  prediction=dict(target='edm', noise='edm', sigma_data=1.0),
+  objective=dict(weighting=dict(name='edm'), times=dict(name='log_normal')),
+  optimizer=dict(learning_rate=3e-3),
+  train=dict(steps='6000', steps_per_call=100),
+  evaluation=dict(batch_size=2500, num_samples=10_000),
+  sampling=dict(
+    sampler=dict(name='heun'),
+    steps=18,
+    grid=dict(name='karras', end='clean'),
+    threshold=dict(name='none'),  # points are not bounded
+  ),
+)
+VARIANTS = {
+  'ring': merge(POINTS, dict(data=dict(name='ring'))),
+  'gaussians25': merge(POINTS, dict(data=dict(name='gaussians25'))),
+}
+
+
+def get_config(variant: str = 'ring') -> ConfigDict:
+  """The config of a variant, a key of VARIANTS."""
+  return ConfigDict(merge(get_base(), pick(VARIANTS, variant, 'variant')))
