@@ -9,7 +9,8 @@ Model FLOPs are three times those of the forward pass: the backward pass has two
 of them (Kaplan et al. 2020, section 2.1). They depend only on the architecture and the loss:
 activations that are computed again in the backward pass do not count, and frozen parameters count
 as trained ones. Attention counts all pairs of positions, causal or not (Chowdhery et al. 2022,
-appendix B: 6·N + 12·layers·width·positions for a token).
+appendix B: 6·N + 12·layers·width·positions for a token). Where trainings are compared, the traced
+gradient is counted instead (common/training/program.py: `training_cost`).
 """
 
 import math

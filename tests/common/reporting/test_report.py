@@ -129,3 +129,12 @@ def test_environment_lists_the_conditions_of_a_measurement():
   facts = report.environment()
   assert facts.keys() == {'command', 'machine', 'devices', 'date', 'versions'}
   assert re.match(r'\d+-core ', facts['machine']) and 'jax ' in facts['versions']
+
+
+@pytest.mark.parametrize('largest', [50.0, 1e4, 1e8, 1e30])
+def test_a_logarithmic_axis_has_labels_over_any_number_of_decades(largest):
+  points = plots.Series([1, 2], [1.0, largest])
+  plot = plots.line_plot({'a': points}, 'x', 'y', log_y=True)
+  # Matplotlib writes each text into the SVG as a comment; those of the other axis lie in [1, 2].
+  labels = {float(text) for text in re.findall(rb'<!-- (\d[^ ]*) -->', plot.light)}
+  assert sum(2 < label <= largest for label in labels) >= 2
