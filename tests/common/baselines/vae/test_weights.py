@@ -1,10 +1,14 @@
 """Published autoencoders give the numbers of diffusers, or are refused in one line."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from common.baselines.vae import weights
+from common.config import ConfigError
 
 SMALL = dict(block_out_channels=(32, 64), layers_per_block=1, norm_num_groups=8, latent_channels=4)
 KL = {
