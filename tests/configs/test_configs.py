@@ -90,7 +90,12 @@ LARGE = ('pixelcnn.py:cifar10', 'pixelcnn.py:mnist_pp', 'diffusion/images.py:cif
 LARGE += ('ddpm.py:cifar10', '_vp', '_ve', 'nanogpt.py:gpt2', 'XL2_7M')
 LARGE += tuple(f'dit.py:{size}{patch}' for size in ('S', 'B', 'L', 'XL') for patch in (4, 8))
 LARGE += ('dit.py:S2', 'dit.py:B2', 'dit.py:L2', 'diffusion/images.py:folder32', ':digits_pp')
-LARGE += ('images.py:fashion_mnist', 'images.py:mnist', 'autoregressive/images.py:cifar10')
+LARGE += (
+  'gan/images.py:cifar10',
+  'images.py:fashion_mnist',
+  'images.py:mnist',
+  'autoregressive/images.py:cifar10',
+)
 # Each of these takes more than a second, and is not the default of its file.
 OTHERS = ('images.py:digits_2x2', 'images.py:digits_4x4', 'images.py:palette', ':folder32')
 OTHERS += ('images.py:digits_eps', 'pixelcnn.py:mnist', 'chorales.py:together')
