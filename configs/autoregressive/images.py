@@ -20,6 +20,12 @@ mnist, fashion_mnist: 2026-11-22, twofold evaluate):
                  of 16 colours. 1,911 emoji, 200 steps, 1.5 minutes of CPU time, 2026-11-25:
                  1.409 ± 0.059 (half of a 95 % interval) bits per palette index
 
+Not measured here by themselves (docs/results/seeds.md has them in a table):
+
+  digits_codes, mnist_codes  over the codes of a first stage: train configs/vae/images.py:
+                 digits_codes or mnist_codes first, in runs/first_stage, or name its folder in
+                 --config.data.first_stage
+
 Not measured here, for one accelerator; each is a sequence of 1,024 emissions:
 
   cifar10        pixels under a mixture of logistics, 38M parameters; bits/dim are comparable with
@@ -48,6 +54,9 @@ MNIST = dict(
   train=dict(steps='2000', steps_per_call=10),
   optimizer=dict(learning_rate=2e-3),
 )
+
+# Over the codes of a VQ-VAE (configs/vae/images.py): a sequence of a code for each position.
+CODES = dict(data=dict(first_stage='runs/first_stage'))
 
 # For one accelerator: sequences of 1,024 emissions, with the settings of a GPT (Brown et al. 2020).
 LARGE = dict(
@@ -82,7 +91,13 @@ VARIANTS = {
     DIGITS,
     dict(ordering=dict(size=4), network=dict(mlp_width=160, dropout=0.3), train=dict(steps='9400')),
   ),
+  'digits_codes': merge(
+    DIGITS,
+    CODES,
+    dict(network=dict(width=48, mlp_width=136), train=dict(steps='5300')),
+  ),
   'mnist': MNIST,
+  'mnist_codes': merge(MNIST, CODES, dict(ordering=dict(size=1))),
   'fashion_mnist': merge(MNIST, dict(data=dict(name='fashion_mnist'), train=dict(steps='1000'))),
   'palette': dict(
     data=dict(name='image_folder', image_size=16, palette=16),

@@ -20,6 +20,12 @@ mnist, fashion_mnist: 2026-11-22, twofold evaluate):
                      35 evaluations by Heun's method; others: docs/solvers.md
   fashion_mnist      the same network, 1,200 steps, a short run: 0.45, 13.1 (floor 0.7), 4.36
 
+Not measured here by themselves (docs/results/seeds.md has them in a table):
+
+  digits_latents, mnist_latents  over the latents of a first stage: train configs/vae/images.py:
+                     digits_first_stage or mnist_first_stage first, in runs/first_stage, or name its
+                     folder in --config.data.first_stage
+
 Not measured here, for one accelerator:
 
   cifar10            the U-Net of Ho et al. 2020, 36M parameters, with classes
@@ -83,6 +89,12 @@ ADM_64 = dict(  # Dhariwal & Nichol 2021, ImageNet at 64×64: 296M parameters
 )
 # Two thirds as wide and with a block less at each level.
 U_NET_64 = merge(ADM_64, dict(width=128, blocks=2, attention=(16, 8)))
+# Over the latents of a first stage (configs/vae/images.py), which have unit variance and no bounds.
+LATENTS = dict(
+  data=dict(first_stage='runs/first_stage'),
+  prediction=dict(sigma_data=1.0),
+  sampling=dict(threshold=dict(name='none')),
+)
 FOLDER = dict(
   data=dict(name='image_folder'),
   evaluation=dict(extractor='pixels'),  # 'mlp' needs classes
@@ -99,7 +111,11 @@ VARIANTS = {
   'digits_eps': merge(DIGITS_COSINE, dict(prediction=dict(target='eps'))),
   'digits_x0': merge(DIGITS_COSINE, dict(prediction=dict(target='x0'))),
   'digits_regression': merge(DIGITS, REGRESSION),
+  'digits_latents': merge(
+    DIGITS, EDM, LATENTS, dict(network=dict(patch=1, width=36), train=dict(steps='8000'))
+  ),
   'mnist': merge(MNIST, EDM),
+  'mnist_latents': merge(MNIST, EDM, LATENTS, dict(network=dict(patch=1))),
   'fashion_mnist': merge(
     MNIST, EDM, dict(data=dict(name='fashion_mnist'), train=dict(steps='1200'))
   ),

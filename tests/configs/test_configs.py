@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import pytest
 
 from common import config_files
+from common.baselines.vae.first_stage import untrained
 from common.data.music import Pitches
 from common.data.palettes import Palette
-from common.data.spec import DataSpec, SeriesSpec
+from common.data.spec import DataSpec, SeriesSpec, latent_spec
 from common.data.tokenizers import Bytes, Characters
 from common.method import Context
 from common.training.parallel import make_mesh
@@ -47,6 +48,13 @@ VOCABULARIES = {'bytes': 256, 'characters': 65, 'gpt2': 50_257}
 
 def spec_of(data):
   """The spec of the data that the section `data` of a config asks for."""
+  spec = images_of(data)
+  if not data['first_stage']:
+    return spec
+  return latent_spec(spec, untrained(families.load_config('configs/vae/images.py', {}), spec))
+
+
+def images_of(data):
   if data['name'] == 'npz':
     return LATENTS
   if data['name'] == 'text':
@@ -69,7 +77,7 @@ def spec_of(data):
 ROOT = pathlib.Path(__file__).parents[2]
 FILES = sorted(
   str(f.relative_to(ROOT))
-  for family in ('diffusion', 'autoregressive', 'gan', 'papers')
+  for family in ('diffusion', 'autoregressive', 'gan', 'vae', 'papers')
   for f in (ROOT / 'configs' / family).glob('*.py')
   if 'def get_config' in f.read_text()
 )
@@ -90,7 +98,12 @@ LARGE = ('pixelcnn.py:cifar10', 'pixelcnn.py:mnist_pp', 'diffusion/images.py:cif
 LARGE += ('ddpm.py:cifar10', '_vp', '_ve', 'nanogpt.py:gpt2', 'XL2_7M')
 LARGE += tuple(f'dit.py:{size}{patch}' for size in ('S', 'B', 'L', 'XL') for patch in (4, 8))
 LARGE += ('dit.py:S2', 'dit.py:B2', 'dit.py:L2', 'diffusion/images.py:folder32', ':digits_pp')
-LARGE += ('images.py:fashion_mnist', 'images.py:mnist', 'autoregressive/images.py:cifar10')
+LARGE += (
+  'gan/images.py:cifar10',
+  'images.py:fashion_mnist',
+  'images.py:mnist',
+  'autoregressive/images.py:cifar10',
+)
 # Each of these takes more than a second, and is not the default of its file.
 OTHERS = ('images.py:digits_2x2', 'images.py:digits_4x4', 'images.py:palette', ':folder32')
 OTHERS += ('images.py:digits_eps', 'pixelcnn.py:mnist', 'chorales.py:together')
