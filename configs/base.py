@@ -141,7 +141,7 @@ SETTINGS = dict(
   evaluation=dict(  # how `twofold evaluate` measures
     split='test',  # train, validation or test
     batch_size=Setting(256, UP_TO_A_MILLION),  # examples or samples in one compiled call
-    # for the Fréchet distance and class agreement; draws of each forecast
+    # what distances, precision, modes and class agreement are measured on; draws of each forecast
     num_samples=Setting(1000, Interval(1, 10**7)),
     extractor='auto',  # auto, mlp or pixels (common/evaluation/images/features.py)
   ),

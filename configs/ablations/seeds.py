@@ -15,7 +15,7 @@ Reproduces: nothing published; our own table.
 To expect: docs/results/seeds.md.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from common.config import pick
 from common.studies.claims import Claim
@@ -28,14 +28,21 @@ STAGE, LATENTS = 'first stage (VAE)', 'diffusion over latents'
 CODE_STAGE, CODES = 'first stage (VQ-VAE)', 'autoregression over codes'
 # Rows of the comparison, each with all parameters and FLOPs of its kind.
 KINDS = (PIXELS, GAN, VAE, DIFFUSION, LATENTS, CODES)
-LEARNING_RATES = (0.25, 4.0)  # of the tries, as factors
+FACTORS = (0.25, 4.0)  # of the learning rates of tries
+LEARNING_RATES = {PIXELS: 3e-3, GAN: 1e-3, VAE: 2e-3, DIFFUSION: 3e-3}  # as in the variants
 GROUPS = tuple(f'optimizer.groups.{player}' for player in ('generator', 'discriminator'))
 
 Config = dict[str, Any]
 DIGITS: dict[str, Config] = {  # by row: settings that differ from the variant `digits` of its file
   PIXELS: {},
   GAN: {'generator.width': 44, 'discriminator.width': 44, 'train.steps': '4800'},
-  VAE: {'network.width': 15, 'network.groups': 5, 'train.steps': '1700'},
+  VAE: {
+    'conditional': True,
+    'network.width': 15,
+    'network.groups': 5,
+    'network.attention': False,
+    'train.steps': '1760',
+  },
   DIFFUSION: {'train.steps': '8000'},
   STAGE: {'network.width': 10, 'network.groups': 5},
   LATENTS: {'train.steps': '8400'},
@@ -53,20 +60,36 @@ FILES = {  # by row: the file and the end of the variant's name
   CODES: ('autoregressive', '_codes'),
 }
 STAGES = {LATENTS: STAGE, CODES: CODE_STAGE}
-# By scale: the data, the settings of each row, those of all rows, and the seeds.
+EVERY = {'train.sample_every': '0', 'train.checkpoint_every': '50%', 'train.evaluate_every': '25%'}
+
+
+class Scale(NamedTuple):
+  """A size of the study.
+
+  Attributes:
+    data: the dataset, and the beginning of the variants' names.
+    rows: by row, settings that differ from its variant.
+    config: settings of all rows.
+    seeds: the seeds.
+    tries: whether there are rows with other learning rates.
+  """
+
+  data: str
+  rows: dict[str, Config]
+  config: Config
+  seeds: tuple[int, ...] = (0, 1, 2)
+  tries: bool = False
+
+
+SMOKE = {
+  'train.steps': '4',
+  'train.steps_per_call': 2,
+  'evaluation.num_samples': 20,
+  'evaluation.batch_size': 20,
+}
 SCALES = {
-  'digits': ('digits', DIGITS, {}, (0, 1, 2)),
-  'smoke': (
-    'digits',
-    {row: {} for row in DIGITS},
-    {
-      'train.steps': '4',
-      'train.steps_per_call': 2,
-      'evaluation.num_samples': 20,
-      'evaluation.batch_size': 20,
-    },
-    (0, 1),
-  ),
+  'digits': Scale('digits', DIGITS, {}, tries=True),
+  'smoke': Scale('digits', {row: {} for row in DIGITS}, SMOKE, seeds=(0,)),
 }
 METRICS = (
   'evaluations',
@@ -83,13 +106,103 @@ METRICS = (
 )
 
 
-def rates(file: str, config: Config, factor: float) -> Config:
-  """The settings of a try: the learning rates of a row, times a factor."""
-  if file == 'gan':
-    return {f'{group}.learning_rate': config[f'{group}.learning_rate'] * factor for group in GROUPS}
-  return {'optimizer.learning_rate': config['optimizer.learning_rate'] * factor}
+CLAIMS = (
+  Claim(
+    'all have the same number of parameters (±5 %)',
+    (PIXELS, 'parameters'),
+    near=(KINDS[1:], 'parameters'),
+    within=0.05,
+  ),
+  Claim(
+    'all train with the same FLOPs (±5 %)',
+    (PIXELS, 'training_flops'),
+    near=(KINDS[1:], 'training_flops'),
+    within=0.05,
+  ),
+  Claim(
+    'the samples of the VAE have less high-frequency energy than those of diffusion',
+    (VAE, 'high_frequency'),
+    below=(DIFFUSION, 'high_frequency'),
+  ),
+  Claim('and a larger Fréchet distance', (VAE, 'frechet'), above=(DIFFUSION, 'frechet')),
+  Claim(
+    'the GAN draws a sample faster than diffusion',
+    (GAN, 'seconds_per_sample'),
+    below=(DIFFUSION, 'seconds_per_sample'),
+  ),
+  Claim('the GAN has a lower recall than diffusion', (GAN, 'recall'), below=(DIFFUSION, 'recall')),
+  Claim(
+    'a smaller share of the runs of the GAN is stable than of diffusion',
+    (GAN, 'stable_runs'),
+    below=(DIFFUSION, 'stable_runs'),
+  ),
+  Claim(
+    'autoregression has the best likelihood',
+    (PIXELS, 'bits_per_dim'),
+    below=((VAE, DIFFUSION), 'bits_per_dim'),
+  ),
+  Claim(
+    'diffusion is better with 20 evaluations than with 5',
+    (FEW[20], 'frechet'),
+    below=(FEW[5], 'frechet'),
+  ),
+  Claim('and with 5 than with 1', (FEW[5], 'frechet'), below=(FEW[1], 'frechet')),
+  Claim(
+    'with 20 evaluations its distance is below that of autoregression, which needs one for each '
+    'pixel or patch',
+    (FEW[20], 'frechet'),
+    below=(PIXELS, 'frechet'),
+  ),
+  Claim(
+    'diffusion over latents draws a sample faster than diffusion over pixels',
+    (LATENTS, 'seconds_per_sample'),
+    below=(DIFFUSION, 'seconds_per_sample'),
+  ),
+)
+
+
+def model_rows(data: str, settings: dict[str, Config]) -> list[Row]:
+  """A row for each model, and diffusion with other numbers of evaluations."""
+  rows = []
+  for name, (file, end) in FILES.items():
+    base = f'configs/{file}/images.py:{data}{end}'
+    rows.append(Row(name, settings[name], base=base, first_stage=STAGES.get(name, '')))
+  few = {n: {'sampler': {'name': 'ddim'}, 'steps': n, 'grid.end': 'clean'} for n in FEW}
+  diffusion = f'configs/diffusion/images.py:{data}'
+  rows += [Row(FEW[n], settings[DIFFUSION], few[n], base=diffusion) for n in FEW]
+  return rows
+
+
+def tries(settings: dict[str, Config]) -> list[Row]:
+  """Rows with other learning rates."""
+  rows = []
+  for name, rate in LEARNING_RATES.items():
+    for factor in FACTORS:
+      keys = GROUPS if FILES[name][0] == 'gan' else ('optimizer',)
+      config = {f'{key}.learning_rate': rate * factor for key in keys}
+      rows.append(Row(f'{name}, learning rate × {factor:g}', config, tries_of=name))
+  return rows
 
 
 def get_study(scale: str = 'digits') -> Study:
   """The study at a scale, a key of SCALES."""
-  raise NotImplementedError
+  chosen = pick(SCALES, scale, 'scale')
+  return Study(
+    name='seeds',
+    title='Five ways to draw an image',
+    about=(
+      'Autoregression draws pixel after pixel; a GAN and a VAE in one evaluation of a network; '
+      'diffusion in as many as one likes. Over the latents of an autoencoder, diffusion and '
+      'autoregression draw fewer numbers. All have the same number of parameters and the same '
+      'training FLOPs (±5 %), first stages included; claims below check both.'
+    ),
+    base=f'configs/diffusion/images.py:{chosen.data}',
+    scale=scale,
+    config=EVERY | chosen.config,
+    rows=(*model_rows(chosen.data, chosen.rows), *(tries(chosen.rows) if chosen.tries else ())),
+    metrics=METRICS,
+    claims=CLAIMS,
+    plots=(('evaluations', 'frechet'), ('precision', 'recall')),
+    seeds=chosen.seeds,
+    stability=Stability('frechet', 2.0),
+  )

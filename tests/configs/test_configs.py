@@ -40,6 +40,9 @@ STEPS = SeriesSpec(18, 12, covariates=('age',), origins=(5.0, 9.0), units=(2.0, 
 SPECS['m3'] = DataSpec('m3', 'series', (54, 2), 0, 2, ('a', 'b'), 1000, series=STEPS)
 PITCHES = Pitches(36, 81)
 SPECS['chorales'] = DataSpec('chorales', 'music', (65, 4), 93, num_train=1009, pitches=PITCHES)
+SPECS |= {
+  name: DataSpec(name, 'points', (1, 1, 2), 0, num_train=20_000) for name in ('ring', 'gaussians25')
+}
 
 
 LATENTS = DataSpec('npz', 'image', (32, 32, 4), 0, 1000, num_train=1_000_000)

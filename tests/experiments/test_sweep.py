@@ -5,6 +5,9 @@ import functools
 import pytest
 
 from common.config import ConfigError
+from common.evaluation.measures import Measure
+from common.studies.plans import Row, Study
+from common.studies.studies import Results
 from experiments.study import running
 from experiments.sweep import grid as grids
 from tests.experiments.startup import tiny
@@ -78,3 +81,24 @@ def test_a_folder_holds_sweeps_of_one_config(tmp_path):
   grids.reserve(tmp_path, FILE, {'train.steps': ['4']})
   with pytest.raises(ConfigError, match=r'holds a sweep of .*--config.train.steps=4: use these'):
     grids.reserve(tmp_path, FILE, {'train.steps': ['5']})
+
+
+def results_of(metric, values):
+  """Results of a sweep whose rows have some values of a metric."""
+  study = Study('s', 't', FILE, tuple(map(Row, values)), (metric,))
+  measures = {(row, metric): {0: Measure(value, 0.01)} for row, value in values.items()}
+  return Results(study, measures, {}, {}, {}, {row: {} for row in values}, {})
+
+
+@pytest.mark.parametrize(
+  ('metric', 'values', 'said'),
+  [
+    ('precision', {'a': 0.5, 'b': 0.9}, 'best by precision: b'),
+    ('modes', {'a': 8.0, 'b': 5.0}, 'best by modes covered: a'),
+    ('mode_kl', {'a': 0.5, 'b': 0.9}, 'best by KL over modes: a'),
+    ('high_frequency', {'a': 0.5, 'b': 1.2}, 'closest to 1 by high-frequency energy: b'),
+  ],
+)
+def test_the_best_row_is_that_of_the_better_direction(metric, values, said, monkeypatch):
+  monkeypatch.setattr(grids, 'loss_kind', lambda config: 'one')
+  assert grids.best(results_of(metric, values)).startswith(said)

@@ -124,7 +124,7 @@ def _published(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
   # The scale of the pixels' distribution is not published, and decoding does not need it.
   params = {'network': found.params, 'pixels': Gaussian().init(found.channels)}
   if found.codes:
-    latent = dict(name='codes', channels=found.latent_channels, codes=found.codes)
+    latent = dict(name='codes', channels=found.latent_channels, codes=found.codes, normalise=False)
     params['codebook'] = {'embedding': found.codebook}
   config = dict(
     precision='float32',

@@ -177,12 +177,15 @@ class Codes(Latents):
     codes: vectors of the codebook.
     codebook: weight of the term that moves the vectors to the encoder's output (equation 3).
     commitment: weight of the term that keeps the encoder's output near them, the paper's β.
+    normalise: whether vectors and the encoder's output have length 1, so that the nearest vector is
+      the one of the largest cosine; more codes stay in use (Yu et al. 2022, section 3.2).
   """
 
-  channels: Annotated[int, AT_LEAST_ONE] = 16
+  channels: Annotated[int, AT_LEAST_ONE] = 8
   codes: Annotated[int, Interval(2, 2**16)] = 128
   codebook: Annotated[float, ABOVE_ZERO] = 1.0
   commitment: Annotated[float, AT_LEAST_ZERO] = 0.25
+  normalise: bool = True
   exact = True
 
   @property
@@ -201,7 +204,8 @@ class Codes(Latents):
     return {'codebook': {'embedding': jax.random.normal(key, (self.codes, self.channels))}}
 
   def encode(self, params, features, keys):
-    found = codebook.quantise(features, params['codebook']['embedding'])
+    features = self._unit(features)
+    found = codebook.quantise(features, self._table(params))
     # The paper's terms are sums over channels; here means, as the loss is one over dimensions.
     terms = self.codebook * codebook.codebook_loss(features, found.vectors)
     terms += codebook.commitment_loss(features, found.vectors, self.commitment)
@@ -219,14 +223,23 @@ class Codes(Latents):
   def draw(self, params, keys, grid, temperature):
     del temperature  # of a uniform distribution there is none
     draw = functools.partial(jax.random.randint, shape=grid, minval=0, maxval=self.codes)
-    return params['codebook']['embedding'][jax.vmap(draw)(keys)]
+    return self._table(params)[jax.vmap(draw)(keys)]
 
   def to_data(self, params, features):
-    return codebook.nearest(features, params['codebook']['embedding'])[..., None]
+    return codebook.nearest(self._unit(features), self._table(params))[..., None]
 
   def from_data(self, params, data):
     codes: Int[Array, 'batch rows columns'] = data[..., 0].astype(jnp.int32)
-    return params['codebook']['embedding'][codes]
+    return self._table(params)[codes]
+
+  def _table(self, params: Mapping[str, Any]) -> Float[Array, 'codes channels']:
+    """The vectors of the codebook."""
+    return self._unit(params['codebook']['embedding'])
+
+  def _unit(self, x: Float[Array, '*batch channels']) -> Float[Array, '*batch channels']:
+    if not self.normalise:
+      return x
+    return x * jax.lax.rsqrt(jnp.square(x).sum(-1, keepdims=True) + 1e-12)
 
 
 LATENTS = {'gaussian': GaussianLatents, 'codes': Codes}

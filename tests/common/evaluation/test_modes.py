@@ -86,7 +86,8 @@ def test_stacked_images_are_judged_channel_by_channel(stacked):
   found = measure(stacked, chosen)
   assert found['modes'].value == 27 and found['high_quality'].value is None
   assert found['high_quality'].note == 'applies only to mixtures of Gaussians'
-  assert found['mode_kl'].value < 0.02 and 'accuracy 100.0%' in found['mode_kl'].note
+  # The 400 examples are themselves about 26/800 away from independent channels.
+  assert found['mode_kl'].value < 0.06 and 'accuracy 100.0%' in found['mode_kl'].note
   one = measure(stacked, lambda key, request: np.repeat(split.arrays['x'][:1], request.num, 0))
   p = np.prod(
     [(0.5, 0.25, 0.25)[c] for c in stacked.spec.modes.classes_of(split.arrays['mode'])[0]]
