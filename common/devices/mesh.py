@@ -59,6 +59,17 @@ def split_batch(arrays: PyTree) -> PyTree:
   return _constrained(_constrained(arrays, P()), P(axes)) if axes else arrays
 
 
+def kept_split(arrays: PyTree) -> PyTree:
+  """Arrays [batch, ...] inside a compiled program of which each device keeps its part.
+
+  Unchanged outside the scope of a mesh. Between convolutions and what follows them (a product,
+  another network) it keeps the compiler from splitting channels across both, for which XLA's
+  partitioner (JAX 0.10.2) gives wrong numbers.
+  """
+  axes = tuple(batch_axes())
+  return _constrained(arrays, P(axes)) if axes else arrays
+
+
 def whole(arrays: PyTree) -> PyTree:
   """Arrays of which each device has a copy; unchanged outside the scope of a mesh."""
   return arrays if jax.sharding.get_abstract_mesh().empty else _constrained(arrays, P())

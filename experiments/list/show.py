@@ -9,10 +9,16 @@ from configs import base
 from configs.autoregressive import base as autoregressive_base
 from configs.diffusion import base as diffusion_base
 from configs.gan import base as gan_base
+from configs.vae import base as vae_base
 from experiments import families
 from experiments.list.describe import comments, describe, explain
 
-BASES = {'diffusion': diffusion_base, 'autoregressive': autoregressive_base, 'gan': gan_base}
+BASES = {
+  'diffusion': diffusion_base,
+  'autoregressive': autoregressive_base,
+  'gan': gan_base,
+  'vae': vae_base,
+}
 
 WIDTH = 44  # of 'name = value', before the comment
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from common.baselines.gan.layers import Images, Projection, apply_layer, conv, first_side
+from common.devices.mesh import kept_split
 from common.ranges import AT_LEAST_ONE, AT_LEAST_ZERO, Each
 
 SLOPE = 0.2  # of leaky rectifiers below 0 (Radford et al. 2016)
@@ -33,7 +34,8 @@ class Discriminator(nn.Module):
   def project(
     self, h: Float[Array, 'batch features'], label: Int[Array, 'batch'] | None
   ) -> Float[Array, 'batch']:
-    """The logits of features."""
+    """The logits of features, all of which the device of an example has (see `kept_split`)."""
+    h = kept_split(h)
     return Projection(self.num_classes, self.spectral_norm, name='projection')(h, label)
 
 

@@ -13,6 +13,7 @@ from common.baselines.gan.players import Memory, Players, PowerIterations, build
 from common.baselines.gan.sampling import RequestSampler
 from common.config import ConfigError, component
 from common.data.spec import DataSpec, to_unit
+from common.devices.mesh import kept_split
 from common.method import (
   Aux,
   Batch,
@@ -70,6 +71,7 @@ class GAN(Method):
     # Generated examples have the classes of the real ones, and so the classes' frequencies.
     label = batch['label'] if players.num_classes else None
     fake = players.generate(params, players.noise(example_keys(key, context.index)), label)
+    fake = kept_split(fake)  # the channels of one network do not decide how the other is split
     spectral = isinstance(memory, PowerIterations)
     vectors = memory.start(context.step) if spectral else {}
     real_logit, slope, after = self._judge_real(params, vectors, label, real)
