@@ -95,6 +95,7 @@ LATENTS = dict(
   prediction=dict(sigma_data=1.0),
   sampling=dict(threshold=dict(name='none')),
 )
+STACKED = dict(evaluation=dict(num_samples=5000, extractor='pixels'))  # 'mlp' needs classes
 FOLDER = dict(
   data=dict(name='image_folder'),
   evaluation=dict(extractor='pixels'),  # 'mlp' needs classes
@@ -116,6 +117,9 @@ VARIANTS = {
   ),
   'mnist': merge(MNIST, EDM),
   'mnist_latents': merge(MNIST, EDM, LATENTS, dict(network=dict(patch=1))),
+  'stacked_mnist': merge(
+    MNIST, EDM, STACKED, dict(data=dict(name='stacked_mnist'), train=dict(steps='3000'))
+  ),
   'fashion_mnist': merge(
     MNIST, EDM, dict(data=dict(name='fashion_mnist'), train=dict(steps='1200'))
   ),

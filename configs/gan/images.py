@@ -98,6 +98,13 @@ VARIANTS = {
     dict(discriminator=dict(spectral_norm=True), objective=dict(loss=dict(name='hinge'), r1=0.0)),
   ),
   'mnist': MNIST,
+  'stacked_mnist': merge(
+    MNIST,
+    dict(
+      data=dict(name='stacked_mnist'),
+      evaluation=dict(num_samples=5000, extractor='pixels'),  # 'mlp' needs classes
+    ),
+  ),
   'fashion_mnist': merge(MNIST, dict(data=dict(name='fashion_mnist'))),
   'cifar10': CIFAR10,
 }

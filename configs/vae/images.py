@@ -33,6 +33,8 @@ FIRST_STAGE = dict(objective=dict(beta=0.1))
 CODES = dict(latent=dict(name='codes'))
 TRANSFORMER = dict(network=dict(name='transformer', patch=4, width=96, depth=4, heads=4))
 
+STACKED = dict(num_samples=5000, extractor='pixels')  # no classes: 'mlp' needs some
+
 VARIANTS = {
   'digits': DIGITS,
   'digits_gaussian': merge(DIGITS, dict(pixels=dict(name='gaussian'))),
@@ -42,6 +44,9 @@ VARIANTS = {
   'mnist_transformer': merge(MNIST, TRANSFORMER),
   'mnist_first_stage': merge(MNIST, FIRST_STAGE),
   'mnist_codes': merge(MNIST, CODES),
+  'stacked_mnist': merge(
+    MNIST, dict(data=dict(name='stacked_mnist'), latent=dict(channels=8), evaluation=STACKED)
+  ),
   'fashion_mnist': merge(MNIST, dict(data=dict(name='fashion_mnist'))),
 }
 
