@@ -40,7 +40,8 @@ def test_the_operations_of_a_step_follow_from_the_batch_alone(family):
   assert (work.unit, work.units, work.peak) == ('images', 16, None)
   assert 'FLOP per step of 16 images (' in lines[0]
   # At least 6 operations for each number of a kernel and each of the 16 examples.
-  kernels = [x for x in jax.tree.leaves(program.step.shapes.params['network']) if x.ndim > 1]
+  params = program.step.shapes.params
+  kernels = [x for x in jax.tree.leaves(params.get('network', params)) if x.ndim > 1]
   assert work.flops > 0.5 * 6 * 16 * sum(x.size for x in kernels)
   others = ({'data__batch_size': 32}, {'train__micro_batches': 2}, {'train__steps_per_call': 1})
   flops = [lines_and_program(family, **changes)[1].work.flops for changes in others]

@@ -59,7 +59,7 @@ def test_a_component_named_by_a_flag_is_the_same_when_read_back(tmp_path):
     ('{"family": "diffusion"', 'config.json cannot be read'),
     ('[1]', 'config.json must hold a JSON object'),
     ('{"seed": 1}', 'names no family'),
-    ('{"family": "gan"}', "unknown family 'gan'"),
+    ('{"family": "flows"}', "unknown family 'flows'"),
   ],
 )
 def test_a_file_without_a_config_is_refused_in_one_line(tmp_path, text, message):
