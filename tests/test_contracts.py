@@ -12,6 +12,9 @@ from common import config_files
 from common.baselines.gan.discriminators import DISCRIMINATORS
 from common.baselines.gan.generators import GENERATORS
 from common.baselines.gan.losses import LOSSES
+from common.baselines.vae.latents import LATENTS
+from common.baselines.vae.networks import NETWORKS as AUTOENCODERS
+from common.baselines.vae.pixels import PIXELS as PIXEL_DISTRIBUTIONS
 from common.data.builders import BUILDERS
 from common.data.tokenizers import TOKENIZERS
 from common.domains import DOMAINS
@@ -97,6 +100,9 @@ TESTED = {
   'grid': (GRIDS, 'tests/diffusion/sampling/test_grids.py'),
   'task': (TASKS, 'tests'),
   'likelihood': (LIKELIHOODS, 'tests/diffusion'),
+  'autoencoder': (AUTOENCODERS, 'tests/common/baselines/vae'),
+  'latents of an autoencoder': (LATENTS, 'tests/common/baselines/vae'),
+  'distribution of pixels': (PIXEL_DISTRIBUTIONS, 'tests/common/baselines/vae'),
   'loss of a GAN': (LOSSES, 'tests/common/baselines/gan/test_method.py'),
   'ordering': (ORDERINGS, 'tests/autoregressive'),
   'metric': (METRICS, 'tests/common/evaluation'),
@@ -140,7 +146,7 @@ def test_every_name_is_tested(kind):
 @pytest.mark.parametrize('spec', STUDIES)
 def test_a_study_can_be_planned_and_has_a_small_scale(spec, tmp_path):
   study = STUDIES[spec]
-  known = [*METRICS, 'training_seconds']
+  known = [*METRICS, 'training_seconds', 'training_flops']
   assert len(plan(study, families.load_config, tmp_path, known)) >= len(study.rows)
   assert spec.rpartition(':')[0] + ':smoke' in STUDIES, f"give {spec} the scale 'smoke'"
 

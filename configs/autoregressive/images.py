@@ -23,7 +23,7 @@ mnist, fashion_mnist: 2026-11-22, twofold evaluate):
 Not measured here by themselves (docs/results/seeds.md has them in a table):
 
   digits_codes, mnist_codes  over the codes of a first stage: train configs/vae/images.py:
-                 digits_codes or mnist_codes first, in runs/first_stage, or name its folder in
+                 digits_codes or mnist_codes first, in runs/codes, or name its folder in
                  --config.data.first_stage
 
 Not measured here, for one accelerator; each is a sequence of 1,024 emissions:
@@ -56,7 +56,7 @@ MNIST = dict(
 )
 
 # Over the codes of a VQ-VAE (configs/vae/images.py): a sequence of a code for each position.
-CODES = dict(data=dict(first_stage='runs/first_stage'))
+CODES = dict(data=dict(first_stage='runs/codes'))
 
 # For one accelerator: sequences of 1,024 emissions, with the settings of a GPT (Brown et al. 2020).
 LARGE = dict(

@@ -20,7 +20,9 @@ SETTINGS = base.SETTINGS | dict(
   objective=dict(),  # Objective, common/baselines/vae/method.py
   finetune=dict(),  # Source, common/finetuning/settings.py
   sampling=dict(  # how samples are drawn
-    task=dict(name='generate'),  # generate; reconstruct and interpolate need images
+    task=dict(  # what is drawn
+      name='generate',  # generate; reconstruct and interpolate need images
+    ),
     # 'mean': the decoder's locations; 'draw': pixels drawn around them
     pixels=Setting('mean', OneOf('mean', 'draw')),
     temperature=Setting(1.0, ABOVE_ZERO),  # factor of the prior's deviation

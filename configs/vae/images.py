@@ -2,11 +2,13 @@
 
 twofold train --config=configs/vae/images.py:digits --workdir=runs/vae
 twofold sample --workdir=runs/vae --task=reconstruct
-twofold train --config=configs/diffusion/images.py:mnist_latents \
-    --config.data.first_stage=runs/first_stage --workdir=runs/latents
+twofold train --config=configs/vae/images.py:mnist_first_stage --workdir=runs/first_stage
+twofold train --config=configs/diffusion/images.py:mnist_latents --workdir=runs/latents
 
 Reproduces: nothing published; our own settings from published parts: Kingma & Welling 2014, the
 encoder and decoder of Rombach et al. 2022, the VQ-VAE of van den Oord et al. 2017.
+
+To expect: docs/results/seeds.md and docs/latents.md.
 """
 
 from ml_collections import ConfigDict

@@ -98,7 +98,7 @@ def sample_request(method: Method, spec: DataSpec, num: int) -> Request:
 # {--step: (the program, the families it is for; (): all)}
 STEPS: Mapping[str, tuple[Callable[..., Placed], tuple[str, ...]]] = {
   'train': (train, ()),
-  'sample': (sample, ('diffusion', 'gan')),
+  'sample': (sample, ('diffusion', 'gan', 'vae')),
   'nll': (likelihood, ()),
   'decode': (sample, ('autoregressive',)),
 }

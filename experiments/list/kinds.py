@@ -175,6 +175,12 @@ KINDS = {
     '--config.objective.loss.name=',
     _components_at('objective.loss'),
   ),
+  'latents': Kind('Latents of an autoencoder', '--config.latent.name=', _components_at('latent')),
+  'pixels': Kind(
+    "Distributions of pixels around a decoder's output",
+    '--config.pixels.name=',
+    _components_at('pixels'),
+  ),
   'processes': Kind('Ways from data to noise', '--config.process.name=', _components_at('process')),
   'targets': Kind('What the network predicts', '--config.prediction.target=', _of(TARGETS)),
   'noise': Kind(

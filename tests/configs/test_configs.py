@@ -26,6 +26,7 @@ SPECS = {
   'cifar10': DataSpec('cifar10', 'image', (32, 32, 3), 256, 10, (), 45_000),
 }
 LETTERS = Characters(''.join(map(chr, range(32, 116))))
+SPECS['stacked_mnist'] = DataSpec('stacked_mnist', 'image', (28, 28, 3), 256, num_train=55_000)
 SPECS |= {
   'shakespeare': DataSpec('shakespeare', 'text', (65,), 84, num_train=74_794, tokenizer=LETTERS),
   'python_code': DataSpec('python_code', 'text', (65,), 256, num_train=1000, tokenizer=Bytes()),
@@ -54,7 +55,9 @@ def spec_of(data):
   spec = images_of(data)
   if not data['first_stage']:
     return spec
-  return latent_spec(spec, untrained(families.load_config('configs/vae/images.py', {}), spec))
+  latent = {'latent.name': 'codes' if 'codes' in data['first_stage'] else 'gaussian'}
+  config = families.load_config('configs/vae/images.py', latent)
+  return latent_spec(spec, untrained(config, spec))
 
 
 def images_of(data):
