@@ -84,6 +84,11 @@ class VAE(Method):
     return bool(self.model.num_classes)
 
   @property
+  def has_likelihood(self) -> bool:
+    # Of whole numbers alone: densities of numbers are not comparable with probabilities.
+    return self.model.spec.levels > 0
+
+  @property
   def likelihood_note(self) -> str:
     if self.model.latents.exact:
       return 'upper bound by the one posterior code'

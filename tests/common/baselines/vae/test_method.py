@@ -164,6 +164,11 @@ def test_classes_condition_encoder_and_decoder():
     method.check_request(None, Request(4))
 
 
+def test_only_whole_numbers_have_a_likelihood():
+  assert built()[0].has_likelihood
+  assert not linear()[0].has_likelihood
+
+
 def test_the_bound_of_codes_is_exact():
   method, params = built('codes')
   found = method.nll(params, batch(), KEY)
