@@ -7,9 +7,9 @@ from jaxtyping import Array, Float, Int
 class DiffusionNetwork(nn.Module):
   """A network that estimates the clean data or the noise from noisy data.
 
-  Every subclass has the flax fields `out_channels`, `num_classes` and `dtype`, the type of products
-  and of the residual stream (docs/precision.md). The members below are plain class attributes, not
-  flax fields, and their values here are neutral.
+  Every network of the table has the flax fields `out_channels`, `num_classes` and `dtype`, the type
+  of products and of the residual stream (docs/precision.md). The members below are plain class
+  attributes, not flax fields, and their values here are neutral.
 
   Attributes:
     augment_dim: number of augmentation parameters that the network is told (Karras et al. 2022,
