@@ -120,7 +120,7 @@ def test_blocks_hold_every_batch(batch):
 
 @pytest.mark.parametrize('noise', ['grouped', 'blocks'])
 def test_dropout_masks_differ_between_examples_and_between_keys(noise):
-  model, params, _ = build('mlp', dropout=0.5, num_classes=0)
+  model, params, _ = build('mlp', dropout=0.5)
   params = {'experts': jax.tree.map(lambda leaf: jnp.stack([leaf[0]] * COUNT), params)}
   x, level = jnp.ones((BATCH, 8, 8, 1)), jnp.asarray(NOISE[noise])
 
