@@ -14,9 +14,11 @@ class DiffusionNetwork(nn.Module):
   Attributes:
     augment_dim: number of augmentation parameters that the network is told (Karras et al. 2022,
       appendix F.2); 0: it takes none.
+    has_convolutions: whether it has convolutions, which never run for several experts at once.
   """
 
   augment_dim = 0
+  has_convolutions = False
 
   def __call__(
     self,

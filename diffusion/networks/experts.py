@@ -5,7 +5,8 @@ the work of one network, because it only passes through the expert of its own no
 program does that depends on the batch:
 
   grouped   each expert has the same number of examples, as in training with stratified times: the
-            batch is sorted into [K, batch/K], and all experts run at once
+            batch is sorted into [K, batch/K], and all experts run at once (with convolutions, one
+            after the other)
   single    all examples have one noise level, as in a step of a sampler: its expert runs alone
   blocks    any other batch: sorted into blocks of batch/K examples of one expert each, one block
             after the other. The last block of an expert is filled up, so the batch takes less than
@@ -105,6 +106,10 @@ class OneExpert(NamedTuple):
       **({} if augment is None else {'augment': augment}),
     )
 
+  def unpacked(self, arguments: tuple) -> Array:
+    """The same with its arguments in a tuple, as `lax.map` calls it."""
+    return self(*arguments)
+
 
 def apply_grouped(
   one: OneExpert,
@@ -113,7 +118,7 @@ def apply_grouped(
   assignment: Assignment,
   key: Key[Array, ''] | None,
 ) -> Float[Array, 'batch *space channels']:
-  """All experts at once, for a batch of which each has the same share.
+  """Each expert on its part, for a batch of which all have the same share.
 
   Args:
     one: applies one network.
@@ -124,8 +129,10 @@ def apply_grouped(
   """
   count = assignment.counts.shape[0]
   grouped = split_rows(examples.take(assignment.order.reshape(count, -1)))
-  keys = None if key is None else jax.random.split(key, count)
-  y = jax.vmap(one)(params, grouped, keys)
+  parts = params, grouped, None if key is None else jax.random.split(key, count)
+  # XLA (JAX 0.10.2) gives wrong gradients for stacked convolutions whose examples are on several
+  # devices.
+  y = jax.lax.map(one.unpacked, parts) if one.network.has_convolutions else jax.vmap(one)(*parts)
   return y.reshape(-1, *y.shape[2:])[assignment.place]
 
 

@@ -208,10 +208,11 @@ def test_stratified_times_are_hit_equally_often(case, count):
 
 
 def test_the_edges_of_a_table_lie_between_its_steps():
-  process = PROCESSES['ddpm'](steps=10)
-  edges = interval_edges(
-    4, process, distribution(dict(name='uniform')), NOISE_CONDITIONINGS['time']
+  process, times = (
+    PROCESSES['ddpm'](schedule='cosine', steps=10),
+    distribution(dict(name='uniform')),
   )
+  edges = interval_edges(4, process, times, NOISE_CONDITIONINGS['time'])
   # Steps 1 to 3, 4 to 5, 6 to 8 and 9 to 10, given as (k − 1)·100.
   np.testing.assert_allclose(edges, [250, 450, 750], rtol=1e-5)
 
@@ -219,7 +220,11 @@ def test_the_edges_of_a_table_lie_between_its_steps():
 @pytest.mark.parametrize(
   ('process', 'times', 'message'),
   [
-    ('cosine', 'loss_second_moment', 'experts=4 needs intervals .* times LossSecondMoment does'),
+    (
+      'cosine',
+      'loss_second_moment',
+      'experts=4 needs intervals .* objective.times LossSecondMoment does',
+    ),
     ('cosine', 'terminal', 'experts=4 needs intervals of noise .* objective.times Terminal does'),
     ('learned', 'low_discrepancy', "experts=4 needs intervals .* process 'learned' does not give"),
   ],
