@@ -14,6 +14,8 @@ from common.data.spec import DataSpec
 from diffusion import augmentation, processes
 from diffusion.networks import NETWORKS
 from diffusion.networks.base import DiffusionNetwork
+from diffusion.networks.experts import Experts, interval_edges
+from diffusion.objectives import TIME_DISTRIBUTIONS
 from diffusion.predictions import Pair, check_target, expand, preconditioning, split, target_pair
 from diffusion.processes.process import Process
 from diffusion.sampling.solvers import VARIANCES
@@ -261,13 +263,17 @@ def build_model(config: Mapping, spec: DataSpec) -> Model:
     num_classes=num_classes,
     dtype=config['precision'],
   )
+  conditioning = pick(NOISE_CONDITIONINGS, prediction['noise'], 'prediction.noise')
+  if config['experts'] > 1:
+    times = component(TIME_DISTRIBUTIONS, config['objective']['times'], 'objective.times')
+    network = Experts(network, interval_edges(config['experts'], process, times, conditioning))
   return Model(
     process=process,
     network=network,
     target=prediction['target'],
     sigma_data=prediction['sigma_data'],
     scale_input=prediction['scale_input'],
-    noise_conditioning=pick(NOISE_CONDITIONINGS, prediction['noise'], 'prediction.noise'),
+    noise_conditioning=conditioning,
     variance=variance,
     num_classes=num_classes,
     classifier=_classifier(config, spec),

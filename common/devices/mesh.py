@@ -70,6 +70,15 @@ def kept_split(arrays: PyTree) -> PyTree:
   return _constrained(arrays, P(axes)) if axes else arrays
 
 
+def split_rows(arrays: PyTree) -> PyTree:
+  """Arrays [groups, rows, ...] of which each device has its part of the rows of every group.
+
+  Unchanged outside the scope of a mesh; for arrays that a program makes, not for its inputs.
+  """
+  axes = tuple(batch_axes())
+  return _constrained(arrays, P(None, axes)) if axes else arrays
+
+
 def whole(arrays: PyTree) -> PyTree:
   """Arrays of which each device has a copy; unchanged outside the scope of a mesh."""
   return arrays if jax.sharding.get_abstract_mesh().empty else _constrained(arrays, P())

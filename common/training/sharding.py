@@ -51,7 +51,7 @@ RULES = (
   Rule(r'(^|/)lora/'),
   # Megatron's vocabulary-parallel table and head: a device has the rows and logits of its tokens.
   Rule(r'token_embed/embedding$', (-2,), 'head.pad_to'),
-  Rule(r'(^|/)(?<!network/)output_proj/kernel$', (-1,), 'head.pad_to'),
+  Rule(r'(^|/)(?<!network/)(?<!experts/)output_proj/kernel$', (-1,), 'head.pad_to'),
   # Other tables: positions and classes. Classes are often an odd number with the null class.
   Rule(r'embedding$', (-2, -1), 'network.width'),
   # Attention by heads. Causal transformers: [width, heads · dim], key head by key head.
@@ -104,6 +104,9 @@ RULES = (
   # Vectors, one number per channel: biases that are added to whole outputs, and scales of norms.
   Rule(VECTORS.pattern),
 )
+# Experts of a diffusion model, stacked along the first axis. No axis of the mesh splits it: every
+# device runs all experts, on its part of the batch.
+STACKED = re.compile(r'(^|/)network/experts/')
 # Smaller leaves are replicated: gathering their shards would cost more than it saves in memory.
 FSDP_MIN_SIZE = 2**12
 # A copy on every device of a parameter of this size, or larger, is refused: 256 KiB in float32.
@@ -132,7 +135,8 @@ def leaf_spec(path: str, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> P
     if dims:
       spec[dims[0]] = 'tensor'
   if fsdp > 1 and math.prod(shape) >= FSDP_MIN_SIZE:
-    free = [d for d, s in enumerate(shape) if spec[d] is None and s % fsdp == 0]
+    first = 1 if STACKED.search(path) else 0
+    free = [d for d, s in enumerate(shape) if d >= first and spec[d] is None and s % fsdp == 0]
     if 'tensor' in spec and _is_convolution(path, shape):
       free = []
     again = [d for d, s in enumerate(shape) if spec[d] and s % (tensor * fsdp) == 0]
@@ -158,7 +162,8 @@ def _is_convolution(path: str, shape: tuple[int, ...]) -> bool:
   XLA's partitioner (JAX 0.10.2) gives wrong numbers for a U-Net on data 2 × fsdp 2 × tensor 2 if
   one axis splits the inputs of its convolutions and another one their outputs.
   """
-  return len(shape) == 4 and re.search(r'(?<!/qkv)(?<!/out)/kernel$', path) is not None
+  axes = len(shape) - (1 if STACKED.search(path) else 0)
+  return axes == 4 and re.search(r'(?<!/qkv)(?<!/out)/kernel$', path) is not None
 
 
 def check_placement(params: PyTree, mesh: Mesh | AbstractMesh) -> None:

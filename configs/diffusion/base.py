@@ -29,6 +29,8 @@ SETTINGS = base.SETTINGS | dict(
   label_dropout=Setting(0.1, BELOW_ONE),
   process=dict(name='cosine'),  # diffusion/processes/__init__.py
   network=dict(name='dit', width=192, depth=6),  # diffusion/networks/__init__.py
+  # networks of this kind, each for an equal share of the training times, by noise level (eDiff-I)
+  experts=Setting(1, Interval(1, 64, note='1: one network for all')),
   prediction=dict(  # what the network is given and what it predicts
     target='v',  # x0, eps, v, velocity, score, edm
     sigma_data=Setting(0.5, ABOVE_ZERO),  # standard deviation of the data in [-1, 1]

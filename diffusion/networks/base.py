@@ -7,16 +7,18 @@ from jaxtyping import Array, Float, Int
 class DiffusionNetwork(nn.Module):
   """A network that estimates the clean data or the noise from noisy data.
 
-  Every subclass has the flax fields `out_channels`, `num_classes` and `dtype`, the type of products
-  and of the residual stream (docs/precision.md). The members below are plain class attributes, not
-  flax fields, and their values here are neutral.
+  Every network of the table has the flax fields `out_channels`, `num_classes` and `dtype`, the type
+  of products and of the residual stream (docs/precision.md). The members below are plain class
+  attributes, not flax fields, and their values here are neutral.
 
   Attributes:
     augment_dim: number of augmentation parameters that the network is told (Karras et al. 2022,
       appendix F.2); 0: it takes none.
+    has_convolutions: whether it has convolutions, which never run for several experts at once.
   """
 
   augment_dim = 0
+  has_convolutions = False
 
   def __call__(
     self,

@@ -170,6 +170,7 @@ class UNet(DiffusionNetwork):
     remat: recompute a block's activations in the backward pass instead of keeping them.
   """
 
+  has_convolutions = True
   out_channels: int
   num_classes: int = 0
   width: Annotated[int, AT_LEAST_ONE] = 64

@@ -40,10 +40,12 @@ class TimeDistribution:
     stratified: whether u is spread evenly over the batch instead of drawn independently.
     covers_all_times: whether every time of the process can be drawn. A network that is trained at
       one time only has no likelihood: the bound would evaluate it at times it has never seen.
+    fixed: whether u stands for the same time throughout training.
   """
 
   stratified: ClassVar[bool] = False
   covers_all_times: ClassVar[bool] = True
+  fixed: ClassVar[bool] = True
 
   def sample(self, process: Process, u: Float[Array, 'batch'], memory: Any) -> TimeSample:
     """The times at u in [0, 1)."""
@@ -125,10 +127,12 @@ class LogNormal(TimeDistribution):
 
   Attributes:
     mean, std: mean and standard deviation of log(σ/α).
+    stratified: spread the times evenly over the batch, as `low_discrepancy` does.
   """
 
   mean: Annotated[float, FINITE] = -1.2
   std: Annotated[float, ABOVE_ZERO] = 1.2
+  stratified: bool = False
 
   def sample(self, process: Process, u: Float[Array, 'batch'], memory: Any) -> TimeSample:
     mean, std = self.mean, self.std
@@ -151,10 +155,12 @@ class LogitNormal(TimeDistribution):
 
   Attributes:
     mean, std: mean and standard deviation of logit(t).
+    stratified: spread the times evenly over the batch, as `low_discrepancy` does.
   """
 
   mean: Annotated[float, FINITE] = 0.0
   std: Annotated[float, ABOVE_ZERO] = 1.0
+  stratified: bool = False
 
   def sample(self, process: Process, u: Float[Array, 'batch'], memory: Any) -> TimeSample:
     low, high = time_range(process)
@@ -206,6 +212,7 @@ class LossSecondMoment(TimeDistribution):
   buckets: Annotated[int, Interval(2)] = 100
   history: Annotated[float, ABOVE_ZERO] = 10.0
   floor: Annotated[float, Interval(0, 1, above=True)] = 0.001
+  fixed: ClassVar[bool] = False
 
   def _size(self, process: Process) -> int:
     return min(self.buckets, process.steps) if process.steps else self.buckets

@@ -187,6 +187,14 @@ def assert_split(params, axes):
     ('network/down_0_0/conv1/kernel', (3, 3, 64, 64), P(None, None, None, ('tensor', 'fsdp'))),
     ('network/down_0_0/conv2/kernel', (3, 3, 64, 64), P(None, None, ('tensor', 'fsdp'), None)),
     ('network/top/h_out_0/Conv_0/kernel', (2, 2, 64, 64), P(None, None, ('tensor', 'fsdp'), None)),
+    # Experts, stacked in front: no axis splits them, and layers of a scan are no convolutions.
+    ('network/experts/blocks/up/kernel', (8, 3, 64, 256), P(None, None, 'fsdp', 'tensor')),
+    ('network/experts/output_proj/kernel', (8, 64, 128), P(None, 'tensor', 'fsdp')),
+    (
+      'network/experts/down_0_0/conv1/kernel',
+      (8, 3, 3, 64, 64),
+      P(None, None, None, None, ('tensor', 'fsdp')),
+    ),
     # 1,001 classes: too many to be whole, and 2 does not divide them.
     ('network/conditioning/label_embed/embedding', (1001, 256), P(None, ('tensor', 'fsdp'))),
     ('network/conditioning/label_embed/embedding', (11, 256), P(None, None)),
