@@ -2,7 +2,7 @@
 
 twofold ablate --study=configs/ablations/positions.py:cpu --workdir=runs/positions
 
-Scales: cpu (scikit-learn's digits, three seeds, about 10 minutes on one quiet core), smoke (seconds;
+Scales: cpu (scikit-learn's digits, three seeds, about 10 minutes on one core), smoke (seconds;
 nothing is learned).
 
 Reproduces: nothing published; our own table.
