@@ -215,8 +215,8 @@ def build_model(config: Mapping, spec: DataSpec) -> tuple[Ordering, Model]:
   head = build_head(config['head'], ordering)
   if spec.indices and not head.discrete:
     raise ConfigError(
-      f'head {config["head"]["name"]!r} is over ordered values; a palette has no order: '
-      "use 'categorical', or set data.palette=0"
+      f'head {config["head"]["name"]!r} is over ordered values; a palette has no order, nor have '
+      "codes: use 'categorical', or set data.palette=0 and data.first_stage=''"
     )
   settings = dict(config['model'])
   # Without a start the inputs are all emissions except the last; a start adds one.

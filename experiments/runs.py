@@ -360,8 +360,9 @@ def with_dataset(run: Run, name: str) -> Run:
   """
   if name == run.config['data']['name']:
     raise ConfigError(f'--on={name} is the data of the run itself: remove the flag')
-  try:
-    # `source` is the path of the run's own dataset.
+  if run.data.spec.latents is not None:
+    raise ConfigError(f'--on={name}: the run models latents, which belong to its own data')
+  try:  # `source` is the path of the run's own dataset
     data = datasets.load(run.config['data'] | {'name': name, 'source': ''})
   except ConfigError as error:
     raise ConfigError(f'--on={name}: {error}') from error

@@ -8,7 +8,8 @@ parameters are float32 in either, but the steps differ, so a run keeps the preci
 
 SAMPLING = ('sampling.',)
 MEASURING = ('evaluation.', 'likelihood.')
-PLACE = ('parallel.', 'data.dir', 'model.chunk')  # where a run is, how fast, in how much memory
+# Where a run is, how fast, in how much memory. A first stage may have moved: its digest is checked.
+PLACE = ('parallel.', 'data.dir', 'data.first_stage', 'model.chunk')
 REPORTING = (
   'train.log_every',
   'train.evaluate_every',

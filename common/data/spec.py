@@ -205,7 +205,8 @@ class DataSpec:
       struct['start'] = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
     if self.counted:
       struct['counted'] = jax.ShapeDtypeStruct((batch_size, *self.shape), jnp.bool_)
-    if self.modes is not None and self.modes.classes:
+    # Latents have the modes of their images, whose examples have the 'mode'.
+    if self.modes is not None and self.modes.classes and self.latents is None:
       struct['mode'] = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
     return struct
 

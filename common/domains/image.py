@@ -103,6 +103,8 @@ class ImageDomain(Domain):
     flags, channels = settings.flags, trained.data.spec.shape[-1]
     if flags.columns is not None:
       raise ValueError(f'--columns={flags.columns}: the picture of a task has one for each image')
+    if flags.task == 'colourise' and trained.data.spec.latents is not None:
+      raise ValueError('--task=colourise needs images in colour, and the model is one of latents')
     if flags.task == 'colourise' and not (channels in VISIBLE[1:] and trained.data.spec.levels):
       raise ValueError(f'--task=colourise needs images in colour, got {channels} channels')
     return {

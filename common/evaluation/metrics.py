@@ -41,11 +41,11 @@ def _bits_per_dim(subject: Subject) -> Measure:
   batches = evaluation_batches(subject.split, size)
   batches = reported(batches, -(-len(subject.split) // size), 'likelihood')
   bits = bits_per_dim(subject.method, subject.params, batches, spec.num_dims, subject.key)
-  exact = (
-    f'estimation error ± {1.96 * bits.estimation_error:.2g}' if bits.estimation_error else 'exact'
-  )
+  kinds = [subject.method.likelihood_note]
+  if bits.estimation_error:
+    kinds.insert(0, f'estimation error ± {1.96 * bits.estimation_error:.2g}')
   unit = subject.domain.dimension_note(spec, bits.value)
-  kind = '; '.join(filter(None, (exact, subject.method.likelihood_note)))
+  kind = '; '.join(filter(None, kinds)) or 'exact'
   note = f'{split} split, n={bits.num}, {kind}{unit}'
   return Measure(bits.value, bits.standard_error, note, bits.parts)
 

@@ -33,8 +33,8 @@ class Row:
     ensemble: names of rows above with models, whose forecasts this row pools; it trains nothing and
       has no config.
     tries_of: the name of a row of which this one is another setting, such as another learning rate:
-      it starts from that row's base, config and sampling. It is measured by the distance of the
-      study's `stability` alone, and stands in the table of runs.
+      it starts from that row's base, config, sampling and first stage. It is measured by the
+      distance of the study's `stability` alone, and stands in the table of runs.
     first_stage: the name of a row above, an autoencoder, whose latents this row models; of the same
       seed (`data.first_stage`).
   """
@@ -182,7 +182,8 @@ def plan(
 def _as_a_try(row: Row, of: Row) -> Row:
   """The row with everything that it takes over from the row of which it is another setting."""
   config, sampling = {**of.config, **row.config}, {**of.sampling, **row.sampling}
-  return dataclasses.replace(row, base=row.base or of.base, config=config, sampling=sampling)
+  taken = dict(base=row.base or of.base, first_stage=row.first_stage or of.first_stage)
+  return dataclasses.replace(row, config=config, sampling=sampling, **taken)
 
 
 def _stage(row: Row, seed: int, jobs: Sequence[Job]) -> Job:
@@ -228,8 +229,10 @@ def _job(
   sampled = {k: v for k, v in flat.items() if k.startswith(SAMPLING)}
   measured = {k: v for k, v in flat.items() if k.startswith(MEASURING)}
   trained = {k: v for k, v in flat.items() if not is_changeable(k)}
-  if stage is not None:  # by its own hash, wherever the workdir is
-    trained['data.first_stage'] = stage.folder.name
+  # A run may find its first stage elsewhere when it resumes, but another one makes another model.
+  # That of a row has a name of its own, wherever the workdir is.
+  if given := flat.get('data.first_stage'):
+    trained['data.first_stage'] = stage.folder.name if stage is not None else given
   # Names depend only on content: renaming, adding or moving a row keeps everything finished.
   folder = workdir / 'models' / f'{config.get("family") or "model"}-{_hash(trained)}'
   if row.baseline:  # which depends on the data alone

@@ -113,7 +113,7 @@ def run(
     missing = store.missing(metrics)
     try:
       if missing:
-        for part in job.members or ((job,) if job.row.is_model else ()):
+        for part in _models(job):
           if part.folder in failed_models:
             raise RuntimeError(failed_models[part.folder])
           if not _is_trained(part):
@@ -121,7 +121,7 @@ def run(
             _train(part, train, failed_models)
           if why := divergence(part.folder):
             say(f'{label}: diverged: {why}')
-            if job.members:
+            if part is not job:
               raise RuntimeError(f'{part.row.name} diverged')
         say(f'{label}: measuring {", ".join(missing)}')
         store.add(evaluate(job, missing))
@@ -143,6 +143,17 @@ def run(
     for row, measure in found.items():
       results.measures[row, STABLE_RUNS] = {study.seeds[0]: measure}
   return results
+
+
+def _models(job: Job) -> list[Job]:
+  """The models that a job needs, each after its first stage: its own, or those of its members."""
+  found = []
+  for part in job.members or ((job,) if job.row.is_model else ()):
+    chain = [part]
+    while chain[0].stage is not None:
+      chain.insert(0, chain[0].stage)
+    found += chain
+  return found
 
 
 class _Clock:

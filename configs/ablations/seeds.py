@@ -1,4 +1,4 @@
-"""Five ways to draw an image, at equal parameters and equal training FLOPs.
+"""Six ways to draw an image, at equal parameters and equal training FLOPs.
 
 twofold ablate --study=configs/ablations/seeds.py:digits --workdir=runs/seeds
 
@@ -7,8 +7,8 @@ autoregression over the codes of a VQ-VAE. `twofold ablate --show` prints the pa
 training FLOPs of every row, those of a first stage included. Tries, rows with another learning
 rate, show how stable a training is.
 
-Scales: digits (scikit-learn's 8×8 digits, three seeds and tries), cpu (MNIST at 28×28, three
-seeds), gpu (CIFAR-10, three seeds), smoke (digits, seconds; nothing is learned).
+Scales: digits (scikit-learn's 8×8 digits, three seeds and tries, an hour on two quiet cores), smoke
+(digits, seconds; nothing is learned).
 
 Reproduces: nothing published; our own table.
 
@@ -189,7 +189,7 @@ def get_study(scale: str = 'digits') -> Study:
   chosen = pick(SCALES, scale, 'scale')
   return Study(
     name='seeds',
-    title='Five ways to draw an image',
+    title='Six ways to draw an image',
     about=(
       'Autoregression draws pixel after pixel; a GAN and a VAE in one evaluation of a network; '
       'diffusion in as many as one likes. Over the latents of an autoencoder, diffusion and '

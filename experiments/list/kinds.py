@@ -31,6 +31,14 @@ from experiments.list.show import BASES
 TOP, ABOUT_TOP = 'top level', 'settings outside all sections'
 
 
+# Tasks without a class of their own: (name, what it does, settings, family).
+OTHER_TASKS = (
+  ('complete', 'Generates the rest of an image, in the order of the model.', (), 'autoregressive'),
+  ('reconstruct', 'Encodes the given images and decodes the means of their posterior.', (), 'vae'),
+  ('interpolate', 'Images between the first given one and the last: a line of latents.', (), 'vae'),
+)
+
+
 class Kind(NamedTuple):
   """A kind of thing that a flag can name.
 
@@ -67,8 +75,7 @@ def _metrics() -> list[Entry]:
 
 def _tasks() -> list[Entry]:
   ours = [describe(name, task, family='diffusion') for name, task in TASKS.items()]
-  complete = 'Generates the rest of an image, in the order of the model.'
-  return [*ours, Entry('complete', complete, family='autoregressive')]
+  return [*ours, *(Entry(*task) for task in OTHER_TASKS)]
 
 
 def _sections() -> list[Entry]:

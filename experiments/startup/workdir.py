@@ -190,9 +190,10 @@ def _check_same_config(workdir: Path, config: Mapping, extend_to: int | None) ->
 
 
 def data_section(config: Mapping, workdir: Path) -> dict[str, Any]:
-  """The section `data` with the folder of its tokenizer, if that is the run's own.
+  """The section `data` with the folders of its tokenizer and of its first stage.
 
-  The tokenizer is in the run's folder once it has begun, and before that in `finetune.source`.
+  A first stage that is not in its place may be next to the run. The tokenizer is in the run's
+  folder once it has begun, and before that in `finetune.source`.
   """
   settings = dict(config['data'])
   if settings['tokenizer'] == 'files' and not settings['tokenizer_files']:
@@ -201,6 +202,11 @@ def data_section(config: Mapping, workdir: Path) -> dict[str, Any]:
       settings['tokenizer_files'] = str(workdir)
     elif source:
       settings['tokenizer_files'] = source
+  # Runs that have moved together, such as the models of a study: the digest is checked later.
+  if (stage := settings.get('first_stage', '')) and not to_path(stage.partition('@')[0]).exists():
+    beside = workdir.parent / stage.rpartition('/')[2]
+    if workdir.parent.joinpath(beside.name.partition('@')[0]).is_dir():
+      settings['first_stage'] = str(beside)
   return settings
 
 

@@ -248,13 +248,16 @@ def _training_seconds(job: Job) -> Measure:
   seconds = writers.training_seconds(job.folder) or None
   note = 'in training steps, without compilation'
   if job.stage is not None and seconds:
-    seconds += _training_seconds(job.stage).value or 0.0
+    of_stage = _training_seconds(job.stage).value
+    seconds = seconds + of_stage if of_stage else None
     note += '; with those of the first stage'
   return Measure(seconds, 0.0, note)
 
 
 def _training_flops(job: Job) -> Measure:
-  note = 'of the loss and its gradient, in products and convolutions; steps × closed form'
+  note = (
+    'of the loss and its gradient, in products and convolutions; steps × operations of its trace'
+  )
   return Measure(float(cost_of(job).flops), 0.0, note)
 
 

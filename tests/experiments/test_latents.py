@@ -1,6 +1,7 @@
 """A first stage and models of its latents, as a person trains, samples and evaluates them."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -97,10 +98,34 @@ def test_first_stages_that_do_not_suit_are_refused(folder):
     ('vae', 'abc', 'was trained on digits with digest'),
     ('diffusion', print_, "must be a run of the family 'vae'"),
     ('nowhere', print_, 'must be the WORKDIR of a run of the family vae'),
+    ('vae@first', print_, "the step must be 'last', 'best' or a number"),
   ):
     with pytest.raises(ConfigError, match=message):
       first_stage.read(f'{folder}/{path}', data.spec, fingerprint)
+  (folder / 'begun').mkdir()
+  for name in ('config.json', 'data.json'):
+    (folder / 'begun' / name).write_text((folder / 'vae' / name).read_text())
+  with pytest.raises(ConfigError, match='has no checkpoint yet'):
+    first_stage.read(f'{folder}/begun', data.spec, print_)
+  message = refused('evaluate', f'--workdir={folder}/diffusion', '--on=mnist')
+  assert 'models latents, which belong to its own data' in message
+  over_codes = ('--config=configs/gan/images.py:digits', f'--config.data.first_stage={folder}/vq')
+  assert 'are indices' in refused('train', *over_codes, f'--workdir={folder}/none')
   clipped = (*TINY_DIFFUSION, f'--config.data.first_stage={folder}/vae')
   assert 'not bounded by 1' in refused('train', *clipped, f'--workdir={folder}/none')
   noised = (*TINY_DIFFUSION, *NUMBERS, f'--config.data.first_stage={folder}/vq')
   assert 'codes, which have no order' in refused('train', *noised, f'--workdir={folder}/none')
+
+
+@pytest.mark.slow
+def test_runs_may_move_together_with_their_first_stage(folder, tmp_path):
+  for name in ('vq', 'codes'):
+    shutil.copytree(folder / name, tmp_path / name)
+    (folder / name).rename(folder / f'{name}_away')
+  run('sample', f'--workdir={tmp_path}/codes', '--num=2', f'--out={tmp_path}/x.npy')
+  (tmp_path / 'vq').rename(tmp_path / 'elsewhere')
+  flags = [
+    f.replace('STAGE/vq', f'--config.data.first_stage={tmp_path}/elsewhere') for f in codes('vq')
+  ]
+  run('train', *flags, f'--workdir={tmp_path}/codes')
+  run('sample', f'--workdir={tmp_path}/codes', '--num=2', f'--out={tmp_path}/x.npy')

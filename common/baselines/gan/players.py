@@ -120,10 +120,10 @@ def build_players(config: Mapping[str, Any], spec: DataSpec) -> Players:
       f"family 'gan' generates images [height, width, channels], but {spec.name!r} has shape "
       f"{list(spec.shape)}: use family 'diffusion' or 'autoregressive'"
     )
-  if spec.palette is not None:
+  if spec.indices:
     raise ConfigError(
-      f'a generator outputs pixel values, but with data.palette={len(spec.palette.colours)} pixels '
-      'are indices, which have no order: set data.palette=0'
+      'a generator outputs ordered values, but with a palette, or over the codes of a VQ-VAE, they '
+      'are indices: set data.palette=0, or use a first stage whose latents are numbers'
     )
   num_classes = spec.num_classes if config['conditional'] else 0
   given = dict(num_classes=num_classes, dtype=config['precision'])

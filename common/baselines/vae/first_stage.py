@@ -19,12 +19,13 @@ from common.checkpoints.digests import digests
 from common.config import ConfigError, read_json
 from common.data.latents.first_stage import FirstStage
 from common.data.spec import DataSpec, from_unit
+from common.files import in_bucket, to_path
 from common.finetuning.sources import read_run
 from common.method import PyTree
 from common.trees import path_name
 
 # The sections that a first stage depends on, besides its weights.
-SECTIONS = ('network', 'latent', 'pixels', 'conditional')
+SECTIONS = ('network', 'latent', 'pixels', 'conditional', 'precision')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -89,11 +90,17 @@ def read(text: str, spec: DataSpec, fingerprint: str) -> VAEStage:
     CheckpointError: for a checkpoint that does not exist or is damaged.
   """
   name, _, step = text.partition('@')
+  if step not in ('', 'last', 'best') and not step.isdecimal():
+    raise ConfigError(f"data.first_stage={text!r}: the step must be 'last', 'best' or a number")
+  if in_bucket(to_path(name)):
+    raise ConfigError(f'data.first_stage={text!r} must be on this machine: copy it here')
   folder = pathlib.Path(name).expanduser()
   if (folder / 'checkpoints').is_dir():
     config = read_json(folder / 'config.json')
     _check_run(text, config, read_json(folder / 'data.json'), spec, fingerprint)
     params = read_run(folder, int(step) if step.isdecimal() else step or 'last')
+  elif (folder / 'data.json').is_file():
+    raise ConfigError(f'data.first_stage={text!r} has no checkpoint yet: train it first')
   elif (folder / 'config.json').is_file() and not step:
     config, params = _published(folder)
   else:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, Key
 from common.baselines.vae.latents import Encoded
 from common.baselines.vae.model import Model, build_model
 from common.baselines.vae.sampling import RequestSampler
-from common.config import component
+from common.config import ConfigError, component
 from common.data.spec import DataSpec
 from common.method import (
   Aux,
@@ -37,8 +37,8 @@ class Objective:
 
   Attributes:
     beta: weight of the divergence (Higgins et al. 2017); 1: the evidence lower bound.
-    free_bits: nats of each latent channel of an example below which the divergence does not count
-      (Kingma et al. 2016, section 4, where the mean over a batch is compared).
+    free_bits: nats of each latent channel of an example below which the divergence does not count.
+      Kingma et al. 2016 compare the mean over a batch instead.
     warmup: length over which the weight rises linearly from 0 (Bowman et al. 2016).
   """
 
@@ -187,6 +187,11 @@ def build(config: Mapping, spec: DataSpec) -> VAE:
     ConfigError: for unknown names or settings, and data that are not images.
   """
   model, objective = build_model(config, spec), Objective(**config['objective'])
+  if model.latents.exact and objective != Objective():
+    raise ConfigError(
+      'objective.beta, free_bits and warmup have no effect on codes, whose divergence from the '
+      'prior is constant: leave them at their defaults'
+    )
   return VAE(
     model=model,
     objective=objective,

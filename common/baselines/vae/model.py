@@ -91,8 +91,8 @@ def build_model(config: Mapping[str, Any], spec: DataSpec) -> Model:
     raise ConfigError(f'a VAE takes images, and {spec.name} has none: choose other data')
   if spec.indices:
     raise ConfigError(
-      f'a VAE takes pixel values, and the pixels of {spec.name} are indices, which have no order: '
-      "set data.palette=0 and data.first_stage=''"
+      f'a VAE takes ordered values, and those of {spec.name} are indices of colours or codes: set '
+      "data.palette=0, and data.first_stage='' or one whose latents are numbers"
     )
   num_classes = spec.num_classes if config['conditional'] else 0
   latents = component(LATENTS, config['latent'], 'latent')

@@ -1,7 +1,8 @@
 """Latents of a dataset: encoded once, and stored on disk.
 
-They are stored as DIR/twofold/latents/NAME-DIGEST, where the digest covers the images and the
-weights of the first stage: other images or other weights never meet in one folder. Latents that are
+They are stored as DIR/twofold/latents/NAME-DIGEST, where the digest covers the weights of the first
+stage and the images: all of small training and validation splits, and evenly spaced ones of every
+split. Latents that are
 numbers are divided by their own standard deviation over the training split, so that they have unit
 variance (Rombach et al. 2022, appendix G).
 """
@@ -24,6 +25,7 @@ from common.data.spec import token_dtype
 from common.files import Path, atomic_folder, in_bucket
 from common.reporting.progress import reported
 
+SAMPLED = 4096  # evenly spaced images of each split that the name of a folder depends on
 MIN_DEVIATION = 1e-4  # of latents: with less, they say nothing about the images
 
 
@@ -44,7 +46,7 @@ def encode(
     stage: the first stage.
     root: the folder of prepared datasets.
     name: name of the dataset.
-    fingerprint: that of the images.
+    fingerprint: that of the images (`pipeline.fingerprint`).
 
   Raises:
     ConfigError: for latents without variance, or a folder that cannot be written or is damaged.
@@ -52,8 +54,12 @@ def encode(
   if in_bucket(root):
     raise ConfigError(f'latents are stored on this machine, and data.dir={root} is a bucket')
   # The version of this format is part of the name.
-  key = hashlib.blake2b(f'1 {fingerprint} {stage.digest}'.encode(), digest_size=8).hexdigest()
-  folder = root / 'twofold' / 'latents' / f'{name}-{key}'
+  state = hashlib.blake2b(f'1 {fingerprint} {stage.digest}'.encode(), digest_size=8)
+  for split, source in splits.items():
+    number = min(len(source), SAMPLED)
+    x = source.gather(np.arange(number) * len(source) // max(number, 1))['x']
+    state.update(f'{split} {len(source)}'.encode() + np.ascontiguousarray(x).tobytes())
+  folder = root / 'twofold' / 'latents' / f'{name}-{state.hexdigest()}'
   if not (folder / 'latents.json').exists():
     try:
       _write(splits, stage, folder)

@@ -87,7 +87,7 @@ def frechet_distance(subject: Subject) -> Measure:
 
 
 def precision(subject: Subject) -> Measure:
-  """Share of samples among the real images: in a ball of one and its 3 nearest neighbours.
+  """Share of samples that are as near to a real image as its third nearest neighbour is.
 
   Kynkäänniemi et al. 2019, eq. 2, between as many images as the Fréchet distance. The error is that
   of the share of samples, for fixed real images.
@@ -96,7 +96,7 @@ def precision(subject: Subject) -> Measure:
 
 
 def recall(subject: Subject) -> Measure:
-  """Share of real images among the samples: in a ball of one and its 3 nearest neighbours.
+  """Share of real images that are as near to a sample as its third nearest neighbour is.
 
   Kynkäänniemi et al. 2019, eq. 3. The error is that of the share of real images, for fixed samples.
   """

@@ -186,6 +186,7 @@ def test_the_bound_of_codes_is_exact():
     (dict(latent__name='discrete'), SPEC, "unknown latent 'discrete'"),
     (dict(pixels__name='bernoulli'), SPEC, "unknown pixels 'bernoulli'"),
     (dict(), DataSpec('text', 'text', (9,), 12), 'takes images'),
+    (dict(latent=dict(name='codes'), objective__beta=0.5), SPEC, 'have no effect on codes'),
   ],
 )
 def test_refusals(changes, spec, message):
@@ -200,8 +201,17 @@ def test_refusals(changes, spec, message):
     (Request(2, options={'temperature': -1.0}), 'option temperature=-1.0'),
     (Request(2, options={'task': 'reconstruct'}), 'given images'),
     (Request(2, label=jnp.zeros(2, jnp.int32)), 'knows no classes'),
+    (
+      Request(2, past=batch()['x'][:2], options={'task': 'reconstruct', 'temperature': 0.5}),
+      'has no effect on task',
+    ),
   ],
 )
 def test_requests_that_are_refused(request_, message):
   with pytest.raises(ConfigError, match=message):
     built()[0].check_request(None, request_)
+
+
+def test_codes_have_no_temperature():
+  with pytest.raises(ConfigError, match='no effect on codes'):
+    built('codes')[0].check_request(None, Request(2, options={'temperature': 0.5}))

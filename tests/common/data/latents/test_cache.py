@@ -80,7 +80,9 @@ def test_other_images_and_other_weights_have_folders_of_their_own(tmp_path):
   cache.encode(splits(), Means(), tmp_path, 'toy', 'images')
   cache.encode(splits(), Means(digest='b'), tmp_path, 'toy', 'images')
   cache.encode(splits(), Means(), tmp_path, 'toy', 'other images')
-  assert len(list((tmp_path / 'twofold' / 'latents').iterdir())) == 3
+  tests = splits() | {'test': Split(x=np.zeros((30, 4, 4, 1), np.uint8))}
+  cache.encode(tests, Means(), tmp_path, 'toy', 'images')
+  assert len(list((tmp_path / 'twofold' / 'latents').iterdir())) == 4
 
 
 @pytest.mark.parametrize('kind', [Means, Codes])
