@@ -32,7 +32,7 @@ def batch(seed=0, num=NUM, spec=SPEC):
 
 def config(**changes):
   """The base config with a tiny network; 'a__b' changes the setting a.b."""
-  made = families.defaults('vae') | {'network': TINY}
+  made = families.defaults('vae') | {'network': dict(TINY)}
   for path, value in changes.items():
     *sections, leaf = path.split('__')
     functools.reduce(lambda node, name: node[name], sections, made)[leaf] = value
