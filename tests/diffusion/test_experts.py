@@ -161,7 +161,7 @@ def test_experts_train_alike_however_the_batch_is_split(way, monkeypatch):
 
 
 def test_experts_with_convolutions_are_refused_on_three_axes():
-  with pytest.raises(ConfigError, match='cannot be spread over parallel.data, fsdp and tensor'):
+  with pytest.raises(ConfigError, match=r'cannot be spread over parallel\.data, fsdp and tensor'):
     train('unet', data=2, fsdp=2, tensor=2)
 
 
