@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from common.config import ConfigError
 from common.data.spec import DataSpec
+from common.devices.mesh import AXES
 from common.method import Method, PyTree
 from common.trees import path_name
 
@@ -169,11 +170,21 @@ def _is_convolution(path: str, shape: tuple[int, ...]) -> bool:
 def check_placement(params: PyTree, mesh: Mesh | AbstractMesh) -> None:
   """Raises ConfigError if `tensor` or `fsdp` leaves a large parameter whole on every device.
 
+  Also for convolutions of experts on a mesh with three axes, whose gradients XLA (JAX 0.10.2) gets
+  wrong; on every two axes they are right (tests/diffusion/test_experts.py).
+
   Args:
     params: parameters, or their shapes.
     mesh: the devices.
   """
   leaves = jax.tree_util.tree_leaves_with_path(params)
+  names = {path_name(path): leaf.shape for path, leaf in leaves}
+  stacked = [path for path in names if STACKED.search(path) and _is_convolution(path, names[path])]
+  if stacked and min(mesh.shape[axis] for axis in AXES) > 1:
+    raise ConfigError(
+      'experts of a network with convolutions cannot be spread over parallel.data, fsdp and tensor '
+      'at once: set one of them to 1'
+    )
   sizes = {path_name(path): leaf.shape for path, leaf in leaves if leaf.size >= LARGE}
   axes = {path: str(leaf_spec(path, shape, mesh)) for path, shape in sizes.items()}
   rules = {path: find_rule(path) for path in sizes}
@@ -219,6 +230,30 @@ def shardings(abstract: PyTree, mesh: Mesh | AbstractMesh) -> PyTree:
   return jax.tree_util.tree_map_with_path(
     lambda path, leaf: NamedSharding(mesh, leaf_spec(path_name(path), leaf.shape, mesh)), abstract
   )
+
+
+def gathered(params: PyTree, prefix: str) -> PyTree:
+  """Parameters of a layer inside a program, with the shards of `fsdp` gathered.
+
+  Unchanged outside the scope of a mesh. Without it, XLA (JAX 0.10.2) does not gather slices of a
+  stack, splits the layer's channels by both axes, and gives wrong numbers for convolutions.
+
+  Args:
+    params: the parameters.
+    prefix: the path that the rules know them under.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  if 'fsdp' not in mesh.shape:  # under `pmap` there is a mesh of another kind
+    return params
+  sizes = tuple(1 if axis == 'fsdp' else mesh.shape[axis] for axis in AXES)
+  return jax.tree_util.tree_map_with_path(
+    functools.partial(_constrained, prefix, AbstractMesh(sizes, AXES)), params
+  )
+
+
+def _constrained(prefix: str, mesh: AbstractMesh, path: tuple, leaf: jax.Array) -> jax.Array:
+  spec = leaf_spec(f'{prefix}/{path_name(path)}', leaf.shape, mesh)
+  return jax.lax.with_sharding_constraint(leaf, spec)
 
 
 def abstract_params(method: Method, spec: DataSpec, mesh: Mesh) -> PyTree:

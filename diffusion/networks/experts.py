@@ -29,6 +29,7 @@ from common import flops
 from common.config import ConfigError
 from common.devices.mesh import split_rows
 from common.method import PyTree
+from common.training.sharding import gathered
 from diffusion.networks.base import DiffusionNetwork
 from diffusion.objectives.times import TimeDistribution
 from diffusion.processes.process import Process
@@ -108,7 +109,8 @@ class OneExpert(NamedTuple):
 
   def unpacked(self, arguments: tuple) -> Array:
     """The same with its arguments in a tuple, as `lax.map` calls it."""
-    return self(*arguments)
+    params, examples, key = arguments
+    return self(gathered(params, 'network'), examples, key)
 
 
 def apply_grouped(
@@ -198,7 +200,7 @@ def _run_block(one, params, owner, examples, key):
 
 def expert_params(params: PyTree, index: int | Int[Array, '']) -> PyTree:
   """The parameters of one expert."""
-  return jax.tree.map(lambda leaf: leaf[index], params)
+  return gathered(jax.tree.map(lambda leaf: leaf[index], params), 'network')
 
 
 class Experts(DiffusionNetwork):

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+from common.config import ConfigError
 from common.data.spec import DataSpec
 from common.domains.forecasts.draws import forecast_request
 from common.method import Context, Request
@@ -117,7 +118,7 @@ def train(network, micro_batches=1, precision='float32', mode='jit', **axes):
       train=dict(micro_batches=micro_batches),
     )
   )
-  config['optimizer'] |= dict(warmup='0')
+  config['optimizer'] |= dict(name='sgd', learning_rate=0.1, warmup='0')
   mesh = parallel.make_mesh(sizes, jax.devices()[: int(np.prod(list(sizes.values())))])
   program = build_program(config, families.build(config, DIGITS), DIGITS, mesh)
   initial = jax.device_get(jax.jit(program.init)())
@@ -132,7 +133,9 @@ def train(network, micro_batches=1, precision='float32', mode='jit', **axes):
 on_one_device = functools.cache(train)
 WAYS = {
   'dit on a mesh': ('dit', dict(data=2, fsdp=2, tensor=2)),
-  'unet on a mesh': ('unet', dict(data=2, fsdp=2, tensor=2)),
+  'unet over data and fsdp': ('unet', dict(data=2, fsdp=2)),
+  'unet over data and tensor': ('unet', dict(data=2, tensor=2)),
+  'unet over fsdp and tensor': ('unet', dict(fsdp=2, tensor=2)),
   # Each device has the times of two experts.
   'dit under pmap': ('dit', dict(data=2, mode='pmap')),
   'dit in micro-batches': ('dit', dict(micro_batches=2)),
@@ -151,10 +154,15 @@ def test_experts_train_alike_however_the_batch_is_split(way, monkeypatch):
   np.testing.assert_allclose(loss, one_loss, rtol=2e-5)
   for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
     np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-4)
-  if how.get('tensor'):
+  if min(how.get(axis, 1) for axis in ('fsdp', 'tensor')) > 1:
     specs = [s.spec for s in jax.tree.leaves(step.state_shardings.params['network'])]
     assert not any(spec and spec[0] for spec in specs)  # no axis splits the experts themselves
-    assert sum('tensor' in str(s) and 'fsdp' in str(s) for s in specs) > len(specs) / 3
+    assert sum('tensor' in str(s) and 'fsdp' in str(s) for s in specs) > len(specs) / 4
+
+
+def test_experts_with_convolutions_are_refused_on_three_axes():
+  with pytest.raises(ConfigError, match=r'cannot be spread over parallel\.data, fsdp and tensor'):
+    train('unet', data=2, fsdp=2, tensor=2)
 
 
 @pytest.mark.slow
