@@ -123,6 +123,18 @@ OTHERS += (
   'forecasts.py:deepar',
   'forecasts.py:nbeats',
 )
+OTHERS += (
+  'mnist_latents',
+  'mnist_codes',
+  'mnist_first_stage',
+  'mnist_transformer',
+  'stacked_mnist',
+  'digits_first_stage',
+  'digits_gaussian',
+  'points.py:ring',
+  'points.py:ring_r1',
+  'gaussians25_r1',
+)
 SLOW = LARGE + OTHERS
 TRACED = [pytest.param(v, marks=pytest.mark.slow) if v.endswith(SLOW) else v for v in VARIANTS]
 

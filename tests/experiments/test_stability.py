@@ -14,6 +14,8 @@ from experiments import families
 from experiments.study import running
 from tests.experiments.startup import tiny
 
+pytestmark = pytest.mark.slow  # several trainings of two families
+
 CONFIG = {
   'data.batch_size': 16,
   'train.steps': '4',

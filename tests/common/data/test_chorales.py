@@ -103,6 +103,6 @@ def test_the_published_chorales(tmp_path):
     pytest.skip(str(reason))
   settings = {'name': 'chorales', 'dir': str(tmp_path)}
   preparation.prepare(settings, network=True)
-  spec, splits, _ = pipeline.load(settings)
+  spec, splits, *_ = pipeline.load(settings)
   assert (spec.shape, spec.pitches, spec.levels) == ((65, 4), music.Pitches(36, 81), 93)
   assert {k: len(v) for k, v in splits.items()} == {'train': 1009, 'validation': 107, 'test': 127}

@@ -120,7 +120,9 @@ def rows(source) -> list[bytes]:
 
 
 def test_the_published_test_split_is_kept_and_validation_is_part_of_training(tiny, tmp_path):
-  spec, splits, _ = pipeline.load({'name': 'tiny', 'dir': str(tmp_path / 'a'), 'source': str(tiny)})
+  spec, splits, *_ = pipeline.load(
+    {'name': 'tiny', 'dir': str(tmp_path / 'a'), 'source': str(tiny)}
+  )
   assert (spec.shape, spec.levels, spec.class_names) == ((5, 6, 1), 256, tuple('abcdefghij'))
   assert {k: len(v) for k, v in splits.items()} == {'train': 32, 'validation': 8, 'test': 10}
   x, label, test_x, test_label = arrays().values()
@@ -274,7 +276,7 @@ def test_the_published_files_have_the_published_counts(name, tmp_path):
     pytest.skip(str(reason))
   settings = {'name': name, 'dir': str(tmp_path)}
   preparation.prepare(settings, network=True)
-  spec, splits, _ = pipeline.load(settings)
+  spec, splits, *_ = pipeline.load(settings)
   assert spec.shape == (28, 28, 1)
   assert {k: len(v) for k, v in splits.items()} == {
     'train': 55_000,

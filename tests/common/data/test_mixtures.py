@@ -22,7 +22,7 @@ def everything(source):
 
 @pytest.mark.parametrize('name', ['ring', 'gaussians25'])
 def test_a_mixture_has_unit_variance_and_equally_likely_modes(name, tmp_path):
-  spec, splits, _ = pipeline.load({'name': name, 'dir': str(tmp_path)})
+  spec, splits, *_ = pipeline.load({'name': name, 'dir': str(tmp_path)})
   expected = BUILDERS[name].expected({})
   assert {key: getattr(spec, key) for key in expected} == expected
   x = everything(splits['train'])['x']
@@ -66,7 +66,7 @@ def tiny(tmp_path, monkeypatch):
 
 
 def test_channels_of_stacked_images_are_digits_of_their_own_split(tiny):
-  spec, splits, _ = pipeline.load(tiny)
+  spec, splits, *_ = pipeline.load(tiny)
   assert (spec.shape, spec.levels, spec.num_classes) == ((5, 6, 3), 256, 0)
   assert spec.modes == Modes(classes=(10, 10, 10)) and spec.modes.number == 1000
   assert {k: len(v) for k, v in splits.items()} == {'train': 32, 'validation': 8, 'test': 10}

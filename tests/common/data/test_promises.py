@@ -94,7 +94,7 @@ def test_every_dataset_is_held_to_its_promises():
 @pytest.mark.parametrize('name', SOURCES)
 def test_splits_are_disjoint_stable_and_as_the_spec_says(name, tmp_path):
   settings = {'name': name, 'dir': str(tmp_path / 'data')} | SOURCES[name](tmp_path)
-  spec, splits, _ = pipeline.load(settings)
+  spec, splits, *_ = pipeline.load(settings)
   assert set(splits) - {'future'} == {'train', 'validation', 'test'}
   assert len(splits['train']) == spec.num_train
   seen = {}

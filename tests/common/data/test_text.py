@@ -302,7 +302,7 @@ def test_the_published_plays(tmp_path):
   except downloads.Unavailable as reason:
     pytest.skip(str(reason))
   preparation.prepare(settings, network=True)
-  spec, splits, _ = pipeline.load(settings)
+  spec, splits, *_ = pipeline.load(settings)
   assert (spec.levels, spec.shape) == (84, (65,))
   assert {k: len(v) for k, v in splits.items()} == {
     'train': 74_794,
