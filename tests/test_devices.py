@@ -42,9 +42,7 @@ GAN = dict(
   discriminator=dict(name='dcgan', width=8, spectral_norm=True),
 )
 TOKENS = dict(ordering=dict(name='tokens'), **TRANSFORMER)
-VAE = dict(
-  network=dict(name='conv', width=8, groups=4), sampling=dict(pixels='mean', temperature=0.9)
-)
+VAE = dict(network=dict(name='conv', width=8, groups=4))
 
 
 PAST = jax.random.randint(KEY, (NUM, *SPEC.shape), 0, 12).astype(jnp.uint8)
@@ -67,7 +65,7 @@ REQUESTS = {
   ),
   'gan': ('gan', SPEC, GAN, Request(NUM, LABEL, options=dict(truncation=0.9))),
   'gan_any': ('gan', SPEC, GAN, Request(NUM)),
-  'vae': ('vae', SPEC, VAE, Request(NUM, options=dict(pixels='draw'))),
+  'vae': ('vae', SPEC, VAE, Request(NUM, options=dict(pixels='draw', temperature=0.9))),
   'vae_task': ('vae', SPEC, VAE, Request(NUM, None, PAST, options=dict(task='interpolate'))),
   'codes': ('vae', SPEC, VAE | dict(latent=dict(name='codes')), Request(NUM)),
   'draws': ('autoregressive', SPEC, TRANSFORMER, Request(NUM, options=dict(temperature=0.9))),

@@ -111,11 +111,10 @@ class RequestSampler:
     if (request.past is not None) != TASKS[task]:
       wanted = f'twofold sample --task={task}' if TASKS[task] else 'leave it out'
       raise ConfigError(f'task {task!r} of a VAE: given images are {wanted}')
-    if section['temperature'] != 1 and (TASKS[task] or self.model.latents.exact):
-      what = f'task {task!r}' if TASKS[task] else 'codes, whose prior is uniform'
-      raise ConfigError(
-        f'temperature={section["temperature"]} has no effect on {what}: set it to 1'
-      )
+    if TASKS[task] and 'temperature' in request.options:
+      raise ConfigError(f'temperature has no effect on task {task!r}: leave the option out')
+    if self.model.latents.exact and section['temperature'] != 1:
+      raise ConfigError('temperature has no effect on codes, whose prior is uniform: set it to 1')
     if request.mask is not None:
       raise ConfigError('a VAE has no task with a mask: it cannot fill in a part of an image')
     settings = SamplerSettings(request.num, task, section['pixels'], section['temperature'])
