@@ -1,4 +1,4 @@
-"""The one interface that both families implement; the shared code knows nothing else about them.
+"""The one interface that every family implements; the shared code knows nothing else about them.
 
 A generative model is four pure functions: how to initialise, train, sample and evaluate it.
 Training, checkpointing, evaluation, sampling and studies are written once, against `Method`.

@@ -36,7 +36,7 @@ from configs.gan import base as gan_base
 from configs.vae import base as vae_base
 from diffusion.sampling.tasks import TASKS
 
-# Flags of `sample` and `evaluate` that are not settings of sampling, in either family.
+# Flags of `sample` and `evaluate` that are not settings of sampling, in any family.
 SETTINGS_TOO = {'task', 'length', 'slide', 'stop'}
 OTHER_FLAGS = {'weak', 'draft', 'seed', 'step', 'out', 'ema', 'metrics', 'num_samples'}
 NO_OPTIONS = {f.name for f in dataclasses.fields(SampleFlags)} - SETTINGS_TOO | OTHER_FLAGS

@@ -8,7 +8,6 @@ names the file of both. `experiments.families.complete` fills in the defaults.
 from ml_collections import ConfigDict
 
 from common.config import plain_defaults
-from common.ranges import ABOVE_ZERO, OneOf, Setting
 from configs import base
 
 SETTINGS = base.SETTINGS | dict(
@@ -19,13 +18,10 @@ SETTINGS = base.SETTINGS | dict(
   pixels=dict(name='logistic'),  # common/baselines/vae/pixels.py
   objective=dict(),  # Objective, common/baselines/vae/method.py
   finetune=dict(),  # Source, common/finetuning/settings.py
-  sampling=dict(  # how samples are drawn
+  sampling=dict(  # also SamplingSettings, common/baselines/vae/sampling.py
     task=dict(  # what is drawn
       name='generate',  # generate; reconstruct and interpolate need images
     ),
-    # 'mean': the decoder's locations; 'draw': pixels drawn around them
-    pixels=Setting('mean', OneOf('mean', 'draw')),
-    temperature=Setting(1.0, ABOVE_ZERO),  # factor of the prior's deviation
   ),
   likelihood=dict(name='importance'),  # common/baselines/vae/method.py: LIKELIHOODS
 )

@@ -105,8 +105,8 @@ def read(text: str, spec: DataSpec, fingerprint: str) -> VAEStage:
     config, params = _published(folder)
   else:
     raise ConfigError(
-      f'data.first_stage={text!r} must be the WORKDIR of a run of the family vae, or a folder with '
-      'an AutoencoderKL (config.json and safetensors)'
+      f'data.first_stage={text!r} must be the WORKDIR of a run of the family vae (train one with '
+      'configs/vae/images.py), or a folder with an AutoencoderKL (config.json and safetensors)'
     )
   model = build_model(config, spec)
   params = _checked(text, model, params)
@@ -114,7 +114,7 @@ def read(text: str, spec: DataSpec, fingerprint: str) -> VAEStage:
 
 
 def untrained(config: Mapping[str, Any], spec: DataSpec) -> VAEStage:
-  """A first stage before its training: it tells its latents' shape, and has shapes as parameters.
+  """A first stage before its training: it knows the shapes of its latents and parameters alone.
 
   Raises:
     ConfigError: for a config of another family, or one that does not suit the images.

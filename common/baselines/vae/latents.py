@@ -38,7 +38,7 @@ class Latents:
   Attributes:
     channels: channels of the latents at each position.
     features: channels that the encoder returns at each position.
-    exact: whether the posterior is one point, so that one evaluation gives the whole bound.
+    exact: whether the posterior is a single point: one evaluation then gives the bound exactly.
     stored_channels: channels of the latents as data.
     levels: as data they are whole numbers below this; 0: numbers.
   """

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,14 +15,26 @@ from common.config import ConfigError, check_setting, suggestion
 from common.data.spec import from_unit
 from common.devices.mesh import split_batch, whole
 from common.method import Program, Request, Samples, example_keys
-from common.ranges import ABOVE_ZERO, OneOf, Setting
+from common.ranges import ABOVE_ZERO, OneOf, Setting, settings_of
 
 # {task: whether it is given images}
 TASKS = {'generate': False, 'reconstruct': True, 'interpolate': True}
-SETTINGS = {
-  'pixels': Setting('mean', OneOf('mean', 'draw')),
-  'temperature': Setting(1.0, ABOVE_ZERO),
-}
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingSettings:
+  """The `sampling` section of a config, besides its task.
+
+  Attributes:
+    pixels: 'mean': the decoder's locations; 'draw': pixels drawn around them.
+    temperature: factor of the prior's deviation.
+  """
+
+  pixels: Annotated[str, OneOf('mean', 'draw')] = 'mean'
+  temperature: Annotated[float, ABOVE_ZERO] = 1.0
+
+
+SETTINGS = settings_of(SamplingSettings)
 
 
 class SamplerSettings(NamedTuple):
@@ -108,9 +120,10 @@ class RequestSampler:
     """
     section = with_options(self.defaults, request.options)
     task = section['task']['name']
-    if (request.past is not None) != TASKS[task]:
-      wanted = f'twofold sample --task={task}' if TASKS[task] else 'leave it out'
-      raise ConfigError(f'task {task!r} of a VAE: given images are {wanted}')
+    if TASKS[task] and request.past is None:
+      raise ConfigError(f'task {task!r} needs given images: use twofold sample --task={task}')
+    if request.past is not None and not TASKS[task]:
+      raise ConfigError(f'task {task!r} takes no given images: leave past out')
     if TASKS[task] and 'temperature' in request.options:
       raise ConfigError(f'temperature has no effect on task {task!r}: leave the option out')
     if self.model.latents.exact and section['temperature'] != 1:

@@ -199,7 +199,7 @@ def test_refusals(changes, spec, message):
   [
     (Request(2, options={'steps': 4}), "unknown sampling option 'steps'"),
     (Request(2, options={'temperature': -1.0}), 'option temperature=-1.0'),
-    (Request(2, options={'task': 'reconstruct'}), 'given images'),
+    (Request(2, options={'task': 'reconstruct'}), 'needs given images'),
     (Request(2, label=jnp.zeros(2, jnp.int32)), 'knows no classes'),
     (
       Request(2, past=batch()['x'][:2], options={'task': 'reconstruct', 'temperature': 0.5}),
