@@ -17,10 +17,10 @@ from configs.gan.images import TWO_PLAYERS
 POINTS = merge(
   TWO_PLAYERS,
   dict(
-    data=dict(batch_size=512),
+    data=dict(batch_size=256),
     generator=dict(name='mlp', width=256, depth=2, latent=2),
     discriminator=dict(name='mlp', width=256, depth=2),
-    train=dict(steps='6000', steps_per_call=100),
+    train=dict(steps='4000', steps_per_call=100),
     evaluation=dict(batch_size=2500, num_samples=10_000),
   ),
 )

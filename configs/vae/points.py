@@ -15,12 +15,12 @@ from common.config import merge, pick
 from configs.vae.base import get_base
 
 POINTS = dict(
-  data=dict(batch_size=512),
+  data=dict(batch_size=256),
   network=dict(name='transformer', patch=1, width=72, depth=1, heads=1),
   latent=dict(channels=2),
   pixels=dict(name='gaussian'),
   optimizer=dict(learning_rate=1e-3),
-  train=dict(steps='6000', steps_per_call=100),
+  train=dict(steps='4000', steps_per_call=100),
   evaluation=dict(batch_size=2500, num_samples=10_000),
   sampling=dict(pixels='draw'),  # a point is noisy, where an image is not
 )
