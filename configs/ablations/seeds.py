@@ -49,6 +49,27 @@ DIGITS: dict[str, Config] = {  # by row: settings that differ from the variant `
   CODE_STAGE: {'network.width': 10, 'network.groups': 5},
   CODES: {},
 }
+MNIST: dict[str, Config] = {  # settings that differ from the variant `mnist` of its file
+  PIXELS: {'network.width': 48, 'network.mlp_width': 128, 'train.steps': '1000'},
+  GAN: {'generator.width': 22, 'discriminator.width': 22, 'train.steps': '5200'},
+  VAE: {
+    'conditional': True,
+    'network.width': 14,
+    'network.groups': 7,
+    'network.attention': False,
+    'train.steps': '680',
+  },
+  DIFFUSION: {'network.width': 48, 'train.steps': '3200'},
+  STAGE: {'network.width': 10, 'network.groups': 5, 'train.steps': '500'},
+  LATENTS: {'network.width': 36, 'network.depth': 4, 'train.steps': '3300'},
+  CODE_STAGE: {'network.width': 10, 'network.groups': 5, 'train.steps': '500'},
+  CODES: {
+    'network.width': 48,
+    'network.layers': 3,
+    'network.mlp_width': 160,
+    'train.steps': '5400',
+  },
+}
 FILES = {  # by row: the file and the end of the variant's name
   PIXELS: ('autoregressive', ''),
   GAN: ('gan', ''),
@@ -90,6 +111,7 @@ SMOKE = {
 SCALES = {
   'digits': Scale('digits', DIGITS, {}),
   'stability': Scale('digits', DIGITS, {}, tries=True),
+  'cpu': Scale('mnist', MNIST, {}),
   'smoke': Scale('digits', {row: {} for row in DIGITS}, SMOKE, seeds=(0,)),
 }
 METRICS = (
