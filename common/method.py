@@ -179,12 +179,14 @@ class Method:
     labelled: whether samples of data with classes can be requested by class.
     has_likelihood: whether `nll` can be called.
     likelihood_note: what a reader should know about the values of `nll`.
+    reconstructs: whether it is an autoencoder, whose task `reconstruct` takes images as `past`.
     context: of open-ended data, tokens or frames that the model handles at once; 0: an example.
   """
 
   labelled: bool = True
   has_likelihood: bool = True
   likelihood_note: str = ''
+  reconstructs: bool = False
   context: int = 0
 
   def init(self, key: Key[Array, ''], batch: Batch) -> tuple[PyTree, PyTree]:

@@ -27,6 +27,7 @@ class ImageDomain(Domain):
     'precision',
     'recall',
     'high_frequency',
+    'reconstruction',
     'modes',
     'mode_kl',
   }

@@ -36,7 +36,9 @@ from common.method import Method, NotFiniteError, PyTree
 NO_MODEL = 'a baseline is no model'
 NO_ENSEMBLE = 'of a single model, not of an ensemble'
 MIN_FRECHET_SAMPLES = 2  # a covariance needs two
-OF_FEATURES = frozenset(('frechet', 'precision', 'recall'))  # metrics that need an extractor
+OF_FEATURES = frozenset(
+  ('frechet', 'precision', 'recall', 'reconstruction')
+)  # metrics that need an extractor
 
 
 class Member(NamedTuple):
@@ -203,10 +205,10 @@ def check_settings(
       "evaluation.extractor='mlp' needs data with two classes or more; set it to 'pixels'"
     )
   num = settings['num_samples']
-  if 'frechet' in asked and num < MIN_FRECHET_SAMPLES:
+  if asked & {'frechet', 'reconstruction'} and num < MIN_FRECHET_SAMPLES:
     raise ConfigError(
       f'a Fréchet distance needs at least {MIN_FRECHET_SAMPLES} samples, got '
-      f'evaluation.num_samples={num}: draw more, or leave frechet out of the metrics'
+      f'evaluation.num_samples={num}: draw more, or leave it out of the metrics'
     )
 
 

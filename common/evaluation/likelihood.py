@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Key
 
 from common.devices.mesh import even_index, mesh_of, scope, split_batch, whole
 from common.method import Batch, Likelihood, Method, NotFiniteError, PyTree
@@ -34,7 +34,12 @@ class BitsPerDim(NamedTuple):
 
 
 def bits_per_dim(
-  method: Method, params: PyTree, batches: Iterable[Batch], num_dims: int, key: Key[Array, '']
+  method: Method,
+  params: PyTree,
+  batches: Iterable[Batch],
+  num_dims: int,
+  key: Key[Array, ''],
+  further: Float[np.ndarray, 'num'] | None = None,
 ) -> BitsPerDim:
   """Bits/dim of the examples of `batches` whose weight is not 0, on all devices of `params`.
 
@@ -44,6 +49,8 @@ def bits_per_dim(
     batches: batches of one shape, so that `nll` compiles once; 'weight' 0 marks padding.
     num_dims: dimensions of an example.
     key: batch i gets `fold_in(key, i)`.
+    further: nats of each example to add to those of the method, such as those of images given their
+      codes; `num_dims` then counts what is modelled.
 
   Raises:
     ValueError: there are no examples.
@@ -59,8 +66,9 @@ def bits_per_dim(
     for name, terms in found.parts.items():
       parts.setdefault(name, []).append(terms)
   # Not every dimension is modelled: the first token of a window is only given, for example.
-  modelled = np.concatenate(dims) if dims else num_dims
-  result = summary(np.concatenate(nats or [[]]), np.concatenate(errors or [[]]), modelled)
+  modelled = np.concatenate(dims) if dims and further is None else num_dims
+  total = np.concatenate(nats or [[]]) + (0.0 if further is None else further)
+  result = summary(total, np.concatenate(errors or [[]]), modelled)
   unit = float(np.mean(modelled)) * math.log(2.0)  # nats of one bit in every dimension
   terms = {name: tuple(np.concatenate(rows).mean(axis=0) / unit) for name, rows in parts.items()}
   return result._replace(parts=terms)

@@ -1,6 +1,7 @@
 """What can be measured: each metric by name, with the function that computes it."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -8,7 +9,7 @@ import jax
 import numpy as np
 
 from common.data.pipeline import Data, evaluation_batches
-from common.evaluation import modes
+from common.evaluation import autoencoding, modes
 from common.evaluation.forecasts import scores
 from common.evaluation.images import metrics as images
 from common.evaluation.likelihood import bits_per_dim
@@ -40,11 +41,18 @@ def _bits_per_dim(subject: Subject) -> Measure:
   size = subject.settings['batch_size']
   batches = evaluation_batches(subject.split, size)
   batches = reported(batches, -(-len(subject.split) // size), 'likelihood')
-  bits = bits_per_dim(subject.method, subject.params, batches, spec.num_dims, subject.key)
+  pixels = autoencoding.pixel_nats(subject)
+  dims = spec.num_dims if pixels is None else spec.latents.images.num_dims
+  bits = bits_per_dim(subject.method, subject.params, batches, dims, subject.key, pixels)
   kinds = [subject.method.likelihood_note]
   if bits.estimation_error:
     kinds.insert(0, f'estimation error ± {1.96 * bits.estimation_error:.2g}')
-  unit = subject.domain.dimension_note(spec, bits.value)
+  if pixels is None:
+    unit = subject.domain.dimension_note(spec, bits.value)
+  else:
+    share = float(pixels.mean()) / dims / math.log(2.0)
+    kinds.insert(0, 'upper bound for images by their one code')
+    unit = f'; {bits.value - share:.3g} of the codes, {share:.3g} of the pixels given the codes'
   kind = '; '.join(filter(None, kinds)) or 'exact'
   note = f'{split} split, n={bits.num}, {kind}{unit}'
   return Measure(bits.value, bits.standard_error, note, bits.parts)
@@ -147,6 +155,13 @@ METRICS = {
     'high-frequency energy',
     scope=IMAGES_ONLY,
     reader=images.power_reader,
+  ),
+  'reconstruction': Metric(
+    autoencoding.reconstruction,
+    'distance of reconstructions',
+    NO_DRAWS,
+    IMAGES_ONLY,
+    missing=autoencoding.no_reconstructions,
   ),
   'modes': Metric(
     modes.modes,

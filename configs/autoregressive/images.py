@@ -26,10 +26,11 @@ Not measured here by themselves (docs/results/seeds.md has them in a table):
                  digits_codes or mnist_codes first, in runs/codes, or name its folder in
                  --config.data.first_stage
 
-Not measured here, for one accelerator; each is a sequence of 1,024 emissions:
+Not measured here, for one accelerator; all but cifar10_codes are sequences of 1,024 emissions:
 
   cifar10        pixels under a mixture of logistics, 38M parameters; bits/dim are comparable with
                  those of papers, such as 2.90 of the Image Transformer (Parmar et al. 2018)
+  cifar10_codes  over the 64 codes of configs/vae/images.py:cifar10_codes
   folder32       your own colour images at 32×32, each pixel one of 512 colours; 39M parameters
   folder64       the same at 64×64 in patches of 2×2 pixels, which are independent given the past;
                  with ordering.size=1, a sequence has 4,096 pixels. For grey images: data.palette=0
@@ -114,6 +115,7 @@ VARIANTS = {
       network=dict(dropout=0.3),
     ),
   ),
+  'cifar10_codes': merge(LARGE, CODES, dict(data=dict(name='cifar10'))),
   'folder32': merge(LARGE, FOLDER, dict(data=dict(image_size=32))),
   # 4,096 pixels would be too long a sequence.
   'folder64': merge(LARGE, FOLDER, dict(data=dict(image_size=64), ordering=dict(size=2))),

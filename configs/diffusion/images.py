@@ -29,6 +29,7 @@ Not measured here by themselves (docs/results/seeds.md has them in a table):
 Not measured here, for one accelerator:
 
   cifar10            the U-Net of Ho et al. 2020, 36M parameters, with classes
+  cifar10_latents    a transformer over the latents of configs/vae/images.py:cifar10_first_stage
   folder32           the same on your own images (IMAGES/CLASS/NAME, or IMAGES/NAME without classes)
   folder64           your own images at 64×64; a U-Net of 100M parameters
 """
@@ -124,6 +125,15 @@ VARIANTS = {
     MNIST, EDM, dict(data=dict(name='fashion_mnist'), train=dict(steps='1200'))
   ),
   'cifar10': merge(U_NET, EDM, dict(data=dict(name='cifar10'), network=ddpm.NETWORK)),
+  'cifar10_latents': merge(
+    U_NET,
+    EDM,
+    LATENTS,
+    dict(
+      data=dict(name='cifar10'),
+      network=dict(name='dit', patch=1, width=384, depth=6, heads=6),
+    ),
+  ),
   'folder32': merge(U_NET, EDM, FOLDER, dict(data=dict(image_size=32), network=ddpm.NETWORK)),
   'folder64': merge(
     U_NET,

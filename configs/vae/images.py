@@ -8,7 +8,8 @@ twofold train --config=configs/diffusion/images.py:mnist_latents --workdir=runs/
 Reproduces: nothing published; our own settings from published parts: Kingma & Welling 2014, the
 encoder and decoder of Rombach et al. 2022, the VQ-VAE of van den Oord et al. 2017.
 
-To expect: docs/results/seeds.md and docs/latents.md.
+To expect: docs/results/seeds.md and docs/latents.md; cifar10, cifar10_first_stage and cifar10_codes,
+for one accelerator, are not measured.
 """
 
 from ml_collections import ConfigDict
@@ -35,6 +36,22 @@ FIRST_STAGE = dict(objective=dict(beta=0.1))
 CODES = dict(latent=dict(name='codes'))
 TRANSFORMER = dict(network=dict(name='transformer', patch=4, width=96, depth=4, heads=4))
 
+# For one accelerator; latents of 8×8 positions.
+CIFAR10 = dict(
+  data=dict(name='cifar10', batch_size=128),
+  network=dict(width=64, multipliers=(1, 2, 2)),
+  optimizer=dict(learning_rate=3e-4),
+  ema=dict(decay=0.9995),
+  train=dict(
+    steps='100000',
+    steps_per_call=10,
+    log_every='0.05%',
+    evaluate_every='2.5%',
+    sample_every='2.5%',
+    checkpoint_every='2.5%',
+  ),
+)
+
 STACKED = dict(num_samples=5000, extractor='pixels')  # no classes: 'mlp' needs some
 
 VARIANTS = {
@@ -49,6 +66,9 @@ VARIANTS = {
   'stacked_mnist': merge(
     MNIST, dict(data=dict(name='stacked_mnist'), latent=dict(channels=8), evaluation=STACKED)
   ),
+  'cifar10': CIFAR10,
+  'cifar10_first_stage': merge(CIFAR10, FIRST_STAGE),
+  'cifar10_codes': merge(CIFAR10, CODES, dict(latent=dict(codes=512))),
   'fashion_mnist': merge(MNIST, dict(data=dict(name='fashion_mnist'))),
 }
 

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from absl import logging
+
 from common.config import ConfigError, pick, suggestion
 from common.data import pipeline
 from common.data.builders import BUILDERS
@@ -33,7 +35,9 @@ def spec_of(settings: Mapping[str, Any], given: Mapping[str, Any]) -> DataSpec:
   """
   builder = pick(BUILDERS, settings['name'], 'data.name')
   _check(given)
-  if settings.get('first_stage') and not given:
+  if settings.get('first_stage') and given:
+    logging.info('--spec describes the latents; data.first_stage is not read')
+  elif settings.get('first_stage'):
     return datasets.load(settings).spec
   found = None if given else _prepared_spec(settings)
   if found is not None:

@@ -42,10 +42,15 @@ def check_first_stage(workdir: Path, data: pipeline.Data, then: Mapping[str, Any
     then: what it remembers of its data.
 
   Raises:
-    ConfigError: the first stage has other weights.
+    ConfigError: the first stage has other weights, or the run remembers none.
   """
-  if data.spec.latents is None or 'first_stage' not in then:
+  if data.spec.latents is None:
     return
+  if 'first_stage' not in then:
+    raise ConfigError(
+      f'{workdir}/data.json must have the digest of the first stage, and is missing or has none: '
+      'restore the file, or train the run anew'
+    )
   before, found = then['first_stage'], data.spec.latents
   if before != found.digest:
     raise ConfigError(

@@ -135,16 +135,18 @@ def reserve(
   if path.exists() or is_started(workdir):
     _check_same_config(workdir, config, extend_to)
     # A run from before fingerprints existed gets the fingerprint of the present data.
-    before = datasets.remembered(workdir) or identity
+    before = datasets.remembered(workdir)
     datasets.check_first_stage(workdir, data, before)
+    before = before or identity
     if before != identity:
       raise ConfigError(
         f'the data of the run in {workdir} has changed since it began ({before.get("train")} '
         f'training examples then, {identity["train"]} now): restore the data, {ANOTHER}'
       )
+  # First the data: a folder with a config must have them.
+  atomic_write(data_path, json.dumps(identity))
   # Written at every start, because some settings may change (common/checkpoints/resume.py).
   atomic_write(path, to_json(config))
-  atomic_write(data_path, json.dumps(identity))
 
 
 def move_aside(workdir: Path) -> None:

@@ -61,7 +61,7 @@ def test_latents_become_images_in_samples_and_evaluations(folder):
     printed = run('evaluate', f'--workdir={folder}/{name}', '--num_samples=20', metrics)
     assert f'network evaluations per sample: {evaluations}' in printed
   bits = run('evaluate', f'--workdir={folder}/codes', '--metrics=bits_per_dim')
-  assert 'of latents, not of images' in bits
+  assert 'upper bound for images by their one code' in bits
   run('sample', f'--workdir={folder}/diffusion', '--task=sdedit', f'--out={folder}/edit.png')
   run('sample', f'--workdir={folder}/vae', '--task=interpolate', f'--out={folder}/vae.png')
 
@@ -115,6 +115,31 @@ def test_first_stages_that_do_not_suit_are_refused(folder):
   assert 'not bounded by 1' in refused('train', *clipped, f'--workdir={folder}/none')
   noised = (*TINY_DIFFUSION, *NUMBERS, f'--config.data.first_stage={folder}/vq')
   assert 'codes, which have no order' in refused('train', *noised, f'--workdir={folder}/none')
+
+
+@pytest.mark.slow
+def test_a_run_that_forgot_its_first_stage_is_refused(folder, tmp_path):
+  shutil.copytree(folder / 'codes', tmp_path / 'codes')
+  (tmp_path / 'codes' / 'data.json').unlink()
+  message = f'{tmp_path}/codes/data.json must have the digest of the first stage'
+  assert message in refused('sample', f'--workdir={tmp_path}/codes', f'--out={tmp_path}/x.npy')
+  flags = [f.replace('STAGE', f'--config.data.first_stage={folder}') for f in codes('vq')]
+  assert message in refused('train', *flags, f'--workdir={tmp_path}/codes')
+
+
+@pytest.mark.slow
+def test_a_first_stage_that_has_not_finished_is_reported(folder, tmp_path, caplog):
+  shutil.copytree(folder / 'vq', tmp_path / 'vq')
+  config = json.loads((tmp_path / 'vq' / 'config.json').read_text())
+  data = pipeline.load(config['data'])
+  for steps, warnings in (('8', 0), ('80', 1)):
+    (tmp_path / 'vq' / 'config.json').write_text(
+      json.dumps(config | {'train': config['train'] | {'steps': steps}})
+    )
+    with caplog.at_level('WARNING', 'absl'):
+      caplog.clear()
+      first_stage.read(f'{tmp_path}/vq', data.spec, pipeline.fingerprint(data))
+    assert sum('its last step is 8 of 80' in r.getMessage() for r in caplog.records) == warnings
 
 
 @pytest.mark.slow

@@ -10,18 +10,21 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Num
+from absl import logging
+from jaxtyping import Array, Float, Num
 
 from common.baselines.vae import weights
 from common.baselines.vae.model import Model, build_model
 from common.baselines.vae.pixels import Gaussian
 from common.checkpoints.digests import digests
+from common.checkpoints.storage import finished_steps
 from common.config import ConfigError, read_json
 from common.data.latents.first_stage import FirstStage
 from common.data.spec import DataSpec, from_unit
 from common.files import in_bucket, to_path
 from common.finetuning.sources import read_run
 from common.method import PyTree
+from common.training.schedule import make_schedule
 from common.trees import path_name
 
 # The sections that a first stage depends on, besides its weights.
@@ -37,12 +40,14 @@ class VAEStage(FirstStage):
     digest: hash of its weights and settings.
     model: the autoencoder.
     params: its parameters.
+    distribution: whether it has a distribution of pixels, and not only their locations.
   """
 
   name: str
   digest: str
   model: Model
   params: PyTree
+  distribution: bool = True
 
   @property
   def shape(self) -> tuple[int, ...]:
@@ -62,6 +67,9 @@ class VAEStage(FirstStage):
   def decode(self, latents):
     return np.asarray(_decode(self.model, self.params, latents))
 
+  def nats(self, latents, x):
+    return np.asarray(_nats(self.model, self.params, latents, x))
+
 
 @functools.partial(jax.jit, static_argnums=0)
 def _encode(model: Model, params: PyTree, x: Array) -> Num[Array, 'batch rows columns c']:
@@ -70,9 +78,18 @@ def _encode(model: Model, params: PyTree, x: Array) -> Num[Array, 'batch rows co
 
 @functools.partial(jax.jit, static_argnums=0)
 def _decode(model: Model, params: PyTree, data: Array) -> Array:
-  outputs = model.outputs(params, model.latents.from_data(params, data), None)
+  outputs = _outputs(model, params, data)
   mean = model.pixels.mean(params.get('pixels', {}), outputs)
   return from_unit(mean, model.spec.levels)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _nats(model: Model, params: PyTree, data: Array, x: Array) -> Float[Array, 'batch']:
+  return -model.log_prob(params, _outputs(model, params, data), x)
+
+
+def _outputs(model: Model, params: PyTree, data: Array) -> Array:
+  return model.outputs(params, model.latents.from_data(params, data), None)
 
 
 def read(text: str, spec: DataSpec, fingerprint: str) -> VAEStage:
@@ -98,11 +115,15 @@ def read(text: str, spec: DataSpec, fingerprint: str) -> VAEStage:
   if (folder / 'checkpoints').is_dir():
     config = read_json(folder / 'config.json')
     _check_run(text, config, read_json(folder / 'data.json'), spec, fingerprint)
+    if step in ('', 'last'):
+      _report_unfinished(text, folder, config, spec)
     params = read_run(folder, int(step) if step.isdecimal() else step or 'last')
+    distribution = True
   elif (folder / 'data.json').is_file():
     raise ConfigError(f'data.first_stage={text!r} has no checkpoint yet: train it first')
   elif (folder / 'config.json').is_file() and not step:
     config, params = _published(folder)
+    distribution = False  # its scale is not published
   else:
     raise ConfigError(
       f'data.first_stage={text!r} must be the WORKDIR of a run of the family vae (train one with '
@@ -110,7 +131,7 @@ def read(text: str, spec: DataSpec, fingerprint: str) -> VAEStage:
     )
   model = build_model(config, spec)
   params = _checked(text, model, params)
-  return VAEStage(text, _digest(config, params), model, params)
+  return VAEStage(text, _digest(config, params), model, params, distribution)
 
 
 def untrained(config: Mapping[str, Any], spec: DataSpec) -> VAEStage:
@@ -128,7 +149,7 @@ def _published(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, Any]]:
   """The sections of a config, and the parameters, of published weights."""
   found = weights.read(folder)
   latent: dict[str, Any] = dict(name='gaussian', channels=found.latent_channels)
-  # The scale of the pixels' distribution is not published, and decoding does not need it.
+  # Decoding does not need the scale of the pixels' distribution.
   params = {'network': found.params, 'pixels': Gaussian().init(found.channels)}
   if found.codes:
     latent = dict(name='codes', channels=found.latent_channels, codes=found.codes, normalise=False)
@@ -149,6 +170,19 @@ def _check_run(text: str, config: Mapping, data: Mapping, spec: DataSpec, finger
     raise ConfigError(
       f'data.first_stage={text!r} was trained on {config["data"]["name"]} with digest '
       f'{data["fingerprint"]}, and {spec.name} has {fingerprint}: train a first stage on this data'
+    )
+
+
+def _report_unfinished(text: str, folder: pathlib.Path, config: Mapping, spec: DataSpec) -> None:
+  """Logs a warning if the run has not reached its last step."""
+  size = config['data']['batch_size']
+  total = make_schedule(config['train'], max(spec.num_train // size, 1), batch_size=size).total
+  found = max(finished_steps(folder / 'checkpoints'), default=0)
+  if found < total:
+    logging.warning(
+      'data.first_stage=%r has not finished: its last step is %d of %d; name a step, as '
+      'WORKDIR@STEP, because further ones change its latents',
+      *(text, found, total),
     )
 
 

@@ -78,6 +78,7 @@ class VAE(Method):
   warmup_steps: int
   likelihood: ImportanceBound
   sampling: RequestSampler
+  reconstructs = True
 
   @property
   def labelled(self) -> bool:

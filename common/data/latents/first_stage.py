@@ -4,7 +4,7 @@ import abc
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Num, Shaped
+from jaxtyping import Float, Num, Shaped
 
 BATCH = 256  # images that are encoded or decoded at once
 
@@ -18,6 +18,7 @@ class FirstStage(abc.ABC):
     shape: shape of the latents of one image.
     levels: latents are whole numbers below this; 0: numbers.
     parameters: number of its parameters.
+    distribution: whether it has a distribution of pixels, and not only their locations.
   """
 
   name: str
@@ -25,6 +26,7 @@ class FirstStage(abc.ABC):
   shape: tuple[int, ...]
   levels: int
   parameters: int
+  distribution: bool = False
 
   @abc.abstractmethod
   def encode(
@@ -37,6 +39,14 @@ class FirstStage(abc.ABC):
     self, latents: Num[np.ndarray, 'batch rows columns c']
   ) -> Shaped[np.ndarray, 'batch height width channels']:
     """Images, as they are stored, from latents."""
+
+  def nats(
+    self,
+    latents: Num[np.ndarray, 'batch rows columns c'],
+    x: Shaped[np.ndarray, 'batch height width channels'],
+  ) -> Float[np.ndarray, 'batch']:
+    """-log p(x|z) of images given their latents, in nats; only if `distribution`."""
+    raise NotImplementedError
 
 
 def in_batches(function: Callable[[np.ndarray], np.ndarray], x: np.ndarray) -> np.ndarray:
