@@ -7,9 +7,9 @@ autoregression over the codes of a VQ-VAE. `twofold ablate --show` prints the pa
 training FLOPs of every row, those of a first stage included. configs/ablations/stability.py tries
 other learning rates.
 
-Scales: digits (scikit-learn's 8×8 digits, three seeds, half an hour on two quiet cores), cpu (MNIST,
-three seeds, an hour and a half on two), gpu (CIFAR-10, three seeds, for one accelerator), smoke
-(digits, seconds; nothing is learned).
+Scales: digits (scikit-learn's 8×8 digits, three seeds, half an hour on two quiet cores), cpu
+(MNIST, three seeds, an hour and a half on two), gpu (CIFAR-10, three seeds, for one accelerator),
+smoke (digits, seconds; nothing is learned).
 
 Reproduces: nothing published; our own table.
 
@@ -68,6 +68,45 @@ MNIST: dict[str, Config] = {  # settings that differ from the variant `mnist` of
     'train.steps': '5400',
   },
 }
+NARROW = {'network.width': 40, 'network.groups': 20, 'network.attention': False}
+CIFAR10: dict[str, Config] = {  # settings that differ from the variant `cifar10` of its file
+  PIXELS: {
+    'network.width': 288,
+    'network.layers': 6,
+    'network.heads': 4,
+    'network.dropout': 0.0,
+    'train.steps': '2130',
+  },
+  GAN: {'generator.width': 272, 'data.flip': False, 'train.steps': '4100'},
+  VAE: {
+    'conditional': True,
+    'network.width': 80,
+    'network.groups': 20,
+    'network.attention': False,
+    'train.steps': '8100',
+  },
+  DIFFUSION: {
+    'network.width': 64,
+    'network.multipliers': (1, 2, 2),
+    'network.dropout': 0.0,
+    'train.steps': '6560',
+  },
+  STAGE: NARROW | {'train.steps': '8000'},
+  LATENTS: {
+    'network.width': 256,
+    'network.depth': 4,
+    'network.heads': 4,
+    'train.steps': '36800',
+  },
+  CODE_STAGE: NARROW | {'train.steps': '8000'},
+  CODES: {
+    'network.width': 256,
+    'network.layers': 6,
+    'network.heads': 4,
+    'network.dropout': 0.0,
+    'train.steps': '48300',
+  },
+}
 FILES = {  # by row: the file and the end of the variant's name
   PIXELS: ('autoregressive', ''),
   GAN: ('gan', ''),
@@ -106,8 +145,8 @@ SMOKE = {
 }
 SCALES = {
   'digits': Scale('digits', DIGITS, {}),
-  'gpu': Scale('cifar10', CIFAR10, {}),
   'cpu': Scale('mnist', MNIST, {}),
+  'gpu': Scale('cifar10', CIFAR10, {'ema.decay': 0.999}),
   'smoke': Scale('digits', {row: {} for row in DIGITS}, SMOKE, seeds=(0,)),
 }
 METRICS = (
@@ -117,6 +156,7 @@ METRICS = (
   'precision',
   'recall',
   'high_frequency',
+  'reconstruction',
   'agreement',
   'bits_per_dim',
   'stable_runs',

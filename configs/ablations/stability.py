@@ -1,4 +1,4 @@
-"""Which trainings are stable: the share of runs, over learning rates and seeds, that end near the best.
+"""Stability: the share of trainings, over learning rates and seeds, that end near the best.
 
 twofold ablate --study=configs/ablations/stability.py:digits --workdir=runs/stability
 

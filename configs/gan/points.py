@@ -18,9 +18,12 @@ POINTS = merge(
   TWO_PLAYERS,
   dict(
     data=dict(batch_size=256),
-    generator=dict(name='mlp', width=256, depth=2, latent=2),
-    discriminator=dict(name='mlp', width=256, depth=2),
-    train=dict(steps='4000', steps_per_call=100),
+    # Deep rather than wide, with momentum and a schedule, because the modes are narrow: with two
+    # layers of 256 units and neither, 0.07 of the samples on the grid are near a centre.
+    generator=dict(name='mlp', width=144, depth=4, latent=2),
+    discriminator=dict(name='mlp', width=144, depth=4),
+    optimizer=dict(b1=0.5, schedule='cosine'),
+    train=dict(steps='8000', steps_per_call=100),
     evaluation=dict(batch_size=2500, num_samples=10_000),
   ),
 )

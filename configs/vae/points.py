@@ -19,8 +19,8 @@ POINTS = dict(
   network=dict(name='transformer', patch=1, width=72, depth=1, heads=1),
   latent=dict(channels=2),
   pixels=dict(name='gaussian'),
-  optimizer=dict(learning_rate=1e-3),
-  train=dict(steps='4000', steps_per_call=100),
+  optimizer=dict(learning_rate=3e-3),
+  train=dict(steps='12000', steps_per_call=100),
   evaluation=dict(batch_size=2500, num_samples=10_000),
   sampling=dict(pixels='draw'),  # a point is noisy, where an image is not
 )
