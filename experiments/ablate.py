@@ -7,6 +7,8 @@ trained model. The same command resumes a study that was stopped, and repeats no
 --show prints the settings of each row that differ from the defaults, and trains nothing.
 With --shard=1/4, 2/4, 3/4 and 4/4, four commands at the same time train and measure a part of the
 models each; the command without --shard then writes the tables.
+--only='GAN|VAE' takes the rows whose names match, and what they need; --seeds=0,1,2,3 other seeds.
+What is finished is shared with the whole study in the same workdir.
 After a change of the code, delete WORKDIR/cells to measure again and WORKDIR/models to train again.
 """
 
@@ -16,6 +18,7 @@ from absl import flags
 
 from common import config_files
 from common.studies.plans import Study
+from common.studies.selection import select
 from experiments import cli, families
 from experiments.study import running
 
@@ -27,6 +30,8 @@ STUDY = cli.define(
 )
 WORKDIR = cli.define('workdir', 'Folder of the study.', cli.OutFolderParser())
 SHARD = flags.DEFINE_string('shard', '1/1', running.SHARD_HELP)
+ONLY = flags.DEFINE_string('only', '', 'Only rows whose names match this regular expression.')
+SEEDS = flags.DEFINE_list('seeds', [], "Seeds in the place of the study's, such as 0,1,2.")
 SHOW = flags.DEFINE_bool('show', False, 'Print the settings of each row, and train nothing.')
 
 
@@ -35,6 +40,7 @@ def main() -> int:
     raise ValueError('--workdir is missing: give the folder of the study, such as runs/why')
   workdir = pathlib.Path(WORKDIR.value or '')
   study = config_files.call(STUDY.value, 'get_study', Study)
+  study = select(study, ONLY.value, running.parse_seeds(SEEDS.value))
   jobs = running.plan(study, families.load_config, workdir, SHARD.value)
   if SHOW.value:
     print(running.show_rows(jobs))

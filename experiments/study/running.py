@@ -44,6 +44,14 @@ def parse_shard(text: str) -> tuple[int, int]:
   raise ValueError(f'--shard={text}: write PART/PARTS, such as 1/4, 2/4, 3/4 and 4/4')
 
 
+def parse_seeds(texts: Sequence[str]) -> list[int]:
+  """[0, 1] from ['0', '1']. Raises ValueError for what is no whole number."""
+  wrong = [text for text in texts if not text.strip().isdecimal()]
+  if wrong:
+    raise ValueError(f'--seeds={",".join(texts)}: write whole numbers, such as 0,1,2')
+  return [int(text) for text in texts]
+
+
 def is_whole(shard: str) -> bool:
   """Whether a shard is all of the study."""
   return parse_shard(shard)[1] == 1

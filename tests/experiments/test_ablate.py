@@ -82,7 +82,16 @@ def test_finished_work_is_not_repeated_and_a_failing_row_does_not_stop_the_other
 def test_a_part_that_does_not_exist_is_refused(study, tmp_path):
   said = refused('ablate', f'--study={study}:smoke', f'--workdir={tmp_path}/new', '--shard=3/2')
   assert said == 'error: --shard=3/2: write PART/PARTS, such as 1/4, 2/4, 3/4 and 4/4'
+  said = refused('ablate', f'--study={study}:smoke', '--show', '--seeds=0,x')
+  assert said == 'error: --seeds=0,x: write whole numbers, such as 0,1,2'
+  said = refused('ablate', f'--study={study}:smoke', '--show', '--only=hot')
+  assert said == "error: --only='hot' matches no row; rows: warm; cold"
   assert not (tmp_path / 'new').exists()
+
+
+def test_a_part_of_the_rows_is_shown(study):
+  printed = run('ablate', f'--study={study}:smoke', '--show', '--only=^cold', '--seeds=7')
+  assert 'cold  (family ' in printed and 'seed 7)' in printed and 'warm' not in printed
 
 
 def test_an_ensemble_of_images_is_refused_before_training(study, tmp_path):
