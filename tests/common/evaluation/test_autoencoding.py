@@ -58,7 +58,7 @@ def measure(method, params, data):
   return evaluate(method, params, data, SETTINGS, jax.random.key(0), METRICS).measures
 
 
-@pytest.mark.parametrize('kind', ['codes', 'gaussian'])
+@pytest.mark.parametrize('kind', ['codes', pytest.param('gaussian', marks=pytest.mark.slow)])
 def test_an_autoencoder_and_a_model_of_its_latents_have_the_same_reconstructions(kind):
   data = images()
   own = measure(*built(kind), data)['reconstruction']
