@@ -55,8 +55,6 @@ class ImageDomain(Domain):
     return (x if spec.shape[-1] in VISIBLE else side_by_side(x)), spec.levels
 
   def dimension_note(self, spec, bits):
-    if spec.latents is not None:
-      return '; of latents, not of images'
     return '' if spec.palette is None else '; of palette indices, not of colours'
 
   def num_pixels(self, spec, flags):

@@ -5,13 +5,15 @@ from jaxtyping import Float, Int, Shaped
 
 from common.data.pipeline import Data, evaluation_batches
 from common.data.sources import Source
-from common.evaluation.images import features, frechet
+from common.evaluation.images import frechet
+from common.evaluation.images.metrics import extractor_of
 from common.evaluation.measures import Measure
 from common.evaluation.subject import Subject
 from common.method import Method, Request
 from common.reporting.progress import reported
 
-NO_RECONSTRUCTIONS = 'the model is no autoencoder, and has no first stage'
+NO_RECONSTRUCTIONS = 'the model is neither an autoencoder nor one of latents'
+OPTIONS = {'task': 'reconstruct', 'pixels': 'mean'}  # as a first stage decodes
 
 
 def pixel_nats(subject: Subject) -> Float[np.ndarray, 'num'] | None:
@@ -20,10 +22,13 @@ def pixel_nats(subject: Subject) -> Float[np.ndarray, 'num'] | None:
   -log p(z) - log p(x|z) is an upper bound of -log p(x), because p(x) is a sum over all z.
 
   Returns:
-    None if latents are numbers, or the first stage has no distribution of pixels.
+    None if latents or images are numbers, whose densities do not add up with probabilities, or the
+    first stage has no distribution of pixels.
   """
   latents = subject.data.spec.latents
-  if latents is None or not subject.data.spec.levels or not latents.first_stage.distribution:
+  if latents is None or not latents.first_stage.distribution:
+    return None
+  if not (subject.data.spec.levels and latents.images.levels):
     return None
   images, size = _images(subject), subject.settings['batch_size']
   batches = reported(evaluation_batches(images, size), -(-len(images) // size), 'decoding')
@@ -54,8 +59,10 @@ def reconstruction(subject: Subject) -> Measure:
     return Measure(None, note=reason)
   images = _images(subject)
   half, _ = frechet.halves(subject.real.label, min(subject.settings['num_samples'], len(images)))
+  if len(half) < frechet.MIN_SAMPLES:
+    return Measure(None, note=f'needs at least {frechet.MIN_SAMPLES} images of each split')
   index = np.arange(len(half)) * len(images) // max(len(half), 1)  # evenly over the split
-  found = features.extractor(subject.settings['extractor'], subject.real)
+  found = extractor_of(subject)
   reference = frechet.moments(found.apply(subject.real.x[half]))
   ours = found.apply(_reconstructed(subject, index))
   originals = subject.domain.readable(subject.originals.spec, images.gather(index)['x'])
@@ -79,6 +86,6 @@ def _reconstructed(
     part = index[np.minimum(np.arange(start, start + size), len(index) - 1)]
     given = subject.split.gather(part)
     label = given['label'] if subject.method.labelled else None
-    request = Request(size, label, past=given['x'], options={'task': 'reconstruct'})
+    request = Request(size, label, past=given['x'], options=OPTIONS)
     parts.append(np.asarray(subject.method.draw(subject.params, subject.key, request).x))
   return subject.domain.readable(spec, np.concatenate(parts)[: len(index)])

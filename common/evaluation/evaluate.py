@@ -21,6 +21,7 @@ from common.data.series.windows import FUTURE
 from common.domains import domain_of
 from common.domains.display import EvaluationDraws
 from common.evaluation.forecasts.baselines import BASELINES
+from common.evaluation.images import frechet
 from common.evaluation.images.features import EXTRACTORS
 from common.evaluation.measures import Evaluation, Measure
 from common.evaluation.metrics import (
@@ -35,7 +36,6 @@ from common.method import Method, NotFiniteError, PyTree
 
 NO_MODEL = 'a baseline is no model'
 NO_ENSEMBLE = 'of a single model, not of an ensemble'
-MIN_FRECHET_SAMPLES = 2  # a covariance needs two
 OF_FEATURES = frozenset(
   ('frechet', 'precision', 'recall', 'reconstruction')
 )  # metrics that need an extractor
@@ -205,10 +205,11 @@ def check_settings(
       "evaluation.extractor='mlp' needs data with two classes or more; set it to 'pixels'"
     )
   num = settings['num_samples']
-  if asked & {'frechet', 'reconstruction'} and num < MIN_FRECHET_SAMPLES:
+  distances = ' and '.join(name for name in ('frechet', 'reconstruction') if name in asked)
+  if distances and num < frechet.MIN_SAMPLES:
     raise ConfigError(
-      f'a Fréchet distance needs at least {MIN_FRECHET_SAMPLES} samples, got '
-      f'evaluation.num_samples={num}: draw more, or leave it out of the metrics'
+      f'a Fréchet distance needs at least {frechet.MIN_SAMPLES} samples, got '
+      f'evaluation.num_samples={num}: draw more, or leave {distances} out of the metrics'
     )
 
 

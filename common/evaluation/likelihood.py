@@ -39,7 +39,7 @@ def bits_per_dim(
   batches: Iterable[Batch],
   num_dims: int,
   key: Key[Array, ''],
-  further: Float[np.ndarray, 'num'] | None = None,
+  pixels: Float[np.ndarray, 'num'] | None = None,
 ) -> BitsPerDim:
   """Bits/dim of the examples of `batches` whose weight is not 0, on all devices of `params`.
 
@@ -49,8 +49,8 @@ def bits_per_dim(
     batches: batches of one shape, so that `nll` compiles once; 'weight' 0 marks padding.
     num_dims: dimensions of an example.
     key: batch i gets `fold_in(key, i)`.
-    further: nats of each example to add to those of the method, such as those of images given their
-      codes; `num_dims` then counts what is modelled.
+    pixels: of codes, nats of the image of each example given its codes, to add. `Likelihood.dims`
+      is then ignored, and the parts are those of codes and pixels.
 
   Raises:
     ValueError: there are no examples.
@@ -66,9 +66,12 @@ def bits_per_dim(
     for name, terms in found.parts.items():
       parts.setdefault(name, []).append(terms)
   # Not every dimension is modelled: the first token of a window is only given, for example.
-  modelled = np.concatenate(dims) if dims and further is None else num_dims
-  total = np.concatenate(nats or [[]]) + (0.0 if further is None else further)
-  result = summary(total, np.concatenate(errors or [[]]), modelled)
+  modelled = np.concatenate(dims) if dims and pixels is None else num_dims
+  own = np.concatenate(nats or [[]])
+  if pixels is not None:
+    parts = {'codes': [own[:, None]], 'pixels': [pixels[:, None]]}
+    own = own + pixels
+  result = summary(own, np.concatenate(errors or [[]]), modelled)
   unit = float(np.mean(modelled)) * math.log(2.0)  # nats of one bit in every dimension
   terms = {name: tuple(np.concatenate(rows).mean(axis=0) / unit) for name, rows in parts.items()}
   return result._replace(parts=terms)

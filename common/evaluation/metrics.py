@@ -1,7 +1,6 @@
 """What can be measured: each metric by name, with the function that computes it."""
 
 import functools
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -47,12 +46,13 @@ def _bits_per_dim(subject: Subject) -> Measure:
   kinds = [subject.method.likelihood_note]
   if bits.estimation_error:
     kinds.insert(0, f'estimation error ± {1.96 * bits.estimation_error:.2g}')
-  if pixels is None:
-    unit = subject.domain.dimension_note(spec, bits.value)
-  else:
-    share = float(pixels.mean()) / dims / math.log(2.0)
+  unit = subject.domain.dimension_note(spec, bits.value)
+  if pixels is not None:
     kinds.insert(0, 'upper bound for images by their one code')
-    unit = f'; {bits.value - share:.3g} of the codes, {share:.3g} of the pixels given the codes'
+    shares = {name: terms[0] for name, terms in bits.parts.items()}
+    unit = f'; {shares["codes"]:.3g} of codes, {shares["pixels"]:.3g} of pixels given codes'
+  elif spec.latents is not None:
+    unit = '; of latents, not of what they encode'
   kind = '; '.join(filter(None, kinds)) or 'exact'
   note = f'{split} split, n={bits.num}, {kind}{unit}'
   return Measure(bits.value, bits.standard_error, note, bits.parts)

@@ -1,31 +1,30 @@
 """A part of a study: some of its rows, and other seeds."""
 
 import dataclasses
+import pathlib
 import re
 from collections.abc import Collection, Sequence
 
 from common.config import ConfigError
 from common.studies.plans import Row, Study
 
+MAX_NAME = 80  # characters of a folder
+
 
 def select(study: Study, only: str = '', seeds: Sequence[int] = ()) -> Study:
-  """The study with some of its rows, and what they need: a first stage, members, the row of a try.
+  """The study with some of its rows, and the rows that those need.
 
-  Claims, published cells and what else names other rows are left out.
+  A row needs its first stage, its members, its tries, and the row that it is a try of. Claims about
+  other rows and their published cells are left out.
 
   Args:
     study: the study.
-    only: a regular expression that the names of the rows match anywhere; '': all rows.
+    only: the name of a row, or a regular expression that names match anywhere; '': all rows.
     seeds: seeds in the place of the study's; empty: those of the study.
 
   Raises:
-    ConfigError: for an expression that is invalid or matches no row, and for seeds that are
-      negative or occur twice.
+    ConfigError: for an expression that is invalid or matches no row.
   """
-  if any(seed < 0 for seed in seeds) or len(set(seeds)) < len(seeds):
-    raise ConfigError(
-      f'--seeds must be different whole numbers from 0, such as 0,1,2, got {list(seeds)}'
-    )
   chosen = dataclasses.replace(study, seeds=tuple(seeds) or study.seeds)
   if not only:
     return chosen
@@ -41,8 +40,18 @@ def select(study: Study, only: str = '', seeds: Sequence[int] = ()) -> Study:
   )
 
 
+def folder_of(workdir: pathlib.Path, only: str, seeds: Sequence[int]) -> pathlib.Path:
+  """Where the tables of a part stand: beside those of the whole study, which stay as they are."""
+  if not (only or seeds):
+    return workdir
+  name = '-'.join([only, *(f'seeds {" ".join(map(str, seeds))}',) * bool(seeds)])
+  return workdir / 'parts' / (re.sub(r'[^\w.,+-]+', '_', name).strip('_-.') or 'part')[:MAX_NAME]
+
+
 def _matching(names: Collection[str], only: str) -> list[str]:
-  """The names that match an expression."""
+  """The row of that name, or the names that match an expression."""
+  if only in names:
+    return [only]
   try:
     found = [name for name in names if re.search(only, name)]
   except re.error as error:
@@ -60,5 +69,6 @@ def _with_needed(names: Sequence[str], rows: dict[str, Row]) -> set[str]:
     if name not in found and name in rows:  # `plans.plan` refuses a name that is no row
       found.add(name)
       row = rows[name]
+      left += [other.name for other in rows.values() if other.tries_of == name]
       left += [*row.ensemble, *filter(None, (row.first_stage, row.tries_of))]
   return found

@@ -117,6 +117,16 @@ def _split_number_and_unit(text: str | int, refusal: str) -> tuple[float, str]:
   return value, unit
 
 
+def total_steps(config: Mapping, num_train: int) -> int:
+  """The steps of a config's training on so many examples.
+
+  Raises:
+    ConfigError: as `make_schedule`.
+  """
+  size = config['data']['batch_size']
+  return make_schedule(config['train'], max(num_train // size, 1), batch_size=size).total
+
+
 def make_schedule(
   settings: Mapping, epoch: int, snapshot_every: str | int = 0, batch_size: int | None = None
 ) -> Schedule:

@@ -13,7 +13,7 @@ smoke (digits, seconds; nothing is learned).
 
 Reproduces: nothing published; our own table.
 
-To expect: docs/results/seeds.md; gpu has not been measured.
+To expect: docs/results/seeds.md, where digits and cpu are; gpu has not been measured.
 """
 
 from typing import Any, NamedTuple

@@ -6,13 +6,16 @@ Autoregression, a GAN, a VAE and diffusion, each with a quarter, once and four t
 rate of its variant. A run is stable if its Fréchet distance is at most twice that of the best run
 of its kind; one that diverges is not.
 
-Scales: digits (three seeds, half an hour on two quiet cores; a quarter of the steps of
-configs/ablations/seeds.py), smoke (digits, seconds; nothing is learned).
+Scales: digits (three seeds, a quarter of the steps of configs/ablations/seeds.py), smoke (digits,
+seconds; nothing is learned).
 
 Reproduces: nothing published; our own table.
 
 To expect: not measured yet.
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 from common.config import pick
 from common.studies.claims import Claim
@@ -24,22 +27,23 @@ FACTORS = (0.25, 4.0)  # of the learning rates of tries
 LEARNING_RATES = {PIXELS: 3e-3, GAN: 1e-3, VAE: 2e-3, DIFFUSION: 3e-3}  # as in the variants
 GROUPS = tuple(f'optimizer.groups.{player}' for player in ('generator', 'discriminator'))
 STEPS = {PIXELS: '280', GAN: '1200', VAE: '440', DIFFUSION: '2000'}
-SCALES = {'digits': dict(seeds=(0, 1, 2)), 'smoke': dict(config=seeds.SMOKE, seeds=(0, 1))}
+SCALES: dict[str, dict[str, Any]] = {
+  'digits': dict(steps=STEPS, config={}, seeds=(0, 1, 2)),
+  'smoke': dict(steps=dict.fromkeys(STEPS, '4'), config=seeds.SMOKE, seeds=(0, 1)),
+}
 
 
-def rows() -> tuple[Row, ...]:
-  """Each kind of model with its own learning rate, and its tries with others."""
+def rows(steps: Mapping[str, str]) -> tuple[Row, ...]:
+  """Each kind of model with its own learning rate, and its tries with others, which inherit it."""
   made = []
   for name, rate in LEARNING_RATES.items():
     file, _ = seeds.FILES[name]
-    base = f'configs/{file}/images.py:digits'
-    config = seeds.DIGITS[name] | {'train.steps': STEPS[name]}
-    made.append(Row(name, config, base=base))
+    config = seeds.DIGITS[name] | {'train.steps': steps[name]}
+    made.append(Row(name, config, base=f'configs/{file}/images.py:digits'))
     for factor in FACTORS:
       keys = GROUPS if file == 'gan' else ('optimizer',)
-      changed = config | {f'{key}.learning_rate': rate * factor for key in keys}
-      title = f'{name}, learning rate × {factor:g}'
-      made.append(Row(title, changed, base=base, tries_of=name))
+      changed = {f'{key}.learning_rate': rate * factor for key in keys}
+      made.append(Row(f'{name}, learning rate × {factor:g}', changed, tries_of=name))
   return tuple(made)
 
 
@@ -64,8 +68,8 @@ def get_study(scale: str = 'digits') -> Study:
     ),
     base='configs/diffusion/images.py:digits',
     scale=scale,
-    config=seeds.EVERY | chosen.get('config', {}),
-    rows=rows(),
+    config=seeds.EVERY | chosen['config'],
+    rows=rows(chosen['steps']),
     metrics=('frechet', 'stable_runs'),
     claims=tuple(claim(row) for row in (PIXELS, VAE, DIFFUSION)),
     seeds=chosen['seeds'],

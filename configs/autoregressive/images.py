@@ -4,8 +4,8 @@ twofold train --config=configs/autoregressive/images.py:digits --workdir=runs/pi
 twofold train --config=configs/autoregressive/images.py:folder32 --workdir=runs/mine \
     --config.data.source=IMAGES/
 
-Reproduces: nothing published; our own settings, for one accelerator (cifar10, folder32, folder64)
-or for two CPU cores (all others).
+Reproduces: nothing published; our own settings, for one accelerator (cifar10, cifar10_codes,
+folder32, folder64) or for two CPU cores (all others).
 
 To expect, on a 2-core CPU machine (digits: 2026-11-28, `make demo`;
 mnist, fashion_mnist: 2026-11-22, twofold evaluate):
@@ -30,7 +30,7 @@ Not measured here, for one accelerator; all but cifar10_codes are sequences of 1
 
   cifar10        pixels under a mixture of logistics, 38M parameters; bits/dim are comparable with
                  those of papers, such as 2.90 of the Image Transformer (Parmar et al. 2018)
-  cifar10_codes  over the 64 codes of configs/vae/images.py:cifar10_codes
+  cifar10_codes  over 64 codes: train configs/vae/images.py:cifar10_codes first, in runs/codes
   folder32       your own colour images at 32×32, each pixel one of 512 colours; 39M parameters
   folder64       the same at 64×64 in patches of 2×2 pixels, which are independent given the past;
                  with ordering.size=1, a sequence has 4,096 pixels. For grey images: data.palette=0

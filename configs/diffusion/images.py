@@ -29,9 +29,10 @@ Not measured here by themselves (docs/results/seeds.md has them in a table):
 Not measured here, for one accelerator:
 
   cifar10            the U-Net of Ho et al. 2020, 36M parameters, with classes
-  cifar10_latents    a transformer over the latents of configs/vae/images.py:cifar10_first_stage
   folder32           the same on your own images (IMAGES/CLASS/NAME, or IMAGES/NAME without classes)
   folder64           your own images at 64×64; a U-Net of 100M parameters
+  cifar10_latents    a transformer over latents: train configs/vae/images.py:cifar10_first_stage
+                     first, in runs/first_stage, as above
 """
 
 from ml_collections import ConfigDict

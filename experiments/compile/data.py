@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from absl import logging
-
 from common.config import ConfigError, pick, suggestion
 from common.data import pipeline
 from common.data.builders import BUILDERS
@@ -36,7 +34,11 @@ def spec_of(settings: Mapping[str, Any], given: Mapping[str, Any]) -> DataSpec:
   builder = pick(BUILDERS, settings['name'], 'data.name')
   _check(given)
   if settings.get('first_stage') and given:
-    logging.info('--spec describes the latents; data.first_stage is not read')
+    if missing := [name for name in NEEDED if name not in given]:
+      raise ConfigError(
+        f'--spec describes the latents of data.first_stage, and lacks {" and ".join(missing)}: '
+        f'write {EXAMPLE}, or leave --spec out to read the first stage'
+      )
   elif settings.get('first_stage'):
     return datasets.load(settings).spec
   found = None if given else _prepared_spec(settings)

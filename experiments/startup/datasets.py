@@ -48,8 +48,8 @@ def check_first_stage(workdir: Path, data: pipeline.Data, then: Mapping[str, Any
     return
   if 'first_stage' not in then:
     raise ConfigError(
-      f'{workdir}/data.json must have the digest of the first stage, and is missing or has none: '
-      'restore the file, or train the run anew'
+      f'{workdir}/data.json must have the digest of the first stage, but '
+      f'{"has none" if then else "is missing"}: restore the file, or train anew with --fresh'
     )
   before, found = then['first_stage'], data.spec.latents
   if before != found.digest:

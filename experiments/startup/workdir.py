@@ -136,7 +136,8 @@ def reserve(
     _check_same_config(workdir, config, extend_to)
     # A run from before fingerprints existed gets the fingerprint of the present data.
     before = datasets.remembered(workdir)
-    datasets.check_first_stage(workdir, data, before)
+    if is_started(workdir):  # before its first checkpoint, a run has nothing to lose
+      datasets.check_first_stage(workdir, data, before)
     before = before or identity
     if before != identity:
       raise ConfigError(

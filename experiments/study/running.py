@@ -44,12 +44,14 @@ def parse_shard(text: str) -> tuple[int, int]:
   raise ValueError(f'--shard={text}: write PART/PARTS, such as 1/4, 2/4, 3/4 and 4/4')
 
 
-def parse_seeds(texts: Sequence[str]) -> list[int]:
-  """[0, 1] from ['0', '1']. Raises ValueError for what is no whole number."""
-  wrong = [text for text in texts if not text.strip().isdecimal()]
-  if wrong:
-    raise ValueError(f'--seeds={",".join(texts)}: write whole numbers, such as 0,1,2')
-  return [int(text) for text in texts]
+def parse_seeds(texts: Sequence[str]) -> tuple[int, ...]:
+  """(0, 1) from ['0', '1']. Raises ValueError unless they are different whole numbers from 0."""
+  seeds = tuple(int(text) for text in texts if text.strip().isdecimal())
+  if len(set(seeds)) < len(texts):
+    raise ValueError(
+      f'--seeds={",".join(texts)}: write different whole numbers from 0, such as 0,1,2'
+    )
+  return seeds
 
 
 def is_whole(shard: str) -> bool:
@@ -285,7 +287,7 @@ RUN_METRICS = {
 
 
 def write_results(results: studies.Results, workdir: pathlib.Path, shard: str) -> None:
-  """Writes the tables and the report into the workdir, and prints the table; nothing for a part."""
+  """Writes the tables and the report into a folder, and prints the table; nothing for a shard."""
   if not is_whole(shard):
     print(f'part {shard} is finished; without --shard, the command writes the tables')
     return

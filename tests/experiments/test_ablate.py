@@ -82,11 +82,22 @@ def test_finished_work_is_not_repeated_and_a_failing_row_does_not_stop_the_other
 def test_a_part_that_does_not_exist_is_refused(study, tmp_path):
   said = refused('ablate', f'--study={study}:smoke', f'--workdir={tmp_path}/new', '--shard=3/2')
   assert said == 'error: --shard=3/2: write PART/PARTS, such as 1/4, 2/4, 3/4 and 4/4'
-  said = refused('ablate', f'--study={study}:smoke', '--show', '--seeds=0,x')
-  assert said == 'error: --seeds=0,x: write whole numbers, such as 0,1,2'
+  for seeds in ('0,x', '1,1', '-1'):
+    said = refused('ablate', f'--study={study}:smoke', '--show', f'--seeds={seeds}')
+    assert said == f'error: --seeds={seeds}: write different whole numbers from 0, such as 0,1,2'
   said = refused('ablate', f'--study={study}:smoke', '--show', '--only=hot')
   assert said == "error: --only='hot' matches no row; rows: warm; cold"
   assert not (tmp_path / 'new').exists()
+
+
+def test_tables_of_a_part_do_not_replace_those_of_the_study(finished, study):
+  workdir, _ = finished
+  whole = (workdir / 'table.md').read_text()
+  printed = run('ablate', f'--study={study}:smoke', f'--workdir={workdir}', '--only=cold')
+  assert ': training' not in printed and ': measuring' not in printed
+  assert (workdir / 'table.md').read_text() == whole
+  part = (workdir / 'parts' / 'cold' / 'table.md').read_text()
+  assert 'warm' not in part and 'Here only the rows of --only=cold.' in part
 
 
 def test_a_part_of_the_rows_is_shown(study):

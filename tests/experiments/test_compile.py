@@ -123,6 +123,14 @@ def test_a_prompt_needs_no_tokenizer():
   assert request.num == 9 and request.past.shape == (9, 1)
 
 
+def test_the_description_of_latents_must_be_whole():
+  config = families.load_config('diffusion/images:mnist_latents', {})
+  with pytest.raises(ConfigError, match='and lacks shape and levels: '):
+    spec_of(config['data'], {'num_classes': 10})
+  given = dict(shape=(7, 7, 4), levels=0, num_classes=10)
+  assert spec_of(config['data'], given).shape == (7, 7, 4)
+
+
 def test_latents_have_no_likelihood():
   config = families.load_config('papers/dit:S8', {'network.depth': 1})
   spec = spec_of(config['data'], dict(shape=(32, 32, 4), levels=0, num_classes=10))

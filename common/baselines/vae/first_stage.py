@@ -24,7 +24,7 @@ from common.data.spec import DataSpec, from_unit
 from common.files import in_bucket, to_path
 from common.finetuning.sources import read_run
 from common.method import PyTree
-from common.training.schedule import make_schedule
+from common.training.schedule import total_steps
 from common.trees import path_name
 
 # The sections that a first stage depends on, besides its weights.
@@ -115,7 +115,7 @@ def read(text: str, spec: DataSpec, fingerprint: str) -> VAEStage:
   if (folder / 'checkpoints').is_dir():
     config = read_json(folder / 'config.json')
     _check_run(text, config, read_json(folder / 'data.json'), spec, fingerprint)
-    if step in ('', 'last'):
+    if not step.isdecimal():
       _report_unfinished(text, folder, config, spec)
     params = read_run(folder, int(step) if step.isdecimal() else step or 'last')
     distribution = True
@@ -175,13 +175,12 @@ def _check_run(text: str, config: Mapping, data: Mapping, spec: DataSpec, finger
 
 def _report_unfinished(text: str, folder: pathlib.Path, config: Mapping, spec: DataSpec) -> None:
   """Logs a warning if the run has not reached its last step."""
-  size = config['data']['batch_size']
-  total = make_schedule(config['train'], max(spec.num_train // size, 1), batch_size=size).total
+  total = total_steps(config, spec.num_train)
   found = max(finished_steps(folder / 'checkpoints'), default=0)
   if found < total:
     logging.warning(
-      'data.first_stage=%r has not finished: its last step is %d of %d; name a step, as '
-      'WORKDIR@STEP, because further ones change its latents',
+      'data.first_stage=%r has not finished: its last step is %d of %d. With more steps its '
+      'latents change, and this model is of no use: wait for the end, or train on a copy of it',
       *(text, found, total),
     )
 

@@ -28,7 +28,7 @@ from common.method import (
   example_weights,
 )
 from common.ranges import AT_LEAST_ZERO, Interval
-from common.training.schedule import make_schedule, parse_steps
+from common.training.schedule import parse_steps, total_steps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,5 +205,5 @@ def build(config: Mapping, spec: DataSpec) -> VAE:
 def _warmup_steps(objective: Objective, config: Mapping, spec: DataSpec) -> int:
   batch_size = config['data']['batch_size']
   epoch = max(spec.num_train // batch_size, 1)
-  total = make_schedule(config['train'], epoch, batch_size=batch_size).total
+  total = total_steps(config, spec.num_train)
   return parse_steps(objective.warmup, 'objective.warmup', epoch, total, batch_size)

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+MIN_SAMPLES = 2  # a covariance needs two
+
 
 class Moments(NamedTuple):
   """Mean and (unbiased) covariance of a set of features, in float64."""
@@ -22,8 +24,10 @@ class Moments(NamedTuple):
 def moments(features: Float[np.ndarray, 'n dim']) -> Moments:
   """Moments of `features`. Raises ValueError for fewer than two, or a value that is not finite."""
   features = np.asarray(features, np.float64)
-  if len(features) < 2:
-    raise ValueError(f'a covariance needs at least 2 feature vectors, got {len(features)}')
+  if len(features) < MIN_SAMPLES:
+    raise ValueError(
+      f'a covariance needs at least {MIN_SAMPLES} feature vectors, got {len(features)}'
+    )
   if not np.isfinite(features).all():
     raise ValueError('features must be finite; some are NaN or infinite')
   return Moments(features.mean(0), np.atleast_2d(np.cov(features, rowvar=False)))

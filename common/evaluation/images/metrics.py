@@ -61,17 +61,18 @@ def feature_reader(subject: Subject) -> Reader:
     raise ConfigError(
       "evaluation.extractor='mlp' needs data with two classes or more; set it to 'pixels'"
     )
-  return _extractor(subject).apply
+  return extractor_of(subject).apply
 
 
-def _extractor(subject: Subject) -> Extractor:
+def extractor_of(subject: Subject) -> Extractor:
+  """What turns images into the features that distances are measured in."""
   return extractor(subject.settings['extractor'], subject.real)
 
 
 def frechet_distance(subject: Subject) -> Measure:
   """Fréchet distance between samples and training images, in the features of an extractor."""
   samples, label = subject.samples.read['frechet'], subject.samples.label
-  features = _extractor(subject)
+  features = extractor_of(subject)
   real = features.apply(subject.real.x)
   # Distance and floor must compare sets of the same size: the bias of a distance depends on it.
   half, _ = frechet.halves(subject.real.label, len(samples))
@@ -109,7 +110,7 @@ def _inside(name: str, subject: Subject) -> Measure:
   size = len(half)
   if size <= manifolds.NEIGHBOURS:
     return Measure(None, note=f'needs more than {manifolds.NEIGHBOURS} images of each kind')
-  features = _extractor(subject)
+  features = extractor_of(subject)
   real, second = (features.apply(subject.real.x[part]) for part in (half, other))
   ours = subject.samples.read[name][:size]
   if name == 'precision':

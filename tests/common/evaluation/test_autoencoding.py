@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from common.baselines.vae.first_stage import VAEStage
+from common.baselines.vae.sampling import RequestSampler
 from common.config import ConfigError
 from common.data.pipeline import Data
 from common.data.sources import GivenSource
@@ -54,8 +55,8 @@ def latents_of(data, stage):
   return Data(latent_spec(data.spec, stage), encoded, images=data)
 
 
-def measure(method, params, data):
-  return evaluate(method, params, data, SETTINGS, jax.random.key(0), METRICS).measures
+def measure(method, params, data, metrics=METRICS):
+  return evaluate(method, params, data, SETTINGS, jax.random.key(0), metrics).measures
 
 
 @pytest.mark.parametrize('kind', ['codes', pytest.param('gaussian', marks=pytest.mark.slow)])
@@ -76,14 +77,39 @@ def test_images_under_uniform_codes_have_the_bound_of_the_vq_vae():
   # One standard error for codes and pixels together: they belong to the same images.
   assert other.standard_error == pytest.approx(own.standard_error, rel=1e-4)
   num, dims = math.prod(latents.spec.shape), SPEC.num_dims
-  assert f'{num * 7 / dims:.3g} of the codes, ' in other.note  # log₂ 128
+  assert f'{num * 7 / dims:.3g} of codes, ' in other.note  # log₂ 128
   assert 'upper bound for images by their one code' in other.note
 
 
 def test_without_a_distribution_of_pixels_the_bits_are_those_of_codes():
   published = dataclasses.replace(stage('codes'), distribution=False)
   found = measure(UNIFORM, PARAMS, latents_of(images(), published))['bits_per_dim']
-  assert found.value == pytest.approx(7.0) and 'of latents, not of images' in found.note
+  assert found.value == pytest.approx(7.0) and 'of latents, not of what they encode' in found.note
+
+
+def test_probabilities_of_codes_and_densities_of_images_do_not_add_up():
+  data = latents_of(images(), stage('codes'))
+  latents = dataclasses.replace(data.spec.latents, images=dataclasses.replace(SPEC, levels=0))
+  numbers = data._replace(spec=dataclasses.replace(data.spec, latents=latents))
+  found = measure(UNIFORM, PARAMS, numbers, ['bits_per_dim'])['bits_per_dim']
+  assert found.value == pytest.approx(7.0) and 'of latents' in found.note
+
+
+def test_reconstructions_do_not_depend_on_how_the_model_samples():
+  method, params = built('gaussian')
+  defaults = method.sampling.defaults | {'pixels': 'draw'}
+  drawing = dataclasses.replace(method, sampling=RequestSampler(method.model, defaults))
+  one, other = (measure(m, params, images(), ['reconstruction']) for m in (method, drawing))
+  assert one['reconstruction'].value == other['reconstruction'].value
+
+
+def test_a_distance_needs_two_images():
+  data = images()
+  few = GivenSource({name: x[:1] for name, x in data.splits['test'].arrays.items()})
+  alone = data._replace(splits=data.splits | {'test': few})
+  found = measure(UNIFORM, PARAMS, latents_of(alone, stage('codes')), ['reconstruction'])
+  assert found['reconstruction'][0] is None
+  assert found['reconstruction'].note == 'needs at least 2 images of each split'
 
 
 def test_a_model_without_an_encoder_has_no_reconstructions():

@@ -6,7 +6,7 @@ from common.config import ConfigError
 from common.studies import plans
 from common.studies.claims import Claim
 from common.studies.plans import Row, Stability, Study
-from common.studies.selection import select
+from common.studies.selection import folder_of, select
 from tests.common.studies.test_first_stages import load
 
 ROWS = (
@@ -16,6 +16,7 @@ ROWS = (
   Row('fast', {'train.steps': '3'}),
   Row('fast, 1e-2', {'optimizer.learning_rate': 1e-2}, tries_of='fast'),
   Row('both', ensemble=('slow', 'fast')),
+  Row('VAE (small)', {'train.steps': '4'}, base='vae'),
 )
 STUDY = Study(
   'toy',
@@ -39,10 +40,12 @@ STUDY = Study(
   ('only', 'rows'),
   [
     ('^slow$', ['slow']),
+    ('(f)', ['fast', 'fast, 1e-2']),
+    ('VAE (small)', ['VAE (small)']),
     ('lat', ['VAE', 'latents']),
     ('1e-2', ['fast', 'fast, 1e-2']),
-    ('both', ['slow', 'fast', 'both']),
-    ('slow|VAE', ['VAE', 'slow']),
+    ('both', ['slow', 'fast', 'fast, 1e-2', 'both']),
+    ('slow|VAE', ['VAE', 'slow', 'VAE (small)']),
   ],
 )
 def test_a_part_has_the_rows_that_match_and_what_they_need(only, rows):
@@ -72,14 +75,20 @@ def test_other_seeds_take_the_place_of_those_of_the_study():
   assert select(STUDY) == STUDY
 
 
+def test_tables_of_a_part_stand_beside_those_of_the_whole_study(tmp_path):
+  assert folder_of(tmp_path, '', ()) == tmp_path
+  assert folder_of(tmp_path, '^(GAN|VAE)$', (0, 1)) == tmp_path / 'parts' / 'GAN_VAE_-seeds_0_1'
+  assert folder_of(tmp_path, '', (3,)) == tmp_path / 'parts' / 'seeds_3'
+  assert folder_of(tmp_path, '^.', ()).parent == tmp_path / 'parts'
+
+
 @pytest.mark.parametrize(
-  ('only', 'seeds', 'message'),
+  ('only', 'message'),
   [
-    ('nothing', [], "--only='nothing' matches no row; rows: VAE; latents; slow; "),
-    ('(', [], r"--only='\(' must be a regular expression: "),
-    ('', [1, 1], r'--seeds must be different whole numbers from 0, such as 0,1,2, got \[1, 1\]'),
+    ('nothing', "--only='nothing' matches no row; rows: VAE; latents; slow; "),
+    ('(', r"--only='\(' must be a regular expression: "),
   ],
 )
-def test_a_part_that_does_not_exist_is_refused(only, seeds, message):
+def test_a_part_that_does_not_exist_is_refused(only, message):
   with pytest.raises(ConfigError, match=message):
-    select(STUDY, only, seeds)
+    select(STUDY, only)
