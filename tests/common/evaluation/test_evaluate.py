@@ -357,7 +357,7 @@ def test_metrics_that_read_the_same_share_a_reader(data, monkeypatch):
     changed = evaluate.METRICS[name]._replace(reader=reader)
     monkeypatch.setitem(evaluate.METRICS, name, changed)
   monkeypatch.setattr(
-    images, '_extractor', lambda subject: features.extractor('pixels', subject.real)
+    images, 'extractor_of', lambda subject: features.extractor('pixels', subject.real)
   )
   found = measure(data, replay(data)[0], ['frechet', 'precision', 'recall']).measures
   assert len(read) == 1 and all(one.value is not None for one in found.values())
