@@ -147,7 +147,11 @@ def test_every_name_is_tested(kind):
 def test_a_study_can_be_planned_and_has_a_small_scale(spec, tmp_path):
   study = STUDIES[spec]
   known = [*METRICS, 'training_seconds', 'training_flops', 'validation_loss']
-  assert len(plan(study, families.load_config, tmp_path, known)) >= len(study.rows)
+  jobs = plan(study, families.load_config, tmp_path, known)
+  assert len(jobs) >= len(study.rows)
+  if spec.endswith(':smoke'):
+    steps = {job.row.name: job.config['train']['steps'] for job in jobs if job.row.is_model}
+    assert all(int(number) <= 40 for number in steps.values()), steps
   assert spec.rpartition(':')[0] + ':smoke' in STUDIES, f"give {spec} the scale 'smoke'"
 
 
