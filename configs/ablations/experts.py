@@ -27,6 +27,7 @@ SCALES = {
   'smoke': dict(
     seeds=(0,),
     config={
+      'network.depth': 1,
       'train.steps': '4',
       'train.steps_per_call': 2,
       'evaluation.num_samples': 20,
