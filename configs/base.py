@@ -48,6 +48,9 @@ SETTINGS = dict(
     # latents are modelled; empty: the images themselves
     first_stage=Setting('', PATH),
     flip=False,  # images: mirror a random half of them left to right, anew in every epoch
+    shift=False,  # text, music: windows begin anywhere in the stream, anew in every epoch
+    # a single text: its last tenth is for 'both' validation and test, or for 'validation' alone
+    held_out=Setting('both', OneOf('both', 'validation')),
     # images: number of colours of a k-means palette
     palette=Setting(0, Interval(0, MAX_COLOURS, note='0: no palette')),
     # text, music: tokens or frames in a window; series: values before a forecast

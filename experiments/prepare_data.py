@@ -21,6 +21,7 @@ from absl import flags
 from common.config import ConfigError, pick, plain_defaults
 from common.data import pipeline, preparation
 from common.data.builders import BUILDERS
+from common.data.builders.text import HELD_OUT
 from common.data.palettes import MAX_COLOURS
 from common.data.series.layouts import LAYOUTS
 from common.data.series.windows import TRAIN_TO
@@ -96,6 +97,10 @@ SETTINGS = (
       ('rolling', 'windows of each series in validation, and in test (1)'),
       ('roll_by', 'steps from one of these windows to the next (the horizon)'),
     )
+  ),
+  flags.DEFINE_bool('shift', None, 'Text, music: keep windows in order, for data.shift=True.'),
+  flags.DEFINE_enum(
+    'held_out', None, list(HELD_OUT), 'A single text: the splits of its last tenth; default: both.'
   ),
   flags.DEFINE_enum(
     'train_to', None, list(TRAIN_TO), 'Time series: where training ends; default: validation.'

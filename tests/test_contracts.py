@@ -29,6 +29,7 @@ from diffusion.sampling.driver import SAMPLERS
 from diffusion.sampling.grids import GRIDS
 from diffusion.sampling.tasks import TASKS
 from experiments import families
+from experiments.study.running import RUN_METRICS
 from tests.autoregressive.networks import test_networks, test_pixelcnn
 from tests.common.baselines.gan.small import NETWORKS as GAMES
 from tests.diffusion.networks.small import SMALL
@@ -146,7 +147,7 @@ def test_every_name_is_tested(kind):
 @pytest.mark.parametrize('spec', STUDIES)
 def test_a_study_can_be_planned_and_has_a_small_scale(spec, tmp_path):
   study = STUDIES[spec]
-  known = [*METRICS, 'training_seconds', 'training_flops', 'validation_loss']
+  known = [*METRICS, *RUN_METRICS]
   jobs = plan(study, families.load_config, tmp_path, known)
   assert len(jobs) >= len(study.rows)
   if spec.endswith(':smoke'):

@@ -7,7 +7,6 @@ split. So each example occurs exactly once per epoch, and none is dropped at the
 """
 
 import contextlib
-import functools
 import hashlib
 import os
 import queue
@@ -19,7 +18,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from common.config import ConfigError, as_tuple
-from common.data import music, palettes, preparation, tokenizers
+from common.data import music, order, palettes, preparation, tokenizers
 from common.data.builders import base
 from common.data.latents import cache
 from common.data.latents.first_stage import FirstStage
@@ -43,13 +42,16 @@ class Data(NamedTuple):
     spec: the description that models are built from.
     splits: 'train', 'validation' and 'test'; of time series also 'future', whose horizons begin
       after the last value of each series.
-    flip: whether training batches mirror a random half of the images (`train_flips`).
+    flip: whether training batches mirror a random half of the images (`order.train_flips`).
+    shift: whether windows of a training batch begin anywhere in the stream that they are cut from
+      (`order.train_shifts`).
     images: of latents, the images that they encode.
   """
 
   spec: DataSpec
   splits: Mapping[str, Source]
   flip: bool = False
+  shift: bool = False
   images: 'Data | None' = None
 
 
@@ -80,7 +82,8 @@ def load(settings: Mapping[str, Any], in_memory: bool | None = None) -> Data:
     in_memory = num_examples * example_bytes < IN_MEMORY_BYTES
   disks = {split: DiskSource(builder.as_data_source(split), folder) for split in names}
   splits = {split: MemorySource(disk) for split, disk in disks.items()} if in_memory else disks
-  return Data(_read_spec(settings['name'], info), splits, settings.get('flip', False))
+  random = {name: settings.get(name, False) for name in ('flip', 'shift')}
+  return Data(_read_spec(settings['name'], info), splits, **random)
 
 
 def with_latents(images: Data, stage: FirstStage, settings: Mapping[str, Any]) -> Data:
@@ -192,58 +195,6 @@ def fingerprint(data: Data) -> str:
   return state.hexdigest()
 
 
-@functools.lru_cache(maxsize=4)
-def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
-  """The order of an epoch: the ranks of random 64-bit numbers, which are a uniform permutation.
-
-  Grain's own shuffle takes more than a millisecond per batch of 128, because it is evaluated index
-  by index. It also seeds an epoch with seed + epoch, so runs with seeds 0 and 1 share their orders.
-  """
-  # Raw numbers of Philox, keyed by (seed, epoch): the stream of the bit generator is fixed for
-  # good, while the methods of NumPy's generators may change between versions.
-  key = np.array([seed % 2**64, epoch], np.uint64)
-  words = np.random.Philox(key=key).random_raw(size)
-  # Stable, so that the order is defined even if two numbers are equal.
-  return np.argsort(words, kind='stable')
-
-
-def train_indices(seed: int, first: int, last: int, size: int) -> np.ndarray:
-  """Indices of the examples at positions [first, last) of the endless training sequence, int64.
-
-  Args:
-    seed: chooses the order of the examples.
-    first, last: the range of positions, which may span several epochs.
-    size: number of training examples.
-  """
-  parts = []
-  while first < last:
-    epoch, start = divmod(first, size)
-    part = _permutation(seed, epoch, size)[start : start + last - first]
-    parts.append(part)
-    first += len(part)
-  return np.concatenate(parts)
-
-
-@functools.lru_cache(maxsize=4)
-def _coins(seed: int, epoch: int, size: int) -> np.ndarray:
-  """For each example, whether it is mirrored in an epoch."""
-  # The counter starts at 2^192: other numbers of the generator than those of `_permutation`.
-  key = np.array([seed % 2**64, epoch], np.uint64)
-  words = np.random.Philox(key=key, counter=[0, 0, 0, 1]).random_raw(-(-size // 64))
-  return np.unpackbits(words.astype('<u8').view(np.uint8))[:size].astype(bool)
-
-
-def train_flips(seed: int, first: int, last: int, size: int) -> np.ndarray:
-  """Which examples at positions [first, last) of the training sequence are mirrored; about half.
-
-  It depends only on the seed, the epoch and the example, like the order (`train_indices`).
-  """
-  indices, epochs = train_indices(seed, first, last, size), np.arange(first, last) // size
-  return np.concatenate(
-    [_coins(seed, epoch, size)[indices[epochs == epoch]] for epoch in np.unique(epochs).tolist()]
-  )
-
-
 def train_batch(data: Data, seed: int, step: int, batch_size: int) -> dict[str, np.ndarray]:
   """The global batch of one step: 'x' [batch_size, *shape] and 'label', int32 [batch_size]."""
   stacked = _train_chunk(data, seed, batch_size, slice(None), (step, 1))
@@ -282,16 +233,34 @@ def _train_chunk(
   """Some rows of consecutive global batches, [steps, rows, ...]."""
   first, steps = chunk
   start, stop = first * batch_size, (first + steps) * batch_size
-  indices = train_indices(seed, start, stop, data.spec.num_train)
+  size = data.spec.num_train
+  indices = order.train_indices(seed, start, stop, size)
   # Every process computes the global indices and keeps its rows, so that the global batch does not
   # depend on the number of processes.
   indices = indices.reshape(steps, batch_size)[:, rows]
   flat = data.splits['train'].gather(indices.reshape(-1))
+  if data.shift:
+    length = data.spec.shape[0] - 1  # a window begins with the last element of the one before
+    shifts = order.train_shifts(seed, start, stop, size, length)
+    shifts = shifts.reshape(steps, batch_size)[:, rows]
+    flat = _shifted(data.splits['train'], indices.reshape(-1), flat, shifts.reshape(-1))
   if data.flip:
-    flips = train_flips(seed, start, stop, data.spec.num_train).reshape(steps, batch_size)[:, rows]
+    flips = order.train_flips(seed, start, stop, size).reshape(steps, batch_size)[:, rows]
     x = flat['x']  # [n, height, width, channels]
     flat = flat | {'x': np.where(flips.reshape(-1, 1, 1, 1), x[:, :, ::-1], x)}
   return {key: array.reshape(*indices.shape, *array.shape[1:]) for key, array in flat.items()}
+
+
+def _shifted(
+  source: Source, indices: np.ndarray, windows: Mapping[str, np.ndarray], shifts: np.ndarray
+) -> dict[str, np.ndarray]:
+  """Windows that begin later in their stream; the last one, which nothing follows, stays."""
+  following = source.gather(np.minimum(indices + 1, len(source) - 1))
+  shifts = np.where(indices < len(source) - 1, shifts, 0)[:, None]
+  # The first element of a window is the last of the one before.
+  both = np.concatenate([windows['x'], following['x'][:, 1:]], axis=1)
+  chosen = shifts + np.arange(windows['x'].shape[1])
+  return {**windows, 'x': both[np.arange(len(indices))[:, None], chosen]}
 
 
 class _Message(NamedTuple):

@@ -32,7 +32,8 @@ def location(settings: Mapping[str, Any]) -> Path:
 
   Raises:
     ConfigError: for an unknown name, for a source that the dataset does not read, for source files
-      that cannot be listed or read, or for a palette or flips where the data are not images.
+      that cannot be listed or read, or for a palette, flips or shifts that do not
+      suit the data.
   """
   if settings['name'] == 'none':
     raise config_lib.ConfigError(
@@ -48,6 +49,11 @@ def location(settings: Mapping[str, Any]) -> Path:
     raise config_lib.ConfigError(
       f'data.flip=True mirrors images, and {builder.name} holds none; set data.flip=False'
     )
+  if settings.get('shift') and not builder.holds_streams:
+    raise config_lib.ConfigError(
+      'data.shift=True is for windows of a stream of text or music, and '
+      f'{builder.name} holds none; set data.shift=False'
+    )
   variant, num_colours = builder.variant(settings), settings.get('palette', 0)
   palettes.check_num_colours(num_colours)
   if num_colours:
@@ -57,6 +63,8 @@ def location(settings: Mapping[str, Any]) -> Path:
         'data.palette=0'
       )
     variant = f'{variant}{"-" if variant else ""}palette{num_colours}'
+  if settings.get('shift'):  # other windows need the next one, and TFDS stores them in any order
+    variant = f'{variant}{"-" if variant else ""}in_order'
   root = base.data_dir(settings) / 'twofold' / variant
   return root / builder.name / str(builder.VERSION)
 

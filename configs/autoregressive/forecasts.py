@@ -13,7 +13,8 @@ nbeats (generic) and nbeats_interpretable by quantiles, nbeats_smape and nbeats_
 losses, which give point forecasts without intervals. The data is M3, monthly, unless flags name
 another competition.
 
-Reproduces: nothing published yet; configs/ablations/forecasts.py holds the published cells.
+Reproduces: nothing published yet; configs/ablations/forecasts/competitions.py holds the published
+cells.
 
 To expect: docs/results/forecasts.md.
 """

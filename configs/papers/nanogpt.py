@@ -24,9 +24,8 @@ so the best evaluation is less a matter of luck.
 
 What the repository does and this code does not yet:
 
-- Windows start anywhere in the text; here they follow each other, and each occurs once per epoch.
-- The validation split is the last 10 % of the characters; here it is the 5 % before the last 5 %,
-  which are the test split.
+- Windows start anywhere, independently of each other; here every 64th or 256th position begins one
+  in each epoch, shifted by a random number of characters (data.shift).
 - Texts are prepared in memory, up to 8 GiB of them: about a fifth of OpenWebText.
 - It trains the outputs that pad the vocabulary to 50,304; here the softmax leaves them out.
 """
@@ -38,7 +37,7 @@ from configs.autoregressive.base import get_base
 
 COMMON = dict(
   seed=1337,
-  data=dict(name='text'),
+  data=dict(name='text', shift=True),
   ordering=dict(name='tokens'),
   network=dict(activation='gelu', bias=False),
   model=dict(start='none', tied=True),
@@ -48,7 +47,7 @@ COMMON = dict(
   evaluation=dict(split='validation'),
 )
 CHARACTERS = dict(
-  data=dict(tokenizer='characters'),
+  data=dict(tokenizer='characters', held_out='validation'),
   optimizer=dict(learning_rate=1e-3, warmup='100', b2=0.99, clip=1.0),
   # The best checkpoint is that with the least validation loss.
   train=dict(steps_per_call=10, log_every='50', evaluate_every='250', checkpoint_every='250'),

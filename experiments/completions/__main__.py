@@ -13,7 +13,7 @@ import pathlib
 import numpy as np
 from absl import flags
 
-from common.data.builders.text import PythonCode
+from common.data.builders.published.texts import PythonCode
 from common.domains.base import SampleFlags, SampleSettings
 from common.domains.text import continue_prompt
 from common.evaluation.images.agreement import share

@@ -278,11 +278,19 @@ def _validation_loss(job: Job) -> Measure:
   return Measure(rows[-1]['loss'], None, 'of the last step')
 
 
+def _best_validation_loss(job: Job) -> Measure:
+  losses = [row['loss'] for row in writers.read(job.folder, 'validation')]
+  if not losses:
+    return Measure(None, note='the run validates never: train.evaluate_every=0')
+  return Measure(min(losses), None, f'the least of {len(losses)} evaluations')
+
+
 # Metrics of a training run, from its log or its config, not from an evaluation.
 RUN_METRICS = {
   'training_seconds': _training_seconds,
   'training_flops': _training_flops,
   'validation_loss': _validation_loss,
+  'best_validation_loss': _best_validation_loss,
 }
 
 

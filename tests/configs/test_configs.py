@@ -89,7 +89,7 @@ FILES = sorted(
 )
 STUDIES = sorted(
   str(f.relative_to(ROOT))
-  for f in (ROOT / 'configs' / 'ablations').glob('*.py')
+  for f in (ROOT / 'configs' / 'ablations').rglob('*.py')
   if 'def get_study' in f.read_text()
 )
 VARIANTS = [

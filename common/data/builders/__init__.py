@@ -11,7 +11,7 @@ from common.data.builders import (
   text,
 )
 from common.data.builders.mixtures import gaussians, stacked
-from common.data.builders.published import competitions, long
+from common.data.builders.published import competitions, long, texts
 from common.data.dialogues.builder import Dialogues
 
 BUILDERS = {
@@ -35,8 +35,8 @@ BUILDERS = {
   'etth2': long.EttH2,
   'vic_elec': long.VicElec,
   'text': text.Text,
-  'shakespeare': text.Shakespeare,
-  'python_code': text.PythonCode,
+  'shakespeare': texts.Shakespeare,
+  'python_code': texts.PythonCode,
   'dialogues': Dialogues,
   'chorales': chorales.Chorales,
 }

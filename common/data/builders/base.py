@@ -28,6 +28,8 @@ from common.files import Path, to_path
 FLAG_DEFAULTS = dict(
   palette=0,
   context=64,
+  held_out='both',
+  shift=False,
   horizon=0,
   stride=1,
   min_context=0,
@@ -149,6 +151,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     domain: kind of data, as in `DataSpec.domain`.
     flags: the flags of `prepare_data` that apply, besides --dataset and --data_dir.
     holds_images: whether the examples are images, so that `data.palette` and `data.flip` apply.
+    holds_streams: whether an example continues the one before, so that `data.shift` applies.
   """
 
   VERSION = tfds.core.Version('1.0.0')
@@ -156,6 +159,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   domain: ClassVar[str]
   flags: ClassVar[tuple[str, ...]] = ()
   holds_images: ClassVar[bool] = False
+  holds_streams: ClassVar[bool] = False
 
   def __init__(self, settings: Mapping[str, Any], network: bool, **kwargs):
     """Creates a builder.
@@ -237,6 +241,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       builder=self,
       features=tfds.features.FeaturesDict(self.features()),
       metadata=tfds.core.MetadataDict(self.metadata()),
+      disable_shuffling=self.settings.get('shift', False),
     )
 
   def _split_generators(self, dl_manager):
@@ -377,9 +382,7 @@ def array_splits(
   x: np.ndarray, label: np.ndarray | None, indices: Mapping[str, np.ndarray]
 ) -> dict[str, Callable[[], Examples]]:
   """Splits of arrays, from the indices of the examples in each split."""
-  return {
-    split: functools.partial(array_examples, x, label, chosen) for split, chosen in indices.items()
-  }
+  return {name: functools.partial(array_examples, x, label, part) for name, part in indices.items()}
 
 
 def window_splits(windows: Mapping[str, np.ndarray]) -> dict[str, Callable[[], Examples]]:
@@ -389,9 +392,7 @@ def window_splits(windows: Mapping[str, np.ndarray]) -> dict[str, Callable[[], E
   }
 
 
-def array_examples(
-  x: np.ndarray, label: np.ndarray | None, indices: np.ndarray | range
-) -> Examples:
+def array_examples(x: np.ndarray, label: np.ndarray | None, indices: Iterable[Any]) -> Examples:
   """The examples at `indices`, with consecutive numbers as keys."""
   # TFDS shuffles by a hash of the key: a new format of keys would change the order on disk.
   for key, i in enumerate(indices):

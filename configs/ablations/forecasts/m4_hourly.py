@@ -1,6 +1,6 @@
 """Forecasts of the hourly series of M4, next to the cells of the Monash archive.
 
-twofold ablate --study=configs/ablations/m4_hourly.py --workdir=runs/hourly
+twofold ablate --study=configs/ablations/forecasts/m4_hourly.py --workdir=runs/hourly
 
   twofold prepare_data --dataset=m4 --frequency=hourly --context=168 --train_to=test --source=m4/
 
@@ -16,7 +16,7 @@ To expect: docs/results/forecasts.md.
 from common.config import pick
 from common.studies.claims import Claim
 from common.studies.plans import Row, Study
-from configs.ablations.forecasts import CONFIG, SMOKE
+from configs.ablations.forecasts.competitions import CONFIG, SMOKE
 
 DATA = {
   'data.name': 'm4',

@@ -1,8 +1,8 @@
 """Ensembles of N-BEATS: over look-backs, over losses, and over both.
 
-twofold ablate --study=configs/ablations/nbeats.py:m3_quarterly --workdir=runs/nbeats
+twofold ablate --study=configs/ablations/forecasts/nbeats.py:m3_quarterly --workdir=runs/nbeats
 
-Needs the data of configs/ablations/forecasts.py, prepared as its docstring says.
+Needs the data of configs/ablations/forecasts/competitions.py, prepared as its docstring says.
 
 Scales: m3_quarterly, m3_monthly, tourism_quarterly and tourism_monthly (three seeds each), smoke (a
 few steps on the quarterly series of Tourism).
@@ -17,7 +17,7 @@ To expect: docs/results/forecasts.md; tourism_monthly has not been run.
 from common.config import pick
 from common.studies.claims import Claim
 from common.studies.plans import Row, Study
-from configs.ablations.forecasts import CONFIG, REFIT, SETS, SMOKE
+from configs.ablations.forecasts.competitions import CONFIG, REFIT, SETS, SMOKE
 
 LOSSES = {'sMAPE': 'nbeats_smape', 'MASE': 'nbeats_mase', 'quantiles': 'nbeats'}
 SHARES = (2, 3, 4)  # look-backs, in quarters of the context

@@ -1,6 +1,7 @@
 """Forecasts of M3 and Tourism, quarterly and monthly, beside the published cells.
 
-twofold ablate --study=configs/ablations/forecasts.py:baselines --workdir=runs/forecasts
+twofold ablate --study=configs/ablations/forecasts/competitions.py:baselines \\
+    --workdir=runs/forecasts
 
   twofold prepare_data --dataset=m3 --frequency=quarterly --context=24 --min_context=8 \\
     --train_to=test    (once)

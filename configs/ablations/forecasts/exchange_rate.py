@@ -1,6 +1,6 @@
 """Forecasts of exchange rates: the CRPS of each rate, and of the sum of all.
 
-twofold ablate --study=configs/ablations/exchange_rate.py --workdir=runs/rates
+twofold ablate --study=configs/ablations/forecasts/exchange_rate.py --workdir=runs/rates
 
   twofold prepare_data --dataset=exchange_rate --context=30 --train_to=test \\
     --source=exchange_rate.txt.gz
@@ -17,7 +17,7 @@ To expect: docs/results/forecasts.md. We expect no row far below the last value.
 from common.config import pick
 from common.studies.claims import Claim
 from common.studies.plans import Row, Study
-from configs.ablations.forecasts import CONFIG, SMOKE
+from configs.ablations.forecasts.competitions import CONFIG, SMOKE
 
 DATA = {
   'data.name': 'exchange_rate',

@@ -1,0 +1,82 @@
+"""nanoGPT's character models on tinyshakespeare, beside the published losses.
+
+twofold ablate --study=configs/ablations/nanogpt.py:cpu --workdir=runs/nanogpt
+
+tinyshakespeare.txt, of karpathy/char-rnn, must lie in the folder where the command is called.
+
+Scales: cpu (the small model, three seeds), gpu (the large one, three seeds), smoke (a tiny model on
+Shakespeare's plays; nothing is learned). smoke needs, once:
+
+  twofold prepare_data --dataset=shakespeare --shift --held_out=validation
+
+Reproduces: README.md of karpathy/nanoGPT, validation losses of shakespeare_char: 1.88 on a CPU and
+1.4697 on a GPU, in nats per character.
+
+To expect: not measured yet.
+"""
+
+from typing import Any
+
+from common.config import pick
+from common.studies.claims import Claim
+from common.studies.plans import Row, Study
+
+CONFIG = 'configs/papers/nanogpt.py:shakespeare_char'
+SMALL, LARGE = 'small model, context 64', 'large model, context 256'
+BASES = {SMALL: f'{CONFIG}_cpu', LARGE: CONFIG}
+PUBLISHED = {SMALL: 1.88, LARGE: 1.4697}
+# Largest difference from the published loss, as a share of it. The repository evaluates random
+# batches: 15,360 characters for the small model.
+WITHIN = {SMALL: 0.016, LARGE: 0.014}
+TEXT = {'data.source': 'tinyshakespeare.txt', 'train.sample_every': '0'}
+SMOKE = {
+  'data.name': 'shakespeare',
+  'network.width': 16,
+  'network.layers': 1,
+  'network.heads': 2,
+  'train.steps': '4',
+  'train.steps_per_call': 2,
+  'train.sample_every': '0',
+}
+SCALES: dict[str, dict[str, Any]] = {
+  'cpu': dict(models=(SMALL,), config=TEXT, seeds=(0, 1, 2)),
+  'gpu': dict(models=(LARGE,), config=TEXT, seeds=(0, 1, 2)),
+  'smoke': dict(models=(SMALL,), config=SMOKE, seeds=(0,)),
+}
+
+
+def get_study(scale: str = 'cpu') -> Study:
+  """The study at a scale, a key of SCALES."""
+  chosen = pick(SCALES, scale, 'scale')
+  models = chosen['models']
+  return Study(
+    name='nanogpt',
+    title="nanoGPT's character models",
+    about=(
+      'The published loss is the least of the evaluations every 250 steps, each on some random '
+      'batches. Here each evaluation covers the whole last tenth of the text.'
+    ),
+    base=CONFIG,
+    scale=scale,
+    paper='karpathy/nanoGPT, README.md',
+    config=chosen['config'],
+    rows=tuple(Row(name, base=BASES[name]) for name in models),
+    metrics=(
+      'best_validation_loss',
+      'validation_loss',
+      'parameters',
+      'training_flops',
+      'training_seconds',
+    ),
+    published={(name, 'best_validation_loss'): PUBLISHED[name] for name in models},
+    claims=tuple(
+      Claim(
+        'the loss is the published one, as far as its evaluation can tell',
+        (name, 'best_validation_loss'),
+        near=PUBLISHED[name],
+        within=WITHIN[name],
+      )
+      for name in models
+    ),
+    seeds=chosen['seeds'],
+  )
