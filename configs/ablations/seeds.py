@@ -8,7 +8,7 @@ training FLOPs of every row, those of a first stage included. configs/ablations/
 other learning rates.
 
 Scales: digits (scikit-learn's 8×8 digits, three seeds, half an hour on two quiet cores), cpu
-(MNIST, three seeds, an hour and a half on two), gpu (CIFAR-10, three seeds, for one accelerator),
+(MNIST, three seeds, 100 minutes on two), gpu (CIFAR-10, three seeds, for one accelerator),
 smoke (digits, seconds; nothing is learned).
 
 Reproduces: nothing published; our own table.
