@@ -109,6 +109,10 @@ LARGE += (
   'images.py:fashion_mnist',
   'images.py:mnist',
   'autoregressive/images.py:cifar10',
+  'vae/images.py:cifar10',
+  'cifar10_first_stage',
+  'cifar10_latents',
+  'cifar10_codes',
 )
 # Each of these takes more than a second, and is not the default of its file.
 OTHERS = ('images.py:digits_2x2', 'images.py:digits_4x4', 'images.py:palette', ':folder32')

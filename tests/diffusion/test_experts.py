@@ -82,6 +82,7 @@ def test_experts_that_are_copies_of_a_network_are_that_network(use):
   np.testing.assert_allclose(result(experts, copies(params)), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_forecasts_by_copies_are_those_of_the_network():
   one, params, _ = test_windows.built()
   many, _, _ = test_windows.built(experts=COUNT)
@@ -144,7 +145,7 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize('way', mostly_slow(WAYS, ['dit on a mesh', 'dit in micro-batches']))
+@pytest.mark.parametrize('way', mostly_slow(WAYS, ['dit in micro-batches']))
 def test_experts_train_alike_however_the_batch_is_split(way, monkeypatch):
   network, how = WAYS[way]
   one_loss, one, _ = on_one_device(network)
