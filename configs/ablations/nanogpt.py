@@ -1,4 +1,4 @@
-"""nanoGPT's character models on tinyshakespeare, beside the published losses.
+"""nanoGPT's character models on tinyshakespeare, next to the published losses.
 
 twofold ablate --study=configs/ablations/nanogpt.py:cpu --workdir=runs/nanogpt
 
