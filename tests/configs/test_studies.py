@@ -9,7 +9,7 @@ from experiments import families
 
 @pytest.mark.parametrize('name', stability.LEARNING_RATES)
 def test_tries_have_multiples_of_the_rate_of_their_row(name, tmp_path):
-  study = stability.get_study('smoke')
+  study = stability.get_study('digits')
   jobs = plan(study, families.load_config, tmp_path, study.metrics)
   rates = {job.row.name: rate_of(job.config['optimizer']) for job in jobs}
   own = rates.pop(name)
