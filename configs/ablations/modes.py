@@ -4,7 +4,7 @@ twofold ablate --study=configs/ablations/modes.py:points --workdir=runs/modes
 twofold prepare_data --dataset=stacked_mnist                      (once)
 twofold ablate --study=configs/ablations/modes.py:stacked --workdir=runs/stacked
 
-Scales: points (a ring of 8 and a grid of 25 Gaussians, three seeds, half an hour of CPU time),
+Scales: points (a ring of 8 and a grid of 25 Gaussians, three seeds),
 stacked (Stacked MNIST: 1,000 modes, three digits in the channels of an image), smoke (points,
 seconds; nothing is learned).
 
