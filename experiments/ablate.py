@@ -10,7 +10,8 @@ models each; the command without --shard then writes the tables.
 --only='^GAN|^VAE' takes the rows whose names match, and those that they need; --seeds=0,1,2,3
 takes these seeds. Models and cells are shared with the whole study in the workdir; the tables of
 such a part are written to WORKDIR/parts.
-After a change of the code, delete WORKDIR/cells to measure again and WORKDIR/models to train again.
+Every cell is kept with its config, data, seed, versions and code. Results of other code are refused
+unless --other_code=again (they go to WORKDIR/before) or --other_code=keep is given.
 """
 
 import pathlib
@@ -21,7 +22,7 @@ from common import config_files
 from common.studies.plans import Study
 from common.studies.selection import folder_of, select
 from experiments import cli, families
-from experiments.study import running
+from experiments.study import running, versions
 
 STUDY = cli.define(
   'study',
@@ -35,6 +36,7 @@ ONLY = flags.DEFINE_string(
   'only', '', 'A row, or a regular expression that the names of rows match.'
 )
 SEEDS = flags.DEFINE_list('seeds', [], "The seeds, in the place of the study's, such as 0,1,2.")
+OTHER_CODE = flags.DEFINE_enum('other_code', versions.REFUSE, versions.CHOICES, versions.HELP)
 SHOW = flags.DEFINE_bool('show', False, 'Print the settings of each row, and train nothing.')
 
 
@@ -50,7 +52,7 @@ def main() -> int:
     print(running.show_rows(jobs))
     return 0
   running.check_metrics(jobs, study.metrics)
-  results = running.run(jobs, study, workdir)
+  results = running.run(jobs, study, workdir, OTHER_CODE.value)
   running.write_results(results, folder_of(workdir, ONLY.value, seeds), SHARD.value)
   return 1 if results.failures else 0
 

@@ -24,7 +24,7 @@ from absl import flags, logging
 
 from common.config import pick
 from common.files import atomic_write
-from common.reporting import report
+from common.reporting import provenance
 from experiments import cli
 from experiments.benchmarks import GPU, LANGUAGE, SUITES, gpu, isolated, language
 from experiments.benchmarks.race import SIZES, Race, Sizes, matmul_peak
@@ -178,7 +178,7 @@ def table(results: list[tuple[Race, Seconds]], peers: bool) -> str:
     lines += utilisation(results)
   if not peers:
     lines.append("- peers not installed: `pip install -e '.[peers]'`")
-  facts = report.environment()
+  facts = provenance.environment()
   lines += ['', '## Measured with', '', *(f'- {name}: {value}' for name, value in facts.items())]
   return '\n'.join(lines) + '\n'
 

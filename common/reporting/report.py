@@ -6,17 +6,11 @@ decides how the template draws it.
 """
 
 import base64
-import datetime
-import importlib.metadata
 import os
 import pathlib
-import platform
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import jax
 import jinja2
 
 from common.files import atomic_write
@@ -112,31 +106,6 @@ class Section(NamedTuple):
 
   title: str
   blocks: Sequence[NamedTuple]
-
-
-def environment() -> dict[str, str]:
-  """The conditions of a measurement: command, machine, date, versions."""
-  devices = jax.devices()
-  # The cores that this process may use: a container often has fewer than the machine.
-  cores = len(os.sched_getaffinity(0)) if sys.platform == 'linux' else os.cpu_count()
-  versions = ('jax', 'jaxlib', 'flax', 'optax', 'numpy', 'scikit-learn')
-  return {
-    'command': command(),
-    'machine': f'{cores}-core {platform.machine()}, {platform.system()}',
-    'devices': f'{len(devices)} × {devices[0].device_kind}',
-    'date': datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%d %H:%M UTC'),
-    'versions': f'Python {platform.python_version()}, '
-    + ', '.join(f'{name} {importlib.metadata.version(name)}' for name in versions),
-  }
-
-
-def command() -> str:
-  """The command line that started this program, as a user would type it."""
-  spec = sys.modules['__main__'].__spec__  # None unless started by `python -m`
-  program = (
-    ['python', '-m', spec.name.removesuffix('.__main__')] if spec else ['python', sys.argv[0]]
-  )
-  return shlex.join([*program, *sys.argv[1:]])
 
 
 def write_report(path: Path, title: str, sections: Sequence[Section], subtitle: str = '') -> None:

@@ -9,6 +9,7 @@ import json
 import math
 import pathlib
 import time
+import traceback
 from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
@@ -16,9 +17,9 @@ from absl import logging
 
 from common.evaluation.measures import Evaluation, Measure
 from common.files import atomic_write
-from common.reporting import report
+from common.reporting import provenance, report
 from common.reporting.writers import duration
-from common.studies.cells import CellStore
+from common.studies.cells import CellStore, Origin
 from common.studies.claims import judge
 from common.studies.estimates import Estimate, estimate
 from common.studies.plans import Config, Job, Study
@@ -46,6 +47,8 @@ class Results(NamedTuple):
     failures: the reason why cells of a row are missing or not finite, by row.
     diverged: why training diverged, by row and seed. This is a result, and no failure: it is kept.
     runs: folders of all trained models, by (row, seed).
+    conditions: the different conditions of the cells and of their models
+      (common/reporting/provenance.py).
   """
 
   study: Study
@@ -57,6 +60,7 @@ class Results(NamedTuple):
   failures: dict[str, str]
   diverged: dict[str, dict[int, str]]
   runs: dict[tuple[str, int], pathlib.Path]
+  conditions: list[dict[str, str]]
 
   def estimates(self) -> dict[tuple[str, str], Estimate | None]:
     """The estimate from all seeds, by (row, metric)."""
@@ -74,6 +78,12 @@ class Results(NamedTuple):
     return [judge(claim, estimates) for claim in self.study.claims]
 
 
+def unknown_origin(job: Job) -> Origin:
+  """Of cells that need none."""
+  del job
+  return Origin({}, {})
+
+
 def run(
   jobs: list[Job],
   study: Study,
@@ -82,6 +92,7 @@ def run(
   evaluate: Callable[[Job, list[str]], Evaluation],
   model_metrics: Collection[str] = (),
   say: Callable[[str], None] = print,
+  origin: Callable[[Job], Origin] = unknown_origin,
 ) -> Results:
   """Trains and measures everything that is not finished.
 
@@ -99,8 +110,9 @@ def run(
     evaluate: (job, metrics) -> the measured values; of a run that diverged (`divergence`) too.
     model_metrics: metrics that do not depend on sampler options: measured once per model.
     say: called with lines of progress.
+    origin: job -> what is kept beside its cells.
   """
-  results = Results(study, {}, {}, {}, {}, {}, {}, {}, {})
+  results = Results(study, {}, {}, {}, {}, {}, {}, {}, {}, [])
   stores = [CellStore(workdir / 'cells', job.keys, model_metrics) for job in jobs]
   wanted = [study.measured(job.row) for job in jobs]
   clock = _Clock(sum(bool(s.missing(w)) for s, w in zip(stores, wanted, strict=True)))
@@ -113,7 +125,7 @@ def run(
     missing = store.missing(metrics)
     try:
       if missing:
-        for part in _models(job):
+        for part in models(job):
           if part.folder in failed_models:
             raise RuntimeError(failed_models[part.folder])
           if not _is_trained(part):
@@ -124,14 +136,16 @@ def run(
             if part is not job:
               raise RuntimeError(f'{part.row.name} diverged')
         say(f'{label}: measuring {", ".join(missing)}')
-        store.add(evaluate(job, missing))
+        store.add(evaluate(job, missing), origin(job))
+        store.failure.unlink(missing_ok=True)
       found = store.read()
       if left := store.missing(metrics):
         raise RuntimeError(f'the evaluation returned no value for {", ".join(left)}')
     except Exception as error:  # any error: it costs one row, not the study
       logging.exception('%s', label)
+      atomic_write(store.failure, traceback.format_exc())
       _add_failure(results, job, _one_line(error))
-      say(f'{label}: failed: {_one_line(error)}')
+      say(f'{label}: failed: {_one_line(error)} (log: {store.failure})')
     else:
       # All cells come from the files, even new ones: a resumed study reads the same values.
       _add(results, job, found, store)
@@ -145,7 +159,7 @@ def run(
   return results
 
 
-def _models(job: Job) -> list[Job]:
+def models(job: Job) -> list[Job]:
   """The models that a job needs, each after its first stage: its own, or those of its members."""
   found = []
   for part in job.members or ((job,) if job.row.is_model else ()):
@@ -203,6 +217,10 @@ def _add(results: Results, job: Job, found: Mapping[str, Measure], store: CellSt
       results.pictures.setdefault(name, path)
   if store.strip.exists():
     results.strips.setdefault(name, store.strip)
+  starts = [one for part in models(job) for one in provenance.remembered(part.folder)]
+  for one in (*store.conditions(metrics), *starts):
+    if one and one not in results.conditions:
+      results.conditions.append(one)
 
 
 def loss_kind(config: Config) -> str:

@@ -19,7 +19,7 @@ import jax
 from absl import logging
 
 from common.devices import limits
-from common.reporting import report
+from common.reporting import provenance
 from experiments.benchmarks import gpu
 from experiments.benchmarks.gpu import Row, Work
 
@@ -129,12 +129,12 @@ def run(
 
 
 def environment() -> dict[str, str]:
-  """The facts of `report.environment`, the platform, and the versions of the peers."""
+  """The facts of `provenance.environment`, the platform, and the versions of the peers."""
   found = {name: _version(name) for name in PEERS}
   versions = ', '.join(f'{name} {version}' for name, version in found.items() if version)
   kind = jax.devices()[0].device_kind
   more = {'peers': versions or 'none', 'platform': jax.default_backend(), 'kind': kind}
-  return report.environment() | more
+  return provenance.environment() | more
 
 
 def _version(package: str) -> str:
@@ -274,7 +274,7 @@ def table(facts: Mapping[str, str], results: list[Result], options: Options) -> 
       lines.append(f'| {title} | {result.contender} | {result.batch} | {shown} | {aim} |')
   if not options.peers:
     lines += ['', 'Peers were not measured (--nopeers).']
-  lines += ['', '## Measured with', '', f'- command: {report.command()}']
+  lines += ['', '## Measured with', '', f'- command: {provenance.command()}']
   lines += [f'- {key}: {facts[key]}' for key in ('devices', 'machine', 'date', 'versions', 'peers')]
   return '\n'.join(lines) + '\n'
 

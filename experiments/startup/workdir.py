@@ -25,6 +25,7 @@ from common.files import (
   rename_folder,
   to_path,
 )
+from common.reporting import provenance
 from experiments import families
 from experiments.startup import datasets
 
@@ -117,8 +118,8 @@ def reserve(
 ) -> None:
   """Reserves a folder for one config and one dataset.
 
-  Writes the config and the fingerprint of the data, unless the folder holds a run of another config
-  or on other data.
+  Writes the config, the fingerprint of the data and the code and versions of this start, unless the
+  folder holds a run of another config or on other data.
 
   Args:
     workdir: the folder of the run.
@@ -148,6 +149,7 @@ def reserve(
   atomic_write(data_path, json.dumps(identity))
   # Written at every start, because some settings may change (common/checkpoints/resume.py).
   atomic_write(path, to_json(config))
+  provenance.remember(workdir)
 
 
 def move_aside(workdir: Path) -> None:

@@ -22,14 +22,16 @@ from common.evaluation.evaluate import (
 from common.evaluation.measures import Evaluation, Measure
 from common.evaluation.metrics import METRICS
 from common.files import atomic_write
-from common.reporting import report, writers
+from common.reporting import provenance, report, writers
 from common.studies import plans, sections, studies, tables
+from common.studies.cells import Origin
 from common.studies.plans import Job, Study
 from common.studies.stability import STABLE_RUNS
 from common.training.program import TrainingCost, training_cost
 from experiments import families, runs
 from experiments.startup import datasets, signals, sources
 from experiments.startup import workdir as workdirs
+from experiments.study import versions
 
 SHARD_HELP = (
   'PART/PARTS, such as 1/4: train and measure only this part of the models, and no ensembles.'
@@ -175,8 +177,17 @@ def _spec(job: Job) -> DataSpec:
   return latent_spec(images, untrained(job.stage.config, images))
 
 
-def run(jobs: list[Job], study: Study, workdir: pathlib.Path) -> studies.Results:
-  """Trains and measures everything that is not finished; a signal stops it, and exits with 75."""
+def run(
+  jobs: list[Job], study: Study, workdir: pathlib.Path, other_code: str = versions.REFUSE
+) -> studies.Results:
+  """Trains and measures everything that is not finished; a signal stops it, and exits with 75.
+
+  Raises:
+    ConfigError: the workdir has results of other code (experiments/study/versions.py).
+  """
+  # Rows that share a model share these metrics, because they do not depend on sampling.
+  of_models = [*RUN_METRICS, *(name for name, m in METRICS.items() if not m.of_samples)]
+  versions.settle(jobs, workdir, of_models, other_code)
   with signals.stop_on_signals() as stop:
     # `studies.run` turns exceptions into failed rows, but lets `SystemExit` through.
     def train(config, folder):
@@ -188,9 +199,20 @@ def run(jobs: list[Job], study: Study, workdir: pathlib.Path) -> studies.Results
         sys.exit(signals.STOPPED)
       return measure(job, metrics)
 
-    # Rows that share a model share these metrics, because they do not depend on sampling.
-    of_models = [*RUN_METRICS, *(name for name, m in METRICS.items() if not m.of_samples)]
-    return studies.run(jobs, study, workdir, train, evaluate, of_models)
+    return studies.run(jobs, study, workdir, train, evaluate, of_models, origin=origin)
+
+
+def origin(job: Job) -> Origin:
+  """What is kept beside the cells of a job: its settings, its data, and the present conditions."""
+  if job.row.is_model:
+    data = {'data': datasets.remembered(job.folder)}
+  elif job.members:
+    data = {'members': {one.row.name: datasets.remembered(one.folder) for one in job.members}}
+  else:
+    data = {'data': datasets.identity(_data(to_json(job.config['data'])))}
+  options = {'options': dict(job.row.sampling), 'baseline': job.row.baseline}
+  settings = {'row': job.row.name, 'seed': job.seed, 'config': job.config, **options, **data}
+  return Origin(settings, provenance.conditions())
 
 
 def measure(job: Job, metrics: Sequence[str]) -> Evaluation:
@@ -299,7 +321,8 @@ def write_results(results: studies.Results, workdir: pathlib.Path, shard: str) -
   if not is_whole(shard):
     print(f'part {shard} is finished; without --shard, the command writes the tables')
     return
-  facts = report.environment()
+  now = provenance.environment()
+  facts = {'command': now.pop('command')} | (provenance.merged(results.conditions) or now)
   text = tables.markdown(results, facts)
   # Rows that share a model share its curve, which gets the name of the first row.
   study, shown = results.study, {row.name for row in results.study.shown}

@@ -19,7 +19,7 @@ from absl import flags
 
 from common.evaluation.metrics import METRICS
 from experiments import cli, config_flag
-from experiments.study import running
+from experiments.study import running, versions
 from experiments.sweep import grid as grids
 
 CONFIG = config_flag.define('FILE.py[:variant]; --config.a.b=value sets it for all rows.')
@@ -36,6 +36,7 @@ CHOSEN = flags.DEFINE_list(
   f'Metrics, the one to choose by first: {", ".join((*running.RUN_METRICS, *METRICS))}.',
 )
 SHARD = flags.DEFINE_string('shard', '1/1', running.SHARD_HELP)
+OTHER_CODE = flags.DEFINE_enum('other_code', versions.REFUSE, versions.CHOICES, versions.HELP)
 SHOW = flags.DEFINE_bool('show', False, 'Print the settings of each row, and train nothing.')
 
 
@@ -56,7 +57,7 @@ def main() -> int:
     return 0
   running.check_metrics(jobs, study.metrics)
   grids.reserve(workdir, file, settings)
-  results = running.run(jobs, study, workdir)
+  results = running.run(jobs, study, workdir, OTHER_CODE.value)
   running.write_results(results, workdir, SHARD.value)
   if running.is_whole(SHARD.value):
     print(grids.best(results))

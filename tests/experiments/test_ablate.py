@@ -1,6 +1,9 @@
 """A study from the command line: tables and report, resuming, failing rows, bad studies."""
 
 import json
+import pathlib
+import re
+import shutil
 
 import pytest
 
@@ -114,3 +117,64 @@ def test_an_ensemble_of_images_is_refused_before_training(study, tmp_path):
 def test_an_unknown_scale_is_refused(study, tmp_path):
   said = refused('ablate', f'--study={study}:smoek', f'--workdir={tmp_path}')
   assert said == "error: unknown scale 'smoek'; did you mean 'smoke'? known: broken, images, smoke"
+
+
+def test_a_cell_is_kept_with_everything_that_made_it(finished):
+  workdir, _ = finished
+  samples = [json.loads(path.read_text()) for path in (workdir / 'cells').glob('samples-*.json')]
+  assert sorted(one['settings']['row'] for one in samples) == ['cold', 'warm']
+  cold = next(one for one in samples if one['settings']['row'] == 'cold')
+  assert cold['settings']['options'] == {'temperature': 0.5} and cold['settings']['seed'] == 0
+  assert cold['settings']['config']['network']['width'] == 16
+  assert cold['settings']['data']['fingerprint']
+  assert cold['conditions'][0].keys() == {'machine', 'devices', 'date', 'versions', 'code'}
+  measured = cold['measures']['agreement']
+  assert measured['conditions'] == 0 and 0 <= measured['measure']['value'] <= 1
+  (model,) = (workdir / 'models').iterdir()
+  starts = json.loads((model / 'provenance.json').read_text())['starts']
+  assert [one['code'] for one in starts] == [cold['conditions'][0]['code']]
+  assert f'- code: {starts[0]["code"]}' in (workdir / 'table.md').read_text()
+
+
+@pytest.fixture
+def of_other_code(finished, tmp_path):
+  """A finished study whose cells, and a study whose model, other code has made."""
+  other = 'twofold 0.0.9, digest 123456789abc'
+  folders = tmp_path / 'cells_of_other_code', tmp_path / 'model_of_other_code'
+  for folder, pattern in zip(folders, ('cells/*.json', 'models/*/provenance.json'), strict=True):
+    shutil.copytree(finished[0], folder)
+    for path in folder.glob(pattern):
+      path.write_text(re.sub('"code": "[^"]*"', f'"code": "{other}"', path.read_text()))
+  return other, *folders
+
+
+def test_results_of_other_code_are_never_mixed_unasked(of_other_code, study):
+  other, *folders = of_other_code
+  for workdir in folders:
+    said = refused('ablate', f'--study={study}:smoke', f'--workdir={workdir}')
+    assert f'{workdir} holds results of {other}, and this is twofold ' in said
+    assert '--other_code=again' in said and '\n' not in said
+  command = ('ablate', f'--study={study}:smoke', f'--workdir={folders[0]}')
+  printed = run(*command, '--other_code=keep')
+  assert 'measuring' not in printed and f'- code: {other}; twofold ' in printed
+  printed = run(*command, '--other_code=again')
+  # The model is of this code: it stays, and only its cells are measured again.
+  assert 'warm: measuring' in printed and ': training' not in printed and other not in printed
+  assert len(list((folders[0] / 'before' / '1' / 'cells').glob('samples-*.json'))) == 2
+  assert run(*command).count('measuring') == 0
+
+
+@pytest.mark.slow
+def test_a_model_of_other_code_is_trained_again(of_other_code, study):
+  other, _, workdir = of_other_code
+  command = ('ablate', f'--study={study}:smoke', f'--workdir={workdir}', '--other_code=again')
+  printed = run(*command)
+  assert printed.count(': training in') == 1 and 'warm: measuring' in printed
+  assert other not in printed and len(list((workdir / 'before' / '1' / 'models').iterdir())) == 1
+
+
+def test_a_failed_row_keeps_its_log(finished, study):
+  workdir, _ = finished
+  printed = run('ablate', f'--study={study}:broken', f'--workdir={workdir}', code=1)
+  log = re.search(r'broken: failed: .* \(log: (.*)\)', printed).group(1)
+  assert 'Traceback' in pathlib.Path(log).read_text() and "'adma'" in pathlib.Path(log).read_text()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from common.reporting import pictures, plots, report
+from common.reporting import pictures, plots, provenance, report
 
 
 def records(num, offset=0.0):
@@ -85,7 +85,7 @@ def page(tmp_path):
       ['n=10'],
     ),
     report.Verdicts([report.Verdict('it works', 'undecided', '1 against 2')]),
-    report.Facts(report.environment()),
+    report.Facts(provenance.environment()),
   ]
   path = tmp_path / 'report.html'
   report.write_report(path, 'A & B', [report.Section('All', blocks)], 'below')
@@ -126,8 +126,8 @@ def test_report_is_made_for_phones_and_dark_pages(page):
 
 
 def test_environment_lists_the_conditions_of_a_measurement():
-  facts = report.environment()
-  assert facts.keys() == {'command', 'machine', 'devices', 'date', 'versions'}
+  facts = provenance.environment()
+  assert facts.keys() == {'command', 'machine', 'devices', 'date', 'versions', 'code'}
   assert re.match(r'\d+-core ', facts['machine']) and 'jax ' in facts['versions']
 
 

@@ -1,0 +1,91 @@
+"""Results of other versions of the code: a study never mixes them with its own unasked."""
+
+import itertools
+import logging
+import pathlib
+from collections.abc import Collection, Sequence
+
+from common.config import ConfigError
+from common.files import rename_folder
+from common.reporting import provenance
+from common.studies import studies
+from common.studies.cells import CellStore
+from common.studies.plans import Job
+from experiments.startup import workdir as workdirs
+
+REFUSE, KEEP, AGAIN = CHOICES = ('refuse', 'keep', 'again')
+HELP = (
+  'What happens to models and cells in the workdir that another version of the code made: refuse '
+  'stops, keep takes them as they are, again trains and measures once more.'
+)
+BEFORE = 'before'  # in the workdir: what was set aside
+UNKNOWN = 'code that was not recorded'
+
+
+def settle(
+  jobs: Sequence[Job], workdir: pathlib.Path, of_models: Collection[str], choice: str
+) -> None:
+  """Sees to it that the results in a workdir are of the present code, as a choice says.
+
+  Args:
+    jobs: the jobs of the study.
+    workdir: its folder.
+    of_models: metrics that do not depend on sampler options.
+    choice: one of CHOICES.
+
+  Raises:
+    ConfigError: there are results of other code, and the choice is to refuse them.
+  """
+  stores = [CellStore(workdir / 'cells', job.keys, of_models) for job in jobs]
+  found = {
+    code: None for job, store in zip(jobs, stores, strict=True) for code in _others(job, store)
+  }
+  if not found or choice == KEEP:
+    return
+  if choice == REFUSE:
+    raise ConfigError(
+      f'{workdir} holds results of {"; ".join(dict.fromkeys(every))}, and this is '
+      f'{provenance.code()}: add --other_code=again to train and measure once more (the old results '
+      f'go to {workdir / BEFORE}), --other_code=keep to take them as they are, or choose another '
+      '--workdir'
+    )
+  aside = _new_folder(workdir / BEFORE)
+  for job, store in zip(jobs, stores, strict=True):
+    if _others(job, store):
+      for path in store.files:
+        _move(path, aside / 'cells')
+    for part in studies.models(job):
+      if _made_by_others(part.folder):
+        with workdirs.locked(part.folder):
+          _move(part.folder, aside / 'models')
+  logging.info('moved results of other code to %s', aside)
+
+
+def _others(job: Job, store: CellStore) -> list[str]:
+  """The other versions of the code that made a part of a job's cells or of its models."""
+  made = [one['code'] for one in store.conditions() if 'code' in one]
+  for part in studies.models(job):
+    made += _made_by_others(part.folder)
+  return [code for code in dict.fromkeys(made) if _is_other(code)]
+
+
+def _made_by_others(folder: pathlib.Path) -> list[str]:
+  """The other versions of the code that trained the run in a folder."""
+  if not (folder / 'config.json').exists():
+    return []
+  made = [one.get('code', UNKNOWN) for one in provenance.remembered(folder)] or [UNKNOWN]
+  return [code for code in made if _is_other(code)]
+
+
+def _is_other(code: str) -> bool:
+  return provenance.digest_of(code) != provenance.code_digest()
+
+
+def _new_folder(parent: pathlib.Path) -> pathlib.Path:
+  """PARENT/1, or the next number that is free."""
+  return next(p for p in (parent / str(n) for n in itertools.count(1)) if not p.exists())
+
+
+def _move(path: pathlib.Path, folder: pathlib.Path) -> None:
+  folder.mkdir(parents=True, exist_ok=True)
+  rename_folder(path, folder / path.name)
