@@ -6,7 +6,12 @@ and is *undecided* otherwise.
 """
 
 import dataclasses
+import functools
+import math
 from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Float, Int
 
 from common.config import ConfigError
 from common.reporting.report import Verdict
@@ -15,12 +20,14 @@ from common.studies.estimates import (
   difference,
   format_estimate,
   is_paired,
+  quantile,
   scaled,
   unit,
 )
 
 # From worst to best.
 VERDICTS = ('fails', 'undecided', 'holds')
+MANY = 1000  # seeds
 
 Cells = tuple[str | tuple[str, ...], str]  # (row or rows, metric)
 Number = int | float
@@ -125,19 +132,65 @@ def _compare(
   if one.error is None or other.error is None:
     return 'undecided', f'{detail}; the error is unknown'
   gap = difference(one, other, float(claim.times))
-  low, high = gap.ends
-  if is_paired(one, other) and gap.error:
-    _, factor = unit(claim.cell[1], (one.value, other.value))
-    shown = format_estimate(scaled(gap, factor))
-    detail += f'; difference {shown}, paired over {len(one.seeds)} seeds'
   # "near" holds inside ± within · |other|, and fails where the interval lies entirely outside.
-  if claim.relation == 'near':
-    room = claim.within * abs(claim.times * other.value)
-    return _verdict(low >= -room and high <= room, low > room or high < -room), detail
-  if claim.relation == 'below':
+  room = claim.within * abs(claim.times * other.value) if claim.relation == 'near' else 0.0
+  verdict = _verdict_of(claim.relation, gap, room)
+  seeds = min(len(side.seeds) or MANY for side in (one, other))
+  if seeds < MANY and gap.error:
+    _, factor = unit(claim.cell[1], (one.value, other.value))
+    spread = gap.error * math.sqrt(seeds)
+    detail += (
+      f'; difference {format_estimate(scaled(gap, factor))} ({_test(one, other)}, effect size '
+      f'{gap.value / spread:.2g})'
+    )
+    if verdict == 'undecided':
+      detail += f'; {seeds_to_decide(gap, seeds, room)} would decide it if the means stay'
+  return verdict, detail
+
+
+def _test(one: Estimate, other: Estimate) -> str:
+  """The name of the test of a difference."""
+  if is_paired(one, other):
+    return f'paired t-test over {len(one.seeds)} seeds'
+  if one.seeds and other.seeds:
+    return f"Welch's t-test over {len(one.seeds)} and {len(other.seeds)} seeds"
+  return f't-test over {len(one.seeds or other.seeds)} seeds'
+
+
+def seeds_to_decide(gap: Estimate, seeds: int, room: float = 0.0) -> str:
+  """How many seeds would decide a claim, such as 'about 12 seeds', if its means stay as they are.
+
+  With n seeds of the present spread s, the half-width t(n - 1) · s / √n must be below the distance
+  of the gap from the bounds of the claim. Half of such repetitions decide it.
+
+  Args:
+    gap: the difference, with its error.
+    seeds: the number of seeds that it comes from.
+    room: the largest difference at which the claim still holds; 0 for 'above' and 'below'.
+  """
+  distance = abs(abs(gap.value) - room)
+  spread = gap.error * math.sqrt(seeds)
+  numbers, widths = _widths()
+  decided = numbers[(numbers > seeds) & (widths * spread < distance)]
+  return f'about {decided[0]} seeds' if len(decided) else f'more than {MANY:,} seeds'
+
+
+@functools.cache
+def _widths() -> tuple[Int[np.ndarray, 'n'], Float[np.ndarray, 'n']]:
+  """Numbers of seeds up to MANY, and half the width of the t-interval of each, for spread 1."""
+  numbers = np.arange(2, MANY + 1)
+  return numbers, quantile(numbers - 1.0) / np.sqrt(numbers)
+
+
+def _verdict_of(relation: str, gap: Estimate, room: float) -> str:
+  """The verdict on a difference, from its interval."""
+  low, high = gap.ends
+  if relation == 'near':
+    return _verdict(low >= -room and high <= room, low > room or high < -room)
+  if relation == 'below':
     low, high = -high, -low  # "below" is "above" of the negated difference
   # Two exact values that are equal: neither is above the other.
-  return _verdict(low > 0, high < 0 or low == high == 0), detail
+  return _verdict(low > 0, high < 0 or low == high == 0)
 
 
 def _detail(claim: Claim, row: str, one: Estimate, name: str, other: Estimate) -> str:

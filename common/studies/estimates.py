@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from common.evaluation.measures import Measure
 from common.evaluation.metrics import METRICS
@@ -47,7 +48,7 @@ class Estimate(NamedTuple):
     """Half the width of the 95 % interval."""
     if self.interval is not None:
       return (self.interval[1] - self.interval[0]) / 2
-    return None if self.error is None else _quantile(self.dof) * self.error
+    return None if self.error is None else float(quantile(self.dof) * self.error)
 
   @property
   def ends(self) -> tuple[float, float]:
@@ -115,11 +116,11 @@ def _mean(values: Mapping[int, float]) -> Estimate:
   return Estimate(float(array.mean()), float(error), len(array) - 1.0, dict(values))
 
 
-def _quantile(dof: float) -> float:
+def quantile(dof: float | Float[np.ndarray, 'n']) -> float | Float[np.ndarray, 'n']:
   """The factor from a standard error to half a t-interval: 1.96 for infinite `dof`."""
   from scipy import stats
 
-  return float(stats.t.ppf(0.5 + CONFIDENCE / 2, dof))
+  return stats.t.ppf(0.5 + CONFIDENCE / 2, dof)
 
 
 def title(metric: str) -> str:

@@ -45,7 +45,7 @@ def settle(
   if choice == REFUSE:
     raise ConfigError(
       f'{workdir} holds results of {"; ".join(dict.fromkeys(every))}, and this is '
-      f'{provenance.code()}: add --other_code=again to train and measure once more (the old results '
+      f'{provenance.code()}: add --other_code=again to train and measure once more (old results '
       f'go to {workdir / BEFORE}), --other_code=keep to take them as they are, or choose another '
       '--workdir'
     )

@@ -1,6 +1,7 @@
 """Verdicts on claims."""
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from common.config import ConfigError
 from common.evaluation.images.agreement import share
 from common.evaluation.measures import Measure
-from common.studies.claims import Claim, judge
+from common.studies.claims import Claim, judge, seeds_to_decide
 from common.studies.estimates import (
   Estimate,
   difference,
@@ -86,10 +87,45 @@ def test_equal_seeds_are_paired_and_decide_where_their_spread_is_shared():
   gaps = 0.1 + noise
   half_width = 2.77644511 * gaps.std(ddof=1) / math.sqrt(5)  # t of 4 degrees of freedom
   shown = format_estimate(Estimate(gaps.mean(), half_width / 1.95996398))
-  assert paired.detail.endswith(f'; difference {shown}, paired over 5 seeds')
+  effect = f'{gaps.mean() / gaps.std(ddof=1):.2g}'
+  assert paired.detail.endswith(
+    f'; difference {shown} (paired t-test over 5 seeds, effect size {effect})'
+  )
+  assert "(Welch's t-test over 5 and 5 seeds, effect size " in apart.detail
+  assert apart.detail.endswith(' seeds would decide it if the means stay')
   twice = Claim('', ('a', 'm'), below=('b', 'm'), times=2.0)
   cells = {('a', 'm'): of_seeds(2 * shared - 0.1 + noise), ('b', 'm'): other}
   assert judge(twice, cells).verdict == 'holds'
+
+
+@pytest.mark.parametrize(
+  ('gap', 'room', 'expected'),
+  [
+    # s = 1: t(n - 1) / √n falls below 1 from 6 to 7 seeds (2.571 / 2.449 and 2.447 / 2.646).
+    (Estimate(1.0, 1 / math.sqrt(3)), 0.0, 'about 7 seeds'),
+    (Estimate(-1.0, 1 / math.sqrt(3)), 0.0, 'about 7 seeds'),
+    # "near": the distance from the bound 3, on either side of it, is 1.
+    (Estimate(2.0, 1 / math.sqrt(3)), 3.0, 'about 7 seeds'),
+    (Estimate(-4.0, 1 / math.sqrt(3)), 3.0, 'about 7 seeds'),
+    (Estimate(0.01, 1 / math.sqrt(3)), 0.0, 'more than 1,000 seeds'),
+    (Estimate(0.0, 1 / math.sqrt(3)), 0.0, 'more than 1,000 seeds'),
+  ],
+)
+def test_the_seeds_that_would_decide_follow_from_the_t_interval(gap, room, expected):
+  assert seeds_to_decide(gap, 3, room) == expected
+
+
+def test_as_many_seeds_as_it_says_decide_a_claim():
+  """The same mean and spread over more seeds: one fewer than it says leaves it undecided."""
+  values = np.array([0.0, 1.0, 2.0])
+  claim = Claim('', ('a', 'm'), above=0.0)
+  few = judge(claim, {('a', 'm'): of_seeds(values)})
+  number = int(re.search(r'about (\d+) seeds would decide', few.detail).group(1))
+  for seeds, expected in ((number - 1, 'undecided'), (number, 'holds')):
+    rng = np.random.default_rng(seeds)
+    drawn = rng.normal(size=seeds)
+    drawn = (drawn - drawn.mean()) / drawn.std(ddof=1) * values.std(ddof=1) + values.mean()
+    assert judge(claim, {('a', 'm'): of_seeds(drawn)}).verdict == expected
 
 
 def test_a_seed_that_is_not_finite_is_not_left_out():
