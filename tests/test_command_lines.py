@@ -22,7 +22,7 @@ from diffusion.likelihood import LIKELIHOODS
 from experiments import COMMANDS, cli, families, runs
 from experiments.benchmarks import GPU, LANGUAGE, SUITES, gpu
 from experiments.list import pages
-from experiments.study import running
+from experiments.study.run_metrics import RUN_METRICS
 from experiments.sweep import grid as grids
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -160,7 +160,7 @@ def check_options(texts, config):
 
 def check_values(values, config):
   """Names that flags give are names of tables; files are there."""
-  tables = {'metrics': METRICS | running.RUN_METRICS, 'suite': {**SUITES, LANGUAGE: (), GPU: ()}}
+  tables = {'metrics': METRICS | RUN_METRICS, 'suite': {**SUITES, LANGUAGE: (), GPU: ()}}
   tables['rows'] = gpu.ROWS
   for flag, table in tables.items():
     for name in values.get(flag) or ():

@@ -29,7 +29,7 @@ from diffusion.sampling.driver import SAMPLERS
 from diffusion.sampling.grids import GRIDS
 from diffusion.sampling.tasks import TASKS
 from experiments import families
-from experiments.study.running import RUN_METRICS
+from experiments.study.run_metrics import RUN_METRICS
 from tests.autoregressive.networks import test_networks, test_pixelcnn
 from tests.common.baselines.gan.small import NETWORKS as GAMES
 from tests.diffusion.networks.small import SMALL

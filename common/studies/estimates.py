@@ -19,6 +19,8 @@ CONFIDENCE = 0.95
 TITLES = {name: metric.title for name, metric in METRICS.items()} | {
   'training_seconds': 'seconds of training',
   'training_flops': 'training FLOPs',
+  'examples_seen': 'examples seen',
+  'paper_share': "share of the paper's training FLOPs",
   'stable_runs': 'share of stable runs',
 }
 PREFIXES = (('P', 1e15), ('T', 1e12), ('G', 1e9), ('M', 1e6))

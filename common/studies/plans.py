@@ -18,6 +18,19 @@ Config = dict[str, Any]
 OF_A_MEMBER = ('context', 'min_context', 'stride', 'train_to', 'batch_size', 'dir')
 
 
+class PaperTraining(NamedTuple):
+  """The training that a paper published, for the metric 'paper_share'.
+
+  Attributes:
+    config: its config, 'FILE.py:variant'.
+    spec: what its data are, if they cannot be had here: shape, levels, num_classes, num_train, as
+      in `DataSpec`.
+  """
+
+  config: str
+  spec: Mapping[str, Any] = {}
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
   """A row of a study.
@@ -37,6 +50,7 @@ class Row:
       distance of the study's `stability` alone, and stands in the table of runs.
     first_stage: the name of a row above, an autoencoder, whose latents this row models; of the same
       seed (`data.first_stage`).
+    paper_training: the training of the paper, in place of the study's.
   """
 
   name: str
@@ -47,6 +61,7 @@ class Row:
   ensemble: tuple[str, ...] = ()
   tries_of: str = ''
   first_stage: str = ''
+  paper_training: PaperTraining | None = None
 
   @property
   def is_model(self) -> bool:
@@ -74,6 +89,7 @@ class Study:
     plots: (metric along x, metric along y) of each scatter plot in the report.
     seeds: one run per row and seed.
     stability: which runs are stable, for the metric 'stable_runs'; see `common.studies.stability`.
+    paper_training: the training of the paper, of which those of the rows are a share.
   """
 
   name: str
@@ -91,6 +107,7 @@ class Study:
   plots: tuple[tuple[str, str], ...] = ()
   seeds: tuple[int, ...] = (0,)
   stability: Stability | None = None
+  paper_training: PaperTraining | None = None
 
   @property
   def shown(self) -> tuple[Row, ...]:
@@ -157,6 +174,7 @@ def plan(
   for row in study.rows:
     if row.tries_of:
       row = _as_a_try(row, named[row.tries_of])
+    row = dataclasses.replace(row, paper_training=row.paper_training or study.paper_training)
     for key in row.config:
       if key.startswith(('sampling.', 'evaluation.')):
         raise ConfigError(

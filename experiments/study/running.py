@@ -1,17 +1,12 @@
 """Trains and measures the rows of a study, and writes its tables and its report."""
 
-import functools
-import json
 import math
 import pathlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from common.baselines.vae.first_stage import untrained
-from common.config import ConfigError, differences, flatten, to_json
-from common.data import pipeline
-from common.data.spec import DataSpec, latent_spec
+from common.config import ConfigError, differences, to_json
 from common.domains import domain_of
 from common.evaluation.evaluate import (
   NO_ENSEMBLE,
@@ -27,11 +22,11 @@ from common.studies import plans, sections, studies, tables
 from common.studies.cells import Origin
 from common.studies.plans import Job, Study
 from common.studies.stability import STABLE_RUNS
-from common.training.program import TrainingCost, training_cost
 from experiments import families, runs
-from experiments.startup import datasets, signals, sources
-from experiments.startup import workdir as workdirs
+from experiments.startup import datasets, signals
 from experiments.study import versions
+from experiments.study.costs import cost_of, data_of, paper_cost, spec_of
+from experiments.study.run_metrics import OF_THE_CONFIG, RUN_METRICS
 
 SHARD_HELP = (
   'PART/PARTS, such as 1/4: train and measure only this part of the models, and no ensembles.'
@@ -86,7 +81,7 @@ def plan(
 def check_metrics(jobs: list[Job], metrics: Sequence[str]) -> None:
   """Raises ConfigError for a metric that no job's data have, or an ensemble without forecasts."""
   loaded = {to_json(job.config['data']): job for job in jobs}
-  loaded = {key: _spec(job) for key, job in loaded.items()}
+  loaded = {key: spec_of(job) for key, job in loaded.items()}
   for job in jobs:
     spec = loaded[to_json(job.config['data'])]
     if job.members and 'crps' not in domain_of(spec).metrics:
@@ -94,6 +89,10 @@ def check_metrics(jobs: list[Job], metrics: Sequence[str]) -> None:
         f'the ensemble {job.row.name!r} pools forecasts of time series, but {spec.name} has none: '
         'remove the row'
       )
+  if 'paper_share' in metrics:
+    for job in jobs:
+      if job.row.paper_training is not None:
+        paper_cost(job.row.paper_training)
   specs = list(loaded.values())
   known = {STABLE_RUNS, *RUN_METRICS}.union(*(domain_of(spec).metrics for spec in specs))
   for metric in metrics:
@@ -138,45 +137,6 @@ def _cost_line(job: Job) -> str:
   )
 
 
-def cost_of(job: Job) -> TrainingCost:
-  """The cost of training the model of a job, from its shapes alone.
-
-  Raises:
-    ConfigError: for a config that cannot be trained, or data that cannot be read.
-  """
-  if job.stage is None:
-    return _cost(_settings(job))
-  return _cost(_settings(job), _settings(job.stage))._replace(stage=cost_of(job.stage))
-
-
-def _settings(job: Job) -> str:
-  """The settings on which the cost of a job's model depends; seeds share them."""
-  # As `runs.train` completes a config.
-  config = sources.with_source(job.config, flatten(job.config).keys())
-  data = workdirs.data_section(config, job.folder)
-  if job.stage is not None:
-    data['first_stage'] = ''  # its folder depends on the seed, and need not exist yet
-  return to_json(config | {'data': data, 'seed': 0})
-
-
-# Rows that differ only in sampler options share a cost.
-@functools.lru_cache(maxsize=256)
-def _cost(config: str, stage: str = '') -> TrainingCost:
-  config = json.loads(config)
-  spec = _data(to_json(config['data'])).spec
-  if stage:
-    spec = latent_spec(spec, untrained(json.loads(stage), spec))
-  return training_cost(config, families.build(config, spec), spec)
-
-
-def _spec(job: Job) -> DataSpec:
-  """The description of a job's data, also of latents whose first stage is not trained yet."""
-  if job.stage is None:
-    return _data(to_json(job.config['data'])).spec
-  images = _spec(job.stage)
-  return latent_spec(images, untrained(job.stage.config, images))
-
-
 def run(
   jobs: list[Job], study: Study, workdir: pathlib.Path, other_code: str = versions.REFUSE
 ) -> studies.Results:
@@ -209,7 +169,7 @@ def origin(job: Job) -> Origin:
   elif job.members:
     data = {'members': {one.row.name: datasets.remembered(one.folder) for one in job.members}}
   else:
-    data = {'data': datasets.identity(_data(to_json(job.config['data'])))}
+    data = {'data': datasets.identity(data_of(to_json(job.config['data'])))}
   options = {'options': dict(job.row.sampling), 'baseline': job.row.baseline}
   settings = {'row': job.row.name, 'seed': job.seed, 'config': job.config, **options, **data}
   return Origin(settings, provenance.conditions())
@@ -226,7 +186,7 @@ def measure(job: Job, metrics: Sequence[str]) -> Evaluation:
     found = {metric: RUN_METRICS[metric](job) for metric in logged}
     return result._replace(measures=result.measures | found)
   if job.row.baseline:
-    data, settings = _data(to_json(job.config['data'])), job.config['evaluation']
+    data, settings = data_of(to_json(job.config['data'])), job.config['evaluation']
     result, why = evaluate_baseline(job.row.baseline, data, settings, asked), NO_MODEL
   else:
     result, why = measure_ensemble(job, asked), NO_ENSEMBLE
@@ -242,11 +202,11 @@ def measure_model(job: Job, metrics: Sequence[str]) -> Evaluation:
 def measure_diverged(job: Job, metrics: Sequence[str]) -> Evaluation:
   """The metrics of a run that diverged: NaN, or what its config alone decides."""
   why = f'diverged: {studies.divergence(job.folder)}'
-  data = _data(to_json(job.config['data']))
+  data = data_of(to_json(job.config['data']))
   method, found = families.build(job.config, data.spec), {}
   for metric in metrics:
-    if metric == 'training_flops':
-      found[metric] = _training_flops(job)
+    if metric in OF_THE_CONFIG:
+      found[metric] = RUN_METRICS[metric](job)
     elif metric == 'parameters':
       found[metric] = Measure(float(cost_of(job).all_parameters), 0.0)
     elif metric in METRICS and (reason := not_measured(metric, method, data)):
@@ -267,53 +227,6 @@ def _load(job: Job) -> runs.Run:
   loaded = runs.load(job.folder)
   method = families.build(job.config, loaded.data.spec)
   return loaded._replace(config=job.config, method=method)
-
-
-# Rows of baselines follow each other, and share what is read of their data.
-@functools.lru_cache(maxsize=1)
-def _data(section: str) -> pipeline.Data:
-  return datasets.load(json.loads(section))
-
-
-def _training_seconds(job: Job) -> Measure:
-  # The first call includes compilation and does not count: a run of one call has no time.
-  seconds = writers.training_seconds(job.folder) or None
-  note = 'in training steps, without compilation'
-  if job.stage is not None and seconds:
-    of_stage = _training_seconds(job.stage).value
-    seconds = seconds + of_stage if of_stage else None
-    note += '; with those of the first stage'
-  return Measure(seconds, 0.0, note)
-
-
-def _training_flops(job: Job) -> Measure:
-  note = (
-    'of the loss and its gradient, in products and convolutions; steps × operations of its trace'
-  )
-  return Measure(float(cost_of(job).flops), 0.0, note)
-
-
-def _validation_loss(job: Job) -> Measure:
-  rows = writers.read(job.folder, 'validation')
-  if not rows:
-    return Measure(None, note='the run validates never: train.evaluate_every=0')
-  return Measure(rows[-1]['loss'], None, 'of the last step')
-
-
-def _best_validation_loss(job: Job) -> Measure:
-  losses = [row['loss'] for row in writers.read(job.folder, 'validation')]
-  if not losses:
-    return Measure(None, note='the run validates never: train.evaluate_every=0')
-  return Measure(min(losses), None, f'the least of {len(losses)} evaluations')
-
-
-# Metrics of a training run, from its log or its config, not from an evaluation.
-RUN_METRICS = {
-  'training_seconds': _training_seconds,
-  'training_flops': _training_flops,
-  'validation_loss': _validation_loss,
-  'best_validation_loss': _best_validation_loss,
-}
 
 
 def write_results(results: studies.Results, workdir: pathlib.Path, shard: str) -> None:

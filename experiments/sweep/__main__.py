@@ -20,6 +20,7 @@ from absl import flags
 from common.evaluation.metrics import METRICS
 from experiments import cli, config_flag
 from experiments.study import running, versions
+from experiments.study.run_metrics import RUN_METRICS
 from experiments.sweep import grid as grids
 
 CONFIG = config_flag.define('FILE.py[:variant]; --config.a.b=value sets it for all rows.')
@@ -33,7 +34,7 @@ SEEDS = flags.DEFINE_integer(
 CHOSEN = flags.DEFINE_list(
   'metrics',
   ['validation_loss', 'training_seconds'],
-  f'Metrics, the one to choose by first: {", ".join((*running.RUN_METRICS, *METRICS))}.',
+  f'Metrics, the one to choose by first: {", ".join((*RUN_METRICS, *METRICS))}.',
 )
 SHARD = flags.DEFINE_string('shard', '1/1', running.SHARD_HELP)
 OTHER_CODE = flags.DEFINE_enum('other_code', versions.REFUSE, versions.CHOICES, versions.HELP)

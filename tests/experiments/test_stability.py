@@ -1,17 +1,19 @@
 """The stability of training from real trainings: two families, a diverged run, two datasets."""
 
+import dataclasses
 import json
 import math
 
 import numpy as np
 import pytest
 
+from common.config import ConfigError
 from common.reporting import writers
 from common.studies import studies
 from common.studies.claims import Claim
-from common.studies.plans import Row, Stability, Study
+from common.studies.plans import PaperTraining, Row, Stability, Study
 from experiments import families
-from experiments.study import running
+from experiments.study import costs, running
 from tests.experiments.startup import tiny
 
 pytestmark = pytest.mark.slow  # several trainings of two families
@@ -34,7 +36,11 @@ STEEP = {
   'optimizer.warmup': '0',
   'optimizer.schedule': 'constant',
 }
-METRICS = ('frechet', 'stable_runs', 'agreement', 'parameters', 'training_flops')
+METRICS = (
+  *('frechet', 'stable_runs', 'agreement', 'parameters', 'training_flops'),
+  *('examples_seen', 'paper_share'),
+)
+PAPER = PaperTraining('configs/autoregressive/images.py:digits_4x4')
 
 
 def study_of(images):
@@ -57,6 +63,7 @@ def study_of(images):
       Claim('as large', ('patches', 'parameters'), near=(('diverges',), 'parameters'), within=0.05),
     ),
     stability=Stability(),
+    paper_training=PAPER,
   )
 
 
@@ -104,14 +111,20 @@ def test_a_diverged_run_is_recorded_and_counted(finished):
 def test_costs_are_exact_in_files_and_readable_in_the_table(finished):
   folder, results = finished
   study, jobs = planned(folder)
-  cost = running.cost_of(jobs[0])
+  cost = costs.cost_of(jobs[0])
   assert cost.flops == 4 * cost.flops_per_step
   measured = results.measures['patches', 'training_flops'][0]
   assert measured.value == cost.flops and measured.standard_error == 0.0
   assert results.measures['patches', 'parameters'][0].value == cost.parameters
   work = folder / 'work'
+  assert "share of the paper's training FLOPs" in (work / 'table.md').read_text()
   assert f'{float(cost.flops)}' in (work / 'table.csv').read_text()
   assert 'training MFLOP' in (work / 'table.md').read_text()
+  batch = jobs[0].config['data']['batch_size']
+  assert results.measures['patches', 'examples_seen'][0].value == 4 * batch
+  share = results.measures['patches', 'paper_share'][0]
+  assert share.value == cost.flops / costs.paper_cost(PAPER).flops < 1
+  assert PAPER.config in share.note
   shown = running.show_rows(jobs)
   assert f'{cost.parameters:,} parameters, {cost.flops:.4g} training FLOPs: 4 steps of' in shown
   assert shown.count(' training FLOPs: 4 steps of ') == len(study.rows)
@@ -139,3 +152,20 @@ def test_rows_without_their_data_are_shown_without_costs(tmp_path):
   _, jobs = planned(tmp_path)
   shown = running.show_rows(jobs)
   assert shown.count('parameters and training FLOPs are not known: ') == 1
+
+
+def test_data_that_are_not_here_are_described_for_the_cost_of_a_papers_training():
+  spec = dict(shape=(8, 8, 3), levels=256, num_classes=10, num_train=5000)
+  small = costs.paper_cost(PaperTraining('configs/gan/images.py:digits', spec))
+  known = costs.paper_cost(PaperTraining('configs/gan/images.py:digits'))
+  # Three channels in place of one: only the first and the last layers differ.
+  assert known.parameters < small.parameters < 1.1 * known.parameters
+
+
+def test_a_papers_training_that_does_not_exist_is_refused_before_training(finished):
+  folder, _ = finished
+  other = PaperTraining('configs/papers/x.py')
+  study = dataclasses.replace(planned(folder)[0], paper_training=other)
+  jobs = running.plan(study, families.load_config, folder / 'work', '1/1')
+  with pytest.raises(ConfigError, match=r'configs/papers/x\.py'):
+    running.check_metrics(jobs, study.metrics)
