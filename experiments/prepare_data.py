@@ -96,6 +96,7 @@ SETTINGS = (
       ('min_context', 'least values before the horizon of a training window (all)'),
       ('rolling', 'windows of each series in validation, and in test (1)'),
       ('roll_by', 'steps from one of these windows to the next (the horizon)'),
+      ('rolling_multiple', 'the number of these windows is a multiple of this (1)'),
     )
   ),
   flags.DEFINE_bool('shift', None, 'Text, music: keep windows in order, for data.shift=True.'),

@@ -116,6 +116,25 @@ class GivenSource(Source):
     return {key: np.take(array, indices, axis=0) for key, array in self.arrays.items()}
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class FirstExamples(Source):
+  """The first examples of another source.
+
+  Attributes:
+    source: the other source.
+    number: how many of its examples there are.
+  """
+
+  source: Source
+  number: int
+
+  def __len__(self) -> int:
+    return self.number
+
+  def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+    return self.source.gather(indices)
+
+
 def given_examples(spec: DataSpec, x: np.ndarray, label: np.ndarray | None = None) -> GivenSource:
   """A source of given examples.
 

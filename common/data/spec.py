@@ -43,6 +43,8 @@ class SeriesSpec:
     clock: how times are counted and written.
     naive_scales: of each series, the mean error of the seasonal naive forecast within the part
       before the test, in the unit of the file (common/data/series/encoding.py); empty: unknown.
+    spreads: of each series, the standard deviation of its training part, in the unit of the file;
+      empty: unknown.
     means, deviations: of the covariates of the file, which are stored without them.
     static: the covariates and categories that are the same in all steps of a series.
     columns: the roles of the columns of the file.
@@ -62,6 +64,7 @@ class SeriesSpec:
   first: tuple[int, ...] = ()
   clock: Clock = STEPS
   naive_scales: tuple[float, ...] = ()
+  spreads: tuple[float, ...] = ()
   means: tuple[float, ...] = ()
   deviations: tuple[float, ...] = ()
   static: tuple[str, ...] = ()

@@ -39,6 +39,7 @@ class SeriesDomain(Domain):
   metrics = Domain.metrics | {
     *('crps', 'normalised_crps', 'quantile_loss', 'crps_sum', 'coverage'),
     *('normalised_deviation', 'smape', 'mape', 'mase', 'owa'),
+    *('standardised_mse', 'standardised_mae'),
   }
   flags: Mapping[str, str] = {
     'num': 'number of windows (6; all for a .csv)',

@@ -207,6 +207,16 @@ METRICS = {
   'mase': _of_forecasts(
     'mase', 'MASE', 'Mean absolute error of the median, relative to seasonal naive in training.'
   ),
+  'standardised_mse': _of_forecasts(
+    'standardised_mse',
+    'standardised MSE',
+    'Mean squared error of the mean, of series divided by their deviation in training.',
+  ),
+  'standardised_mae': _of_forecasts(
+    'standardised_mae',
+    'standardised MAE',
+    'Mean absolute error of the median, of series divided by their deviation in training.',
+  ),
   'owa': Metric(_owa, 'OWA', FORECASTS, SERIES_ONLY),
   'coverage': _of_forecasts(
     'inside_80', 'coverage of the 80 % interval', 'Share of true values in the 80 % interval.'

@@ -48,6 +48,8 @@ class Claim:
       about each of them.
     times: a factor that multiplies the other side.
     within: for `near`: the largest difference allowed, as a fraction of the other side.
+    same_examples: whether the other side is of the same examples, with nothing random: then the
+      values alone decide, and what other examples would give does not matter.
   """
 
   text: str
@@ -57,6 +59,7 @@ class Claim:
   near: Cells | Number | None = None
   times: Number = 1.0
   within: Number = 0.0
+  same_examples: bool = False
 
   def __post_init__(self):
     given = list(self._sides())
@@ -129,6 +132,8 @@ def _compare(
   if one is None or other is None:
     return 'undecided', f'{row if one is None else name} was not measured'
   detail = _detail(claim, row, one, name, other)
+  if claim.same_examples:
+    one, other = (side._replace(error=0.0, interval=None) for side in (one, other))
   if one.error is None or other.error is None:
     return 'undecided', f'{detail}; the error is unknown'
   gap = difference(one, other, float(claim.times))

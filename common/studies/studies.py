@@ -128,7 +128,7 @@ def run(
         for part in models(job):
           if part.folder in failed_models:
             raise RuntimeError(failed_models[part.folder])
-          if not _is_trained(part):
+          if not is_trained(part):
             say(f'{label}: training in {part.folder}')
             _train(part, train, failed_models)
           if why := divergence(part.folder):
@@ -236,7 +236,8 @@ def divergence(folder: pathlib.Path) -> str:
   return path.read_text('utf-8') if path.exists() else ''
 
 
-def _is_trained(job: Job) -> bool:
+def is_trained(job: Job) -> bool:
+  """Whether the training of a job's model has ended, with a model or by diverging."""
   return any((job.folder / name).exists() for name in (TRAINED, DIVERGED))
 
 

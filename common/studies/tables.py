@@ -63,6 +63,8 @@ def notes(results: Results) -> list[str]:
   lines = [line for metric in study.metrics for line in _metric_notes(results, metric)]
   if len(study.seeds) > 1:
     lines.append(f'means of {len(study.seeds)} seeds; ± is half of a 95 % t-interval over them')
+  elif not any(row.is_model for row in study.rows):
+    lines.append('nothing is trained; ± is half of the 95 % interval of the measurement')
   else:
     lines.append(
       'one seed; ± is half of the 95 % interval of the measurement; another training differs more'

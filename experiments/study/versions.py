@@ -37,14 +37,12 @@ def settle(
     ConfigError: there are results of other code, and the choice is to refuse them.
   """
   stores = [CellStore(workdir / 'cells', job.keys, of_models) for job in jobs]
-  found = {
-    code: None for job, store in zip(jobs, stores, strict=True) for code in _others(job, store)
-  }
+  found = [code for job, store in zip(jobs, stores, strict=True) for code in _others(job, store)]
   if not found or choice == KEEP:
     return
   if choice == REFUSE:
     raise ConfigError(
-      f'{workdir} holds results of {"; ".join(dict.fromkeys(every))}, and this is '
+      f'{workdir} holds results of {"; ".join(dict.fromkeys(found))}, and this is '
       f'{provenance.code()}: add --other_code=again to train and measure once more (old results '
       f'go to {workdir / BEFORE}), --other_code=keep to take them as they are, or choose another '
       '--workdir'

@@ -178,3 +178,37 @@ def test_a_failed_row_keeps_its_log(finished, study):
   printed = run('ablate', f'--study={study}:broken', f'--workdir={workdir}', code=1)
   log = re.search(r'broken: failed: .* \(log: (.*)\)', printed).group(1)
   assert 'Traceback' in pathlib.Path(log).read_text() and "'adma'" in pathlib.Path(log).read_text()
+
+
+def test_a_dry_run_says_what_is_left(finished, study):
+  workdir, _ = finished
+  printed = run('ablate', f'--study={study}:smoke', f'--workdir={workdir}', '--dry_run')
+  assert printed.splitlines() == [
+    'warm: finished',
+    'cold: finished',
+    '0 trainings and 0 measurements are left: about 0:00 in one command',
+  ]
+  said = refused('ablate', '--dry_run')
+  assert said == 'error: --study is missing: name one, such as those of twofold ablate --list'
+
+
+@pytest.mark.slow
+def test_a_dry_run_times_the_models_that_rows_share_once(study, tmp_path):
+  new = tmp_path / 'new'
+  printed = run('ablate', f'--study={study}:smoke', f'--workdir={new}', '--dry_run', '--seeds=0,1')
+  # The rows share their models, which the first of them trains.
+  assert re.search(r'^warm: 2 trainings of \d+:\d\d, 2 measurements of \d+:\d\d$', printed, re.M)
+  assert re.search(r'^cold: 2 measurements of \d+:\d\d$', printed, re.M)
+  assert '2 trainings and 4 measurements are left: about ' in printed and not new.exists()
+
+
+def test_a_row_that_cannot_be_timed_is_named(finished, study):
+  workdir, _ = finished
+  printed = run('ablate', f'--study={study}:broken', f'--workdir={workdir}', '--dry_run')
+  assert "broken: 1 training, 1 measurement (not timed: unknown optimizer.name 'adma'" in printed
+  assert 'in one command; rows not timed: 1' in printed
+
+
+def test_the_studies_are_listed():
+  printed = run('ablate', '--list')
+  assert 'configs/ablations/nanogpt.py:cpu' in printed

@@ -31,6 +31,7 @@ BUILDERS = {
   'm4': competitions.M4,
   'tourism': competitions.Tourism,
   'exchange_rate': long.ExchangeRate,
+  'exchange_rate_long': long.ExchangeRateLong,
   'etth1': long.EttH1,
   'etth2': long.EttH2,
   'vic_elec': long.VicElec,

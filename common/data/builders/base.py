@@ -35,6 +35,7 @@ FLAG_DEFAULTS = dict(
   min_context=0,
   rolling=0,
   roll_by=0,
+  rolling_multiple=1,
   train_to='validation',
   frequency='',
   unit='',

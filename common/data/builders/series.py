@@ -45,7 +45,15 @@ ROLES = {
 # Settings of windows that are in the name of a dataset only if they differ from these.
 OPTIONAL = {
   name: base.FLAG_DEFAULTS[name]
-  for name in ('frequency', 'min_context', 'rolling', 'roll_by', 'train_to', 'unit')
+  for name in (
+    'frequency',
+    'min_context',
+    'rolling',
+    'roll_by',
+    'rolling_multiple',
+    'train_to',
+    'unit',
+  )
 }
 MAX_NAMED = 3  # series that a note lists
 
@@ -182,6 +190,7 @@ def _description(
     first=table.times.values[table.starts][kept].tolist(),
     clock=list(calendars.Clock(table.frequency.unit, table.frequency.step, table.times.style)),
     naive_scales=[encoding.naive_scale(values[i][: parts[i].test], table.period) for i in kept],
+    spreads=[encoding.spread(values[i][: parts[i].train]) for i in kept],
     means=list(stored.means),
     deviations=list(stored.deviations),
     static=list(stored.static),

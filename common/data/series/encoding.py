@@ -141,6 +141,13 @@ def levels_of(table: Table, i: int, end: int) -> Levels:
   return levels
 
 
+def spread(values: Float[np.ndarray, 'steps']) -> float:
+  """The standard deviation of the values of a series that are known; NaN without any."""
+  known = values[np.isfinite(values)]
+  with np.errstate(over='ignore'):  # values that no window could hold are refused elsewhere
+    return float(known.std()) if len(known) else float('nan')
+
+
 def naive_scale(values: Float[np.ndarray, 'steps'], season: int) -> float:
   """The mean size of the error of the seasonal naive forecast one season ahead, within a series.
 

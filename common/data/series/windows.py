@@ -23,7 +23,9 @@ DEFAULT_HORIZON = 12
 FUTURE = 'future'  # the split of forecasts beyond the end of the data
 # Where training ends: before the steps for validation, before those for testing, or nowhere.
 TRAIN_TO = ('validation', 'test', 'end')
-LEAST = dict(context=1, horizon=1, stride=1, min_context=0, rolling=0, roll_by=0)
+LEAST = dict(
+  context=1, horizon=1, stride=1, min_context=0, rolling=0, roll_by=0, rolling_multiple=1
+)
 LEAST_TRAINING = 2  # steps of a series that validation leaves for training: one given, one to learn
 
 
@@ -39,6 +41,7 @@ class WindowSizes(NamedTuple):
     rolling: windows of a series in validation, and again in test; 0: one, or as many as the
       published test part has room for.
     roll_by: steps from one of these windows to the next; 0: the horizon.
+    rolling_multiple: the number of these windows is a multiple of this; the last are left out.
     train_to: see TRAIN_TO.
   """
 
@@ -48,6 +51,7 @@ class WindowSizes(NamedTuple):
   min_context: int = 0
   rolling: int = 0
   roll_by: int = 0
+  rolling_multiple: int = 1
   train_to: str = 'validation'
 
   @property
@@ -156,6 +160,11 @@ def window_offsets(parts: Parts, sizes: WindowSizes) -> dict[str, Sequence[int]]
   }
   # The last `rolling` windows, if a published part has room for more.
   kept = {split: origins[-sizes.rolling :] for split, origins in held_out.items()}
+  # Published tables of long horizons leave out what fills no batch of their loaders.
+  kept = {
+    split: origins[: len(origins) // sizes.rolling_multiple * sizes.rolling_multiple]
+    for split, origins in kept.items()
+  }
   return {
     'train': _training_offsets(parts.train, sizes),
     **{split: [origin - context for origin in origins] for split, origins in kept.items()},

@@ -126,6 +126,12 @@ def score_windows(forecasts: Forecasts, season: int) -> dict[str, Parts]:
     scaled = competitions.mase(point, truth, np.array(scales)[forecasts.label])
     # The competitions average over series, and so over windows, not over steps.
     parts['mase'] = _mean_over(scaled, np.isfinite(scaled).astype(int))
+  if spreads := forecasts.series.spreads:
+    # Σ over steps of squared and absolute errors of the standardised series: its mean cancels.
+    spread = np.array(spreads)[forecasts.label]
+    squares = np.nansum((draws.mean(1) - truth) ** 2, 1) / spread**2
+    parts['standardised_mse'] = Parts(squares, steps)
+    parts['standardised_mae'] = Parts(np.nansum(np.abs(point - truth), 1) / spread, steps)
   for share, ends in INTERVALS.items():
     inside = competitions.is_inside(*np.quantile(draws, ends, axis=1), truth)
     parts[f'inside_{share}'] = Parts(inside.sum(1).astype(np.float64), steps)
@@ -200,6 +206,10 @@ NAIVE = {'crps': 'naive', 'normalised_crps': 'normalised_naive'}
 # Why a score may be missing, and why it may have nothing to divide by.
 WITHOUT = {
   'crps_sum': 'needs several series with windows at the same times',
+  **dict.fromkeys(
+    ('standardised_mse', 'standardised_mae'),
+    'the prepared data has no deviations of the series; prepare it again',
+  ),
   'mase': 'the prepared data has no errors of the naive forecast; prepare it again',
 }
 NOTHING = dict.fromkeys(

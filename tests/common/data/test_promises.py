@@ -75,7 +75,9 @@ ELSEWHERE = {
   'cifar10': 'test_cifar10.py',
   'aus_retail': 'test_series.py',
   **dict.fromkeys(('m1', 'm3', 'm4', 'tourism', 'exchange_rate'), 'published/test_competitions.py'),
-  **dict.fromkeys(('etth1', 'etth2', 'vic_elec'), 'published/test_competitions.py'),
+  **dict.fromkeys(
+    ('exchange_rate_long', 'etth1', 'etth2', 'vic_elec'), 'published/test_competitions.py'
+  ),
   'shakespeare': 'test_text.py',
   'python_code': 'test_text.py',
   'chorales': 'test_chorales.py',

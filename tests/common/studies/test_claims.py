@@ -128,6 +128,14 @@ def test_as_many_seeds_as_it_says_decide_a_claim():
     assert judge(claim, {('a', 'm'): of_seeds(drawn)}).verdict == expected
 
 
+def test_of_the_same_examples_the_values_alone_decide():
+  claim = Claim('', ('a', 'm'), near=2.0, within=0.05)
+  alike = Claim('', ('a', 'm'), near=2.0, within=0.05, same_examples=True)
+  assert verdict(claim, a=(2.01, 0.5)) == 'undecided'
+  assert verdict(alike, a=(2.01, 0.5)) == 'holds'
+  assert verdict(alike, a=(2.11, 0.5)) == 'fails'
+
+
 def test_a_seed_that_is_not_finite_is_not_left_out():
   found = estimate({0: Measure(1.0), 1: Measure(math.nan), 2: Measure(3.0)})
   assert format_estimate(found) == 'not finite'

@@ -59,6 +59,31 @@ class ExchangeRate(series.SeriesBuilder, skip_registration=True):
     )
 
 
+class ExchangeRateLong(ExchangeRate, skip_registration=True):
+  """The same rates, all 7,588 days, split 70/10/20 for long horizons (Zeng et al. 2023)."""
+
+  name = 'exchange_rate_long'
+  shares: ClassVar[tuple[float, float]] = (0.7, 0.2)  # of training and testing
+
+  @classmethod
+  def default_horizon(cls, settings: Mapping[str, Any]) -> int:
+    del settings
+    return 96
+
+  def table(self) -> Table:
+    rates = self.rates().T
+    days = rates.shape[1]
+    training, tested = (int(days * share) for share in self.shares)
+    return table_of(
+      CURRENCIES,
+      tuple(rates),
+      Frequency('step', 1),
+      Columns(('currency',), 'day', 'rate'),
+      test=np.full(len(rates), tested),
+      validation=np.full(len(rates), days - training - tested),
+    )
+
+
 class EttH1(series.SeriesBuilder, skip_registration=True):
   """Oil temperature and loads of a transformer, hourly, 2016 to 2018 (Zhou et al. 2021): h1.
 

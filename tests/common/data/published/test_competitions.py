@@ -12,6 +12,7 @@ from common.config import ConfigError
 from common.data import pipeline
 from common.data.builders import BUILDERS, downloads
 from common.data.builders.published import competitions, long
+from common.evaluation.evaluate import evaluate_baseline
 
 RNG = np.random.default_rng(0)
 
@@ -124,6 +125,31 @@ def test_exchange_rates_end_with_the_five_published_windows(tmp_path, monkeypatc
   for label, start, values in zip(test['label'], test['start'], raw, strict=True):
     assert start + 6 in range(40, 55, 3)  # the last 5 of the 60 days are left out
     np.testing.assert_allclose(values, rates[start : start + 9, label], atol=1e-5)
+
+
+def test_exchange_rates_for_long_horizons_are_split_by_shares(tmp_path, monkeypatch):
+  """Repeating the last value, in whole batches of windows, against the errors by hand."""
+  rates = RNG.uniform(0.5, 1.5, (50, 8))
+  text = '\n'.join(','.join(f'{rate:.6f}' for rate in day) for day in rates).encode()
+  (tmp_path / 'exchange_rate.txt.gz').write_bytes(gzip.compress(text))
+  monkeypatch.setattr(long.ExchangeRateLong, 'sha256', {'exchange_rate.txt': sha256(text)})
+  settings = dict(
+    name='exchange_rate_long', dir=str(tmp_path / 'data'), context=1, horizon=2, roll_by=1
+  )
+  data = pipeline.load(
+    settings | {'rolling_multiple': 4, 'source': str(tmp_path / 'exchange_rate.txt.gz')}
+  )
+  # 35, 5 and 10 days; of the 9 windows of each series in the test part, two whole batches.
+  first = np.arange(40, 48)
+  test = windows(data, 'test')
+  assert sorted(set((test['start'] + 1).tolist())) == first.tolist()
+  settings = dict(split='test', batch_size=16, num_samples=1, extractor='auto')
+  names = ('standardised_mse', 'standardised_mae')
+  found = evaluate_baseline('naive', data, settings, names).measures
+  scaled = rates / rates[:35].std(0)
+  error = np.stack([scaled[first + step] - scaled[first - 1] for step in (0, 1)])
+  assert found['standardised_mse'].value == pytest.approx((error**2).mean(), rel=1e-4)
+  assert found['standardised_mae'].value == pytest.approx(np.abs(error).mean(), rel=1e-4)
 
 
 def test_ett_is_split_by_months(tmp_path, monkeypatch):

@@ -1,0 +1,234 @@
+"""How long a study takes, from a short timing of each of its models.
+
+Each kind of training runs for three compiled calls in a temporary folder, and its model is measured
+with a few samples and a small part of the split. What grows with the number of steps, samples and
+examples is then scaled up. Seeds of a row take equally long. Pictures that training draws now and
+then are not counted.
+"""
+
+import math
+import pathlib
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from absl import logging
+
+from common.config import merge, to_json
+from common.data.pipeline import Data
+from common.data.sources import FirstExamples
+from common.evaluation.evaluate import evaluate_baseline
+from common.evaluation.metrics import METRICS, SAMPLES
+from common.evaluation.subject import TIMED_CALLS
+from common.reporting import writers
+from common.reporting.writers import duration
+from common.studies import studies
+from common.studies.cells import CellStore
+from common.studies.plans import Job, Study
+from common.training.schedule import make_schedule
+from experiments import families, runs
+from experiments.study import costs
+
+MOST_PER_CALL = 20  # steps in a timed call: longer ones take as long per step
+CALLS = 3  # of which the first compiles
+SHARE = 32  # of the samples and of the examples
+LEAST_SAMPLES = 32  # what every metric accepts
+SECONDS_PER_SAMPLE = 'seconds_per_sample'
+
+
+class Work(NamedTuple):
+  """What is left to do for one row.
+
+  Attributes:
+    row: its name.
+    trainings, cells: models to train and jobs to measure, over its seeds.
+    training, measuring: the seconds of one of them; None: there is none, or it was not timed.
+    problem: why it was not timed.
+  """
+
+  row: str
+  trainings: int
+  cells: int
+  training: float | None = None
+  measuring: float | None = None
+  problem: str = ''
+
+  @property
+  def seconds(self) -> float:
+    """Seconds for all of them, as far as they are known."""
+    return self.trainings * (self.training or 0.0) + self.cells * (self.measuring or 0.0)
+
+
+def estimate(jobs: Sequence[Job], study: Study, workdir: pathlib.Path) -> list[Work]:
+  """What is left of each row of a study, with its time on this machine; writes no results."""
+  with tempfile.TemporaryDirectory(prefix='twofold-') as folder:
+    timer = _Timer(pathlib.Path(folder))
+    rows = dict.fromkeys(job.row.name for job in jobs)
+    of_rows = ([job for job in jobs if job.row.name == row] for row in rows)
+    return [timer.work(of_row, study, workdir) for of_row in of_rows]
+
+
+def summary(work: Sequence[Work]) -> str:
+  """A line for each row, and one for all."""
+  trainings, cells = (sum(one[i] for one in work) for i in (1, 2))
+  whole = duration(sum(one.seconds for one in work))
+  last = f'{trainings} trainings and {cells} measurements are left: about {whole} in one command'
+  if untimed := sum(bool(one.problem) for one in work):
+    last += f'; rows not timed: {untimed}'
+  return '\n'.join([*map(_line, work), last])
+
+
+def _line(work: Work) -> str:
+  """'GAN: 3 trainings of 1:20, 3 measurements of 0:25'."""
+  parts = []
+  counted = (
+    ('training', work.trainings, work.training),
+    ('measurement', work.cells, work.measuring),
+  )
+  for what, number, seconds in counted:
+    each = '' if seconds is None else f' of {duration(seconds)}'
+    parts += [f'{number} {what}{"s" * (number > 1)}{each}'] * bool(number)
+  problem = f' (not timed: {work.problem})' if work.problem else ''
+  return f'{work.row}: {", ".join(parts) or "finished"}{problem}'
+
+
+class _Timer:
+  """Times each kind of training and of measurement; the short runs are in its folder."""
+
+  def __init__(self, folder: pathlib.Path):
+    self._folder = folder
+    self._counted: set[pathlib.Path] = set()  # models that a row above trains
+    # By the settings of the training: the folder of the short run, and the seconds of a whole one.
+    self._trained: dict[tuple[str, ...], tuple[pathlib.Path, float]] = {}
+
+  def work(self, jobs: Sequence[Job], study: Study, workdir: pathlib.Path) -> Work:
+    """What is left for the jobs of a row, one for each seed."""
+    metrics = study.measured(jobs[0].row)
+    stores = [CellStore(workdir / 'cells', job.keys, ()) for job in jobs]
+    left = [job for job, store in zip(jobs, stores, strict=True) if store.missing(metrics)]
+    models = [part for job in left for part in studies.models(job) if self._is_new(part)]
+    found = Work(jobs[0].row.name, len(models), len(left))
+    if not left:
+      return found
+    try:
+      seconds = [self._train(model)[1] for model in models]
+      return found._replace(
+        training=sum(seconds) / len(seconds) if seconds else None,
+        measuring=self._measure(left[0], [name for name in metrics if name in METRICS]),
+      )
+    except Exception as error:  # any error: it costs one row, not the estimate
+      logging.exception('%s', found.row)
+      return found._replace(problem=' '.join(str(error).split()))
+
+  def _is_new(self, job: Job) -> bool:
+    """Whether a model is still to be trained, and no row above does it."""
+    if studies.is_trained(job) or job.folder in self._counted:
+      return False
+    self._counted.add(job.folder)
+    return True
+
+  def _train(self, job: Job) -> tuple[pathlib.Path, float]:
+    """The folder of a short run of a job's training, and the seconds of a whole one."""
+    chain = [job]
+    while chain[0].stage is not None:
+      chain.insert(0, chain[0].stage)
+    key = tuple(costs.settings_of(part) for part in chain)
+    if key not in self._trained:
+      config = _short(job.config)
+      if job.stage is not None:
+        config['data']['first_stage'] = str(self._train(job.stage)[0])
+      folder = self._folder / str(len(self._trained))
+      start = time.monotonic()
+      runs.train(config, folder)
+      self._trained[key] = folder, _whole(job, config, folder, time.monotonic() - start)
+    return self._trained[key]
+
+  def _measure(self, job: Job, metrics: Sequence[str]) -> float:
+    """The seconds that measuring a job takes."""
+    if job.members:
+      raise ValueError('an ensemble takes about as long as its members')
+    run = None if job.row.baseline else runs.load(self._train(job)[0])
+    data = costs.data_of(to_json(job.config['data'])) if run is None else run.data
+    length = len(data.splits[job.config['evaluation']['split']])
+    few = max(length // SHARE, 1)
+    first, samples = _measure_part(job, run, _part(job, data, few), metrics)
+    # The first time includes compilation; what an example costs shows in two others.
+    again, twice = (
+      _measure_part(job, run, _part(job, data, number), metrics)[0] for number in (few, 2 * few)
+    )
+    return first + samples + max(twice - again, 0.0) / few * (length - few)
+
+
+def _short(config: Mapping[str, Any]) -> dict[str, Any]:
+  """The config of a short run: a few compiled calls, each followed by a validation, if any."""
+  settings = config['train']
+  steps = min(settings['steps_per_call'], MOST_PER_CALL)
+  every = {
+    'steps': str(CALLS * steps),
+    'steps_per_call': steps,
+    'log_every': str(steps),
+    'evaluate_every': '0' if settings['evaluate_every'] == '0' else str(steps),
+    'sample_every': '0',
+    'checkpoint_every': '100%',
+  }
+  return merge(config, {'train': every})
+
+
+def _whole(job: Job, config: Mapping[str, Any], folder: pathlib.Path, wall: float) -> float:
+  """The seconds of a whole training, from its short run, which took `wall` seconds.
+
+  Args:
+    job: the training.
+    config: that of the short run.
+    folder: its folder.
+    wall: its seconds, with compilation, three validations and the last checkpoint.
+  """
+  batch_size = job.config['data']['batch_size']
+  epoch = max(costs.spec_of(job).num_train // batch_size, 1)
+  whole, short = (
+    make_schedule(one['train'], epoch, batch_size=batch_size) for one in (job.config, config)
+  )
+  # The log leaves out the first call, because it compiles.
+  per_step = writers.training_seconds(folder) / (short.total - short.per_call)
+  seconds = wall + per_step * (whole.total - short.total)
+  if not whole.evaluate:
+    return seconds
+  trained, validated = (writers.read(folder, split) for split in ('train', 'validation'))
+  per_validation = validated[-1]['time'] - trained[-1]['time']
+  return seconds + per_validation * (math.ceil(whole.total / whole.evaluate) - CALLS)
+
+
+def _part(job: Job, data: Data, number: int) -> Data:
+  """The data with the first examples of the evaluated split in place of all."""
+  split = job.config['evaluation']['split']
+  return data._replace(splits={**data.splits, split: FirstExamples(data.splits[split], number)})
+
+
+def _measure_part(
+  job: Job, run: runs.Run | None, data: Data, metrics: Sequence[str]
+) -> tuple[float, float]:
+  """Measures a part of the data with few samples: its seconds, and those of the other samples."""
+  start = time.monotonic()
+  if run is None:
+    evaluate_baseline(job.row.baseline, data, job.config['evaluation'], metrics)
+    return time.monotonic() - start, 0.0
+  few, left_out = dict(job.config['evaluation']), 0
+  if any(METRICS[name].draws == SAMPLES for name in metrics):
+    few['batch_size'] = max(1, min(few['batch_size'], few['num_samples'] // SHARE))
+    few['num_samples'] = max((1 + TIMED_CALLS) * few['batch_size'], LEAST_SAMPLES)
+    left_out = max(_draws(job.config['evaluation']) - _draws(few), 0)
+    metrics = dict.fromkeys([*metrics, SECONDS_PER_SAMPLE])
+  config = merge(job.config, {'evaluation': few})
+  method = families.build(config, data.spec)
+  measured = run._replace(config=config, method=method, data=data).evaluate(
+    list(metrics), **job.row.sampling
+  )
+  seconds = time.monotonic() - start
+  return seconds, left_out * (measured.measures[SECONDS_PER_SAMPLE].value if left_out else 0.0)
+
+
+def _draws(settings: Mapping[str, Any]) -> int:
+  """Samples that an evaluation draws: whole batches, and some more for its timing."""
+  batch = min(settings['batch_size'], settings['num_samples'])
+  return max(math.ceil(settings['num_samples'] / batch), 1 + TIMED_CALLS) * batch

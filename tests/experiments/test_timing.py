@@ -1,0 +1,61 @@
+"""The time of a study, from that of its parts: what is scaled up, and by how much."""
+
+import json
+
+import pytest
+
+from common.config import merge
+from common.studies import plans
+from common.studies.plans import Row, Study
+from experiments import families
+from experiments.study import timing
+
+CONFIG = {'train.steps': '1000', 'train.steps_per_call': 10, 'train.evaluate_every': '250'}
+
+
+def job_of(tmp_path, **changes):
+  study = Study(
+    name='one',
+    title='One',
+    base='configs/diffusion/images.py:digits',
+    rows=(Row('a'),),
+    metrics=('frechet',),
+    config=CONFIG | changes,
+  )
+  (job,) = plans.plan(study, families.load_config, tmp_path, ['frechet'])
+  return job
+
+
+@pytest.mark.parametrize(('every', 'expected'), [('250', 4), ('300', 4), ('0', 0)])
+def test_the_time_of_a_training_follows_from_its_calls_and_validations(tmp_path, every, expected):
+  """A call of 10 steps takes 2 s, after 7 s of compilation, and a validation 0.5 s."""
+  job = job_of(tmp_path, **{'train.evaluate_every': every})
+  short = timing._short(job.config)
+  validates = short['train']['evaluate_every'] != '0'
+  lines, now = [], 100.0
+  for step in (10, 20, 30):
+    now += 2.0
+    seconds = {'seconds': 2.0} if step > 10 else {}
+    lines.append({'step': step, 'split': 'train', 'time': now, 'loss': 1.0, **seconds})
+    if validates:
+      now += 0.5
+      lines.append({'step': step, 'split': 'validation', 'time': now, 'loss': 1.0})
+  (tmp_path / 'metrics.jsonl').write_text(''.join(f'{json.dumps(line)}\n' for line in lines))
+  wall = 7.0 + now - 100.0
+  whole = timing._whole(job, short, tmp_path, wall)
+  assert whole == pytest.approx(7.0 + 1000 * 0.2 + 0.5 * expected)
+
+
+def test_a_short_run_keeps_the_model_and_its_batches(tmp_path):
+  config = job_of(tmp_path).config
+  short = timing._short(config)
+  assert short['train']['steps'] == '30' and short['train']['sample_every'] == '0'
+  assert merge(short, {'train': config['train']}) == config
+  long = timing._short(merge(config, {'train': {'steps_per_call': 500}}))
+  assert long['train']['steps_per_call'] == timing.MOST_PER_CALL
+
+
+def test_draws_are_whole_batches_and_those_that_are_timed():
+  assert timing._draws({'batch_size': 256, 'num_samples': 1000}) == 1024
+  assert timing._draws({'batch_size': 31, 'num_samples': 124}) == 124
+  assert timing._draws({'batch_size': 500, 'num_samples': 100}) == 400
