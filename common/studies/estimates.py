@@ -120,9 +120,9 @@ def _mean(values: Mapping[int, float]) -> Estimate:
 
 def quantile(dof: float | Float[np.ndarray, 'n']) -> float | Float[np.ndarray, 'n']:
   """The factor from a standard error to half a t-interval: 1.96 for infinite `dof`."""
-  from scipy import stats
+  from scipy import special
 
-  return stats.t.ppf(0.5 + CONFIDENCE / 2, dof)
+  return special.stdtrit(dof, 0.5 + CONFIDENCE / 2)  # much faster than `scipy.stats`
 
 
 def title(metric: str) -> str:

@@ -12,7 +12,7 @@ Shakespeare's plays; nothing is learned). smoke needs, once:
 Reproduces: README.md of karpathy/nanoGPT, validation losses of shakespeare_char: 1.88 on a CPU and
 1.4697 on a GPU, in nats per character.
 
-To expect: not measured yet.
+To expect for cpu: docs/results/nanogpt.md. gpu is not measured yet.
 """
 
 from typing import Any
