@@ -23,8 +23,13 @@ SMALL = {
   8: dict(width=20, depth=2, mlp_ratio=2.0),
 }
 SCALES = {
-  'cpu': dict(seeds=(0, 1, 2), config={'train.steps': '2000', 'train.steps_per_call': 50}),
+  'cpu': dict(
+    numbers=tuple(SMALL),
+    seeds=(0, 1, 2),
+    config={'train.steps': '2000', 'train.steps_per_call': 50},
+  ),
   'smoke': dict(
+    numbers=(2,),
     seeds=(0,),
     config={
       'network.depth': 1,
@@ -50,12 +55,13 @@ def full(number: int) -> str:
 def get_study(scale: str = 'cpu') -> Study:
   """The study at a scale, a key of SCALES."""
   chosen = pick(SCALES, scale, 'scale')
+  numbers = chosen['numbers']
   rows = [Row(SHARED)]
   rows += [
-    Row(small(k), {'experts': k} | {f'network.{key}': value for key, value in network.items()})
-    for k, network in SMALL.items()
+    Row(small(k), {'experts': k} | {f'network.{key}': value for key, value in SMALL[k].items()})
+    for k in numbers
   ]
-  rows += [Row(full(k), {'experts': k}) for k in SMALL]
+  rows += [Row(full(k), {'experts': k}) for k in numbers]
   return Study(
     name='experts',
     title='One network per interval of noise',
@@ -85,15 +91,15 @@ def get_study(scale: str = 'cpu') -> Study:
       'parameters',
       'training_seconds',
     ),
-    claims=_claims(),
+    claims=_claims(numbers),
     plots=(('parameters', 'bits_per_dim'), ('parameters', 'frechet')),
     seeds=chosen['seeds'],
   )
 
 
-def _claims() -> tuple[Claim, ...]:
+def _claims(numbers: tuple[int, ...]) -> tuple[Claim, ...]:
   """What experts are for, and that the rows have the sizes that they are named after."""
-  shares, sizes = (tuple(map(name, SMALL)) for name in (small, full))
+  shares, sizes = (tuple(map(name, numbers)) for name in (small, full))
   return (
     Claim(
       'at equal cost, some number of full-size experts has a better likelihood than one network',
@@ -129,6 +135,6 @@ def _claims() -> tuple[Claim, ...]:
         times=k,
         within=0.001,
       )
-      for k in SMALL
+      for k in numbers
     ),
   )

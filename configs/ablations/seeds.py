@@ -117,6 +117,7 @@ FILES = {  # by row: the file and the end of the variant's name
   CODE_STAGE: ('vae', '_codes'),
   CODES: ('autoregressive', '_codes'),
 }
+CLAIMED = (1, 5, 20)  # the numbers of evaluations that claims are about
 STAGES = {LATENTS: STAGE, CODES: CODE_STAGE}
 EVERY = {'train.sample_every': '0', 'train.checkpoint_every': '50%', 'train.evaluate_every': '25%'}
 
@@ -129,12 +130,14 @@ class Scale(NamedTuple):
     rows: by row, settings that differ from its variant.
     config: settings of all rows.
     seeds: the seeds.
+    few: other numbers of evaluations of diffusion.
   """
 
   data: str
   rows: dict[str, Config]
   config: Config
   seeds: tuple[int, ...] = (0, 1, 2)
+  few: tuple[int, ...] = tuple(FEW)
 
 
 SMOKE = {
@@ -147,7 +150,7 @@ SCALES = {
   'digits': Scale('digits', DIGITS, {}),
   'cpu': Scale('mnist', MNIST, {}),
   'gpu': Scale('cifar10', CIFAR10, {'ema.decay': 0.999}),
-  'smoke': Scale('digits', {row: {} for row in DIGITS}, SMOKE, seeds=(0,)),
+  'smoke': Scale('digits', {row: {} for row in DIGITS}, SMOKE, (0,), CLAIMED),
 }
 METRICS = (
   'evaluations',
@@ -215,15 +218,15 @@ CLAIMS = (
 )
 
 
-def model_rows(data: str, settings: dict[str, Config]) -> list[Row]:
+def model_rows(data: str, settings: dict[str, Config], numbers: tuple[int, ...]) -> list[Row]:
   """A row for each model, and diffusion with other numbers of evaluations."""
   rows = []
   for name, (file, end) in FILES.items():
     base = f'configs/{file}/images.py:{data}{end}'
     rows.append(Row(name, settings[name], base=base, first_stage=STAGES.get(name, '')))
-  few = {n: {'sampler': {'name': 'ddim'}, 'steps': n, 'grid.end': 'clean'} for n in FEW}
+  few = {n: {'sampler': {'name': 'ddim'}, 'steps': n, 'grid.end': 'clean'} for n in numbers}
   diffusion = f'configs/diffusion/images.py:{data}'
-  rows += [Row(FEW[n], settings[DIFFUSION], few[n], base=diffusion) for n in FEW]
+  rows += [Row(FEW[n], settings[DIFFUSION], few[n], base=diffusion) for n in numbers]
   return rows
 
 
@@ -242,7 +245,7 @@ def get_study(scale: str = 'digits') -> Study:
     base=f'configs/diffusion/images.py:{chosen.data}',
     scale=scale,
     config=EVERY | chosen.config,
-    rows=tuple(model_rows(chosen.data, chosen.rows)),
+    rows=tuple(model_rows(chosen.data, chosen.rows, chosen.few)),
     metrics=METRICS,
     claims=CLAIMS,
     plots=(('evaluations', 'frechet'), ('precision', 'recall')),
