@@ -65,9 +65,9 @@ class CellStore:
     now = dict(origin.conditions)
     found = self._read() | {name: (one, now) for name, one in evaluation.measures.items()}
     display = evaluation.display
-    if len(display.images):
-      pictures.save_png(self.picture, display.picture())
-      pictures.save_png(self.strip, display.strip())
+    for path, picture in ((self.picture, display.picture()), (self.strip, display.strip())):
+      if picture is not None:
+        pictures.save_png(path, picture)
     if display.text:
       atomic_write(self.texts, display.text)
     # The picture before the cells: once a cell is there, its row is never drawn again.

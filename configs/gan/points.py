@@ -5,7 +5,7 @@ twofold sample --workdir=runs/ring_gan --out=ring.png
 
 Reproduces: nothing published; small perceptrons on the mixtures of Lin et al. 2018 (PacGAN).
 
-To expect: not measured yet.
+To expect: docs/results/modes.md.
 """
 
 from ml_collections import ConfigDict

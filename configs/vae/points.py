@@ -6,7 +6,7 @@ twofold sample --workdir=runs/ring_vae --out=ring.png
 Reproduces: nothing published; perceptrons (a transformer of one token) on the mixtures of Lin et
 al. 2018 (PacGAN).
 
-To expect: not measured yet.
+To expect: docs/results/modes.md.
 """
 
 from ml_collections import ConfigDict

@@ -154,6 +154,19 @@ def test_a_row_of_a_baseline_trains_nothing(base, tmp_path):
     run(wrong, tmp_path / 'work', toy)
 
 
+def test_plots_of_samples_are_shown_like_images(base, tmp_path):
+  toy = Toy()
+
+  def evaluate(job, metrics):
+    plot = np.full((3, 4, 3), 7, np.uint8)
+    return toy.evaluate(job, metrics)._replace(display=Display(plot=plot))
+
+  results = run(study_of(base), tmp_path / 'work', toy, evaluate=evaluate)
+  assert set(results.pictures) == {'narrow', 'narrow, slow', 'wide'} and not results.strips
+  (samples,) = [one for one in sections.sections(results, {}, {}) if one.title == 'Samples']
+  assert len(samples.blocks[0].pictures) == 3
+
+
 def test_an_ensemble_pools_the_models_of_other_rows(base, tmp_path):
   toy, pooled = Toy(), []
 
