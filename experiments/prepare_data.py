@@ -70,7 +70,16 @@ SETTINGS = (
   flags.DEFINE_integer(
     'context',
     None,
-    'Text, chorales: tokens or frames in a window (64). Series: values before a forecast (64).',
+    'Text, chorales, piano_rolls: tokens or frames in a window (64). Series: values before a '
+    'forecast (64).',
+    lower_bound=1,
+    upper_bound=MAX_COUNT,
+  ),
+  cli.define('collection', 'piano_rolls: jsb, nottingham, musedata or piano_midi.'),
+  flags.DEFINE_integer(
+    'overlap',
+    None,
+    'piano_rolls: frames of a window that repeat the one before, and are given (1).',
     lower_bound=1,
     upper_bound=MAX_COUNT,
   ),

@@ -12,6 +12,7 @@ from common.data.builders import (
 )
 from common.data.builders.mixtures import gaussians, stacked
 from common.data.builders.published import competitions, long, texts
+from common.data.builders.sequences import piano_rolls
 from common.data.dialogues.builder import Dialogues
 
 BUILDERS = {
@@ -39,4 +40,5 @@ BUILDERS = {
   'python_code': texts.PythonCode,
   'dialogues': Dialogues,
   'chorales': chorales.Chorales,
+  'piano_rolls': piano_rolls.PianoRolls,
 }

@@ -122,5 +122,5 @@ def test_a_sheet_names_its_pitches_and_has_a_line_every_four_quarters():
   for pitch in (48, 60, 72):  # C3, C4, C5
     assert 74 - pitch in rows
   assert not {74 - 66, 74 - 54} & set(rows.tolist())  # the F♯ half way between two of them
-  pages = page(np.stack([pitches.encode(VOICES, 40)] * 2), pitches, 4)
+  pages = page(np.stack([roll] * 2), pitches, 4, legend(pitches))
   assert pages.shape[0] > 2 * drawn.shape[0]
