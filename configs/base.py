@@ -58,6 +58,7 @@ SETTINGS = dict(
     collection='',  # piano_rolls: jsb, nottingham, musedata or piano_midi
     # piano_rolls: frames at the beginning of a window that repeat the one before, and are given
     overlap=Setting(1, UP_TO_A_MILLION),
+    blanks=Setting(100, Interval(1, 10**4)),  # copy_memory: between the symbols and their copies
     # series: values to forecast
     horizon=Setting(0, Interval(0, 10**6, note='0: the published number, or 12')),
     stride=Setting(1, UP_TO_A_MILLION),  # series: steps from one training window to the next

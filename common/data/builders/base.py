@@ -36,6 +36,7 @@ FLAG_DEFAULTS = dict(
   rolling=0,
   roll_by=0,
   overlap=1,
+  blanks=100,
   train_to='validation',
   covariates='all',
   layout='long',

@@ -80,6 +80,7 @@ ELSEWHERE = {
   'python_code': 'test_text.py',
   'chorales': 'test_chorales.py',
   'piano_rolls': 'sequences/test_piano_rolls.py',
+  'copy_memory': 'sequences/test_copy_memory.py',
 }
 
 
