@@ -90,8 +90,10 @@ def test_a_uniform_model_needs_the_logarithm_of_its_vocabulary():
   method, params, data = model(Bytes())
   flat = jax.tree.map(np.zeros_like, params)
   on = windows.text_data(data, 'text', TEXT)
-  found = evaluate(method, flat, on, SETTINGS, jax.random.key(0), ON_TEXT).measures
+  names = (*ON_TEXT, 'nats_per_position')
+  found = evaluate(method, flat, on, SETTINGS, jax.random.key(0), names).measures
   assert found['perplexity'].value == pytest.approx(256, rel=1e-5)
+  assert found['nats_per_position'].value == pytest.approx(np.log(256), rel=1e-5)
   assert found['bits_per_byte'].value == pytest.approx(8, rel=1e-5)
 
 
