@@ -16,13 +16,14 @@ To expect: configs/ablations/sequences/tcn.py has the published cells, docs/resu
 What differs from the paper and its code:
 
 - The learning rate falls linearly over the second half of the run, where the code divides it by 10
-  whenever the validation loss stops falling, and the runs are shorter than 100 epochs.
+  whenever the validation loss stops falling. Every second epoch is validated, not every one.
 - A piece counts the same in every step, where the code adds up its frames.
 - Keys are embedded linearly first, so each convolution has as many inputs as outputs and no
   residual connection needs a projection. Dropout is of whole channels, as in the paper's text.
 - Longer pieces of Nottingham are cut into windows whose given frames cover the receptive field.
 - copy_memory has one sequence as input and target (docs/datasets.md), 100 blanks in place of 1,000
-  with a network to match, and Adam in place of RMSprop.
+  with a network to match, no dropout (with one of 0.05, 1,800 steps were no better than a guess),
+  and Adam in place of RMSprop.
 """
 
 from ml_collections import ConfigDict
@@ -43,7 +44,7 @@ ROLLS = dict(
   head=dict(name='bernoulli'),
   optimizer=dict(learning_rate=1e-3),
   train=dict(
-    steps_per_call=100, log_every='1 epochs', evaluate_every='1 epochs', checkpoint_every='1 epochs'
+    steps_per_call=100, log_every='2 epochs', evaluate_every='2 epochs', checkpoint_every='2 epochs'
   ),
   evaluation=dict(batch_size=16),
 )
@@ -54,7 +55,7 @@ VARIANTS = {
     dict(
       data=dict(collection='jsb', context=160),
       network=dict(width=150, layers=2, kernel=3, dropout=0.5),
-      train=dict(steps='40 epochs'),
+      train=dict(steps='100 epochs'),
     ),
   ),
   'nottingham': merge(
@@ -68,9 +69,9 @@ VARIANTS = {
   'copy_memory': dict(
     data=dict(name='copy_memory', blanks=100, batch_size=32),
     ordering=dict(name='tokens'),
-    network=dict(width=10, layers=4, kernel=8, dropout=0.05),
-    optimizer=dict(learning_rate=2e-3, clip=1.0),
-    train=dict(steps='3000', steps_per_call=50, evaluate_every='10%', checkpoint_every='10%'),
+    network=dict(width=10, layers=4, kernel=8),
+    optimizer=dict(learning_rate=2e-3),
+    train=dict(steps='2000', steps_per_call=50, evaluate_every='10%', checkpoint_every='10%'),
   ),
 }
 

@@ -99,7 +99,15 @@ def get_study(scale: str = 'jsb') -> Study:
     rows=tuple(rows),
     metrics=(NATS, 'best_validation_loss', 'parameters', 'training_seconds'),
     published={(name, NATS): nats for name, nats in published.items()},
-    claims=music_claims(others, published) if published else copy_claims(others),
+    claims=(
+      Claim(
+        'every network has as many parameters as the TCN, within 5 %',
+        (TCN, 'parameters'),
+        near=(others, 'parameters'),
+        within=0.05,
+      ),
+      *(music_claims(others, published) if published else copy_claims(others)),
+    ),
     seeds=chosen.get('seeds', (0, 1, 2)),
     checkpoint='best',
   )
