@@ -189,7 +189,8 @@ class Autoregression(Method):
     if (observed := self.ordering.observed(batch['x'])) is not None:
       weights *= observed[:, given:]
     if 'counted' in batch:  # the answers of dialogues, for example
-      weights *= batch['counted'][:, given:]
+      # Of each token or frame, which may be several emissions.
+      weights *= jnp.repeat(batch['counted'], self.ordering.period, 1)[:, given:]
     return hidden, Targets(modelled, scale, weights)
 
   def _log_units(self, batch: Batch) -> Float[Array, 'batch 1'] | float:

@@ -53,8 +53,12 @@ SETTINGS = dict(
     held_out=Setting('both', OneOf('both', 'validation')),
     # images: number of colours of a k-means palette
     palette=Setting(0, Interval(0, MAX_COLOURS, note='0: no palette')),
-    # text, music: tokens or frames in a window; series: values before a forecast
+    # text, music, rolls: tokens or frames in a window; series: values before a forecast
     context=Setting(64, UP_TO_A_MILLION),
+    collection='',  # piano_rolls: jsb, nottingham, musedata or piano_midi
+    # piano_rolls: frames at the beginning of a window that repeat the one before, and are given
+    overlap=Setting(1, UP_TO_A_MILLION),
+    blanks=Setting(100, Interval(1, 10**4)),  # copy_memory: between the symbols and their copies
     # series: values to forecast
     horizon=Setting(0, Interval(0, 10**6, note='0: the published number, or 12')),
     stride=Setting(1, UP_TO_A_MILLION),  # series: steps from one training window to the next

@@ -8,7 +8,8 @@
   twofold prepare_data --dataset=chorales
 
 The splits are train, validation and test; docs/datasets.md describes the source and the split of
-each dataset. Training itself prepares digits, image_folder, npz, text, python_code and series.
+each dataset. Training itself prepares digits, image_folder, npz, text, python_code, series and
+copy_memory.
 """
 
 import contextlib
@@ -70,9 +71,25 @@ SETTINGS = (
   flags.DEFINE_integer(
     'context',
     None,
-    'Text, chorales: tokens or frames in a window (64). Series: values before a forecast (64).',
+    'Text, chorales, piano_rolls: tokens or frames in a window (64). Series: values before a '
+    'forecast (64).',
     lower_bound=1,
     upper_bound=MAX_COUNT,
+  ),
+  cli.define('collection', 'piano_rolls: jsb, nottingham, musedata or piano_midi.'),
+  flags.DEFINE_integer(
+    'overlap',
+    None,
+    'piano_rolls: frames of a window that repeat the one before, and are given (1).',
+    lower_bound=1,
+    upper_bound=MAX_COUNT,
+  ),
+  flags.DEFINE_integer(
+    'blanks',
+    None,
+    'copy_memory: blanks between the symbols and their copies (100).',
+    lower_bound=1,
+    upper_bound=base.SETTINGS['data']['blanks'].range.high,
   ),
   flags.DEFINE_integer(
     'horizon',

@@ -380,7 +380,7 @@ def with_text(run: Run, path: str, stride: int | None = None) -> Run:
   Args:
     run: a model of text.
     path: the file.
-    stride: see `common.evaluation.texts.windows.cut`.
+    stride: see `common.data.windows.cut`.
 
   Raises:
     ConfigError: the model is not one of text, or the file cannot be read or encoded.

@@ -9,13 +9,14 @@ from autoregressive.networks.base import CausalNetwork
 from autoregressive.networks.nbeats import InterpretableNBeats, NBeats
 from autoregressive.networks.pixelcnn import GatedPixelCNN, PixelCNN
 from autoregressive.networks.pixelcnn_pp import PixelCNNPlusPlus
-from autoregressive.networks.rnn import GRU, LSTM
+from autoregressive.networks.rnn import GRU, LSTM, RNN
 from autoregressive.networks.tcn import TCN
 from autoregressive.networks.transformer import Transformer
 from common.config import component
 
 NETWORKS: Mapping[str, Callable[..., CausalNetwork]] = {
   'transformer': Transformer,
+  'rnn': RNN,
   'lstm': LSTM,
   'gru': GRU,
   'tcn': TCN,

@@ -1,4 +1,4 @@
-"""Recurrent networks: LSTM (Hochreiter & Schmidhuber 1997) and GRU (Cho et al. 2014).
+"""Recurrent networks: tanh, LSTM (Hochreiter & Schmidhuber 1997) and GRU (Cho et al. 2014).
 
 The cache holds the carries of the cells from one position to the next; it does not grow.
 """
@@ -79,6 +79,12 @@ class Recurrent(CausalNetwork):
       ends.append(end)
       h = drop(h)
     return h, None if cache is None else tuple(ends)
+
+
+class RNN(Recurrent):
+  """The plain recurrence h ← tanh(W·x + U·h + b) (Elman 1990)."""
+
+  cell = nn.SimpleCell
 
 
 class LSTM(Recurrent):

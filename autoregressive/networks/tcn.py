@@ -28,6 +28,9 @@ class TCN(CausalNetwork):
   channels after each convolution, a ReLU after the residual connection. Position i sees the last
   1 + 2·(kernel - 1)·Σ growth^i inputs.
 
+  A gated linear unit (Dauphin et al. 2017) in place of the ReLU after each convolution is that of
+  table 5: a·σ(b), from convolutions with twice the channels.
+
   Attributes:
     width: channels of every layer.
     layers: residual blocks.
@@ -35,6 +38,7 @@ class TCN(CausalNetwork):
     growth: factor from one block's dilation to the next.
     dropout: rate of dropped channels.
     weight_norm: whether kernels are split into direction and length (Salimans & Kingma 2016).
+    gated: whether a gated linear unit follows each convolution.
     dtype: type of the products and of the residual stream.
 
   Raises:
@@ -47,6 +51,7 @@ class TCN(CausalNetwork):
   growth: Annotated[int, AT_LEAST_ONE] = 2
   dropout: Annotated[float, BELOW_ONE] = 0.0
   weight_norm: bool = True
+  gated: bool = False
   dtype: str = 'float32'
 
   @property
@@ -93,9 +98,11 @@ class TCN(CausalNetwork):
       else:
         taps, ring = _cached_taps(h, self.kernel, dilation, cache.rings[i], cache.index)
         rings.append(ring)
-      dense = nn.Dense(self.width, dtype=self.dtype, kernel_init=nn.initializers.he_normal())
+      channels = (1 + self.gated) * self.width
+      dense = nn.Dense(channels, dtype=self.dtype, kernel_init=nn.initializers.he_normal())
       convolve = nn.WeightNorm(dense) if self.weight_norm else dense
-      h = drop(nn.relu(convolve(taps)))
+      activate = nn.glu if self.gated else nn.relu
+      h = drop(activate(convolve(taps)))
       if i % 2:  # the second convolution of a block ends it
         h = residual = nn.relu(h + residual)
     return h, None if cache is None else TCNCache(cache.index + h.shape[1], tuple(rings))

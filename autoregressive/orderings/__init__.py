@@ -40,11 +40,12 @@ def build_ordering(
     ConfigError: for an unknown ordering or setting, or an ordering for another kind of data.
   """
   name = settings.get('name')
-  suitable = [known for known, kind in ORDERINGS.items() if kind.domain == spec.domain]
+  suitable = [known for known, kind in ORDERINGS.items() if spec.domain in kind.domains]
   if name in ORDERINGS and name not in suitable:
+    own = ' or '.join(map(repr, ORDERINGS[name].domains))
     raise ConfigError(
-      f'ordering {name!r} is for data of domain {ORDERINGS[name].domain!r}, but {spec.name!r} has '
-      f'domain {spec.domain!r}: use {" or ".join(map(repr, suitable)) or "another family"}'
+      f'ordering {name!r} is for data of domain {own}, but {spec.name!r} has domain '
+      f'{spec.domain!r}: use {" or ".join(map(repr, suitable)) or "another family"}'
     )
   given = {'spec': spec, 'centred': centred, 'relative': relative}
   return component(ORDERINGS, settings, 'ordering', **given)

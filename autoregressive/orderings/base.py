@@ -32,7 +32,7 @@ class Ordering:
     length: number of emissions in one example.
     values: number of values in one emission.
     vocabulary: a value is an integer in [0, vocabulary); 0: values are numbers.
-    domain: the kind of data that the ordering is for, as in `DataSpec.domain`.
+    domains: the kinds of data that the ordering is for, as in `DataSpec.domain`.
     open_ended: whether a sequence may be shorter or longer than `length`.
     period: emissions in one token or frame. Users count lengths in tokens or frames, and must give
       at least one of them if the model has no start.
@@ -52,7 +52,7 @@ class Ordering:
   values: int
   vocabulary: int
 
-  domain: ClassVar[str]
+  domains: ClassVar[tuple[str, ...]]
   open_ended: ClassVar[bool] = False
   period: ClassVar[int] = 1
   grid: ClassVar[tuple[int, int] | None] = None

@@ -30,7 +30,7 @@ class Patches(Ordering):
   size: Annotated[int, AT_LEAST_ONE] = 1
   channels: Annotated[str, OneOf('together', 'apart')] = 'together'
 
-  domain: ClassVar[str] = 'image'
+  domains: ClassVar[tuple[str, ...]] = ('image',)
 
   def __post_init__(self):
     if not self.spec.levels:

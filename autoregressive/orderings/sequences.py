@@ -21,7 +21,7 @@ class Tokens(Ordering):
 
   spec: DataSpec
 
-  domain: ClassVar[str] = 'text'
+  domains: ClassVar[tuple[str, ...]] = ('text',)
   values: ClassVar[int] = 1
   open_ended: ClassVar[bool] = True
 
@@ -52,10 +52,10 @@ class Tokens(Ordering):
 
 @dataclasses.dataclass(frozen=True)
 class Frames(Ordering):
-  """Frames of several voices, one after the other.
+  """Frames of several voices, or of the keys of a piano roll, one after the other.
 
   Attributes:
-    spec: DataSpec of domain 'music', with shape (frames, voices).
+    spec: DataSpec of domain 'music' or 'rolls', with shape (frames, voices).
     voices: 'together': an emission is a frame, its voices independent given the past; 'apart': each
       voice of a frame is its own emission, which sees the earlier voices of the frame.
   """
@@ -63,7 +63,7 @@ class Frames(Ordering):
   spec: DataSpec
   voices: Annotated[str, OneOf('together', 'apart')] = 'together'
 
-  domain: ClassVar[str] = 'music'
+  domains: ClassVar[tuple[str, ...]] = ('music', 'rolls')
   open_ended: ClassVar[bool] = True
 
   @property

@@ -42,7 +42,7 @@ class Windows(Ordering):
   location: Annotated[str, OneOf(*inputs.LOCATIONS)] = 'mean'
   scale: Annotated[str, OneOf(*inputs.SCALES)] = 'deviation'
 
-  domain: ClassVar[str] = 'series'
+  domains: ClassVar[tuple[str, ...]] = ('series',)
   values: ClassVar[int] = 1
   vocabulary: ClassVar[int] = 0
   needs_past: ClassVar[bool] = True

@@ -9,6 +9,8 @@ A frame holds one value per voice: what the voice does during one sixteenth. Wit
 
 A held note therefore differs from a repeated one, and every frame states the sounding pitch, even
 if a window starts in the middle of a note (pitch and tie, as in BachBot, Liang et al. 2017).
+
+In a piano roll, a frame holds one value per key instead: whether it sounds.
 """
 
 import dataclasses
@@ -68,6 +70,14 @@ class Pitches:
     """Number of values that a voice can have in a frame: rest, onsets, held notes."""
     return 1 + 2 * self.num_pitches
 
+  def check(self, pitch: int, where: str) -> None:
+    """Raises ConfigError for a pitch outside the range; `where` tells the place of its note."""
+    if not self.lowest <= pitch <= self.highest:
+      raise ConfigError(
+        f'pitches must be between {pitch_name(self.lowest)} and {pitch_name(self.highest)}, '
+        f'got {pitch_name(pitch)} (MIDI {pitch}) {where}'
+      )
+
   def encode(self, voices: Sequence[Voice], steps: int) -> UInt8[np.ndarray, 'steps voices']:
     """Frames from notes.
 
@@ -81,11 +91,7 @@ class Pitches:
     frames = np.zeros((steps, len(voices)), np.uint8)
     for i, voice in enumerate(voices):
       for pitch, start, end in voice:
-        if not self.lowest <= pitch <= self.highest:
-          raise ConfigError(
-            f'pitches must be between {pitch_name(self.lowest)} and {pitch_name(self.highest)}, '
-            f'got {pitch_name(pitch)} (MIDI {pitch}) in voice {i + 1} at step {start}'
-          )
+        self.check(pitch, f'in voice {i + 1} at step {start}')
         # The whole note as held, then its first step as an onset.
         frames[start:end, i] = 1 + self.num_pitches + pitch - self.lowest
         frames[start : start + 1, i] = 1 + pitch - self.lowest
@@ -112,3 +118,49 @@ class Pitches:
       for start, end in zip(starts, ends, strict=True)
       if sounding[start]
     )
+
+
+def keys_of(
+  voices: Sequence[Voice], pitches: Pitches, frame: int
+) -> UInt8[np.ndarray, 'frames keys']:
+  """The keys that sound in each frame: a piano roll.
+
+  Args:
+    voices: the notes, in sixteenths.
+    pitches: the range of keys.
+    frame: sixteenths in a frame; a note sounds in every frame that it touches.
+
+  Raises:
+    ConfigError: for a pitch outside the range.
+  """
+  roll = np.zeros((-(-num_steps(voices) // frame), pitches.num_pitches), np.uint8)
+  for pitch, start, end in (note for voice in voices for note in voice):
+    pitches.check(pitch, f'at step {start}')
+    roll[start // frame : -(-end // frame), pitch - pitches.lowest] = 1
+  return roll
+
+
+def notes_of_keys(
+  roll: Integer[np.ndarray, 'frames keys'], pitches: Pitches, frame: int
+) -> tuple[tuple[Note, ...], ...]:
+  """Notes in sixteenths, spread over as few voices as they need: the inverse of `keys_of`.
+
+  A key that sounds in consecutive frames is one note: a roll does not tell repeated ones.
+  """
+  held = pitches.num_pitches + 1
+  # Each key as a voice of one pitch, which is held wherever it sounds.
+  keys = pitches.decode(np.where(roll, held + np.arange(pitches.num_pitches), REST))
+  notes = sorted((note for key in keys for note in key), key=_start_and_depth)
+  voices: list[list[Note]] = []
+  for note in notes:
+    free = (voice for voice in voices if voice[-1].end <= note.start)
+    voice = next(free, None)
+    if voice is None:
+      voices.append(voice := [])
+    voice.append(note)
+  return tuple(tuple(Note(p, frame * a, frame * b) for p, a, b in voice) for voice in voices)
+
+
+def _start_and_depth(note: Note) -> tuple[int, int]:
+  """Sorts notes by their start, higher ones first."""
+  return note.start, -note.pitch

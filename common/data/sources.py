@@ -39,8 +39,8 @@ class Source(abc.ABC):
 
     Returns:
       {'x': [n, *shape], 'label': int32 [n]}; without 'label' if the data has no classes. Windows of
-      time series have 'start' too, int32 [n] (`DataSpec.domain`), dialogues 'counted', bool, and
-      stacked images 'mode', int32 [n].
+      time series have 'start' too, int32 [n] (`DataSpec.domain`), dialogues and piano rolls
+      'counted', bool, and stacked images 'mode', int32 [n].
 
     Raises:
       ConfigError: if the files of the dataset are damaged.

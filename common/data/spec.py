@@ -144,6 +144,8 @@ class DataSpec:
         (common/data/builders/text.py).
       'music': a window of frames [context + 1, voices]. The first frame is given
         (common/data/builders/chorales.py).
+      'rolls': a window of frames [context + 1, keys], 1 where a key sounds. The first frame is
+        given (common/data/builders/sequences/piano_rolls.py).
       'series': a window of a time series, float32 [context + horizon, 1 + covariates + categories]:
         the value, then the covariates; NaN where they are missing. The class of a window is the
         series that it comes from, 'start' the step of the series at which it begins, which is
@@ -156,10 +158,10 @@ class DataSpec:
     num_train: number of training examples, which is the length of an epoch.
     tokenizer: for text, the tokenizer.
     series: for time series, the description of the windows.
-    pitches: for music, the range of pitches (common/data/music.py).
+    pitches: for music and piano rolls, the range of pitches (common/data/music.py).
     palette: for images of palette indices (one channel), the colours.
-    counted: for text, whether 'counted', bool [context + 1], says which tokens of a window count,
-      such as the answers of dialogues; otherwise all count.
+    counted: for text, music and piano rolls, whether 'counted', bool [context + 1], says which
+      tokens or frames of a window count, such as the answers of dialogues; otherwise all count.
     latents: for latents of images, the first stage and what they encode.
     modes: for data whose modes are known, what they are. Stacked images have 'mode', an int, for
       evaluation (common/data/modes.py).
@@ -207,7 +209,7 @@ class DataSpec:
     if self.series is not None:
       struct['start'] = jax.ShapeDtypeStruct((batch_size,), jnp.int32)
     if self.counted:
-      struct['counted'] = jax.ShapeDtypeStruct((batch_size, *self.shape), jnp.bool_)
+      struct['counted'] = jax.ShapeDtypeStruct((batch_size, *self.shape[:1]), jnp.bool_)
     # Latents have the modes of their images, whose examples have the 'mode'.
     if self.modes is not None and self.modes.classes and self.latents is None:
       struct['mode'] = jax.ShapeDtypeStruct((batch_size,), jnp.int32)

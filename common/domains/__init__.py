@@ -5,6 +5,7 @@ from common.data.spec import DataSpec
 from common.domains.base import Domain
 from common.domains.image import ImageDomain
 from common.domains.music.domain import MusicDomain
+from common.domains.music.rolls import RollsDomain
 from common.domains.points import PointsDomain
 from common.domains.series import SeriesDomain
 from common.domains.text import TextDomain
@@ -13,6 +14,7 @@ DOMAINS: dict[str, Domain] = {
   'image': ImageDomain(),
   'text': TextDomain(),
   'music': MusicDomain(),
+  'rolls': RollsDomain(),
   'series': SeriesDomain(),
   'points': PointsDomain(),
 }

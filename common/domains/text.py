@@ -42,7 +42,7 @@ class TextDomain(Domain):
 
   noun = 'text'
   metrics = Domain.metrics | {
-    *('perplexity', 'bits_per_byte', 'bits_per_character'),
+    *('perplexity', 'bits_per_byte', 'bits_per_character', 'nats_per_position'),
     *('distinct', 'self_bleu', 'zipf', 'repetition'),
   }
   usage = 'which --prompt=TEXT continues'

@@ -1,6 +1,7 @@
 """What can be measured: each metric by name, with the function that computes it."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -58,6 +59,17 @@ def _bits_per_dim(subject: Subject) -> Measure:
   return Measure(bits.value, bits.standard_error, note, bits.parts)
 
 
+def _nats_per_position(subject: Subject) -> Measure:
+  """Negative log-likelihood of the evaluated split, in nats per token or frame that counts."""
+  bits = _bits_per_dim(subject)
+  if bits.value is None:
+    return bits
+  # A frame has several values; a token is one.
+  nats = math.prod(subject.data.spec.shape[1:]) * math.log(2)
+  error = None if bits.standard_error is None else nats * bits.standard_error
+  return Measure(nats * bits.value, error, bits.note)
+
+
 def _score(name: str, subject: Subject) -> Measure:
   """A score of the forecasts of the evaluated split (common/evaluation/forecasts/scores.py)."""
   return scores.measure(subject.scores, name)
@@ -94,6 +106,7 @@ def _parameters(subject: Subject) -> Measure:
 
 
 TEXT_ONLY = 'applies only to text'
+POSITIONS_ONLY = 'applies only to text, music and piano rolls'
 SERIES_ONLY = 'applies only to time series'
 IMAGES_ONLY = 'applies only to images'
 MODES_ONLY = 'applies only to data whose modes are known'
@@ -220,6 +233,9 @@ METRICS = {
   'owa': Metric(_owa, 'OWA', FORECASTS, SERIES_ONLY),
   'coverage': _of_forecasts(
     'inside_80', 'coverage of the 80 % interval', 'Share of true values in the 80 % interval.'
+  ),
+  'nats_per_position': Metric(
+    _nats_per_position, 'nats per token or frame', NO_DRAWS, POSITIONS_ONLY, missing=_no_likelihood
   ),
   'perplexity': Metric(texts.perplexity, 'perplexity', NO_DRAWS, TEXT_ONLY),
   'bits_per_byte': Metric(texts.bits_per_byte, 'bits/byte', NO_DRAWS, TEXT_ONLY),

@@ -14,6 +14,7 @@ from common.studies.claims import Claim
 from common.studies.stability import STABLE_RUNS, Stability
 
 Config = dict[str, Any]
+CHECKPOINTS = ('last', 'best')
 # Settings of the data in which the members of an ensemble may differ.
 OF_A_MEMBER = ('context', 'min_context', 'stride', 'train_to', 'batch_size', 'dir')
 
@@ -90,6 +91,8 @@ class Study:
     seeds: one run per row and seed.
     stability: which runs are stable, for the metric 'stable_runs'; see `common.studies.stability`.
     paper_training: the training of the paper, of which those of the rows are a share.
+    checkpoint: what is measured of a run: its 'last' checkpoint, or the 'best' on the validation
+      split.
   """
 
   name: str
@@ -108,6 +111,7 @@ class Study:
   seeds: tuple[int, ...] = (0,)
   stability: Stability | None = None
   paper_training: PaperTraining | None = None
+  checkpoint: str = 'last'
 
   @property
   def shown(self) -> tuple[Row, ...]:
@@ -140,6 +144,7 @@ class Job(NamedTuple):
     keys: names of the files of its cells: for metrics of the model, and of its samples.
     members: the jobs of an ensemble, with the same seed; config and folder are those of the first.
     stage: the job of the first stage, if the model is one of its latents.
+    checkpoint: that of the study.
   """
 
   row: Row
@@ -149,6 +154,7 @@ class Job(NamedTuple):
   keys: tuple[str, str]
   members: tuple['Job', ...] = ()
   stage: 'Job | None' = None
+  checkpoint: str = 'last'
 
 
 def plan(
@@ -193,7 +199,11 @@ def plan(
       stage = _stage(row, seed, jobs) if row.first_stage else None
       found = {} if stage is None else {'data.first_stage': str(stage.folder)}
       config = plain_dict(load(row.base or study.base, {**overrides, 'seed': seed, **found}))
-      jobs.append(_unlike_others(_job(row, seed, config, workdir, stage), same))
+      job = _job(row, seed, config, workdir, stage)
+      if study.checkpoint != 'last' and row.is_model:
+        keys = tuple(f'{key}-{study.checkpoint}' for key in job.keys)
+        job = job._replace(keys=keys, checkpoint=study.checkpoint)
+      jobs.append(_unlike_others(job, same))
   return jobs
 
 
@@ -320,6 +330,7 @@ def _check(study: Study, known_metrics: set[str]) -> None:
         raise ConfigError(f'study {study.name!r} has the {what} {name!r} twice; remove one')
   for metric in study.metrics:
     pick(dict.fromkeys({*known_metrics, STABLE_RUNS}), metric, 'metric')
+  pick(dict.fromkeys(CHECKPOINTS), study.checkpoint, f'checkpoint of study {study.name!r}')
   _check_tries(study)
   # Claims, published values and plots name cells, which must exist.
   cells = [(f'claim {claim.text!r}', *cell) for claim in study.claims for cell in claim.cells()]

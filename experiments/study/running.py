@@ -224,7 +224,7 @@ def measure_ensemble(job: Job, metrics: Sequence[str]) -> Evaluation:
 
 def _load(job: Job) -> runs.Run:
   """The model in the folder of a job, which samples as the job's config says."""
-  loaded = runs.load(job.folder)
+  loaded = runs.load(job.folder, job.checkpoint)
   method = families.build(job.config, loaded.data.spec)
   return loaded._replace(config=job.config, method=method)
 

@@ -162,7 +162,11 @@ def test_the_first_frame_must_be_given_whole():
   'settings, spec, message',
   [
     (dict(voices='mixed'), MUSIC, "ordering.voices='mixed' is unknown; known: apart, together"),
-    ({}, DIGITS, "'frames' is for data of domain 'music', but 'digits' has domain 'image'"),
+    (
+      {},
+      DIGITS,
+      "'frames' is for data of domain 'music' or 'rolls', but 'digits' has domain",
+    ),
     (
       dict(name='patches'),
       MUSIC,

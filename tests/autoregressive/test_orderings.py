@@ -14,9 +14,10 @@ COLOUR = DataSpec('colour', 'image', (4, 6, 3), 256)
 
 def test_every_ordering_has_the_members_of_the_base_class():
   assert all(issubclass(kind, Ordering) for kind in ORDERINGS.values())
-  domains = {name: kind.domain for name, kind in ORDERINGS.items()}
-  series = dict(windows='series', horizon='series')
-  assert domains == dict(patches='image', tokens='text', frames='music') | series
+  domains = {name: kind.domains for name, kind in ORDERINGS.items()}
+  series = dict.fromkeys(('windows', 'horizon'), ('series',))
+  others = dict(patches=('image',), tokens=('text',), frames=('music', 'rolls'))
+  assert domains == others | series
   tokens = build_ordering({'name': 'tokens'}, DataSpec('text', 'text', (5,), 7))
   assert tokens.covariates(jnp.zeros((1, 5), jnp.int32)) is None and tokens.grid is None
   assert (tokens.features, tokens.given, tokens.period) == (0, 0, 1)

@@ -69,6 +69,12 @@ def images_of(data):
     return DataSpec(
       'text', 'text', (data['context'] + 1,), levels, num_train=100_000, tokenizer=tokenizer
     )
+  if data['name'] == 'piano_rolls':
+    shape, keys = (data['context'] + 1, 88), Pitches(21, 108)
+    return DataSpec('rolls', 'rolls', shape, 2, num_train=229, pitches=keys, counted=True)
+  if data['name'] == 'copy_memory':
+    shape = (data['blanks'] + 32,)
+    return DataSpec('copies', 'text', shape, 10, num_train=10_000, tokenizer=LETTERS, counted=True)
   if data['name'] == 'dialogues':
     return DataSpec('dialogues', 'text', (513,), 256, tokenizer=Bytes(), counted=True)
   if data['name'] != 'image_folder':
@@ -119,6 +125,7 @@ OTHERS = ('images.py:digits_2x2', 'images.py:digits_4x4', 'images.py:palette', '
 OTHERS += ('images.py:digits_eps', 'pixelcnn.py:mnist', 'chorales.py:together')
 OTHERS += ('series.py:aus_retail_gaussian', 'text.py:python_bytes', 'text.py:file')
 OTHERS += ('nanogpt.py:shakespeare_char', 'forecasts.py:tcn', 'forecasts.py:transformer')
+OTHERS += ('tcn.py:nottingham', 'tcn.py:copy_memory')
 OTHERS += ('nbeats_smape', 'nbeats_mase', 'nbeats_interpretable')
 OTHERS += ('published.py:none', 'published.py:file', 'published.py:full', 'published.py:lora')
 OTHERS += (

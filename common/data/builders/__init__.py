@@ -12,6 +12,7 @@ from common.data.builders import (
 )
 from common.data.builders.mixtures import gaussians, stacked
 from common.data.builders.published import competitions, long, texts
+from common.data.builders.sequences import copy_memory, piano_rolls
 from common.data.dialogues.builder import Dialogues
 
 BUILDERS = {
@@ -40,4 +41,6 @@ BUILDERS = {
   'python_code': texts.PythonCode,
   'dialogues': Dialogues,
   'chorales': chorales.Chorales,
+  'piano_rolls': piano_rolls.PianoRolls,
+  'copy_memory': copy_memory.CopyMemory,
 }

@@ -33,23 +33,17 @@ FLAG_DEFAULTS = dict(
   horizon=0,
   stride=1,
   min_context=0,
-  rolling=0,
-  roll_by=0,
+  **dict.fromkeys(('rolling', 'roll_by'), 0),
   rolling_multiple=1,
+  overlap=1,
+  blanks=100,
   train_to='validation',
-  frequency='',
-  unit='',
-  target='',
-  time='',
-  series='',
   covariates='all',
-  categories='',
-  observed='',
   layout='long',
   tokenizer='characters',
   vocabulary=1024,
-  tokenizer_files='',
-  template='',
+  **dict.fromkeys(('collection', 'frequency', 'unit', 'target', 'time', 'series'), ''),
+  **dict.fromkeys(('categories', 'observed', 'tokenizer_files', 'template'), ''),
 )
 
 SPLITS = ('train', 'validation', 'test')
@@ -115,7 +109,7 @@ class Contents(NamedTuple):
 
   Attributes:
     shape: shape of every example: (height, width, channels) of an image, (tokens,) of a text,
-      (frames, voices) of music, (steps, columns) of a time series.
+      (frames, voices) of music, (frames, keys) of a piano roll, (steps, columns) of a time series.
     levels: values are integers in [0, levels); 0 means floats.
     class_names: names of the classes in the order of their labels; empty if there are none.
     splits: for each of train, validation and test, a function that returns an iterator over
@@ -123,9 +117,9 @@ class Contents(NamedTuple):
     notes: facts about the preparation that the user should see ('3 broken files skipped').
     tokenizer: for text, the tokenizer as JSON (common/data/tokenizers).
     series: for time series, the attributes of a `SeriesSpec` (common/data/spec.py).
-    pitches: for music, the lowest and the highest pitch (common/data/music.py).
+    pitches: for music and piano rolls, the lowest and the highest pitch (common/data/music.py).
     palette: for images of palette indices, the colours (common/data/palettes.py).
-    counted: whether examples have 'counted', bool arrays of their shape (common/data/spec.py).
+    counted: whether examples have 'counted', a bool for each token or frame (common/data/spec.py).
     modes: the modes, if they are known (common/data/modes.py).
   """
 
@@ -211,7 +205,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     # 'start' tells where in its series a window lies, so that a forecast has dates.
     stacked = contents.modes is not None and contents.modes.classes
     extra = {'label': contents.class_names, 'start': contents.series, 'mode': stacked}
-    counted = tfds.features.Tensor(shape=contents.shape, dtype=np.bool_, encoding='bytes')
+    counted = tfds.features.Tensor(shape=contents.shape[:1], dtype=np.bool_, encoding='bytes')
     marks = {'counted': counted} if contents.counted else {}
     return {'x': x} | marks | {key: number for key, present in extra.items() if present}
 
@@ -386,11 +380,17 @@ def array_splits(
   return {name: functools.partial(array_examples, x, label, part) for name, part in indices.items()}
 
 
-def window_splits(windows: Mapping[str, np.ndarray]) -> dict[str, Callable[[], Examples]]:
-  """Splits without classes, from an array of windows for each."""
-  return {
-    split: functools.partial(array_examples, x, None, range(len(x))) for split, x in windows.items()
-  }
+def window_splits(
+  windows: Mapping[str, np.ndarray], counted: Mapping[str, np.ndarray] | None = None
+) -> dict[str, Callable[[], Examples]]:
+  """Splits without classes, from an array of windows for each, and from which positions count."""
+  counted = counted or dict.fromkeys(windows)
+  return {s: functools.partial(_window_examples, x, counted[s]) for s, x in windows.items()}
+
+
+def _window_examples(x: np.ndarray, counted: np.ndarray | None) -> Examples:
+  for i, (key, example) in enumerate(array_examples(x, None, range(len(x)))):
+    yield key, example if counted is None else example | {'counted': counted[i]}
 
 
 def array_examples(x: np.ndarray, label: np.ndarray | None, indices: Iterable[Any]) -> Examples:

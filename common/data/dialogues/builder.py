@@ -6,7 +6,6 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import tensorflow_datasets as tfds
 
 from common.config import ConfigError
@@ -59,39 +58,29 @@ class Dialogues(base.Builder, skip_registration=True):
       )
     width = context_length(self.settings) + 1
     hashes = (base.digest(json.dumps(one.messages).encode()) for one in dialogues)
-    splits, notes = {}, [f'{len(dialogues):,} dialogues']
+    windows, notes = {}, [f'{len(dialogues):,} dialogues']
     for split, chosen in base.hash_splits(hashes, str(source)).items():
       encoded = [encode(template, tokenizer, dialogues[i]) for i in chosen]
       packed = pack(encoded, width, tokenizer.separator)
-      splits[split] = packed
+      windows[split] = packed
       notes.append(
         f'{split}: {len(chosen):,} dialogues in {len(packed.x):,} windows, '
         f'{int(packed.counted.sum()):,} tokens of answers'
       )
-    notes += _left_out(splits.values())
+    notes += _left_out(windows.values())
     dtype = token_dtype(tokenizer.vocabulary)
     return base.Contents(
       shape=(width,),
       levels=tokenizer.vocabulary,
       class_names=(),
-      splits={
-        split: _Windows(packed.x.astype(dtype), packed.counted) for split, packed in splits.items()
-      },
+      splits=base.window_splits(
+        {split: packed.x.astype(dtype) for split, packed in windows.items()},
+        {split: packed.counted for split, packed in windows.items()},
+      ),
       notes=tuple(notes),
       tokenizer=tokenizers.to_json(tokenizer),
       counted=True,
     )
-
-
-class _Windows:
-  """The examples of a split."""
-
-  def __init__(self, x: np.ndarray, counted: np.ndarray):
-    self.x, self.counted = x, counted
-
-  def __call__(self) -> base.Examples:
-    for key, (x, counted) in enumerate(zip(self.x, self.counted, strict=True)):
-      yield f'{key:09d}', {'x': x, 'counted': counted}
 
 
 def _left_out(splits) -> list[str]:

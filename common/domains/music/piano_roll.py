@@ -24,36 +24,54 @@ def piano_rolls(
 
   If voices meet on one pitch, the upper voice is visible.
   """
-  keys = np.arange(pitches.highest, pitches.lowest - 1, -1) % 12
-  shade = np.where(keys == 0, C_KEYS, np.where(np.isin(keys, SHARPS), BLACK_KEYS, WHITE_KEYS))
   num, steps, voices = frames.shape
-  rolls = np.empty((num, len(keys), steps, 3), np.uint8)
-  rolls[:] = shade[:, None, None]
+  rolls = _empty_rolls(num, steps, pitches)
   for voice in reversed(range(voices)):  # the upper voices last, over the others
     dark = COLOURS[voice % len(COLOURS)]
-    pale = (0.5 * dark + 0.5 * 255).astype(np.uint8)
     values = frames[..., voice].astype(np.int64)
     which, step = np.nonzero(values)
     # With n pitches, value v in [0, n) begins pitch v, and n + v continues it (common.data.music).
     value = values[which, step] - 1
     row = pitches.num_pitches - 1 - value % pitches.num_pitches
     begins = value < pitches.num_pitches
-    rolls[which, row, step] = np.where(begins[:, None], dark, pale)
+    rolls[which, row, step] = np.where(begins[:, None], dark, _pale(dark))
   return rolls
 
 
+def key_rolls(
+  frames: Integer[np.ndarray, 'n steps keys'], pitches: Pitches
+) -> UInt8[np.ndarray, 'n pitches steps 3']:
+  """Pictures of piano rolls, like `piano_rolls`, in one colour."""
+  rolls = _empty_rolls(*frames.shape[:2], pitches)
+  sounds = frames[..., ::-1].transpose(0, 2, 1) > 0  # high pitches at the top
+  begins = sounds & ~np.pad(sounds, ((0, 0), (0, 0), (1, 0)))[..., :-1]
+  rolls[sounds] = _pale(COLOURS[0])
+  rolls[begins] = COLOURS[0]
+  return rolls
+
+
+def _empty_rolls(num: int, steps: int, pitches: Pitches) -> UInt8[np.ndarray, 'n pitches steps 3']:
+  """The background: white and black keys, and every C."""
+  keys = np.arange(pitches.highest, pitches.lowest - 1, -1) % 12
+  shade = np.where(keys == 0, C_KEYS, np.where(np.isin(keys, SHARPS), BLACK_KEYS, WHITE_KEYS))
+  rolls = np.empty((num, len(keys), steps, 3), np.uint8)
+  rolls[:] = shade[:, None, None]
+  return rolls
+
+
+def _pale(dark: UInt8[np.ndarray, '3']) -> UInt8[np.ndarray, '3']:
+  return (0.5 * dark + 0.5 * 255).astype(np.uint8)
+
+
 def page(
-  frames: Integer[np.ndarray, 'n steps voices'], pitches: Pitches, scale: int
+  rolls: UInt8[np.ndarray, 'n pitches steps 3'], pitches: Pitches, scale: int, text: str
 ) -> UInt8[np.ndarray, 'rows columns 3']:
-  """Numbered rolls below each other, with an explanation; `scale` is the size of a step."""
+  """Numbered rolls below each other, under a line of text; `scale` is the size of a step."""
   # White below each, so that the names of its lowest pitch and of the next highest are apart.
   below = ((0, TEXT_SIZE // 2), (0, 0), (0, 0))
-  sheets = [
-    np.pad(sheet(roll, pitches, scale), below, constant_values=255)
-    for roll in piano_rolls(frames, pitches)
-  ]
-  rows = [(str(number), roll[None]) for number, roll in enumerate(sheets, 1)]
-  return pictures.captioned_rows(legend(pitches), rows)
+  sheets = [np.pad(sheet(roll, pitches, scale), below, constant_values=255) for roll in rolls]
+  rows = [(str(number), one[None]) for number, one in enumerate(sheets, 1)]
+  return pictures.captioned_rows(text, rows)
 
 
 def sheet(
@@ -83,9 +101,17 @@ def sheet(
 
 
 def legend(pitches: Pitches) -> str:
-  """One line that explains a roll."""
+  """One line that explains a roll of voices."""
   return (
-    f'{pitch_name(pitches.lowest)} to {pitch_name(pitches.highest)}, every C grey; a column is a '
-    'sixteenth, a line every four quarters, dark where a note begins; from the top voice: '
-    f'{", ".join(COLOUR_NAMES)}'
+    f'{_range(pitches)}; a column is a sixteenth, a line every four quarters, dark where a note '
+    f'begins; from the top voice: {", ".join(COLOUR_NAMES)}'
   )
+
+
+def key_legend(pitches: Pitches) -> str:
+  """One line that explains a roll of keys."""
+  return f'{_range(pitches)}; a column is a frame, a line every {BAR}, dark where a note begins'
+
+
+def _range(pitches: Pitches) -> str:
+  return f'{pitch_name(pitches.lowest)} to {pitch_name(pitches.highest)}, every C grey'

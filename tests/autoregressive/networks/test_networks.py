@@ -11,7 +11,7 @@ import pytest
 
 from autoregressive.networks import NETWORKS
 from autoregressive.networks.base import CausalNetwork
-from autoregressive.networks.rnn import GRU, LSTM
+from autoregressive.networks.rnn import GRU, LSTM, RNN
 from autoregressive.networks.tcn import TCN
 from autoregressive.networks.transformer import Transformer
 from tests.autoregressive.common import perturbed
@@ -20,10 +20,12 @@ from tests.cases import mostly_slow
 LENGTH, WIDTH = 12, 8
 
 VARIANTS = {
+  'rnn': RNN(WIDTH, layers=2),
   'lstm': LSTM(WIDTH, layers=2),
   'gru': GRU(WIDTH, layers=2),
   'tcn': TCN(WIDTH, layers=2, kernel=2, growth=2),
   'tcn_plain': TCN(WIDTH, layers=2, kernel=3, growth=3, weight_norm=False),
+  'tcn_gated': TCN(WIDTH, layers=2, kernel=2, growth=2, gated=True),
 }
 
 
@@ -42,7 +44,7 @@ def run(network, params, h, segments=None):
   return hidden
 
 
-@pytest.mark.parametrize('variant', mostly_slow(VARIANTS, VARIANTS.keys() - {'lstm'}))
+@pytest.mark.parametrize('variant', mostly_slow(VARIANTS, VARIANTS.keys() - {'lstm', 'gru'}))
 def test_causal_by_gradient(variant):
   """An input changes the hidden states from its own position on, within the receptive field."""
   network, params, h, _ = network_of(variant)
@@ -114,7 +116,7 @@ def test_tcn_drops_whole_channels():
     assert 0.1 < off.mean() < 0.9
 
 
-@pytest.mark.parametrize('kind', [LSTM, GRU])
+@pytest.mark.parametrize('kind', [RNN, LSTM, GRU])
 def test_carries_stay_in_float32(kind):
   network = kind(WIDTH, layers=1, dtype='bfloat16')
   h = jax.random.normal(jax.random.key(0), (2, 3, WIDTH))
@@ -144,10 +146,24 @@ def test_lstm_by_its_equations():
   np.testing.assert_allclose(run(network, params, h)[0], np.stack(made), atol=1e-5)
 
 
-@pytest.mark.parametrize('weight_norm', [False, True])
-def test_tcn_by_its_equations(weight_norm):
+def test_rnn_by_its_equations():
+  """Two layers against the recurrence written out (Elman 1990)."""
+  network, params, h, hidden = network_of('rnn')
+  inputs = np.asarray(h, np.float64)
+  for layer in range(network.layers):
+    cell = jax.tree.map(np.asarray, params[f'layer_{layer}']['cell'])
+    state, states = np.zeros((2, WIDTH)), []
+    for x in inputs.swapaxes(0, 1):
+      state = np.tanh(x @ cell['i']['kernel'] + cell['i']['bias'] + state @ cell['h']['kernel'])
+      states.append(state)
+    inputs = np.stack(states, 1)
+  np.testing.assert_allclose(hidden, inputs, atol=1e-5)
+
+
+@pytest.mark.parametrize(('weight_norm', 'gated'), [(False, False), (True, False), (True, True)])
+def test_tcn_by_its_equations(weight_norm, gated):
   """Two blocks against dilated convolutions by XLA."""
-  network = TCN(WIDTH, layers=2, kernel=3, growth=2, weight_norm=weight_norm)
+  network = TCN(WIDTH, layers=2, kernel=3, growth=2, weight_norm=weight_norm, gated=gated)
   _, _, h, _ = network_of('tcn')
   params = perturbed(jax.jit(network.init)(jax.random.key(1), h)['params'], 0.1)
 
@@ -157,12 +173,15 @@ def test_tcn_by_its_equations(weight_norm):
     if weight_norm:  # Salimans & Kingma 2016: each output has a direction and a length
       (length,) = params[f'WeightNorm_{i}'].values()
       kernel = length * kernel / jnp.sqrt(jnp.square(kernel).sum(0))
-    kernel = kernel.reshape(3, WIDTH, WIDTH)
+    kernel = kernel.reshape(3, WIDTH, -1)
     made = jax.lax.conv_general_dilated(
       x, kernel, (1,), [(2 * dilation, 0)], rhs_dilation=(dilation,),
       dimension_numbers=('NWC', 'WIO', 'NWC'),
     )  # fmt: skip
-    return jax.nn.relu(made + dense['bias'])
+    made += dense['bias']
+    if gated:  # Dauphin et al. 2017: half of the channels are gates of the others
+      return made[..., :WIDTH] / (1 + jnp.exp(-made[..., WIDTH:]))
+    return jax.nn.relu(made)
 
   x = h
   for block in range(2):
@@ -173,9 +192,11 @@ def test_tcn_by_its_equations(weight_norm):
 @pytest.mark.parametrize(
   'network, parameters',
   [
+    (RNN(16, layers=3), 3 * (2 * 16 * 16 + 16)),
     (LSTM(16, layers=3), 3 * 4 * (2 * 16 * 16 + 16)),
     (GRU(16, layers=3), 3 * (3 * (2 * 16 * 16 + 16) + 16)),  # a second bias of the candidate
     (TCN(16, layers=3, kernel=4), 6 * (4 * 16 * 16 + 16 + 16)),  # kernel, length, bias
+    (TCN(16, layers=3, kernel=4, gated=True), 6 * (4 * 16 * 32 + 32 + 32)),
   ],
 )
 def test_parameters(network, parameters):

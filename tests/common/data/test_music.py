@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from common.config import ConfigError
-from common.data.music import Note, Pitches, num_steps, pitch_name
+from common.data.music import Note, Pitches, keys_of, notes_of_keys, num_steps, pitch_name
 from common.data.musicxml import read_score
 from tests.common.data.scores import mxl, note, rest, score
 
@@ -99,3 +99,28 @@ def test_other_files_are_refused_in_one_line(read, data, message):
   ) as e:
     read(data)
   assert '\n' not in str(e.value)
+
+
+def test_a_roll_holds_the_keys_that_sound_and_gives_notes_back():
+  voices = ((Note(60, 0, 4), Note(62, 6, 7)), (Note(60, 2, 6),))
+  roll = keys_of(voices, PITCHES, frame=2)
+  assert roll.shape == (4, PITCHES.num_pitches)
+  assert [np.flatnonzero(frame).tolist() for frame in roll] == [
+    [60 - PITCHES.lowest],
+    [60 - PITCHES.lowest],
+    [60 - PITCHES.lowest],
+    [62 - PITCHES.lowest],
+  ]
+  # A key that is struck again while it sounds is one note, and a note fills whole frames.
+  notes = notes_of_keys(roll, PITCHES, frame=2)
+  assert notes == ((Note(60, 0, 6), Note(62, 6, 8)),)
+  chord = np.zeros_like(roll)
+  chord[1:3, [0, 4]] = chord[3, 4] = 1
+  low, high = PITCHES.lowest, PITCHES.lowest + 4
+  assert notes_of_keys(chord, PITCHES, 1) == (
+    (Note(high, 1, 4),),
+    (Note(low, 1, 3),),
+  )
+  with pytest.raises(ConfigError, match=r'\(MIDI 5\) at step 3') as error:
+    keys_of(((Note(5, 3, 4),),), PITCHES, 2)
+  assert '\n' not in str(error.value)

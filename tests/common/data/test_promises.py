@@ -81,6 +81,8 @@ ELSEWHERE = {
   'shakespeare': 'test_text.py',
   'python_code': 'test_text.py',
   'chorales': 'test_chorales.py',
+  'piano_rolls': 'sequences/test_piano_rolls.py',
+  'copy_memory': 'sequences/test_copy_memory.py',
 }
 
 

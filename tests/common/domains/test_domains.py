@@ -28,6 +28,7 @@ SPECS = {
   'image': DataSpec('i', 'image', (8, 8, 1), 17, 10, tuple('0123456789')),
   'text': DataSpec('t', 'text', (9,), 256, tokenizer=Bytes()),
   'music': DataSpec('m', 'music', (9, 4), 93, pitches=Pitches(36, 81)),
+  'rolls': DataSpec('r', 'rolls', (9, 88), 2, pitches=Pitches(21, 108), counted=True),
   'series': DataSpec('s', 'series', (8, 2), 0, 1, ('a',), series=SeriesSpec(3)),
   'points': DataSpec('p', 'points', (1, 1, 2), 0, modes=Modes(((0.0, 0.0),), 1.0)),
 }
@@ -61,6 +62,7 @@ def test_rates_count_the_parts_of_an_example_that_are_predicted():
     'image': ('images', 1),
     'text': ('tokens', 8),
     'music': ('frames', 8),
+    'rolls': ('frames', 8),
     'series': ('windows', 1),
     'points': ('points', 1),
   }
@@ -141,7 +143,7 @@ def test_large_requests_are_drawn_in_calls_of_one_size_and_begin_like_small_ones
 
 def test_an_unknown_kind_of_data_is_refused_with_the_known_ones():
   with pytest.raises(
-    ConfigError, match=r"unknown domain 'clouds'.*image, music, points, series, text"
+    ConfigError, match=r"unknown domain 'clouds'.*image, music, points, rolls, series, text"
   ):
     domain_of(SPEC)
 

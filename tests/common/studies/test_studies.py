@@ -111,6 +111,20 @@ def test_rows_that_differ_in_sampling_share_a_model(base, tmp_path):
   assert not results.failures
 
 
+def test_the_best_checkpoint_of_a_model_is_measured_apart_from_its_last(base, tmp_path):
+  toy, study = Toy(), study_of(base)
+  run(study, tmp_path / 'work', toy)
+  trained = list(toy.trained)
+  best = dataclasses.replace(study, checkpoint='best')
+  jobs = plans.plan(best, load_config, tmp_path / 'work', METRICS)
+  assert {job.checkpoint for job in jobs} == {'best'}
+  toy.measured.clear()
+  run(best, tmp_path / 'work', toy)
+  assert toy.trained == trained and len(toy.measured) == 3
+  with pytest.raises(ConfigError, match="checkpoint of study 'toy' 'first'"):
+    run(dataclasses.replace(study, checkpoint='first'), tmp_path / 'work', toy)
+
+
 def test_nothing_finished_is_repeated(base, tmp_path):
   toy, study = Toy(), study_of(base)
   first = run(study, tmp_path / 'work', toy)

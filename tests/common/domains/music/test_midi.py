@@ -9,7 +9,15 @@ import pytest
 from common.config import ConfigError
 from common.data.music import Note, Pitches
 from common.domains.music import midi
-from common.domains.music.piano_roll import BAR_LINE, COLOURS, legend, page, piano_rolls, sheet
+from common.domains.music.piano_roll import (
+  BAR_LINE,
+  COLOURS,
+  key_rolls,
+  legend,
+  page,
+  piano_rolls,
+  sheet,
+)
 
 VOICES = (
   (Note(72, 0, 2), Note(72, 2, 4), Note(74, 6, 8)),  # repeated at once, then a rest
@@ -122,5 +130,15 @@ def test_a_sheet_names_its_pitches_and_has_a_line_every_four_quarters():
   for pitch in (48, 60, 72):  # C3, C4, C5
     assert 74 - pitch in rows
   assert not {74 - 66, 74 - 54} & set(rows.tolist())  # the F♯ half way between two of them
-  pages = page(np.stack([pitches.encode(VOICES, 40)] * 2), pitches, 4)
+  pages = page(np.stack([roll] * 2), pitches, 4, legend(pitches))
   assert pages.shape[0] > 2 * drawn.shape[0]
+
+
+def test_a_roll_of_keys_is_dark_where_a_key_begins_to_sound():
+  pitches = Pitches(60, 63)
+  frames = np.array([[0, 0, 0, 1], [1, 0, 0, 1], [1, 0, 0, 0], [0, 0, 0, 1]])
+  (roll,) = key_rolls(frames[None], pitches)
+  assert roll.shape == (4, 4, 3)
+  dark = (roll == COLOURS[0]).all(-1)
+  assert np.argwhere(dark).tolist() == [[0, 0], [0, 3], [3, 1]]  # high pitches at the top
+  assert (roll[0, 1] == roll[3, 2]).all() and (roll[0, 1] > roll[0, 0]).any()

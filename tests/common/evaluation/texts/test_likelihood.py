@@ -12,6 +12,7 @@ from common.config import ConfigError
 from common.data.pipeline import Data
 from common.data.spec import DataSpec
 from common.data.tokenizers import Bytes, Characters
+from common.data.windows import cut
 from common.evaluation.evaluate import evaluate
 from common.evaluation.texts import windows
 from tests.autoregressive.common import outputs_of, perturbed
@@ -28,7 +29,7 @@ ON_TEXT = ('perplexity', 'bits_per_byte', 'bits_per_character')
 @pytest.mark.parametrize('stride', [1, 3, 7])
 def test_every_token_counts_once_after_as_much_context_as_possible(length, stride):
   tokens = np.arange(length)
-  x, counted = windows.cut(tokens, 8, stride, 1)
+  x, counted = cut(tokens, 8, stride, 1)
   assert sorted(x[counted].tolist()) == tokens[1:].tolist()
   at = np.broadcast_to(np.arange(8), x.shape)
   # Of each counted token, the number of tokens before it in its window.
@@ -39,9 +40,9 @@ def test_every_token_counts_once_after_as_much_context_as_possible(length, strid
 def test_bad_windows_are_refused():
   for stride in (0, 8):
     with pytest.raises(ConfigError, match=rf'stride must be in \[1, 7\], got {stride}'):
-      windows.cut(np.arange(9), 8, stride, 1)
+      cut(np.arange(9), 8, stride, 1)
   with pytest.raises(ConfigError, match='too short'):
-    windows.cut(np.arange(1), 8, 2, 1)
+    cut(np.arange(1), 8, 2, 1)
 
 
 def model(tokenizer, context=12):
@@ -89,8 +90,10 @@ def test_a_uniform_model_needs_the_logarithm_of_its_vocabulary():
   method, params, data = model(Bytes())
   flat = jax.tree.map(np.zeros_like, params)
   on = windows.text_data(data, 'text', TEXT)
-  found = evaluate(method, flat, on, SETTINGS, jax.random.key(0), ON_TEXT).measures
+  names = (*ON_TEXT, 'nats_per_position')
+  found = evaluate(method, flat, on, SETTINGS, jax.random.key(0), names).measures
   assert found['perplexity'].value == pytest.approx(256, rel=1e-5)
+  assert found['nats_per_position'].value == pytest.approx(np.log(256), rel=1e-5)
   assert found['bits_per_byte'].value == pytest.approx(8, rel=1e-5)
 
 

@@ -1,0 +1,1 @@
+"""Sequences on which recurrent and convolutional networks are compared."""
