@@ -16,8 +16,6 @@ To expect: not measured yet.
 import math
 from typing import Any
 
-import numpy as np
-
 from common.config import pick
 from common.studies.claims import Claim
 from common.studies.plans import Row, Study
@@ -60,22 +58,24 @@ def churn_name(churn: float) -> str:
 
 def grid_settings(name: str, steps: int, low: float, high: float) -> dict[str, Any]:
   """The grid of a name, with this number of noise levels from `high` down to `low`."""
-  share = np.linspace(0, 1, steps)
+  shares = [index / (steps - 1) for index in range(steps)]
   if name == 'VP':
     # σ² + 1 = exp(½·β_d·t² + β_min·t) (Karras et al. 2022, table 1), at equal steps in t; the β
     # that give `high` at t = 1 and `low` at VP_EPS.
     start, end = math.log1p(high**2), math.log1p(low**2)
     slope = 2 * (end / VP_EPS - start) / (VP_EPS - 1)
-    t = 1 + share * (VP_EPS - 1)
-    levels = np.sqrt(np.expm1(0.5 * slope * t**2 + (start - 0.5 * slope) * t))
+    times = [1 + share * (VP_EPS - 1) for share in shares]
+    exponents = [0.5 * slope * t**2 + (start - 0.5 * slope) * t for t in times]
+    levels = [math.sqrt(math.expm1(exponent)) for exponent in exponents]
   elif name == 'cosine':
     # Equal steps in the angle whose tangent is σ: Nichol & Dhariwal 2021, without their table.
-    levels = np.tan(np.arctan(high) + share * (np.arctan(low) - np.arctan(high)))
+    first, last = math.atan(high), math.atan(low)
+    levels = [math.tan(first + share * (last - first)) for share in shares]
   else:
     kinds = {'ρ=7': 'karras', 'even in σ': 'uniform', 'even in log σ (VE)': 'log_snr'}
     return {'name': kinds[name]}
-  levels[0], levels[-1] = high, low
-  return {'name': 'given', 'times': tuple(map(float, levels))}
+  # The ends exactly: rounding may not take the first beyond the largest time.
+  return {'name': 'given', 'times': (high, *levels[1:-1], low)}
 
 
 def training_rows(levels: tuple[float, float, float]) -> list[Row]:
