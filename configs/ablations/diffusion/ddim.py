@@ -30,7 +30,7 @@ PUBLISHED = {  # FID of CIFAR-10, by noise, in the order of STEPS
 }
 DIGITS = {'process': {'name': 'ddpm'}, 'conditional': False}
 SCALES = {
-  'cpu': parts.Scale(f'{parts.IMAGES}:digits_eps', DIGITS | parts.FEW_WRITES, (0, 1, 2)),
+  'cpu': parts.Scale(f'{parts.IMAGES}:digits_eps', parts.DIGITS | DIGITS, (0, 1, 2)),
   'gpu': parts.Scale('configs/papers/ddpm.py:cifar10', parts.SHORT),
   'paper': parts.Scale('configs/papers/ddpm.py:cifar10', parts.PAPER),
   'smoke': parts.Scale(f'{parts.IMAGES}:digits_eps', DIGITS | parts.SMOKE),

@@ -54,7 +54,7 @@ DIGITS = SHORT_TABLE | {'conditional': False, 'prediction.scale_input': False}
 DIGITS |= {'prediction.noise': 'time', 'train.steps': '3000'}
 CIFAR10 = 'configs/papers/ddpm.py:cifar10'
 SCALES = {
-  'cpu': parts.Scale(f'{parts.IMAGES}:digits_eps', DIGITS | parts.FEW_WRITES, (0, 1, 2)),
+  'cpu': parts.Scale(f'{parts.IMAGES}:digits_eps', parts.DIGITS | DIGITS, (0, 1, 2)),
   'gpu': parts.Scale(CIFAR10, SHORT_TABLE | parts.SHORT | {'train.steps': '2000'}),
   'paper': parts.Scale(CIFAR10, parts.PAPER),
   'smoke': parts.Scale(f'{parts.IMAGES}:digits_eps', DIGITS | parts.SMOKE | {'sampling.steps': 4}),

@@ -39,7 +39,7 @@ SMALL_SIZES = {  # of digits: width, depth and heads
 SMALL_PATCHES = (4, 2, 1)
 DIGITS = {'train.steps': '1500', 'optimizer.learning_rate': 2e-3}
 SCALES = {
-  'cpu': parts.Scale(f'{parts.IMAGES}:digits', DIGITS | parts.FEW_WRITES, (0, 1, 2)),
+  'cpu': parts.Scale(f'{parts.IMAGES}:digits', parts.DIGITS | DIGITS, (0, 1, 2)),
   'paper': parts.Scale(f'{PAPER}:XL2', parts.PAPER),
   'smoke': parts.Scale(f'{parts.IMAGES}:digits', parts.SMOKE),
 }

@@ -30,7 +30,7 @@ CHURNS = (10.0, 40.0)
 OFF = {'augmentation.probability': 0.0}
 # By scale: the noise levels of E's process, and the least time of C's at which σ/α is the smaller.
 LEVELS = {'digits': (0.03, 80.0, 0.0058), 'cifar10': (0.002, 80.0, 1e-5)}
-DIGITS = {'augmentation.probability': 0.12} | parts.UNCLIPPED | parts.FEW_WRITES
+DIGITS = {'augmentation.probability': 0.12, 'train.steps': '2000'} | parts.UNCLIPPED
 CIFAR10 = 'configs/papers/edm.py:cond_vp'
 SHORT = parts.SHORT | {
   'train.steps': '3000',
@@ -39,7 +39,7 @@ SHORT = parts.SHORT | {
   'ema.half_life': '0',
 }
 SCALES = {
-  'cpu': parts.Scale(f'{parts.IMAGES}:digits', DIGITS, (0, 1, 2)),
+  'cpu': parts.Scale(f'{parts.IMAGES}:digits', parts.DIGITS | DIGITS, (0, 1, 2)),
   'gpu': parts.Scale(CIFAR10, SHORT),
   'paper': parts.Scale(CIFAR10, parts.PAPER),
   'smoke': parts.Scale(f'{parts.IMAGES}:digits', DIGITS | parts.SMOKE),

@@ -33,7 +33,7 @@ PUBLISHED_AS = {
   'frechet': 'FID of ImageNet at 64×64 (Inception network)',
   'agreement': 'Inception score of ImageNet at 64×64',
 }
-DIGITS = {'train.steps': '2000'} | parts.FEW_WRITES
+DIGITS = parts.DIGITS | {'train.steps': '2000'}
 SCALES = {
   'cpu': parts.Scale(f'{parts.IMAGES}:digits', DIGITS, (0, 1, 2)),
   'gpu': parts.Scale(f'{parts.IMAGES}:cifar10', parts.SHORT | {'train.steps': '2000'}),

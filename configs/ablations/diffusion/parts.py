@@ -15,6 +15,8 @@ FEW_WRITES = {
   'train.checkpoint_every': '50%',
   'train.evaluate_every': '25%',
 }
+# Of digits, a distance compares 722 samples with half of the images.
+DIGITS = FEW_WRITES | {'evaluation.num_samples': 722}
 UNCLIPPED = {'sampling.threshold.name': 'none'}  # estimates of the image
 SMOKE = FEW_WRITES | {
   'train.evaluate_every': '0',

@@ -52,7 +52,7 @@ DIGITS = COMMON | {
 }
 CIFAR10 = 'configs/papers/ddpm.py:cifar10'
 SCALES = {
-  'cpu': parts.Scale(f'{parts.IMAGES}:digits_eps', DIGITS | parts.FEW_WRITES, (0, 1, 2)),
+  'cpu': parts.Scale(f'{parts.IMAGES}:digits_eps', parts.DIGITS | DIGITS, (0, 1, 2)),
   'gpu': parts.Scale(CIFAR10, COMMON | parts.SHORT | {'train.steps': '1500'}),
   'paper': parts.Scale(CIFAR10, COMMON | parts.PAPER),
   'smoke': parts.Scale(f'{parts.IMAGES}:digits_eps', DIGITS | parts.SMOKE),

@@ -2,7 +2,7 @@
 
 twofold ablate --study=configs/ablations/diffusion/score_sde.py:cpu --workdir=runs/score_sde
 
-Scales: cpu (scikit-learn's digits, three seeds; N = 100), gpu (CIFAR-10, a small network and a
+Scales: cpu (scikit-learn's digits, three seeds; N = 50), gpu (CIFAR-10, a small network and a
 short training; N = 100), paper (CIFAR-10, the network of configs/papers/ddpm.py trained for
 1,300,000 steps, 50,000 samples; N = 1000), smoke (seconds; nothing is learned).
 gpu and paper need, once: twofold prepare_data --dataset=cifar10
@@ -53,15 +53,16 @@ COMMON = parts.UNCLIPPED | {  # of continuous time: the network is given x at un
   'prediction.variance': 'fixed_small',
   'likelihood': {'name': 'vlb'},
 }
+DIGITS = COMMON | parts.DIGITS | {'train.steps': '3000'}
 CIFAR10 = 'configs/papers/ddpm.py:cifar10'
 PAPER = parts.PAPER | {'train.steps': '1300000'}
 SCALES = {
-  'cpu': parts.Scale(f'{parts.IMAGES}:digits_eps', COMMON | parts.FEW_WRITES, (0, 1, 2)),
+  'cpu': parts.Scale(f'{parts.IMAGES}:digits_eps', DIGITS, (0, 1, 2)),
   'gpu': parts.Scale(CIFAR10, COMMON | parts.SHORT | {'train.steps': '3000'}),
   'paper': parts.Scale(CIFAR10, COMMON | PAPER),
   'smoke': parts.Scale(f'{parts.IMAGES}:digits_eps', COMMON | parts.SMOKE),
 }
-NUMBERS = {'cpu': 100, 'gpu': 100, 'paper': 1000, 'smoke': 4}  # N
+NUMBERS = {'cpu': 50, 'gpu': 100, 'paper': 1000, 'smoke': 4}  # N
 
 
 def row_name(process: str, predictor: str, column: str, number: int) -> str:

@@ -48,7 +48,7 @@ COMMON = parts.UNCLIPPED | {
 }
 DIGITS = COMMON | {'train.steps': '3000'}
 SCALES = {
-  'cpu': parts.Scale(f'{parts.IMAGES}:digits_eps', DIGITS | parts.FEW_WRITES, (0, 1, 2)),
+  'cpu': parts.Scale(f'{parts.IMAGES}:digits_eps', parts.DIGITS | DIGITS, (0, 1, 2)),
   'paper': parts.Scale('configs/papers/dit.py:B2', COMMON | parts.PAPER),
   'smoke': parts.Scale(f'{parts.IMAGES}:digits_eps', DIGITS | parts.SMOKE),
 }
