@@ -58,7 +58,8 @@ def sampling(noise: str, steps: int) -> dict:
 def get_study(scale: str = 'cpu') -> Study:
   """The study at a scale, a key of SCALES."""
   chosen, steps = pick(SCALES, scale, 'scale'), FEWER.get(scale, STEPS)
-  noises = (NOISES[0], LARGE) if scale == 'smoke' else NOISES
+  smoke = scale == 'smoke'
+  noises = (NOISES[0], LARGE) if smoke else NOISES
   rows = tuple(
     Row(row_name(noise, number), sampling=sampling(noise, number))
     for noise in noises
@@ -85,8 +86,8 @@ def get_study(scale: str = 'cpu') -> Study:
     metrics=('frechet', 'evaluations'),
     published=parts.of_rows(cells, rows),
     published_as=parts.CIFAR10_FID,
-    claims=() if scale == 'smoke' else _claims(steps),
-    plots=(('evaluations', 'frechet'),),
+    claims=() if smoke else _claims(steps),
+    plots=() if smoke else (('evaluations', 'frechet'),),
     seeds=chosen.seeds,
   )
 

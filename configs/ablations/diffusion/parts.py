@@ -18,13 +18,17 @@ FEW_WRITES = {
 # Of digits, a distance compares 722 samples with half of the images.
 DIGITS = FEW_WRITES | {'evaluation.num_samples': 722}
 UNCLIPPED = {'sampling.threshold.name': 'none'}  # estimates of the image
-SMOKE = FEW_WRITES | {
-  'train.evaluate_every': '0',
+SMOKE = {  # seconds, most of them for compilation
   'network.depth': 1,
   'train.steps': '4',
   'train.steps_per_call': 2,
+  'train.log_every': '0',
+  'train.sample_every': '0',
+  'train.checkpoint_every': '0',
+  'train.evaluate_every': '0',
   'evaluation.num_samples': 20,
   'evaluation.batch_size': 20,
+  'evaluation.extractor': 'pixels',
 }
 # For a table in ten minutes on one accelerator: a narrow U-Net and a short training on CIFAR-10.
 SHORT = FEW_WRITES | {
