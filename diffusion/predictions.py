@@ -10,6 +10,7 @@ so every target gives (x₀, ε), and through them every other target, without p
   velocity   α′           σ′           Lipman et al. 2022
   score      0            −1/σ         Song et al. 2021
   edm        (1 − c_skip·α)/c_out, −c_skip·σ/c_out     Karras et al. 2022, table 1
+  posterior_mean   the mean of q(x_s | x_t, x₀)        Ho et al. 2020, eq. 7
 
 EDM's table is for α = 1. Its principle (network input and target of unit variance, with errors
 amplified as little as possible) gives, for any α and data of standard deviation σ_d, with
@@ -44,6 +45,8 @@ class Pair(NamedTuple):
   eps: Any
   variance_fraction: Any = None
 
+
+POSTERIOR_STEPS = 1000  # of a continuous process, for the target `posterior_mean`
 
 Denoise = Callable[[Float[Array, 'batch ...'], Float[Array, 'batch']], Pair]
 
@@ -98,6 +101,20 @@ def edm_pair(process: Process, t: Array, sigma_data: float) -> Pair:
   return Pair((1 - c_skip * alpha) / c_out, -c_skip * sigma / c_out)
 
 
+def posterior_mean_pair(process: Process, t: Array, sigma_data: float) -> Pair:
+  """The mean μ̃ of q(x_s | x_t, x0), s one of the process's steps before t (Ho et al. 2020, eq. 7).
+
+  A continuous process counts as one of 1,000 equal steps in time.
+  """
+  s = jnp.maximum(t - process.t_max / (process.steps or POSTERIOR_STEPS), 0)
+  alpha, sigma = process.alpha(t), process.sigma(t)
+  # μ̃ = scale·x_t + α_s·share·x0, with x_t = α·x0 + σ·eps put in. At the first step s is clean data,
+  # and μ̃ is x0.
+  scale = alpha / process.alpha(s) * (process.sigma(s) / sigma) ** 2
+  share = process.added_noise_share(t, s)
+  return Pair(scale * alpha + process.alpha(s) * share, scale * sigma)
+
+
 TARGETS = {
   'x0': x0_pair,
   'eps': eps_pair,
@@ -105,6 +122,7 @@ TARGETS = {
   'velocity': velocity_pair,
   'score': score_pair,
   'edm': edm_pair,
+  'posterior_mean': posterior_mean_pair,
 }
 
 

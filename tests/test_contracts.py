@@ -1,5 +1,6 @@
 """Every name in a table is held to its contract; whoever adds one is told which file to edit."""
 
+import dataclasses
 import pathlib
 import re
 
@@ -147,6 +148,7 @@ def test_every_name_is_tested(kind):
 @pytest.mark.parametrize('spec', STUDIES)
 def test_a_study_can_be_planned_and_has_a_small_scale(spec, tmp_path):
   study = STUDIES[spec]
+  study = dataclasses.replace(study, seeds=study.seeds[:1])  # others plan the same jobs again
   known = [*METRICS, *RUN_METRICS]
   jobs = plan(study, families.load_config, tmp_path, known)
   assert len(jobs) >= len(study.rows)

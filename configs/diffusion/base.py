@@ -32,7 +32,7 @@ SETTINGS = base.SETTINGS | dict(
   # networks of this kind, each for an equal share of the training times, by noise level (eDiff-I)
   experts=Setting(1, Interval(1, 64, note='1: one network for all')),
   prediction=dict(  # what the network is given and what it predicts
-    target='v',  # x0, eps, v, velocity, score, edm
+    target='v',  # x0, eps, v, velocity, score, edm, posterior_mean
     sigma_data=Setting(0.5, ABOVE_ZERO),  # standard deviation of the data in [-1, 1]
     scale_input=True,  # feed the network x at unit variance (EDM's c_in)
     noise='log_snr',  # the network's measure of the noise level: time, log_snr, edm, c_noise

@@ -293,11 +293,13 @@ class ReverseDiffusion(Sampler):
 
 
 NORMS = ('expected', 'measured')
+# One step from a time to the next, after the corrections; 'none': x goes there unchanged.
+PREDICTORS = ('reverse_diffusion', 'ancestral', 'euler', 'none')
 
 
 @dataclasses.dataclass(frozen=True)
 class PredictorCorrector(Sampler):
-  """Langevin corrections, then a reverse-diffusion step (Song et al. 2021, algorithms 2-5).
+  """Langevin corrections, then a step of another sampler (Song et al. 2021, algorithms 2-5).
 
   The corrections come before the prediction at each time, as in the authors' code; the algorithms
   put them after it.
@@ -306,15 +308,35 @@ class PredictorCorrector(Sampler):
     snr: the step's signal-to-noise ratio r: step = 2·a·(r·‖z‖/‖score‖)², where a is the squared
       scale of the forward transition (1 for VE, 1 − β for VP).
     corrections: number of Langevin steps at each time.
-    predict: False leaves only the corrections: x goes from time to time unchanged.
+    predictor: the sampler that steps to the next time, one of `PREDICTORS`; 'euler' follows the
+      probability flow, and 'none' leaves only the corrections.
+    variance: of the predictor 'ancestral', as there.
     norm: ‖z‖/‖score‖ is 'expected' (σ: √d over √d/σ) or 'measured' for each example. The paper
       averages measured norms over the batch, which makes a sample depend on the rest of its batch.
   """
 
   snr: Annotated[float, ABOVE_ZERO] = 0.16
   corrections: Annotated[int, Interval(1, 1000)] = 1
-  predict: bool = True
+  predictor: Annotated[str, OneOf(*PREDICTORS)] = 'reverse_diffusion'
+  variance: Annotated[str, OneOf(MODELS_OWN, *VARIANCES)] = MODELS_OWN
   norm: Annotated[str, OneOf(*NORMS)] = 'expected'
+
+  def of_model(self, variance: str) -> Sampler:
+    resolved = Ancestral(self.variance).of_model(variance)
+    return dataclasses.replace(self, variance=resolved.variance)
+
+  def _predict(self, process, x, t, s, denoise, key):
+    """One step of the predictor."""
+    if self.predictor == 'none':
+      # Only the step to clean data needs another estimate.
+      pair = denoise.when(process.sigma(s) <= 0, x, t, Pair(x, x))
+      return _unless_clean(process, s, x, pair)
+    samplers = {
+      'reverse_diffusion': ReverseDiffusion(),
+      'ancestral': Ancestral(self.variance),
+      'euler': Euler(),
+    }
+    return samplers[self.predictor].step(process, x, t, s, denoise, key, ())[0]
 
   def _correct(self, process, x, t, s, denoise, key):
     """One Langevin step, x + ε·score + √(2ε)·z, at time t."""
@@ -330,11 +352,7 @@ class PredictorCorrector(Sampler):
     # Each use of the step's key has a number: 0 for the predictor, 1, 2, ... for the corrections.
     for number in range(self.corrections):
       x = self._correct(process, x, t, s, denoise, fold_in_each(key, number + 1))
-    if self.predict:
-      return reverse_diffusion_step(process, x, t, s, denoise(x, t), fold_in_each(key, 0)), carry
-    # Without a predictor, only the step to clean data needs another estimate.
-    pair = denoise.when(process.sigma(s) <= 0, x, t, Pair(x, x))
-    return _unless_clean(process, s, x, pair), carry
+    return self._predict(process, x, t, s, denoise, fold_in_each(key, 0)), carry
 
 
 def _norm(x: Array) -> Array:

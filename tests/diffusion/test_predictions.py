@@ -16,6 +16,7 @@ from diffusion.predictions import (
   target_pair,
 )
 from diffusion.processes import PROCESSES, build
+from diffusion.processes.discrete import linear_betas
 
 
 @pytest.fixture(autouse=True)
@@ -97,6 +98,19 @@ def test_edm_target_of_unit_data_under_vp_is_minus_v():
   edm, v = target_pair('edm', process, t, 1.0), target_pair('v', process, t)
   np.testing.assert_allclose(edm.x0, -v.x0, rtol=1e-9)
   np.testing.assert_allclose(edm.eps, -v.eps, rtol=1e-9)
+
+
+def test_the_posterior_mean_is_that_of_the_paper_in_betas():
+  """Ho et al. 2020, eq. 7: √ᾱ_s·β/(1 − ᾱ)·x0 + √(1 − β)·(1 − ᾱ_s)/(1 − ᾱ)·x_t; x0 at step 1."""
+  process, betas = build({'name': 'ddpm', 'steps': 50}), linear_betas(50)
+  product = np.cumprod(1 - betas)
+  before = np.append(1, product[:-1])
+  x0, eps = jnp.asarray(np.random.default_rng(0).normal(size=(2, 50)))
+  x = np.sqrt(product) * x0 + np.sqrt(1 - product) * eps
+  expected = np.sqrt(before) * betas * x0 + np.sqrt(1 - betas) * (1 - before) * x
+  pair = target_pair('posterior_mean', process, jnp.arange(1, 51) / 50)
+  np.testing.assert_allclose(combine(pair, x0, eps), expected / (1 - product), rtol=1e-8)
+  assert (float(pair.x0[0]), float(pair.eps[0])) == (1, 0)
 
 
 def test_singular_targets_are_refused():

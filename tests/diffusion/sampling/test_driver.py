@@ -1,5 +1,7 @@
 """Samplers against closed forms: factors, variances, marginals, orders, counts of evaluations."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -195,7 +197,8 @@ SETTINGS = [  # and the evaluations of n steps to clean data, where they are kno
   ({'name': 'edm', 's_churn': 3.0}, lambda n: 2 * n - 1),
   ({'name': 'predictor_corrector'}, lambda n: 2 * n),
   ({'name': 'predictor_corrector', 'corrections': 2}, lambda n: 3 * n),
-  ({'name': 'predictor_corrector', 'predict': False}, lambda n: n + 1),
+  ({'name': 'predictor_corrector', 'predictor': 'none'}, lambda n: n + 1),
+  ({'name': 'predictor_corrector', 'predictor': 'euler'}, lambda n: 2 * n),
   ({'name': 'predictor_corrector', 'norm': 'measured'}, lambda n: 2 * n),
   ({'name': 'unipc', 'order': 3}, lambda n: n),
 ]
@@ -341,6 +344,12 @@ def test_ancestral_sampling_takes_the_models_variance():
     solvers.Ancestral('learned').of_model('fixed_small')
 
 
+def test_a_predictor_of_the_ancestral_kind_takes_the_models_variance():
+  sampler = solvers.PredictorCorrector(predictor='ancestral')
+  assert sampler.of_model('fixed_large').variance == 'fixed_large'
+  assert dataclasses.replace(sampler, variance='fixed_small').of_model('fixed_large') != sampler
+
+
 T, S = 0.5, 0.3
 
 
@@ -385,7 +394,7 @@ def test_stochastic_steps_by_hand():
   np.testing.assert_allclose(x, expected)
   # Algorithm 5: ε = 2(1 − β′)(r·‖z‖/‖score‖)², x + ε·score + √(2ε)·z; ‖z‖/‖score‖ is σ expected.
   for norm in solvers.NORMS:
-    sampler = solvers.PredictorCorrector(snr=0.2, predict=False, norm=norm)
+    sampler = solvers.PredictorCorrector(snr=0.2, predictor='none', norm=norm)
     x, z = one_step(sampler, process, estimate, use=1)
     norms = np.linalg.norm(z, axis=1, keepdims=True) / np.linalg.norm([1.3, 1.3])
     size = 2 * ratio * (0.2 * sigma * (1 if norm == 'expected' else norms)) ** 2
@@ -397,6 +406,24 @@ def test_stochastic_steps_by_hand():
   expected = kept * 0.4 + np.sqrt(a_s) * (1 - np.exp(-1.6 * h)) * 0.7
   expected = expected + 0.9 * np.sqrt((1 - a_s) * (1 - np.exp(-1.2 * h))) * z
   np.testing.assert_allclose(x, expected)
+
+
+@pytest.mark.parametrize(
+  ('predictor', 'alone'),
+  [
+    ('reverse_diffusion', solvers.ReverseDiffusion()),
+    ('ancestral', solvers.Ancestral('fixed_large')),
+    ('euler', solvers.Euler()),
+  ],
+)
+def test_without_corrections_the_step_is_that_of_the_predictor(predictor, alone):
+  process = processes.VPLinear()
+  estimate = lambda x, t: Pair(0.7 + 0 * x, -1.3 + 0 * x)
+  keys, x, times = jax.random.split(KEY, 3), jnp.full((3, 2), 0.4), (jnp.asarray(T), jnp.asarray(S))
+  both = solvers.PredictorCorrector(snr=1e-9, predictor=predictor, variance='fixed_large')
+  counter = driver.CountingDenoiser(driver.as_denoiser(estimate), 3)
+  expected, _ = alone.step(process, x, *times, counter, fold_in_each(keys, 0), ())
+  np.testing.assert_allclose(one_step(both, process, estimate)[0], expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize('eta', [0.3, 0.6, 1.0])

@@ -181,6 +181,8 @@ MARGINALS = {
   'euler_maruyama': (solvers.EulerMaruyama(), (*SDE, 'rectified_flow'), 300),
   'reverse_diffusion': (solvers.ReverseDiffusion(), SDE, 300),
   'predictor_corrector': (solvers.PredictorCorrector(), SDE, 150),
+  'corrected_ancestral': (solvers.PredictorCorrector(predictor='ancestral'), SDE, 150),
+  'corrected_flow': (solvers.PredictorCorrector(predictor='euler'), SDE, 150),
   'edm': (solvers.EDMSampler(), ('edm',), 50),
   'edm_churn': (solvers.EDMSampler(40.0, 0.05, 50.0, 1.0), ('edm', 'vp_linear'), 100),
   'dpmpp_2m': (multistep.DPMpp2M(), ('vp_linear', 'rectified_flow'), 40),

@@ -1,0 +1,1 @@
+"""Studies of diffusion papers: their ablation tables."""

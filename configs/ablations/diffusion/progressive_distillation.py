@@ -1,0 +1,144 @@
+"""Progressive distillation's table 1: what the network predicts, and how the loss is weighted.
+
+twofold ablate --study=configs/ablations/diffusion/progressive_distillation.py:cpu \\
+    --workdir=runs/targets
+
+Scales: cpu (scikit-learn's digits, three seeds, 64 steps of sampling), gpu (CIFAR-10, a small
+network and a short training), paper (CIFAR-10, the network of configs/papers/ddpm.py, 1024 steps,
+50,000 samples), smoke (seconds; nothing is learned).
+gpu and paper need, once: twofold prepare_data --dataset=cifar10
+
+Reproduces: Salimans & Ho 2022, table 1, without its rows of the pair (x, ε), which is two outputs
+of one network. The log-SNR is that of the cosine schedule from -20 to 20, at cpu to 7, where the
+levels of a pixel can just be told apart. The stochastic sampler here is DDIM with η = 1. At scale
+paper the network, its training and its length are those of DDPM, because we do not know all of the
+paper's.
+
+To expect: not measured yet.
+"""
+
+from typing import Any
+
+from common.config import pick
+from common.studies.claims import Claim
+from common.studies.plans import Row, Study
+from configs.ablations.diffusion import parts
+
+TARGETS = {'x': 'x0', 'ε': 'eps', 'v': 'v'}
+WEIGHTINGS = {'SNR': 'snr', 'truncated SNR': 'truncated_snr', 'SNR+1': 'snr_plus_one'}
+SAMPLERS = {'stochastic': 1.0, 'DDIM': 0.0}  # η
+DIVERGES = 'diverges'
+PUBLISHED = {  # FID of CIFAR-10, by target and weighting, in the order of SAMPLERS
+  ('x', 'SNR'): (2.65, 2.75),
+  ('x', 'truncated SNR'): (2.53, 2.51),
+  ('x', 'SNR+1'): (2.56, 2.65),
+  ('ε', 'SNR'): (2.59, 2.91),
+  ('ε', 'truncated SNR'): (DIVERGES, DIVERGES),
+  ('ε', 'SNR+1'): (2.56, 3.27),
+  ('v', 'SNR'): (2.65, 3.05),
+  ('v', 'truncated SNR'): (2.45, 2.75),
+  ('v', 'SNR+1'): (2.49, 2.87),
+}
+COMMON = {
+  'process': {'name': 'shifted', 'log_snr_min': -20.0, 'log_snr_max': 20.0},
+  'conditional': False,
+  'prediction.noise': 'log_snr',
+  'prediction.variance': 'fixed_small',
+  'likelihood': {'name': 'vlb'},
+}
+DIGITS = COMMON | {
+  'process': {'name': 'shifted', 'log_snr_min': -20.0, 'log_snr_max': 7.0},
+  'train.steps': '2000',
+}
+CIFAR10 = 'configs/papers/ddpm.py:cifar10'
+SCALES = {
+  'cpu': parts.Scale(f'{parts.IMAGES}:digits_eps', parts.DIGITS | DIGITS, (0, 1, 2)),
+  'gpu': parts.Scale(CIFAR10, COMMON | parts.SHORT | {'train.steps': '1500'}),
+  'paper': parts.Scale(CIFAR10, COMMON | parts.PAPER),
+  'smoke': parts.Scale(f'{parts.IMAGES}:digits_eps', DIGITS | parts.SMOKE),
+}
+STEPS = {'cpu': 64, 'gpu': 64, 'paper': 1024, 'smoke': 4}
+
+
+def row_name(target: str, weighting: str, sampler: str) -> str:
+  """The name of a row."""
+  return f'{target}, {weighting}, {sampler}'
+
+
+def make_row(target: str, weighting: str, sampler: str, steps: int) -> Row:
+  """A row; the two samplers of a target and a weighting share one model."""
+  settings: dict[str, Any] = {
+    'prediction.target': TARGETS[target],
+    'objective.weighting': {'name': WEIGHTINGS[weighting]},
+  }
+  options = {
+    'sampler': {'name': 'ddim', 'eta': SAMPLERS[sampler]},
+    'steps': steps,
+    'grid': {'name': 'uniform'},
+  }
+  return Row(row_name(target, weighting, sampler), settings, options)
+
+
+def get_study(scale: str = 'cpu') -> Study:
+  """The study at a scale, a key of SCALES."""
+  chosen, smoke = pick(SCALES, scale, 'scale'), scale == 'smoke'
+  rows = tuple(
+    make_row(target, weighting, sampler, STEPS[scale])
+    for target, weighting in ([('v', 'SNR+1')] if smoke else PUBLISHED)
+    for sampler in (['DDIM'] if smoke else SAMPLERS)
+  )
+  cells = {
+    row_name(*names, sampler): value
+    for names, values in PUBLISHED.items()
+    for sampler, value in zip(SAMPLERS, values, strict=True)
+  }
+  return Study(
+    name='progressive_distillation',
+    title='Targets and weightings',
+    about=(
+      'A weighting is a factor of the squared error in the image: SNR is the unweighted error in '
+      'the noise, SNR+1 that in v, and the truncated SNR is at least 1. Each model is sampled with '
+      f'noise and without, in {STEPS[scale]} steps.'
+    ),
+    base=chosen.base,
+    scale=scale,
+    paper='Salimans & Ho 2022, table 1',
+    config=chosen.config,
+    rows=rows,
+    metrics=('frechet', 'evaluations'),
+    published=parts.of_rows(cells, rows),
+    published_as=parts.CIFAR10_FID,
+    claims=() if smoke else _claims(),
+    seeds=chosen.seeds,
+  )
+
+
+def _claims() -> tuple[Claim, ...]:
+  """What the paper says of its table, of which most differences are small."""
+  claims = [
+    parts.lower(
+      f'ε with the truncated SNR is worst: above {target}, {sampler}',
+      row_name(target, 'truncated SNR', sampler),
+      row_name('ε', 'truncated SNR', sampler),
+    )
+    for sampler in SAMPLERS
+    for target in ('x', 'v')
+  ]
+  claims += [
+    parts.lower(
+      f'without noise, x is better than ε: {weighting}',
+      row_name('x', weighting, 'DDIM'),
+      row_name('ε', weighting, 'DDIM'),
+    )
+    for weighting in ('SNR', 'SNR+1')
+  ]
+  claims += [
+    parts.lower(
+      f'the truncated SNR is better than the SNR: {target}, {sampler}',
+      row_name(target, 'truncated SNR', sampler),
+      row_name(target, 'SNR', sampler),
+    )
+    for target in ('x', 'v')
+    for sampler in SAMPLERS
+  ]
+  return tuple(claims)
