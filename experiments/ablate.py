@@ -64,6 +64,7 @@ def main() -> int:
     return 0
   running.check_metrics(jobs, study.metrics)
   if DRY_RUN.value:
+    versions.settle(jobs, workdir, running.OF_MODELS, versions.of_a_dry_run(OTHER_CODE.value))
     print(timing.summary(timing.estimate(jobs, study, workdir)))
     return 0
   results = running.run(jobs, study, workdir, OTHER_CODE.value)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 import jax
 
-from common.config import read_json
+from common.config import ConfigError, read_json
 from common.files import Path, atomic_write, exists
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -55,9 +55,17 @@ def remember(folder: Path) -> None:
 
 
 def remembered(folder: Path) -> list[dict[str, str]]:
-  """The conditions under which the run in a folder was started and resumed; [] if unknown."""
+  """The conditions under which the run in a folder was started and resumed.
+
+  [] if they are not known, because there is no file or it is damaged.
+  """
   path = folder / FILE
-  return list(read_json(path).get('starts', [])) if exists(path) else []
+  try:
+    starts = read_json(path)['starts'] if exists(path) else []
+  except (ConfigError, KeyError):
+    return []
+  whole = isinstance(starts, list) and all(isinstance(one, dict) for one in starts)
+  return starts if whole else []
 
 
 def merged(found: Sequence[dict[str, str]]) -> dict[str, str]:
@@ -82,7 +90,10 @@ def command() -> str:
 @functools.cache
 def code() -> str:
   """The code as a person names it: 'twofold 0.1.0, commit 0a8af45 with changes, digest 1f…'."""
-  parts = [f'twofold {importlib.metadata.version("twofold")}']
+  try:
+    parts = [f'twofold {importlib.metadata.version("twofold")}']
+  except importlib.metadata.PackageNotFoundError:  # a copy of the tree on PYTHONPATH
+    parts = ['twofold, not installed']
   # In an installed package, git would find the repository around the environment, if any.
   if _git('rev-parse', '--show-toplevel') == str(ROOT.resolve()):
     changed = _git('status', '--porcelain', '--', *PACKAGES)

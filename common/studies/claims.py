@@ -133,24 +133,36 @@ def _compare(
     return 'undecided', f'{row if one is None else name} was not measured'
   detail = _detail(claim, row, one, name, other)
   if claim.same_examples:
-    one, other = (side._replace(error=0.0, interval=None) for side in (one, other))
+    one, other = (side._replace(error=0.0, interval=None, seeds={}) for side in (one, other))
   if one.error is None or other.error is None:
     return 'undecided', f'{detail}; the error is unknown'
   gap = difference(one, other, float(claim.times))
   # "near" holds inside ± within · |other|, and fails where the interval lies entirely outside.
   room = claim.within * abs(claim.times * other.value) if claim.relation == 'near' else 0.0
   verdict = _verdict_of(claim.relation, gap, room)
-  seeds = min(len(side.seeds) or MANY for side in (one, other))
-  if seeds < MANY and gap.error:
-    _, factor = unit(claim.cell[1], (one.value, other.value))
-    spread = gap.error * math.sqrt(seeds)
-    detail += (
-      f'; difference {format_estimate(scaled(gap, factor))} ({_test(one, other)}, effect size '
-      f'{gap.value / spread:.2g})'
-    )
-    if verdict == 'undecided':
-      detail += f'; {seeds_to_decide(gap, seeds, room)} would decide it if the means stay'
-  return verdict, detail
+  about = _about_difference(claim, gap, one, other)
+  if about and verdict == 'undecided':
+    seeds = min(len(side.seeds) for side in (one, other) if side.seeds)
+    about += f'; {seeds_to_decide(gap, seeds, room)} would decide it if the means stay'
+  return verdict, detail + about
+
+
+def _about_difference(claim: Claim, gap: Estimate, one: Estimate, other: Estimate) -> str:
+  """The difference with its test, and its size in standard deviations of the seeds.
+
+  Nothing where a part of the error is of the measurement alone, which more seeds do not reduce.
+  """
+  sides = [(side, times) for side, times in ((one, 1.0), (other, claim.times)) if side.error]
+  if not (sides and gap.error and math.isfinite(gap.value) and all(s.seeds for s, _ in sides)):
+    return ''
+  if is_paired(one, other):
+    deviation = gap.error * math.sqrt(len(one.seeds))  # of the differences
+  else:  # the root of the mean variance of the sides
+    variances = [(times * side.error) ** 2 * len(side.seeds) for side, times in sides]
+    deviation = math.sqrt(sum(variances) / len(variances))
+  _, factor = unit(claim.cell[1], (one.value, other.value))
+  shown = format_estimate(scaled(gap, factor))
+  return f'; difference {shown} ({_test(one, other)}, effect size {gap.value / deviation:.2g})'
 
 
 def _test(one: Estimate, other: Estimate) -> str:

@@ -20,7 +20,8 @@ What differs from the paper and its code:
 - A piece counts the same in every step, where the code adds up its frames.
 - Keys are embedded linearly first, so each convolution has as many inputs as outputs and no
   residual connection needs a projection. Dropout is of whole channels, as in the paper's text.
-- Longer pieces of Nottingham are cut into windows whose given frames cover the receptive field.
+- Longer pieces of Nottingham are cut into windows whose given frames cover the receptive field of
+  the TCN. Recurrent networks and transformers would remember more of such a piece.
 - copy_memory has one sequence as input and target (docs/datasets.md), 100 blanks in place of 1,000
   with a network to match, no dropout (with one of 0.05, 1,800 steps were no better than a guess),
   and Adam in place of RMSprop.

@@ -105,7 +105,7 @@ class Ancestral(Sampler):
   def of_model(self, variance: str) -> Sampler:
     if self.variance == 'learned' != variance:
       raise ValueError(
-        "ancestral.variance='learned' needs a model with prediction.variance='learned', got"
+        "variance='learned' needs a model with prediction.variance='learned', got"
         f" {variance!r}; use 'model'"
       )
     return Ancestral(variance) if self.variance == MODELS_OWN else self
@@ -322,6 +322,8 @@ class PredictorCorrector(Sampler):
   norm: Annotated[str, OneOf(*NORMS)] = 'expected'
 
   def of_model(self, variance: str) -> Sampler:
+    if self.predictor != 'ancestral':
+      return self
     resolved = Ancestral(self.variance).of_model(variance)
     return dataclasses.replace(self, variance=resolved.variance)
 

@@ -33,6 +33,10 @@ SHARD_HELP = (
 )
 
 
+# Rows that share a model share these metrics, because they do not depend on sampling.
+OF_MODELS = (*RUN_METRICS, *(name for name, metric in METRICS.items() if not metric.of_samples))
+
+
 def parse_shard(text: str) -> tuple[int, int]:
   """(2, 4) from '2/4'. Raises ValueError unless the part is one of the parts."""
   part, _, parts = text.partition('/')
@@ -145,9 +149,7 @@ def run(
   Raises:
     ConfigError: the workdir has results of other code (experiments/study/versions.py).
   """
-  # Rows that share a model share these metrics, because they do not depend on sampling.
-  of_models = [*RUN_METRICS, *(name for name, m in METRICS.items() if not m.of_samples)]
-  versions.settle(jobs, workdir, of_models, other_code)
+  versions.settle(jobs, workdir, OF_MODELS, other_code)
   with signals.stop_on_signals() as stop:
     # `studies.run` turns exceptions into failed rows, but lets `SystemExit` through.
     def train(config, folder):
@@ -159,7 +161,7 @@ def run(
         sys.exit(signals.STOPPED)
       return measure(job, metrics)
 
-    return studies.run(jobs, study, workdir, train, evaluate, of_models, origin=origin)
+    return studies.run(jobs, study, workdir, train, evaluate, OF_MODELS, origin=origin)
 
 
 def origin(job: Job) -> Origin:

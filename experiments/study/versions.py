@@ -16,7 +16,8 @@ from experiments.startup import workdir as workdirs
 REFUSE, KEEP, AGAIN = CHOICES = ('refuse', 'keep', 'again')
 HELP = (
   'What happens to models and cells in the workdir that another version of the code made: refuse '
-  'stops, keep takes them as they are, again trains and measures once more.'
+  'stops, keep takes them as they are (cells of unknown code are measured again), again trains and '
+  'measures once more.'
 )
 BEFORE = 'before'  # in the workdir: what was set aside
 UNKNOWN = 'code that was not recorded'
@@ -37,7 +38,8 @@ def settle(
     ConfigError: there are results of other code, and the choice is to refuse them.
   """
   stores = [CellStore(workdir / 'cells', job.keys, of_models) for job in jobs]
-  found = [code for job, store in zip(jobs, stores, strict=True) for code in _others(job, store)]
+  others = [_others(job, store) for job, store in zip(jobs, stores, strict=True)]
+  found = [code for codes in others for code in codes]
   if not found or choice == KEEP:
     return
   if choice == REFUSE:
@@ -48,15 +50,23 @@ def settle(
       '--workdir'
     )
   aside = _new_folder(workdir / BEFORE)
-  for job, store in zip(jobs, stores, strict=True):
-    if _others(job, store):
-      for path in store.files:
-        _move(path, aside / 'cells')
-    for part in studies.models(job):
-      if _made_by_others(part.folder):
-        with workdirs.locked(part.folder):
-          _move(part.folder, aside / 'models')
+  # First what is of other code, then the moves: models are shared, and with a first stage goes what
+  # was trained on its latents.
+  stale = [store for store, codes in zip(stores, others, strict=True) if codes]
+  folders = dict.fromkeys(folder for job in jobs for folder in _models_to_move(job))
+  for path in dict.fromkeys(path for store in stale for path in store.files):
+    _move(path, aside / 'cells')
+  for folder in folders:
+    with workdirs.locked(folder):
+      _move(folder, aside / 'models')
   logging.info('moved results of other code to %s', aside)
+
+
+def of_a_dry_run(choice: str) -> str:
+  """The choice of a dry run, which moves nothing."""
+  if choice == AGAIN:
+    raise ConfigError('--dry_run with --other_code=again: give a new --workdir instead')
+  return choice
 
 
 def _others(job: Job, store: CellStore) -> list[str]:
@@ -65,6 +75,16 @@ def _others(job: Job, store: CellStore) -> list[str]:
   for part in studies.models(job):
     made += _made_by_others(part.folder)
   return [code for code in dict.fromkeys(made) if _is_other(code)]
+
+
+def _models_to_move(job: Job) -> list[pathlib.Path]:
+  """The folders of a job's models that other code trained, or that rest on such a first stage."""
+  found = []
+  for part in studies.models(job):
+    rests_on_one = part.stage is not None and part.stage.folder in found
+    if (rests_on_one and part.folder.exists()) or _made_by_others(part.folder):
+      found.append(part.folder)
+  return found
 
 
 def _made_by_others(folder: pathlib.Path) -> list[str]:

@@ -86,6 +86,11 @@ def window_sizes(settings: Mapping[str, Any], horizon: int = DEFAULT_HORIZON) ->
     raise ConfigError(
       f'data.min_context={sizes.min_context} must be at most data.context={sizes.context}'
     )
+  if 0 < sizes.rolling < sizes.rolling_multiple:
+    raise ConfigError(
+      f'data.rolling={sizes.rolling} leaves no window: their number must be a multiple of '
+      f'data.rolling_multiple={sizes.rolling_multiple}; raise data.rolling, or set it to 0 for all'
+    )
   if sizes.train_to not in TRAIN_TO:
     raise ConfigError(f'data.train_to must be one of {", ".join(TRAIN_TO)}, got {sizes.train_to!r}')
   return sizes

@@ -110,7 +110,9 @@ def legend(pitches: Pitches) -> str:
 
 def key_legend(pitches: Pitches) -> str:
   """One line that explains a roll of keys."""
-  return f'{_range(pitches)}; a column is a frame, a line every {BAR}, dark where a note begins'
+  return (
+    f'{_range(pitches)}; a column is a frame, a line every {BAR} frames, dark where a note begins'
+  )
 
 
 def _range(pitches: Pitches) -> str:

@@ -24,7 +24,8 @@ class RollsDomain(MusicDomain):
 
   noun = 'piano rolls'
   flags: Mapping[str, str] = MusicDomain.flags | {
-    'prompt': 'a MIDI file that each piece continues, with a frame for each eighth',
+    'prompt': 'a MIDI file that each piece continues, with a frame for each eighth; a piece of jsb '
+    'has frames of quarters, so write its quarters as eighths',
     'length': 'frames to draw (256)',
     'scale': 'size of a frame in the picture (4)',
   }

@@ -81,6 +81,7 @@ def get_study(scale: str = 'jsb') -> Study:
   task = chosen['task']
   others = chosen.get('others', tuple(NETWORKS[task]))
   published = PUBLISHED.get(task, {})
+  blanks = chosen.get('config', {}).get('data.blanks', BLANKS)
   rows = [Row(TCN)]
   for name in others:
     clip = {} if name == GATED else CLIPPED
@@ -106,7 +107,7 @@ def get_study(scale: str = 'jsb') -> Study:
         near=(others, 'parameters'),
         within=0.05,
       ),
-      *(music_claims(others, published) if published else copy_claims(others)),
+      *(music_claims(others, published) if published else copy_claims(others, blanks)),
     ),
     seeds=chosen.get('seeds', (0, 1, 2)),
     checkpoint='best',
@@ -131,9 +132,9 @@ def music_claims(others: tuple[str, ...], published: Mapping[str, float]) -> tup
   )
 
 
-def copy_claims(others: tuple[str, ...]) -> tuple[Claim, ...]:
+def copy_claims(others: tuple[str, ...], blanks: int) -> tuple[Claim, ...]:
   """That the TCN copies, and no recurrent network does much better than a guess."""
-  guess = 10 * math.log(8) / (BLANKS + 20)
+  guess = 10 * math.log(8) / (blanks + 20)
   return (
     Claim('the TCN has a hundredth of the cost of a guess', (TCN, NATS), below=guess / 100),
     *(

@@ -115,6 +115,24 @@ def test_the_seeds_that_would_decide_follow_from_the_t_interval(gap, room, expec
   assert seeds_to_decide(gap, 3, room) == expected
 
 
+def test_more_seeds_do_not_reduce_the_error_of_a_measurement():
+  """A baseline is measured once: no number of seeds of the model decides the claim."""
+  claim = Claim('', ('a', 'm'), below=('b', 'm'))
+  cells = {('a', 'm'): of_seeds([1.5, 1.6, 1.7]), ('b', 'm'): Estimate(2.0, 0.5)}
+  found = judge(claim, cells)
+  assert found.verdict == 'undecided' and 'seeds' not in found.detail
+  exact = judge(claim, cells | {('b', 'm'): Estimate(2.0, 0.0)})
+  # The difference is −0.4, and the seeds have a deviation of 0.1.
+  assert exact.detail.endswith('(t-test over 3 seeds, effect size -4)')
+
+
+def test_the_effect_size_of_seeds_apart_is_in_deviations_of_a_row():
+  """Both rows have a deviation of 1, and their means differ by 3."""
+  claim = Claim('', ('a', 'm'), above=('b', 'm'))
+  cells = {('a', 'm'): of_seeds([3.0, 4.0, 5.0]), ('b', 'm'): of_seeds([0.0, 1.0, 2.0], 7)}
+  assert "(Welch's t-test over 3 and 3 seeds, effect size 3)" in judge(claim, cells).detail
+
+
 def test_as_many_seeds_as_it_says_decide_a_claim():
   """The same mean and spread over more seeds: one fewer than it says leaves it undecided."""
   values = np.array([0.0, 1.0, 2.0])
@@ -134,6 +152,9 @@ def test_of_the_same_examples_the_values_alone_decide():
   assert verdict(claim, a=(2.01, 0.5)) == 'undecided'
   assert verdict(alike, a=(2.01, 0.5)) == 'holds'
   assert verdict(alike, a=(2.11, 0.5)) == 'fails'
+  below = Claim('', ('a', 'm'), below=('b', 'm'), same_examples=True)
+  cells = {('a', 'm'): of_seeds([1, 2, 3]), ('b', 'm'): of_seeds([4, 1.5, 5])}
+  assert judge(below, cells).verdict == 'holds'
 
 
 def test_a_seed_that_is_not_finite_is_not_left_out():
