@@ -87,7 +87,7 @@ def results_of(metric, values):
   """Results of a sweep whose rows have some values of a metric."""
   study = Study('s', 't', FILE, tuple(map(Row, values)), (metric,))
   measures = {(row, metric): {0: Measure(value, 0.01)} for row, value in values.items()}
-  return Results(study, measures, {}, {}, {}, {row: {} for row in values}, {}, {}, {})
+  return Results(study, measures, {}, {}, {}, {row: {} for row in values}, {}, {}, {}, [])
 
 
 @pytest.mark.parametrize(

@@ -127,11 +127,13 @@ def score_windows(forecasts: Forecasts, season: int) -> dict[str, Parts]:
     # The competitions average over series, and so over windows, not over steps.
     parts['mase'] = _mean_over(scaled, np.isfinite(scaled).astype(int))
   if spreads := forecasts.series.spreads:
-    # Σ over steps of squared and absolute errors of the standardised series: its mean cancels.
+    # The mean of a series cancels in its errors; one that is constant in training does not count.
     spread = np.array(spreads)[forecasts.label]
-    squares = np.nansum((draws.mean(1) - truth) ** 2, 1) / spread**2
-    parts['standardised_mse'] = Parts(squares, steps)
-    parts['standardised_mae'] = Parts(np.nansum(np.abs(point - truth), 1) / spread, steps)
+    varies = spread > 0
+    divisor, counted = np.where(varies, spread, np.inf), np.where(varies, steps, 0)
+    squares = np.nansum((draws.mean(1) - truth) ** 2, 1) / divisor**2
+    parts['standardised_mse'] = Parts(squares, counted)
+    parts['standardised_mae'] = Parts(np.nansum(np.abs(point - truth), 1) / divisor, counted)
   for share, ends in INTERVALS.items():
     inside = competitions.is_inside(*np.quantile(draws, ends, axis=1), truth)
     parts[f'inside_{share}'] = Parts(inside.sum(1).astype(np.float64), steps)
@@ -216,4 +218,7 @@ NOTHING = dict.fromkeys(
   ('normalised_crps', 'normalised_deviation', 'quantile_loss', 'crps_sum', 'mape'),
   'all true values are 0',
 ) | dict.fromkeys(('crps', 'smape', 'inside_80'), 'no true value is known')
+NOTHING |= dict.fromkeys(
+  ('standardised_mse', 'standardised_mae'), 'every series is constant in training'
+)
 NOTHING['mase'] = 'the naive forecast of every series has no error'

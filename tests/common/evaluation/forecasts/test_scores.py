@@ -112,6 +112,29 @@ def test_the_sum_over_series_needs_all_of_them_at_the_same_times():
   assert scores.measure(still, 'mase').note.startswith('the naive forecast of every series')
 
 
+def test_standardised_errors_are_in_deviations_of_each_series():
+  """Deviations of 2 and 0: the second series, constant in training, does not count."""
+  truth = np.array([[1.0, np.nan, 3.0], [5.0, 5.0, 6.0]])
+  draws = np.array([[[0.0, 9.0, 4.0], [2.0, 9.0, 8.0]], [[5.0, 5.0, 5.0], [5.0, 5.0, 5.0]]])
+  times = np.tile(np.arange(8), (2, 1))
+  series = SeriesSpec(3, spreads=(2.0, 0.0))
+  names, past = ('a', 'b'), np.zeros((2, 5))
+
+  def made(label):
+    return Forecasts(series, np.array(label), names, times, past, truth, draws)
+
+  found = scores.score([made([0, 1])], 1, 'test')
+  # The means of the draws, 1 and 6, are off by 0 and 3; so are their medians.
+  assert scores.measure(found, 'standardised_mse').value == pytest.approx(9 / 4 / 2)
+  assert scores.measure(found, 'standardised_mae').value == pytest.approx(3 / 2 / 2)
+  still = scores.measure(scores.score([made([1, 1])], 1, 'test'), 'standardised_mse')
+  assert still.value is None and still.note.startswith('every series is constant')
+  none = dataclasses.replace(series, spreads=())
+  missing = Forecasts(none, np.array([0, 1]), names, times, past, truth, draws)
+  measure = scores.measure(scores.score([missing], 1, 'test'), 'standardised_mae')
+  assert measure.value is None and 'prepare it again' in measure.note
+
+
 def counting_windows(num):
   """Windows that count up, each from another number."""
   x = np.zeros((num, *SPEC.shape), np.float32)
