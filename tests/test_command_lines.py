@@ -135,7 +135,10 @@ def trained_configs():
   """{WORKDIR: config} of the runs that the lines themselves train."""
   found = {}
   for _, line in OURS:
-    arguments = arguments_of(line)[1]
+    try:
+      arguments = arguments_of(line)[1]
+    except ValueError:  # an open quotation mark; the line's own test says so
+      continue
     values = dict(
       word[2:].split('=', 1) for word in arguments if word.startswith('--') and '=' in word
     )

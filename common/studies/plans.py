@@ -52,6 +52,7 @@ class Row:
     first_stage: the name of a row above, an autoencoder, whose latents this row models; of the same
       seed (`data.first_stage`).
     paper_training: the training of the paper, in place of the study's.
+    at: its value on each of the study's axes, or nothing.
   """
 
   name: str
@@ -63,6 +64,7 @@ class Row:
   tries_of: str = ''
   first_stage: str = ''
   paper_training: PaperTraining | None = None
+  at: tuple[str, ...] = ()
 
   @property
   def is_model(self) -> bool:
@@ -87,6 +89,7 @@ class Study:
     published: by (row, metric), a number or the paper's word ('diverges').
     published_as: by metric, the title of the published column if it is a different quantity.
     claims: the assertions of the paper, or of the study.
+    axes: the titles of the axes on which rows have a place (`Row.at`); see common/studies/grids.py.
     plots: (metric along x, metric along y) of each scatter plot in the report.
     seeds: one run per row and seed.
     stability: which runs are stable, for the metric 'stable_runs'; see `common.studies.stability`.
@@ -107,6 +110,7 @@ class Study:
   published: Mapping[tuple[str, str], int | float | str] = dataclasses.field(default_factory=dict)
   published_as: Mapping[str, str] = dataclasses.field(default_factory=dict)
   claims: tuple[Claim, ...] = ()
+  axes: tuple[str, ...] = ()
   plots: tuple[tuple[str, str], ...] = ()
   seeds: tuple[int, ...] = (0,)
   stability: Stability | None = None
@@ -332,6 +336,7 @@ def _check(study: Study, known_metrics: set[str]) -> None:
     pick(dict.fromkeys({*known_metrics, STABLE_RUNS}), metric, 'metric')
   pick(dict.fromkeys(CHECKPOINTS), study.checkpoint, f'checkpoint of study {study.name!r}')
   _check_tries(study)
+  _check_places(study)
   # Claims, published values and plots name cells, which must exist.
   cells = [(f'claim {claim.text!r}', *cell) for claim in study.claims for cell in claim.cells()]
   cells += [('a published cell', *cell) for cell in study.published]
@@ -344,6 +349,22 @@ def _check(study: Study, known_metrics: set[str]) -> None:
     if row in tries and metric != study.stability.metric:
       raise ConfigError(
         f'{where} names {metric!r} of {row!r}, of which only {study.stability.metric!r} is measured'
+      )
+
+
+def _check_places(study: Study) -> None:
+  """Checks the places of rows on the study's axes."""
+  places: dict[tuple[str, ...], str] = {}
+  for row in study.rows:
+    if row.at and len(row.at) != len(study.axes):
+      raise ConfigError(
+        f'row {row.name!r} has the place {", ".join(row.at)}, which must have a value for each of '
+        f'the axes of study {study.name!r}: {", ".join(study.axes) or "none"}'
+      )
+    if row.at and places.setdefault(row.at, row.name) != row.name:
+      raise ConfigError(
+        f'rows {places[row.at]!r} and {row.name!r} have the same place on the axes: '
+        f'{", ".join(row.at)}'
       )
 
 

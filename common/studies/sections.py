@@ -19,7 +19,7 @@ from common.reporting.report import (
   Text,
   Verdicts,
 )
-from common.studies import tables
+from common.studies import grids, tables
 from common.studies.estimates import format_estimate, format_parts
 from common.studies.studies import Results, loss_kind
 
@@ -47,13 +47,13 @@ def sections(
   if study.claims:
     found.append(Section('Claims', [Verdicts(results.verdicts())]))
   about = [Text(study.about)] if study.about else []
-  found.append(Section('Table', [*about, _table(results)]))
+  found.append(Section('Table', [*about, *_grid_tables(results), _table(results)]))
   if study.stability:
     found.append(Section('Stable runs', _stable_runs(results, of_runs or {})))
   if results.pictures:
     found.append(Section('Samples', [Gallery(_pictures(results))]))
   # Curves of the runs' own logs, after the table's plots.
-  drawn = [_scatter(results, x, y) for x, y in study.plots]
+  drawn = [*_grid_plots(results), *(_scatter(results, x, y) for x, y in study.plots)]
   drawn.append(plots.compare(records, 'bits_per_dim', 'validation'))
   losses = [plots.compare(kind, 'loss', 'train') for kind in _by_loss(results, records)]
   for name, several in (('Plots', drawn), ('Losses', losses)):
@@ -117,6 +117,38 @@ def _table(results: Results) -> Table:
       cells.append(Cell(*format_parts(estimate)))
     rows.append(cells)
   return Table(['', *tables.header(results)[1:]], rows, tables.notes(results))
+
+
+def _grid_tables(results: Results) -> list[Table]:
+  return [
+    Table([table.title, *table.header[1:]], table.lines, [])
+    for table in tables.grid_tables(results)
+  ]
+
+
+def _grid_plots(results: Results) -> list[plots.Plot | None]:
+  """A metric over the last axis of the study, a line for each value of the others."""
+  layout, estimates = grids.layout(results.study), tables.shown(results)
+  if layout is None:
+    return []
+  drawn = []
+  for metric in grids.laid_out(results.study):
+    lines = {}
+    for line in layout.down:
+      cells = {
+        column: estimates[layout.rows[line, column], metric]
+        for column in layout.across
+        if (layout.rows.get((line, column)), metric) in estimates
+      }
+      finite = {column: cell.value for column, cell in cells.items() if math.isfinite(cell.value)}
+      if finite:
+        lines[line] = plots.Series(list(finite), list(finite.values()))
+    title = tables.units(results)[metric][0]
+    values = [value for line in lines.values() for value in line.y]
+    wide = bool(values) and min(values) > 0 and max(values) > WIDE * min(values)
+    if lines:
+      drawn.append(plots.line_plot(lines, results.study.axes[-1], title, log_y=wide))
+  return drawn
 
 
 def _pictures(results: Results) -> list[Picture | Quote]:

@@ -8,9 +8,10 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from common.reporting.writers import to_json_number
+from common.studies import grids
 from common.studies.estimates import Estimate, format_estimate, scaled, unit
 from common.studies.stability import STABLE_RUNS, Run, json_record, runs
 from common.studies.studies import Results
@@ -105,13 +106,51 @@ def published_cell(results: Results, row: str, metric: str) -> str:
   return value if isinstance(value, str) else f'{factor * value:g}'
 
 
+class GridTable(NamedTuple):
+  """A metric by two axes: measured cells, with the published ones in parentheses."""
+
+  title: str
+  header: list[str]
+  lines: list[list[str]]
+
+
+def grid_tables(results: Results) -> list[GridTable]:
+  """The tables of a study with axes, one for each metric with published cells."""
+  layout = grids.layout(results.study)
+  if layout is None:
+    return []
+  estimates, found = shown(results), []
+  for metric in grids.laid_out(results.study):
+    lines = []
+    for line in layout.down:
+      rows = (layout.rows.get((line, column)) for column in layout.across)
+      lines.append([line, *(_grid_cell(results, estimates, row, metric) for row in rows)])
+    title = f'{units(results)[metric][0]}, {layout.title}'
+    found.append(GridTable(title, ['', *layout.across], lines))
+  return found
+
+
+def _grid_cell(results: Results, estimates: Estimates, row: str | None, metric: str) -> str:
+  """'4.2 ± 1.6 (4.67)'; only the published part, or none, where the other is missing."""
+  if row is None:
+    return ''
+  measured = format_estimate(estimates.get((row, metric)))
+  published = published_cell(results, row, metric)
+  return ' '.join(part for part in (measured, published and f'({published})') if part)
+
+
+def _markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+  return [_bar(header), _bar(['---'] + ['---:'] * (len(header) - 1)), *map(_bar, rows), '']
+
+
 def markdown(results: Results, facts: Mapping[str, str]) -> str:
   """The table, the claims and the conditions of measurement, as Markdown."""
   study, estimates = results.study, shown(results)
   lines = [f'# {study.title}', '']
   lines += [line for part in (study.about, study.paper) if part for line in (part, '')]
-  titles = header(results)
-  lines += [_bar(titles), _bar(['---'] + ['---:'] * (len(titles) - 1))]
+  for table in grid_tables(results):
+    lines += [f'## {table.title}', '', *_markdown_table(table.header, table.lines)]
+  rows = []
   for row in study.shown:
     cells = [
       published_cell(results, row.name, metric)
@@ -119,12 +158,12 @@ def markdown(results: Results, facts: Mapping[str, str]) -> str:
       else format_estimate(estimates.get((row.name, metric)))
       for metric, published in columns(results)
     ]
-    lines.append(_bar([row.name, *cells]))
-  lines += ['', *(f'- {note}' for note in notes(results)), '']
+    rows.append([row.name, *cells])
+  lines += _markdown_table(header(results), rows)
+  lines += [*(f'- {note}' for note in notes(results)), '']
   if study.stability:
-    titles, rows = table_of_runs(results)
     lines += ['## Stable runs', '', about_runs(results), '']
-    lines += [_bar(titles), _bar(['---'] + ['---:'] * (len(titles) - 1)), *map(_bar, rows), '']
+    lines += _markdown_table(*table_of_runs(results))
   if study.claims:
     lines += ['## Claims', '']
     for text, verdict, detail in results.verdicts():

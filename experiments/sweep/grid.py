@@ -76,6 +76,7 @@ def build(
     base=file,
     config={key: value for key, value in settings.items() if key != 'seed'},
     rows=rows,
+    axes=tuple(grid),
     metrics=tuple(metrics),
     seeds=tuple(range(first, first + seeds)),
   )
@@ -96,7 +97,7 @@ def _row(config: Mapping, point: Mapping[str, str]) -> Row:
     families.check_options(config, options)
   except ValueError as error:
     raise ConfigError(f'--grid: {name}: {error}') from error
-  return Row(name, trained, options)
+  return Row(name, trained, options, at=tuple(point.values()))
 
 
 def load(base: str, overrides: Mapping[str, Any], grid: Grid) -> dict[str, Any]:

@@ -14,8 +14,10 @@ To expect for cpu: docs/results/ddim.md, without the rows of 1000 steps.
 """
 
 from common.config import pick
+from common.studies import grids
 from common.studies.claims import Claim
-from common.studies.plans import Row, Study
+from common.studies.grids import Setting
+from common.studies.plans import Study
 from configs.ablations.diffusion import parts
 
 LARGE = 'σ̂'  # the larger variance of the reverse step: that of q(x_t | x_s)
@@ -41,18 +43,23 @@ FEWER = {'gpu': STEPS[:4], 'smoke': STEPS[:1]}
 
 def row_name(noise: str, steps: int) -> str:
   """The name of a row."""
-  return f'{noise}, {steps} steps'
+  return grids.row_name(noise, f'{steps} steps')
 
 
-def sampling(noise: str, steps: int) -> dict:
-  """Sampler options of a row."""
-  # Quadratic times repeat at 1000 of 1000 steps.
-  grid = {'name': 'respaced'} if steps == STEPS[-1] else {'name': 'quadratic'}
+def noise_options(noise: str) -> Setting:
+  """Sampler options of a noise."""
   if noise == LARGE:
     sampler, threshold = {'name': 'ancestral', 'variance': 'fixed_large'}, 'static'
   else:
     sampler, threshold = {'name': 'ddim', 'eta': float(noise.removeprefix('η='))}, 'none'
-  return {'sampler': sampler, 'steps': steps, 'grid': grid, 'threshold': threshold}
+  return Setting(sampling={'sampler': sampler, 'threshold': threshold})
+
+
+def steps_options(steps: int) -> Setting:
+  """Sampler options of a number of steps."""
+  # Quadratic times repeat at 1000 of 1000 steps.
+  grid = {'name': 'respaced'} if steps == STEPS[-1] else {'name': 'quadratic'}
+  return Setting(sampling={'steps': steps, 'grid': grid})
 
 
 def get_study(scale: str = 'cpu') -> Study:
@@ -60,10 +67,9 @@ def get_study(scale: str = 'cpu') -> Study:
   chosen, steps = pick(SCALES, scale, 'scale'), FEWER.get(scale, STEPS)
   smoke = scale == 'smoke'
   noises = (NOISES[0], LARGE) if smoke else NOISES
-  rows = tuple(
-    Row(row_name(noise, number), sampling=sampling(noise, number))
-    for noise in noises
-    for number in steps
+  rows = grids.cross(
+    {noise: noise_options(noise) for noise in noises},
+    {f'{number} steps': steps_options(number) for number in steps},
   )
   cells = {
     row_name(noise, number): value
@@ -83,6 +89,7 @@ def get_study(scale: str = 'cpu') -> Study:
     paper='Song et al. 2021 (DDIM), table 1',
     config=chosen.config,
     rows=rows,
+    axes=('noise', 'steps'),
     metrics=('frechet', 'evaluations'),
     published=parts.of_rows(cells, rows),
     published_as=parts.CIFAR10_FID,

@@ -15,7 +15,9 @@ To expect: not measured yet.
 """
 
 from common.config import pick
+from common.studies import grids
 from common.studies.claims import Claim
+from common.studies.grids import Setting
 from common.studies.plans import Row, Study
 from configs.ablations.diffusion import parts
 
@@ -33,6 +35,7 @@ PUBLISHED_AS = {
   'frechet': 'FID of ImageNet at 64×64 (Inception network)',
   'agreement': 'Inception score of ImageNet at 64×64',
 }
+SHARE, WEIGHT = 'p_uncond={:g}', 'w={:g}'  # names of values
 METRICS = ('frechet', 'agreement', 'precision', 'recall', 'evaluations')
 DIGITS = parts.DIGITS | {'train.steps': '2000'}
 SCALES = {
@@ -45,21 +48,24 @@ SCALES = {
 
 def row_name(share: float, weight: float) -> str:
   """The name of a row, with the paper's weight."""
-  return f'p_uncond={share:g}, w={weight:g}'
+  return grids.row_name(SHARE.format(share), WEIGHT.format(weight))
 
 
 def get_study(scale: str = 'cpu') -> Study:
   """The study at a scale, a key of SCALES."""
   chosen, smoke = pick(SCALES, scale, 'scale'), scale == 'smoke'
-  rows, published = [], {}
-  for position, share in enumerate(SHARES):
-    for weight in WEIGHTS:
-      name = row_name(share, weight)
-      rows.append(Row(name, {'label_dropout': share}, {'guidance': 1.0 + weight}))
-      for metric, values in zip(('frechet', 'agreement'), PUBLISHED[weight], strict=True):
-        published[name, metric] = values[position]
+  rows = grids.cross(
+    {SHARE.format(share): Setting({'label_dropout': share}) for share in SHARES},
+    {WEIGHT.format(w): Setting(sampling={'guidance': 1.0 + w}) for w in WEIGHTS},
+  )
+  published = {
+    (row_name(share, weight), metric): value
+    for weight, cells in PUBLISHED.items()
+    for metric, values in zip(('frechet', 'agreement'), cells, strict=True)
+    for share, value in zip(SHARES, values, strict=True)
+  }
   if smoke:
-    rows = [Row(rows[1].name, rows[1].config, rows[1].sampling | {'steps': 2})]
+    rows = (Row(rows[1].name, rows[1].config, rows[1].sampling | {'steps': 2}),)
   cells = {(row.name, metric) for row in rows for metric in (METRICS[:1] if smoke else METRICS)}
   return Study(
     name='guidance',
@@ -73,7 +79,8 @@ def get_study(scale: str = 'cpu') -> Study:
     scale=scale,
     paper='Ho & Salimans 2022 (classifier-free guidance), table 1',
     config=chosen.config,
-    rows=tuple(rows),
+    rows=rows,
+    axes=('share of hidden classes', 'weight'),
     metrics=('frechet',) if smoke else METRICS,
     published={cell: value for cell, value in published.items() if cell in cells},
     published_as=PUBLISHED_AS,

@@ -17,11 +17,11 @@ paper's.
 To expect: not measured yet.
 """
 
-from typing import Any
-
 from common.config import pick
+from common.studies import grids
 from common.studies.claims import Claim
-from common.studies.plans import Row, Study
+from common.studies.grids import Setting
+from common.studies.plans import Study
 from configs.ablations.diffusion import parts
 
 TARGETS = {'x': 'x0', 'ε': 'eps', 'v': 'v'}
@@ -60,35 +60,26 @@ SCALES = {
 STEPS = {'cpu': 64, 'gpu': 64, 'paper': 1024, 'smoke': 4}
 
 
-def row_name(target: str, weighting: str, sampler: str) -> str:
-  """The name of a row."""
-  return f'{target}, {weighting}, {sampler}'
-
-
-def make_row(target: str, weighting: str, sampler: str, steps: int) -> Row:
-  """A row; the two samplers of a target and a weighting share one model."""
-  settings: dict[str, Any] = {
-    'prediction.target': TARGETS[target],
-    'objective.weighting': {'name': WEIGHTINGS[weighting]},
+def axes(steps: int) -> list[grids.Axis]:
+  """Targets, weightings and samplers; the samplers of a target and a weighting share one model."""
+  weightings = {k: Setting({'objective.weighting': {'name': v}}) for k, v in WEIGHTINGS.items()}
+  few = {'steps': steps, 'grid': {'name': 'uniform'}}
+  samplers = {
+    k: Setting(sampling={'sampler': {'name': 'ddim', 'eta': eta}} | few)
+    for k, eta in SAMPLERS.items()
   }
-  options = {
-    'sampler': {'name': 'ddim', 'eta': SAMPLERS[sampler]},
-    'steps': steps,
-    'grid': {'name': 'uniform'},
-  }
-  return Row(row_name(target, weighting, sampler), settings, options)
+  targets = {k: Setting({'prediction.target': v}) for k, v in TARGETS.items()}
+  return [targets, weightings, samplers]
 
 
 def get_study(scale: str = 'cpu') -> Study:
   """The study at a scale, a key of SCALES."""
   chosen, smoke = pick(SCALES, scale, 'scale'), scale == 'smoke'
-  rows = tuple(
-    make_row(target, weighting, sampler, STEPS[scale])
-    for target, weighting in ([('v', 'SNR+1')] if smoke else PUBLISHED)
-    for sampler in (['DDIM'] if smoke else SAMPLERS)
-  )
+  rows = grids.cross(*axes(STEPS[scale]))
+  if smoke:
+    rows = tuple(row for row in rows if row.at == ('v', 'SNR+1', 'DDIM'))
   cells = {
-    row_name(*names, sampler): value
+    grids.row_name(*names, sampler): value
     for names, values in PUBLISHED.items()
     for sampler, value in zip(SAMPLERS, values, strict=True)
   }
@@ -105,6 +96,7 @@ def get_study(scale: str = 'cpu') -> Study:
     paper='Salimans & Ho 2022, table 1',
     config=chosen.config,
     rows=rows,
+    axes=('target', 'weighting', 'sampler'),
     metrics=('frechet', 'evaluations'),
     published=parts.of_rows(cells, rows),
     published_as=parts.CIFAR10_FID,
@@ -118,8 +110,8 @@ def _claims() -> tuple[Claim, ...]:
   claims = [
     parts.lower(
       f'ε with the truncated SNR is worst: above {target}, {sampler}',
-      row_name(target, 'truncated SNR', sampler),
-      row_name('ε', 'truncated SNR', sampler),
+      grids.row_name(target, 'truncated SNR', sampler),
+      grids.row_name('ε', 'truncated SNR', sampler),
     )
     for sampler in SAMPLERS
     for target in ('x', 'v')
@@ -127,16 +119,16 @@ def _claims() -> tuple[Claim, ...]:
   claims += [
     parts.lower(
       f'without noise, x is better than ε: {weighting}',
-      row_name('x', weighting, 'DDIM'),
-      row_name('ε', weighting, 'DDIM'),
+      grids.row_name('x', weighting, 'DDIM'),
+      grids.row_name('ε', weighting, 'DDIM'),
     )
     for weighting in ('SNR', 'SNR+1')
   ]
   claims += [
     parts.lower(
       f'the truncated SNR is better than the SNR: {target}, {sampler}',
-      row_name(target, 'truncated SNR', sampler),
-      row_name(target, 'SNR', sampler),
+      grids.row_name(target, 'truncated SNR', sampler),
+      grids.row_name(target, 'SNR', sampler),
     )
     for target in ('x', 'v')
     for sampler in SAMPLERS

@@ -21,6 +21,7 @@ To expect: not measured yet.
 from typing import Any
 
 from common.config import pick
+from common.studies import grids
 from common.studies.claims import Claim
 from common.studies.plans import Row, Study
 from configs.ablations.diffusion import parts
@@ -65,11 +66,16 @@ SCALES = {
 NUMBERS = {'cpu': 50, 'gpu': 100, 'paper': 1000, 'smoke': 4}  # N
 
 
-def row_name(process: str, predictor: str, column: str, number: int) -> str:
-  """The name of a row: 'VE, ancestral, PC1000' with N in the place of 1000."""
+def at(process: str, predictor: str, column: str, number: int) -> tuple[str, str, str]:
+  """The place of a row on the axes: ('VE', 'ancestral', 'PC1000') with N in the place of 1000."""
   for old, new in ((2000, 2 * number), (1000, number)):
     column = column.replace(str(old), str(new))
-  return f'{process}, {predictor}, {column}'
+  return process, predictor, column
+
+
+def row_name(process: str, predictor: str, column: str, number: int) -> str:
+  """The name of a row."""
+  return grids.row_name(*at(process, predictor, column, number))
 
 
 def sampling(predictor: str, column: str, number: int) -> dict[str, Any]:
@@ -90,12 +96,13 @@ def get_study(scale: str = 'cpu') -> Study:
     for predictor in PREDICTORS:
       for column, value in zip(COLUMNS, PUBLISHED[process, predictor], strict=True):
         name = row_name(process, predictor, column, number)
-        rows.append(Row(name, settings, sampling(predictor, column, number)))
+        place = at(process, predictor, column, number)
+        rows.append(Row(name, settings, sampling(predictor, column, number), at=place))
         cells[name] = value
     name = row_name(process, CORRECTOR, 'C2000', number)
     alone = {'name': 'predictor_corrector', 'predictor': 'none'}
     options = {'sampler': alone, 'steps': 2 * number, 'grid': {'name': 'uniform'}}
-    rows.append(Row(name, settings, options))
+    rows.append(Row(name, settings, options, at=at(process, CORRECTOR, 'C2000', number)))
     cells[name] = CORRECTOR_ALONE[process]
   if smoke:
     rows = [row for row in rows if row.name.startswith('VE') and 'P4' not in row.name][-2:]
@@ -112,6 +119,7 @@ def get_study(scale: str = 'cpu') -> Study:
     paper='Song et al. 2021 (Score SDE), table 1',
     config=chosen.config,
     rows=tuple(rows),
+    axes=('process', 'predictor', 'steps'),
     metrics=('frechet', 'evaluations'),
     published=parts.of_rows(cells, rows),
     published_as=parts.CIFAR10_FID,
