@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from common import flops
 from common.devices.mesh import mesh_of, scope
 
 PyTree = Any
@@ -243,6 +244,16 @@ class Method:
       ValueError: as `sample`.
     """
     raise NotImplementedError
+
+  def evaluation_flops(self, params: PyTree, request: Request) -> int:
+    """Operations of one network evaluation for one sample, as `common.flops` counts them.
+
+    Args:
+      params: the parameters.
+      request: what to sample, with `num` = 1 and nothing given.
+    """
+    # A sample drawn part by part has one evaluation in the body of its loop, which counts once.
+    return flops.count(flops.trace(self.sampling_program(params, request).run))
 
   def nll(self, params: PyTree, batch: Batch, key: Key[Array, '']) -> Likelihood:
     """Negative log-likelihood of each example. Pure: the caller compiles it."""

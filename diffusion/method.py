@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from common import flops
 from common.config import ConfigError, component
 from common.data.spec import DataSpec, to_unit
 from common.method import (
@@ -159,6 +160,13 @@ class Diffusion(Method):
 
   def sampling_program(self, params: PyTree, request: Request) -> Program:
     return self.sampling.program(params, request)
+
+  def evaluation_flops(self, params: PyTree, request: Request) -> int:
+    # Of the network alone: how often a sampler calls it depends on its solver.
+    x, t = jnp.zeros((1, *self.spec.shape)), jnp.ones(1)
+    label = jnp.zeros(1, jnp.int32) if self.model.num_classes else None
+    predict = functools.partial(self.model.predict, params, given=None)
+    return flops.count(flops.trace(predict, x, t, label))
 
   def nll(self, params: PyTree, batch: Batch, key: Key[Array, '']) -> Likelihood:
     x0 = to_unit(batch['x'], self.spec.levels)

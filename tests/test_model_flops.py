@@ -10,7 +10,10 @@ from autoregressive.heads.categorical import Categorical
 from autoregressive.model import Model
 from autoregressive.networks.transformer import Transformer
 from common import flops
+from common.data.spec import DataSpec
+from common.method import Context, Request
 from diffusion.networks import NETWORKS
+from experiments import families
 from tests.autoregressive.networks import test_networks, test_pixelcnn, test_transformer
 from tests.cases import mostly_slow
 from tests.diffusion.networks import small
@@ -126,3 +129,21 @@ def test_training_takes_three_times_the_operations_of_the_forward_pass(name):
   gradient = jax.grad(functools.partial(total, network), range(1 + len(inputs)))
   training = flops.count(flops.trace(gradient, variables, *inputs))
   assert training == 3 * forward(network, *inputs)
+
+
+@pytest.mark.parametrize(
+  ('file', 'evaluations'), [('autoregressive/images.py', 64), ('diffusion/images.py', 1)]
+)
+def test_drawing_all_positions_takes_the_operations_of_a_forward_pass(file, evaluations):
+  """Position by position, a cache saves every product but those of the new position."""
+  config = families.load_config(f'configs/{file}:digits', {})
+  spec = DataSpec('digits', 'image', (8, 8, 1), 17, 10)
+  method = families.build(config, spec)
+  batch = {'x': jnp.zeros((1, 8, 8, 1), jnp.uint8), 'label': jnp.zeros(1, jnp.int32)}
+  shapes, memory = jax.eval_shape(method.init, jax.random.key(0), batch)
+  params = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+  context = Context(0, params, False, jnp.arange(1), 1)
+  loss = functools.partial(method.loss, key=jax.random.key(0), context=context)
+  once = flops.count(flops.trace(loss, params, memory, batch))
+  request = Request(1, jnp.zeros(1, jnp.int32))
+  assert evaluations * method.evaluation_flops(params, request) == once

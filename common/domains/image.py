@@ -28,6 +28,7 @@ class ImageDomain(Domain):
     'recall',
     'high_frequency',
     'reconstruction',
+    'sampling_flops',
     'modes',
     'mode_kl',
   }

@@ -85,6 +85,19 @@ def _evaluations(subject: Subject) -> Measure:
   return Measure(float(subject.samples.evaluations), 0.0)
 
 
+def _sampling_flops(subject: Subject) -> Measure:
+  """Operations of the network for one sample, in products and convolutions."""
+  latents = subject.data.spec.latents
+  evaluations = subject.samples.evaluations - (latents is not None)  # one of them decodes
+  request = subject.request(np.arange(1))
+  total = evaluations * subject.method.evaluation_flops(subject.params, request)
+  note = 'network evaluations × operations of one, of its trace'
+  if latents is not None:
+    total += latents.first_stage.decode_flops()
+    note += '; and those of decoding'
+  return Measure(float(total), 0.0, note)
+
+
 def _seconds_per_sample(subject: Subject) -> Measure:
   """Time for one sample, in batches of evaluation.batch_size."""
   batch = min(subject.settings['batch_size'], subject.settings['num_samples'])
@@ -245,6 +258,7 @@ METRICS = {
   'zipf': Metric(texts.zipf, 'Zipf coefficient', SAMPLES, TEXT_ONLY, texts.words_reader),
   'repetition': Metric(texts.repetition, 'repetition', SAMPLES, TEXT_ONLY, texts.words_reader),
   'evaluations': Metric(_evaluations, 'network evaluations per sample'),
+  'sampling_flops': Metric(_sampling_flops, 'sampling FLOPs', scope=IMAGES_ONLY),
   'seconds_per_sample': Metric(_seconds_per_sample, 'seconds per sample'),
   'parameters': Metric(_parameters, 'parameters', NO_DRAWS),
 }

@@ -19,7 +19,7 @@ from common.domains.labels import class_cycle
 from common.evaluation.forecasts import baselines
 from common.evaluation.forecasts.scores import Scores, score
 from common.evaluation.images import classifiers
-from common.method import Method, PyTree, Samples
+from common.method import Method, PyTree, Request, Samples
 from common.reporting.progress import reported
 
 # Calls of the sampler that are timed, after the first, which compiles it.
@@ -133,12 +133,14 @@ class Subject:
     """The class to request for each sample; None if the method does not take classes."""
     return None if self.classes is None else self.classes[indices % len(self.classes)]
 
-  def _draw(self, call: int, indices: Int[np.ndarray, 'batch']) -> Samples:
+  def request(self, indices: Int[np.ndarray, 'batch']) -> Request:
+    """The request for the samples of these indices."""
     label = self.label_of(indices)
-    request = self.domain.evaluation_request(
-      self.data.spec, indices, label, self.split, self.options
-    )
-    return self.method.draw(self.params, jax.random.fold_in(self.key, call), request)
+    return self.domain.evaluation_request(self.data.spec, indices, label, self.split, self.options)
+
+  def _draw(self, call: int, indices: Int[np.ndarray, 'batch']) -> Samples:
+    key = jax.random.fold_in(self.key, call)
+    return self.method.draw(self.params, key, self.request(indices))
 
   def _read(self, drawn: np.ndarray, readable: np.ndarray | None) -> dict[MakeReader, np.ndarray]:
     """What each reader reads from a batch, which may be readable already."""

@@ -57,9 +57,10 @@ def test_latents_become_images_in_samples_and_evaluations(folder):
     run('sample', f'--workdir={folder}/{name}', '--num=6', f'--out={folder}/x.npy')
     x = np.load(folder / 'x.npy')
     assert x.shape == (6, 8, 8, 1) and x.dtype == np.uint8 and x.max() <= 16
-    metrics = '--metrics=frechet,agreement,evaluations'
+    metrics = '--metrics=frechet,agreement,evaluations,sampling_flops'
     printed = run('evaluate', f'--workdir={folder}/{name}', '--num_samples=20', metrics)
     assert f'network evaluations per sample: {evaluations}' in printed
+    assert 'and those of decoding' in printed
   bits = run('evaluate', f'--workdir={folder}/codes', '--metrics=bits_per_dim')
   assert 'upper bound for images by their one code' in bits
   run('sample', f'--workdir={folder}/diffusion', '--task=sdedit', f'--out={folder}/edit.png')

@@ -9,10 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from jaxtyping import Array, Float, Num
 
+from common import flops
 from common.baselines.vae import weights
 from common.baselines.vae.model import Model, build_model
 from common.baselines.vae.pixels import Gaussian
@@ -20,7 +22,7 @@ from common.checkpoints.digests import digests
 from common.checkpoints.storage import finished_steps
 from common.config import ConfigError, read_json
 from common.data.latents.first_stage import FirstStage
-from common.data.spec import DataSpec, from_unit
+from common.data.spec import DataSpec, from_unit, token_dtype
 from common.files import in_bucket, to_path
 from common.finetuning.sources import read_run
 from common.method import PyTree
@@ -66,6 +68,11 @@ class VAEStage(FirstStage):
 
   def decode(self, latents):
     return np.asarray(_decode(self.model, self.params, latents))
+
+  def decode_flops(self):
+    latents = jnp.zeros((1, *self.shape), token_dtype(self.levels) if self.levels else jnp.float32)
+    decode = functools.partial(_decode, self.model)
+    return flops.count(flops.trace(decode, self.params, latents))
 
   def nats(self, latents, x):
     return np.asarray(_nats(self.model, self.params, latents, x))

@@ -40,6 +40,10 @@ class FirstStage(abc.ABC):
   ) -> Shaped[np.ndarray, 'batch height width channels']:
     """Images, as they are stored, from latents."""
 
+  def decode_flops(self) -> int:
+    """Operations of decoding the latents of one image, as `common.flops` counts them."""
+    raise NotImplementedError
+
   def nats(
     self,
     latents: Num[np.ndarray, 'batch rows columns c'],

@@ -1,5 +1,6 @@
 """Metrics by name, on methods with known answers."""
 
+import dataclasses
 import math
 import tracemalloc
 
@@ -12,12 +13,13 @@ from sklearn import datasets
 
 from common.config import ConfigError
 from common.data.pipeline import Data
-from common.data.spec import DataSpec
+from common.data.spec import DataSpec, LatentSpec
 from common.evaluation import evaluate, likelihood
 from common.evaluation.images import agreement, classifiers, features
 from common.evaluation.images import metrics as images
 from common.evaluation.measures import Measure
 from common.method import Likelihood, Samples
+from tests.common.data.latents.test_cache import Means
 from tests.common.domains.toy import Split
 from tests.toy import Functions
 
@@ -262,6 +264,24 @@ def test_samples_are_in_proportion_and_in_order(data):
   assert found.measures['evaluations'].value == 7.0
   assert found.measures['parameters'] == Measure(16.0, 0.0)
   assert 'median of 3 calls for 128 samples' in found.measures['seconds_per_sample'].note
+
+
+class Counted(Functions):
+  """An evaluation takes 1,000 operations for each sample of the request."""
+
+  def evaluation_flops(self, params, request):
+    return 1000 * request.num
+
+
+def test_operations_of_a_sample_are_those_of_its_evaluations_and_of_decoding(data):
+  method = Counted(None, None, replay(data)[0].sample)
+  found = measure(data, method, ['sampling_flops']).measures['sampling_flops']
+  assert (found.value, found.standard_error) == (7000.0, 0.0)
+  images = dataclasses.replace(data.spec, shape=(16, 16, 1))
+  latents = LatentSpec(images, 'digest', 1.0, Means(shape=(8, 8, 1)))
+  over = data._replace(spec=dataclasses.replace(data.spec, levels=0, latents=latents))
+  found = measure(over, method, ['sampling_flops']).measures['sampling_flops']
+  assert found.value == 7000.0 + 50.0 and 'those of decoding' in found.note
 
 
 def test_the_memory_does_not_hold_all_samples_at_once():
