@@ -158,6 +158,12 @@ def test_a_study_can_be_planned_and_has_a_small_scale(spec, tmp_path):
   assert spec.rpartition(':')[0] + ':smoke' in STUDIES, f"give {spec} the scale 'smoke'"
 
 
+def test_studies_have_names_of_their_own():
+  """A workdir is that of one study, by its name."""
+  files = {(study.name, spec.rpartition(':')[0]) for spec, study in STUDIES.items()}
+  assert len(dict(files)) == len(files)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('spec', [spec for spec in STUDIES if spec.endswith(':smoke')])
 def test_the_smoke_scale_of_a_study_runs(spec, tmp_path):

@@ -334,6 +334,10 @@ def _check(study: Study, known_metrics: set[str]) -> None:
         raise ConfigError(f'study {study.name!r} has the {what} {name!r} twice; remove one')
   for metric in study.metrics:
     pick(dict.fromkeys({*known_metrics, STABLE_RUNS}), metric, 'metric')
+  if study.published and not study.paper:
+    raise ConfigError(
+      f'study {study.name!r} has published cells, so `paper` must name their source'
+    )
   pick(dict.fromkeys(CHECKPOINTS), study.checkpoint, f'checkpoint of study {study.name!r}')
   _check_tries(study)
   _check_places(study)

@@ -113,6 +113,7 @@ def _configs() -> list[Entry]:
   ]
 
 
+@functools.cache  # reads every config
 def _variants() -> list[Entry]:
   return [
     _variant(f'{file}:{variant}')
@@ -132,6 +133,7 @@ def _variant(spec: str) -> Entry:
   return Entry(spec, line)
 
 
+@functools.cache  # builds every study
 def _studies() -> list[Entry]:
   entries = []
   for file in config_files.shipped_files('get_study'):

@@ -147,8 +147,10 @@ def run(
   """Trains and measures everything that is not finished; a signal stops it, and exits with 75.
 
   Raises:
-    ConfigError: the workdir has results of other code (experiments/study/versions.py).
+    ConfigError: the workdir has another study, or results of other code
+      (experiments/study/versions.py).
   """
+  versions.reserve(workdir, study)
   versions.settle(jobs, workdir, OF_MODELS, other_code)
   with signals.stop_on_signals() as stop:
     # `studies.run` turns exceptions into failed rows, but lets `SystemExit` through.

@@ -1,16 +1,16 @@
-"""Results of other versions of the code: a study never mixes them with its own unasked."""
+"""What a workdir holds: one study, and no results of other code unasked."""
 
 import itertools
 import logging
 import pathlib
 from collections.abc import Collection, Sequence
 
-from common.config import ConfigError
-from common.files import rename_folder
+from common.config import ConfigError, read_json, to_json
+from common.files import atomic_write, rename_folder
 from common.reporting import provenance
 from common.studies import studies
 from common.studies.cells import CellStore
-from common.studies.plans import Job
+from common.studies.plans import Job, Study
 from experiments.startup import workdir as workdirs
 
 REFUSE, KEEP, AGAIN = CHOICES = ('refuse', 'keep', 'again')
@@ -21,6 +21,21 @@ HELP = (
 )
 BEFORE = 'before'  # in the workdir: what was set aside
 UNKNOWN = 'code that was not recorded'
+
+
+def reserve(workdir: pathlib.Path, study: Study) -> None:
+  """Reserves a folder for a study, at any of its scales, whose tables no other may replace.
+
+  Raises:
+    ConfigError: the folder is that of another study.
+  """
+  path = workdir / 'study.json'
+  found = read_json(path)['study'] if path.exists() else study.name
+  if found != study.name:
+    raise ConfigError(
+      f'{workdir} holds the study {found!r}, not {study.name!r}: choose another one'
+    )
+  atomic_write(path, to_json({'study': study.name}))
 
 
 def settle(

@@ -39,7 +39,7 @@ def get_study(scale='smoke'):
       *pick(BROKEN, scale, 'scale'),
     ),
     metrics=('agreement', 'bits_per_dim', 'evaluations', 'parameters', 'training_seconds'),
-    published={('warm', 'bits_per_dim'): 2.92},
+    paper='Nobody 2020', published={('warm', 'bits_per_dim'): 2.92},
     claims=(Claim('one model', ('warm', 'parameters'), near=('cold', 'parameters'), within=0.05),),
   )
 """
@@ -101,6 +101,14 @@ def test_tables_of_a_part_do_not_replace_those_of_the_study(finished, study):
   assert (workdir / 'table.md').read_text() == whole
   part = (workdir / 'parts' / 'cold' / 'table.md').read_text()
   assert 'warm' not in part and 'Here only the rows of --only=cold.' in part
+
+
+def test_a_folder_holds_one_study(finished, study):
+  workdir, _ = finished
+  other = study.parent / 'other.py'
+  other.write_text(STUDY.replace("name='tiny'", "name='large'"))
+  said = refused('ablate', f'--study={other}:smoke', f'--workdir={workdir}')
+  assert said == f"error: {workdir} holds the study 'tiny', not 'large': choose another"
 
 
 def test_a_part_of_the_rows_is_shown(study):
