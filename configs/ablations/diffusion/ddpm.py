@@ -41,6 +41,7 @@ FIDS = {
   NOISE_FIXED: 13.51,
   NOISE_SIMPLE: 3.17,
 }
+METRICS = ('frechet', 'bits_per_dim', 'evaluations', *parts.COMPUTE)
 BITS = {NOISE_FIXED: '≤ 3.70', NOISE_SIMPLE: '≤ 3.75'}
 SHORT_TABLE = {  # 100 steps, all of them sampled and summed over
   'process': {'name': 'ddpm', 'steps': 100},
@@ -92,7 +93,8 @@ def get_study(scale: str = 'cpu') -> Study:
     paper='Ho et al. 2020 (DDPM), table 2',
     config=chosen.config,
     rows=rows,
-    metrics=('frechet',) if smoke else ('frechet', 'bits_per_dim', 'evaluations'),
+    metrics=('frechet',) if smoke else METRICS,
+    paper_training=parts.DDPM_TRAINING,
     published=published,
     published_as=parts.CIFAR10_FID | {'bits_per_dim': 'bits/dim of CIFAR-10'},
     claims=() if smoke else _claims(),

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from common.studies.claims import Claim
+from common.studies.plans import PaperTraining
 
 IMAGES = 'configs/diffusion/images.py'
 # The title of published cells next to our Fréchet distance, whose features are those of another
@@ -42,6 +43,14 @@ SHORT = FEW_WRITES | {
   'evaluation.num_samples': 5000,
 }
 PAPER = {'evaluation.num_samples': 50_000}
+# What training costs, next to quality.
+COMPUTE = ('training_flops', 'examples_seen', 'paper_share')
+# The trainings of papers, whose data need not be here.
+CIFAR10 = {'shape': (32, 32, 3), 'levels': 256, 'num_classes': 10, 'num_train': 45_000}
+LATENTS = {'shape': (32, 32, 4), 'levels': 0, 'num_classes': 1000, 'num_train': 1_281_167}
+DDPM_TRAINING = PaperTraining('configs/papers/ddpm.py:cifar10', CIFAR10)
+EDM_TRAINING = PaperTraining('configs/papers/edm.py:cond_vp', CIFAR10)
+DIT_TRAINING = PaperTraining('configs/papers/dit.py:B2', LATENTS)
 
 
 class Scale(NamedTuple):
