@@ -70,7 +70,8 @@ SETTINGS = dict(
     roll_by=Setting(0, Interval(0, 10**6, note='0: the horizon')),
     # series: their number is a multiple of this, without the last ones, as loaders drop a batch
     rolling_multiple=Setting(1, UP_TO_A_MILLION),
-    # series: where training ends: before the steps for 'validation' or 'test', or at the 'end'
+    # series: where training ends: before the steps for 'validation' or 'test', or at the 'end';
+    # images: 'test' also trains on the validation split
     train_to=Setting('validation', OneOf(*TRAIN_TO)),
     frequency='',  # series: the one to keep of several: monthly, '30 minutes'; empty: there is one
     unit='',  # series: what the values are measured in, for tables and pictures

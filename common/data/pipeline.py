@@ -26,7 +26,7 @@ from common.data.modes import Modes
 from common.data.series.calendars import Clock
 from common.data.series.columns import Columns
 from common.data.series.windows import FUTURE
-from common.data.sources import DiskSource, GivenSource, MemorySource, Source
+from common.data.sources import DiskSource, GivenSource, JoinedSource, MemorySource, Source
 from common.data.spec import DataSpec, SeriesSpec, latent_spec
 
 IN_MEMORY_BYTES = 2**30  # datasets whose decoded examples are smaller are held in memory
@@ -83,7 +83,10 @@ def load(settings: Mapping[str, Any], in_memory: bool | None = None) -> Data:
   disks = {split: DiskSource(builder.as_data_source(split), folder) for split in names}
   splits = {split: MemorySource(disk) for split, disk in disks.items()} if in_memory else disks
   random = {name: settings.get(name, False) for name in ('flip', 'shift')}
-  return Data(_read_spec(settings['name'], info), splits, **random)
+  trained_on = tuple(splits[split] for split in preparation.trained_on(settings))
+  if len(trained_on) > 1:
+    splits |= {'train': JoinedSource(trained_on)}
+  return Data(_read_spec(settings, info), splits, **random)
 
 
 def with_latents(images: Data, stage: FirstStage, settings: Mapping[str, Any]) -> Data:
@@ -129,10 +132,10 @@ def prepared_spec(settings: Mapping[str, Any]) -> DataSpec | None:
   folder = preparation.location(settings)
   if not preparation.is_prepared(folder):
     return None
-  return _read_spec(settings['name'], preparation.open_prepared(folder).info)
+  return _read_spec(settings, preparation.open_prepared(folder).info)
 
 
-def _read_spec(name: str, info: tfds.core.DatasetInfo) -> DataSpec:
+def _read_spec(settings: Mapping[str, Any], info: tfds.core.DatasetInfo) -> DataSpec:
   """The spec of a prepared dataset, from the result of `Builder.metadata` stored with it."""
   metadata = info.metadata
   class_names = tuple(metadata['class_names'])
@@ -140,14 +143,14 @@ def _read_spec(name: str, info: tfds.core.DatasetInfo) -> DataSpec:
   pitches, palette = metadata.get('pitches'), metadata.get('palette')
   modes = metadata.get('modes')
   return DataSpec(
-    name=name,
+    name=settings['name'],
     # Datasets prepared when images were the only domain do not store it.
     domain=metadata.get('domain', 'image'),
     shape=info.features['x'].shape,
     levels=metadata['levels'],
     num_classes=len(class_names),
     class_names=class_names,
-    num_train=info.splits['train'].num_examples,
+    num_train=sum(info.splits[s].num_examples for s in preparation.trained_on(settings)),
     tokenizer=tokenizers.from_json(tokenizer) if tokenizer else None,
     series=_series_spec(series) if series else None,
     pitches=music.Pitches(*pitches) if pitches else None,

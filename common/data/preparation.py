@@ -32,8 +32,8 @@ def location(settings: Mapping[str, Any]) -> Path:
 
   Raises:
     ConfigError: for an unknown name, for a source that the dataset does not read, for source files
-      that cannot be listed or read, or for a palette, flips or shifts that do not
-      suit the data.
+      that cannot be listed or read, or for a palette, flips, shifts or an end of training
+      that do not suit the data.
   """
   if settings['name'] == 'none':
     raise config_lib.ConfigError(
@@ -54,6 +54,16 @@ def location(settings: Mapping[str, Any]) -> Path:
       'data.shift=True is for windows of a stream of text or music, and '
       f'{builder.name} holds none; set data.shift=False'
     )
+  train_to = settings.get('train_to', 'validation')
+  if train_to != 'validation' and 'train_to' not in builder.flags and not builder.holds_images:
+    raise config_lib.ConfigError(
+      f'data.train_to={train_to!r} is for time series and images, and {builder.name} holds '
+      'neither; leave it out'
+    )
+  if train_to == 'end' and builder.holds_images:
+    raise config_lib.ConfigError(
+      "data.train_to='end' is for time series: of images, 'test' trains on all but the test split"
+    )
   variant, num_colours = builder.variant(settings), settings.get('palette', 0)
   palettes.check_num_colours(num_colours)
   if num_colours:
@@ -67,6 +77,12 @@ def location(settings: Mapping[str, Any]) -> Path:
     variant = f'{variant}{"-" if variant else ""}in_order'
   root = base.data_dir(settings) / 'twofold' / variant
   return root / builder.name / str(builder.VERSION)
+
+
+def trained_on(settings: Mapping[str, Any]) -> tuple[str, ...]:
+  """The prepared splits that are trained on; time series are cut when they are prepared."""
+  joined = BUILDERS[settings['name']].holds_images and settings.get('train_to') == 'test'
+  return ('train', 'validation') if joined else ('train',)
 
 
 def is_prepared(folder: Path) -> bool:
@@ -95,6 +111,8 @@ def prepare(settings: Mapping[str, Any], network: bool) -> pathlib.Path:
   if is_prepared(folder):
     return folder
   builder_class = BUILDERS[settings['name']]
+  if builder_class.holds_images:  # whose splits are joined when they are read (`pipeline.load`)
+    settings = {**settings, 'train_to': 'validation'}
   try:
     # TFDS would take an incomplete folder for a finished dataset. The order of the two checks
     # matters: if another process finishes between them, the second finds its folder complete and

@@ -135,6 +135,32 @@ class FirstExamples(Source):
     return self.source.gather(indices)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class JoinedSource(Source):
+  """The examples of several sources, one source after another."""
+
+  parts: tuple[Source, ...]
+
+  @property
+  def in_memory(self) -> bool:
+    return all(part.in_memory for part in self.parts)
+
+  def __len__(self) -> int:
+    return sum(map(len, self.parts))
+
+  def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+    indices = np.asarray(indices)
+    joined, start = {}, 0
+    for part in self.parts:
+      places = np.flatnonzero((start <= indices) & (indices < start + len(part)))
+      for key, values in part.gather(indices[places] - start).items() if len(places) else ():
+        if key not in joined:
+          joined[key] = np.empty((len(indices), *values.shape[1:]), values.dtype)
+        joined[key][places] = values
+      start += len(part)
+    return joined
+
+
 def given_examples(spec: DataSpec, x: np.ndarray, label: np.ndarray | None = None) -> GivenSource:
   """A source of given examples.
 

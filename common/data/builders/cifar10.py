@@ -66,7 +66,8 @@ class Cifar10(base.ImageBuilder, skip_registration=True):
 
   @classmethod
   def expected(cls, settings):
-    return base.image_format(settings, (SIDE, SIDE, CHANNELS), 256, 10, 50_000 - cls.num_validation)
+    held_out = 0 if settings.get('train_to') == 'test' else cls.num_validation
+    return base.image_format(settings, (SIDE, SIDE, CHANNELS), 256, 10, 50_000 - held_out)
 
   def read(self) -> base.Contents:
     splits = self._load()

@@ -65,7 +65,8 @@ class Idx(base.ImageBuilder, skip_registration=True):
 
   @classmethod
   def expected(cls, settings):
-    return base.image_format(settings, (28, 28, 1), 256, 10, 60_000 - cls.num_validation)
+    held_out = 0 if settings.get('train_to') == 'test' else cls.num_validation
+    return base.image_format(settings, (28, 28, 1), 256, 10, 60_000 - held_out)
 
   def read(self) -> base.Contents:
     arrays = self._load()

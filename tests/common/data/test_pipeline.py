@@ -1,5 +1,6 @@
 """Batches depend only on seed and step, and contain every example once per epoch."""
 
+import dataclasses
 import itertools
 import subprocess
 import sys
@@ -175,6 +176,37 @@ def test_shifts_need_a_stream():
 def test_flips_need_images():
   with pytest.raises(ConfigError, match=r'data.flip=True mirrors images, and text holds none'):
     pipeline.load({'name': 'text', 'source': 'x.txt', 'flip': True})
+
+
+def test_training_on_all_but_the_test_split(digits, tmp_path):
+  whole = pipeline.load({'name': 'digits', 'dir': str(tmp_path), 'train_to': 'test'})
+  parts = [digits.splits[split] for split in ('train', 'validation')]
+  sizes = [len(part) for part in parts]
+  assert whole.spec == dataclasses.replace(digits.spec, num_train=sum(sizes))
+  train = whole.splits['train']
+  assert len(train) == sum(sizes) and train.in_memory
+  # In any order, across the seam between the two.
+  indices = np.array([sizes[0], 3, sum(sizes) - 1, sizes[0] - 1, 3])
+  found, (first, second) = (
+    train.gather(indices),
+    (part.gather(np.arange(len(part))) for part in parts),
+  )
+  for key, values in found.items():
+    np.testing.assert_array_equal(values, np.concatenate([first[key], second[key]])[indices])
+    assert values.dtype == first[key].dtype
+  assert pipeline.fingerprint(whole) != pipeline.fingerprint(digits)
+
+
+@pytest.mark.parametrize(
+  ('settings', 'message'),
+  [
+    ({'name': 'digits', 'train_to': 'end'}, "'test' trains on all but the test split"),
+    ({'name': 'text', 'source': 'x.txt', 'train_to': 'test'}, 'text holds neither; leave it out'),
+  ],
+)
+def test_an_end_of_training_that_does_not_suit_is_refused(settings, message):
+  with pytest.raises(ConfigError, match=message):
+    pipeline.load(settings)
 
 
 @pytest.mark.parametrize('rows', [np.arange(8, 16), np.array([0, 1, 8, 9]), slice(4)], ids=str)
