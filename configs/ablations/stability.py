@@ -29,7 +29,7 @@ GROUPS = tuple(f'optimizer.groups.{player}' for player in ('generator', 'discrim
 STEPS = {PIXELS: '280', GAN: '1200', VAE: '440', DIFFUSION: '2000'}
 SCALES: dict[str, dict[str, Any]] = {
   'digits': dict(steps=STEPS, config={}, seeds=(0, 1, 2)),
-  'smoke': dict(steps=dict.fromkeys((GAN, DIFFUSION), '4'), config=seeds.SMOKE, seeds=(0,)),
+  'smoke': dict(steps={GAN: '4'}, config=seeds.SMOKE, seeds=(0,)),
 }
 
 

@@ -36,6 +36,62 @@ SCALES = {
 }
 
 
+SMALL = (PATCHES[1], DIFFUSION, GUIDED)  # the rows of the smoke scale
+CLAIMS = (
+  Claim(
+    'a classifier recognises the class requested of diffusion in over 90 % of its images',
+    ((DIFFUSION, MANY, GUIDED), 'agreement'),
+    above=0.9,
+  ),
+  Claim(
+    'and that of autoregression over pixels in over 90 % too',
+    (PIXELS, 'agreement'),
+    above=0.9,
+  ),
+  Claim(
+    'the Fréchet distance of regression is over twice that of all others except diffusion with '
+    'few evaluations',
+    (REGRESSION, 'frechet'),
+    above=((PIXELS, *PATCHES, DIFFUSION, MANY, GUIDED, NOISE, IMAGE), 'frechet'),
+    times=2,
+  ),
+  Claim(
+    'the Fréchet distance of diffusion with one evaluation is over twice that with 20 or 100',
+    (FEW[0], 'frechet'),
+    above=((DIFFUSION, MANY), 'frechet'),
+    times=2,
+  ),
+  Claim(
+    '2×2 patches, drawn at once, have a worse likelihood than pixels',
+    (PATCHES[0], 'bits_per_dim'),
+    above=(PIXELS, 'bits_per_dim'),
+  ),
+  Claim(
+    '4×4 patches have a worse likelihood than 2×2 patches',
+    (PATCHES[1], 'bits_per_dim'),
+    above=(PATCHES[0], 'bits_per_dim'),
+  ),
+  Claim(
+    'diffusion needs a third of the evaluations of autoregression over pixels',
+    (DIFFUSION, 'evaluations'),
+    below=(PIXELS, 'evaluations'),
+    times=0.34,
+  ),
+  Claim(
+    'all have the same number of parameters (±5 %)',
+    (PIXELS, 'parameters'),
+    near=((DIFFUSION, REGRESSION, *PATCHES), 'parameters'),
+    within=0.05,
+  ),
+  Claim(
+    'all train for the same time (±25 %)',
+    (PIXELS, 'training_seconds'),
+    near=((DIFFUSION, REGRESSION, *PATCHES), 'training_seconds'),
+    within=0.25,
+  ),
+)
+
+
 def steps(number: int) -> dict[str, Any]:
   """Sampler options: DDIM with this number of steps."""
   return {'sampler': {'name': 'ddim'}, 'steps': number}
@@ -43,8 +99,22 @@ def steps(number: int) -> dict[str, Any]:
 
 def get_study(scale: str = 'demo') -> Study:
   """The study at a scale, a key of SCALES."""
+  settings, smoke = pick(SCALES, scale, 'scale'), scale == 'smoke'
   autoregressive, diffusion = (
     f'configs/{f}/images.py:digits' for f in ('autoregressive', 'diffusion')
+  )
+  rows = (
+    Row(REGRESSION, base=f'{diffusion}_regression', sampling=steps(1)),
+    Row(PIXELS, base=autoregressive),
+    Row(PATCHES[0], base=f'{autoregressive}_2x2'),
+    Row(PATCHES[1], base=f'{autoregressive}_4x4'),
+    Row(FEW[0], sampling=steps(1)),
+    Row(FEW[1], sampling=steps(5)),
+    Row(DIFFUSION, sampling=steps(20)),
+    Row(MANY, sampling=steps(100)),
+    Row(GUIDED, sampling=steps(20) | {'guidance': 1.5}),
+    Row(NOISE, base=f'{diffusion}_eps', sampling=steps(20)),
+    Row(IMAGE, base=f'{diffusion}_x0', sampling=steps(20)),
   )
   return Study(
     name='why_diffusion',
@@ -59,21 +129,9 @@ def get_study(scale: str = 'demo') -> Study:
     ),
     base=diffusion,
     scale=scale,
-    config=pick(SCALES, scale, 'scale')
+    config=settings
     | {'train.sample_every': '0', 'train.checkpoint_every': '50%', 'train.evaluate_every': '25%'},
-    rows=(
-      Row(REGRESSION, base=f'{diffusion}_regression', sampling=steps(1)),
-      Row(PIXELS, base=autoregressive),
-      Row(PATCHES[0], base=f'{autoregressive}_2x2'),
-      Row(PATCHES[1], base=f'{autoregressive}_4x4'),
-      Row(FEW[0], sampling=steps(1)),
-      Row(FEW[1], sampling=steps(5)),
-      Row(DIFFUSION, sampling=steps(20)),
-      Row(MANY, sampling=steps(100)),
-      Row(GUIDED, sampling=steps(20) | {'guidance': 1.5}),
-      Row(NOISE, base=f'{diffusion}_eps', sampling=steps(20)),
-      Row(IMAGE, base=f'{diffusion}_x0', sampling=steps(20)),
-    ),
+    rows=tuple(row for row in rows if row.name in SMALL) if smoke else rows,
     metrics=(
       'agreement',
       'frechet',
@@ -83,58 +141,6 @@ def get_study(scale: str = 'demo') -> Study:
       'parameters',
       'training_seconds',
     ),
-    claims=(
-      Claim(
-        'a classifier recognises the class requested of diffusion in over 90 % of its images',
-        ((DIFFUSION, MANY, GUIDED), 'agreement'),
-        above=0.9,
-      ),
-      Claim(
-        'and that of autoregression over pixels in over 90 % too',
-        (PIXELS, 'agreement'),
-        above=0.9,
-      ),
-      Claim(
-        'the Fréchet distance of regression is over twice that of all others except diffusion with '
-        'few evaluations',
-        (REGRESSION, 'frechet'),
-        above=((PIXELS, *PATCHES, DIFFUSION, MANY, GUIDED, NOISE, IMAGE), 'frechet'),
-        times=2,
-      ),
-      Claim(
-        'the Fréchet distance of diffusion with one evaluation is over twice that with 20 or 100',
-        (FEW[0], 'frechet'),
-        above=((DIFFUSION, MANY), 'frechet'),
-        times=2,
-      ),
-      Claim(
-        '2×2 patches, drawn at once, have a worse likelihood than pixels',
-        (PATCHES[0], 'bits_per_dim'),
-        above=(PIXELS, 'bits_per_dim'),
-      ),
-      Claim(
-        '4×4 patches have a worse likelihood than 2×2 patches',
-        (PATCHES[1], 'bits_per_dim'),
-        above=(PATCHES[0], 'bits_per_dim'),
-      ),
-      Claim(
-        'diffusion needs a third of the evaluations of autoregression over pixels',
-        (DIFFUSION, 'evaluations'),
-        below=(PIXELS, 'evaluations'),
-        times=0.34,
-      ),
-      Claim(
-        'all have the same number of parameters (±5 %)',
-        (PIXELS, 'parameters'),
-        near=((DIFFUSION, REGRESSION, *PATCHES), 'parameters'),
-        within=0.05,
-      ),
-      Claim(
-        'all train for the same time (±25 %)',
-        (PIXELS, 'training_seconds'),
-        near=((DIFFUSION, REGRESSION, *PATCHES), 'training_seconds'),
-        within=0.25,
-      ),
-    ),
+    claims=() if smoke else CLAIMS,
     plots=(('evaluations', 'frechet'), ('evaluations', 'agreement')),
   )
