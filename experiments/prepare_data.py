@@ -51,7 +51,7 @@ SETTINGS = (
   flags.DEFINE_integer(
     'image_size',
     None,
-    'image_folder: crop images to squares and resize them to this; default: keep their sizes.',
+    'image_folder, imagenet: crop images to squares of this size; image_folder: default: no crop.',
     lower_bound=1,
     upper_bound=base.SETTINGS['data']['image_size'].range.high,
   ),

@@ -11,7 +11,7 @@ from common.data.builders import (
   text,
 )
 from common.data.builders.mixtures import gaussians, stacked
-from common.data.builders.published import competitions, long, texts
+from common.data.builders.published import competitions, imagenet, long, texts
 from common.data.builders.sequences import copy_memory, piano_rolls
 from common.data.dialogues.builder import Dialogues
 
@@ -23,6 +23,7 @@ BUILDERS = {
   'cifar10': cifar10.Cifar10,
   'ring': gaussians.Ring,
   'gaussians25': gaussians.Gaussians25,
+  'imagenet': imagenet.ImageNet,
   'image_folder': image_folder.ImageFolder,
   'npz': npz.Npz,
   'series': series.Series,

@@ -73,6 +73,7 @@ ELSEWHERE = {
   'stacked_mnist': 'test_mixtures.py',
   'gaussians25': 'test_mixtures.py',
   'cifar10': 'test_cifar10.py',
+  'imagenet': 'published/test_imagenet.py',
   'aus_retail': 'test_series.py',
   **dict.fromkeys(('m1', 'm3', 'm4', 'tourism', 'exchange_rate'), 'published/test_competitions.py'),
   **dict.fromkeys(
