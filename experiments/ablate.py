@@ -2,8 +2,9 @@
 
 twofold ablate --study=configs/ablations/why_diffusion.py:demo --workdir=runs/why
 
-The workdir receives table.md, table.csv, table.json, report.html, samples.png and a folder for each
-trained model. The same command resumes a study that was stopped, and repeats no finished work.
+The workdir receives table.md, table.csv, table.json, table.png, report.html, samples.png and a
+folder for each trained model. The same command resumes a study that was stopped, and repeats no
+finished work.
 --list prints the studies that there are. --show prints the settings of each row that differ from
 the defaults, and trains nothing. --dry_run times a little of each training and measurement, and
 prints what is left of the study and how long it takes here; it writes nothing to the workdir.

@@ -7,7 +7,7 @@ plot is drawn.
 
 import contextlib
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,13 +43,13 @@ class Series(NamedTuple):
   """Points of a curve or a scatter plot.
 
   Attributes:
-    x, y: the points.
+    x, y: the points; either may be names.
     error: half the height of each error bar, or None.
     above: the part of each error bar above its point, if `error` is only the part below.
   """
 
-  x: Sequence[float]
-  y: Sequence[float]
+  x: Sequence[float] | Sequence[str]
+  y: Sequence[float] | Sequence[str]
   error: Sequence[float] | None = None
   above: Sequence[float] | None = None
 
@@ -205,7 +205,10 @@ def panels(
 
 
 def curve_panels(
-  several: Mapping[str, Mapping[str, Series]], x_title: str, columns: int = 2
+  several: Mapping[str, Mapping[str, Series]],
+  x_title: str,
+  columns: int = 2,
+  log_y: Collection[str] = (),
 ) -> UInt8[np.ndarray, 'tall wide 3']:
   """Curves of several runs, as pixels on white: a panel for each quantity, and one legend.
 
@@ -213,6 +216,7 @@ def curve_panels(
     several: {title of a panel: {name of a run: its curve}}. A run looks alike in all panels.
     x_title: the title of all horizontal axes.
     columns: panels in a row.
+    log_y: titles of panels with a logarithmic vertical axis.
   """
   from matplotlib import figure as figures
   from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -229,6 +233,9 @@ def curve_panels(
       _draw_line(axes, names.index(name), name, points)
     handles |= dict(zip(curves, axes.get_lines(), strict=True))
     axes.set_title(title, fontsize=10)
+    if title in log_y:
+      axes.set_yscale('log')
+      _plain_ticks(axes.yaxis)
     axes.spines[['top', 'right']].set_visible(False)
     axes.grid(alpha=0.15)
   for axes in grid.flat[len(several) :]:
@@ -236,6 +243,35 @@ def curve_panels(
   figure.supxlabel(x_title, fontsize=10)
   shown = [handles[name] for name in names]
   figure.legend(shown, names, loc='outside upper left', frameon=False, fontsize=9)
+  canvas.draw()
+  return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def dot_panels(several: Mapping[str, Series]) -> UInt8[np.ndarray, 'tall wide 3']:
+  """A value for each of several names, as pixels on white: panels side by side share the names.
+
+  Args:
+    several: {title of a panel: its series}, in which `y` are names and `x` values, whose errors are
+      drawn along x.
+  """
+  from matplotlib import figure as figures
+  from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+  names = list(dict.fromkeys(name for series in several.values() for name in series.y))
+  size = (2.6 + 3.4 * len(several), 0.9 + 0.24 * len(names))
+  figure = figures.Figure(size, dpi=120, layout='constrained')
+  canvas = FigureCanvasAgg(figure)
+  grid = figure.subplots(1, len(several), squeeze=False, sharey=True)[0]
+  for axes, (title, series) in zip(grid, several.items(), strict=True):
+    places = [names.index(name) for name in series.y]
+    error = series.error if series.above is None else [series.error, series.above]
+    style = dict(color=COLOURS[0], marker='o', linestyle='none', capsize=3)
+    axes.errorbar(series.x, places, xerr=error, **style)
+    axes.set_title(title, fontsize=10)
+    axes.set_yticks(range(len(names)), names, fontsize=9)
+    axes.spines[['top', 'right']].set_visible(False)
+    axes.grid(alpha=0.15)
+  grid[0].invert_yaxis()  # the first name on top, as in a table
   canvas.draw()
   return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 

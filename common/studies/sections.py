@@ -20,7 +20,7 @@ from common.reporting.report import (
   Verdicts,
 )
 from common.studies import grids, tables
-from common.studies.estimates import format_estimate, format_parts
+from common.studies.estimates import Estimate, format_estimate, format_parts
 from common.studies.studies import Results, loss_kind
 
 Records = list[dict]  # lines of metrics.jsonl
@@ -126,29 +126,80 @@ def _grid_tables(results: Results) -> list[Table]:
   ]
 
 
-def _grid_plots(results: Results) -> list[plots.Plot | None]:
+Values = Mapping[tuple[str, str], Estimate]  # by (row, metric)
+
+
+def _published(results: Results) -> Values:
+  """The published cells that are numbers, in the units of their columns."""
+  study, found = results.study, {}
+  for (row, metric), value in study.published.items():
+    if not isinstance(value, str):
+      factor = 1.0 if metric in study.published_as else tables.units(results)[metric][1]
+      found[row, metric] = Estimate(factor * value, None)
+  return found
+
+
+def _grid_lines(results: Results, values: Values, metric: str) -> dict[str, plots.Series]:
   """A metric over the last axis of the study, a line for each value of the others."""
-  layout, estimates = grids.layout(results.study), tables.shown(results)
+  layout, lines = grids.layout(results.study), {}
   if layout is None:
-    return []
+    return lines
+  for line in layout.down:
+    rows = {column: layout.rows.get((line, column)) for column in layout.across}
+    cells = {c: values[row, metric].value for c, row in rows.items() if (row, metric) in values}
+    finite = {column: value for column, value in cells.items() if math.isfinite(value)}
+    if finite:
+      lines[line] = plots.Series(list(finite), list(finite.values()))
+  return lines
+
+
+def _is_wide_in(lines: Mapping[str, plots.Series]) -> bool:
+  values = [value for line in lines.values() for value in line.y]
+  return min(values) > 0 and max(values) > WIDE * min(values)
+
+
+def _grid_plots(results: Results) -> list[plots.Plot]:
   drawn = []
   for metric in grids.laid_out(results.study):
-    lines = {}
-    for line in layout.down:
-      cells = {
-        column: estimates[layout.rows[line, column], metric]
-        for column in layout.across
-        if (layout.rows.get((line, column)), metric) in estimates
-      }
-      finite = {column: cell.value for column, cell in cells.items() if math.isfinite(cell.value)}
-      if finite:
-        lines[line] = plots.Series(list(finite), list(finite.values()))
-    title = tables.units(results)[metric][0]
-    values = [value for line in lines.values() for value in line.y]
-    wide = bool(values) and min(values) > 0 and max(values) > WIDE * min(values)
-    if lines:
-      drawn.append(plots.line_plot(lines, results.study.axes[-1], title, log_y=wide))
+    if lines := _grid_lines(results, tables.shown(results), metric):
+      titles = results.study.axes[-1], tables.units(results)[metric][0]
+      drawn.append(plots.line_plot(lines, *titles, log_y=_is_wide_in(lines)))
   return drawn
+
+
+def picture(results: Results) -> bytes | None:
+  """The first metric of the table as a PNG, with published cells next to it; None if it is empty.
+
+  A study with axes has lines over its last axis, and any other a dot for each row.
+  """
+  metric = results.study.metrics[0]
+  title = tables.units(results)[metric][0]
+  published = results.study.published_as.get(metric, title)
+  sides = {title: tables.shown(results), f'published {published}': _published(results)}
+  several = {name: _grid_lines(results, values, metric) for name, values in sides.items()}
+  if several := {name: lines for name, lines in several.items() if lines}:
+    wide = [name for name, lines in several.items() if _is_wide_in(lines)]
+    pixels = plots.curve_panels(several, results.study.axes[-1], log_y=wide)
+  else:
+    several = {name: _dots(results, values, metric) for name, values in sides.items()}
+    several = {name: dots for name, dots in several.items() if dots.x}
+    if not several:
+      return None
+    pixels = plots.dot_panels(several)
+  buffer = io.BytesIO()
+  PillowImage.fromarray(pixels).save(buffer, 'PNG', optimize=True)
+  return buffer.getvalue()
+
+
+def _dots(results: Results, values: Values, metric: str) -> plots.Series:
+  """The finite values of a metric by row, with their intervals."""
+  cells = {row.name: values.get((row.name, metric)) for row in results.study.shown}
+  cells = {name: cell for name, cell in cells.items() if cell and math.isfinite(cell.value)}
+  x = [cell.value for cell in cells.values()]
+  ends = [(c.value, c.value) if c.half_width is None else c.ends for c in cells.values()]
+  below = [value - low for value, (low, _) in zip(x, ends, strict=True)]
+  above = [high - value for value, (_, high) in zip(x, ends, strict=True)]
+  return plots.Series(x, list(cells), below, above)
 
 
 def _pictures(results: Results) -> list[Picture | Quote]:

@@ -251,8 +251,10 @@ def write_results(results: studies.Results, workdir: pathlib.Path, shard: str) -
   atomic_write(workdir / 'table.md', text)
   atomic_write(workdir / 'table.csv', tables.as_csv(results))
   atomic_write(workdir / 'table.json', tables.as_json(results, facts))
-  if picture := sections.overview(results):
-    atomic_write(workdir / 'samples.png', picture)
+  pictures = {'table.png': sections.picture(results), 'samples.png': sections.overview(results)}
+  for name, picture in pictures.items():
+    if picture:
+      atomic_write(workdir / name, picture)
   subtitle = ' · '.join(filter(None, (study.paper, study.scale and f'{study.scale} scale')))
   page = workdir / 'report.html'
   content = sections.sections(results, facts, records, of_runs)

@@ -1,10 +1,14 @@
-"""Rows from axes, and tables with one axis across."""
+"""Rows from axes, and tables and pictures with one axis across."""
+
+import dataclasses
+import io
 
 import pytest
+from PIL import Image
 
 from common.config import ConfigError
 from common.config_files import load_config
-from common.studies import grids, plans, tables
+from common.studies import grids, plans, sections, tables
 from common.studies.grids import Setting
 from common.studies.plans import Row
 from tests.common.studies.test_studies import METRICS, Toy, base, run, study_of
@@ -48,6 +52,22 @@ def test_the_table_has_the_last_axis_across(base, tmp_path):
   assert '## quality, width by number of steps' in text and '| deep |' in text
   # Without a published cell: the first metric.
   assert grids.laid_out(study_of(base, published={})) == ('quality',)
+
+
+def test_the_picture_of_a_table_has_published_cells_next_to_measured_ones(base, tmp_path):
+  rows, axes = grids.cross(WIDTHS, STEPS), ('width', 'number of steps')
+  published = {('narrow, 2 steps', 'quality'): 250.0, ('wide, 4 steps', 'quality'): 'diverges'}
+  of_axes = study_of(base, rows=rows, published=published, claims=(), axes=axes)
+  found = []
+  for name, study in (('axes', of_axes), ('rows', study_of(base))):
+    for cells in (study.published, {}):
+      one = dataclasses.replace(study, published=cells)
+      results = run(one, tmp_path / name, Toy())
+      found.append(Image.open(io.BytesIO(sections.picture(results))).size)
+  # Without published cells there is one panel instead of two.
+  assert found[0][0] == 2 * found[1][0] and found[2][0] > found[3][0]
+  empty = results._replace(measures={}, study=study_of(base, published={}))
+  assert sections.picture(empty) is None
 
 
 def test_a_study_of_one_axis_has_the_long_table_only(base, tmp_path):
