@@ -37,6 +37,8 @@ class TCN(CausalNetwork):
     kernel: taps of a convolution, 2 or more.
     growth: factor from one block's dilation to the next.
     dropout: rate of dropped channels.
+    drop_channels: whether dropout is of whole channels, as the paper says, or of single numbers, as
+      in its code.
     weight_norm: whether kernels are split into direction and length (Salimans & Kingma 2016).
     gated: whether a gated linear unit follows each convolution.
     dtype: type of the products and of the residual stream.
@@ -50,6 +52,7 @@ class TCN(CausalNetwork):
   kernel: Annotated[int, Interval(2)] = 3
   growth: Annotated[int, AT_LEAST_ONE] = 2
   dropout: Annotated[float, BELOW_ONE] = 0.0
+  drop_channels: bool = True
   weight_norm: bool = True
   gated: bool = False
   dtype: str = 'float32'
@@ -88,8 +91,9 @@ class TCN(CausalNetwork):
     Returns:
       Hidden states, and the cache with this part added (None without).
     """
-    # Dropout of whole channels: one mask for all positions (broadcast over the length).
-    drop = nn.Dropout(self.dropout, broadcast_dims=(1,), deterministic=not train)
+    # Of whole channels, one mask holds for all positions: it is broadcast over the length.
+    axes = (1,) if self.drop_channels else ()
+    drop = nn.Dropout(self.dropout, broadcast_dims=axes, deterministic=not train)
     h = residual = h.astype(self.dtype)
     rings = []
     for i, dilation in enumerate(self.dilations):
