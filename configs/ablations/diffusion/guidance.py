@@ -11,7 +11,7 @@ Inception score of ImageNet at 64×64. The paper's w = 0 is no guidance; here th
 the place of the Inception score, which is not measured, stands the share of samples in which a
 classifier recognises the class: both rise as samples become more typical of their class.
 
-To expect: not measured yet.
+To expect for cpu: docs/results/guidance.md.
 """
 
 from common.config import pick
