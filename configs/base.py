@@ -95,8 +95,10 @@ SETTINGS = dict(
   optimizer=dict(  # how a step changes the parameters
     name='adamw',  # adam, adamw, sgd, muon
     learning_rate=Setting(1e-3, ABOVE_ZERO),  # the peak, after the warm-up
-    schedule='cosine',  # constant, cosine, rsqrt, trapezoid; each after the warm-up
+    schedule='cosine',  # constant, cosine, exponential, rsqrt, trapezoid; after the warm-up
     warmup='5%',  # from near 0 to the peak
+    # exponential only: the factor of the learning rate from one step to the next
+    learning_rate_decay=Setting(1.0, Interval(0, 1, above=True)),
     cooldown='20%',  # trapezoid only: the length of its final decay
     final=Setting(0.0, PROBABILITY),  # the last learning rate, as a fraction of `learning_rate`
     b1=Setting(0.9, BELOW_ONE),  # Adam: decay of the mean of gradients

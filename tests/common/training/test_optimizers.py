@@ -46,6 +46,13 @@ def test_rsqrt_and_trapezoid():
   np.testing.assert_allclose([rate(80), rate(85), rate(100)], [2, 1.55, 0.2], rtol=1e-6)
 
 
+def test_exponential_multiplies_the_rate_at_every_step():
+  rate = schedule(schedule='exponential', warmup='10', learning_rate_decay=0.9)
+  np.testing.assert_allclose([rate(10), rate(11), rate(60)], [2, 1.8, 2 * 0.9**50], rtol=1e-5)
+  rate = schedule(schedule='exponential', warmup='0', learning_rate_decay=0.999995)
+  np.testing.assert_allclose(rate(1_000_000), 2 * 0.999995**1_000_000, rtol=1e-5)
+
+
 def test_a_warm_up_longer_than_the_run_and_an_unknown_schedule_are_refused():
   with pytest.raises(ConfigError, match='must be shorter than the run of 100 steps, got 100'):
     schedule(warmup='100')
