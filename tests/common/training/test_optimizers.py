@@ -97,6 +97,19 @@ def test_first_steps_by_hand():
   )
 
 
+def test_two_steps_of_rmsprop_by_hand():
+  """Gradients 3, then 0, then 2: mean squares 0.25·9, 0.75·2.25 and 0.75·1.6875 + 0.25·4."""
+  s = settings(name='rmsprop', b2=0.75, eps=3.0, weight_decay=0.0, clip=0.0)
+  chain = optimizers.make_optimizer(s, lambda n: 1.0)
+  params, moved = {'bias': jnp.zeros(1)}, []
+  state = chain.init(params)
+  for gradient in (3.0, 0.0, 2.0):
+    updates, state = chain.update({'bias': jnp.full(1, gradient)}, state, params)
+    moved.append(-float(updates['bias'][0]))
+  expected = [3 / (1.5 + 3), 0, 2 / (math.sqrt(0.75 * 1.6875 + 1) + 3)]
+  np.testing.assert_allclose(moved, expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize('name', ['adam', 'adamw', 'muon'])
 def test_two_steps_of_adam_by_hand(name):
   """Gradients 3, then 0, on a bias; Muon's part for it is Adam with Nesterov's momentum."""
@@ -141,6 +154,8 @@ def test_muon_orthogonalises_kernels():
 def test_adam_with_weight_decay_and_an_unknown_optimiser_are_refused():
   with pytest.raises(ConfigError, match="use 'adamw'"):
     step(name='adam', weight_decay=0.1)
+  with pytest.raises(ConfigError, match="optimizer.name='rmsprop' has no weight decay"):
+    step(name='rmsprop', weight_decay=0.1)
   with pytest.raises(ConfigError, match=r"unknown optimizer.name 'adamm'"):
     step(name='adamm')
 
