@@ -153,6 +153,8 @@ SETTINGS = dict(
   evaluation=dict(  # how `twofold evaluate` measures
     split='test',  # train, validation or test
     batch_size=Setting(256, UP_TO_A_MILLION),  # examples or samples in one compiled call
+    # text: tokens in a window, a multiple of data.context: longer ones than in training
+    context=Setting(0, Interval(0, 10**6, note='0: that of the data')),
     # what distances, precision, modes and class agreement are measured on; draws of each forecast
     num_samples=Setting(1000, Interval(1, 10**7)),
     extractor='auto',  # auto, mlp or pixels (common/evaluation/images/features.py)

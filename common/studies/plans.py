@@ -15,6 +15,8 @@ from common.studies.stability import STABLE_RUNS, Stability
 
 Config = dict[str, Any]
 CHECKPOINTS = ('last', 'best')
+# Evaluation settings in which rows may differ: what they are asked, not how it is measured.
+OF_A_ROW = ('evaluation.context',)
 # Settings of the data in which the members of an ensemble may differ.
 OF_A_MEMBER = ('context', 'min_context', 'stride', 'train_to', 'batch_size', 'dir')
 
@@ -186,7 +188,7 @@ def plan(
       row = _as_a_try(row, named[row.tries_of])
     row = dataclasses.replace(row, paper_training=row.paper_training or study.paper_training)
     for key in row.config:
-      if key.startswith(('sampling.', 'evaluation.')):
+      if key.startswith(('sampling.', 'evaluation.')) and key not in OF_A_ROW:
         raise ConfigError(
           f'row {row.name!r} sets {key}, which training does not depend on: put sampler options '
           'into its `sampling`, and evaluation settings into the `config` of the study'

@@ -154,7 +154,7 @@ def test_muon_orthogonalises_kernels():
 def test_adam_with_weight_decay_and_an_unknown_optimiser_are_refused():
   with pytest.raises(ConfigError, match="use 'adamw'"):
     step(name='adam', weight_decay=0.1)
-  with pytest.raises(ConfigError, match="optimizer.name='rmsprop' has no weight decay"):
+  with pytest.raises(ConfigError, match=r"optimizer.name='rmsprop' has no weight decay"):
     step(name='rmsprop', weight_decay=0.1)
   with pytest.raises(ConfigError, match=r"unknown optimizer.name 'adamm'"):
     step(name='adamm')
