@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from common.checkpoints.resume import MEASURING, SAMPLING, is_changeable
 from common.config import ConfigError, flatten, pick, plain_dict, suggestion
 from common.evaluation.forecasts.baselines import BASELINES
+from common.evaluation.subject import REAL
 from common.studies.claims import Claim
 from common.studies.stability import STABLE_RUNS, Stability
 
@@ -44,8 +45,8 @@ class Row:
       that is a dict replaces a whole component.
     sampling: sampler options. Rows that differ only in these share one trained model.
     base: a config file ('FILE.py:variant') in place of the study's.
-    baseline: a classical forecast of the data of the config, in place of a model: nothing is
-      trained (common/evaluation/forecasts/baselines.py).
+    baseline: a classical forecast of the data of the config, or 'real' texts, in place of a model:
+      nothing is trained (common/evaluation/evaluate.py: evaluate_baseline).
     ensemble: names of rows above with models, whose forecasts this row pools; it trains nothing and
       has no config.
     tries_of: the name of a row of which this one is another setting, such as another learning rate:
@@ -194,7 +195,7 @@ def plan(
           'into its `sampling`, and evaluation settings into the `config` of the study'
         )
     if row.baseline:
-      pick(BASELINES, row.baseline, f'baseline of row {row.name!r}')
+      pick(dict.fromkeys((*BASELINES, REAL)), row.baseline, f'baseline of row {row.name!r}')
     if row.ensemble:
       for job in _ensembles(row, study.seeds, jobs):
         jobs.append(_unlike_others(job, same))
