@@ -41,6 +41,8 @@ OF_FEATURES = frozenset(
 )  # metrics that need an extractor
 
 
+# What a row of a study may be in place of a model.
+BASELINES_OF_ROWS = dict.fromkeys((*BASELINES, REAL))
 # Metrics of samples that need no model, and so can be measured of real ones.
 OF_REAL = frozenset(('distinct', 'self_bleu', 'zipf', 'repetition', 'looping'))
 

@@ -7,17 +7,14 @@ import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from common.checkpoints.resume import MEASURING, SAMPLING, is_changeable
+from common.checkpoints.resume import MEASURING, OF_A_ROW, SAMPLING, is_changeable
 from common.config import ConfigError, flatten, pick, plain_dict, suggestion
-from common.evaluation.forecasts.baselines import BASELINES
-from common.evaluation.subject import REAL
+from common.evaluation.evaluate import BASELINES_OF_ROWS
 from common.studies.claims import Claim
 from common.studies.stability import STABLE_RUNS, Stability
 
 Config = dict[str, Any]
 CHECKPOINTS = ('last', 'best')
-# Evaluation settings in which rows may differ: what they are asked, not how it is measured.
-OF_A_ROW = ('evaluation.context',)
 # Settings of the data in which the members of an ensemble may differ.
 OF_A_MEMBER = ('context', 'min_context', 'stride', 'train_to', 'batch_size', 'dir')
 
@@ -195,7 +192,7 @@ def plan(
           'into its `sampling`, and evaluation settings into the `config` of the study'
         )
     if row.baseline:
-      pick(dict.fromkeys((*BASELINES, REAL)), row.baseline, f'baseline of row {row.name!r}')
+      pick(BASELINES_OF_ROWS, row.baseline, f'baseline of row {row.name!r}')
     if row.ensemble:
       for job in _ensembles(row, study.seeds, jobs):
         jobs.append(_unlike_others(job, same))

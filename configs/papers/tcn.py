@@ -17,7 +17,8 @@ split (`--step=best`); and nats per token of copies, where a guess costs 10·ln 
 copy_500 and copy_2000 are shown only as curves. configs/ablations/sequences/tcn.py has the tables.
 
 Unspecified: how often samples are drawn. The clipping of the authors' code stands before the
-gradient is computed and clips nothing; here it is off.
+gradient is computed and clips nothing; here it is off. Dropout is of whole channels, as the paper
+says; its code drops single numbers (--config.network.drop_channels=False).
 
 What the paper does and this code does not yet:
 
