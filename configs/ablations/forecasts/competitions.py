@@ -28,7 +28,7 @@ al. 2020, table 15); and sMAPE of Naive2 where M3 has no season (table 14). The 
 yearly series of Tourism, and takes m = 52 for the MASE of weeks, where m is 1 here, as in M4: these
 cells are left out.
 
-To expect: docs/results/forecasts.md.
+To expect: docs/results/forecasts.md; monash_models is not measured yet.
 """
 
 from common.config import pick
