@@ -73,13 +73,24 @@ class Autoregression(Method):
     """The longest sequence of tokens or frames that the model was made for."""
     return self.sampler.decoder.context // self.ordering.period
 
+  @property
+  def init_examples(self) -> int:
+    """Training examples that the network's initial parameters are fitted to."""
+    return self.model.network.init_examples
+
   def init(self, key: Key[Array, ''], batch: Batch) -> tuple[PyTree, PyTree]:
     """The parameters of the model; there is no memory."""
-    x = batch['x'][:1]
-    # Only shapes matter: one example is enough.
-    covariates = self.ordering.covariates(x, label=jnp.zeros(1, jnp.int32))
+    # Unless the network is fitted to examples, only shapes matter: one is enough.
+    first = {name: values[: max(self.init_examples, 1)] for name, values in batch.items()}
+    x = first['x']
+    covariates = self.ordering.covariates(x, label=jnp.zeros(len(x), jnp.int32))
     emissions = self.ordering.encode(x, covariates)
-    variables = self.model.init(key, emissions, None, covariates=covariates)
+    if self.init_examples:
+      # With dropout, as in training (Salimans et al. 2017, the code).
+      rngs = {'params': key, 'dropout': jax.random.fold_in(key, 1)}
+      variables = self.model.init(rngs, emissions, self._label(first), True)
+    else:
+      variables = self.model.init(key, emissions, None, covariates=covariates)
     return variables['params'], ()
 
   def loss(

@@ -182,6 +182,7 @@ class Method:
     likelihood_note: what a reader should know about the values of `nll`.
     reconstructs: whether it is an autoencoder, whose task `reconstruct` takes images as `past`.
     context: of open-ended data, tokens or frames that the model handles at once; 0: an example.
+    init_examples: training examples that the initial parameters depend on; 0: none.
   """
 
   labelled: bool = True
@@ -189,9 +190,11 @@ class Method:
   likelihood_note: str = ''
   reconstructs: bool = False
   context: int = 0
+  init_examples: int = 0
 
   def init(self, key: Key[Array, ''], batch: Batch) -> tuple[PyTree, PyTree]:
-    """(params, memory) before the first step; only the shapes in `batch` matter."""
+    """(params, memory) before the first step; only the shapes in `batch` matter, unless
+    `init_examples` asks for training examples."""
     raise NotImplementedError
 
   def loss(

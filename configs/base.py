@@ -93,15 +93,17 @@ SETTINGS = dict(
     batch_size=Setting(128, UP_TO_A_MILLION),  # the global batch, whatever the number of devices
   ),
   optimizer=dict(  # how a step changes the parameters
-    name='adamw',  # adam, adamw, sgd, muon
+    name='adamw',  # adam, adamw, rmsprop, sgd, muon
     learning_rate=Setting(1e-3, ABOVE_ZERO),  # the peak, after the warm-up
-    schedule='cosine',  # constant, cosine, rsqrt, trapezoid; each after the warm-up
+    schedule='cosine',  # constant, cosine, exponential, rsqrt, trapezoid; after the warm-up
     warmup='5%',  # from near 0 to the peak
+    # exponential only: the factor of the learning rate from one step to the next
+    learning_rate_decay=Setting(1.0, Interval(0, 1, above=True)),
     cooldown='20%',  # trapezoid only: the length of its final decay
     final=Setting(0.0, PROBABILITY),  # the last learning rate, as a fraction of `learning_rate`
     b1=Setting(0.9, BELOW_ONE),  # Adam: decay of the mean of gradients
-    b2=Setting(0.99, BELOW_ONE),  # Adam: decay of the mean of squared gradients
-    eps=Setting(1e-8, ABOVE_ZERO),  # Adam: added to the root of that mean
+    b2=Setting(0.99, BELOW_ONE),  # Adam, RMSprop: decay of the mean of squared gradients
+    eps=Setting(1e-8, ABOVE_ZERO),  # Adam, RMSprop: added to the root of that mean
     momentum=Setting(0.9, BELOW_ONE),  # sgd and muon
     weight_decay=Setting(0.0, AT_LEAST_ZERO),  # adamw, sgd and muon
     # a regular expression: parameters without decay
@@ -151,6 +153,8 @@ SETTINGS = dict(
   evaluation=dict(  # how `twofold evaluate` measures
     split='test',  # train, validation or test
     batch_size=Setting(256, UP_TO_A_MILLION),  # examples or samples in one compiled call
+    # text: tokens in a window, a multiple of data.context: longer ones than in training
+    context=Setting(0, Interval(0, 10**6, note='0: that of the data')),
     # what distances, precision, modes and class agreement are measured on; draws of each forecast
     num_samples=Setting(1000, Interval(1, 10**7)),
     extractor='auto',  # auto, mlp or pixels (common/evaluation/images/features.py)

@@ -33,7 +33,7 @@ from common.training.sharding import abstract_params
 from common.training.snapshots import Snapshots
 from common.training.state import EVALUATION_STREAM, stream_key
 from experiments import families
-from experiments.startup import checks, datasets, finetune, sources, summary
+from experiments.startup import checks, contexts, datasets, finetune, sources, summary
 from experiments.startup import workdir as folders
 
 FLAG_NAMES = frozenset(field.name for field in dataclasses.fields(SampleFlags))
@@ -104,9 +104,7 @@ class Run(NamedTuple):
     members: Sequence['Run'] = (),
     **options: Any,
   ) -> Evaluation:
-    """Measures the model as `twofold evaluate` does.
-
-    The random numbers depend only on the seed of the run's config.
+    """Measures the model as `twofold evaluate` does, with the seed of the run's config.
 
     Args:
       metrics: names of metrics; None for all.
@@ -124,13 +122,14 @@ class Run(NamedTuple):
       check_setting('num_samples', num_samples, declared)
       settings['num_samples'] = num_samples
     key = stream_key(self.config['seed'], EVALUATION_STREAM)
-    lower = f'lower evaluation.batch_size (now {settings["batch_size"]})'
     # Of a finished run, the training command only changes the settings.
+    lower = f'lower evaluation.batch_size (now {settings["batch_size"]})'
     with out_of_memory('evaluating', f'{lower} by the training command'):
       if members:
         pool = [Member(run.method, run.params, run.data) for run in (self, *members)]
         return evaluate_ensemble(pool, settings, key, metrics, options)
-      return evaluate(self.method, self.params, self.data, settings, key, metrics, options)
+      method, data = contexts.at_context(self.config, self.method, self.data, self.params)
+      return evaluate(method, self.params, data, settings, key, metrics, options)
 
   def bits_per_dim(self, x: np.ndarray, label: np.ndarray | None = None) -> BitsPerDim:
     """Negative log-likelihood of given examples, in bits per dimension.

@@ -22,6 +22,7 @@ class Functions(Method):
   sample: Any
   nll: Any = None
   labelled: bool = True
+  init_examples: int = 0
 
   @property
   def has_likelihood(self) -> bool:

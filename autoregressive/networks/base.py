@@ -29,6 +29,7 @@ class CausalNetwork(nn.Module):
     longest: the longest sequence that it was made for; 0: that of the data.
     output_scale: factor of the outputs that are projected from the hidden states.
     grid: (rows, columns) of a network over images; None for any other network.
+    init_examples: training examples that initial parameters are fitted to; 0: none.
     direct: whether inputs are the covariates of an emission as they are, and hidden states the
       outputs for the head: the model then has no parameters of its own.
   """
@@ -39,6 +40,7 @@ class CausalNetwork(nn.Module):
   longest = 0
   output_scale = 1.0
   grid = None
+  init_examples = 0
   direct = False
 
   def __call__(

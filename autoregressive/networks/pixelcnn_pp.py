@@ -18,10 +18,11 @@ from autoregressive.networks.raster import (
   RasterNetwork,
   RasterPosition,
   load_features,
+  normalised,
   store_features,
 )
 from common.config import ConfigError
-from common.ranges import AT_LEAST_ONE, BELOW_ONE
+from common.ranges import AT_LEAST_ONE, AT_LEAST_ZERO, BELOW_ONE
 
 # Windows, both causal: a row up; columns left and right of the pixel, or left only.
 DOWN = dict(rows=(1, 0), columns=(1, 1))
@@ -78,13 +79,14 @@ class TransposedConv(nn.Module):
   Attributes:
     features: channels.
     wide: a window of 2 × 3, columns 2j - 1 ... 2j + 1, for the stream v; otherwise 2 × 2.
-    weight_norm, dtype: as in `Conv`.
+    weight_norm, dtype, fitted: as in `Conv`.
   """
 
   features: int
   wide: bool
   weight_norm: bool
   dtype: str
+  fitted: bool = False
 
   @nn.compact
   def __call__(
@@ -92,20 +94,24 @@ class TransposedConv(nn.Module):
   ) -> Float[Array, 'batch out_rows out_columns channels']:
     shape = (2, 3 if self.wide else 2, x.shape[-1], self.features)
     kernel = self.param('kernel', nn.initializers.lecun_normal(), shape)
-    bias = self.param('bias', nn.initializers.zeros, (self.features,))
-    # Salimans & Kingma 2016: length times direction, for each output channel.
     if self.weight_norm:
-      length = self.param('length', nn.initializers.ones, (self.features,))
-      kernel *= length / jnp.sqrt(jnp.square(kernel).sum((0, 1, 2)) + 1e-12)
+      convolve = functools.partial(self._whole, x) if at is None and self.fitted else None
+      kernel, bias = normalised(self, kernel, self.features, convolve)
+    else:
+      bias = self.param('bias', nn.initializers.zeros, (self.features,))
     x, kernel, bias = (a.astype(self.dtype) for a in (x, kernel, bias))
     # Row i of the small grid makes rows 2i and 2i + 1 of the large one, each by its own kernel.
     if at is None:
-      both = jnp.stack([self._row(x, kernel[i]) for i in range(2)], 2)
-      return both.reshape(x.shape[0], -1, *both.shape[3:]) + bias
+      return self._whole(x, kernel) + bias
     kernel = kernel[at.row % 2]
     if at.column is None:
       return self._row(x, kernel) + bias
     return x @ kernel[at.column % 2] + bias
+
+  def _whole(self, x, kernel):
+    """All rows, without the bias."""
+    both = jnp.stack([self._row(x, kernel[i].astype(x.dtype)) for i in range(2)], 2)
+    return both.reshape(x.shape[0], -1, *both.shape[3:])
 
   def _row(self, x, kernel):
     """Every row with twice its columns."""
@@ -129,12 +135,14 @@ class Level(nn.Module):
     features: channels.
     blocks: blocks on the way in; one more on the way out, except in the lowest level.
     below: levels below this one.
+    skips: whether blocks on the way out have those skip inputs.
     conv, conditional, dropout: as in `Block`.
   """
 
   features: int
   blocks: int
   below: int
+  skips: bool
   conv: Any
   conditional: bool
   dropout: float
@@ -159,7 +167,13 @@ class Level(nn.Module):
       up = functools.partial(TransposedConv, self.features, **self.conv.keywords)
       self.v_up, self.h_up = up(wide=True), up(wide=False)
       self.lower = Level(
-        self.features, self.blocks, self.below - 1, self.conv, self.conditional, self.dropout
+        self.features,
+        self.blocks,
+        self.below - 1,
+        self.skips,
+        self.conv,
+        self.conditional,
+        self.dropout,
       )
 
   def rows(self, x, start, at: RasterPosition | None, train: bool):
@@ -176,7 +190,7 @@ class Level(nn.Module):
     else:
       x = seen.pop()  # the lowest level turns around: its last output is the first on the way out
     for block in self.v_out:
-      x = block(x, seen.pop(), start, at, train)
+      x = block(x, seen.pop() if self.skips else None, start, at, train)
       made.append(x)
     return x, (store_features(self, tuple(made), at), lower)
 
@@ -195,7 +209,8 @@ class Level(nn.Module):
     else:
       x = seen.pop()
     for block in self.h_out:
-      x = block(x, jnp.concatenate([above.pop(0), seen.pop()], -1), start, at, train)
+      skip = [above.pop(0), seen.pop()] if self.skips else [above.pop(0)]
+      x = block(x, jnp.concatenate(skip, -1), start, at, train)
     return x
 
   def _lower_rows(self, x, start, at, train):
@@ -248,8 +263,8 @@ class PixelCNNPlusPlus(RasterNetwork):
   """Salimans et al. 2017, section 2.3 to 2.5 and figure 2, for emissions that are pixels.
 
   The published CIFAR-10 network has 192 features (160 in the authors' code), 5 blocks, 3 levels
-  and dropout 0.5. Weights are normalised as in the paper, but start without a data-dependent scale,
-  and pixels enter through the model's linear map, whose bias replaces a channel of ones.
+  and dropout 0.5. Pixels enter through the model's linear map, whose bias replaces a channel of
+  ones; that map and the last one have no normalised weights.
 
   Attributes:
     length, grid: length and grid of the ordering, which has one emission per pixel.
@@ -259,11 +274,16 @@ class PixelCNNPlusPlus(RasterNetwork):
     dropout: rate within the blocks.
     conditional: whether the start token, which carries the class, reaches every block; otherwise
       it reaches none.
+    skips: whether blocks on the way out have skip inputs from those on the way in (section 2.5).
     weight_norm: whether kernels are split into direction and length (Salimans & Kingma 2016).
+    init_examples: training examples that lengths and biases are fitted to before the first step:
+      every convolution's outputs get mean 0 and deviation 1, or 0.1 in the last one of a block (the
+      authors' code); 0: none.
     dtype: type of the products and of the residual stream.
 
   Raises:
-    ConfigError: for a grid that `levels` do not divide, or separate channels.
+    ConfigError: for a grid that `levels` do not divide, separate channels, or `init_examples`
+      without `weight_norm`.
   """
 
   width: Annotated[int, AT_LEAST_ONE] = 160
@@ -271,7 +291,9 @@ class PixelCNNPlusPlus(RasterNetwork):
   levels: Annotated[int, AT_LEAST_ONE] = 3
   dropout: Annotated[float, BELOW_ONE] = 0.5
   conditional: bool = True
+  skips: bool = True
   weight_norm: bool = True
+  init_examples: Annotated[int, AT_LEAST_ZERO] = 0
   dtype: str = 'float32'
 
   margin = 2
@@ -289,15 +311,30 @@ class PixelCNNPlusPlus(RasterNetwork):
         "network 'pixelcnn_pp' needs one emission per pixel, got "
         f"{self.groups}: set ordering.channels='together'"
       )
+    if self.init_examples and not self.weight_norm:
+      raise ConfigError(
+        f'network.init_examples={self.init_examples} fits the lengths of normalised weights: set '
+        'network.weight_norm=True'
+      )
 
   def setup(self):
-    conv = functools.partial(Conv, weight_norm=self.weight_norm, dtype=self.dtype)
+    fitted = self.init_examples > 0
+    norm = dict(weight_norm=self.weight_norm, fitted=fitted)
+    conv = functools.partial(Conv, **norm, dtype=self.dtype)
     # The image itself: v sees the rows above; h also sees the pixels to the left.
     first = functools.partial(conv, self.width, first=True)
     self.first_v = first(rows=(2, 1), columns=(1, 1))
     self.first_above = first(rows=(1, 1), columns=(1, 1))
     self.first_left = first(rows=(1, 0), columns=(1, -1))
-    self.top = Level(self.width, self.blocks, self.levels - 1, conv, self.conditional, self.dropout)
+    self.top = Level(
+      self.width,
+      self.blocks,
+      self.levels - 1,
+      self.skips,
+      conv,
+      self.conditional,
+      self.dropout,
+    )
 
   def rows(
     self,

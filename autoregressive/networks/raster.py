@@ -16,6 +16,8 @@ So with a cache each feature is computed once per image, instead of once for eac
 sampled (Ramachandran et al. 2017). Layers keep their features in flax's collection 'cache'.
 """
 
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -48,6 +50,37 @@ class RasterCache(NamedTuple):
   layers: Any
 
 
+def normalised(
+  module: nn.Module,
+  kernel: Float[Array, 'rows columns channels features'],
+  features: int,
+  convolve: Callable[[Array], Array] | None = None,
+  scale: float = 1.0,
+) -> tuple[Float[Array, 'rows columns channels features'], Float[Array, 'features']]:
+  """A kernel of `module` with its own length, and its bias (Salimans & Kingma 2016, equation 2).
+
+  The parameters are called 'length' and 'bias', one number for each output channel.
+
+  Args:
+    module: the layer.
+    kernel: the direction, of any length.
+    features: output channels.
+    convolve: the layer's outputs by a kernel. They initialise the parameters: their mean becomes 0,
+      and their deviation `scale` (equation 5). None: without data, the length begins as `scale` and
+      the bias as 0.
+    scale: initial deviation of the outputs, or initial length.
+  """
+  norm = jnp.sqrt(jnp.square(kernel).sum((0, 1, 2)) + 1e-12)
+  first_length, first_bias = jnp.asarray(scale), jnp.zeros(())
+  if convolve is not None and module.is_initializing():
+    outputs = convolve(kernel / norm).astype(jnp.float32).reshape(-1, features)
+    first_length = scale / jnp.sqrt(outputs.var(0) + 1e-8)
+    first_bias = -outputs.mean(0) * first_length
+  length = module.param('length', nn.initializers.constant(first_length), (features,))
+  bias = module.param('bias', nn.initializers.constant(first_bias), (features,))
+  return kernel * (length / norm), bias
+
+
 class Conv(nn.Module):
   """A convolution over a window of rows and columns around each pixel (r, c).
 
@@ -62,6 +95,8 @@ class Conv(nn.Module):
     groups: emissions per pixel; each takes an equal share of the features, in order.
     first: whether the input is the image itself, which the cache already holds, with a margin.
     weight_norm: whether kernels are split into direction and length (Salimans & Kingma 2016).
+    fitted: whether lengths and biases begin so that the outputs of the examples that initialise the
+      network have mean 0 and deviation `scale`; needs `weight_norm`.
     scale: initial standard deviation of the outputs.
     dtype: type of the products and of the outputs.
   """
@@ -74,6 +109,7 @@ class Conv(nn.Module):
   groups: int = 1
   first: bool = False
   weight_norm: bool = False
+  fitted: bool = False
   scale: float = 1.0
   dtype: str = 'float32'
 
@@ -86,11 +122,16 @@ class Conv(nn.Module):
   def __call__(
     self, x: Float[Array, 'batch rows columns channels'], at: RasterPosition | None
   ) -> Float[Array, 'batch out_rows out_columns features']:
-    kernel = self._kernel(x.shape[-1]).astype(self.dtype)
-    bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    kernel = self._kernel(x.shape[-1])
     x = x.astype(self.dtype)
+    if self.weight_norm:
+      convolve = functools.partial(self._whole, x) if at is None and self.fitted else None
+      kernel, bias = normalised(self, kernel, self.features, convolve, self.scale)
+    else:
+      bias = self.param('bias', nn.initializers.zeros, (self.features,))
+    kernel = kernel.astype(self.dtype)
     if at is None:
-      made = self._slide(x, kernel, (self.rows[0], -self.rows[1]), self.stride)
+      made = self._whole(x, kernel)
     elif at.column is None:
       made = self._slide(self._row_window(x, at), kernel, (0, 0), 1)
     else:
@@ -108,9 +149,6 @@ class Conv(nn.Module):
     # The mask comes before the norm, so that masked weights do not count in the length.
     if self.centre:
       kernel *= self._mask(channels)
-    if self.weight_norm:
-      length = self.param('length', nn.initializers.constant(self.scale), (self.features,))
-      kernel *= length / jnp.sqrt(jnp.square(kernel).sum((0, 1, 2)) + 1e-12)
     return kernel
 
   def _mask(self, channels: int) -> np.ndarray:
@@ -121,6 +159,11 @@ class Conv(nn.Module):
     inputs, outputs = (np.arange(n) * self.groups // n for n in (channels, self.features))
     mask[-1, self.columns[0]] = CENTRES[self.centre](inputs[:, None], outputs[None])
     return mask
+
+  def _whole(self, x, kernel):
+    """The convolution of a whole image."""
+    kernel = kernel.astype(self.dtype)
+    return self._slide(x, kernel, (self.rows[0], -self.rows[1]), self.stride)
 
   def _slide(self, x, kernel, rows, row_stride):
     """The convolution at every pixel, with `rows` of padding above and below."""

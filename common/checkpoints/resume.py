@@ -8,6 +8,8 @@ parameters are float32 in either, but the steps differ, so a run keeps the preci
 
 SAMPLING = ('sampling.',)
 MEASURING = ('evaluation.', 'likelihood.')
+# Of these, rows of a study may differ in what they are asked, but not in how it is measured.
+OF_A_ROW = ('evaluation.context',)
 # Where a run is, how fast, in how much memory. A first stage may have moved: its digest is checked.
 PLACE = ('parallel.', 'data.dir', 'data.first_stage', 'model.chunk')
 REPORTING = (

@@ -31,7 +31,7 @@ from common.evaluation.metrics import (
   SAMPLES,
   Metric,
 )
-from common.evaluation.subject import BaselineSubject, EnsembleSubject, Subject
+from common.evaluation.subject import REAL, BaselineSubject, EnsembleSubject, RealSubject, Subject
 from common.method import Method, NotFiniteError, PyTree
 
 NO_MODEL = 'a baseline is no model'
@@ -39,6 +39,12 @@ NO_ENSEMBLE = 'of a single model, not of an ensemble'
 OF_FEATURES = frozenset(
   ('frechet', 'precision', 'recall', 'reconstruction')
 )  # metrics that need an extractor
+
+
+# What a row of a study may be in place of a model.
+BASELINES_OF_ROWS = dict.fromkeys((*BASELINES, REAL))
+# Metrics of samples that need no model, and so can be measured of real ones.
+OF_REAL = frozenset(('distinct', 'self_bleu', 'zipf', 'repetition', 'looping'))
 
 
 class Member(NamedTuple):
@@ -92,11 +98,12 @@ def evaluate(
 def evaluate_baseline(
   name: str, data: Data, settings: Mapping[str, Any], metrics: Iterable[str] | None = None
 ) -> Evaluation:
-  """Measures a classical forecast, as `evaluate` measures a model.
+  """Measures a classical forecast, or real texts, as `evaluate` measures a model.
 
   Args:
-    name: a key of `common.evaluation.forecasts.baselines.BASELINES`.
-    data: time series.
+    name: a key of `common.evaluation.forecasts.baselines.BASELINES`, or 'real': examples of the
+      evaluated split in place of samples.
+    data: time series; for 'real', texts.
     settings: the `evaluation` section of a config.
     metrics: names from `METRICS`; None for all.
 
@@ -104,10 +111,28 @@ def evaluate_baseline(
     ConfigError: for an unknown baseline, one whose package is not installed, data that is not time
       series, or settings that do not suit it.
   """
+  if name == REAL:
+    return _evaluate_real(data, settings, metrics)
   pick(BASELINES, name, 'baseline')
   names = check_forecasts(f'baseline {name!r}', data, settings, metrics)
   subject = BaselineSubject(Method(), {}, data, settings, jax.random.key(0), {}, {}, name)
   return _evaluate_forecasts(subject, names, NO_MODEL)
+
+
+def _evaluate_real(
+  data: Data, settings: Mapping[str, Any], metrics: Iterable[str] | None
+) -> Evaluation:
+  """Measures the metrics of samples, on real ones; those that need a model are missing."""
+  names = list(METRICS if metrics is None else metrics)
+  check_settings(settings, data, names)
+  known = OF_REAL & domain_of(data.spec).metrics
+  if not known:
+    raise ConfigError(f'baseline {REAL!r} is for texts, and {data.spec.name} has none')
+  measured = [name for name in names if name in known]
+  readers = {name: METRICS[name].reader for name in measured}
+  subject = RealSubject(Method(), {}, data, settings, jax.random.key(0), {}, readers)
+  found = {name: METRICS[name].measure(subject) for name in measured}
+  return Evaluation({name: found.get(name, Measure(None, note=NO_MODEL)) for name in names})
 
 
 def evaluate_ensemble(

@@ -257,6 +257,10 @@ METRICS = {
   'self_bleu': Metric(texts.self_bleu, 'self-BLEU', SAMPLES, TEXT_ONLY, texts.words_reader),
   'zipf': Metric(texts.zipf, 'Zipf coefficient', SAMPLES, TEXT_ONLY, texts.words_reader),
   'repetition': Metric(texts.repetition, 'repetition', SAMPLES, TEXT_ONLY, texts.words_reader),
+  'looping': Metric(texts.looping, 'share of loops', SAMPLES, TEXT_ONLY, texts.words_reader),
+  'sample_perplexity': Metric(
+    texts.sample_perplexity, 'perplexity of samples', SAMPLES, TEXT_ONLY, texts.texts_reader
+  ),
   'evaluations': Metric(_evaluations, 'network evaluations per sample'),
   'sampling_flops': Metric(_sampling_flops, 'sampling FLOPs', scope=IMAGES_ONLY),
   'seconds_per_sample': Metric(_seconds_per_sample, 'seconds per sample'),

@@ -229,6 +229,26 @@ class BaselineSubject(Subject):
     return baselines.forecasts(self.baseline, self.data, split, draws)
 
 
+REAL = 'real'  # the baseline of samples
+
+
+@dataclasses.dataclass(frozen=True)
+class RealSubject(Subject):
+  """Examples of the evaluated split in place of samples: what samples are to resemble.
+
+  They are drawn without replacement, until the split is exhausted. It has no method.
+  """
+
+  @functools.cached_property
+  def order(self) -> Int[np.ndarray, 'examples']:
+    """The examples of the split in random order."""
+    return np.random.default_rng(0).permutation(len(self.split))
+
+  def _draw(self, call: int, indices: Int[np.ndarray, 'batch']) -> Samples:
+    del call
+    return Samples(self.split.gather(self.order[indices % len(self.order)])['x'], 0)
+
+
 @dataclasses.dataclass(frozen=True)
 class EnsembleSubject(Subject):
   """Several models whose forecasts are one: the draws of all of them, with equal weights.

@@ -7,9 +7,9 @@ import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from common.checkpoints.resume import MEASURING, SAMPLING, is_changeable
+from common.checkpoints.resume import MEASURING, OF_A_ROW, SAMPLING, is_changeable
 from common.config import ConfigError, flatten, pick, plain_dict, suggestion
-from common.evaluation.forecasts.baselines import BASELINES
+from common.evaluation.evaluate import BASELINES_OF_ROWS
 from common.studies.claims import Claim
 from common.studies.stability import STABLE_RUNS, Stability
 
@@ -42,8 +42,8 @@ class Row:
       that is a dict replaces a whole component.
     sampling: sampler options. Rows that differ only in these share one trained model.
     base: a config file ('FILE.py:variant') in place of the study's.
-    baseline: a classical forecast of the data of the config, in place of a model: nothing is
-      trained (common/evaluation/forecasts/baselines.py).
+    baseline: a classical forecast of the data of the config, or 'real' texts, in place of a model:
+      nothing is trained (common/evaluation/evaluate.py: evaluate_baseline).
     ensemble: names of rows above with models, whose forecasts this row pools; it trains nothing and
       has no config.
     tries_of: the name of a row of which this one is another setting, such as another learning rate:
@@ -186,13 +186,13 @@ def plan(
       row = _as_a_try(row, named[row.tries_of])
     row = dataclasses.replace(row, paper_training=row.paper_training or study.paper_training)
     for key in row.config:
-      if key.startswith(('sampling.', 'evaluation.')):
+      if key.startswith(('sampling.', 'evaluation.')) and key not in OF_A_ROW:
         raise ConfigError(
           f'row {row.name!r} sets {key}, which training does not depend on: put sampler options '
           'into its `sampling`, and evaluation settings into the `config` of the study'
         )
     if row.baseline:
-      pick(BASELINES, row.baseline, f'baseline of row {row.name!r}')
+      pick(BASELINES_OF_ROWS, row.baseline, f'baseline of row {row.name!r}')
     if row.ensemble:
       for job in _ensembles(row, study.seeds, jobs):
         jobs.append(_unlike_others(job, same))

@@ -6,6 +6,7 @@ when the schedule says to log, evaluate, draw samples or save.
 """
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
@@ -76,7 +77,8 @@ def train(
     out_of_memory('training', memory_advice(config)),
     open_checkpoints(config, workdir) as checkpoints,
   ):
-    start = first_state(program, checkpoints)
+    init = functools.partial(initial_state, config, method, data, program)
+    start = first_state(program, checkpoints, init)
     state, loss = start.state, start.loss
     # The run repeats the steps after its last checkpoint, so it will write these snapshots again.
     remove_snapshots_after(workdir, start.step)
@@ -159,10 +161,23 @@ class Start(NamedTuple):
   log_means: LogMeans
 
 
-def first_state(program: TrainProgram, checkpoints: Checkpoints) -> Start:
-  """The last checkpoint, or the initial state if there is none."""
+def initial_state(config: Mapping, method: Method, data: Data, program: TrainProgram) -> TrainState:
+  """The state before the first step, on the devices."""
+  if not method.init_examples:
+    return program.step.create_state(program.init)
+  # The first examples of training. Every process reads all of them.
+  first = dict(batch_size=method.init_examples, chunks=[(0, 1)])
+  (examples,) = train_batches(data, seed=config['seed'], **first)
+  batch = {name: value[0] for name, value in examples.items()}
+  return program.step.create_state(functools.partial(program.init, batch))
+
+
+def first_state(
+  program: TrainProgram, checkpoints: Checkpoints, init: Callable[[], TrainState]
+) -> Start:
+  """The last checkpoint, or the state that `init` returns if there is none."""
   if checkpoints.latest is None:
-    return Start(0, program.step.create_state(program.init), 0.0, LogMeans(program.work))
+    return Start(0, init(), 0.0, LogMeans(program.work))
   restored = checkpoints.restore(program.step.abstract_state)
   logging.info('resuming at step %d of %d', restored.step, program.schedule.total)
   state, loss = program.step.put_state(restored.state), restored.metrics.get('loss', 0.0)

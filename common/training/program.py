@@ -18,7 +18,7 @@ from common.data.spec import DataSpec
 from common.devices.limits import peak_flops
 from common.devices.mesh import AXES, scope
 from common.domains import domain_of
-from common.method import Method
+from common.method import Batch, Method
 from common.reporting.rates import StepWork
 from common.training import averages, optimizers, parallel
 from common.training.schedule import Schedule, make_schedule
@@ -69,14 +69,15 @@ class TrainProgram(NamedTuple):
   Attributes:
     schedule: when the run logs, evaluates, samples and saves.
     step: the training step on the devices of the mesh.
-    init: returns the state before the first step.
+    init: returns the state before the first step; it takes the first training examples if the
+      method needs some (`Method.init_examples`).
     lr_schedule: the learning rate at each step.
     work: what a step works through, for rates.
   """
 
   schedule: Schedule
   step: parallel.PlacedStep
-  init: Callable[[], TrainState]
+  init: Callable[..., TrainState]
   lr_schedule: optax.Schedule
   work: StepWork
 
@@ -167,7 +168,9 @@ def _initial_state(
   spec: DataSpec,
   seed: int,
   num_averages: int,
+  batch: Batch | None = None,
 ) -> TrainState:
-  # The caller traces this function, so the zeros are never placed on a device.
-  batch = {k: jnp.zeros(v.shape, v.dtype) for k, v in spec.batch_struct(1).items()}
+  if batch is None:
+    # The caller traces this function, so the zeros are never placed on a device.
+    batch = {k: jnp.zeros(v.shape, v.dtype) for k, v in spec.batch_struct(1).items()}
   return init_state(method, optimizer, batch, seed, num_averages)

@@ -65,7 +65,7 @@ def init_state(
   Args:
     method: the method to train.
     optimizer: an optax chain.
-    batch: a batch; only its shapes matter.
+    batch: a batch, of which most methods use the shapes only (`Method.init_examples`).
     seed: the seed of all random numbers.
     num_averages: the number of power-function averages.
   """

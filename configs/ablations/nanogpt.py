@@ -34,6 +34,7 @@ SMOKE = {
   'network.width': 16,
   'network.layers': 1,
   'network.heads': 2,
+  'optimizer.warmup': '1',
   'train.steps': '4',
   'train.steps_per_call': 2,
   'train.sample_every': '0',

@@ -17,6 +17,7 @@ from common.method import Method
 from common.training.program import TrainProgram
 from common.training.state import TrainState
 from common.training.validation import evaluation_step
+from experiments.startup.contexts import at_context
 
 
 def check(config: Mapping, method: Method, data: Data, program: TrainProgram) -> None:
@@ -36,7 +37,7 @@ def check(config: Mapping, method: Method, data: Data, program: TrainProgram) ->
   _check_splits(data)
   _check_best_metric(config, method, data, shapes)
   _check_samples(method, data, shapes, shown=program.schedule.sample > 0)
-  _check_evaluation(config, method, data, shapes)
+  _check_evaluation(config, *at_context(config, method, data, shapes.params), shapes)
 
 
 def _check_splits(data: Data) -> None:

@@ -16,6 +16,7 @@ from common.data.tokenizers import Bytes, Characters
 from common.method import Context
 from common.training.parallel import make_mesh
 from common.training.program import build_program
+from configs.papers import nbeats, pixelcnn_pp
 from experiments import families
 from tests.cases import mostly_slow
 
@@ -38,7 +39,6 @@ SPECS |= {
   for name in ('series', 'aus_retail')
 }
 STEPS = SeriesSpec(18, 12, covariates=('age',), origins=(5.0, 9.0), units=(2.0, 3.0))
-SPECS['m3'] = DataSpec('m3', 'series', (54, 2), 0, 2, ('a', 'b'), 1000, series=STEPS)
 PITCHES = Pitches(36, 81)
 SPECS['chorales'] = DataSpec('chorales', 'music', (65, 4), 93, num_train=1009, pitches=PITCHES)
 SPECS |= {
@@ -72,6 +72,9 @@ def images_of(data):
   if data['name'] == 'piano_rolls':
     shape, keys = (data['context'] + 1, 88), Pitches(21, 108)
     return DataSpec('rolls', 'rolls', shape, 2, num_train=229, pitches=keys, counted=True)
+  if data['name'] in ('m3', 'm4', 'tourism'):
+    shape = (data['context'] + STEPS.horizon, 2)
+    return DataSpec(data['name'], 'series', shape, 0, 2, ('a', 'b'), 1000, series=STEPS)
   if data['name'] == 'copy_memory':
     shape = (data['blanks'] + 32,)
     return DataSpec('copies', 'text', shape, 10, num_train=10_000, tokenizer=LETTERS, counted=True)
@@ -106,7 +109,7 @@ VARIANTS = [
 
 
 # Tracing these takes longer than all other variants together; those that are left have their code.
-LARGE = ('pixelcnn.py:cifar10', 'pixelcnn.py:mnist_pp', 'diffusion/images.py:cifar10', ':folder64')
+LARGE = ('pixelcnn.py:mnist_pp', 'diffusion/images.py:cifar10', ':folder64')
 LARGE += ('ddpm.py:cifar10', '_vp', '_ve', 'nanogpt.py:gpt2', 'XL2_7M')
 LARGE += tuple(f'dit.py:{size}{patch}' for size in ('S', 'B', 'L', 'XL') for patch in (4, 8))
 LARGE += ('dit.py:S2', 'dit.py:B2', 'dit.py:L2', 'diffusion/images.py:folder32', ':digits_pp')
@@ -146,8 +149,20 @@ OTHERS += (
   'points.py:ring_r1',
   'gaussians25_r1',
 )
+OTHERS += ('pixelcnn_pp.py:cifar10', 'pixelcnn_pp.py:no_short_cuts', 'pixelcnn_pp.py:softmax')
+OTHERS += ('gated_pixelcnn.py:cifar10', 'gated_pixelcnn.py:imagenet64', 'deepar.py:parts')
+OTHERS += ('tcn.py:copy_1000', 'nbeats.py:m3_yearly', 'nbeats.py:m3_yearly_interpretable')
+OTHERS += ('nbeats.py:tourism_monthly',)
 SLOW = LARGE + OTHERS
-TRACED = [pytest.param(v, marks=pytest.mark.slow) if v.endswith(SLOW) else v for v in VARIANTS]
+# These differ from a traced one in sizes alone.
+ALIKE = tuple(f'papers/nbeats.py:{name}' for name in nbeats.VARIANTS)
+ALIKE += tuple(f'pixelcnn_pp.py:{name}' for name in pixelcnn_pp.VARIANTS)
+ALIKE += ('tcn.py:copy_500', 'tcn.py:copy_2000', 'deepar.py:traffic', 'deepar.py:ec')
+TRACED = [
+  pytest.param(v, marks=pytest.mark.slow) if v.endswith(SLOW) else v
+  for v in VARIANTS
+  if v.endswith(OTHERS) or not v.endswith(ALIKE)
+]
 
 
 @pytest.mark.parametrize('variant', TRACED)

@@ -10,11 +10,13 @@ import pytest
 
 from common import flops
 from common.config import flatten
+from common.method import Context
 from common.training.averages import make_averaging
 from common.training.optimizers import decay_mask, make_lr_schedule
 from common.training.schedule import make_schedule
 from configs.papers import dit
 from experiments import families
+from tests.autoregressive.networks.test_pixelcnn import parameters_of_pp
 from tests.configs.test_configs import spec_of
 
 DITS = [f'papers/dit:{size}{patch}' for size in dit.SIZES for patch in dit.PATCHES]
@@ -34,6 +36,17 @@ def size_of(params):
   return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
+def nbeats_size(lookback, horizon):
+  """30 blocks of 4 layers of 512, and linear maps to the look-back and to the horizon."""
+  layers = (lookback + 3 * 512 + 4) * 512
+  return 30 * (layers + (512 + 1) * (lookback + horizon))
+
+
+def pp_size(width):
+  """As published, but with a linear map of pixels, starts of ten classes and none, and one map."""
+  return parameters_of_pp(width, width) + (3 + 1 + 11 + 100) * width
+
+
 def operations(function, *arguments):
   """Operations of matrix products and convolutions in one call."""
   return flops.count(jax.jit(function).trace(*arguments).jaxpr.jaxpr)
@@ -51,6 +64,20 @@ def operations(function, *arguments):
     ('nanogpt:shakespeare_char', 6 * (12 * 384**2 + 2 * 384) + 384 + (256 + 65) * 384),
     ('nanogpt:shakespeare_char_cpu', 4 * (12 * 128**2 + 2 * 128) + 128 + (64 + 65) * 128),
     # 32 blocks of 4 attention matrices, 3 of the gated layer and 2 norms; a norm; two tables.
+    # Two convolutions for each block, with a bias and a length; keys or symbols in and out.
+    ('tcn:jsb', 4 * (3 * 150 * 150 + 2 * 150) + 176 * 150 + 150 * 88),
+    ('tcn:nottingham', 8 * (6 * 150 * 150 + 2 * 150) + 176 * 150 + 150 * 88),
+    ('tcn:copy_1000', 16 * (8 * 10 * 10 + 2 * 10) + 2 * 10 * 10),
+    # Weights, values and four covariates in, two numbers out, and starts of two classes and none.
+    ('deepar:electricity', 3 * 4 * (2 * 40 * 40 + 40) + (1 + 1 + 4) * 40 + 2 * 40 + 3 * 40),
+    # The data of the tests have a horizon of 18 steps.
+    ('nbeats:m3_yearly', nbeats_size(12, 18)),
+    # The parts of a shared block for each of trend (3 powers) and season (18 waves).
+    (
+      'nbeats:m3_yearly_interpretable',
+      (13 * 256 + 3 * 257 * 256 + 2 * 257 * 3) + (13 * 2048 + 3 * 2049 * 2048 + 2 * 2049 * 18),
+    ),
+    pytest.param('pixelcnn_pp:cifar10', pp_size(160), marks=pytest.mark.slow),
     ('llama2:7B', 32 * (4 * 4096**2 + 3 * 4096 * 11_008 + 2 * 4096) + 4096 + 2 * 32_000 * 4096),
   ],
 )
@@ -122,6 +149,9 @@ def cosine(peak, final, warmup, total, n):
     ('ddpm:cifar10', 800_000, {0: 2e-4 / 5000, 2499: 1e-4, 5000: 2e-4, 799_999: 2e-4}),
     # 10 million images are 19,531.25 steps of 512, rounded up.
     ('edm:cond_vp', 390_625, {0: 1e-3 / 19_532, 9765: 0.5e-3, 19_532: 1e-3, 390_624: 1e-3}),
+    # 45,000 training images are 351 batches of 128.
+    ('pixelcnn_pp:cifar10', 1_755_000, {0: 1e-3, 200_000: 1e-3 * 0.999995**200_000}),
+    ('tcn:copy_1000', 15_600, {0: 5e-4, 15_599: 5e-4}),
     ('dit:XL2', 400_000, {0: 1e-4, 399_999: 1e-4}),
     ('dit:XL2_7M', 7_000_000, {0: 1e-4, 6_999_999: 1e-4}),
     (
@@ -183,6 +213,29 @@ PUBLISHED = {
     'prediction.noise': 'c_noise',
   },
   'edm:cond_ve': {'conditional': True, 'label_dropout': 0.0, 'prediction.noise': 'edm'},
+  'pixelcnn_pp:cifar10': {
+    'data.batch_size': 128, 'network.width': 160, 'network.blocks': 5, 'network.levels': 3,
+    'network.dropout': 0.5, 'network.conditional': False, 'network.weight_norm': True,
+    'head.components': 10, 'optimizer.name': 'adam', 'optimizer.b1': 0.95, 'optimizer.b2': 0.9995,
+    'optimizer.clip': 0.0, 'ema.decay': 0.9995, 'ema.warmup': False, 'seed': 1,
+  },
+  'tcn:jsb': {
+    'network.width': 150, 'network.layers': 2, 'network.kernel': 3, 'network.dropout': 0.5,
+    'data.batch_size': 1, 'optimizer.name': 'adam', 'optimizer.learning_rate': 1e-3,
+    'optimizer.clip': 0.0, 'network.growth': 2, 'network.weight_norm': True, 'seed': 1111,
+  },
+  'tcn:copy_1000': {
+    'network.width': 10, 'network.layers': 8, 'network.kernel': 8, 'network.dropout': 0.05,
+    'data.batch_size': 32, 'optimizer.name': 'rmsprop', 'optimizer.eps': 1e-8, 'seed': 1111,
+  },
+  'nbeats:tourism_monthly': {
+    'data.batch_size': 1024, 'data.context': 168, 'ordering.lookback': 48, 'train.steps': '100',
+    'network.units': 512, 'network.stacks': 30, 'network.layers': 4, 'head.loss': 'mape',
+  },
+  'deepar:ec': {
+    'network.name': 'lstm', 'network.layers': 3, 'network.width': 120, 'data.context': 52,
+    'data.horizon': 52, 'head.name': 'negative_binomial', 'evaluation.num_samples': 200,
+  },
   'dit:XL2': EPS | TABLE | ADAM | {
     'data.batch_size': 256, 'label_dropout': 0.1, 'conditional': True, 'optimizer.name': 'adamw',
     'optimizer.clip': 0.0, 'prediction.variance': 'learned', 'objective.weighting.name': 'simple',
@@ -236,3 +289,41 @@ def test_the_bound_of_dit_counts_one_step_in_bits():
   """The authors add one step's cost in bits to the squared error; `hybrid` counts T in nats."""
   objective = families.load_config('papers/dit:XL2', {})['objective']
   assert objective['hybrid'] * 1000 == pytest.approx(1 / math.log(2))
+
+
+def logistic_nats():
+  """Mean nats of a uniform level under a logistic of mean 0 and scale 1 on [-1, 1]."""
+  centre, half = np.linspace(-1, 1, 256), 1 / 255
+  cdf = lambda x: 1 / (1 + np.exp(-x))
+  low = np.where(centre == -1, 0, cdf(centre - half))
+  return -np.log(np.where(centre == 1, 1, cdf(centre + half)) - low).mean()
+
+
+@pytest.mark.parametrize(
+  ('variant', 'changes', 'nats'),
+  [
+    ('tcn:jsb', {'network.width': 8}, math.log(2)),  # 88·ln 2 for each frame
+    ('tcn:copy_500', {'network.layers': 1}, math.log(10)),
+    ('gated_pixelcnn:cifar10', {'network.width': 8, 'network.layers': 1}, math.log(256)),
+    (
+      'pixelcnn_pp:cifar10',
+      {'network.width': 8, 'network.blocks': 1, 'network.levels': 1},
+      logistic_nats(),
+    ),
+  ],
+)
+def test_losses_at_the_beginning(variant, changes, nats):
+  """Outputs are small at first, so that predictions do not depend on the past."""
+  config = families.load_config(f'papers/{variant}', changes)
+  spec = spec_of(config['data'])
+  method, rng = families.build(config, spec), np.random.default_rng(0)
+  batch = {k: jnp.ones(v.shape, v.dtype) for k, v in spec.batch_struct(2).items()}
+  batch['x'] = jnp.asarray(rng.integers(0, spec.levels, batch['x'].shape), batch['x'].dtype)
+  context = Context(jnp.zeros((), jnp.int32), {}, False, jnp.arange(2), 2)
+
+  @jax.jit
+  def loss(batch):
+    params, memory = method.init(jax.random.key(0), batch)
+    return method.loss(params, memory, batch, jax.random.key(1), context)[1].metrics['loss']
+
+  assert float(loss(batch)) == pytest.approx(nats, rel=0.02)

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from common.data.pipeline import evaluation_batches
+from common.data.sources import GivenSource, Source
+from common.data.windows import cut
 from common.evaluation.likelihood import BitsPerDim, bits_per_dim
 from common.evaluation.measures import Measure
 from common.evaluation.subject import Subject
@@ -24,9 +26,9 @@ class Size(NamedTuple):
   bytes: int
 
 
-def counted_batches(subject: Subject, size: int) -> Iterator[Batch]:
-  """The batches of the evaluated split, with 'counted'; no first token of a window counts."""
-  for batch in evaluation_batches(subject.split, size):
+def counted_batches(source: Source, size: int) -> Iterator[Batch]:
+  """The batches of a split, with 'counted'; no first token of a window counts."""
+  for batch in evaluation_batches(source, size):
     counted = batch.get('counted', np.ones(batch['x'].shape, bool)).copy()
     # Some models predict it and others do not.
     counted[:, 0] = False
@@ -36,7 +38,7 @@ def counted_batches(subject: Subject, size: int) -> Iterator[Batch]:
 def counted_size(subject: Subject) -> Size:
   """The size of the counted tokens of the evaluated split; a separator has no text."""
   tokenizer, tokens, given = subject.data.spec.tokenizer, [], None
-  for batch in counted_batches(subject, BATCH):
+  for batch in counted_batches(subject.split, BATCH):
     x = batch['x'].astype(np.int32)
     given = x[:1, 0] if given is None else given
     tokens.append(x[batch['counted'] & (batch['weight'] > 0)[:, None]])
@@ -49,9 +51,13 @@ def counted_size(subject: Subject) -> Size:
 def perplexity(subject: Subject) -> Measure:
   """exp(nats per token)."""
   bits = _likelihood(subject)
+  return _perplexity(bits, f'{_about(subject, bits)}; depends on the tokenizer')
+
+
+def _perplexity(bits: BitsPerDim, note: str) -> Measure:
   value = 2**bits.value
   error = None if bits.standard_error is None else value * math.log(2) * bits.standard_error
-  return Measure(value, error, f'{_about(subject, bits)}; depends on the tokenizer')
+  return Measure(value, error, note)
 
 
 def bits_per_byte(subject: Subject) -> Measure:
@@ -74,10 +80,11 @@ def _per(subject: Subject, unit: str) -> Measure:
   return Measure(bits.value * factor, error, f'{_about(subject, bits)}, {number:,} {unit}')
 
 
-def _likelihood(subject: Subject) -> BitsPerDim:
-  """Bits per token of the evaluated split."""
+def _likelihood(subject: Subject, source: Source | None = None) -> BitsPerDim:
+  """Bits per token of the evaluated split, or of another source."""
+  source = subject.split if source is None else source
   # A short text has fewer windows than a batch.
-  batches = counted_batches(subject, min(subject.settings['batch_size'], len(subject.split)))
+  batches = counted_batches(source, min(subject.settings['batch_size'], len(source)))
   return bits_per_dim(
     subject.method, subject.params, batches, subject.data.spec.num_dims, subject.key
   )
@@ -134,6 +141,32 @@ def repetition(subject: Subject) -> Measure:
     return Measure(None, note='no sample has four words')
   looping = sum(map(ngrams.loops, texts)) / len(texts)
   return _mean(shares, f'of 4-grams of words; {looping:.1%} of the samples end in a loop')
+
+
+def looping(subject: Subject) -> Measure:
+  """Share of the samples that end in a loop: a phrase three times or more."""
+  texts = list(subject.samples.read['looping'])
+  return _mean([float(ngrams.loops(words)) for words in texts], 'of the samples')
+
+
+def texts_reader(subject: Subject) -> Callable[[np.ndarray], np.ndarray]:
+  """Reads texts as they are."""
+  del subject
+  return np.asarray
+
+
+def sample_perplexity(subject: Subject) -> Measure:
+  """Perplexity of the samples under the model itself, from their second token on."""
+  spec = subject.data.spec
+  texts = subject.samples.read['sample_perplexity']
+  tokens = [spec.tokenizer.encode(text).astype(spec.dtype) for text in texts]
+  width = spec.shape[0]
+  parts = [cut(row, width, max(width // 2, 1), 1) for row in tokens if len(row) > 1]
+  if not parts:
+    return Measure(None, note='no sample has two tokens')
+  x, counted = (np.concatenate(part) for part in zip(*parts, strict=True))
+  bits = _likelihood(subject, GivenSource({'x': x, 'counted': counted}))
+  return _perplexity(bits, f'of {len(parts)} samples; depends on the tokenizer')
 
 
 def _finite(value: float, note: str) -> Measure:

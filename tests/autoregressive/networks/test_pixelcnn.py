@@ -353,6 +353,49 @@ def test_blocks_of_pixelcnn_pp_begin_close_to_the_identity():
     np.testing.assert_allclose(second, 0.1)
 
 
+@pytest.mark.parametrize(
+  'layer',
+  [
+    Conv(3, (1, 0), (1, 1), weight_norm=True, fitted=True, scale=0.1),
+    TransposedConv(3, True, True, 'float32', fitted=True),
+  ],
+)
+def test_a_layer_is_fitted_to_its_first_inputs_and_keeps_the_result(layer):
+  x = 3 + 2 * jax.random.normal(jax.random.key(0), (4, 6, 6, 3))
+  first, variables = layer.init_with_output(jax.random.key(1), x, None)
+  y = np.asarray(first).reshape(-1, 3)
+  np.testing.assert_allclose(y.mean(0), 0, atol=1e-5)
+  np.testing.assert_allclose(y.std(0), 0.1 if isinstance(layer, Conv) else 1, rtol=1e-4)
+  np.testing.assert_allclose(layer.apply(variables, x, None), first, atol=1e-6)
+
+
+def test_fitting_needs_normalised_weights():
+  with pytest.raises(ConfigError, match=r'network.init_examples=8 .* network.weight_norm=True'):
+    PixelCNNPlusPlus(16, (4, 4), WIDTH, weight_norm=False, init_examples=8)
+
+
+@pytest.mark.slow
+def test_initial_outputs_fitted_to_examples_have_mean_0_and_deviation_1():
+  """Salimans & Kingma 2016, section 3; a tenth in the second convolution of a block."""
+  network = PixelCNNPlusPlus(16, (4, 4), WIDTH, blocks=1, levels=2, dropout=0.0, init_examples=32)
+  is_layer = lambda module, method: isinstance(module, Conv | TransposedConv) and (
+    method == '__call__'
+  )  # fmt: skip
+
+  @jax.jit
+  def outputs(x):
+    params = network.init(jax.random.key(1), x)['params']
+    return network.apply({'params': params}, x, capture_intermediates=is_layer)[1]
+
+  made = outputs(3 + 2 * jax.random.normal(jax.random.key(0), (32, 16, WIDTH)))
+  layers = jax.tree.leaves_with_path(made)
+  assert len(layers) == 10 * 2 + 8 + 3 + 2 + 2  # blocks, their skips, first, down, up
+  for path, y in layers:
+    name, y = jax.tree_util.keystr(path), np.asarray(y).reshape(-1, y.shape[-1])
+    np.testing.assert_allclose(y.mean(0), 0, atol=1e-4, err_msg=name)
+    np.testing.assert_allclose(y.std(0), 0.1 if 'Conv_1' in name else 1, rtol=1e-3, err_msg=name)
+
+
 def count(network):
   h = jnp.zeros((1, network.length, network.width))
   shapes = jax.eval_shape(network.init, jax.random.key(0), h)

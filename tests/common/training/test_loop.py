@@ -12,7 +12,7 @@ import pytest
 from absl import logging
 
 from common.checkpoints.checkpoints import Checkpoints
-from common.data.pipeline import Data
+from common.data.pipeline import Data, train_batches
 from common.data.sources import Source
 from common.devices.limits import OutOfMemoryError
 from common.method import Aux, Samples
@@ -53,6 +53,19 @@ def train(workdir, method=None, optimizer=None, **settings):
   mesh = make_mesh(config['parallel'], jax.devices()[:1])
   program = build_program(config, method, toy.SPEC, mesh)
   return loop.train(config, method, DATA, program, workdir)
+
+
+def test_a_method_can_be_initialised_by_the_first_training_examples():
+  config = get_base().to_dict()
+  config['data']['batch_size'] = 8
+  made = toy.build()
+  init = lambda key, batch: (made.init(key, batch)[0], {'mean': jnp.mean(batch['x'] * 1.0)})
+  method = dataclasses.replace(made, init=init, init_examples=5)
+  mesh = make_mesh(config['parallel'], jax.devices()[:1])
+  program = build_program(config, method, toy.SPEC, mesh)
+  state = loop.initial_state(config, method, DATA, program)
+  first = next(train_batches(DATA, seed=config['seed'], batch_size=8, chunks=[(0, 1)]))['x'][0]
+  assert float(state.memory['mean']) == pytest.approx(first[:5].mean())
 
 
 def steps_of(workdir):

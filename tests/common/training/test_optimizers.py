@@ -46,6 +46,13 @@ def test_rsqrt_and_trapezoid():
   np.testing.assert_allclose([rate(80), rate(85), rate(100)], [2, 1.55, 0.2], rtol=1e-6)
 
 
+def test_exponential_multiplies_the_rate_at_every_step():
+  rate = schedule(schedule='exponential', warmup='10', learning_rate_decay=0.9)
+  np.testing.assert_allclose([rate(10), rate(11), rate(60)], [2, 1.8, 2 * 0.9**50], rtol=1e-5)
+  rate = schedule(schedule='exponential', warmup='0', learning_rate_decay=0.999995)
+  np.testing.assert_allclose(rate(1_000_000), 2 * 0.999995**1_000_000, rtol=1e-5)
+
+
 def test_a_warm_up_longer_than_the_run_and_an_unknown_schedule_are_refused():
   with pytest.raises(ConfigError, match='must be shorter than the run of 100 steps, got 100'):
     schedule(warmup='100')
@@ -88,6 +95,19 @@ def test_first_steps_by_hand():
   np.testing.assert_allclose(
     step(name='sgd', gradient=3.0, clip=1.0)['dense']['bias'], clipped, rtol=1e-6
   )
+
+
+def test_two_steps_of_rmsprop_by_hand():
+  """Gradients 3, then 0, then 2: mean squares 0.25·9, 0.75·2.25 and 0.75·1.6875 + 0.25·4."""
+  s = settings(name='rmsprop', b2=0.75, eps=3.0, weight_decay=0.0, clip=0.0)
+  chain = optimizers.make_optimizer(s, lambda n: 1.0)
+  params, moved = {'bias': jnp.zeros(1)}, []
+  state = chain.init(params)
+  for gradient in (3.0, 0.0, 2.0):
+    updates, state = chain.update({'bias': jnp.full(1, gradient)}, state, params)
+    moved.append(-float(updates['bias'][0]))
+  expected = [3 / (1.5 + 3), 0, 2 / (math.sqrt(0.75 * 1.6875 + 1) + 3)]
+  np.testing.assert_allclose(moved, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize('name', ['adam', 'adamw', 'muon'])
@@ -134,6 +154,8 @@ def test_muon_orthogonalises_kernels():
 def test_adam_with_weight_decay_and_an_unknown_optimiser_are_refused():
   with pytest.raises(ConfigError, match="use 'adamw'"):
     step(name='adam', weight_decay=0.1)
+  with pytest.raises(ConfigError, match=r"optimizer.name='rmsprop' has no weight decay"):
+    step(name='rmsprop', weight_decay=0.1)
   with pytest.raises(ConfigError, match=r"unknown optimizer.name 'adamm'"):
     step(name='adamm')
 

@@ -13,8 +13,8 @@ from common.data.pipeline import Data
 from common.data.spec import DataSpec
 from common.data.tokenizers import Bytes, Characters
 from common.data.windows import cut
-from common.evaluation.evaluate import evaluate
-from common.evaluation.texts import windows
+from common.evaluation.evaluate import evaluate, evaluate_baseline
+from common.evaluation.texts import ngrams, windows
 from tests.autoregressive.common import outputs_of, perturbed
 from tests.autoregressive.texts import text_config
 from tests.cases import slow
@@ -95,6 +95,33 @@ def test_a_uniform_model_needs_the_logarithm_of_its_vocabulary():
   assert found['perplexity'].value == pytest.approx(256, rel=1e-5)
   assert found['nats_per_position'].value == pytest.approx(np.log(256), rel=1e-5)
   assert found['bits_per_byte'].value == pytest.approx(8, rel=1e-5)
+
+
+def test_the_perplexity_of_samples_of_a_uniform_model_is_its_vocabulary():
+  method, params, data = model(Bytes())
+  flat = jax.tree.map(np.zeros_like, params)
+  names = ('sample_perplexity', 'looping')
+  found = evaluate(method, flat, data, SETTINGS, jax.random.key(0), names).measures
+  assert found['sample_perplexity'].value == pytest.approx(256, rel=1e-4)
+  assert found['looping'].value == 0 and 'n=4' in found['looping'].note
+
+
+def test_real_texts_in_place_of_samples():
+  tokenizer = Bytes()
+  _, _, data = model(tokenizer, context=6)
+  rows = ['ababab ', 'a b a b', 'xxxxxx ', 'one two']
+  x = np.stack([tokenizer.encode(row) for row in rows])
+  data = data._replace(splits=dict.fromkeys(data.splits, Split(x=x)))
+  names = ('looping', 'distinct', 'self_bleu', 'perplexity')
+  found = evaluate_baseline('real', data, SETTINGS, names).measures
+  words = [ngrams.words_of(row) for row in rows]
+  assert found['distinct'].value == pytest.approx(ngrams.distinct(words, 2))
+  assert found['self_bleu'].value == pytest.approx(np.mean(ngrams.self_bleu(words)))
+  assert found['looping'].value == 0
+  assert found['perplexity'].value is None and found['perplexity'].note == 'a baseline is no model'
+  digits = dataclasses.replace(data.spec, domain='image', num_classes=2)
+  with pytest.raises(ConfigError, match="baseline 'real' is for texts"):
+    evaluate_baseline('real', data._replace(spec=digits), SETTINGS, names)
 
 
 @pytest.mark.slow

@@ -1,0 +1,1 @@
+"""Tables of models of text: positions, decoding."""
