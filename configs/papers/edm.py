@@ -19,7 +19,6 @@ What the paper does and this code does not yet:
 - FID is of the Inception network; `twofold evaluate` names its own features.
 - It trains on all 50,000 training images; here 5,000 of them are the validation split.
 - Augmentation filters images with a wavelet at twice the resolution; here bilinearly.
-- It adds the class to the noise embedding before the two layers that map it; here after them.
 - Noise levels in training are not bounded; here they lie in the process's 0.002 to 80, which leaves
   out 2 in 100,000.
 - Its warm-up begins with a rate of 0; here a step has about the rate of the authors' next one.
@@ -38,6 +37,7 @@ DDPMPP = dict(  # Song et al. 2021, as retrained by Karras et al. 2022: 55.7M pa
   attention=(16,),
   up_attention='last',
   dropout=0.13,
+  early_label=True,
   resample_in_block=True,
   resample_projection=True,
   skip_rescale=True,
