@@ -146,6 +146,12 @@ OTHERS += (
   'points.py:ring_r1',
   'gaussians25_r1',
 )
+# U-Nets of papers, and their variants; `test_diffusion_papers.py` builds one of each.
+PAPERS = ('improved_ddpm', 'score_sde', 'progressive_distillation', 'guidance', 'vdm')
+OTHERS += tuple(
+  v for v in VARIANTS if v.startswith(tuple(f'configs/papers/{p}.py' for p in PAPERS))
+)
+OTHERS += tuple(v for v in VARIANTS if 'papers/sit.py' in v and not v.endswith(':B2_gvp_score'))
 SLOW = LARGE + OTHERS
 TRACED = [pytest.param(v, marks=pytest.mark.slow) if v.endswith(SLOW) else v for v in VARIANTS]
 

@@ -6,7 +6,7 @@ import pytest
 import scipy.signal
 
 from common.config import ConfigError, component
-from configs.diffusion.images import ADM_64
+from configs.papers.guidance import NETWORK as ADM_64
 from diffusion.networks import NETWORKS
 from diffusion.networks.resampling import downsample, upsample
 from diffusion.networks.unet import (
