@@ -146,11 +146,12 @@ OTHERS += (
   'points.py:ring_r1',
   'gaussians25_r1',
 )
-# U-Nets of papers, and their variants; `test_diffusion_papers.py` builds one of each.
-PAPERS = ('improved_ddpm', 'score_sde', 'progressive_distillation', 'guidance', 'vdm')
-OTHERS += tuple(
-  v for v in VARIANTS if v.startswith(tuple(f'configs/papers/{p}.py' for p in PAPERS))
+# Deep U-Nets, traced with one block in a level; `test_diffusion_papers.py` has their full sizes.
+DEEP = tuple(
+  f'configs/papers/{paper}.py'
+  for paper in ('improved_ddpm', 'score_sde', 'progressive_distillation', 'guidance', 'vdm')
 )
+OTHERS += tuple(v for v in VARIANTS if v.startswith(DEEP))
 OTHERS += tuple(v for v in VARIANTS if 'papers/sit.py' in v and not v.endswith(':B2_gvp_score'))
 SLOW = LARGE + OTHERS
 TRACED = [pytest.param(v, marks=pytest.mark.slow) if v.endswith(SLOW) else v for v in VARIANTS]
@@ -158,7 +159,7 @@ TRACED = [pytest.param(v, marks=pytest.mark.slow) if v.endswith(SLOW) else v for
 
 @pytest.mark.parametrize('variant', TRACED)
 def test_a_variant_builds_and_its_step_can_be_lowered(variant):
-  config = families.load_config(variant, {})
+  config = families.load_config(variant, {'network.blocks': 1} if variant.startswith(DEEP) else {})
   spec = spec_of(config['data'])
   method = families.build(config, spec)
   mesh = make_mesh(config['parallel'], jax.devices()[:1])
