@@ -17,7 +17,6 @@ Unspecified: the seed (the authors draw one), and how often the validation loss 
 What the paper does and this code does not yet:
 
 - FID is of the Inception network; `twofold evaluate` names its own features.
-- It trains on all 50,000 training images; here 5,000 of them are the validation split.
 - Augmentation filters images with a wavelet at twice the resolution; here bilinearly.
 - Noise levels in training are not bounded; here they lie in the process's 0.002 to 80, which leaves
   out 2 in 100,000.
@@ -54,7 +53,7 @@ UNCONDITIONAL = dict(conditional=False)
 VALUES = 32 * 32 * 3
 
 COMMON = dict(
-  data=dict(name='cifar10', batch_size=512),
+  data=dict(name='cifar10', train_to='test', batch_size=512),
   process=dict(name='edm'),
   prediction=dict(target='edm'),
   objective=dict(weighting=dict(name='edm'), times=dict(name='log_normal')),

@@ -1,11 +1,11 @@
 """Guidance on ImageNet at 64×64: classifier-free (Ho & Salimans 2022), and ADM's own model.
 
-twofold train --config=configs/papers/guidance.py:p10 --workdir=runs/guidance \
-    --config.data.source=IMAGENET/
+twofold prepare_data --dataset=imagenet --source=IMAGENET/ --image_size=64
+twofold train --config=configs/papers/guidance.py:p10 --workdir=runs/guidance
 twofold evaluate --workdir=runs/guidance --options=guidance=1.1
 
-IMAGENET/CLASS/NAME are the images of the training split, in a folder for each class; they are cut
-to their central square and resized.
+IMAGENET holds the images, train/CLASS/NAME and val/CLASS/NAME; they are cut to their central square
+and resized as in ADM's code.
 
 Reproduces: table 1 of Ho & Salimans 2022, classifier-free guidance: p10, p20 and p50 hide the class
 of 10, 20 and 50 % of the training images. And ADM, the model of Dhariwal & Nichol 2021, whose
@@ -32,7 +32,6 @@ evaluated and saved.
 What the papers do and this code does not yet:
 
 - FID, Inception score, precision and recall are of the Inception network.
-- They train on all images; here a tenth each is for validation and for testing.
 - ADM's numbers are of samples guided by a classifier of its own, of 65M parameters, at scale 1;
   here a classifier is trained together with the model, if `classifier.weight` is above 0.
 - They train in float16 with a scaled loss; here in float32.
@@ -75,7 +74,7 @@ ADM = dict(
 )
 
 COMMON = dict(
-  data=dict(name='image_folder', image_size=64, batch_size=2048, flip=True),
+  data=dict(name='imagenet', image_size=64, train_to='test', batch_size=2048, flip=True),
   network=NETWORK,
   prediction=dict(target='eps', scale_input=False),
   objective=dict(times=dict(name='uniform')),

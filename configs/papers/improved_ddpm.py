@@ -20,7 +20,6 @@ that of the others, 0.3); and how often it is logged, evaluated and saved.
 What the paper does and this code does not yet:
 
 - FID is of the Inception network; `twofold evaluate` names its own features.
-- It trains on all 50,000 training images; here 5,000 of them are the validation split.
 - L_vlb draws steps by the last 10 losses of each; here by a decaying average over about as many,
   and evenly until each step has half of them.
 """
@@ -60,7 +59,7 @@ VLB = dict(
 )
 
 COMMON = dict(
-  data=dict(name='cifar10', batch_size=128),
+  data=dict(name='cifar10', train_to='test', batch_size=128),
   conditional=False,
   network=NETWORK,
   prediction=dict(target='eps', scale_input=False, noise='time'),

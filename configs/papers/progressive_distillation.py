@@ -35,7 +35,6 @@ What the paper does and this code does not yet:
   from 8,192 steps to one.
 - The network that predicts both the image and the noise.
 - FID and Inception score are of the Inception network; `twofold evaluate` names its own features.
-- It trains on all 50,000 training images; here 5,000 of them are the validation split.
 - Each device clips the gradient of its part of the batch; here that of the whole batch is clipped.
 """
 
@@ -58,7 +57,7 @@ NETWORK = dict(
 )
 
 COMMON = dict(
-  data=dict(name='cifar10', batch_size=128, flip=True),
+  data=dict(name='cifar10', train_to='test', batch_size=128, flip=True),
   conditional=False,
   # The cosine schedule between log-SNRs of 20 and -20. The network is told 2/π·arctan(σ/α), which
   # is the time, apart from the ends that are cut off.

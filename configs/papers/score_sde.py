@@ -24,7 +24,6 @@ Unspecified: how often the validation loss is measured.
 What the paper does and this code does not yet:
 
 - FID and Inception score are of the Inception network; `twofold evaluate` names its own features.
-- It trains on all 50,000 training images; here 5,000 of them are the validation split.
 - The network of VP and sub-VP is told 999·t; here 1000·t.
 - Its last step is one of the solver without noise; here the clean estimate.
 - Langevin's step size is by norms that are measured, as a mean over the batch; here by those that
@@ -82,7 +81,7 @@ VE = dict(
 
 COMMON = dict(
   seed=42,
-  data=dict(name='cifar10', batch_size=128, flip=True),
+  data=dict(name='cifar10', train_to='test', batch_size=128, flip=True),
   conditional=False,
   # The network's output is the noise, up to its sign and its scale in the score.
   prediction=dict(target='eps', scale_input=False),

@@ -27,7 +27,6 @@ What the paper does and this code does not yet:
 - The bias of each block's projected condition is left out, and its weights start at zero; other
   kernels start by Flax's defaults. Here the projection has a bias, and kernels start as in DDPM.
 - Samples end with the most probable value of each pixel; here with the clean estimate, rounded.
-- It trains on all 50,000 training images; here 5,000 of them are the validation split.
 """
 
 from ml_collections import ConfigDict
@@ -47,7 +46,7 @@ NETWORK = dict(
 
 COMMON = dict(
   seed=1,
-  data=dict(name='cifar10', batch_size=128),
+  data=dict(name='cifar10', train_to='test', batch_size=128),
   conditional=False,
   process=dict(name='learned', log_snr_max=13.3, log_snr_min=-5.0, width=1024),
   network=NETWORK,

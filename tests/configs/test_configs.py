@@ -77,6 +77,9 @@ def images_of(data):
     return DataSpec('copies', 'text', shape, 10, num_train=10_000, tokenizer=LETTERS, counted=True)
   if data['name'] == 'dialogues':
     return DataSpec('dialogues', 'text', (513,), 256, tokenizer=Bytes(), counted=True)
+  if data['name'] == 'imagenet':
+    shape = (data['image_size'], data['image_size'], 3)
+    return DataSpec('imagenet', 'image', shape, 256, 1000, num_train=1_281_167)
   if data['name'] != 'image_folder':
     return SPECS[data['name']]
   size, colours = data['image_size'], data['palette']

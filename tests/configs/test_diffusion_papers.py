@@ -185,6 +185,7 @@ PUBLISHED = {
   },
   'guidance:p20': ADAM | {
     'label_dropout': 0.2, 'conditional': True, 'data.batch_size': 2048, 'data.image_size': 64,
+    'data.name': 'imagenet', 'data.train_to': 'test', 'data.flip': True,
     'prediction.target': 'eps', 'sampling.steps': 256, 'sampling.sampler.interpolation': 0.3,
     'sampling.sampler.name': 'ancestral', 'optimizer.clip': 0.0, 'network.dropout': 0.1,
     'process.log_snr_max': 20.0, 'process.log_snr_min': -20.0,

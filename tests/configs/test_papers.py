@@ -1,6 +1,5 @@
 """The papers' configs against their papers: sizes, operations, learning rates and settings."""
 
-import dataclasses
 import functools
 import math
 
@@ -27,8 +26,6 @@ def built(variant, block=None):
   """(config, spec, method, shapes of the parameters) of a variant, perhaps with another block."""
   config = families.load_config(variant, {'network.block': block} if block else {})
   spec = spec_of(config['data'])
-  if variant.startswith('papers/guidance'):
-    spec = dataclasses.replace(spec, num_classes=1000)
   method = families.build(config, spec)
   params, _ = jax.eval_shape(method.init, jax.random.key(0), spec.batch_struct(1))
   return config, spec, method, params
