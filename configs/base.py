@@ -95,9 +95,11 @@ SETTINGS = dict(
   optimizer=dict(  # how a step changes the parameters
     name='adamw',  # adam, adamw, sgd, muon
     learning_rate=Setting(1e-3, ABOVE_ZERO),  # the peak, after the warm-up
-    schedule='cosine',  # constant, cosine, rsqrt, trapezoid; each after the warm-up
+    schedule='cosine',  # constant, cosine, exponential, rsqrt, trapezoid; each after the warm-up
     warmup='5%',  # from near 0 to the peak
     cooldown='20%',  # trapezoid only: the length of its final decay
+    # exponential only: the factor of each step; the default is that of PixelCNN++
+    decay=Setting(0.999995, Interval(0, 1, above=True)),
     final=Setting(0.0, PROBABILITY),  # the last learning rate, as a fraction of `learning_rate`
     b1=Setting(0.9, BELOW_ONE),  # Adam: decay of the mean of gradients
     b2=Setting(0.99, BELOW_ONE),  # Adam: decay of the mean of squared gradients

@@ -1,10 +1,12 @@
 """Optax chains and learning-rate schedules from the `optimizer` section of a config."""
 
 import functools
+import math
 import re
 from collections.abc import Callable, Mapping
 
 import jax
+import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
@@ -82,9 +84,25 @@ def _trapezoid(settings: Mapping, steps: int, warmup: int, cooldown: int) -> opt
   return optax.join_schedules([optax.constant_schedule(peak), fall], [max(steps - cooldown, 0)])
 
 
+def _exponential(settings: Mapping, steps: int, warmup: int, cooldown: int) -> optax.Schedule:
+  """Times `decay` at every step (Salimans et al. 2017, the authors' code)."""
+  del steps, warmup, cooldown
+  return functools.partial(
+    _exponential_decay, settings['learning_rate'], math.log(settings['decay'])
+  )
+
+
+def _exponential_decay(
+  peak: float, log_decay: float, n: int | Int[Array, '']
+) -> float | Float[Array, '']:
+  """peak · decayⁿ, by the logarithm: a float32 close to 1 has few digits to raise to a power."""
+  return peak * jnp.exp(log_decay * n)
+
+
 LR_SCHEDULES = {
   'constant': _constant,
   'cosine': _cosine,
+  'exponential': _exponential,
   'rsqrt': _rsqrt,
   'trapezoid': _trapezoid,
 }

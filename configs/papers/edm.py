@@ -40,6 +40,7 @@ DDPMPP = dict(  # Song et al. 2021, as retrained by Karras et al. 2022: 55.7M pa
   resample_in_block=True,
   resample_projection=True,
   skip_rescale=True,
+  initialisation='edm',
 )
 NCSNPP = merge(
   DDPMPP, dict(embedding='fourier', embedding_width=256, fir=True, progressive_input=True)

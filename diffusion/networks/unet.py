@@ -7,7 +7,7 @@ Kingma et al. 2021 (VDM). The papers' settings are in `configs/papers/`.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -25,7 +25,28 @@ from diffusion.networks.conditioning import (
 from diffusion.networks.resampling import FIR_MARGIN, downsample, upsample
 
 _init = nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform')
-_zeros = nn.initializers.zeros
+
+
+class Initialisers(NamedTuple):
+  """Initialisers of the layers that do not start as all others do.
+
+  Attributes:
+    last: the last layer of each residual branch, and that of the network.
+    qkv: the queries, keys and values of attention.
+  """
+
+  last: nn.initializers.Initializer
+  qkv: nn.initializers.Initializer
+
+
+INITIALISATIONS = {
+  'zero': Initialisers(nn.initializers.zeros, _init),
+  # Karras et al. 2022, the authors' code: weights times 1e-5, and times √0.2.
+  'edm': Initialisers(
+    nn.initializers.variance_scaling(1e-10, 'fan_avg', 'uniform'),
+    nn.initializers.variance_scaling(0.2, 'fan_avg', 'uniform'),
+  ),
+}
 Images = Float[Array, 'batch _ _ _']  # batch, height, width, channels
 
 
@@ -86,6 +107,7 @@ class Style:
   fir: bool
   head_width: int
   dtype: str
+  initialisation: str = 'zero'
 
 
 class ResBlock(nn.Module):
@@ -117,8 +139,10 @@ class ResBlock(nn.Module):
     else:
       h = norm(h + condition)
     h = nn.Dropout(style.dropout, deterministic=not self.train)(nn.silu(h))
-    # Zero at initialisation: every block starts as its skip connection.
-    h = conv(self.channels, style.dtype, 'conv2', init=_zeros)(h)
+    # Zero at initialisation, or nearly: every block starts as its skip connection.
+    h = conv(self.channels, style.dtype, 'conv2', init=INITIALISATIONS[style.initialisation].last)(
+      h
+    )
     # A 1x1 convolution where the skip connection changes its channels (or always: NCSN++).
     resampled = self.resample is not None and style.resample_projection
     if x.shape[-1] != self.channels or resampled:
@@ -142,17 +166,20 @@ class Attention(nn.Module):
     h = group_norm(channels, style.dtype, 'norm')(x).reshape(batch, height * width, channels)
     # Query, key and value from one product; DDPM has one head of all channels.
     sizes = (3, channels // head_width, head_width)
-    qkv = nn.DenseGeneral(sizes, kernel_init=_init, dtype=dtype, name='qkv')(h)
+    initialisers = INITIALISATIONS[style.initialisation]
+    qkv = nn.DenseGeneral(sizes, kernel_init=initialisers.qkv, dtype=dtype, name='qkv')(h)
     # [batch, pixels, 3, heads, dim] to three arrays [batch, pixels, heads, dim]
     h = attend_positions_first(*jnp.moveaxis(qkv, 2, 0))
-    h = nn.DenseGeneral(channels, (-2, -1), kernel_init=_zeros, dtype=dtype, name='out')(h)
+    h = nn.DenseGeneral(channels, (-2, -1), kernel_init=initialisers.last, dtype=dtype, name='out')(
+      h
+    )
     return add(x, h.reshape(x.shape), style.skip_rescale)
 
 
 class UNet(DiffusionNetwork):
   """Residual blocks down to a coarse resolution and up again, with skips across.
 
-  The output is exactly zero at initialisation.
+  The output is exactly zero at initialisation, unless a setting says otherwise.
 
   Attributes:
     out_channels: channels of the output.
@@ -180,6 +207,8 @@ class UNet(DiffusionNetwork):
     input_fourier: exponents n of 2ⁿ: sines and cosines of the input at these frequencies are
       further channels of it (VDM); (): none.
     add_input: the input is added to the output, which is then not zero at initialisation (VDM).
+    initialisation: how residual branches and the output start: 'zero', or 'edm', nearly so and
+      with smaller queries, keys and values (EDM).
     dtype: type of the convolutions, of other products and of the residual stream.
     remat: recompute a block's activations in the backward pass instead of keeping them.
   """
@@ -206,6 +235,7 @@ class UNet(DiffusionNetwork):
   progressive_input: bool = False
   input_fourier: Annotated[tuple[int, ...], Each(Interval(0, 30), int)] = ()
   add_input: bool = False
+  initialisation: Annotated[str, OneOf(*INITIALISATIONS)] = 'zero'
   dtype: str = 'float32'
   remat: bool = False
 
@@ -265,7 +295,9 @@ class UNet(DiffusionNetwork):
         h = change_resolution(h, multiplier, upsample, f'up_{i}_resample')
     # The last convolution is in float32 and zero at initialisation: it makes the estimate.
     h = nn.silu(group_norm(h.shape[-1], self.dtype, 'norm')(h))
-    h = conv(self.out_channels, 'float32', 'output', init=_zeros)(h)
+    h = conv(
+      self.out_channels, 'float32', 'output', init=INITIALISATIONS[self.initialisation].last
+    )(h)
     return h + x if self.add_input else h
 
   def _conditioning(self) -> Conditioning:
@@ -291,6 +323,7 @@ class UNet(DiffusionNetwork):
       fir=self.fir,
       head_width=self.head_width,
       dtype=self.dtype,
+      initialisation=self.initialisation,
     )
 
   def _res(self, h, multiplier, name, resample=None, *, condition, train):

@@ -46,6 +46,15 @@ def test_rsqrt_and_trapezoid():
   np.testing.assert_allclose([rate(80), rate(85), rate(100)], [2, 1.55, 0.2], rtol=1e-6)
 
 
+def test_exponential_decay_in_float32():
+  """1e-3·0.999995ⁿ, as in PixelCNN++'s code, also after a million steps."""
+  changed = settings(learning_rate=1e-3, schedule='exponential', warmup='0', decay=0.999995)
+  rate = optimizers.make_lr_schedule(changed, total=2_000_000, epoch=10)
+  n = np.array([0, 1, 1000, 1_000_000])
+  made = [rate(jnp.asarray(k, jnp.int32)) for k in n]
+  np.testing.assert_allclose(made, 1e-3 * 0.999995**n, rtol=1e-5)
+
+
 def test_a_warm_up_longer_than_the_run_and_an_unknown_schedule_are_refused():
   with pytest.raises(ConfigError, match='must be shorter than the run of 100 steps, got 100'):
     schedule(warmup='100')

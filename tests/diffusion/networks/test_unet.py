@@ -195,3 +195,18 @@ def test_the_input_is_added_to_the_output():
   assert variables['params']['input']['kernel'].shape == (3, 3, 1 + 4, 16)
   with pytest.raises(ConfigError, match='needs as many channels of the output as of the input'):
     network.clone(out_channels=2).init(jax.random.key(0), x, noise)
+
+
+def test_initial_weights_of_edm():
+  """Karras et al. 2022, code: Xavier's uniform weights times 1e-5 and √0.2, and those alone."""
+  style = Style(0.0, False, False, False, False, 0, 'float32', initialisation='edm')
+  x, condition = jnp.zeros((1, 2, 2, 32)), jnp.zeros((1, 8))
+  block = quick_jit(ResBlock(style, 32, False).init)(jax.random.key(0), x, condition)['params']
+  attention = quick_jit(Attention(style).init)(jax.random.key(0), x)['params']
+  for layer, fans, factor in (
+    (block['conv1'], (9 * 32, 9 * 32), 1.0),
+    (block['conv2'], (9 * 32, 9 * 32), 1e-5),
+    (attention['qkv'], (32, 3 * 32), 0.2**0.5),
+    (attention['out'], (32, 32), 1e-5),
+  ):
+    assert np.std(layer['kernel']) == pytest.approx(factor * np.sqrt(2 / sum(fans)), rel=0.1)
