@@ -44,9 +44,10 @@ format: $(ready)
 benchmark: $(peers)
 	$(bin)/twofold benchmark --out=benchmarks.md
 
-# docs/reference.md: everything that a flag can name.
+# docs/reference.md: everything that a flag can name; docs/papers.md: the configs of papers.
 reference: $(ready)
 	$(bin)/twofold list --markdown > docs/reference.md
+	$(bin)/twofold list --papers > docs/papers.md
 
 $(ready): setup.py constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("twofold needs Python 3.11 or newer; this is " + sys.version.split()[0] + ". Choose another: make PYTHON=python3.12") if sys.version_info < (3, 11) else None'

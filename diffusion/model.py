@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -49,12 +50,25 @@ def c_noise_conditioning(process: Process, t: Array) -> Array:
   return edm_conditioning(process, t) / 1000
 
 
-# How a network is told the noise level; all but `c_noise` on the scale of DDPM's timesteps.
+def unit_time_conditioning(process: Process, t: Array) -> Array:
+  """t/t_max itself, from 0 to 1, which the authors of SiT give to sinusoids (their code)."""
+  return time_conditioning(process, t) / 1000
+
+
+def log_sigma_conditioning(process: Process, t: Array) -> Array:
+  """1000·log σ of data in [0, 1] = 1000·log(σ/2α) (Song et al. 2021, NCSN++, times 1000)."""
+  return 4 * edm_conditioning(process, t) - 1000 * math.log(2)
+
+
+# How a network is told the noise level; all but `c_noise` and `unit_time` on the scale of DDPM's
+# timesteps.
 NOISE_CONDITIONINGS = {
   'time': time_conditioning,
   'log_snr': log_snr_conditioning,
   'edm': edm_conditioning,
   'c_noise': c_noise_conditioning,
+  'unit_time': unit_time_conditioning,
+  'log_sigma': log_sigma_conditioning,
 }
 
 

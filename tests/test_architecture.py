@@ -60,6 +60,8 @@ FLOORS = (
   {'studies'},
 )
 MAX_MODULES, MAX_LINES, MAX_ARGUMENTS = 11, 400, 8
+# Folders with more modules, each with its reason.
+LONG_LISTS = {'configs/papers': 'one file for each paper, found by its name'}
 # Lambdas, and functions inside functions, per 1,000 lines of the packages above (all lines, as
 # `per_thousand_lines` counts them). Before methods, steps and samplers became frozen dataclasses
 # they were 9.7 and 8.8.
@@ -149,7 +151,8 @@ def test_a_folder_has_few_modules(package):
   for path in modules(package):
     if path.name != '__init__.py':
       folders.setdefault(name_of(path.parent), []).append(path.stem)
-  assert not {f: names for f, names in folders.items() if len(names) > MAX_MODULES}
+  long = {f: names for f, names in folders.items() if len(names) > MAX_MODULES}
+  assert not long.keys() - LONG_LISTS.keys()
 
 
 @pytest.mark.parametrize('package', PACKAGES)

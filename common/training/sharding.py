@@ -63,7 +63,7 @@ RULES = (
   Rule(r'_attention/qkv/kernel$', (-2, -4), 'network.width'),
   Rule(r'_attention/out/kernel$', (-3, -1), 'network.width'),
   # Transformers over patches: the same shapes, with several heads.
-  Rule(r'qkv/(kernel|bias)$', (-2,), 'network.heads'),
+  Rule(r'(qkv|cross/q|cross/kv)/(kernel|bias)$', (-2,), 'network.heads'),
   Rule(r'out/kernel$', (-3,), 'network.heads'),
   # GANs: the convolutions of residual blocks as below, and all other layers by themselves.
   Rule(r'(^|/)(generator|discriminator)/(\w+/)*conv1/(kernel|bias)$', (-1,), GAN_WIDTH),
@@ -88,7 +88,7 @@ RULES = (
   # whose kernels are joined along their outputs; then networks over images, and the inputs of
   # models.
   Rule(
-    r'(modulation|patch_embed|augment_proj|skip|input|output|output_proj|resample|quant_conv)'
+    r'(modulation|patch_embed|augment_proj|label_proj|skip|input|output|output_proj|resample|quant_conv)'
     r'/kernel$',
     (-2, -1),
     'network.width',
@@ -164,7 +164,7 @@ def _is_convolution(path: str, shape: tuple[int, ...]) -> bool:
   one axis splits the inputs of its convolutions and another one their outputs.
   """
   axes = len(shape) - (1 if STACKED.search(path) else 0)
-  return axes == 4 and re.search(r'(?<!/qkv)(?<!/out)/kernel$', path) is not None
+  return axes == 4 and re.search(r'(?<!/qkv)(?<!/q)(?<!/kv)(?<!/out)/kernel$', path) is not None
 
 
 def check_placement(params: PyTree, mesh: Mesh | AbstractMesh) -> None:

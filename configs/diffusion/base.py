@@ -35,7 +35,8 @@ SETTINGS = base.SETTINGS | dict(
     target='v',  # x0, eps, v, velocity, score, edm, posterior_mean
     sigma_data=Setting(0.5, ABOVE_ZERO),  # standard deviation of the data in [-1, 1]
     scale_input=True,  # feed the network x at unit variance (EDM's c_in)
-    noise='log_snr',  # the network's measure of the noise level: time, log_snr, edm, c_noise
+    # the network's measure of the noise level: time, log_snr, edm, c_noise, unit_time, log_sigma
+    noise='log_snr',
     variance='fixed_small',  # of discrete reverse steps: fixed_small, fixed_large, learned
   ),
   objective=dict(  # the loss

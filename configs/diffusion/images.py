@@ -39,7 +39,7 @@ from ml_collections import ConfigDict
 
 from common.config import merge, pick
 from configs.diffusion.base import get_base
-from configs.papers import ddpm
+from configs.papers import ddpm, guidance
 
 DIGITS = dict(
   data=dict(name='digits', batch_size=32),
@@ -77,20 +77,8 @@ U_NET = dict(
     checkpoint_every='2.5%',
   ),
 )
-ADM_64 = dict(  # Dhariwal & Nichol 2021, ImageNet at 64×64: 296M parameters
-  name='unet',
-  width=192,
-  multipliers=(1, 2, 3, 4),
-  blocks=3,
-  attention=(32, 16, 8),
-  head_width=64,
-  dropout=0.1,
-  embedding='adm',
-  scale_shift=True,
-  resample_in_block=True,
-)
-# Two thirds as wide and with a block less at each level.
-U_NET_64 = merge(ADM_64, dict(width=128, blocks=2, attention=(16, 8)))
+# ADM's, two thirds as wide and with a block less at each level.
+U_NET_64 = merge(guidance.NETWORK, dict(width=128, blocks=2, attention=(16, 8)))
 # Over the latents of a first stage (configs/vae/images.py), which have unit variance and no bounds.
 LATENTS = dict(
   data=dict(first_stage='runs/first_stage'),

@@ -19,7 +19,6 @@ evaluated and saved.
 What the paper does and this code does not yet:
 
 - FID and Inception score are of the Inception network; `twofold evaluate` names its own features.
-- It trains on all 50,000 training images; here 5,000 of them are the validation split.
 - Each of its 8 cores clips the gradient of its 16 images; here the gradient of the whole batch is
   clipped, by the same norm of 1.
 - Its likelihood clips the estimates of the image to [-1, 1]; here they are not clipped.
@@ -36,7 +35,7 @@ NETWORK = dict(  # 35.7M parameters
 
 VARIANTS = {
   'cifar10': dict(
-    data=dict(name='cifar10', batch_size=128, flip=True),
+    data=dict(name='cifar10', train_to='test', batch_size=128, flip=True),
     conditional=False,
     process=dict(name='ddpm'),  # linear betas from 1e-4 to 0.02, T = 1000
     network=NETWORK,

@@ -17,9 +17,7 @@ Unspecified: the seed (the authors draw one), and how often the validation loss 
 What the paper does and this code does not yet:
 
 - FID is of the Inception network; `twofold evaluate` names its own features.
-- It trains on all 50,000 training images; here 5,000 of them are the validation split.
 - Augmentation filters images with a wavelet at twice the resolution; here bilinearly.
-- It adds the class to the noise embedding before the two layers that map it; here after them.
 - Noise levels in training are not bounded; here they lie in the process's 0.002 to 80, which leaves
   out 2 in 100,000.
 - Its warm-up begins with a rate of 0; here a step has about the rate of the authors' next one.
@@ -38,9 +36,11 @@ DDPMPP = dict(  # Song et al. 2021, as retrained by Karras et al. 2022: 55.7M pa
   attention=(16,),
   up_attention='last',
   dropout=0.13,
+  early_label=True,
   resample_in_block=True,
   resample_projection=True,
   skip_rescale=True,
+  initialisation='edm',
 )
 NCSNPP = merge(
   DDPMPP, dict(embedding='fourier', embedding_width=256, fir=True, progressive_input=True)
@@ -54,7 +54,7 @@ UNCONDITIONAL = dict(conditional=False)
 VALUES = 32 * 32 * 3
 
 COMMON = dict(
-  data=dict(name='cifar10', batch_size=512),
+  data=dict(name='cifar10', train_to='test', batch_size=512),
   process=dict(name='edm'),
   prediction=dict(target='edm'),
   objective=dict(weighting=dict(name='edm'), times=dict(name='log_normal')),

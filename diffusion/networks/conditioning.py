@@ -48,17 +48,20 @@ def check_embedding_width(dim: int):
 
 
 class Conditioning(nn.Module):
-  """One vector per example from noise level, class and augmentation.
+  """One vector per example from noise level, class and augmentation; or one vector for each.
 
   Attributes:
-    width: size of the vector.
+    width: size of a vector.
     embedding: a key of `EMBEDDINGS`.
     embedding_width: size of the noise embedding.
     num_classes: number of classes, or 0. Index `num_classes` is the null class.
     augment_dim: numbers that describe an example's augmentation; zeros mean an unchanged
       image (Karras et al. 2022, appendix F.2).
+    early_label: the class is added to the noise embedding before its two layers, times √classes
+      (Karras et al. 2022, the authors' code); otherwise after them.
+    tokens: return [noise level and augmentation, class] instead of their sum.
     kernel_init, label_init: initialisers.
-    dtype: type of the products and of the vector.
+    dtype: type of the products and of the vectors.
   """
 
   width: int
@@ -66,6 +69,8 @@ class Conditioning(nn.Module):
   embedding_width: int
   num_classes: int = 0
   augment_dim: int = 0
+  early_label: bool = False
+  tokens: bool = False
   kernel_init: nn.initializers.Initializer = nn.initializers.normal(0.02)
   label_init: nn.initializers.Initializer = nn.initializers.normal(0.02)
   dtype: str = 'float32'
@@ -76,7 +81,7 @@ class Conditioning(nn.Module):
     noise: Float[Array, 'batch'],
     label: Int[Array, 'batch'] | None = None,
     augment: Float[Array, 'batch numbers'] | None = None,
-  ) -> Float[Array, 'batch width']:
+  ) -> Float[Array, 'batch width'] | Float[Array, 'batch tokens width']:
     dense = functools.partial(nn.Dense, kernel_init=self.kernel_init, dtype=self.dtype)
     # The sinusoids are in float32: bfloat16 cannot tell neighbouring noise levels apart.
     h = pick(EMBEDDINGS, self.embedding, 'embedding')(noise, self.embedding_width)
@@ -87,17 +92,24 @@ class Conditioning(nn.Module):
       h = h + dense(h.shape[-1], use_bias=False, name='augment_proj')(augment)
     elif augment is not None:
       raise ConfigError('a network with augment_dim=0 takes no augmentation labels')
+    if label is not None and not self.num_classes:
+      raise ConfigError('a network with num_classes=0 takes no labels')
+    null = jnp.full(noise.shape, self.num_classes, jnp.int32)
+    label = null if label is None else label
+    early = self.early_label and self.num_classes > 0
+    if early:
+      # Zeros for the null class, √classes for any other: entries of variance near 1.
+      one_hot = self.num_classes**0.5 * jax.nn.one_hot(label, self.num_classes)
+      h = h + dense(h.shape[-1], name='label_proj')(one_hot)
     # Two layers with a SiLU between, as in the authors' code of DDPM, ADM and DiT.
     h = dense(self.width, name='first')(h)
     h = dense(self.width, name='second')(nn.silu(h))
-    if self.num_classes:
+    vectors = [h]
+    if self.num_classes and not early:
       # One more row than there are classes: the null class, for training without the label.
       embed = nn.Embed(
         self.num_classes + 1, self.width, embedding_init=self.label_init, name='label_embed'
       )
-      null = jnp.full(noise.shape, self.num_classes, jnp.int32)
       # Rows are looked up in float32, so that the gradients of a row add up in float32.
-      h = h + embed(null if label is None else label).astype(h.dtype)
-    elif label is not None:
-      raise ConfigError('a network with num_classes=0 takes no labels')
-    return h
+      vectors.append(embed(label).astype(h.dtype))
+    return jnp.stack(vectors, axis=1) if self.tokens else sum(vectors[1:], start=h)

@@ -4,7 +4,7 @@ Shapes: B batch, N patches, D width, H heads.
 """
 
 import functools
-from typing import Annotated
+from typing import Annotated, Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -39,50 +39,126 @@ def modulate(
   return x.astype(dtype) * (1 + scale[:, None]) + shift[:, None]
 
 
-class Block(nn.Module):
-  """Attention and a two-layer perceptron, each modulated and gated: adaLN-Zero (section 3.2)."""
+def self_attention(h: Float[Array, 'B N D'], heads: int, dtype: jnp.dtype) -> Float[Array, 'B N D']:
+  """Attention over all tokens, as layers of the module that calls it."""
+  width = h.shape[-1]
+  qkv = nn.DenseGeneral((3, heads, width // heads), kernel_init=_xavier, dtype=dtype, name='qkv')(h)
+  # [batch, patches, 3, heads, dim] to three arrays [batch, patches, heads, dim]
+  h = attend_positions_first(*jnp.moveaxis(qkv, 2, 0))
+  return nn.DenseGeneral(width, (-2, -1), kernel_init=_xavier, dtype=dtype, name='out')(h)
+
+
+def perceptron(h: Float[Array, 'B N D'], drop: nn.Dropout, hidden: int) -> Float[Array, 'B N D']:
+  """Two layers, as layers of the module that calls it."""
+  dense = functools.partial(nn.Dense, kernel_init=_xavier, dtype=h.dtype)
+  width = h.shape[-1]
+  return dense(width, name='down')(drop(nn.gelu(dense(hidden, name='up')(h))))
+
+
+class AdaptiveBlock(nn.Module):
+  """Attention and a two-layer perceptron, whose norms are modulated: adaLN and adaLN-Zero.
+
+  Section 3.2. With gates (adaLN-Zero), a factor from the condition is in front of every residual
+  connection, and every block starts as the identity. All modulation starts at zero, also without
+  gates, which the paper leaves open.
+  """
 
   heads: int
   mlp_ratio: float
   dropout: float
   dtype: str
   train: bool
+  gated: bool
 
   @nn.compact
   def __call__(self, x: Float[Array, 'B N D'], condition: Float[Array, 'B D']):
     """Returns (x, None): a carry and no output, as `nn.scan` expects it."""
     width, dtype = x.shape[-1], jnp.dtype(self.dtype)
     drop = nn.Dropout(self.dropout, deterministic=not self.train)
-    # Zero at initialisation, gates included: every block starts as the identity.
-    dense = functools.partial(nn.Dense, dtype=dtype)
-    modulation = dense(6 * width, kernel_init=_zeros, name='modulation')(condition)
-    shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(modulation, 6, axis=-1)
-
-    h = modulate(x, shift1, scale1)
-    qkv = nn.DenseGeneral(
-      (3, self.heads, width // self.heads), kernel_init=_xavier, dtype=dtype, name='qkv'
-    )(h)
-    # [batch, patches, 3, heads, dim] to three arrays [batch, patches, heads, dim]
-    h = attend_positions_first(*jnp.moveaxis(qkv, 2, 0))
-    h = nn.DenseGeneral(width, (-2, -1), kernel_init=_xavier, dtype=dtype, name='out')(h)
-    x = x + gate1[:, None] * drop(h)
-
+    # Shift, scale and gate of each branch, zero at initialisation.
+    numbers = 6 if self.gated else 4
+    modulation = nn.Dense(numbers * width, kernel_init=_zeros, dtype=dtype, name='modulation')
+    parts = jnp.split(modulation(condition), numbers, axis=-1)
+    (shift1, scale1, *gate1), (shift2, scale2, *gate2) = (
+      parts[: numbers // 2],
+      parts[numbers // 2 :],
+    )
+    h = drop(self_attention(modulate(x, shift1, scale1), self.heads, dtype))
+    x = x + (gate1[0][:, None] * h if self.gated else h)
     # The same for the perceptron: modulate, branch, gate, residual.
-    h = modulate(x, shift2, scale2)
-    hidden = int(self.mlp_ratio * width)
-    h = nn.gelu(dense(hidden, kernel_init=_xavier, name='up')(h))
-    h = dense(width, kernel_init=_xavier, name='down')(drop(h))
-    return x + gate2[:, None] * drop(h), None
+    h = drop(perceptron(modulate(x, shift2, scale2), drop, int(self.mlp_ratio * width)))
+    return x + (gate2[0][:, None] * h if self.gated else h), None
+
+
+class CrossAttention(nn.Module):
+  """Attention of all tokens to the tokens of the condition."""
+
+  heads: int
+  dtype: str
+
+  @nn.compact
+  def __call__(
+    self, h: Float[Array, 'B N D'], condition: Float[Array, 'B C D']
+  ) -> Float[Array, 'B N D']:
+    width, dim = h.shape[-1], h.shape[-1] // self.heads
+    dense = functools.partial(nn.DenseGeneral, kernel_init=_xavier, dtype=jnp.dtype(self.dtype))
+    query = dense((self.heads, dim), name='q')(h)
+    keys_and_values = dense((2, self.heads, dim), name='kv')(condition)
+    h = attend_positions_first(query, *jnp.moveaxis(keys_and_values, 2, 0))
+    return dense(width, (-2, -1), name='out')(h)
+
+
+class PlainBlock(nn.Module):
+  """A block of a vision transformer, whose norms have learned scales and shifts (section 3.2).
+
+  The tokens of the condition are among its own (in-context), or it attends to them after its
+  self-attention (cross-attention).
+  """
+
+  heads: int
+  mlp_ratio: float
+  dropout: float
+  dtype: str
+  train: bool
+  cross: bool
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'B N D'], condition: Float[Array, 'B C D']):
+    """Returns (x, None), as `AdaptiveBlock` does."""
+    width, dtype = x.shape[-1], jnp.dtype(self.dtype)
+    drop = nn.Dropout(self.dropout, deterministic=not self.train)
+    x = x + drop(self_attention(layer_norm(dtype, 'norm1')(x), self.heads, dtype))
+    if self.cross:
+      attend = CrossAttention(self.heads, self.dtype, name='cross')
+      x = x + drop(attend(layer_norm(dtype, 'norm_cross')(x), condition))
+    h = layer_norm(dtype, 'norm2')(x)
+    return x + drop(perceptron(h, drop, int(self.mlp_ratio * width))), None
+
+
+def layer_norm(dtype: jnp.dtype, name: str) -> nn.LayerNorm:
+  """A layer norm with a learned scale and shift, and statistics in float32."""
+  return nn.LayerNorm(epsilon=1e-6, dtype=dtype, name=name)
+
+
+# Blocks by name: the class, and its settings.
+BLOCKS: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
+  'adaln_zero': (AdaptiveBlock, dict(gated=True)),
+  'adaln': (AdaptiveBlock, dict(gated=False)),
+  'cross_attention': (PlainBlock, dict(cross=True)),
+  'in_context': (PlainBlock, dict(cross=False)),
+}
 
 
 class DiT(DiffusionNetwork):
   """Diffusion transformer.
 
-  The output is exactly zero at initialisation, and every block is the identity.
+  The output is exactly zero at initialisation, and every block of adaLN-Zero is the identity.
 
   Attributes:
     out_channels: channels of the output.
     num_classes: number of classes, or 0.
+    block: how the blocks are told the condition: 'adaln_zero', 'adaln', 'cross_attention' or
+      'in_context' (section 3.2 of the paper).
     patch: side of a patch in pixels.
     width: channels of a token; the paper's sizes are in `configs/papers/dit.py`.
     depth: blocks.
@@ -98,6 +174,7 @@ class DiT(DiffusionNetwork):
 
   out_channels: int
   num_classes: int = 0
+  block: Annotated[str, OneOf(*BLOCKS)] = 'adaln_zero'
   patch: Annotated[int, AT_LEAST_ONE] = 2
   width: Annotated[int, AT_LEAST_ONE] = 384
   depth: Annotated[int, AT_LEAST_ONE] = 12
@@ -131,36 +208,39 @@ class DiT(DiffusionNetwork):
     if height % self.patch or width % self.patch:
       raise ConfigError(f'dit.patch={self.patch} does not divide images of {height}x{width}')
     rows, columns = height // self.patch, width // self.patch
-    condition = nn.silu(
-      Conditioning(
-        self.width,
-        self.embedding,
-        256,  # channels of the noise embedding for every width, as in the authors' code
-        self.num_classes,
-        self.augment_dim,
-        dtype=self.dtype,
-        name='conditioning',
-      )(noise, label, augment)
-    )
+    adaptive = BLOCKS[self.block][0] is AdaptiveBlock
+    condition = Conditioning(
+      self.width,
+      self.embedding,
+      256,  # channels of the noise embedding for every width, as in the authors' code
+      self.num_classes,
+      self.augment_dim,
+      tokens=not adaptive,
+      dtype=self.dtype,
+      name='conditioning',
+    )(noise, label, augment)
+    condition = nn.silu(condition) if adaptive else condition
     embed = nn.Dense(self.width, kernel_init=_xavier, dtype=self.dtype, name='patch_embed')
     h = embed(patchify(x, self.patch))
     h = h + sincos_positions(rows, columns, self.width).astype(self.dtype)
-    h = self._blocks(h, condition, train)
-    # The last norm is modulated too, but has no gate: there is no residual to protect.
-    shift, scale = jnp.split(
-      nn.Dense(2 * self.width, kernel_init=_zeros, dtype=self.dtype, name='modulation')(condition),
-      2,
-      axis=-1,
-    )
+    if self.block == 'in_context':  # further tokens, which are left out again after the blocks
+      h = jnp.concatenate([h, condition], axis=1)
+    h = self._blocks(h, condition, train)[:, : rows * columns]
+    if adaptive:
+      # The last norm is modulated too, but has no gate: there is no residual to protect.
+      modulation = nn.Dense(2 * self.width, kernel_init=_zeros, dtype=self.dtype, name='modulation')
+      h = modulate(h, *jnp.split(modulation(condition), 2, axis=-1))
+    else:
+      h = layer_norm(jnp.dtype(self.dtype), 'norm')(h)
     # Zero at initialisation as well, and in float32: this is the network's estimate itself.
     numbers = self.patch**2 * self.out_channels
     output = nn.Dense(numbers, kernel_init=_zeros, dtype=jnp.float32, name='output_proj')
-    h = output(modulate(h, shift, scale))
-    return unpatchify(h, self.patch, (height, width, self.out_channels))
+    return unpatchify(output(h), self.patch, (height, width, self.out_channels))
 
   def _blocks(self, h, condition, train):
-    block = nn.remat(Block, prevent_cse=not self.scan) if self.remat else Block
-    settings = dict(
+    block, own = BLOCKS[self.block]
+    block = nn.remat(block, prevent_cse=not self.scan) if self.remat else block
+    settings = own | dict(
       heads=self.heads,
       mlp_ratio=self.mlp_ratio,
       dropout=self.dropout,

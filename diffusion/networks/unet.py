@@ -1,13 +1,13 @@
-"""One U-Net: DDPM, DDPM++, NCSN++ and ADM are settings of it.
+"""One U-Net: DDPM, DDPM++, NCSN++, ADM and VDM are settings of it.
 
-Sources: Ho et al. 2020 (DDPM), Song et al. 2021 (DDPM++, NCSN++), Dhariwal & Nichol 2021 (ADM).
-The papers' settings are in `configs/papers/` (ADM's in `configs/diffusion/images.py`).
+Sources: Ho et al. 2020 (DDPM), Song et al. 2021 (DDPM++, NCSN++), Dhariwal & Nichol 2021 (ADM),
+Kingma et al. 2021 (VDM). The papers' settings are in `configs/papers/`.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -25,7 +25,28 @@ from diffusion.networks.conditioning import (
 from diffusion.networks.resampling import FIR_MARGIN, downsample, upsample
 
 _init = nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform')
-_zeros = nn.initializers.zeros
+
+
+class Initialisers(NamedTuple):
+  """Initialisers of the layers that do not start as all others do.
+
+  Attributes:
+    last: the last layer of each residual branch, and that of the network.
+    qkv: the queries, keys and values of attention.
+  """
+
+  last: nn.initializers.Initializer
+  qkv: nn.initializers.Initializer
+
+
+INITIALISATIONS = {
+  'zero': Initialisers(nn.initializers.zeros, _init),
+  # Karras et al. 2022, the authors' code: weights times 1e-5, and times √0.2.
+  'edm': Initialisers(
+    nn.initializers.variance_scaling(1e-10, 'fan_avg', 'uniform'),
+    nn.initializers.variance_scaling(0.2, 'fan_avg', 'uniform'),
+  ),
+}
 Images = Float[Array, 'batch _ _ _']  # batch, height, width, channels
 
 
@@ -66,6 +87,15 @@ def add(x: Images, h: Images, rescale: bool) -> Images:
   return (x + h) * 0.5**0.5 if rescale else x + h
 
 
+def fourier_features(x: Images, exponents: tuple[int, ...]) -> Images:
+  """sin and cos of 2π·2ⁿ·x for each exponent n, as channels (Kingma et al. 2021, appendix C)."""
+  # In float32: the angles reach hundreds of turns.
+  frequencies = 2 * jnp.pi * 2.0 ** jnp.asarray(exponents, jnp.float32)
+  angles = x.astype(jnp.float32)[..., None] * frequencies
+  waves = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+  return waves.reshape(*x.shape[:-1], -1).astype(x.dtype)
+
+
 @dataclasses.dataclass(frozen=True)
 class Style:
   """The settings that all layers of a `UNet` share; `UNet` describes them."""
@@ -77,6 +107,7 @@ class Style:
   fir: bool
   head_width: int
   dtype: str
+  initialisation: str = 'zero'
 
 
 class ResBlock(nn.Module):
@@ -108,8 +139,10 @@ class ResBlock(nn.Module):
     else:
       h = norm(h + condition)
     h = nn.Dropout(style.dropout, deterministic=not self.train)(nn.silu(h))
-    # Zero at initialisation: every block starts as its skip connection.
-    h = conv(self.channels, style.dtype, 'conv2', init=_zeros)(h)
+    # Zero at initialisation, or nearly: every block starts as its skip connection.
+    h = conv(self.channels, style.dtype, 'conv2', init=INITIALISATIONS[style.initialisation].last)(
+      h
+    )
     # A 1x1 convolution where the skip connection changes its channels (or always: NCSN++).
     resampled = self.resample is not None and style.resample_projection
     if x.shape[-1] != self.channels or resampled:
@@ -133,17 +166,20 @@ class Attention(nn.Module):
     h = group_norm(channels, style.dtype, 'norm')(x).reshape(batch, height * width, channels)
     # Query, key and value from one product; DDPM has one head of all channels.
     sizes = (3, channels // head_width, head_width)
-    qkv = nn.DenseGeneral(sizes, kernel_init=_init, dtype=dtype, name='qkv')(h)
+    initialisers = INITIALISATIONS[style.initialisation]
+    qkv = nn.DenseGeneral(sizes, kernel_init=initialisers.qkv, dtype=dtype, name='qkv')(h)
     # [batch, pixels, 3, heads, dim] to three arrays [batch, pixels, heads, dim]
     h = attend_positions_first(*jnp.moveaxis(qkv, 2, 0))
-    h = nn.DenseGeneral(channels, (-2, -1), kernel_init=_zeros, dtype=dtype, name='out')(h)
+    h = nn.DenseGeneral(channels, (-2, -1), kernel_init=initialisers.last, dtype=dtype, name='out')(
+      h
+    )
     return add(x, h.reshape(x.shape), style.skip_rescale)
 
 
 class UNet(DiffusionNetwork):
   """Residual blocks down to a coarse resolution and up again, with skips across.
 
-  The output is exactly zero at initialisation.
+  The output is exactly zero at initialisation, unless a setting says otherwise.
 
   Attributes:
     out_channels: channels of the output.
@@ -157,6 +193,8 @@ class UNet(DiffusionNetwork):
     dropout: probability.
     embedding: noise embedding, a key of `conditioning.EMBEDDINGS`.
     embedding_width: size of the noise embedding; 0 for `width`.
+    early_label: the class is added to the noise embedding before its two layers (EDM); otherwise
+      after them.
     augment_dim: numbers in an augmentation label, or 0.
     scale_shift: the condition scales and shifts the second norm; otherwise it is added before it.
     resample_in_block: a residual block changes the resolution (BigGAN); otherwise a separate
@@ -166,6 +204,11 @@ class UNet(DiffusionNetwork):
     fir: resample with the filter [1, 3, 3, 1] (StyleGAN 2); otherwise with means and copies.
     skip_rescale: residual connections are divided by sqrt(2).
     progressive_input: shrunken copies of the input enter every level (NCSN++, 'residual').
+    input_fourier: exponents n of 2ⁿ: sines and cosines of the input at these frequencies are
+      further channels of it (VDM); (): none.
+    add_input: the input is added to the output, which is then not zero at initialisation (VDM).
+    initialisation: how residual branches and the output start: 'zero', or 'edm', nearly so and
+      with smaller queries, keys and values (EDM).
     dtype: type of the convolutions, of other products and of the residual stream.
     remat: recompute a block's activations in the backward pass instead of keeping them.
   """
@@ -182,6 +225,7 @@ class UNet(DiffusionNetwork):
   dropout: Annotated[float, BELOW_ONE] = 0.0
   embedding: Annotated[str, OneOf(*EMBEDDINGS)] = 'ddpm'
   embedding_width: Annotated[int, Interval(0, note='0: the width')] = 0
+  early_label: bool = False
   augment_dim: Annotated[int, AT_LEAST_ZERO] = 0
   scale_shift: bool = False
   resample_in_block: bool = False
@@ -189,6 +233,9 @@ class UNet(DiffusionNetwork):
   fir: bool = False
   skip_rescale: bool = False
   progressive_input: bool = False
+  input_fourier: Annotated[tuple[int, ...], Each(Interval(0, 30), int)] = ()
+  add_input: bool = False
+  initialisation: Annotated[str, OneOf(*INITIALISATIONS)] = 'zero'
   dtype: str = 'float32'
   remat: bool = False
 
@@ -205,14 +252,16 @@ class UNet(DiffusionNetwork):
     train: bool = False,
     augment: Float[Array, 'batch numbers'] | None = None,
   ) -> Float[Array, 'batch height width out_channels']:
-    self._check_size(*x.shape[1:3])
+    self._check_shape(*x.shape[1:])
     condition = nn.silu(self._conditioning()(noise, label, augment))
     res = functools.partial(self._res, condition=condition, train=train)
     change_resolution = functools.partial(self._change_resolution, condition=condition, train=train)
 
     # Every output on the way down is a skip input on the way up, last in, first out.
-    pyramid = x
-    h = conv(self.width, self.dtype, 'input')(x)
+    pyramid = h = x
+    if self.input_fourier:
+      h = jnp.concatenate([x, fourier_features(x, self.input_fourier)], axis=-1)
+    h = conv(self.width, self.dtype, 'input')(h)
     skips = [h]
     for i, multiplier in enumerate(self.multipliers):
       for j in range(self.blocks):
@@ -246,7 +295,10 @@ class UNet(DiffusionNetwork):
         h = change_resolution(h, multiplier, upsample, f'up_{i}_resample')
     # The last convolution is in float32 and zero at initialisation: it makes the estimate.
     h = nn.silu(group_norm(h.shape[-1], self.dtype, 'norm')(h))
-    return conv(self.out_channels, 'float32', 'output', init=_zeros)(h)
+    h = conv(
+      self.out_channels, 'float32', 'output', init=INITIALISATIONS[self.initialisation].last
+    )(h)
+    return h + x if self.add_input else h
 
   def _conditioning(self) -> Conditioning:
     return Conditioning(
@@ -255,6 +307,7 @@ class UNet(DiffusionNetwork):
       self.embedding_width or self.width,
       self.num_classes,
       self.augment_dim,
+      self.early_label,
       kernel_init=_init,
       dtype=self.dtype,
       name='conditioning',
@@ -270,6 +323,7 @@ class UNet(DiffusionNetwork):
       fir=self.fir,
       head_width=self.head_width,
       dtype=self.dtype,
+      initialisation=self.initialisation,
     )
 
   def _res(self, h, multiplier, name, resample=None, *, condition, train):
@@ -291,8 +345,8 @@ class UNet(DiffusionNetwork):
       return conv_downsample(h, h.shape[-1], self.dtype, name, self.fir)
     return conv(h.shape[-1], self.dtype, name)(upsample(h, self.fir))
 
-  def _check_size(self, height: int, width: int):
-    """Raises ConfigError for images that the levels do not divide, or attention at no level."""
+  def _check_shape(self, height: int, width: int, channels: int):
+    """Raises ConfigError for images that do not fit the levels, the attention or the output."""
     # Each level but the first halves the sides.
     factor = 2 ** (len(self.multipliers) - 1)
     if height % factor or width % factor:
@@ -304,3 +358,9 @@ class UNet(DiffusionNetwork):
     for resolution in self.attention:
       if resolution not in levels:
         raise ConfigError(f'network.attention must name levels out of {levels}, got {resolution}')
+    if self.add_input and channels != self.out_channels:
+      raise ConfigError(
+        f'network.add_input needs as many channels of the output as of the input, got '
+        f'{self.out_channels} and {channels}; set it to False, or choose a fixed '
+        'prediction.variance'
+      )

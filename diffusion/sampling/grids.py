@@ -92,10 +92,18 @@ def _nearest_entries(process: Process, log_snr: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Uniform(Grid):
-  """Equal steps in time."""
+  """Equal steps in time.
+
+  Attributes:
+    last: the last time above 0, where sampling ends earlier than training begins; 0: t_min.
+  """
+
+  last: Annotated[float, AT_LEAST_ZERO] = 0.0
 
   def discretise(self, process: Process, number: int) -> TimeArray:
-    return _between(process, 1 - _fractions(number))
+    # The share of the way from t_min to t_max at which `last` lies.
+    low = max(self.last - process.t_min, 0.0) / (process.t_max - process.t_min)
+    return _between(process, 1 - (1 - low) * _fractions(number))
 
 
 @dataclasses.dataclass(frozen=True)

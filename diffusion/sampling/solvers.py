@@ -95,12 +95,15 @@ class Ancestral(Sampler):
       `of_model`. 'fixed_small': the variance of q(x_s | x_t, x0), DDPM's β̃; 'fixed_large': the
       variance of q(x_t | x_s), DDPM's β; 'learned': between the two on a log scale, by the
       denoiser's `variance_fraction` (Nichol & Dhariwal 2021, eq. 15).
+    interpolation: for 'fixed_small': how far the variance lies towards the large one on a log scale
+      (v of Ho & Salimans 2022, section 4).
 
   Raises:
     ValueError: for 'learned' with a model that learns none.
   """
 
   variance: Annotated[str, OneOf(MODELS_OWN, *VARIANCES)] = MODELS_OWN
+  interpolation: Annotated[float, PROBABILITY] = 0.0
 
   def of_model(self, variance: str) -> Sampler:
     if self.variance == 'learned' != variance:
@@ -108,7 +111,7 @@ class Ancestral(Sampler):
         "variance='learned' needs a model with prediction.variance='learned', got"
         f" {variance!r}; use 'model'"
       )
-    return Ancestral(variance) if self.variance == MODELS_OWN else self
+    return dataclasses.replace(self, variance=variance) if self.variance == MODELS_OWN else self
 
   def step(self, process, x, t, s, denoise, key, carry):
     pair = denoise(x, t)
@@ -121,6 +124,8 @@ class Ancestral(Sampler):
     small = jnp.where(sigma_s > 0, sigma_s, 1)
     if self.variance == 'learned':
       spread = jnp.exp(pair.variance_fraction * jnp.log(sigma_t / small)) * small
+    elif self.variance == 'fixed_small' and self.interpolation:
+      spread = sigma_t**self.interpolation * small ** (1 - self.interpolation)
     else:
       spread = sigma_t if self.variance == 'fixed_large' else small
     std = jnp.where(sigma_s > 0, jnp.sqrt(share) * spread, 0)

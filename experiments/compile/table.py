@@ -27,7 +27,8 @@ Made by `twofold compile --table=rows.jsonl > docs/tpu.md`, with jax 0.10.2 and 
 2-core CPU machine ({dates}), without any TPU. Each row says that a program **compiles and
 fits**: its shapes, shardings, kernels and memory are those of a slice. It does not say that it has
 run, how fast it is, or that its numbers are right. [running.md](running.md#before-paying-for-tpus)
-has the flags; `--suggest` looks for settings with which a config fits.
+has the flags; `--suggest` looks for settings with which a config fits. Papers of
+[configs/papers/](../configs/papers) that are not in the tables have not been compiled.
 
 Sizes are GiB of each chip. The total is the compiler's, against what it allows. Parameters, state
 of the optimiser and averages follow from shapes and shardings; the rest is activations, gradients

@@ -80,6 +80,9 @@ def images_of(data):
     return DataSpec('copies', 'text', shape, 10, num_train=10_000, tokenizer=LETTERS, counted=True)
   if data['name'] == 'dialogues':
     return DataSpec('dialogues', 'text', (513,), 256, tokenizer=Bytes(), counted=True)
+  if data['name'] == 'imagenet':
+    shape = (data['image_size'], data['image_size'], 3)
+    return DataSpec('imagenet', 'image', shape, 256, 1000, num_train=1_281_167)
   if data['name'] != 'image_folder':
     return SPECS[data['name']]
   size, colours = data['image_size'], data['palette']
@@ -153,6 +156,13 @@ OTHERS += ('pixelcnn_pp.py:cifar10', 'pixelcnn_pp.py:no_short_cuts', 'pixelcnn_p
 OTHERS += ('gated_pixelcnn.py:cifar10', 'gated_pixelcnn.py:imagenet64', 'deepar.py:parts')
 OTHERS += ('tcn.py:copy_1000', 'nbeats.py:m3_yearly', 'nbeats.py:m3_yearly_interpretable')
 OTHERS += ('nbeats.py:tourism_monthly',)
+# Deep U-Nets, traced with one block in a level; `test_diffusion_papers.py` has their full sizes.
+DEEP = tuple(
+  f'configs/papers/{paper}.py'
+  for paper in ('improved_ddpm', 'score_sde', 'progressive_distillation', 'guidance', 'vdm')
+)
+OTHERS += tuple(v for v in VARIANTS if v.startswith(DEEP))
+OTHERS += tuple(v for v in VARIANTS if 'papers/sit.py' in v and not v.endswith(':B2_gvp_score'))
 SLOW = LARGE + OTHERS
 # These differ from a traced one in sizes alone.
 ALIKE = tuple(f'papers/nbeats.py:{name}' for name in nbeats.VARIANTS)
@@ -167,7 +177,7 @@ TRACED = [
 
 @pytest.mark.parametrize('variant', TRACED)
 def test_a_variant_builds_and_its_step_can_be_lowered(variant):
-  config = families.load_config(variant, {})
+  config = families.load_config(variant, {'network.blocks': 1} if variant.startswith(DEEP) else {})
   spec = spec_of(config['data'])
   method = families.build(config, spec)
   mesh = make_mesh(config['parallel'], jax.devices()[:1])

@@ -14,6 +14,7 @@ from common.method import Context
 from common.training.averages import make_averaging
 from common.training.optimizers import decay_mask, make_lr_schedule
 from common.training.schedule import make_schedule
+from configs.ablations.diffusion import dit as dit_blocks
 from configs.papers import dit
 from experiments import families
 from tests.autoregressive.networks.test_pixelcnn import parameters_of_pp
@@ -23,9 +24,9 @@ DITS = [f'papers/dit:{size}{patch}' for size in dit.SIZES for patch in dit.PATCH
 
 
 @functools.cache
-def built(variant):
-  """(config, spec, method, shapes of the parameters) of a variant."""
-  config = families.load_config(variant, {})
+def built(variant, block=None):
+  """(config, spec, method, shapes of the parameters) of a variant, perhaps with another block."""
+  config = families.load_config(variant, {'network.block': block} if block else {})
   spec = spec_of(config['data'])
   method = families.build(config, spec)
   params, _ = jax.eval_shape(method.init, jax.random.key(0), spec.batch_struct(1))
@@ -57,8 +58,8 @@ def operations(function, *arguments):
   [
     ('ddpm:cifar10', 35_746_307),  # 35.7M (Ho et al. 2020, appendix B)
     ('edm:uncond_vp', 55_733_891),  # 55.7M (Karras et al. 2022, appendix F.1)
-    # The embeddings of ten classes and of no class, 512 numbers each.
-    ('edm:cond_vp', 55_733_891 + 11 * 512),
+    # Ten classes and a bias, for each of the 128 numbers of the noise embedding.
+    ('edm:cond_vp', 55_733_891 + (10 + 1) * 128),
     # 12 blocks of 12·d² and two norms, a last norm, 1,024 positions and 50,304 tokens, d = 768.
     ('nanogpt:gpt2', 12 * (12 * 768**2 + 2 * 768) + 768 + (1024 + 50_304) * 768),
     ('nanogpt:shakespeare_char', 6 * (12 * 384**2 + 2 * 384) + 384 + (256 + 65) * 384),
@@ -101,16 +102,30 @@ TABLE_4 = {
 }  # fmt: skip
 
 
+def multiplications_of(method, spec, params):
+  """Billions of multiplications of a class-conditional network's estimate of one image."""
+  x, t = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, *spec.shape), (1,)))
+  label = jax.ShapeDtypeStruct((1,), jnp.int32)
+  return operations(method.model.estimate, params, x, t, label) / 2e9
+
+
 @pytest.mark.parametrize('variant', DITS)
 def test_dits_have_the_operations_and_parameters_of_the_paper(variant):
   """Within the paper's rounding or 0.03 %: it seems to count the elements of norms too."""
   _, spec, method, params = built(variant)
   multiplications, millions = TABLE_4[variant.partition(':')[2]]
   assert round(size_of(params) / 1e6) == millions
-  x, t = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, *spec.shape), (1,)))
-  label = jax.ShapeDtypeStruct((1,), jnp.int32)
-  counted = operations(method.model.estimate, params, x, t, label) / 2e9
+  counted = multiplications_of(method, spec, params)
   assert counted == pytest.approx(multiplications, rel=3e-4, abs=0.0055)
+
+
+@pytest.mark.parametrize('name', dit_blocks.BLOCKS)
+def test_blocks_of_dit_have_the_operations_and_parameters_of_the_paper(name):
+  """The paper's text and table 4, XL/2, within 0.05 %."""
+  block, (_, multiplications, millions) = dit_blocks.BLOCKS[name]
+  _, spec, method, params = built('papers/dit:XL2', block)
+  assert round(size_of(params) / 1e6) == millions
+  assert multiplications_of(method, spec, params) == pytest.approx(multiplications, rel=5e-4)
 
 
 def test_a_token_of_gpt2_costs_what_the_formula_says():
@@ -171,6 +186,10 @@ def cosine(peak, final, warmup, total, n):
   ],
 )
 def test_learning_rates(variant, steps, rates):
+  assert_learning_rates(variant, steps, rates)
+
+
+def assert_learning_rates(variant, steps, rates):
   config, total, units = lengths(f'papers/{variant}')
   schedule = make_lr_schedule(config['optimizer'], *units)
   assert total == steps
@@ -264,8 +283,11 @@ PUBLISHED = {
 
 @pytest.mark.parametrize('variant', PUBLISHED)
 def test_settings_are_the_published_ones(variant):
+  assert_settings(variant, PUBLISHED[variant])
+
+
+def assert_settings(variant, expected):
   found = flatten(families.load_config(f'papers/{variant}', {}))
-  expected = PUBLISHED[variant]
   assert {name: found.get(name) for name in expected} == expected
 
 

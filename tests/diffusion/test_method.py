@@ -370,7 +370,7 @@ def test_data_of_numbers_are_trained_on_and_sampled_as_they_are():
     ({'network__widht': 3}, "did you mean 'width'"),
     ({'process': dict(name='rectified_flow'), 'prediction__target': 'eps'}, 'singular at t'),
     ({'prediction__target': 'noise'}, 'known: .*eps'),
-    ({'prediction__noise': 'sigma'}, 'edm, log_snr, time'),
+    ({'prediction__noise': 'sigma'}, 'edm, log_sigma, log_snr, time'),
     ({'prediction__variance': 'learned'}, 'needs a discrete process'),
     ({'prediction__variance': 'small'}, 'fixed_small'),
     ({'process': dict(name='learned')}, "weighting 'vlb' and.*got 'simple'"),

@@ -7,7 +7,7 @@ import pytest
 from common.config import ConfigError, flatten
 from experiments import families
 from experiments.families import FAMILIES
-from experiments.list import pages
+from experiments.list import pages, papers
 from experiments.list.kinds import KINDS
 from experiments.list.show import explanations, show
 
@@ -63,6 +63,57 @@ def test_an_unknown_kind_or_name_is_refused_with_the_nearest():
 def test_the_reference_is_fresh():
   text = (ROOT / 'docs' / 'reference.md').read_text(encoding='utf-8')
   assert text == pages.reference() + '\n', 'docs/reference.md is stale: run `make reference`'
+
+
+def test_the_page_of_papers_is_fresh():
+  text = (ROOT / 'docs' / 'papers.md').read_text(encoding='utf-8')
+  assert text == papers.page() + '\n', 'docs/papers.md is stale: run `make reference`'
+
+
+def test_every_paper_says_what_it_reproduces_and_what_is_missing():
+  found = papers.papers()
+  assert len(found) >= 5
+  for paper in found:
+    assert {'Reproduces', 'To expect', 'Not here yet'} <= paper.sections.keys(), paper.file
+    trains = [line for line in paper.commands if line.startswith('twofold train ')]
+    assert trains and f'--config={paper.file}:' in trains[0]
+    # A title ends where the first blank line is, and the rest is in no other section.
+    assert len(paper.title) < 120 and 'Reproduces' not in paper.title + ''.join(paper.notes)
+
+
+def test_the_sections_of_a_docstring():
+  docstring = """A title
+  in two lines.
+
+  twofold train --config=configs/papers/it.py:a --workdir=runs/a     --config.data.source=FILE
+
+  FILE is text.
+
+  Reproduces: table 1;
+  and table 2.
+
+  Settings: the paper.
+
+  To expect, not measured here, in bits:
+
+    a  1.0
+
+  a is best.
+
+  What the papers do and this code does not yet:
+
+  - One thing.
+  - Another.
+  """
+  docstring = '\n'.join(line.removeprefix('  ') for line in docstring.splitlines())
+  paper = papers.read('configs/papers/it.py', docstring, ['a'])
+  assert paper.title == 'A title in two lines.' and paper.notes == ('FILE is text.',)
+  assert paper.commands[0].startswith('twofold train') and len(paper.commands) == 1
+  assert {name: len(parts) for name, parts in paper.sections.items()} == {
+    'Reproduces': 2,
+    'To expect': 3,
+    'Not here yet': 2,
+  }
 
 
 @pytest.mark.parametrize('family', FAMILIES)

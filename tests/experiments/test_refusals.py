@@ -46,7 +46,7 @@ REFUSED = [  # (command, flags, a part of its message); NEW is a folder that doe
   ('train', '--workdir=NEW --config=diffusion/images:', 'images: ends in a colon'),
   ('train', '--workdir=NEW --config=docs', 'docs is a folder: write the path of a Python file'),
   ('train', '--workdir=NEW --extend ' + DIGITS, 'new holds no run; remove the flag to start one'),
-  ('list', '--markdown samplers', "prints the whole reference: leave out 'samplers'"),
+  ('list', '--markdown samplers', "prints a whole page: leave out 'samplers'"),
   ('ablate', '--workdir=NEW', '--study is missing'),
   (
     'ablate',

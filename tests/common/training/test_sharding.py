@@ -151,6 +151,11 @@ def test_papers_fit_large_meshes(variant, axes):
   assert_split(built(f'papers/{variant}')[3], axes)
 
 
+@pytest.mark.parametrize('block', ['adaln', 'cross_attention', 'in_context'])
+def test_blocks_of_dit_fit_large_meshes(block):
+  assert_split(built('papers/dit:XL2', block)[3], dict(fsdp=16, tensor=8))
+
+
 def test_the_autoencoder_of_stable_diffusion_fits_a_large_mesh():
   network = ConvAutoencoder(3, 8, width=128, multipliers=(1, 2, 4, 4), blocks=2, groups=32)
   x, z = jnp.zeros((1, 64, 64, 3)), jnp.zeros((1, 8, 8, 4))

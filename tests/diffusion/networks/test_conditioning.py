@@ -62,3 +62,30 @@ def test_two_layers_and_the_row_of_the_class_by_hand():
   for label, row in ((jnp.array([0, 2, 1]), [0, 2, 1]), (None, [3, 3, 3])):
     made = network.apply({'params': params}, noise, label)
     np.testing.assert_allclose(made, h + rows['embedding'][row], rtol=1e-4, atol=1e-6)
+
+
+def test_an_early_class_is_added_to_the_noise_embedding_times_the_root_of_their_number():
+  """Karras et al. 2022, the authors' code: W·√classes·one_hot + b, zeros for no class."""
+  network = Conditioning(6, 'ddpm', 8, num_classes=3, early_label=True)
+  noise = jnp.array([10.0, 300.0, 900.0])
+  params = network.init(jax.random.key(0), noise)['params']
+  assert set(params) == {'first', 'second', 'label_proj'}
+  first, second, label = (
+    jax.tree.map(np.asarray, params[n]) for n in ('first', 'second', 'label_proj')
+  )
+  rows = np.sqrt(3) * np.concatenate([label['kernel'], np.zeros((1, 8))])[np.array([2, 0, 3])]
+  h = np.asarray(sinusoid_ddpm(noise, 8)) + rows + label['bias']
+  h = h @ first['kernel'] + first['bias']
+  expected = (h / (1 + np.exp(-h))) @ second['kernel'] + second['bias']
+  made = network.apply({'params': params}, noise, jnp.array([2, 0, 3]))
+  np.testing.assert_allclose(made, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_tokens_add_up_to_the_one_vector():
+  noise, label = jnp.array([10.0, 300.0]), jnp.array([1, 0])
+  apart = Conditioning(6, 'adm', 8, num_classes=3, tokens=True)
+  params = apart.init(jax.random.key(0), noise)['params']
+  tokens = apart.apply({'params': params}, noise, label)
+  assert tokens.shape == (2, 2, 6)
+  together = Conditioning(6, 'adm', 8, num_classes=3).apply({'params': params}, noise, label)
+  np.testing.assert_allclose(tokens.sum(axis=1), together, rtol=1e-6)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from diffusion.networks.conditioning import Conditioning
-from tests.diffusion.networks.small import batch, build, quick_jit, random_params
+from diffusion.networks.dit import BLOCKS, CrossAttention
+from tests.diffusion.networks.small import batch, build, quick_jit, random_like, random_params
 
 
 def test_scanned_blocks_equal_a_loop_over_blocks():
@@ -46,6 +47,34 @@ def test_every_block_is_the_identity_at_initialisation():
     for n in (shallow, deep)
   ]
   np.testing.assert_array_equal(*y)
+
+
+@pytest.mark.parametrize('block', BLOCKS)
+def test_a_block_is_told_the_noise_and_the_class(block):
+  """Both change the estimate of every example, and a scan equals a loop."""
+  network = build('dit', block=block, depth=1)
+  params, (x, noise, label) = random_params(network), batch()
+  apply = quick_jit(lambda noise, label: network.apply({'params': params}, x, noise, label))
+  y = apply(noise, label)
+  assert y.shape == (4, 8, 8, 2)
+  for other in (apply(noise + 50, label), apply(noise, (label + 1) % 5)):
+    assert np.abs(other - y).max(axis=(1, 2, 3)).min() > 1e-3
+  looped = build('dit', block=block, depth=1, scan=False)
+  unstacked = params | {'block_0': jax.tree.map(lambda a: a[0], params['blocks'])}
+  other = looped.apply({'params': unstacked}, x, noise, label)
+  np.testing.assert_allclose(other, y, rtol=1e-4, atol=1e-4)
+
+
+def test_cross_attention_to_one_token_adds_its_value():
+  cross = CrossAttention(2, 'float32')
+  h, token = (
+    jax.random.normal(jax.random.key(n), s) for n, s in ((0, (2, 6, 32)), (1, (2, 1, 32)))
+  )
+  p = random_like(jax.eval_shape(cross.init, jax.random.key(0), h, token)['params'])
+  value = np.einsum('bcd,dhe->bche', token, p['kv']['kernel'][:, 1]) + p['kv']['bias'][1]
+  expected = np.einsum('bche,hed->bcd', value, p['out']['kernel']) + p['out']['bias']
+  made = cross.apply({'params': p}, h, token)
+  np.testing.assert_allclose(made, np.broadcast_to(expected, made.shape), rtol=1e-4, atol=1e-5)
 
 
 def test_a_network_of_one_patch_by_hand():

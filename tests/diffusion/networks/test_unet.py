@@ -5,11 +5,18 @@ import numpy as np
 import pytest
 import scipy.signal
 
-from common.config import component
-from configs.diffusion.images import ADM_64
+from common.config import ConfigError, component
+from configs.papers.guidance import NETWORK as ADM_64
 from diffusion.networks import NETWORKS
 from diffusion.networks.resampling import downsample, upsample
-from diffusion.networks.unet import Attention, ResBlock, Style, conv_downsample, num_groups
+from diffusion.networks.unet import (
+  Attention,
+  ResBlock,
+  Style,
+  conv_downsample,
+  fourier_features,
+  num_groups,
+)
 from tests.diffusion.networks.small import batch, build, quick_jit, random_params
 
 
@@ -164,3 +171,42 @@ def test_groups_divide():
     groups = num_groups(channels)
     assert channels % groups == 0 and groups <= 32 and channels // groups >= 4
   assert num_groups(128) == num_groups(192) == num_groups(576) == 32
+
+
+def test_fourier_features_are_sines_and_cosines_at_powers_of_two():
+  x = jax.random.uniform(jax.random.key(0), (2, 4, 4, 3))
+  made = np.asarray(fourier_features(x, (1, 2))).reshape(2, 4, 4, 3, 4)
+  angles = 2 * np.pi * np.asarray(x)[..., None] * [2.0, 4.0]
+  expected = np.concatenate([np.sin(angles), np.cos(angles)], axis=-1)
+  np.testing.assert_allclose(made, expected, atol=2e-5)
+
+
+def test_the_input_is_added_to_the_output():
+  network = component(
+    NETWORKS,
+    dict(name='unet', width=16, multipliers=(1,), add_input=True, input_fourier=(6, 7)),
+    'network',
+    out_channels=1,
+    num_classes=0,
+  )
+  x, noise, _ = batch()
+  y, variables = quick_jit(network.init_with_output)(jax.random.key(0), x, noise)
+  np.testing.assert_array_equal(y, x)  # the output's own convolution starts at zero
+  assert variables['params']['input']['kernel'].shape == (3, 3, 1 + 4, 16)
+  with pytest.raises(ConfigError, match='needs as many channels of the output as of the input'):
+    network.clone(out_channels=2).init(jax.random.key(0), x, noise)
+
+
+def test_initial_weights_of_edm():
+  """Karras et al. 2022, code: Xavier's uniform weights times 1e-5 and √0.2, and those alone."""
+  style = Style(0.0, False, False, False, False, 0, 'float32', initialisation='edm')
+  x, condition = jnp.zeros((1, 2, 2, 32)), jnp.zeros((1, 8))
+  block = quick_jit(ResBlock(style, 32, False).init)(jax.random.key(0), x, condition)['params']
+  attention = quick_jit(Attention(style).init)(jax.random.key(0), x)['params']
+  for layer, fans, factor in (
+    (block['conv1'], (9 * 32, 9 * 32), 1.0),
+    (block['conv2'], (9 * 32, 9 * 32), 1e-5),
+    (attention['qkv'], (32, 3 * 32), 0.2**0.5),
+    (attention['out'], (32, 32), 1e-5),
+  ):
+    assert np.std(layer['kernel']) == pytest.approx(factor * np.sqrt(2 / sum(fans)), rel=0.1)

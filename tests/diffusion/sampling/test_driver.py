@@ -399,6 +399,11 @@ def test_stochastic_steps_by_hand():
     norms = np.linalg.norm(z, axis=1, keepdims=True) / np.linalg.norm([1.3, 1.3])
     size = 2 * ratio * (0.2 * sigma * (1 if norm == 'expected' else norms)) ** 2
     np.testing.assert_allclose(x, 0.4 + size * 1.3 / sigma + np.sqrt(2 * size) * z)
+  # Ho & Salimans 2022, section 4: σ̃²(s|t)^(1 − v)·σ²(t|s)^v.
+  x, z = one_step(solvers.Ancestral('fixed_small', interpolation=0.3), process, estimate)
+  mean = np.sqrt(ratio) * (1 - a_s) / (1 - at) * 0.4 + np.sqrt(a_s) * (1 - ratio) / (1 - at) * 0.7
+  large, small = 1 - ratio, (1 - ratio) * (1 - a_s) / (1 - at)
+  np.testing.assert_allclose(x, mean + large**0.15 * small**0.35 * z)
   # DPM-Solver++ as an SDE: the first step of any order, with h of log(α/σ).
   x, z = one_step(multistep.DPMpp3MSDE(eta=0.6, s_noise=0.9), process, estimate)
   h = 0.5 * np.log(a_s / (1 - a_s) * (1 - at) / at)

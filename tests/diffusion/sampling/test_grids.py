@@ -31,6 +31,15 @@ def test_karras_spaces_noise_levels_not_times():
   np.testing.assert_allclose(np.diff(level ** (1 / 3.0), 2), 0, atol=1e-4)
 
 
+def test_uniform_times_may_end_earlier_than_training_begins():
+  """Song et al. 2021, code: linspace(1, 1e-3, 1000), then clean data."""
+  process = build({'name': 'vp_linear'})  # trained from 1e-5 on
+  times = make_times({'name': 'uniform', 'last': 1e-3}, process, 1000)
+  np.testing.assert_allclose(times, np.append(np.linspace(1, 1e-3, 1000), 0), atol=1e-12)
+  assert make_times({'name': 'uniform'}, process, 10)[-2] == process.t_min
+  assert make_times({'name': 'uniform', 'last': 1e-9}, process, 10)[-2] == process.t_min
+
+
 def test_log_snr_and_quadratic():
   process = build({'name': 'sub_vp'})
   times = make_times({'name': 'log_snr', 'end': 't_min'}, process, 10)
