@@ -92,7 +92,7 @@ SMOKE = {
 SCALES = {
   'digits': DIGITS,
   'gpu': CIFAR10,
-  'smoke': DIGITS._replace(config=SMOKE, seeds=(0,), sizes=('S',), numbers=(5,)),
+  'smoke': Scale('digits', {'S': {}}, {'S': {}}, SMOKE, (0,), ('S',), (5,)),
 }
 EVERY = {'train.sample_every': '0', 'train.checkpoint_every': '50%', 'train.evaluate_every': '25%'}
 METRICS = (

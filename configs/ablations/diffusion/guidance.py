@@ -3,8 +3,10 @@
 twofold ablate --study=configs/ablations/diffusion/guidance.py:cpu --workdir=runs/guidance
 
 Scales: cpu (scikit-learn's digits, three seeds), gpu (CIFAR-10, a small network and a short
-training), paper (CIFAR-10, configs/diffusion/images.py:cifar10, 50,000 samples), smoke (seconds;
-nothing is learned). gpu and paper need, once: twofold prepare_data --dataset=cifar10
+training), paper (ImageNet at 64×64, configs/papers/guidance.py, 50,000 samples), smoke (seconds;
+nothing is learned).
+gpu needs, once: twofold prepare_data --dataset=cifar10
+paper needs, once: twofold prepare_data --dataset=imagenet --image_size=64 --source=ILSVRC/
 
 Reproduces: Ho & Salimans 2022 (classifier-free guidance), table 1, for some of its weights: FID and
 Inception score of ImageNet at 64×64. The paper's w = 0 is no guidance; here the weight is 1 + w. In
@@ -41,7 +43,7 @@ DIGITS = parts.DIGITS | {'train.steps': '2000'}
 SCALES = {
   'cpu': parts.Scale(f'{parts.IMAGES}:digits', DIGITS, (0, 1, 2)),
   'gpu': parts.Scale(f'{parts.IMAGES}:cifar10', parts.SHORT | {'train.steps': '2000'}),
-  'paper': parts.Scale(f'{parts.IMAGES}:cifar10', parts.PAPER),
+  'paper': parts.Scale('configs/papers/guidance.py:p10', parts.PAPER),
   'smoke': parts.Scale(f'{parts.IMAGES}:digits', parts.SMOKE),
 }
 
