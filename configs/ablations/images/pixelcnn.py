@@ -44,7 +44,14 @@ SCALES: dict[str, dict[str, Any]] = {
   'smoke': dict(
     base=f'{OURS}:digits_pp',
     config={key: value for key, value in SMOKE.items() if key != 'network.depth'},
-    rows={FITTED: {'network.init_examples': 8, 'network.levels': 1, 'network.skips': False}},
+    rows={
+      FITTED: {
+        'network.width': 8,
+        'network.init_examples': 8,
+        'network.levels': 1,
+        'network.skips': False,
+      }
+    },
   ),
 }
 
