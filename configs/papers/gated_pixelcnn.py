@@ -3,7 +3,7 @@
 twofold prepare_data --dataset=cifar10
 twofold train --config=configs/papers/gated_pixelcnn.py:cifar10 --workdir=runs/gated_pixelcnn
 
-imagenet64 needs --config.data.source=FOLDER/ of images (docs/datasets.md).
+imagenet64 needs, once, twofold prepare_data --dataset=imagenet --source=IMAGENET/ --image_size=64
 
 Reproduces: the architecture of figure 2 of the paper, with a softmax over the 256 values of each
 channel, on its data. No repository of the authors is known, and the paper states sizes for its
@@ -23,7 +23,6 @@ What the paper does and this code does not yet:
 
 - Its numbers above are of images without classes; here every layer sees the class (equation 4), as
   in its section 3.2.
-- It trains on all 50,000 training images; here 5,000 of them are the validation split.
 - A decoder of an autoencoder, and portraits by an embedding of a face (sections 3.3 and 3.4).
 """
 
@@ -39,8 +38,8 @@ COMMON = dict(
 )
 
 VARIANTS = {
-  'cifar10': dict(data=dict(name='cifar10')),
-  'imagenet64': dict(data=dict(name='image_folder', image_size=64)),
+  'cifar10': dict(data=dict(name='cifar10', train_to='test')),
+  'imagenet64': dict(data=dict(name='imagenet', image_size=64, train_to='test')),
 }
 
 

@@ -20,7 +20,6 @@ Unspecified: how often the validation loss is measured.
 
 What the paper does and this code does not yet:
 
-- It trains on all 50,000 training images; here 5,000 of them are the validation split.
 - Its last layer has normalised weights, fitted to the first examples like all others; here it
   begins with small weights. Pixels enter through one more linear map.
 - Its softmax lets the logits of a channel depend on the channels before it (1,536 outputs for a
@@ -51,7 +50,7 @@ NETWORK = dict(
 )
 COMMON = dict(
   seed=1,
-  data=dict(name='cifar10', batch_size=BATCH),
+  data=dict(name='cifar10', train_to='test', batch_size=BATCH),
   network=NETWORK,
   head=dict(name='logistic_mixture', components=10),
   optimizer=dict(

@@ -164,7 +164,7 @@ def cosine(peak, final, warmup, total, n):
     ('ddpm:cifar10', 800_000, {0: 2e-4 / 5000, 2499: 1e-4, 5000: 2e-4, 799_999: 2e-4}),
     # 10 million images are 19,531.25 steps of 512, rounded up.
     ('edm:cond_vp', 390_625, {0: 1e-3 / 19_532, 9765: 0.5e-3, 19_532: 1e-3, 390_624: 1e-3}),
-    # 45,000 training images are 351 batches of 128.
+    # The data of the tests have 45,000 training images, which are 351 batches of 128.
     ('pixelcnn_pp:cifar10', 1_755_000, {0: 1e-3, 200_000: 1e-3 * 0.999995**200_000}),
     ('tcn:copy_1000', 15_600, {0: 5e-4, 15_599: 5e-4}),
     ('dit:XL2', 400_000, {0: 1e-4, 399_999: 1e-4}),
