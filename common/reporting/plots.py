@@ -7,6 +7,7 @@ plot is drawn.
 
 import contextlib
 import io
+import textwrap
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -232,7 +233,7 @@ def curve_panels(
     for name, points in curves.items():
       _draw_line(axes, names.index(name), name, points)
     handles |= dict(zip(curves, axes.get_lines(), strict=True))
-    axes.set_title(title, fontsize=10)
+    axes.set_title(textwrap.fill(title, 64), fontsize=10)
     if title in log_y:
       axes.set_yscale('log')
       _plain_ticks(axes.yaxis)
@@ -267,7 +268,7 @@ def dot_panels(several: Mapping[str, Series]) -> UInt8[np.ndarray, 'tall wide 3'
     error = series.error if series.above is None else [series.error, series.above]
     style = dict(color=COLOURS[0], marker='o', linestyle='none', capsize=3)
     axes.errorbar(series.x, places, xerr=error, **style)
-    axes.set_title(title, fontsize=10)
+    axes.set_title(textwrap.fill(title, 44), fontsize=10)
     axes.set_yticks(range(len(names)), names, fontsize=9)
     axes.spines[['top', 'right']].set_visible(False)
     axes.grid(alpha=0.15)
