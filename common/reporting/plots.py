@@ -248,12 +248,15 @@ def curve_panels(
   return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def dot_panels(several: Mapping[str, Series]) -> UInt8[np.ndarray, 'tall wide 3']:
+def dot_panels(
+  several: Mapping[str, Series], log_x: Collection[str] = ()
+) -> UInt8[np.ndarray, 'tall wide 3']:
   """A value for each of several names, as pixels on white: panels side by side share the names.
 
   Args:
     several: {title of a panel: its series}, in which `y` are names and `x` values, whose errors are
       drawn along x.
+    log_x: titles of panels with a logarithmic axis of values.
   """
   from matplotlib import figure as figures
   from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -270,6 +273,9 @@ def dot_panels(several: Mapping[str, Series]) -> UInt8[np.ndarray, 'tall wide 3'
     axes.errorbar(series.x, places, xerr=error, **style)
     axes.set_title(textwrap.fill(title, 44), fontsize=10)
     axes.set_yticks(range(len(names)), names, fontsize=9)
+    if title in log_x:
+      axes.set_xscale('log')
+      _plain_ticks(axes.xaxis)
     axes.spines[['top', 'right']].set_visible(False)
     axes.grid(alpha=0.15)
   grid[0].invert_yaxis()  # the first name on top, as in a table

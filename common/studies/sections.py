@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image as PillowImage
@@ -88,7 +88,7 @@ def _is_wide(curves: Mapping[str, Records]) -> bool:
   """Whether only a logarithmic axis shows all losses, as beside those of a run that diverged."""
   losses = [line['loss'] for lines in curves.values() for line in lines if 'loss' in line]
   losses = [loss for loss in losses if math.isfinite(loss)]
-  return bool(losses) and min(losses) > 0 and max(losses) > WIDE * min(losses)
+  return bool(losses) and _are_wide(losses)
 
 
 def _by_loss(results: Results, records: Mapping[str, Records]) -> list[dict[str, Records]]:
@@ -154,7 +154,10 @@ def _grid_lines(results: Results, values: Values, metric: str) -> dict[str, plot
 
 
 def _is_wide_in(lines: Mapping[str, plots.Series]) -> bool:
-  values = [value for line in lines.values() for value in line.y]
+  return _are_wide([value for line in lines.values() for value in line.y])
+
+
+def _are_wide(values: Sequence[float]) -> bool:
   return min(values) > 0 and max(values) > WIDE * min(values)
 
 
@@ -185,7 +188,8 @@ def picture(results: Results) -> bytes | None:
     several = {name: dots for name, dots in several.items() if dots.x}
     if not several:
       return None
-    pixels = plots.dot_panels(several)
+    wide = [name for name, dots in several.items() if _are_wide(dots.x)]
+    pixels = plots.dot_panels(several, log_x=wide)
   buffer = io.BytesIO()
   PillowImage.fromarray(pixels).save(buffer, 'PNG', optimize=True)
   return buffer.getvalue()

@@ -10,7 +10,7 @@ Reproduces: Karras et al. 2022, table 2, configs C to F with classes (VP), as fa
 the settings of C and D are ours, by the definition of each part, because we have not read the
 authors'. The rows of solvers and grids stand for figure 2, whose numbers are not printed.
 
-To expect: not measured yet.
+To expect for cpu: docs/results/edm.md, without S_churn=2.
 """
 
 import math
@@ -26,7 +26,7 @@ C, D, E, F = 'C: predicts ε', 'D: + preconditioning', 'E: + loss', 'F: + augmen
 PUBLISHED = {C: 2.08, D: 2.09, E: 1.88, F: 1.79}
 GRIDS = ('ρ=7', 'even in σ', 'even in log σ (VE)', 'VP', 'cosine')
 EVALUATIONS = {11: {'Euler': 11, 'Heun': 6}, 35: {'Euler': 35, 'Heun': 18}}  # {n: steps}
-CHURNS = (10.0, 40.0)
+CHURNS = (2.0, 10.0)  # with 18 steps, all above 7.5 add the same noise
 OFF = {'augmentation.probability': 0.0}
 # By scale: the noise levels of E's process, and the least time of C's at which σ/α is the smaller.
 LEVELS = {'digits': (0.03, 80.0, 0.0058), 'cifar10': (0.002, 80.0, 1e-5)}
