@@ -150,10 +150,13 @@ class JoinedSource(Source):
 
   def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
     indices = np.asarray(indices)
+    if indices.size and not 0 <= indices.min() <= indices.max() < len(self):
+      raise IndexError(f'indices must be in [0, {len(self)}), got {indices.min()}, {indices.max()}')
     joined, start = {}, 0
     for part in self.parts:
       places = np.flatnonzero((start <= indices) & (indices < start + len(part)))
-      for key, values in part.gather(indices[places] - start).items() if len(places) else ():
+      found = part.gather(indices[places] - start) if len(places) or not len(indices) else {}
+      for key, values in found.items():
         if key not in joined:
           joined[key] = np.empty((len(indices), *values.shape[1:]), values.dtype)
         joined[key][places] = values

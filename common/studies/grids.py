@@ -42,10 +42,12 @@ def cross(*axes: Axis) -> tuple[Row, ...]:
 def _joined(parts: Sequence[Mapping[str, Any]], values: Sequence[str]) -> dict[str, Any]:
   joined: dict[str, Any] = {}
   for part, value in zip(parts, values, strict=True):
-    if twice := joined.keys() & part.keys():
-      raise ConfigError(
-        f'{value!r} sets {min(twice)}, which another axis sets too: a row would have one of the two'
-      )
+    for key in part:
+      # 'sampler' is the whole component, and 'sampler.eta' a part of it.
+      if any(f'{key}.'.startswith(f'{k}.') or f'{k}.'.startswith(f'{key}.') for k in joined):
+        raise ConfigError(
+          f'{value!r} sets {key}, which another axis sets too: a row would have one of the two'
+        )
     joined |= part
   return joined
 

@@ -8,14 +8,15 @@ last horizon of each series is forecast. electricity and traffic are hourly, ec 
 monthly: the last two hold counts.
 
 Reproduces: the networks and likelihoods of section 4 of the paper (its data sets parts,
-electricity, traffic and ec); the numbers of layers, nodes, steps and draws are those of the paper.
+electricity, traffic and ec); the numbers of layers, nodes and draws, and the lengths of context and
+horizon, are the paper's.
 
 To expect, not measured here: a normalised deviation of 0.07 for electricity and 0.17 for traffic.
 ec and parts are compared by quantile losses relative to a baseline, which are no metric here.
 
 Unspecified: the learning rate of each set and its schedule, found by a search; the batch of each
-set, from 64 to 512 (here 64); the number of steps; precision, seed, averages and clipping; and how
-often the loss is measured. All of these are at our defaults.
+set, from 64 to 512 (here 64); the number of training steps; precision, seed, averages and
+clipping; and how often the loss is measured. All of these are at our defaults.
 
 What the paper does and this code does not yet:
 

@@ -34,6 +34,7 @@ What the papers do and this code does not yet:
 - FID, Inception score, precision and recall are of the Inception network.
 - ADM's numbers are of samples guided by a classifier of its own, of 65M parameters, at scale 1;
   here a classifier is trained together with the model, if `classifier.weight` is above 0.
+- Distances here are over pixels (evaluation.extractor).
 - They train in float16 with a scaled loss; here in float32.
 """
 

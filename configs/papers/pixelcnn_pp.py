@@ -25,7 +25,7 @@ What the paper does and this code does not yet:
 - Its softmax lets the logits of a channel depend on the channels before it (1,536 outputs for a
   pixel); here the three channels of a pixel are independent given the pixels before it (768), and
   pixels enter by an embedding of each value.
-- Adam adds its epsilon inside the root; here outside, at the same size for a gradient of zero.
+- Adam adds its epsilon inside the root; here outside, as its square root.
 - The networks of small receptive fields (section 3.4.3) are other networks.
 """
 

@@ -1,6 +1,6 @@
 """Temporal convolutional networks over piano rolls and copies from memory (Bai et al. 2018).
 
-twofold prepare_data --dataset=piano_rolls --collection=jsb --context=160 --source=MATFILES/  (once)
+twofold prepare_data --dataset=piano_rolls --collection=jsb --context=160 --source=MATFILES/
 twofold train --config=configs/papers/tcn.py:jsb --workdir=runs/tcn
 
 nottingham needs --collection=nottingham --context=512 --overlap=152, copies need nothing.

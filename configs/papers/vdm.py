@@ -3,15 +3,15 @@
 twofold prepare_data --dataset=cifar10
 twofold train --config=configs/papers/vdm.py:cifar10 --workdir=runs/vdm
 
-Reproduces: the model of the authors' config without augmentation, and, as far as augmentation goes,
-that of the paper's config with it: 32 residual blocks down and 33 up without a change of the
-resolution, Fourier features of the input, a learned schedule, low-discrepancy times; 30.6M and
+Reproduces: the model of the authors' config without augmentation, and that of the paper's config
+with it, but without the augmentation itself: 32 residual blocks down and 33 up without a change of
+the resolution, Fourier features of the input, a learned schedule, low-discrepancy times; 30.6M and
 139M parameters. Settings: the authors' repository (google-research/vdm: configs/cifar10.py,
 configs/cifar10_aug_paper.py, model_vdm.py, experiment.py).
 
 To expect, not measured here: bits/dim of the test split after 10,000,000 steps (and 100,000,000).
 
-  cifar10  2.637; 2.64 in the paper
+  cifar10    2.637; 2.64 in the paper
   augmented  2.522; 2.49 in the paper, with augmented training images, which are not here
 
 Unspecified, so at our defaults: the number of steps of samples.

@@ -21,6 +21,8 @@ PAPERS = flags.DEFINE_bool('papers', False, 'Print what is known of the papers, 
 def main(arguments: list[str]) -> None:
   if len(arguments) > 1:
     raise ValueError(f'one kind or name at a time, got {" ".join(arguments)!r}')
+  if MARKDOWN.value and PAPERS.value:
+    raise ValueError('--markdown and --papers print different pages: give one of them')
   for flag in (MARKDOWN, PAPERS):
     if flag.value and arguments:
       raise ValueError(f'--{flag.name} prints a whole page: leave out {arguments[0]!r}')

@@ -33,7 +33,7 @@ def reserve(workdir: pathlib.Path, study: Study) -> None:
   found = read_json(path)['study'] if path.exists() else study.name
   if found != study.name:
     raise ConfigError(
-      f'{workdir} holds the study {found!r}, not {study.name!r}: choose another one'
+      f'{workdir} holds the study {found!r}, not {study.name!r}: choose another --workdir'
     )
   atomic_write(path, to_json({'study': study.name}))
 

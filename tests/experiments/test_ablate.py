@@ -108,7 +108,7 @@ def test_a_folder_holds_one_study(finished, study):
   other = study.parent / 'other.py'
   other.write_text(STUDY.replace("name='tiny'", "name='large'"))
   said = refused('ablate', f'--study={other}:smoke', f'--workdir={workdir}')
-  assert said == f"error: {workdir} holds the study 'tiny', not 'large': choose another one"
+  assert said == f"error: {workdir} holds the study 'tiny', not 'large': choose another --workdir"
 
 
 def test_a_part_of_the_rows_is_shown(study):

@@ -144,7 +144,7 @@ def repetition(subject: Subject) -> Measure:
 
 
 def looping(subject: Subject) -> Measure:
-  """Share of the samples that end in a loop: a phrase three times or more."""
+  """Share of the samples that end in a loop: a phrase repeated three times or more."""
   texts = list(subject.samples.read['looping'])
   return _mean([float(ngrams.loops(words)) for words in texts], 'of the samples')
 

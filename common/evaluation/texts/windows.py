@@ -40,7 +40,7 @@ def text_data(data: Data, name: str, text: str, stride: int | None = None) -> Da
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class JoinedSource(Source):
+class LongerWindows(Source):
   """Windows of a text, several joined into one; the last ones are left out if they are fewer.
 
   Attributes:
@@ -79,5 +79,5 @@ def joined(data: Data, context: int) -> Data:
     raise ConfigError(
       f'evaluation.context={context} must be a multiple of data.context={spec.shape[0] - 1}'
     )
-  splits = {name: JoinedSource(source, number) for name, source in data.splits.items()}
+  splits = {name: LongerWindows(source, number) for name, source in data.splits.items()}
   return data._replace(spec=dataclasses.replace(spec, shape=(context + 1,)), splits=splits)

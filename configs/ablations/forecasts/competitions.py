@@ -1,4 +1,4 @@
-"""Forecasts of competitions, M1, M3, Tourism and M4, beside the published cells.
+"""Forecasts of competitions, M1, M3, Tourism and M4, next to the published cells.
 
 twofold ablate --study=configs/ablations/forecasts/competitions.py:baselines \\
     --workdir=runs/forecasts

@@ -82,9 +82,10 @@ def get_study(scale: str = 'cpu') -> Study:
     name='lengths',
     title='Positions beyond the length of training',
     about=(
-      f'Models are trained on windows of L = {context} characters. At 2 L, two windows are one, so '
-      'that the same characters are predicted from more characters before them: a model that uses '
-      'them has a lower perplexity than at L, and one that is disturbed by them a higher one.'
+      f'Models are trained on windows of L = {context} characters. At n L, n windows are joined '
+      'into one, so that the same characters are predicted from more characters before them: a '
+      'model that uses them has a lower perplexity than at L, and one that is disturbed by them a '
+      'higher one.'
     ),
     base=chosen['base'],
     scale=scale,

@@ -195,6 +195,9 @@ def test_training_on_all_but_the_test_split(digits, tmp_path):
     np.testing.assert_array_equal(values, np.concatenate([first[key], second[key]])[indices])
     assert values.dtype == first[key].dtype
   assert pipeline.fingerprint(whole) != pipeline.fingerprint(digits)
+  assert train.gather(np.arange(0))['x'].shape == (0, *digits.spec.shape)
+  with pytest.raises(IndexError, match='indices must be in'):
+    train.gather(np.array([-1, 2]))
 
 
 @pytest.mark.parametrize(

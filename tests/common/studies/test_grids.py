@@ -32,6 +32,11 @@ def test_a_row_for_each_combination():
 def test_two_axes_cannot_set_the_same():
   with pytest.raises(ConfigError, match="'4 steps' sets steps, which another axis sets too"):
     grids.cross({'few': Setting(sampling={'steps': 1})}, {'4 steps': STEPS['4 steps']})
+  whole = {'ddim': Setting(sampling={'sampler': {'name': 'ddim'}})}
+  part = {'η=1': Setting(sampling={'sampler.eta': 1.0, 'sampler_like': 2})}
+  for axes in ((whole, part), (part, whole)):
+    with pytest.raises(ConfigError, match=r'which another axis sets too'):
+      grids.cross(*axes)
 
 
 def test_the_table_has_the_last_axis_across(base, tmp_path):

@@ -47,10 +47,15 @@ class ImageNet(base.ImageBuilder, skip_registration=True):
     found = {split: _listed(source, part) for split, part in PARTS.items()}
     classes = {s: tuple(sorted({p.parent.name for p in found[s]})) for s in found}
     for split, names in classes.items():
-      if len(names) != self.num_classes or names != classes['train']:
+      if len(names) != self.num_classes:
         raise ConfigError(
-          f'{source / PARTS[split]} must have a folder for each of the same {self.num_classes} '
-          f'classes, got {len(names)}'
+          f'{source / PARTS[split]} must have {self.num_classes:,} folders of images, one for each '
+          f'class, got {len(names):,}'
+        )
+      if other := set(names) ^ set(classes['train']):
+        raise ConfigError(
+          f'{source / PARTS[split]} and {source / PARTS["train"]} must have the same classes: only '
+          f'one of them has {min(other)!r}'
         )
     # In any order that does not depend on the classes, which are sorted.
     ordered = {s: sorted(found[s], key=functools.partial(_hash, source)) for s in found}

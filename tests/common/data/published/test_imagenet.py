@@ -74,7 +74,11 @@ def test_folders_that_are_not_imagenet_are_refused(settings, tmp_path):
   with pytest.raises(ConfigError, match=r'cannot read .*0\.JPEG: .*; repair or remove it'):
     pipeline.load(settings)
   (tmp_path / 'source' / 'val' / CLASSES[0]).rename(tmp_path / 'source' / 'val' / 'other')
-  with pytest.raises(ConfigError, match=r'val must have a folder for each of the same 3 classes'):
+  with pytest.raises(ConfigError, match=r"same classes: only one of them has 'n01440764'"):
+    pipeline.load(settings)
+  (tmp_path / 'source' / 'val' / 'more').mkdir()
+  picture(0, 32, 32)[0].save(tmp_path / 'source' / 'val' / 'more' / '0.png')
+  with pytest.raises(ConfigError, match=r'val must have 3 folders of images, .*, got 4'):
     pipeline.load(settings)
   (tmp_path / 'source' / 'val').rename(tmp_path / 'away')
   with pytest.raises(ConfigError, match=r'has no val/'):
