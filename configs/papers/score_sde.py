@@ -8,8 +8,8 @@ the sub-VP process, NCSN++ on the VE process, and the deep variants, with twice 
 Settings: the authors' repository (yang-song/score_sde: configs/, losses.py, models/ncsnpp.py).
 
 To expect, not measured here: FID of 50,000 samples (VE: predictor and corrector) against the
-training split, of the checkpoint with the least, saved every 50,000 steps; Inception score; and, of the last
-checkpoint, FID by the probability flow and bits/dim of the test split.
+training split, of the checkpoint with the least, saved every 50,000 steps; Inception score; and, of
+the last checkpoint, FID by the probability flow and bits/dim of the test split.
 
                FID     IS      flow   bits/dim
   vp           2.55   9.58    3.93    3.16
