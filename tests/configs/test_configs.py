@@ -113,9 +113,8 @@ VARIANTS = [
 
 # Tracing these takes longer than all other variants together; those that are left have their code.
 LARGE = ('pixelcnn.py:mnist_pp', 'diffusion/images.py:cifar10', ':folder64')
-LARGE += ('ddpm.py:cifar10', '_vp', '_ve', 'nanogpt.py:gpt2', 'XL2_7M')
-LARGE += tuple(f'dit.py:{size}{patch}' for size in ('S', 'B', 'L', 'XL') for patch in (4, 8))
-LARGE += ('dit.py:S2', 'dit.py:B2', 'dit.py:L2', 'diffusion/images.py:folder32', ':digits_pp')
+LARGE += ('ddpm.py:cifar10', '_vp', '_ve', 'nanogpt.py:gpt2')
+LARGE += ('diffusion/images.py:folder32', ':digits_pp')
 LARGE += (
   'gan/images.py:cifar10',
   'images.py:fashion_mnist',
@@ -161,13 +160,18 @@ DEEP = tuple(
   f'configs/papers/{paper}.py'
   for paper in ('improved_ddpm', 'score_sde', 'progressive_distillation', 'guidance', 'vdm')
 )
-OTHERS += tuple(v for v in VARIANTS if v.startswith(DEEP))
-OTHERS += tuple(v for v in VARIANTS if 'papers/sit.py' in v and not v.endswith(':B2_gvp_score'))
+OTHERS += ('improved_ddpm.py:hybrid_cosine', 'improved_ddpm.py:vlb_cosine', 'vdm.py:cifar10')
+OTHERS += ('score_sde.py:vp', 'score_sde.py:ve', 'progressive_distillation.py:x_truncated_snr')
+OTHERS += ('guidance.py:p10', 'guidance.py:adm', 'dit.py:S8')
 SLOW = LARGE + OTHERS
-# These differ from a traced one in sizes alone.
-ALIKE = tuple(f'papers/nbeats.py:{name}' for name in nbeats.VARIANTS)
+# These differ from a traced one in sizes alone, or in a target or a process that other tests trace.
+ALIKE = tuple(v for v in VARIANTS if v.startswith(DEEP))
+ALIKE += tuple(v for v in VARIANTS if 'papers/dit.py' in v and not v.endswith(':XL2'))
+ALIKE += tuple(v for v in VARIANTS if 'papers/sit.py' in v and not v.endswith(':B2_gvp_score'))
+ALIKE += tuple(f'papers/nbeats.py:{name}' for name in nbeats.VARIANTS)
 ALIKE += tuple(f'pixelcnn_pp.py:{name}' for name in pixelcnn_pp.VARIANTS)
 ALIKE += ('tcn.py:copy_500', 'tcn.py:copy_2000', 'deepar.py:traffic', 'deepar.py:ec')
+ALIKE += ('edm.py:cond_ve', 'edm.py:uncond_vp')
 TRACED = [
   pytest.param(v, marks=pytest.mark.slow) if v.endswith(SLOW) else v
   for v in VARIANTS
