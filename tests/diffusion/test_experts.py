@@ -135,7 +135,6 @@ on_one_device = functools.cache(train)
 WAYS = {
   'dit on a mesh': ('dit', dict(data=2, fsdp=2, tensor=2)),
   'unet over data and fsdp': ('unet', dict(data=2, fsdp=2)),
-  'unet over data and tensor': ('unet', dict(data=2, tensor=2)),
   'unet over fsdp and tensor': ('unet', dict(fsdp=2, tensor=2)),
   # Each device has the times of two experts.
   'dit under pmap': ('dit', dict(data=2, mode='pmap')),
