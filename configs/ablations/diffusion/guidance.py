@@ -38,7 +38,7 @@ PUBLISHED_AS = {
   'agreement': 'Inception score of ImageNet at 64×64',
 }
 SHARE, WEIGHT = 'p_uncond={:g}', 'w={:g}'  # names of values
-METRICS = ('frechet', 'agreement', 'precision', 'recall', 'evaluations')
+METRICS = ('frechet', 'agreement', 'precision', 'recall', 'evaluations', *parts.COMPUTE)
 DIGITS = parts.DIGITS | {'train.steps': '2000'}
 SCALES = {
   'cpu': parts.Scale(f'{parts.IMAGES}:digits', DIGITS, (0, 1, 2)),
@@ -84,6 +84,7 @@ def get_study(scale: str = 'cpu') -> Study:
     rows=rows,
     axes=('share of examples without class', 'weight'),
     metrics=('frechet',) if smoke else METRICS,
+    paper_training=parts.GUIDANCE_TRAINING,
     published={cell: value for cell, value in published.items() if cell in cells},
     published_as=PUBLISHED_AS,
     claims=() if smoke else _claims(),

@@ -47,10 +47,17 @@ PAPER = {'evaluation.num_samples': 50_000}
 COMPUTE = ('training_flops', 'examples_seen', 'paper_share')
 # The trainings of papers, whose data need not be here.
 CIFAR10 = {'shape': (32, 32, 3), 'levels': 256, 'num_classes': 10, 'num_train': 50_000}
+IMAGENET64 = {
+  'shape': (64, 64, 3),
+  'levels': 256,
+  'num_classes': 1000,
+  'num_train': 1_281_167,
+}
 LATENTS = {'shape': (32, 32, 4), 'levels': 0, 'num_classes': 1000, 'num_train': 1_281_167}
 DDPM_TRAINING = PaperTraining('configs/papers/ddpm.py:cifar10', CIFAR10)
 EDM_TRAINING = PaperTraining('configs/papers/edm.py:cond_vp', CIFAR10)
-DIT_TRAINING = PaperTraining('configs/papers/dit.py:B2', LATENTS)
+SIT_TRAINING = PaperTraining('configs/papers/sit.py:B2', LATENTS)
+GUIDANCE_TRAINING = PaperTraining('configs/papers/guidance.py:p10', IMAGENET64)
 
 
 class Scale(NamedTuple):

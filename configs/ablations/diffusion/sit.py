@@ -2,18 +2,18 @@
 
 twofold ablate --study=configs/ablations/diffusion/sit.py:cpu --workdir=runs/sit
 
-Scales: cpu (scikit-learn's digits, three seeds), paper (latents of ImageNet at 256×256, the network
-B/2 of configs/papers/dit.py, which says what the latents are; 50,000 samples), smoke (seconds;
-nothing is learned).
+Scales: cpu (scikit-learn's digits, three seeds), paper (latents of ImageNet at 256×256, the
+variants B2 of configs/papers/sit.py and, for the first row, configs/papers/dit.py, which says what
+the latents are; 50,000 samples), smoke (seconds; nothing is learned).
 
 Reproduces: Ma et al. 2024 (SiT), tables 2 to 5, SiT-B/2 after 400,000 steps; without the row of the
-weighted score. The SDE's diffusion coefficient is that of the process (w^KL). The paper's SDE ends
-with a step of 0.04 to clean data, and here with the grid's last one; the ODE is solved by an
-adaptive method at scale paper, and by Heun's at cpu.
+weighted score. The SDE's diffusion coefficient is that of the process (w^KL). The ODE is solved by
+an adaptive method at scale paper, and by Heun's at cpu.
 
 To expect: not measured yet.
 """
 
+import dataclasses
 from typing import Any
 
 from common.config import pick
@@ -40,62 +40,78 @@ PUBLISHED = {  # FID of ImageNet at 256×256, without guidance
 IMAGENET_FID = {'frechet': 'FID of ImageNet at 256×256 (Inception network, SiT-B/2)'}
 # Of digits: the least times, at which σ is 0.03 of α.
 LEAST = {'vp_linear': 0.0058, 'rectified_flow': 0.03, 'gvp': 0.019}
-COMMON = parts.UNCLIPPED | {
+DIGITS = parts.UNCLIPPED | {
   'prediction.noise': 'time',
   'prediction.scale_input': False,
   'prediction.variance': 'fixed_small',
   'objective.times': {'name': 'uniform'},
+  'train.steps': '3000',
 }
-DIGITS = COMMON | {'train.steps': '3000'}
+PAPER = 'configs/papers/sit.py'
 SCALES = {
   'cpu': parts.Scale(f'{parts.IMAGES}:digits_eps', parts.DIGITS | DIGITS, (0, 1, 2)),
-  'paper': parts.Scale('configs/papers/dit.py:B2', COMMON | parts.PAPER),
+  'paper': parts.Scale(f'{PAPER}:B2', parts.PAPER),
   'smoke': parts.Scale(f'{parts.IMAGES}:digits_eps', DIGITS | parts.SMOKE),
 }
 UNIFORM = {'grid': {'name': 'uniform'}}
-WAYS = {  # sampler options, by scale: of the ODE, the SDE and DDPM
-  'cpu': (
-    {'sampler': {'name': 'heun'}, 'steps': 50} | UNIFORM,
-    {'sampler': {'name': 'euler_maruyama'}, 'steps': 100} | UNIFORM,
-    {'sampler': {'name': 'ancestral'}, 'steps': 100, 'grid': {'name': 'respaced'}},
-  ),
-  'paper': (
-    {'sampler': {'name': 'adaptive', 'rtol': 1e-3, 'atol': 1e-6}, 'steps': 2} | UNIFORM,
-    {'sampler': {'name': 'euler_maruyama'}, 'steps': 250} | UNIFORM,
-    {'sampler': {'name': 'ancestral'}, 'steps': 250, 'grid': {'name': 'respaced'}},
-  ),
+WAYS = {  # sampler options at cpu: of DDPM, the ODE and the SDE
+  DDPM: {'sampler': {'name': 'ancestral'}, 'steps': 100, 'grid': {'name': 'respaced'}},
+  'ODE': {'sampler': {'name': 'heun'}, 'steps': 50} | UNIFORM,
+  'SDE': {'sampler': {'name': 'euler_maruyama'}, 'steps': 100} | UNIFORM,
+}
+ADAPTIVE = {  # of the ODE at paper; DDPM and the SDE are those of the configs
+  'sampler': {'name': 'adaptive', 'rtol': 1e-3, 'atol': 1e-6},
+  'steps': 2,
+  'grid': {'name': 'uniform', 'last': 0.0},
 }
 
 
-def process_of(name: str, scale: str) -> dict[str, Any]:
-  """The process of a name in the table, as a component."""
-  component = {'name': PROCESSES[name]}
-  return component if scale == 'paper' else component | {'t_min': LEAST[PROCESSES[name]]}
+def small_rows() -> tuple[Row, ...]:
+  """The rows for digits."""
+  score = {
+    'process': process_of('VP'),
+    'prediction.target': 'score',
+    'objective.weighting': {'name': 'snr'},  # the error of the score times σ²: that of the noise
+  }
+  velocity = {
+    name: {'process': process_of(name), 'prediction.target': 'velocity'} for name in PROCESSES
+  }
+  return (
+    Row(DDPM, {'process': {'name': 'ddpm'}, 'prediction.target': 'eps'}, WAYS[DDPM]),
+    Row(SCORE, score, WAYS['ODE']),
+    *(Row(ODE[name], velocity[name], WAYS['ODE']) for name in PROCESSES),
+    *(Row(SDE[name], velocity[name], WAYS['SDE']) for name in PROCESSES),
+  )
+
+
+def process_of(name: str) -> dict[str, Any]:
+  """The process of a name in the table, as a component, for digits."""
+  process = PROCESSES[name]
+  return {'name': process, 't_min': LEAST[process]}
+
+
+def paper_rows() -> tuple[Row, ...]:
+  """The rows of the paper."""
+  bases = {
+    name: f'{PAPER}:B2' if name == 'linear' else f'{PAPER}:B2_{name.lower()}_velocity'
+    for name in PROCESSES
+  }
+  return (
+    Row(DDPM, base='configs/papers/dit.py:B2'),
+    Row(SCORE, sampling=ADAPTIVE, base=f'{PAPER}:B2_vp_score'),
+    *(Row(ODE[name], sampling=ADAPTIVE, base=base) for name, base in bases.items()),
+    *(Row(SDE[name], base=base) for name, base in bases.items()),
+  )
 
 
 def get_study(scale: str = 'cpu') -> Study:
   """The study at a scale, a key of SCALES."""
   chosen, smoke = pick(SCALES, scale, 'scale'), scale == 'smoke'
-  ode, sde, ddpm = WAYS['paper' if scale == 'paper' else 'cpu']
-  noise = {'process': {'name': 'ddpm'}, 'prediction.target': 'eps'}
-  # The score, with its error times σ², which is the error in the noise.
-  score = {
-    'process': process_of('VP', scale),
-    'prediction.target': 'score',
-    'objective.weighting': {'name': 'snr'},
-  }
-  velocity = {
-    name: {'process': process_of(name, scale), 'prediction.target': 'velocity'}
-    for name in PROCESSES
-  }
-  rows = (
-    Row(DDPM, noise, ddpm),
-    Row(SCORE, score, ode),
-    *(Row(ODE[name], velocity[name], ode) for name in PROCESSES),
-    *(Row(SDE[name], velocity[name], sde) for name in PROCESSES),
-  )
+  rows = paper_rows() if scale == 'paper' else small_rows()
   if smoke:
-    rows = (Row(SDE['GVP'], velocity['GVP'], sde | {'steps': 4}),)
+    rows = tuple(
+      dataclasses.replace(row, sampling=row.sampling | {'steps': 4}) for row in rows[-1:]
+    )
   return Study(
     name='sit',
     title='Processes and targets of interpolants',
@@ -109,7 +125,7 @@ def get_study(scale: str = 'cpu') -> Study:
     config=chosen.config,
     rows=rows,
     metrics=('frechet', 'evaluations', *(() if smoke else parts.COMPUTE)),
-    paper_training=parts.DIT_TRAINING,
+    paper_training=parts.SIT_TRAINING,
     published=parts.of_rows(PUBLISHED, rows),
     published_as=IMAGENET_FID,
     claims=() if smoke else _claims(),
