@@ -36,6 +36,8 @@ class Model(nn.Module):
       'token': the embedding of the value `start_token`; 'none': no input, so the first emission
       is given, not modelled (as when language models are trained on windows of a text).
     start_token: the value for start='token'.
+    output_bias: whether a learned bias is added to the outputs. Language models have none; keys of
+      a piano, of which most hardly ever sound, need one.
     logit_cap: outputs are soft-capped to ±logit_cap by a tanh (Gemma Team 2024); 0: no cap.
     features: number of covariates of an emission that are numbers; a linear map of them is added
       to the input that predicts the emission.
@@ -46,7 +48,7 @@ class Model(nn.Module):
 
   Raises:
     ConfigError: for a start that cannot carry the class; for tied embeddings or
-      start='token' without an embedding table.
+      start='token' without an embedding table; for an output bias with tied embeddings.
   """
 
   network: CausalNetwork
@@ -57,6 +59,7 @@ class Model(nn.Module):
   tied: bool = False
   start: Annotated[str, OneOf(*STARTS)] = 'learned'
   start_token: Annotated[int, AT_LEAST_ZERO] = 0
+  output_bias: bool = False
   logit_cap: Annotated[float, ZERO_IS_OFF] = 0.0
   features: int = 0
   categories: tuple[int, ...] = ()
@@ -77,6 +80,10 @@ class Model(nn.Module):
       raise ConfigError(
         "model.tied and model.start='token' need an embedding table, but this head has none: use "
         "model.tied=False and model.start='learned'"
+      )
+    if self.tied and self.output_bias:
+      raise ConfigError(
+        'model.output_bias=True needs a projection of its own: use model.tied=False'
       )
 
   def setup(self):
@@ -101,7 +108,7 @@ class Model(nn.Module):
     if not self.tied:
       self.output_proj = nn.Dense(
         self.head.size,
-        use_bias=False,
+        use_bias=self.output_bias,
         dtype=self.network.dtype,
         kernel_init=init,
         dot_general=precision.dot_general,

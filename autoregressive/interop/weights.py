@@ -52,6 +52,8 @@ from common.ranges import settings_of
 
 Tensors = Mapping[str, Any]  # by their public names
 HEAD = 'lm_head.weight'  # the output projection
+# What published models have in common.
+MODEL = dict(start='none', start_token=0, output_bias=False, logit_cap=0.0, class_dropout=0.0)
 DTYPES = {  # types of weights in a file
   'F32': (np.float32, 'float32'),
   'BF16': (ml_dtypes.bfloat16, 'bfloat16'),
@@ -102,7 +104,7 @@ def sections(published: Published) -> dict[str, Any]:
   return dict(
     network={'name': 'transformer'} | settings,
     head={'name': 'categorical', 'pad_to': 1, 'min_rows': published.vocabulary},
-    model=dict(tied=published.tied, start='none', start_token=0, logit_cap=0.0, class_dropout=0.0),
+    model=MODEL | {'tied': published.tied},
   )
 
 
@@ -146,6 +148,7 @@ def as_published(
   required = {
     'network.name': (config['network']['name'], 'transformer'),
     'head.name': (config['head']['name'], 'categorical'),
+    'model.output_bias': (config['model']['output_bias'], False),
     'model.logit_cap': (config['model']['logit_cap'], 0),
   }
   for name, (value, expected) in required.items():

@@ -38,7 +38,12 @@ CASES = {
     DIGITS,
     images(8) | {'weight': (jnp.arange(8) > 0).astype(jnp.float32)},
     lambda **k: small_config(
-      ordering__size=2, head=dict(name='categorical', pad_to=32), **REGULARIZERS, **SMALL, **k
+      ordering__size=2,
+      head=dict(name='categorical', pad_to=32),
+      model__output_bias=True,
+      **REGULARIZERS,
+      **SMALL,
+      **k,
     ),
   ),
   'numbers': (series.SPEC, series.windows(8), series.series_config),

@@ -263,6 +263,7 @@ def test_sampling_refuses(options, message):
   [
     (dict(ordering__size=3), 'ordering.size=3 does not divide images of 8 x 8'),
     (dict(model__start='token'), "'token' carries no class, but the data has 10 classes"),
+    (dict(model__tied=True, model__output_bias=True), 'projection of its own'),
     (dict(model__start='first'), "model.start='first' is unknown"),
     (dict(network__name='transfomer'), "did you mean 'transformer'"),
     (dict(head__name='categoric'), "did you mean 'categorical'"),

@@ -18,7 +18,12 @@ from tests.autoregressive.common import perturbed, small_config
 from tests.common.data.rolls import random_pieces, write_collection
 
 SETTINGS = dict(split='test', batch_size=4, num_samples=4, extractor='auto')
-OTHER = dict(model__start='none', ordering=dict(name='frames'), head=dict(name='bernoulli'))
+OTHER = dict(
+  model__start='none',
+  model__output_bias=True,
+  ordering=dict(name='frames'),
+  head=dict(name='bernoulli'),
+)
 NETWORK = dict(width=8, layers=2, kernel=2, growth=2, dropout=0.0, weight_norm=False)
 REACH = 1 + 2 * (2 - 1) * (1 + 2)  # frames that a position of this network sees
 
@@ -64,9 +69,7 @@ def test_independent_keys_have_the_entropy_of_their_shares(load):
   made, params = model(data)
   rate = np.linspace(0.4, 0.01, 88)
   params = jax.tree.map(jnp.zeros_like, params)
-  # A hidden state that is always 1, and log-odds in its row.
-  params['network']['Dense_3']['bias'] = jnp.eye(8)[0]
-  params['output_proj']['kernel'] = jnp.eye(8)[:, :1] * jnp.log(rate / (1 - rate))
+  params['output_proj']['bias'] = jnp.log(rate / (1 - rate))
   frames = np.concatenate([piece[1:] for piece in random_pieces()['test']])
   nats = -(frames * np.log(rate) + (1 - frames) * np.log1p(-rate)).sum(1).mean()
   assert nats_of(data, params) == pytest.approx(nats, rel=1e-5)

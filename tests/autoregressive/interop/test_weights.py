@@ -168,6 +168,7 @@ def test_a_padded_model_without_biases_is_gpt2_with_zeros(tmp_path):
   'overrides, message',
   [
     (dict(model__logit_cap=30.0), 'model.logit_cap=0, got 30.0'),
+    (dict(model__output_bias=True), 'model.output_bias=False, got True'),
     (dict(head=dict(name='bernoulli')), "head.name='categorical', got 'bernoulli'"),
     (dict(network=dict(name='lstm')), "network.name='transformer', got 'lstm'"),
     (dict(model__start='learned'), 'have no start embedding'),
