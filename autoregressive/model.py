@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Num
 
 from autoregressive.heads.base import Head
-from autoregressive.networks.base import CausalNetwork
+from autoregressive.networks.base import EMBED_STD, CausalNetwork
 from autoregressive.orderings.base import Covariates
 from common import precision
 from common.config import ConfigError
@@ -89,7 +89,7 @@ class Model(nn.Module):
   def setup(self):
     if self.network.direct:  # which embeds and projects by itself
       return
-    init = nn.initializers.normal(0.02)
+    init = nn.initializers.normal(EMBED_STD)
     width = self.network.width
     if self.rows:
       # One table for all places of an emission: `values` blocks of `rows` rows.

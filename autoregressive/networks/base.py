@@ -9,6 +9,8 @@ from jaxtyping import Array, Float, Int
 
 from common.trees import path_name
 
+EMBED_STD = 0.02  # the deviation of embeddings at first (Radford et al. 2019)
+
 
 class CausalNetwork(nn.Module):
   """A network whose hidden[:, i] depends only on h[:, <= i].

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int
 
 from autoregressive.networks import positions as pos
 from autoregressive.networks.attention import Attention, KVCache, Rotation
-from autoregressive.networks.base import CausalNetwork, cast_kernels
+from autoregressive.networks.base import EMBED_STD, CausalNetwork, cast_kernels
 from autoregressive.networks.mup import MupDense
 from common.attention import IMPLEMENTATIONS, AttentionInputs, AttentionSettings
 from common.config import ConfigError
@@ -290,7 +290,7 @@ class Transformer(CausalNetwork):
     steps = index + jnp.arange(h.shape[1])
     positions = steps[None] if segments is None else _positions_in_documents(segments)
     if self.positions == 'learned':
-      init = nn.initializers.normal(0.02)
+      init = nn.initializers.normal(EMBED_STD)
       embed = nn.Embed(self.longest, self.width, embedding_init=init, name='position_embed')
       # Padding may reach beyond the table; masks hide it, and the last row keeps it free of NaN.
       h = h + embed(jnp.minimum(positions, self.longest - 1)).astype(h.dtype)

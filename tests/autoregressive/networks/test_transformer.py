@@ -13,6 +13,7 @@ from autoregressive.heads.categorical import Categorical
 from autoregressive.model import Model
 from autoregressive.networks import NETWORKS
 from autoregressive.networks import positions as pos
+from autoregressive.networks.base import EMBED_STD
 from autoregressive.networks.transformer import ACTIVATIONS, Transformer
 from common.config import ConfigError, component
 from common.devices.mesh import AXES
@@ -294,7 +295,7 @@ def test_alibi_slopes():
 
 
 def test_sinusoidal_table():
-  table = np.asarray(pos.sinusoidal(jnp.array([10]), 8))[0]
+  table = np.asarray(pos.sinusoidal(jnp.array([10]), 8))[0] / EMBED_STD
   np.testing.assert_allclose(table[[0, 4]], [math.sin(10), math.cos(10)], atol=1e-6)
   np.testing.assert_allclose(table[1], math.sin(10 / 10.0), atol=1e-6)
 
