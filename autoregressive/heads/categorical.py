@@ -78,12 +78,17 @@ class Categorical(Head):
 class Bernoulli(Categorical):
   """Each value is 0 or 1, from one output: the log-odds of 1.
 
+  Values enter the network as numbers: a table with a row for 0 and one for 1 could say no more, and
+  with many values, of which most are 0, its rows for 0 move together, as one bias with a far larger
+  learning rate.
+
   Raises:
     ConfigError: for a vocabulary that does not have two values.
   """
 
   pad_to: ClassVar[int] = 1
   min_rows: ClassVar[int] = 0
+  rows: ClassVar[int] = 0
 
   def __post_init__(self):
     if self.vocabulary != 2:
@@ -96,6 +101,13 @@ class Bernoulli(Categorical):
   def size(self) -> int:
     """Outputs per emission."""
     return self.values
+
+  def network_inputs(
+    self, emission: Int[Array, '... values'], scale: Scale = 1.0
+  ) -> Float[Array, '... values']:
+    """The values as they are."""
+    del scale
+    return emission.astype(jnp.float32)
 
   def logits(self, outputs: Float[Array, '... size']) -> Float[Array, '... values 2']:
     """The log-odds as a table of two logits, which decoding may transform."""

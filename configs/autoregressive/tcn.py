@@ -18,7 +18,7 @@ What differs from the paper and its code:
 - The learning rate falls linearly over the second half of the run, where the code divides it by 10
   whenever the validation loss stops falling. Every second epoch is validated, not every one.
 - A piece counts the same in every step, where the code adds up its frames.
-- Keys are embedded linearly first, so each convolution has as many inputs as outputs and no
+- Keys are mapped linearly first, so each convolution has as many inputs as outputs and no
   residual connection needs a projection. Dropout is of whole channels, as in the paper's text.
 - Longer pieces of Nottingham are cut into windows whose given frames cover the receptive field of
   the TCN. Recurrent networks and transformers would remember more of such a piece.
@@ -43,6 +43,7 @@ ROLLS = dict(
   data=dict(name='piano_rolls', batch_size=1),
   ordering=dict(name='frames'),
   head=dict(name='bernoulli'),
+  model=dict(output_bias=True),
   optimizer=dict(learning_rate=1e-3),
   train=dict(
     steps_per_call=100, log_every='2 epochs', evaluate_every='2 epochs', checkpoint_every='2 epochs'
