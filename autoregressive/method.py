@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from autoregressive.chunks import Targets, chunk_count, weighted_loss
+from autoregressive.chunks import Score, Targets, chunk_count, weighted_loss
 from autoregressive.decoding.decoder import Decoder, Draft
 from autoregressive.decoding.requests import RequestSampler
 from autoregressive.decoding.settings import build_settings
@@ -28,6 +28,7 @@ from common.method import (
   Aux,
   Batch,
   Context,
+  Hits,
   Likelihood,
   Method,
   Program,
@@ -67,6 +68,11 @@ class Autoregression(Method):
   def has_likelihood(self) -> bool:
     """Whether the head has a likelihood and not only a score."""
     return self.model.head.likelihood
+
+  @property
+  def predicts(self) -> bool:
+    """Whether the head has a most probable value."""
+    return self.model.head.discrete
 
   @property
   def context(self) -> int:
@@ -128,6 +134,11 @@ class Autoregression(Method):
     dims = weights.sum(-1) * self.ordering.values
     return Likelihood((weights * nats).sum(-1), jnp.zeros(len(nats)), dims)
 
+  def hits(self, params: PyTree, batch: Batch) -> Hits:
+    """How many of the emissions that count are the most probable ones, given those before."""
+    right, weights = self._evaluated(functools.partial(_right_emissions, self.model), params, batch)
+    return Hits((weights * right).sum(-1), weights.sum(-1))
+
   def _label(self, batch: Batch) -> Int[Array, 'batch'] | None:
     return batch.get('label') if self.spec.num_classes else None
 
@@ -148,7 +159,8 @@ class Autoregression(Method):
     position_keys = example_keys(jax.random.fold_in(key, 1), context.index)
     counted = self.objective.position_weights(position_keys, hidden.shape[1])
     targets = targets._replace(weights=targets.weights * counted)
-    total, nats = self._score(self.objective, params, hidden, targets)
+    score = functools.partial(_score_emissions, self.model, self.objective)
+    total, nats = self._compare(score, params, hidden, targets)
     units = self._log_units(batch)
     return total + (targets.weights * units).sum(), nats + units, targets.weights
 
@@ -156,21 +168,28 @@ class Autoregression(Method):
     self, params: PyTree, batch: Batch
   ) -> tuple[Float[Array, 'batch evaluated'], Float[Array, 'batch evaluated']]:
     """The nats of emissions after the given part of the ordering, and their weights."""
-    hidden, targets = self._hidden_states(params, batch, self._label(batch))
-    nats = self._score(Objective(), params, hidden, targets)[1] + self._log_units(batch)
-    evaluated = slice(self.ordering.given - self.ordering.length, None)
-    return nats[:, evaluated], targets.weights[:, evaluated]
+    score = functools.partial(_score_emissions, self.model, Objective())
+    nats, weights = self._evaluated(score, params, batch)
+    return nats + self._log_units(batch), weights
 
-  def _score(
+  def _evaluated(
+    self, score: Score, params: PyTree, batch: Batch
+  ) -> tuple[Float[Array, 'batch evaluated'], Float[Array, 'batch evaluated']]:
+    """The score of emissions after the given part of the ordering, and their weights."""
+    hidden, targets = self._hidden_states(params, batch, self._label(batch))
+    found = self._compare(score, params, hidden, targets)[1]
+    evaluated = slice(self.ordering.given - self.ordering.length, None)
+    return found[:, evaluated], targets.weights[:, evaluated]
+
+  def _compare(
     self,
-    objective: Objective,
+    score: Score,
     params: PyTree,
     hidden: Float[Array, 'batch modelled width'],
     targets: Targets,
   ) -> tuple[Float[Array, ''], Float[Array, 'batch modelled']]:
-    """(Σ weights · (nats + regularizers), nats)."""
+    """(Σ weights · (nats + regularizers), nats), if these are what `score` returns."""
     count = chunk_count(*hidden.shape[:2], self.model.head.size, self.model.chunk)
-    score = functools.partial(_score_emissions, self.model, objective)
     return weighted_loss(score, self.model.head_params(params), hidden, targets, count)
 
   def _hidden_states(
@@ -217,6 +236,13 @@ def _score_emissions(model, objective, params, hidden, emissions, scale):
   outputs = model.apply({'params': params}, hidden, method='project')
   nats = -model.head.log_prob(outputs, emissions, scale)
   return nats, objective.regularizers(model.head, outputs, nats)
+
+
+def _right_emissions(model, params, hidden, emissions, scale):
+  """(1 where an emission is the most probable one, 0), in the form of a score."""
+  outputs = model.apply({'params': params}, hidden, method='project')
+  right = (model.head.mode(outputs, scale) == emissions).all(-1).astype(jnp.float32)
+  return right, jnp.zeros_like(right)
 
 
 def build_model(config: Mapping, spec: DataSpec) -> tuple[Ordering, Model]:

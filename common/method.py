@@ -158,6 +158,18 @@ class Likelihood(NamedTuple):
   parts: Mapping[str, Float[Array, 'batch _']] = {}
 
 
+class Hits(NamedTuple):
+  """How many tokens or frames of each example a model predicts.
+
+  Attributes:
+    right: those that are the most probable one, given everything before.
+    total: those that count.
+  """
+
+  right: Float[Array, 'batch']
+  total: Float[Array, 'batch']
+
+
 class Program(NamedTuple):
   """A jitted function and its arguments, some of them static."""
 
@@ -180,6 +192,7 @@ class Method:
     labelled: whether samples of data with classes can be requested by class.
     has_likelihood: whether `nll` can be called.
     likelihood_note: what a reader should know about the values of `nll`.
+    predicts: whether `hits` can be called.
     reconstructs: whether it is an autoencoder, whose task `reconstruct` takes images as `past`.
     context: of open-ended data, tokens or frames that the model handles at once; 0: an example.
     init_examples: training examples that the initial parameters depend on; 0: none.
@@ -188,6 +201,7 @@ class Method:
   labelled: bool = True
   has_likelihood: bool = True
   likelihood_note: str = ''
+  predicts: bool = False
   reconstructs: bool = False
   context: int = 0
   init_examples: int = 0
@@ -260,6 +274,10 @@ class Method:
 
   def nll(self, params: PyTree, batch: Batch, key: Key[Array, '']) -> Likelihood:
     """Negative log-likelihood of each example. Pure: the caller compiles it."""
+    raise NotImplementedError
+
+  def hits(self, params: PyTree, batch: Batch) -> Hits:
+    """How many tokens of each example are predicted right. Pure: the caller compiles it."""
     raise NotImplementedError
 
 

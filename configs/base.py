@@ -59,6 +59,8 @@ SETTINGS = dict(
     # piano_rolls: frames at the beginning of a window that repeat the one before, and are given
     overlap=Setting(1, UP_TO_A_MILLION),
     blanks=Setting(100, Interval(1, 10**4)),  # copy_memory: between the symbols and their copies
+    # sequential_*: seed of the order of an image's pixels
+    permutation=Setting(0, Interval(0, 2**32, note='0: rows from top to bottom', below=True)),
     # series: values to forecast
     horizon=Setting(0, Interval(0, 10**6, note='0: the published number, or 12')),
     stride=Setting(1, UP_TO_A_MILLION),  # series: steps from one training window to the next
@@ -95,11 +97,12 @@ SETTINGS = dict(
   optimizer=dict(  # how a step changes the parameters
     name='adamw',  # adam, adamw, rmsprop, sgd, muon
     learning_rate=Setting(1e-3, ABOVE_ZERO),  # the peak, after the warm-up
-    schedule='cosine',  # constant, cosine, exponential, rsqrt, trapezoid; after the warm-up
+    # constant, cosine, drop, exponential, rsqrt, trapezoid; after the warm-up
+    schedule='cosine',
     warmup='5%',  # from near 0 to the peak
     # exponential only: the factor of the learning rate from one step to the next
     learning_rate_decay=Setting(1.0, Interval(0, 1, above=True)),
-    cooldown='20%',  # trapezoid only: the length of its final decay
+    cooldown='20%',  # trapezoid, drop: the length of the part that ends at `final`
     final=Setting(0.0, PROBABILITY),  # the last learning rate, as a fraction of `learning_rate`
     b1=Setting(0.9, BELOW_ONE),  # Adam: decay of the mean of gradients
     b2=Setting(0.99, BELOW_ONE),  # Adam, RMSprop: decay of the mean of squared gradients

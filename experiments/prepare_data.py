@@ -8,8 +8,8 @@
   twofold prepare_data --dataset=chorales
 
 The splits are train, validation and test; docs/datasets.md describes the source and the split of
-each dataset. Training itself prepares digits, image_folder, npz, text, python_code, series and
-copy_memory.
+each dataset. Training itself prepares digits, image_folder, npz, text, python_code, series,
+copy_memory and sequential_digits.
 """
 
 import contextlib
@@ -90,6 +90,13 @@ SETTINGS = (
     'copy_memory: blanks between the symbols and their copies (100).',
     lower_bound=1,
     upper_bound=base.SETTINGS['data']['blanks'].range.high,
+  ),
+  flags.DEFINE_integer(
+    'permutation',
+    None,
+    'sequential_*: seed of the order of the pixels of an image (0: rows from top to bottom).',
+    lower_bound=0,
+    upper_bound=base.SETTINGS['data']['permutation'].range.high - 1,
   ),
   flags.DEFINE_integer(
     'horizon',

@@ -42,7 +42,7 @@ class TextDomain(Domain):
 
   noun = 'text'
   metrics = Domain.metrics | {
-    *('perplexity', 'bits_per_byte', 'bits_per_character', 'nats_per_position'),
+    *('perplexity', 'bits_per_byte', 'bits_per_character', 'nats_per_position', 'accuracy'),
     *('distinct', 'self_bleu', 'zipf', 'repetition', 'looping', 'sample_perplexity'),
   }
   usage = 'which --prompt=TEXT continues'

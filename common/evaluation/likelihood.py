@@ -1,8 +1,8 @@
-"""Bits per dimension of a split."""
+"""Bits per dimension of a split, and how much of it is predicted right."""
 
 import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from common.devices.mesh import even_index, mesh_of, scope, split_batch, whole
-from common.method import Batch, Likelihood, Method, NotFiniteError, PyTree
+from common.method import Batch, Hits, Likelihood, Method, NotFiniteError, PyTree
 
 
 class BitsPerDim(NamedTuple):
@@ -79,10 +79,22 @@ def bits_per_dim(
 
 def likelihood_of(method: Method, params: PyTree, batch: Batch, key: Key[Array, '']) -> Likelihood:
   """The likelihood of the examples of a batch whose weight is not 0, in float64 on the host."""
+  return _of_examples(nll, method, params, batch, key)
+
+
+def hits_of(method: Method, params: PyTree, batch: Batch) -> Hits:
+  """The hits of the examples of a batch whose weight is not 0, in float64 on the host."""
+  return _of_examples(hits, method, params, batch)
+
+
+def _of_examples(
+  measure: Callable[..., PyTree], method: Method, params: PyTree, batch: Batch, *key: Array
+) -> PyTree:
+  """A compiled measure of the examples of a batch whose weight is not 0, on the host."""
   mesh, rows = mesh_of(params), len(batch['x'])
   index = even_index(rows, mesh)
   with scope(mesh):
-    found = nll(method, params, {name: x[index] for name, x in batch.items()}, key)
+    found = measure(method, params, {name: x[index] for name, x in batch.items()}, *key)
   # The last batch of a split is padded; its padding must not count, nor what `index` repeats.
   kept = np.flatnonzero(batch.get('weight', np.ones(rows)))
   return jax.tree.map(lambda x: np.asarray(x, np.float64)[kept], found)
@@ -93,6 +105,12 @@ def likelihood_of(method: Method, params: PyTree, batch: Batch, key: Key[Array, 
 def nll(method: Method, params: PyTree, batch: Batch, key: Key[Array, '']) -> Likelihood:
   """`Method.nll`, compiled: each device has its part of the batch."""
   return whole(method.nll(params, split_batch(batch), key))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def hits(method: Method, params: PyTree, batch: Batch) -> Hits:
+  """`Method.hits`, compiled in the same way."""
+  return whole(method.hits(params, split_batch(batch)))
 
 
 def summary(nats: np.ndarray, errors: np.ndarray, num_dims: int | np.ndarray) -> BitsPerDim:

@@ -250,6 +250,7 @@ METRICS = {
   'nats_per_position': Metric(
     _nats_per_position, 'nats per token or frame', NO_DRAWS, POSITIONS_ONLY, missing=_no_likelihood
   ),
+  'accuracy': Metric(texts.accuracy, 'accuracy', NO_DRAWS, TEXT_ONLY, missing=texts.no_predictions),
   'perplexity': Metric(texts.perplexity, 'perplexity', NO_DRAWS, TEXT_ONLY),
   'bits_per_byte': Metric(texts.bits_per_byte, 'bits/byte', NO_DRAWS, TEXT_ONLY),
   'bits_per_character': Metric(texts.bits_per_character, 'bits/character', NO_DRAWS, TEXT_ONLY),

@@ -15,6 +15,7 @@ from common.method import (
   Aux,
   Batch,
   Context,
+  Hits,
   Likelihood,
   Method,
   Program,
@@ -46,6 +47,11 @@ class LoRA(Method):
   def has_likelihood(self) -> bool:
     """That of the wrapped method."""
     return self.method.has_likelihood
+
+  @property
+  def predicts(self) -> bool:
+    """That of the wrapped method."""
+    return self.method.predicts
 
   @property
   def context(self) -> int:
@@ -86,6 +92,10 @@ class LoRA(Method):
   def nll(self, params: PyTree, batch: Batch, key: Key[Array, '']) -> Likelihood:
     """The method's likelihood at the merged parameters."""
     return self.method.nll(merge(params, self.finetune), batch, key)
+
+  def hits(self, params: PyTree, batch: Batch) -> Hits:
+    """The method's predictions at the merged parameters."""
+    return self.method.hits(merge(params, self.finetune), batch)
 
 
 def init_lora(key: Key[Array, ''], base: PyTree, finetune: Finetune) -> dict[str, dict[str, Array]]:

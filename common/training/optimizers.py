@@ -84,6 +84,14 @@ def _trapezoid(settings: Mapping, steps: int, warmup: int, cooldown: int) -> opt
   return optax.join_schedules([optax.constant_schedule(peak), fall], [max(steps - cooldown, 0)])
 
 
+def _drop(settings: Mapping, steps: int, warmup: int, cooldown: int) -> optax.Schedule:
+  """Constant, then constant at `final` times the peak over the last `cooldown`."""
+  del warmup
+  peak = settings['learning_rate']
+  rates = [optax.constant_schedule(rate) for rate in (peak, peak * settings['final'])]
+  return optax.join_schedules(rates, [max(steps - cooldown, 0)])
+
+
 def _exponential(settings: Mapping, steps: int, warmup: int, cooldown: int) -> optax.Schedule:
   """The rate of each step is `learning_rate_decay` times the last one's."""
   del steps, warmup, cooldown
@@ -101,6 +109,7 @@ def _exponential_decay(peak: float, log_factor: float, n: int | Int[Array, '']) 
 LR_SCHEDULES = {
   'constant': _constant,
   'cosine': _cosine,
+  'drop': _drop,
   'exponential': _exponential,
   'rsqrt': _rsqrt,
   'trapezoid': _trapezoid,

@@ -72,6 +72,10 @@ def test_only_counted_positions_count(start):
   likelihood = jax.jit(made.nll)(params, batch, jax.random.key(0))
   np.testing.assert_allclose(likelihood.nats, (kept * nats).sum(1), rtol=1e-4)
   np.testing.assert_array_equal(likelihood.dims, kept.sum(1))
+  right = np.asarray(made.model.head.logits(outputs)).argmax(-1)[..., 0] == x[..., 0]
+  hits = jax.jit(made.hits)(params, batch)
+  np.testing.assert_array_equal(hits.right, (kept & right).sum(1))
+  np.testing.assert_array_equal(hits.total, kept.sum(1))
   for training in (False, True):
     loss, aux = loss_of(made, params, batch, training=training)
     assert float(loss) == pytest.approx((kept * nats).sum() / kept.sum(), rel=1e-4)

@@ -71,6 +71,9 @@ def test_lora_begins_at_the_base_and_merging_changes_nothing(plain, lora):
   merged = merge(moved, build_finetune(config))
   np.testing.assert_allclose(nats(plain[0], merged), nats(made, moved), rtol=1e-6)
   assert abs(nats(made, moved) - nats(*plain)).max() > 0.01
+  right, total = jax.jit(made.hits)(moved, BATCH)
+  np.testing.assert_array_equal(right, jax.jit(plain[0].hits)(merged, BATCH).right)
+  assert made.predicts and (total == BATCH['x'].shape[1] - 1).all()
   name = 'network.block_0.attention.qkv.kernel'
   a, b = (np.asarray(moved['lora'][name][k], np.float64) for k in 'ab')
   before, after = (

@@ -9,6 +9,7 @@ import pytest
 
 from common import config_files
 from common.baselines.vae.first_stage import untrained
+from common.data.builders import BUILDERS
 from common.data.music import Pitches
 from common.data.palettes import Palette
 from common.data.spec import DataSpec, SeriesSpec, latent_spec
@@ -78,6 +79,8 @@ def images_of(data):
   if data['name'] == 'copy_memory':
     shape = (data['blanks'] + 32,)
     return DataSpec('copies', 'text', shape, 10, num_train=10_000, tokenizer=LETTERS, counted=True)
+  if data['name'].startswith('sequential_'):
+    return DataSpec(data['name'], 'text', **BUILDERS[data['name']].expected(data))
   if data['name'] == 'dialogues':
     return DataSpec('dialogues', 'text', (513,), 256, tokenizer=Bytes(), counted=True)
   if data['name'] == 'imagenet':
@@ -130,7 +133,7 @@ OTHERS = ('images.py:digits_2x2', 'images.py:digits_4x4', 'images.py:palette', '
 OTHERS += ('images.py:digits_eps', 'pixelcnn.py:mnist', 'chorales.py:together')
 OTHERS += ('series.py:aus_retail_gaussian', 'text.py:python_bytes', 'text.py:file')
 OTHERS += ('nanogpt.py:shakespeare_char', 'forecasts.py:tcn', 'forecasts.py:transformer')
-OTHERS += ('tcn.py:nottingham', 'tcn.py:copy_memory')
+OTHERS += ('tcn.py:nottingham', 'tcn.py:copy_memory', 'autoregressive/tcn.py:sequential_mnist')
 OTHERS += ('nbeats_smape', 'nbeats_mase', 'nbeats_interpretable')
 OTHERS += ('published.py:none', 'published.py:file', 'published.py:full', 'published.py:lora')
 OTHERS += (
@@ -170,6 +173,7 @@ ALIKE += tuple(v for v in VARIANTS if 'papers/dit.py' in v and not v.endswith(':
 ALIKE += tuple(v for v in VARIANTS if 'papers/sit.py' in v and not v.endswith(':B2_gvp_score'))
 ALIKE += tuple(f'papers/nbeats.py:{name}' for name in nbeats.VARIANTS)
 ALIKE += tuple(f'pixelcnn_pp.py:{name}' for name in pixelcnn_pp.VARIANTS)
+ALIKE += ('tcn.py:sequential_mnist', 'tcn.py:permuted_mnist', 'tcn.py:permuted_digits')
 ALIKE += ('tcn.py:copy_500', 'tcn.py:copy_2000', 'deepar.py:traffic', 'deepar.py:ec')
 ALIKE += ('edm.py:cond_ve', 'edm.py:uncond_vp')
 TRACED = [

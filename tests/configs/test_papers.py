@@ -69,6 +69,7 @@ def operations(function, *arguments):
     ('tcn:jsb', 4 * (3 * 150 * 150 + 2 * 150) + 89 * 150 + 151 * 88),
     ('tcn:nottingham', 8 * (6 * 150 * 150 + 2 * 150) + 89 * 150 + 151 * 88),
     ('tcn:copy_1000', 16 * (8 * 10 * 10 + 2 * 10) + 2 * 10 * 10),
+    ('tcn:permuted_mnist', 16 * (7 * 25 * 25 + 2 * 25) + 2 * 266 * 25),
     # Weights, values and four covariates in, two numbers out, and starts of two classes and none.
     ('deepar:electricity', 3 * 4 * (2 * 40 * 40 + 40) + (1 + 1 + 4) * 40 + 2 * 40 + 3 * 40),
     # The data of the tests have a horizon of 18 steps.
@@ -167,6 +168,8 @@ def cosine(peak, final, warmup, total, n):
     # The data of the tests have 45,000 training images, which are 351 batches of 128.
     ('pixelcnn_pp:cifar10', 1_755_000, {0: 1e-3, 200_000: 1e-3 * 0.999995**200_000}),
     ('tcn:copy_1000', 15_600, {0: 5e-4, 15_599: 5e-4}),
+    # 859 batches of 64 of 55,000 images: a tenth of the rate after ten epochs.
+    ('tcn:sequential_mnist', 17_180, {0: 2e-3, 8589: 2e-3, 8590: 2e-4, 17_179: 2e-4}),
     ('dit:XL2', 400_000, {0: 1e-4, 399_999: 1e-4}),
     ('dit:XL2_7M', 7_000_000, {0: 1e-4, 6_999_999: 1e-4}),
     (
@@ -246,6 +249,11 @@ PUBLISHED = {
   'tcn:copy_1000': {
     'network.width': 10, 'network.layers': 8, 'network.kernel': 8, 'network.dropout': 0.05,
     'data.batch_size': 32, 'optimizer.name': 'rmsprop', 'optimizer.eps': 1e-8, 'seed': 1111,
+  },
+  'tcn:permuted_mnist': {
+    'network.width': 25, 'network.layers': 8, 'network.kernel': 7, 'network.dropout': 0.0,
+    'data.batch_size': 64, 'data.permutation': 1, 'optimizer.name': 'adam',
+    'optimizer.learning_rate': 2e-3, 'optimizer.clip': 0.0, 'seed': 1111,
   },
   'nbeats:tourism_monthly': {
     'data.batch_size': 1024, 'data.context': 168, 'ordering.lookback': 48, 'train.steps': '100',

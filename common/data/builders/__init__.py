@@ -12,7 +12,7 @@ from common.data.builders import (
 )
 from common.data.builders.mixtures import gaussians, stacked
 from common.data.builders.published import competitions, imagenet, long, texts
-from common.data.builders.sequences import copy_memory, piano_rolls
+from common.data.builders.sequences import copy_memory, piano_rolls, pixels
 from common.data.dialogues.builder import Dialogues
 
 BUILDERS = {
@@ -44,4 +44,7 @@ BUILDERS = {
   'chorales': chorales.Chorales,
   'piano_rolls': piano_rolls.PianoRolls,
   'copy_memory': copy_memory.CopyMemory,
+  'sequential_digits': pixels.SequentialDigits,
+  'sequential_mnist': pixels.SequentialMnist,
+  'sequential_fashion_mnist': pixels.SequentialFashionMnist,
 }

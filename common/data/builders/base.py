@@ -33,7 +33,7 @@ FLAG_DEFAULTS = dict(
   horizon=0,
   stride=1,
   min_context=0,
-  **dict.fromkeys(('rolling', 'roll_by'), 0),
+  **dict.fromkeys(('rolling', 'roll_by', 'permutation'), 0),
   rolling_multiple=1,
   overlap=1,
   blanks=100,

@@ -6,14 +6,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.data.pipeline import evaluation_batches
+from common.data.pipeline import Data, evaluation_batches
 from common.data.sources import GivenSource, Source
 from common.data.windows import cut
-from common.evaluation.likelihood import BitsPerDim, bits_per_dim
+from common.evaluation.images.agreement import share
+from common.evaluation.likelihood import BitsPerDim, bits_per_dim, hits_of
 from common.evaluation.measures import Measure
 from common.evaluation.subject import Subject
 from common.evaluation.texts import ngrams
-from common.method import Batch
+from common.method import Batch, Method
 
 BATCH = 1024  # windows whose tokens are decoded at once
 
@@ -80,14 +81,43 @@ def _per(subject: Subject, unit: str) -> Measure:
   return Measure(bits.value * factor, error, f'{_about(subject, bits)}, {number:,} {unit}')
 
 
+def no_predictions(method: Method, data: Data) -> str:
+  """The reason why nothing is predicted; '' if something is."""
+  del data
+  return '' if method.predicts else 'the model has no most probable token'
+
+
+def accuracy(subject: Subject) -> Measure:
+  """Share of the tokens that count which are the most probable one, given those before."""
+  if reason := no_predictions(subject.method, subject.data):
+    return Measure(None, note=reason)
+  batches = _batches(subject.split, subject)
+  found = [hits_of(subject.method, subject.params, batch) for batch in batches]
+  right, total = (np.concatenate(part) for part in zip(*found, strict=True))
+  if not total.sum():
+    return Measure(None, note='no token of the evaluated split counts')
+  note = f'{subject.settings["split"]} split, {int(total.sum()):,} tokens'
+  if total.max() == 1:  # such as the class of an image: independent of each other
+    value, error, interval = share(int(right.sum()), int(total.sum()))
+    return Measure(value, error, note, interval=interval)
+  value = right.sum() / total.sum()
+  # The error of a ratio of means over windows, whose tokens depend on each other, to first order.
+  spread = np.std(right - value * total, ddof=1) if len(total) > 1 else math.nan
+  error = float(spread / total.mean() / math.sqrt(len(total)))
+  return Measure(float(value), None if math.isnan(error) else error, note)
+
+
 def _likelihood(subject: Subject, source: Source | None = None) -> BitsPerDim:
   """Bits per token of the evaluated split, or of another source."""
-  source = subject.split if source is None else source
-  # A short text has fewer windows than a batch.
-  batches = counted_batches(source, min(subject.settings['batch_size'], len(source)))
+  batches = _batches(subject.split if source is None else source, subject)
   return bits_per_dim(
     subject.method, subject.params, batches, subject.data.spec.num_dims, subject.key
   )
+
+
+def _batches(source: Source, subject: Subject) -> Iterator[Batch]:
+  # A short text has fewer windows than a batch.
+  return counted_batches(source, min(subject.settings['batch_size'], len(source)))
 
 
 def _about(subject: Subject, bits: BitsPerDim) -> str:

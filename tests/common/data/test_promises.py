@@ -84,6 +84,10 @@ ELSEWHERE = {
   'chorales': 'test_chorales.py',
   'piano_rolls': 'sequences/test_piano_rolls.py',
   'copy_memory': 'sequences/test_copy_memory.py',
+  **dict.fromkeys(
+    ('sequential_digits', 'sequential_mnist', 'sequential_fashion_mnist'),
+    'sequences/test_pixels.py',
+  ),
 }
 
 

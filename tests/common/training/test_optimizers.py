@@ -46,6 +46,11 @@ def test_rsqrt_and_trapezoid():
   np.testing.assert_allclose([rate(80), rate(85), rate(100)], [2, 1.55, 0.2], rtol=1e-6)
 
 
+def test_drop_has_two_rates():
+  rate = schedule(schedule='drop', warmup='10', cooldown='50%', final=0.1)
+  np.testing.assert_allclose([rate(10), rate(49), rate(50), rate(99)], [2, 2, 0.2, 0.2], rtol=1e-6)
+
+
 def test_exponential_multiplies_the_rate_at_every_step():
   rate = schedule(schedule='exponential', warmup='10', learning_rate_decay=0.9)
   np.testing.assert_allclose([rate(10), rate(11), rate(60)], [2, 1.8, 2 * 0.9**50], rtol=1e-5)
