@@ -72,7 +72,7 @@ MNIST = merge(
   dict(
     data=dict(name='sequential_mnist'),
     network=dict(width=25, layers=8, kernel=7),
-    train=dict(steps='20 epochs', steps_per_call=43),
+    train=dict(steps='20 epochs'),
   ),
 )
 DIGITS = merge(
