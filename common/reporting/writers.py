@@ -26,6 +26,23 @@ BAR_WIDTH, LEAST_WIDTH = 12, 40  # columns of the bar with its spaces, and of th
 NOT_FINITE = {'NaN': math.nan, 'Infinity': math.inf, '-Infinity': -math.inf}
 
 
+def event_writer() -> type:
+  """The class `tensorboardX.SummaryWriter`, imported without PyTorch.
+
+  tensorboardX imports PyTorch wherever it is installed, to accept its tensors: seconds of processor
+  time at the start of every training.
+  """
+  hidden = 'torch' not in sys.modules
+  if hidden:
+    sys.modules['torch'] = None  # `import torch` raises ImportError
+  try:
+    from tensorboardX import SummaryWriter
+  finally:
+    if hidden:
+      del sys.modules['torch']
+  return SummaryWriter
+
+
 class Writer:
   """Metrics of one run: `metrics.jsonl`, and TensorBoard events in `tensorboard/`.
 
@@ -63,10 +80,8 @@ class Writer:
     # Without a buffer: each line is one write, so that a kill cannot leave half of one.
     self._file = (workdir / METRICS_FILE).open('ab', buffering=0)
     if tensorboard:
-      from tensorboardX import SummaryWriter
-
       # purge_step: TensorBoard ignores events that an interrupted run wrote for later steps.
-      self._events = SummaryWriter(
+      self._events = event_writer()(
         str(workdir / 'tensorboard'),
         purge_step=step + 1 if step else None,
         # File names contain only seconds: two starts within one second would share a file.

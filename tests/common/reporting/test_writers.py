@@ -158,13 +158,17 @@ def test_tensorboard_gets_scalars_and_images(tmp_path):
   assert [e.step for e in events(tmp_path) if e.session_log.status] == [6]
 
 
-def test_the_module_imports_neither_tensorboard_nor_tqdm():
+def test_the_module_imports_neither_tensorboard_nor_tqdm_and_never_pytorch():
   code = (
-    'import sys, common.reporting.writers\n'
-    'print([m for m in ("tensorboardX", "tqdm") if m in sys.modules])'
+    'import sys\n'
+    'from common.reporting import writers\n'
+    'heavy = {"tensorboardX", "tqdm", "torch"}\n'
+    'print(heavy & set(sys.modules))\n'
+    'writers.event_writer()\n'
+    'print(heavy & set(sys.modules))'
   )
   done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
-  assert done.stdout.strip() == '[]'
+  assert done.stdout.splitlines() == ['set()', "{'tensorboardX'}"]
 
 
 # Progress.
