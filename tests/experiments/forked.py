@@ -17,9 +17,12 @@ import sys
 import tempfile
 from typing import BinaryIO
 
+# Most of the time of a short command is these imports.
 import grain  # noqa: F401
+import matplotlib.figure  # noqa: F401
+import sklearn.neural_network  # noqa: F401
 
-import experiments.runs  # noqa: F401  most of the time of a short command is these imports
+import experiments.runs  # noqa: F401
 from common.reporting import writers
 
 SECONDS = 900  # after which a command line is ended by SIGALRM; long, for machines with other work

@@ -1,5 +1,6 @@
 """The training command: bit-exact resume, signals, and errors for bad input."""
 
+import functools
 import json
 import shutil
 import signal
@@ -19,15 +20,23 @@ from experiments import families, runs
 from tests.experiments.commands import TINY, TINY_DIFFUSION, refused, run, start
 
 
-def final_state(workdir):
-  """The last checkpoint of a run: every leaf of parameters, optimiser, average and counters."""
-  config = json.loads((workdir / 'config.json').read_text())
+@functools.cache
+def abstract_state(text):
+  """The shapes of the state of a run, on one device; `text` is its config as JSON."""
+  config = json.loads(text)
   data = pipeline.load(config['data'])
   config['parallel'] = get_base().parallel.to_dict()
   mesh = make_mesh(config['parallel'], jax.devices()[:1])
-  program = build_program(config, families.build(config, data.spec), data.spec, mesh)
+  return build_program(
+    config, families.build(config, data.spec), data.spec, mesh
+  ).step.abstract_state
+
+
+def final_state(workdir):
+  """The last checkpoint of a run: every leaf of parameters, optimiser, average and counters."""
+  shapes = abstract_state((workdir / 'config.json').read_text())
   with Checkpoints(workdir / 'checkpoints', read_only=True) as checkpoints:
-    restored = checkpoints.restore(program.step.abstract_state)
+    restored = checkpoints.restore(shapes)
   return restored.step, jax.device_get(restored.state)
 
 
