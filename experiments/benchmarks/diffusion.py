@@ -49,11 +49,11 @@ def unet_config(sizes: Sizes) -> dict:
   return families.complete(config)
 
 
-def dit_config(width: int, steps: int = 1) -> dict:
+def dit_config(width: int, depth: int, steps: int = 1) -> dict:
   """A small DiT and a process that every sampler supports, sampled in `steps` steps."""
   config = base.get_base()
   config.process = dict(name='vp_linear')
-  config.network.update(patch=2, width=width, depth=4, heads=4, scan=False)
+  config.network.update(patch=2, width=width, depth=depth, heads=4, scan=False)
   config.sampling.steps = steps
   return families.complete(config)
 
@@ -105,7 +105,7 @@ def solvers(sizes: Sizes, peers: bool) -> list[Race]:
   """The time per network evaluation of each sampler, compared with the bare network."""
   del peers
   spec, batch = spec_of(sizes.image), sizes.solver_batch
-  config = dit_config(2 * sizes.unet_width, sizes.solver_steps)
+  config = dit_config(2 * sizes.unet_width, sizes.dit_depth, sizes.solver_steps)
   method, model = families.build(config, spec), build_model(config, spec)
   params = perturbed_params(method, spec)
   x, t = jnp.zeros((batch, *spec.shape)), jnp.full(batch, 0.5)
@@ -138,7 +138,7 @@ def likelihood(sizes: Sizes, peers: bool) -> list[Race]:
   """
   del peers
   spec, batch = spec_of(sizes.likelihood_image), sizes.likelihood_batch
-  config = dit_config(sizes.likelihood_width)
+  config = dit_config(sizes.likelihood_width, sizes.dit_depth)
   contenders = {
     OURS: flow_on_device(config, spec, batch, TOLERANCE),
     'separate drift and divergence, SciPy on the host': flow_on_host(

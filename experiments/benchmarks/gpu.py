@@ -207,11 +207,11 @@ LOOP = dict(
 )
 SMALL_DIT = dict(network=dict(width=32, depth=2, heads=2), train=dict(steps='20'))
 SMALL = {  # settings of a dry run, by config
-  GPT2: dict(network=dict(width=32, layers=2, heads=2)),
+  GPT2: dict(network=dict(width=32, layers=1, heads=2)),
   DIT_XL: SMALL_DIT,
   DIT_B: SMALL_DIT,
   EDM: dict(
-    network=dict(width=16, blocks=1, multipliers=(1, 2), attention=(4,)), sampling=dict(steps=4)
+    network=dict(width=16, blocks=1, multipliers=(1,), attention=(8,)), sampling=dict(steps=4)
   ),
 }
 

@@ -41,6 +41,7 @@ class Sizes(NamedTuple):
   unet_width: int = 64
   unet_blocks: int = 1
   unet_batch: int = 16
+  dit_depth: int = 4
   draws: int = 64
   draw_steps: int = 50
   solver_steps: int = 16
@@ -66,6 +67,7 @@ SIZES = {
     {'default': TransformerSizes(32, 1, 2, 16, 2)},
     unet_width=16,
     unet_batch=2,
+    dit_depth=1,
     draws=2,
     draw_steps=2,
     solver_steps=4,
