@@ -67,7 +67,9 @@ def _nats_per_position(subject: Subject) -> Measure:
   # A frame has several values; a token is one.
   nats = math.prod(subject.data.spec.shape[1:]) * math.log(2)
   error = None if bits.standard_error is None else nats * bits.standard_error
-  return Measure(nats * bits.value, error, bits.note)
+  # Which says the same of bits/dim.
+  unit = subject.domain.dimension_note(subject.data.spec, bits.value)
+  return Measure(nats * bits.value, error, bits.note.removesuffix(unit))
 
 
 def _score(name: str, subject: Subject) -> Measure:
