@@ -21,7 +21,7 @@ SECTIONS = {
 # Arguments that come from the data or from another component, and are not settings.
 GIVEN = {
   'ordering': ('spec', 'centred', 'relative'),
-  'network': ('length', 'grid', 'dtype', 'lookback', 'horizon', 'outputs'),
+  'network': ('length', 'grid', 'dtype', 'lookback', 'horizon', 'outputs', 'input_std'),
   'head': ('values', 'vocabulary'),
   'model': ('network', 'head', 'values', 'rows', 'num_classes', 'features', 'categories'),
 }

@@ -36,8 +36,8 @@ class Model(nn.Module):
       'token': the embedding of the value `start_token`; 'none': no input, so the first emission
       is given, not modelled (as when language models are trained on windows of a text).
     start_token: the value for start='token'.
-    output_bias: whether a learned bias is added to the outputs. Language models have none; keys of
-      a piano, of which most hardly ever sound, need one.
+    output_bias: whether a learned bias is added to the outputs. Language models have none; it suits
+      keys of a piano, of which most hardly ever sound.
     logit_cap: outputs are soft-capped to ±logit_cap by a tanh (Gemma Team 2024); 0: no cap.
     features: number of covariates of an emission that are numbers; a linear map of them is added
       to the input that predicts the emission.
@@ -48,7 +48,7 @@ class Model(nn.Module):
 
   Raises:
     ConfigError: for a start that cannot carry the class; for tied embeddings or
-      start='token' without an embedding table; for an output bias with tied embeddings.
+      start='token' without an embedding table; for an output bias without a projection.
   """
 
   network: CausalNetwork
@@ -81,9 +81,10 @@ class Model(nn.Module):
         "model.tied and model.start='token' need an embedding table, but this head has none: use "
         "model.tied=False and model.start='learned'"
       )
-    if self.tied and self.output_bias:
+    if self.output_bias and (self.tied or self.network.direct):
       raise ConfigError(
-        'model.output_bias=True needs a projection of its own: use model.tied=False'
+        'model.output_bias=True needs a projection of its own, which a network that projects by '
+        'itself and tied embeddings lack: use model.output_bias=False'
       )
 
   def setup(self):
@@ -205,12 +206,12 @@ class Model(nn.Module):
     """Hidden states to outputs, in float32: the products' sums are, whatever their operands."""
     if self.network.direct:
       return hidden.astype(jnp.float32)
+    hidden *= self.network.output_scale  # muP: 1 / width ratio (Yang et al. 2022, table 8)
     if self.tied:
       table = self.token_embed.embedding.astype(self.network.dtype)
       outputs = precision.sum_in_float32(jnp.matmul, hidden, table.T)
     else:
       outputs = self.output_proj(hidden)
-    outputs *= self.network.output_scale  # muP: 1 / width ratio (Yang et al. 2022, table 8)
     if self.logit_cap:
       # c·tanh(x / c) is x near 0 and bounded by ±c.
       outputs = self.logit_cap * jnp.tanh(outputs / self.logit_cap)

@@ -99,7 +99,7 @@ def sections(published: Published) -> dict[str, Any]:
   The network's type is not among its settings: it comes from `precision`.
   """
   network = vars(Transformer(**published.network))
-  names = settings_of(Transformer).keys() - {'length', 'dtype'}
+  names = settings_of(Transformer).keys() - {'length', 'input_std', 'dtype'}
   settings = {name: network[name] for name in names} | {'context': published.network['length']}
   return dict(
     network={'name': 'transformer'} | settings,
@@ -345,6 +345,7 @@ STATED = settings_of(Transformer).keys() - {
   'attention',
   'scan',
   'remat',
+  'input_std',
   'dtype',
 }
 

@@ -5,7 +5,7 @@ They all derive from `base.CausalNetwork`, which documents their members.
 
 from collections.abc import Callable, Mapping
 
-from autoregressive.networks.base import CausalNetwork
+from autoregressive.networks.base import EMBED_STD, CausalNetwork
 from autoregressive.networks.nbeats import InterpretableNBeats, NBeats
 from autoregressive.networks.pixelcnn import GatedPixelCNN, PixelCNN
 from autoregressive.networks.pixelcnn_pp import PixelCNNPlusPlus
@@ -37,5 +37,7 @@ def build_network(settings: Mapping, ordering, head, length: int, dtype: str) ->
     'lookback': ordering.features if ordering.context else 0,
     'horizon': ordering.values,
     'outputs': head.size // ordering.values,
+    # Numbers enter at about unit scale, through a linear map.
+    'input_std': EMBED_STD if head.rows else 1.0,
   }
   return component(NETWORKS, settings, 'network', **given)

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from autoregressive.networks.base import EMBED_STD
 from common.config import ConfigError, pick
 
 POSITIONS = ('learned', 'sinusoidal', 'rotary', 'alibi', 'none')
@@ -20,16 +19,12 @@ POSITIONS = ('learned', 'sinusoidal', 'rotary', 'alibi', 'none')
 def sinusoidal(
   positions: Int[Array, '*batch length'], width: int
 ) -> Float[Array, '*batch length width']:
-  """Sines, then cosines, of wavelengths 2π to 10000·2π (Vaswani et al. 2017, section 3.5).
-
-  They are EMBED_STD times those of the paper, in which embeddings are multiplied by √width (section
-  3.4). Embeddings are small here, and would hardly count next to the paper's positions.
-  """
+  """Sines, then cosines, of wavelengths 2π to 10000·2π (Vaswani et al. 2017, section 3.5)."""
   half = width // 2
   # In NumPy, so that the table's frequencies are constants of the program, rounded once.
   frequencies = np.exp(-math.log(10_000.0) * np.arange(half) / half).astype(np.float32)
   angles = positions[..., None].astype(jnp.float32) * frequencies
-  table = EMBED_STD * jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)
+  table = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], -1)
   # An odd width has one channel more than sines and cosines fill: zero.
   return jnp.pad(table, [(0, 0)] * (table.ndim - 1) + [(0, width - 2 * half)])
 

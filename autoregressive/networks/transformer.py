@@ -140,6 +140,8 @@ class Transformer(CausalNetwork):
     scan: whether layers are one `scan` over stacked parameters, which compiles in the time of one
       layer and runs somewhat slower on CPUs.
     remat: a key of REMAT: recompute activations in the backward pass; '': keep them.
+    input_std: the deviation of inputs at first, and the amplitude of sinusoidal positions: larger
+      ones would drown them. Vaswani et al. 2017 multiply embeddings by √width (section 3.4).
     dtype: type of the products and of the residual stream.
 
   Raises:
@@ -172,6 +174,7 @@ class Transformer(CausalNetwork):
   base_width: Annotated[int, ZERO_IS_OFF] = 0
   scan: bool = False
   remat: Annotated[str, OneOf('', *REMAT)] = ''
+  input_std: float = EMBED_STD
   dtype: str = 'float32'
 
   can_rewind = True
@@ -295,7 +298,7 @@ class Transformer(CausalNetwork):
       # Padding may reach beyond the table; masks hide it, and the last row keeps it free of NaN.
       h = h + embed(jnp.minimum(positions, self.longest - 1)).astype(h.dtype)
     elif self.positions == 'sinusoidal':
-      h = h + pos.sinusoidal(positions, self.width).astype(h.dtype)
+      h = h + (self.input_std * pos.sinusoidal(positions, self.width)).astype(h.dtype)
     h = nn.Dropout(self.dropout, deterministic=not train)(h)
     inputs = self._attention_inputs(steps, cache, segments)
     layers = None if cache is None else cache.layers

@@ -99,13 +99,20 @@ def compare(path: Path, there: Mapping[str, list], asked: Mapping, partial: bool
   for name, x in asked.items():
     want = _shown(x.shape, x.dtype)
     if name not in there:
-      raise CheckpointError(f'{path} is from another model: it lacks {name}, here {want}')
+      raise CheckpointError(_other(path, f'it lacks {name}, here {want}'))
     if (have := _shown(*there[name][:2])) != want:
-      raise CheckpointError(f'{path} is from another model: {name} is {have} there and {want} here')
+      raise CheckpointError(_other(path, f'{name} is {have} there and {want} here'))
   extra = [name for name in there if name not in asked]
   if extra and not partial:
     have = _shown(*there[extra[0]][:2])
-    raise CheckpointError(f'{path} is from another model: it has {extra[0]} {have}, absent here')
+    raise CheckpointError(_other(path, f'it has {extra[0]} {have}, absent here'))
+
+
+def _other(path: Path, why: str) -> str:
+  return (
+    f'{path} is from another model: {why}; use the config and the version of twofold that made it, '
+    'or train again'
+  )
 
 
 def verify_leaves(there: Mapping[str, list], leaves: Mapping[str, jax.Array]) -> None:

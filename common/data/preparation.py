@@ -54,6 +54,11 @@ def location(settings: Mapping[str, Any]) -> Path:
       'data.shift=True is for windows of a stream of text or music, and '
       f'{builder.name} holds none; set data.shift=False'
     )
+  if (permutation := settings.get('permutation', 0)) and 'permutation' not in builder.flags:
+    raise config_lib.ConfigError(
+      f'data.permutation={permutation} is the order of pixels of a sequential set, such as '
+      f"'sequential_digits', not of {builder.name}; set data.permutation=0"
+    )
   train_to = settings.get('train_to', 'validation')
   if train_to != 'validation' and 'train_to' not in builder.flags and not builder.holds_images:
     raise config_lib.ConfigError(

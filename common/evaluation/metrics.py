@@ -67,7 +67,7 @@ def _nats_per_position(subject: Subject) -> Measure:
   # A frame has several values; a token is one.
   nats = math.prod(subject.data.spec.shape[1:]) * math.log(2)
   error = None if bits.standard_error is None else nats * bits.standard_error
-  # Which says the same of bits/dim.
+  # The unit's note gives the same value.
   unit = subject.domain.dimension_note(subject.data.spec, bits.value)
   return Measure(nats * bits.value, error, bits.note.removesuffix(unit))
 

@@ -114,7 +114,8 @@ def is_paired(one: Estimate, other: Estimate) -> bool:
 def _mean(values: Mapping[int, float]) -> Estimate:
   """The mean over seeds."""
   array = np.array(list(values.values()))
-  error = array.std(ddof=1) / math.sqrt(len(array))
+  # Of equal values the mean may be rounded, which is no spread.
+  error = array.std(ddof=1) / math.sqrt(len(array)) if np.ptp(array) else 0.0
   return Estimate(float(array.mean()), float(error), len(array) - 1.0, dict(values))
 
 

@@ -29,7 +29,8 @@ def make_lr_schedule(
     batch_size: examples in a step, for lengths in examples.
 
   Raises:
-    ConfigError: for an unknown schedule, or a warm-up that leaves no step to train.
+    ConfigError: for an unknown schedule, a warm-up that leaves no step to train, or a drop to 0 or
+      at no step of the run.
   """
   warmup = parse_steps(settings['warmup'], 'optimizer.warmup', epoch, total, batch_size)
   if warmup >= total:
@@ -87,6 +88,11 @@ def _trapezoid(settings: Mapping, steps: int, warmup: int, cooldown: int) -> opt
 def _drop(settings: Mapping, steps: int, warmup: int, cooldown: int) -> optax.Schedule:
   """Constant, then constant at `final` times the peak over the last `cooldown`."""
   del warmup
+  if not (0 < cooldown < steps and settings['final'] > 0):
+    raise ConfigError(
+      "optimizer.schedule='drop' needs optimizer.final above 0, and an optimizer.cooldown above 0 "
+      f'and below the {steps} steps after the warm-up; got {settings["final"]:g} and {cooldown}'
+    )
   peak = settings['learning_rate']
   rates = [optax.constant_schedule(rate) for rate in (peak, peak * settings['final'])]
   return optax.join_schedules(rates, [max(steps - cooldown, 0)])

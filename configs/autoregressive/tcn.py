@@ -11,8 +11,8 @@ sequential_digits and permuted_digits need nothing.
 
 Reproduces: Bai, Kolter & Koltun 2018 (TCN), tables 1 and 2: networks, dropout, Adam with 1e-3, one
 piece per batch, and the best epoch on the validation split; and the code's clipping of pieces,
-which clips nothing. Of sequential and permuted MNIST, the networks of table 2 (no dropout), and
-from the code Adam with 2e-3, batches of 64, 20 epochs, and a tenth of the rate after the tenth.
+which clips nothing. For sequential and permuted MNIST, they are those of table 2 (no dropout), with
+Adam with 2e-3, batches of 64, 20 epochs, and a tenth of the rate after the tenth.
 
 To expect: configs/ablations/sequences/tcn.py has the published cells, docs/results/tcn.md ours.
 Over digits, seconds to a minute on a CPU (`--step=best --metrics=accuracy`).
@@ -27,10 +27,10 @@ What differs from the paper and its code:
 - Longer pieces of Nottingham are cut into windows whose given frames cover the receptive field of
   the TCN. Recurrent networks and transformers would remember more of such a piece.
 - Pixels are embedded as tokens, where the code takes a normalised number; the class is one of 266
-  tokens, not of 10, and outputs have no bias. Each of the two tables has 6,650 parameters. 5,000 of
-  the 60,000 training images are the validation split, the others are shuffled in every epoch, and
-  the permutation is fixed; the code shuffles nothing, and draws a permutation in each run. Its
-  default dropout is 0.05 (--config.network.dropout=0.05), of single numbers
+  tokens, not of 10, and outputs have no bias. Embedding and output have 6,650 parameters each.
+  5,000 of the 60,000 training images are the validation split, the others are shuffled in every
+  epoch, and the permutation is fixed; the code shuffles nothing, and draws a permutation in each
+  run. Its default dropout is 0.05 (--config.network.dropout=0.05), of single numbers
   (--config.network.drop_channels=False).
 - copy_memory has one sequence as input and target (docs/datasets.md), 100 blanks in place of 1,000
   with a network to match, no dropout (with one of 0.05, 1,800 steps were no better than a guess),

@@ -8,7 +8,7 @@ nottingham needs --collection=nottingham --context=512 --overlap=152; sequential
 
 Reproduces: the TCN's cells for music, copy memory and MNIST in table 1 of the paper, with the
 networks, dropout and optimisers of tables 2 and 3; what those leave open is in the authors'
-repository (locuslab/TCN: poly_music_test.py, copymem_test.py, pmnist_test.py).
+repository (locuslab/TCN: poly_music/music_test.py, copymem_test.py, pmnist_test.py).
 
 To expect, not measured here: nats per frame of the test split, at the best epoch on the validation
 split (`--step=best`); nats per token of copies, where a guess costs 10·ln 8 / (blanks + 20); and
@@ -29,8 +29,8 @@ What the paper does and this code does not yet:
 
 - The learning rate of music falls by 10 whenever the validation loss stops falling; here it falls
   linearly over the second half of the run.
-- Its music networks see keys directly, and a residual connection projects them; here keys are
-  embedded first. A piece counts the same in every step; there, its frames are added up.
+- Its music networks see keys directly, and a residual connection projects them; here a linear
+  map does. A piece counts the same in every step; there, its frames are added up.
 - Pieces of Nottingham are whole; here longer ones are cut into windows that reach back as far as
   the network sees.
 - Copies have one sequence as input and target here (docs/datasets.md).

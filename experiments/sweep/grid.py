@@ -14,7 +14,9 @@ from common.studies.studies import Results, loss_kind
 from experiments import cli, config_flag, families
 
 SAMPLING = 'sampling.'
-HIGHER_IS_BETTER = frozenset(('agreement', 'precision', 'recall', 'modes', 'high_quality'))
+HIGHER_IS_BETTER = frozenset(
+  ('accuracy', 'agreement', 'precision', 'recall', 'modes', 'high_quality')
+)
 # Neither less nor more is better: {metric: the value of a perfect model}.
 TARGETS = {'high_frequency': 1.0}
 

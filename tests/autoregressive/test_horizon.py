@@ -127,3 +127,8 @@ def test_another_horizon_is_refused():
   ordering = build_ordering({'name': 'horizon'}, REAL)
   with pytest.raises(ConfigError, match='forecasts 4 steps from 8, no other number; got windows'):
     ordering.encode(jnp.zeros((1, CONTEXT + 6, 3)))
+
+
+def test_a_direct_model_has_no_output_bias():
+  with pytest.raises(ConfigError, match='needs a projection of its own'):
+    build(config('quantiles') | {'model': {'output_bias': True, 'start': 'none'}}, REAL)

@@ -201,10 +201,10 @@ def test_a_variant_builds_and_its_step_can_be_lowered(variant):
 
 
 @pytest.mark.slow
-def test_the_variants_that_are_not_traced_build():
-  for variant in UNTRACED:
-    config = families.load_config(variant, {})
-    families.build(config, spec_of(config['data']))
+@pytest.mark.parametrize('variant', UNTRACED)
+def test_a_variant_that_is_not_traced_builds(variant):
+  config = families.load_config(variant, {})
+  families.build(config, spec_of(config['data']))
 
 
 # The others differ from it in the family, the network or the target.

@@ -95,6 +95,7 @@ def results_of(metric, values):
   [
     ('precision', {'a': 0.5, 'b': 0.9}, 'best by precision: b'),
     ('modes', {'a': 8.0, 'b': 5.0}, 'best by modes covered: a'),
+    ('accuracy', {'a': 0.1, 'b': 0.9}, 'best by accuracy: b'),
     ('mode_kl', {'a': 0.5, 'b': 0.9}, 'best by KL over modes: a'),
     ('high_frequency', {'a': 0.5, 'b': 1.2}, 'closest to 1 by high-frequency energy: b'),
   ],

@@ -108,7 +108,7 @@ def _claims() -> tuple[Claim, ...]:
   """What the paper says of its table, of which most differences are small."""
   claims = [
     parts.lower(
-      f'ε with the truncated SNR is worst: above {target}, {sampler}',
+      f'with the truncated SNR, ε is worse than {target}: {sampler}',
       grids.row_name(target, 'truncated SNR', sampler),
       grids.row_name('ε', 'truncated SNR', sampler),
     )

@@ -10,7 +10,7 @@ Reproduces: Ma et al. 2024 (SiT), tables 2 to 5, SiT-B/2 after 400,000 steps; wi
 weighted score. The SDE's diffusion coefficient is that of the process (w^KL). The ODE is solved by
 an adaptive method at scale paper, and by Heun's at cpu.
 
-To expect: not measured yet.
+To expect for cpu: docs/results/sit.md.
 """
 
 import dataclasses

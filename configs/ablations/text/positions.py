@@ -16,7 +16,7 @@ WikiText-103; the published cells, perplexities of its development set, are of a
 windows that do not overlap, as here. A table of learned positions cannot be evaluated beyond its
 length.
 
-To expect: not measured yet.
+To expect for cpu: docs/results/lengths.md (one seed).
 """
 
 from typing import Any
@@ -63,7 +63,9 @@ def row(positions: str, context: int, trained: int, times: int) -> Row:
   config: dict[str, Any] = {'network.positions': positions, 'data.context': trained * context}
   if times != trained:
     config['evaluation.context'] = times * context
-  return Row(row_name(positions, trained, times), config)
+  name = positions if trained == 1 else f'{positions}, trained at {trained} L'
+  place = name, f'{times} L' if times > 1 else 'L'
+  return Row(row_name(positions, trained, times), config, at=place)
 
 
 def get_study(scale: str = 'cpu') -> Study:
@@ -92,6 +94,7 @@ def get_study(scale: str = 'cpu') -> Study:
     paper='Press, Smith & Lewis 2022',
     config=chosen['config'],
     rows=tuple(rows),
+    axes=('positions', 'length'),
     metrics=('perplexity', NATS, 'parameters'),
     published={cell: value for cell, value in published.items() if cell[0] in names},
     published_as={'perplexity': 'perplexity of words of WikiText-103'},

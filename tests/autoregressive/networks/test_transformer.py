@@ -2,6 +2,7 @@
 
 import functools
 import math
+import types
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +10,9 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh
 
-from autoregressive.heads.categorical import Categorical
+from autoregressive.heads.categorical import Bernoulli, Categorical
 from autoregressive.model import Model
-from autoregressive.networks import NETWORKS
+from autoregressive.networks import NETWORKS, build_network
 from autoregressive.networks import positions as pos
 from autoregressive.networks.base import EMBED_STD
 from autoregressive.networks.transformer import ACTIVATIONS, Transformer
@@ -295,9 +296,22 @@ def test_alibi_slopes():
 
 
 def test_sinusoidal_table():
-  table = np.asarray(pos.sinusoidal(jnp.array([10]), 8))[0] / EMBED_STD
+  table = np.asarray(pos.sinusoidal(jnp.array([10]), 8))[0]
   np.testing.assert_allclose(table[[0, 4]], [math.sin(10), math.cos(10)], atol=1e-6)
   np.testing.assert_allclose(table[1], math.sin(10 / 10.0), atol=1e-6)
+
+
+def test_sinusoidal_positions_are_as_small_as_the_inputs():
+  # Tokens have small embeddings; numbers enter at their own size.
+  config = dict(name='transformer', positions='sinusoidal', width=8, layers=1, heads=2)
+  ordering = types.SimpleNamespace(grid=None, features=0, context=0, values=1)
+  for head, amplitude in ((Categorical(1, 5), EMBED_STD), (Bernoulli(1, 2), 1.0)):
+    network = build_network(config, ordering, head, 3, 'float32')
+    plain = build_network(config | {'positions': 'none'}, ordering, head, 3, 'float32')
+    h = jnp.zeros((1, 3, 8))
+    params = network.init(jax.random.key(0), h)
+    expected = plain.apply(params, amplitude * pos.sinusoidal(jnp.arange(3)[None], 8))[0]
+    np.testing.assert_allclose(network.apply(params, h)[0], expected, atol=1e-6)
 
 
 def count(length, vocabulary, tied=True, **settings):

@@ -173,6 +173,11 @@ def test_shifts_need_a_stream():
     pipeline.load({'name': 'digits', 'shift': True})
 
 
+def test_permutations_need_a_sequential_set():
+  with pytest.raises(ConfigError, match=r'data.permutation=3 is the order .*, not of digits'):
+    pipeline.load({'name': 'digits', 'permutation': 3})
+
+
 def test_flips_need_images():
   with pytest.raises(ConfigError, match=r'data.flip=True mirrors images, and text holds none'):
     pipeline.load({'name': 'text', 'source': 'x.txt', 'flip': True})

@@ -51,6 +51,14 @@ def test_drop_has_two_rates():
   np.testing.assert_allclose([rate(10), rate(49), rate(50), rate(99)], [2, 2, 0.2, 0.2], rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+  'settings', [dict(final=0.0), dict(cooldown='0'), dict(cooldown='90')], ids=str
+)
+def test_a_drop_to_nothing_or_at_no_step_is_refused(settings):
+  with pytest.raises(ConfigError, match='below the 90 steps after the warm-up'):
+    schedule(**dict(schedule='drop', warmup='10', cooldown='50', final=0.1) | settings)
+
+
 def test_exponential_multiplies_the_rate_at_every_step():
   rate = schedule(schedule='exponential', warmup='10', learning_rate_decay=0.9)
   np.testing.assert_allclose([rate(10), rate(11), rate(60)], [2, 1.8, 2 * 0.9**50], rtol=1e-5)
