@@ -14,8 +14,7 @@ from common.data.modes import Modes
 from common.data.pipeline import Data
 from common.data.sources import Source
 from common.evaluation.images import classifiers
-from common.evaluation.images.agreement import share
-from common.evaluation.measures import Measure
+from common.evaluation.measures import Measure, proportion
 from common.evaluation.subject import REAL_EXAMPLES, Reader, Subject
 from common.method import Method
 
@@ -192,7 +191,7 @@ def high_quality(subject: Subject) -> Measure:
   from scipy import stats
 
   found = subject.samples.read['high_quality']
-  value, error, interval = share(int(np.sum(found != NONE)), len(found))
+  value, error, interval = proportion(int(np.sum(found != NONE)), len(found))
   # The squared distance is χ² with as many degrees of freedom as there are coordinates.
   perfect = stats.chi2.cdf(DEVIATIONS**2, len(subject.data.spec.modes.centres[0]))
   note = f'{_how(subject)}; a perfect model: {perfect:.3f}; n={len(found)}'

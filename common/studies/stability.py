@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from common.config import ConfigError
-from common.evaluation.images.agreement import share
-from common.evaluation.measures import Measure
+from common.evaluation.measures import Measure, proportion
 
 STABLE_RUNS = 'stable_runs'  # the column of the shares
 Measures = Mapping[tuple[str, str], Mapping[int, Measure]]  # by (row, metric), and by seed
@@ -75,7 +74,7 @@ def share_of(stability: Stability, found: Sequence[Run]) -> Measure:
   if len(found) < 2:
     return Measure(None, note='not of a single run')
   hits = sum(run.stable for run in found)
-  value, error, interval = share(hits, len(found))
+  value, error, interval = proportion(hits, len(found))
   finite = [run.distance for run in found if math.isfinite(run.distance)]
   best = f', {min(finite):.3g}' if finite else ''
   lost = len(found) - len(finite)

@@ -16,7 +16,7 @@ from absl import flags
 from common.data.builders.published.texts import PythonCode
 from common.domains.base import SampleFlags, SampleSettings
 from common.domains.text import continue_prompt
-from common.evaluation.images.agreement import share
+from common.evaluation.measures import proportion
 from common.reporting.progress import reported
 from common.text.character_ngrams import CharacterNgrams
 from common.text.stops import Stops
@@ -55,7 +55,7 @@ def complete_by_ngrams(model: CharacterNgrams, prompt: Prompt, seed: int) -> str
 def report(name: str, found: list[tuple[Prompt, str]]) -> None:
   """Prints the share of completions that parse, with its 95 % interval."""
   hits = sum(parses(prompt.given, text) for prompt, text in found)
-  value, _, (low, high) = share(hits, len(found))
+  value, _, (low, high) = proportion(hits, len(found))
   print(f'{name}: {hits} of {len(found)} completions parse, {value:.3f} ({low:.3f} to {high:.3f})')
   for prompt, text in found[: SHOW.value]:
     verdict = 'parses' if parses(prompt.given, text) else 'does not parse'

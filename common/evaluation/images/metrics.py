@@ -7,9 +7,8 @@ import numpy as np
 from common.config import ConfigError
 from common.data.pipeline import Data
 from common.evaluation.images import classifiers, frechet, manifolds, spectra
-from common.evaluation.images.agreement import share
 from common.evaluation.images.features import Extractor, extractor
-from common.evaluation.measures import Measure
+from common.evaluation.measures import Measure, proportion
 from common.evaluation.subject import Reader, Subject
 from common.method import Method
 
@@ -48,7 +47,7 @@ def agreement(subject: Subject) -> Measure:
   judge = classifiers.agreement_classifier(subject.real)
   label = subject.samples.label
   hits = int(np.sum(subject.samples.read['agreement'] == label))
-  value, error, interval = share(hits, len(label))
+  value, error, interval = proportion(hits, len(label))
   accuracy = f'accuracy {judge.accuracy:.1%} on {len(subject.real.test_x)} test images'
   note = f'judged by an {judge.name.upper()} with {accuracy}; n={len(label)}'
   note += _class_note(subject)
@@ -117,7 +116,7 @@ def _inside(name: str, subject: Subject) -> Measure:
     found, ceiling = manifolds.covered(ours, real), manifolds.covered(second, real)
   else:
     found, ceiling = manifolds.covered(real, ours), manifolds.covered(real, second)
-  value, error, interval = share(int(found.sum()), size)
+  value, error, interval = proportion(int(found.sum()), size)
   of = f'{name}({features.name}, k={manifolds.NEIGHBOURS}, n={size})'
   note = f'{of}, {ceiling.mean():.3f} between halves of the real images; {features.note}'
   return Measure(value, error, note + _class_note(subject), interval=interval)

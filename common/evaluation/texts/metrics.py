@@ -9,9 +9,8 @@ import numpy as np
 from common.data.pipeline import Data, evaluation_batches
 from common.data.sources import GivenSource, Source
 from common.data.windows import cut
-from common.evaluation.images.agreement import share
 from common.evaluation.likelihood import BitsPerDim, bits_per_dim, hits_of
-from common.evaluation.measures import Measure
+from common.evaluation.measures import Measure, proportion
 from common.evaluation.subject import Subject
 from common.evaluation.texts import ngrams
 from common.method import Batch, Method
@@ -98,7 +97,7 @@ def accuracy(subject: Subject) -> Measure:
     return Measure(None, note='no token of the evaluated split counts')
   note = f'{subject.settings["split"]} split, {int(total.sum()):,} tokens'
   if total.max() == 1:  # such as the class of an image: independent of each other
-    value, error, interval = share(int(right.sum()), int(total.sum()))
+    value, error, interval = proportion(int(right.sum()), int(total.sum()))
     return Measure(value, error, note, interval=interval)
   value = right.sum() / total.sum()
   # The error of a ratio of means over windows, whose tokens depend on each other, to first order.

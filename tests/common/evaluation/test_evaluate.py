@@ -15,9 +15,9 @@ from common.config import ConfigError
 from common.data.pipeline import Data
 from common.data.spec import DataSpec, LatentSpec
 from common.evaluation import evaluate, likelihood
-from common.evaluation.images import agreement, classifiers, features
+from common.evaluation.images import classifiers, features
 from common.evaluation.images import metrics as images
-from common.evaluation.measures import Measure
+from common.evaluation.measures import Measure, proportion
 from common.method import Likelihood, Samples
 from tests.common.data.latents.test_cache import Means
 from tests.common.domains.toy import Split
@@ -70,18 +70,18 @@ def test_agreement_is_the_share_of_samples_of_the_requested_class(data):
 
 
 def test_a_share_of_one_has_an_error():
-  value, error, interval = agreement.share(100, 100)
+  value, error, interval = proportion(100, 100)
   assert value == 1.0 and 0.005 < error < 0.03
   # Wilson's interval of n hits of n begins at n / (n + z²).
   assert interval == (pytest.approx(100 / (100 + 1.959964**2)), 1.0)
   # Two hits and two misses more: 3 of 10.
-  assert agreement.share(1, 6)[:2] == (1 / 6, pytest.approx(math.sqrt(0.3 * 0.7 / 10)))
+  assert proportion(1, 6)[:2] == (1 / 6, pytest.approx(math.sqrt(0.3 * 0.7 / 10)))
 
 
 @pytest.mark.parametrize(('hits', 'total'), [(0, 10), (1, 10), (10, 10), (957, 1000), (0, 1)])
 def test_the_interval_of_a_share_is_wilsons(hits, total):
   found = stats.binomtest(hits, total).proportion_ci(0.95, 'wilson')
-  assert agreement.share(hits, total)[2] == pytest.approx((found.low, found.high), abs=1e-6)
+  assert proportion(hits, total)[2] == pytest.approx((found.low, found.high), abs=1e-6)
 
 
 def test_frechet_distance_grows_with_noise_and_comes_with_its_floor(data):

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from common.config import ConfigError
-from common.evaluation.images.agreement import share
-from common.evaluation.measures import Measure
+from common.evaluation.measures import Measure, proportion
 from common.studies.claims import Claim, judge, seeds_to_decide
 from common.studies.estimates import (
   Estimate,
@@ -289,7 +288,7 @@ def test_a_claim_that_says_nothing_or_two_things_is_refused(settings):
 
 def of_share(hits, total):
   """The estimate of a share."""
-  value, error, interval = share(hits, total)
+  value, error, interval = proportion(hits, total)
   return estimate({0: Measure(value, error, interval=interval)})
 
 

@@ -10,8 +10,7 @@ import pytest
 from common.config import ConfigError
 from common.config_files import call, load_config
 from common.domains.display import Display
-from common.evaluation.images.agreement import share
-from common.evaluation.measures import Evaluation, Measure
+from common.evaluation.measures import Evaluation, Measure, proportion
 from common.studies import plans, sections, studies, tables
 from common.studies.claims import Claim
 from common.studies.plans import Row, Study
@@ -310,7 +309,7 @@ def test_runs_of_other_settings_count_for_their_row(base, tmp_path):
   found = results.estimates()
   # wide: 4.8 to 5, 5.8 to 6 and 62.8 to 63; at most twice the best are six of nine.
   assert found['wide', 'stable_runs'].value == 6 / 9
-  assert found['wide', 'stable_runs'].interval == share(6, 9)[2]
+  assert found['wide', 'stable_runs'].interval == proportion(6, 9)[2]
   assert found['narrow', 'stable_runs'].value == 1.0
   assert ('wide, deeper', 'stable_runs') not in found
   assert results.verdicts()[0].verdict == 'undecided'
