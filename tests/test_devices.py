@@ -14,7 +14,7 @@ from common.data.pipeline import Data, evaluation_batches
 from common.data.spec import DataSpec
 from common.devices.mesh import even_index, mesh_of
 from common.evaluation.evaluate import evaluate
-from common.evaluation.likelihood import bits_per_dim
+from common.evaluation.likelihood import bits_per_dim, hits_of
 from common.method import Request
 from common.training.parallel import make_mesh, mesh_for_reading
 from common.training.sharding import shardings
@@ -189,6 +189,17 @@ def test_likelihoods_do_not_depend_on_the_devices(name, devices):
   assert one.num == other.num == NUM
   assert other.value == pytest.approx(one.value, rel=1e-5)
   assert other.standard_error == pytest.approx(one.standard_error, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_hits_do_not_depend_on_the_devices():
+  _, method, params = model('draws')
+  batches = list(evaluation_batches(split(NUM), 6))
+  one, other = (
+    [hits_of(method, on(devices, params), batch) for batch in batches] for devices in (1, 8)
+  )
+  assert sum(len(hits.total) for hits in one) == NUM
+  jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
 @pytest.mark.slow
