@@ -188,7 +188,7 @@ class Autoregression(Method):
     hidden: Float[Array, 'batch modelled width'],
     targets: Targets,
   ) -> tuple[Float[Array, ''], Float[Array, 'batch modelled']]:
-    """(Σ weights · (nats + regularizers), nats), if these are what `score` returns."""
+    """(Σ weights · (first + second), first) of the two values that `score` gives an emission."""
     count = chunk_count(*hidden.shape[:2], self.model.head.size, self.model.chunk)
     return weighted_loss(score, self.model.head_params(params), hidden, targets, count)
 

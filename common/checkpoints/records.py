@@ -99,16 +99,16 @@ def compare(path: Path, there: Mapping[str, list], asked: Mapping, partial: bool
   for name, x in asked.items():
     want = _shown(x.shape, x.dtype)
     if name not in there:
-      raise CheckpointError(_other(path, f'it lacks {name}, here {want}'))
+      raise CheckpointError(_of_another_model(path, f'it lacks {name}, here {want}'))
     if (have := _shown(*there[name][:2])) != want:
-      raise CheckpointError(_other(path, f'{name} is {have} there and {want} here'))
+      raise CheckpointError(_of_another_model(path, f'{name} is {have} there and {want} here'))
   extra = [name for name in there if name not in asked]
   if extra and not partial:
     have = _shown(*there[extra[0]][:2])
-    raise CheckpointError(_other(path, f'it has {extra[0]} {have}, absent here'))
+    raise CheckpointError(_of_another_model(path, f'it has {extra[0]} {have}, absent here'))
 
 
-def _other(path: Path, why: str) -> str:
+def _of_another_model(path: Path, why: str) -> str:
   return (
     f'{path} is from another model: {why}; use the config and the version of twofold that made it, '
     'or train again'

@@ -95,7 +95,7 @@ def _drop(settings: Mapping, steps: int, warmup: int, cooldown: int) -> optax.Sc
     )
   peak = settings['learning_rate']
   rates = [optax.constant_schedule(rate) for rate in (peak, peak * settings['final'])]
-  return optax.join_schedules(rates, [max(steps - cooldown, 0)])
+  return optax.join_schedules(rates, [steps - cooldown])
 
 
 def _exponential(settings: Mapping, steps: int, warmup: int, cooldown: int) -> optax.Schedule:
