@@ -160,6 +160,8 @@ SETTINGS = dict(
     context=Setting(0, Interval(0, 10**6, note='0: that of the data')),
     # what distances, precision, modes and class agreement are measured on; draws of each forecast
     num_samples=Setting(1000, Interval(1, 10**7)),
+    # the Fréchet distance is the least of so many sets of samples
+    sample_sets=Setting(1, Interval(1, 100)),
     extractor='auto',  # auto, mlp or pixels (common/evaluation/images/features.py)
   ),
 )

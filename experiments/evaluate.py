@@ -61,6 +61,13 @@ NUM = flags.DEFINE_integer(
   upper_bound=base.SETTINGS['evaluation']['num_samples'].range.high,
 )
 ON = cli.define('on', 'Name of a dataset, or for text a file, to use instead of the training data.')
+SETS = flags.DEFINE_integer(
+  'sample_sets',
+  None,
+  "Sets of samples, of which the least Fréchet distance counts; default: the config's.",
+  lower_bound=1,
+  upper_bound=base.SETTINGS['evaluation']['sample_sets'].range.high,
+)
 STRIDE = flags.DEFINE_integer(
   'stride',
   None,
@@ -271,7 +278,7 @@ def check_flags(config: Mapping, options: Mapping[str, Any]) -> None:
   if MEMBERS.value and not any(METRICS[metric].draws == FORECASTS for metric in metrics):
     raise ValueError(f'--members are for metrics of forecasts, not for {", ".join(metrics)}')
   drawn = {'options': options, 'num_samples': NUM.value, 'weak': WEAK.value}
-  drawn['baselines'] = BASELINES.value
+  drawn |= {'sample_sets': SETS.value, 'baselines': BASELINES.value}
   for name, value in drawn.items():
     if value and without_draws(metrics):
       raise ValueError(
@@ -286,8 +293,9 @@ def open_run(options: Mapping[str, Any]) -> tuple[runs.Run, dict[str, Any]]:
     ValueError: for settings or metrics that do not suit the model and the data.
   """
   run, variant = runs.open_run(WORKDIR.value, cli.parse_component(LIKELIHOOD.value)), {}
-  if NUM.value not in (None, run.config['evaluation']['num_samples']):
-    run.config['evaluation']['num_samples'] = variant['num_samples'] = NUM.value
+  for name, value in (('num_samples', NUM.value), ('sample_sets', SETS.value)):
+    if value not in (None, run.config['evaluation'][name]):
+      run.config['evaluation'][name] = variant[name] = value
   if ON.value is not None:
     run = other_data(run, ON.value, STRIDE.value)
     variant['on'] = ON.value

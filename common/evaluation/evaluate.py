@@ -222,7 +222,13 @@ def check_settings(
     )
   extractor_name = settings['extractor']
   pick(EXTRACTORS, extractor_name, 'evaluation.extractor')
-  asked = domain_of(data.spec).metrics.intersection(METRICS if metrics is None else metrics)
+  known = domain_of(data.spec).metrics
+  if settings['sample_sets'] > 1 and 'frechet' not in known:
+    raise ConfigError(
+      f'evaluation.sample_sets must be 1 for {data.spec.name}, got {settings["sample_sets"]}: '
+      'only the Fréchet distance of images is measured on several sets'
+    )
+  asked = known.intersection(METRICS if metrics is None else metrics)
   if not OF_FEATURES & asked:
     return
   if extractor_name == 'mlp' and data.spec.num_classes < 2:

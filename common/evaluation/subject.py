@@ -24,6 +24,8 @@ from common.reporting.progress import reported
 
 # Calls of the sampler that are timed, after the first, which compiles it.
 TIMED_CALLS = 3
+# The key of a further set of samples folds in its number from here; no call of the sampler has it.
+FURTHER_SETS = 2**31
 # The largest number of real examples of a split for distances and classifiers.
 REAL_EXAMPLES = 60_000
 
@@ -91,11 +93,19 @@ class Subject:
 
   @functools.cached_property
   def samples(self) -> TimedSamples:
+    """The samples of all metrics; see `draw_set`."""
+    return self.draw_set(0)
+
+  def draw_set(self, number: int) -> TimedSamples:
     """`settings.num_samples` samples, with each class as frequent as in the training split.
 
     Of each batch only what the readers read is kept, and the few samples to look at: the memory
     does not hold all samples at once.
+
+    Args:
+      number: which set: each has random numbers of its own.
     """
+    key = jax.random.fold_in(self.key, FURTHER_SETS + number) if number else self.key
     num = self.settings['num_samples']
     batch = min(self.settings['batch_size'], num)
     calls = -(-num // batch)
@@ -104,11 +114,11 @@ class Subject:
     read, seen, seconds, evaluations = {make: [] for make in self.readers}, {}, [], 0
     # All calls draw `batch` samples, so the sampler compiles once; a surplus is cut off at the end.
     # Calls beyond the number needed only serve the timing.
-    total = max(calls, 1 + TIMED_CALLS)
+    total = calls if number else max(calls, 1 + TIMED_CALLS)
     for call in reported(range(total), total, 'sampling'):
       indices = call * batch + np.arange(batch)
       start = time.perf_counter()
-      samples = self._draw(call, indices)
+      samples = self._draw(jax.random.fold_in(key, call), indices)
       drawn = np.asarray(samples.x)  # waits until the device has finished: part of the time
       decodes = self.data.spec.latents is not None
       # Decoding latents is a part of drawing them.
@@ -138,8 +148,7 @@ class Subject:
     label = self.label_of(indices)
     return self.domain.evaluation_request(self.data.spec, indices, label, self.split, self.options)
 
-  def _draw(self, call: int, indices: Int[np.ndarray, 'batch']) -> Samples:
-    key = jax.random.fold_in(self.key, call)
+  def _draw(self, key: Key[Array, ''], indices: Int[np.ndarray, 'batch']) -> Samples:
     return self.method.draw(self.params, key, self.request(indices))
 
   def _read(self, drawn: np.ndarray, readable: np.ndarray | None) -> dict[MakeReader, np.ndarray]:
@@ -244,8 +253,8 @@ class RealSubject(Subject):
     """The examples of the split in random order."""
     return np.random.default_rng(0).permutation(len(self.split))
 
-  def _draw(self, call: int, indices: Int[np.ndarray, 'batch']) -> Samples:
-    del call
+  def _draw(self, key: Key[Array, ''], indices: Int[np.ndarray, 'batch']) -> Samples:
+    del key
     return Samples(self.split.gather(self.order[indices % len(self.order)])['x'], 0)
 
 

@@ -212,7 +212,7 @@ def _measure_part(
   if run is None:
     evaluate_baseline(job.row.baseline, data, job.config['evaluation'], metrics)
     return time.monotonic() - start, 0.0
-  few, left_out = dict(job.config['evaluation']), 0
+  few, left_out = dict(job.config['evaluation']) | {'sample_sets': 1}, 0
   if any(METRICS[name].draws == SAMPLES for name in metrics):
     few['batch_size'] = max(1, min(few['batch_size'], few['num_samples'] // SHARE))
     few['num_samples'] = max((1 + TIMED_CALLS) * few['batch_size'], LEAST_SAMPLES)
@@ -228,6 +228,7 @@ def _measure_part(
 
 
 def _draws(settings: Mapping[str, Any]) -> int:
-  """Samples that an evaluation draws: whole batches, and some more for its timing."""
+  """Samples that an evaluation draws: whole batches, and some more for the timing of one set."""
   batch = min(settings['batch_size'], settings['num_samples'])
-  return max(math.ceil(settings['num_samples'] / batch), 1 + TIMED_CALLS) * batch
+  calls = math.ceil(settings['num_samples'] / batch)
+  return (max(calls, 1 + TIMED_CALLS) + (settings['sample_sets'] - 1) * calls) * batch

@@ -60,6 +60,11 @@ REFUSED = [  # (command, flags, a part of its message); NEW is a folder that doe
     '--workdir=RUN --num_samples=0',
     '--num_samples=0: 0 is not an integer in',
   ),
+  (
+    'evaluate',
+    '--workdir=RUN --metrics=parameters --sample_sets=3',
+    '--sample_sets has no effect: parameters need no samples',
+  ),
   ('evaluate', '--workdir=RUN --num_samples=x', '--num_samples=x: write a whole number'),
   ('evaluate', '--workdir=RUN --metrics=', '--metrics= is empty'),
   (

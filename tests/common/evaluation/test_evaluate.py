@@ -23,7 +23,7 @@ from tests.common.data.latents.test_cache import Means
 from tests.common.domains.toy import Split
 from tests.toy import Functions
 
-SETTINGS = dict(split='test', batch_size=128, num_samples=300, extractor='mlp')
+SETTINGS = dict(split='test', batch_size=128, num_samples=300, sample_sets=1, extractor='mlp')
 KEY = jax.random.key(0)
 
 
@@ -92,6 +92,19 @@ def test_frechet_distance_grows_with_noise_and_comes_with_its_floor(data):
   assert clean.note.startswith('FD(mlp, n=300), floor ') and 'test accuracy 9' in clean.note
   assert clean.value < 3 * floor
   assert noisy.value > clean.value + 4 * (noisy.standard_error + clean.standard_error)
+
+
+def test_the_least_distance_of_several_sets_of_samples(data):
+  """Each set has its own draws; the first one is that of every other metric."""
+  settings = SETTINGS | dict(num_samples=100, sample_sets=1, extractor='pixels')
+  single = measure(data, replay(data)[0], ['frechet'], settings).measures['frechet']
+  method, calls = replay(data)
+  least = measure(data, method, ['frechet'], settings | dict(sample_sets=3)).measures['frechet']
+  values = [float(v) for v in least.note.split('(', 1)[1].split(')')[0].split(', ')]
+  assert least.note.startswith('least of 3 sets of samples (') and len(calls) == 4 + 1 + 1
+  assert len(set(values)) == 3 and values[0] == pytest.approx(single.value, rel=5e-3)
+  assert least.value == pytest.approx(min(values), rel=5e-3)
+  assert least.value <= single.value
 
 
 def test_no_class_is_requested_from_a_method_without_labels(data):

@@ -18,7 +18,7 @@ from common.method import Context
 from experiments import families
 from tests.common.data import test_idx
 
-SETTINGS = dict(split='test', batch_size=128, num_samples=4, extractor='auto')
+SETTINGS = dict(split='test', batch_size=128, num_samples=4, sample_sets=1, extractor='auto')
 
 
 def everything(source):
