@@ -92,9 +92,12 @@ class Model(nn.Module):
       return
     init = nn.initializers.normal(EMBED_STD)
     width = self.network.width
+    # Outputs of a tied table must begin small; numbers need no table.
+    untied = self.rows and not self.tied
+    embed_init = nn.initializers.normal(self.network.embed_std) if untied else init
     if self.rows:
       # One table for all places of an emission: `values` blocks of `rows` rows.
-      self.token_embed = nn.Embed(self.values * self.rows, width, embedding_init=init)
+      self.token_embed = nn.Embed(self.values * self.rows, width, embedding_init=embed_init)
     else:
       self.input_proj = nn.Dense(width)
     if self.features:
@@ -105,7 +108,7 @@ class Model(nn.Module):
     ]
     if self.start == 'learned':
       # The last row is 'no class', for the unconditional branch of guidance.
-      self.start_embed = nn.Embed(self.num_classes + 1, width, embedding_init=init)
+      self.start_embed = nn.Embed(self.num_classes + 1, width, embedding_init=embed_init)
     if not self.tied:
       self.output_proj = nn.Dense(
         self.head.size,

@@ -32,6 +32,8 @@ class CausalNetwork(nn.Module):
     output_scale: factor of the outputs that are projected from the hidden states.
     grid: (rows, columns) of a network over images; None for any other network.
     init_examples: training examples that initial parameters are fitted to; 0: none.
+    embed_std: the deviation of untied embeddings at first. Small ones drown in a network without a
+      norm at its inputs.
     direct: whether inputs are the covariates of an emission as they are, and hidden states the
       outputs for the head: the model then has no parameters of its own.
   """
@@ -43,6 +45,7 @@ class CausalNetwork(nn.Module):
   output_scale = 1.0
   grid = None
   init_examples = 0
+  embed_std = EMBED_STD
   direct = False
 
   def __call__(

@@ -32,6 +32,7 @@ class Recurrent(CausalNetwork):
 
   cell: ClassVar[Callable[..., nn.RNNCellBase]]
   sequential = True
+  embed_std = 1.0
 
   def init_cache(self, batch: int, length: int) -> tuple[Any, ...]:
     """The carry of each layer before the first position; it does not depend on the length."""

@@ -57,6 +57,8 @@ class TCN(CausalNetwork):
   gated: bool = False
   dtype: str = 'float32'
 
+  embed_std = 1.0
+
   @property
   def dilations(self) -> tuple[int, ...]:
     """The dilation of each convolution, two to a block."""

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from autoregressive.heads.categorical import Categorical
+from autoregressive.model import Model
 from autoregressive.networks import NETWORKS
 from autoregressive.networks.base import CausalNetwork
 from autoregressive.networks.rnn import GRU, LSTM, RNN
@@ -97,6 +99,23 @@ def test_dropout_needs_training(variant):
   rngs = {'dropout': jax.random.key(0)}
   dropped = network.apply({'params': params}, h, train=True, rngs=rngs)[0]
   assert float(jnp.abs(dropped - hidden).max()) > 0.1
+
+
+@pytest.mark.parametrize(
+  ('network', 'tied', 'deviation'),
+  [
+    (LSTM(64, 1), False, 1.0),
+    (TCN(64, 1, kernel=2), False, 1.0),
+    (TCN(64, 1, kernel=2), True, 0.02),  # the outputs begin small
+    (Transformer(8, width=64, layers=1, heads=1), False, 0.02),  # a norm follows
+  ],
+)
+def test_embedded_tokens_begin_at_unit_scale_unless_a_norm_follows(network, tied, deviation):
+  model = Model(network, Categorical(1, 50), 1, 50, tied=tied)
+  emissions = jax.random.randint(jax.random.key(0), (4, 50, 1), 0, 50)
+  params = model.init(jax.random.key(1), emissions)
+  inputs = model.apply(params, emissions, method=Model.embed)
+  assert float(inputs.std()) == pytest.approx(deviation, rel=0.05)
 
 
 @pytest.mark.parametrize('whole', [True, False])
