@@ -251,7 +251,7 @@ def test_rolling_origins_are_scored_once_each(tmp_path):
     assert sorted(steps[test['label'] == label].ravel()) == list(range(31, 40))
   with pytest.raises(ConfigError, match=r"unknown evaluation\.split 'future'"):
     evaluate.check_settings(SETTINGS | dict(split='future'), data)
-  with pytest.raises(ConfigError, match='sample_sets must be 1 for .*, got 3: only the Fréchet'):
+  with pytest.raises(ConfigError, match=r'sample_sets must be 1 for .*, got 3: only the Fréchet'):
     evaluate.check_settings(SETTINGS | dict(sample_sets=3), data)
 
 
