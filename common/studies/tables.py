@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +16,8 @@ from common.studies import grids
 from common.studies.estimates import Estimate, format_estimate, scaled, unit
 from common.studies.stability import STABLE_RUNS, Run, json_record, runs
 from common.studies.studies import Results
+
+ERROR = re.compile(r'± (\d\S*\b)')  # an error in a note
 
 Estimates = Mapping[tuple[str, str], Estimate | None]  # by (row, metric)
 
@@ -81,16 +84,28 @@ def notes(results: Results) -> list[str]:
 
 
 def _metric_notes(results: Results, metric: str) -> list[str]:
-  """The notes on a metric; where rows have different ones, each names its rows."""
-  name, rows_of = units(results)[metric][0], {}
+  """The notes on a metric; where rows have different ones, each names its rows.
+
+  Notes that differ only in their errors are one, with the range of these errors.
+  """
+  name, rows_of, errors = units(results)[metric][0], {}, {}
   for row in results.study.shown:
     measures = results.measures.get((row.name, metric), {}).values()
     # The failures of the study say why a value is not finite.
-    for note in dict.fromkeys(m.note for m in measures if m.note and m.is_finite):
-      rows_of.setdefault(note, []).append(row.name)
+    for note in (m.note for m in measures if m.note and m.is_finite):
+      shape = ERROR.sub('± {}', note.replace('{', '{{').replace('}', '}}'))
+      rows_of.setdefault(shape, {})[row.name] = None
+      errors.setdefault(shape, []).append(ERROR.findall(note))
+  texts = {shape: shape.format(*map(_range, zip(*errors[shape], strict=True))) for shape in rows_of}
   if len(rows_of) < 2:
-    return [f'{name}: {note}' for note in rows_of]
-  return [f'{name} of {_listed(rows)}: {note}' for note, rows in rows_of.items()]
+    return [f'{name}: {text}' for text in texts.values()]
+  return [f'{name} of {_listed(list(rows_of[shape]))}: {texts[shape]}' for shape in rows_of]
+
+
+def _range(numbers: Sequence[str]) -> str:
+  """'0.019 to 0.023'; one number if all are equal."""
+  low, high = min(numbers, key=float), max(numbers, key=float)
+  return low if low == high else f'{low} to {high}'
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """Studies with toy models: what they train, what they keep, what they refuse."""
 
 import dataclasses
+import itertools
 import json
 import shutil
 
@@ -456,6 +457,20 @@ def test_parts_of_a_study_share_no_model_and_make_up_the_whole(base, tmp_path):
   toy.measured.clear()
   assert not studies.run(jobs, study, tmp_path, say=told.append, **settings).failures
   assert not toy.measured
+
+
+def test_notes_that_differ_in_their_errors_are_one(base, tmp_path):
+  toy, count = Toy(), itertools.count(1)
+
+  def noted(job, metrics):
+    found = toy.evaluate(job, metrics)
+    measure = found.measures['quality']._replace(note=f'n=9, {{}} ± 0.0{next(count)}; a bound')
+    return found._replace(measures=found.measures | {'quality': measure})
+
+  results = run(study_of(base), tmp_path / 'work', toy, evaluate=noted)
+  low, high = 1, next(count) - 1
+  assert high > low
+  assert f'quality: n=9, {{}} ± 0.0{low} to 0.0{high}; a bound' in tables.notes(results)
 
 
 def test_notes_name_their_rows_and_losses_of_different_kinds_share_no_axis(base, tmp_path):
