@@ -310,6 +310,7 @@ def _splash_limits(query, key, inputs: AttentionInputs, settings: AttentionSetti
   lengths = (query.shape[-2], key.shape[-2])
   shards = math.prod(batch_axes().values())
   return {
+    'float16 arrays': key.dtype == jnp.float16,  # Pallas' compiler for TPUs refuses them
     'a bias (ALiBi)': inputs.bias is not None,
     'dropout of attention weights': drop is not None,
     f'lengths {lengths} (only multiples of {SPLASH_TILE})': any(n % SPLASH_TILE for n in lengths),

@@ -187,7 +187,7 @@ class Path(Range):
 
 
 PATTERN, PATH, FOLDER = Pattern(), Path(), Path(bucket=True)
-PRECISION = OneOf('float32', 'bfloat16')
+PRECISION = OneOf('float32', 'bfloat16', 'float16')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -140,8 +140,10 @@ SETTINGS = dict(
     keep=Setting(2, AT_LEAST_ONE),  # newest checkpoints to keep, besides the best
     best_metric='loss',  # metric on the validation split that chooses the best checkpoint
     best_mode=Setting('min', OneOf('min', 'max')),  # whether less of it is better, or more
-    # stop after this number of steps in a row with a non-finite gradient
+    # stop after this number of steps in a row with a non-finite gradient; those at a loss scale
+    # above 1 do not count
     max_bad_steps=Setting(20, AT_LEAST_ONE),
+    loss_scale=dict(),  # LossScaling, common/precision.py: only with precision='float16'
     profile='',  # 'first:last': steps to profile, into WORKDIR/profile
   ),
   parallel=dict(  # how a step is spread over devices

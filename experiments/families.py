@@ -29,6 +29,7 @@ from common.domains.base import ImageTask, SampleFlags
 from common.files import Path
 from common.finetuning import Weights
 from common.method import Method, PyTree
+from common.precision import LossScaling
 from common.ranges import Setting
 from configs.autoregressive import base as autoregressive_base
 from configs.diffusion import base as diffusion_base
@@ -46,6 +47,10 @@ NO_OPTIONS = {f.name for f in dataclasses.fields(SampleFlags)} - SETTINGS_TOO | 
 def _as_they_are(config: Mapping, params: PyTree) -> PyTree:
   del config
   return params
+
+
+# Sections of every family, in addition to its own, whose settings are those of a constructor.
+SECTIONS = {'train.loss_scale': LossScaling}
 
 
 class Family(NamedTuple):
@@ -94,7 +99,7 @@ FAMILIES = {
   'diffusion': Family(
     diffusion.build,
     diffusion_base.SETTINGS,
-    Tables(diffusion.COMPONENTS, diffusion.SECTIONS, diffusion.GIVEN),
+    Tables(diffusion.COMPONENTS, diffusion.SECTIONS | SECTIONS, diffusion.GIVEN),
     {
       name: ImageTask(task.needs, {'task': name}, random=not task.reversible)
       for name, task in TASKS.items()
@@ -106,7 +111,7 @@ FAMILIES = {
   'autoregressive': Family(
     autoregressive.build,
     autoregressive_base.SETTINGS,
-    Tables(autoregressive.COMPONENTS, autoregressive.SECTIONS, autoregressive.GIVEN),
+    Tables(autoregressive.COMPONENTS, autoregressive.SECTIONS | SECTIONS, autoregressive.GIVEN),
     {'complete': ImageTask(('past', 'mask'), {}, mask='bottom')},
     autoregressive.with_options,
     draft=autoregressive.build_draft,
@@ -118,7 +123,7 @@ FAMILIES = {
   'vae': Family(
     vae.build,
     vae_base.SETTINGS,
-    Tables(vae.COMPONENTS, vae.SECTIONS, vae.GIVEN),
+    Tables(vae.COMPONENTS, vae.SECTIONS | SECTIONS, vae.GIVEN),
     {
       name: ImageTask(('past',), {'task': name}, random=False)
       for name in ('reconstruct', 'interpolate')
@@ -128,7 +133,7 @@ FAMILIES = {
   'gan': Family(
     gan.build,
     gan_base.SETTINGS,
-    Tables(gan.COMPONENTS, gan.SECTIONS, gan.GIVEN),
+    Tables(gan.COMPONENTS, gan.SECTIONS | SECTIONS, gan.GIVEN),
     {},
     gan.with_options,
     loss_is_quality=False,

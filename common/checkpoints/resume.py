@@ -2,8 +2,8 @@
 
 They may change when a run resumes, and rows of a study that differ only in them share one trained
 model. An entry is a setting, or a section if it ends with a dot. `precision` is not among them: the
-parameters are float32 in either, but the steps differ, so a run keeps the precision it began with;
-`finetune.source` continues from its parameters in the other.
+parameters are float32 in all, but the steps differ, so a run keeps the precision it began with;
+`finetune.source` continues from its parameters in another.
 """
 
 SAMPLING = ('sampling.',)

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 import jax
 
 # {kind of device, as JAX names it: (bfloat16, float32)}: the dense peak of matrix products in
-# TFLOP/s. Vendors also print figures for sparse matrices, which are twice as high.
+# TFLOP/s. Vendors also print figures for sparse matrices, which are twice as high. On these GPUs
+# float16 has the rate of bfloat16.
 #
 # At JAX's default precision, a float32 product runs as tensorfloat32 on these GPUs, at half the
 # rate, and as one bfloat16 product on TPUs, at the full rate (`jax.lax.Precision`).
@@ -46,12 +47,12 @@ def peak_flops(kind: str, number: int, dtype: str) -> float | None:
   Args:
     kind: the kind of all devices, as JAX names it.
     number: the number of devices.
-    dtype: the type of the products, 'bfloat16' or 'float32'.
+    dtype: the type of the products: 'bfloat16', 'float16' or 'float32'.
   """
   if kind not in PEAK_TFLOPS:
     return None
   half, single = PEAK_TFLOPS[kind]
-  return number * 1e12 * (half if dtype == 'bfloat16' else single)
+  return number * 1e12 * (single if dtype == 'float32' else half)
 
 
 def peak_memory() -> int | None:

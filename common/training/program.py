@@ -19,6 +19,7 @@ from common.devices.limits import peak_flops
 from common.devices.mesh import AXES, scope
 from common.domains import domain_of
 from common.method import Batch, Method
+from common.precision import LossScaling, make_loss_scaling
 from common.reporting.rates import StepWork
 from common.training import averages, optimizers, parallel
 from common.training.schedule import Schedule, make_schedule
@@ -92,7 +93,7 @@ def build_program(config: Mapping, method: Method, spec: DataSpec, mesh: Mesh) -
     mesh: the devices, which may belong to another machine.
 
   Raises:
-    ConfigError: for an invalid number of steps, batch size, optimiser or mode.
+    ConfigError: for an invalid number of steps, batch size, optimiser, loss scale or mode.
   """
   settings, batch_size = config['train'], config['data']['batch_size']
   epoch = max(spec.num_train // batch_size, 1)
@@ -111,10 +112,21 @@ def build_program(config: Mapping, method: Method, spec: DataSpec, mesh: Mesh) -
   optimizer = optimizers.make_optimizer(config['optimizer'], lr_schedule, groups)
 
   seed, mode = config['seed'], config['parallel']['mode']
-  init = functools.partial(_initial_state, method, optimizer, spec, seed, len(averaging.widths))
+  num_averages, loss_scaling = len(averaging.widths), make_loss_scaling(config)
+  init = functools.partial(
+    _initial_state, method, optimizer, spec, seed, num_averages, loss_scaling
+  )
   shapes = jax.eval_shape(init)  # traces the initialisation without running it
   micro_batches, nan_to_num = settings['micro_batches'], config['optimizer']['nan_to_num']
-  pure_step = TrainStep(method, optimizer, seed, averaging, micro_batches, nan_to_num=nan_to_num)
+  pure_step = TrainStep(
+    method,
+    optimizer,
+    seed,
+    averaging,
+    micro_batches,
+    nan_to_num=nan_to_num,
+    loss_scaling=loss_scaling,
+  )
   step = parallel.place_step(mode, pure_step, shapes, mesh)
   # With the mesh in scope, so that attention that its devices cannot run is refused here.
   with scope(mesh):
@@ -168,9 +180,10 @@ def _initial_state(
   spec: DataSpec,
   seed: int,
   num_averages: int,
+  loss_scaling: LossScaling | None,
   batch: Batch | None = None,
 ) -> TrainState:
   if batch is None:
     # The caller traces this function, so the zeros are never placed on a device.
     batch = {k: jnp.zeros(v.shape, v.dtype) for k, v in spec.batch_struct(1).items()}
-  return init_state(method, optimizer, batch, seed, num_averages)
+  return init_state(method, optimizer, batch, seed, num_averages, loss_scaling)

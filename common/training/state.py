@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from common import flops
 from common.method import Aux, Batch, Context, Method, PyTree
+from common.precision import LossScaling, scaled_gradient
 from common.training.averages import Averaging, power_update_weight
 
 # The key of step n is fold_in(key(seed), n). All other keys of a run fold in one of these numbers
@@ -34,10 +35,12 @@ class TrainState(NamedTuple):
     memory: what the method remembers between steps in addition to its parameters.
     opt_state: the optimiser's state.
     ema: exponential moving average of `params`: evaluation and sampling use it.
-    bad_in_a_row: the number of steps skipped since the last good step.
+    bad_in_a_row: the number of steps skipped since the last good step. At a loss scale above 1 they
+      do not count: a lower one may be all that they need.
     bad_total: the number of steps skipped in the whole run. A step is skipped if its loss or its
       gradient is not finite (after `TrainStep.nan_to_num`).
     averages: power-function averages of `params`, one per width of `ema.widths`.
+    loss_scale: log2 of the factor of the loss (`LossScaling`); (): there is none.
   """
 
   step: Int[Array, '']
@@ -48,6 +51,7 @@ class TrainState(NamedTuple):
   bad_in_a_row: Int[Array, '']
   bad_total: Int[Array, '']
   averages: tuple[PyTree, ...] = ()
+  loss_scale: Float[Array, ''] | tuple[()] = ()
 
 
 Metrics = Mapping[str, Any]  # arrays [steps]
@@ -59,6 +63,7 @@ def init_state(
   batch: Batch,
   seed: int,
   num_averages: int = 0,
+  loss_scaling: LossScaling | None = None,
 ) -> TrainState:
   """The state before the first step. Pure: works under `jax.jit` and `jax.eval_shape`.
 
@@ -68,13 +73,16 @@ def init_state(
     batch: a batch, of which most methods use the shapes only (`Method.init_examples`).
     seed: the seed of all random numbers.
     num_averages: the number of power-function averages.
+    loss_scaling: the scaling of the loss, or None.
   """
   params, memory = method.init(stream_key(seed, INIT_STREAM), batch)
   zero = jnp.zeros((), jnp.int32)
   # Copies, because the compiled step donates the state: two leaves must not share a buffer.
   ema = jax.tree.map(jnp.copy, params)
   averages = tuple(jax.tree.map(jnp.copy, params) for _ in range(num_averages))
-  return TrainState(zero, params, memory, optimizer.init(params), ema, zero, zero, averages)
+  loss_scale = () if loss_scaling is None else loss_scaling.start()
+  optimized = (memory, optimizer.init(params), ema)
+  return TrainState(zero, params, *optimized, zero, zero, averages, loss_scale)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +106,7 @@ class TrainStep:
     nan_to_num: unless 0, NaN in the gradient becomes 0 and ±infinity becomes ± this number (Karras
       et al. 2022, code), before its norm is taken. A step with such a gradient is therefore not
       skipped; a step whose loss is not finite still is.
+    loss_scaling: how the loss is scaled, for float16; None: it is not.
   """
 
   method: Method
@@ -107,6 +116,7 @@ class TrainStep:
   micro_batches: int = 1
   axis: str | None = None
   nan_to_num: float = 0.0
+  loss_scaling: LossScaling | None = None
 
   def __call__(self, state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:
     """Runs one optimiser step for each batch of the stack."""
@@ -127,12 +137,17 @@ class TrainStep:
     params = optax.apply_updates(state.params, updates)
     ema = _interpolate(state.ema, params, 1 - self.averaging.decay_at(state.step))
 
-    # A bad step changes only the counters.
+    # A bad step changes only the counters and the loss scale.
     good = jnp.isfinite(norm) & jnp.isfinite(loss)
     new = (params, aux.memory, opt_state, ema)
     old = (state.params, state.memory, state.opt_state, state.ema)
     params, memory, opt_state, ema = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
-    bad_in_a_row = jnp.where(good, 0, state.bad_in_a_row + 1)
+    metrics, counted, loss_scale = dict(aux.metrics, loss=loss, gradient_norm=norm), 1, ()
+    if self.loss_scaling is not None:
+      metrics['loss_scale'] = state.loss_scale
+      counted = (state.loss_scale <= 0).astype(jnp.int32)
+      loss_scale = self.loss_scaling.after(state.loss_scale, good)
+    bad_in_a_row = jnp.where(good, 0, state.bad_in_a_row + counted)
     bad_total = state.bad_total + (~good).astype(jnp.int32)
 
     # Power-function averages are updated in bad steps too, with unchanged parameters, because their
@@ -141,9 +156,9 @@ class TrainStep:
       _interpolate(average, params, power_update_weight(state.step, gamma))
       for average, gamma in zip(state.averages, self.averaging.gammas, strict=True)
     )
-    metrics = dict(aux.metrics, loss=loss, gradient_norm=norm, bad_in_a_row=bad_in_a_row)
-    kept = (params, memory, opt_state, ema)
-    return TrainState(state.step + 1, *kept, bad_in_a_row, bad_total, averages), metrics
+    kept, counters = (params, memory, opt_state, ema), (bad_in_a_row, bad_total)
+    new_state = TrainState(state.step + 1, *kept, *counters, averages, loss_scale)
+    return new_state, metrics | {'bad_in_a_row': bad_in_a_row}
 
   def _loss_and_gradient(
     self, state: TrainState, batch: Batch
@@ -179,9 +194,11 @@ class TrainStep:
   ) -> tuple[PyTree, PyTree]:
     """(memory, ((loss, gradient, metrics) times the count, count)) of a part of the batch."""
     context = Context(state.step, state.ema, True, index, batch_size)
-    (loss, aux), grads = jax.value_and_grad(self.method.loss, has_aux=True)(
-      state.params, memory, batch, key, context
-    )
+    arguments = (state.params, memory, batch, key, context)
+    if self.loss_scaling is None:
+      (loss, aux), grads = jax.value_and_grad(self.method.loss, has_aux=True)(*arguments)
+    else:
+      (loss, aux), grads = scaled_gradient(self.method.loss, state.loss_scale, *arguments)
     weighted = jax.tree.map(lambda v: v * aux.count, (loss, grads, dict(aux.metrics)))
     return aux.memory, (weighted, aux.count)
 

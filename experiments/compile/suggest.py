@@ -26,7 +26,7 @@ def suggestions(
       another mesh helps.
   """
   cheap: Settings = {}
-  if config['precision'] != 'bfloat16':
+  if config['precision'] == 'float32':
     cheap['precision'] = ['bfloat16']
   if state_fits and cheap:
     yield dict(cheap)

@@ -224,7 +224,7 @@ BIAS = AttentionInputs(bias=jnp.zeros((4, 128, 128)))
 
 def test_auto_takes_the_kernel_of_the_platform():
   assert chosen('tpu') == 'splash'
-  assert chosen('gpu') == 'cudnn'
+  assert chosen('gpu') == chosen('gpu', shape=shapes(dtype='float16')) == 'cudnn'
   assert chosen('cpu') == 'blocks'
   assert chosen('cpu', causal=False) == 'reference'
   assert chosen('tpu', inputs=AttentionInputs(offset=jnp.int32(3))) == 'reference'
@@ -239,6 +239,7 @@ def test_auto_takes_the_kernel_of_the_platform():
       r'does not support lengths \(100, 100\) \(only multiples',
     ),
     ('tpu', dict(inputs=BIAS, drop=jnp.abs), r'a bias \(ALiBi\) or dropout'),
+    ('tpu', dict(shape=shapes(dtype='float16')), 'does not support float16 arrays'),
     ('gpu', dict(cap=1.0), "'cudnn' does not support a soft cap"),
     ('gpu', dict(drop=jnp.abs), 'dropout of attention weights'),
     ('gpu', dict(shape=shapes(dtype='float32')), r'float32 arrays \(only bfloat16 and float16\)'),

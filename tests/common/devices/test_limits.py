@@ -14,6 +14,7 @@ from common.devices.limits import OutOfMemoryError, out_of_memory, peak_flops, p
     ('NVIDIA H100 80GB HBM3', 'bfloat16', 989.4),
     ('NVIDIA H200', 'float32', 494.7),
     ('NVIDIA A100-SXM4-80GB', 'bfloat16', 312),
+    ('NVIDIA A100-SXM4-80GB', 'float16', 312),
     ('TPU v4', 'float32', 275),
     ('TPU v5 lite', 'bfloat16', 197),
   ],

@@ -42,17 +42,22 @@ class Toys(Source):
 DATA = Data(toy.SPEC, {name: Toys() for name in ('train', 'validation', 'test')})
 
 
-def train(workdir, method=None, optimizer=None, **settings):
-  """Trains the toy method for 8 steps of 2 calls each."""
-  config = get_base().to_dict()
+def prepared(method=None, optimizer=None, precision='float32', **settings):
+  """(config, method, program) of a training of the toy method for 8 steps, 2 in a call."""
+  config = get_base().to_dict() | dict(precision=precision)
   config['data']['batch_size'] = 16
   config['optimizer'] |= dict(schedule='constant', warmup='0', clip=0.0) | (optimizer or {})
   config['train'] |= dict(steps='8', steps_per_call=2, checkpoint_every='4', log_every='4')
   config['train'] |= dict(evaluate_every='0', sample_every='0') | settings
   method = method or toy.build()
   mesh = make_mesh(config['parallel'], jax.devices()[:1])
-  program = build_program(config, method, toy.SPEC, mesh)
-  return loop.train(config, method, DATA, program, workdir)
+  return config, method, build_program(config, method, toy.SPEC, mesh)
+
+
+def train(workdir, method=None, optimizer=None, stop=loop.never_stop, **settings):
+  """Trains it."""
+  config, method, program = prepared(method, optimizer, **settings)
+  return loop.train(config, method, DATA, program, workdir, stop)
 
 
 def test_a_method_can_be_initialised_by_the_first_training_examples():
