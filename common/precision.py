@@ -106,7 +106,7 @@ def make_loss_scaling(config: Mapping) -> LossScaling | None:
   if config['precision'] != 'float16':
     if scaling != LossScaling():
       raise ConfigError(
-        f"train.loss_scale has no effect with precision={config['precision']!r}: leave it out, or "
+        f'train.loss_scale has no effect with precision={config["precision"]!r}: leave it out, or '
         "set precision='float16'"
       )
     return None

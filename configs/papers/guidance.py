@@ -10,7 +10,8 @@ and resized as in ADM's code.
 Reproduces: table 1 of Ho & Salimans 2022, classifier-free guidance: p10, p20 and p50 hide the class
 of 10, 20 and 50 % of the training images. And ADM, the model of Dhariwal & Nichol 2021, whose
 network and hyper-parameters these are; 296M parameters. Settings: section 4 of the paper; tables 11
-and 14 of ADM's paper, and its repository (openai/guided-diffusion: README.md).
+and 14 of ADM's paper, and its repository (openai/guided-diffusion: README.md, fp16_util.py). adm
+trains in float16 with a scaled loss, as appendix I of its paper says.
 
 To expect, not measured here: FID and Inception score of 50,000 samples after 400,000 steps. The
 paper's w = 0 is no guidance; here the weight is 1 + w.
@@ -26,8 +27,8 @@ paper's w = 0 is no guidance; here the weight is 1 + w.
   adm    FID 2.07, precision 0.74, recall 0.63, of 250 steps
 
 Unspecified, so at our defaults or our choice: the seeds; for classifier-free guidance, whether
-images are mirrored (here a random half of them, as in ADM's code); and how often it is logged,
-evaluated and saved.
+images are mirrored (here a random half of them, as in ADM's code) and the precision (here float32);
+and how often it is logged, evaluated and saved.
 
 What the papers do and this code does not yet:
 
@@ -35,7 +36,6 @@ What the papers do and this code does not yet:
 - ADM's numbers are of samples guided by a classifier of its own, of 65M parameters, at scale 1;
   here a classifier is trained together with the model, if `classifier.weight` is above 0.
 - Distances here are over pixels (evaluation.extractor).
-- They train in float16 with a scaled loss; here in float32.
 """
 
 import math
@@ -65,12 +65,13 @@ CLASSIFIER_FREE = dict(
   sampling=dict(sampler=dict(interpolation=0.3), steps=256, grid=dict(name='uniform')),
 )
 ADM = dict(
+  precision='float16',
   process=dict(name='ddpm', schedule='cosine', steps=1000),
   # One step's cost in bits is added to the squared error, as in configs/papers/dit.py.
   prediction=dict(noise='time', variance='learned'),
   objective=dict(hybrid=1 / (1000 * math.log(2))),
   label_dropout=0.0,
-  train=dict(steps='540000'),
+  train=dict(steps='540000', loss_scale=dict(initial=20.0, growth=1e-3)),
   sampling=dict(steps=250, grid=dict(name='respaced')),
 )
 

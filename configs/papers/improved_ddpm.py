@@ -6,7 +6,8 @@ twofold train --config=configs/papers/improved_ddpm.py:hybrid_cosine --workdir=r
 Reproduces: the models of 4,000 steps and 500,000 training steps on CIFAR-10: L_simple with linear
 and cosine schedules, and L_hybrid and L_vlb with the cosine schedule; about 50M parameters (52.5M
 here). Settings: the authors' repository (openai/improved-diffusion: README.md, script_util.py,
-scripts/image_train.py, resample.py), whose README has the flags of the last two.
+scripts/image_train.py, resample.py), whose README has the flags of the last two. They leave
+use_fp16 off.
 
 To expect, not measured here: FID of 50,000 samples of 4,000 steps, and bits/dim of the test split.
 

@@ -144,6 +144,7 @@ def test_averages_are_from_the_first_weights(variant, decay):
 # What the papers set and a default of ours could silently change.
 PUBLISHED = {
   'improved_ddpm:hybrid_cosine': EPS | ADAM | {
+    'precision': 'float32',
     'data.batch_size': 128, 'data.flip': False, 'network.dropout': 0.3, 'network.embedding': 'adm',
     'process.schedule': 'cosine', 'process.steps': 4000, 'prediction.variance': 'learned',
     'objective.times.name': 'uniform', 'objective.weighting.name': 'simple', 'conditional': False,
@@ -192,7 +193,8 @@ PUBLISHED = {
   },
   'guidance:adm': EPS | ADAM | {
     'process.schedule': 'cosine', 'process.steps': 1000, 'prediction.variance': 'learned',
-    'label_dropout': 0.0, 'sampling.steps': 250,
+    'label_dropout': 0.0, 'sampling.steps': 250, 'precision': 'float16',
+    'train.loss_scale.initial': 20.0, 'train.loss_scale.growth': 1e-3,
   },
   'sit:XL2': ADAM | {
     'data.batch_size': 256, 'label_dropout': 0.1, 'conditional': True, 'optimizer.name': 'adamw',

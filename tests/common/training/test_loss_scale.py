@@ -195,8 +195,8 @@ def test_a_loss_that_is_never_finite_ends_the_run_once_the_scale_has_fallen(tmp_
       max_bad_steps=4,
     )
   assert error.value.reason == (
-    'the gradient was not finite in 5 steps in a row up to step 8 while the loss scale fell to 2^-4 '
-    '(train.max_bad_steps=4)'
+    'the gradient was not finite in 5 steps in a row up to step 8 while the loss scale fell to '
+    '2^-4 (train.max_bad_steps=4)'
   )
 
 
@@ -256,5 +256,5 @@ def test_settings_that_would_have_no_effect_are_refused():
     "precision='float16'"
   )
   config['optimizer']['nan_to_num'] = 1e5
-  with pytest.raises(ConfigError, match='nan_to_num hides the overflows .*: set it to 0'):
+  with pytest.raises(ConfigError, match='nan_to_num hides the overflows'):
     make_loss_scaling(config | {'precision': 'float16'})
