@@ -81,12 +81,13 @@ def _tasks() -> list[Entry]:
 def _sections() -> list[Entry]:
   """The sections of configs whose settings have their defaults in a base config."""
   entries = _sections_of(base, '')
+  entries += [describe(path, thing) for path, thing in families.SECTIONS.items()]
   shared = {entry.name for entry in entries} - {TOP}
   for name, family in families.FAMILIES.items():
     entries += [entry for entry in _sections_of(BASES[name], name) if entry.name not in shared]
     for path, thing in family.tables.sections.items():
-      entry = describe(path, thing, family.tables.given.get(path, ()), name)
-      entries.append(entry)
+      if path not in families.SECTIONS:
+        entries.append(describe(path, thing, family.tables.given.get(path, ()), name))
   return entries
 
 

@@ -55,7 +55,7 @@ def test_a_component_given_only_by_name_has_all_its_settings(family, path, name)
 
 @pytest.mark.parametrize('path', FAMILIES['autoregressive'].tables.sections)
 def test_a_section_of_one_constructor_has_all_its_settings(path):
-  found = families.defaults('autoregressive')[path]
+  found = at(families.defaults('autoregressive'), path)
   given = GIVEN if path == 'model' else ()
   expected = settings(FAMILIES['autoregressive'].tables.sections[path], given)
   own = {'class_dropout': 0.0} if path == 'model' else {}  # the method's
