@@ -175,12 +175,21 @@ def test_equals_jax_forward_and_backward(scale):
     np.testing.assert_allclose(a, b, atol=2e-4 * scale)
 
 
-def test_bfloat16_keeps_its_softmax_in_float32():
-  qkv = positions_first(jnp.bfloat16)
+@pytest.mark.parametrize(('dtype', 'tolerance'), [(jnp.bfloat16, 0.02), (jnp.float16, 0.003)])
+def test_16_bits_keep_their_softmax_in_float32(dtype, tolerance):
+  qkv = positions_first(dtype)
   exact = jax.jit(attend_positions_first)(*(a.astype(jnp.float32) for a in qkv))
   rough = jax.jit(attend_positions_first)(*qkv)
-  assert rough.dtype == jnp.bfloat16
-  assert np.abs(exact - rough.astype(jnp.float32)).max() < 0.02
+  assert rough.dtype == dtype
+  assert np.abs(exact - rough.astype(jnp.float32)).max() < tolerance
+
+
+def test_masks_and_biases_of_float16_arrays_are_those_of_float32():
+  qkv = [a.astype(jnp.float16) for a in arrays()]
+  run = jax.jit(lambda *qkv: reference(*qkv, inputs_of(True, True, True), CAUSAL))
+  exact, rough = run(*(a.astype(jnp.float32) for a in qkv)), run(*qkv)
+  assert rough.dtype == jnp.float16
+  assert np.abs(exact - rough.astype(jnp.float32)).max() < 0.003
 
 
 def test_splash_attention_on_a_mesh():
