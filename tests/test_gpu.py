@@ -15,7 +15,7 @@ from common.data.spec import DataSpec
 from common.method import Request
 from experiments import families, runs
 from experiments.benchmarks.race import perturbed_params
-from tests.test_precision import CASES
+from tests.test_precision import CASES, HALVES
 
 pytestmark = pytest.mark.gpu
 LENGTH = 256
@@ -59,14 +59,15 @@ def mixed_and_gradients(implementation, arrays):
   return [np.asarray(each, np.float32) for each in (mixed, *gradients)]
 
 
+@pytest.mark.parametrize('dtype', HALVES)
 @pytest.mark.parametrize('dim', [64, 128])
 @pytest.mark.parametrize('name', ATTENTION)
-def test_cudnn_and_its_gradients_are_the_reference_in_bfloat16(name, dim):
+def test_cudnn_and_its_gradients_are_the_reference_in_16_bits(name, dim, dtype):
   settings, given = ATTENTION[name]
   inputs, keys = inputs_of(**given), jax.random.split(jax.random.key(0), 3)
   # Two key heads, each shared by two query heads.
   shapes = (2, 2, 2, LENGTH, dim), (2, 2, LENGTH, dim), (2, 2, LENGTH, dim)
-  arrays = [jax.random.normal(k, s, jnp.bfloat16) for k, s in zip(keys, shapes, strict=True)]
+  arrays = [jax.random.normal(k, s, dtype) for k, s in zip(keys, shapes, strict=True)]
   assert attention.choose(*arrays[:2], inputs, settings, None, 'gpu') == 'cudnn'
   kernel = functools.partial(attend, inputs=inputs, settings=settings)
   plain = functools.partial(reference, inputs=inputs, settings=settings)
@@ -78,9 +79,10 @@ def test_cudnn_and_its_gradients_are_the_reference_in_bfloat16(name, dim):
     assert error < 0.02  # bfloat16 rounds by at most 0.004, several times on the way
 
 
+@pytest.mark.parametrize('precision', HALVES)
 @pytest.mark.parametrize('name', CASES)
-def test_the_gradient_of_every_network_is_finite_in_bfloat16(name):
-  run, params = CASES[name]('bfloat16')
+def test_the_gradient_of_every_network_is_finite_in_16_bits(name, precision):
+  run, params = CASES[name](precision)
   loss, gradient = jax.jit(jax.value_and_grad(lambda p: jnp.square(run(p)).mean()))(params)
   assert jnp.isfinite(loss)
   for leaf in jax.tree.leaves(gradient):
