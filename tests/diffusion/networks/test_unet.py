@@ -8,8 +8,7 @@ import scipy.signal
 from common.config import ConfigError, component
 from configs.papers.guidance import NETWORK as ADM_64
 from diffusion.networks import NETWORKS
-from diffusion.networks.resampling import downsample, upsample
-from diffusion.networks.unet import (
+from diffusion.networks.blocks import (
   Attention,
   ResBlock,
   Style,
@@ -17,6 +16,7 @@ from diffusion.networks.unet import (
   fourier_features,
   num_groups,
 )
+from diffusion.networks.resampling import downsample, upsample
 from tests.diffusion.networks.small import batch, build, quick_jit, random_params
 
 
