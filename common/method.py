@@ -159,15 +159,16 @@ class Likelihood(NamedTuple):
 
 
 class Hits(NamedTuple):
-  """How many tokens or frames of each example a model predicts.
+  """How many tokens or frames of each example a model predicts, or at which noise levels its class.
 
   Attributes:
-    right: those that are the most probable one, given everything before.
+    right: those that are the most probable one, given everything before; of a classifier, for each
+      noise level whether the class is the most probable one.
     total: those that count.
   """
 
-  right: Float[Array, 'batch']
-  total: Float[Array, 'batch']
+  right: Float[Array, 'batch *levels']
+  total: Float[Array, 'batch *levels']
 
 
 class Program(NamedTuple):
@@ -193,6 +194,8 @@ class Method:
     has_likelihood: whether `nll` can be called.
     likelihood_note: what a reader should know about the values of `nll`.
     predicts: whether `hits` can be called.
+    noise_levels: of a classifier of noisy data, which draws no samples: the noise levels σ/α at
+      which `hits` classifies each example; (): the method draws samples.
     reconstructs: whether it is an autoencoder, whose task `reconstruct` takes images as `past`.
     context: of open-ended data, tokens or frames that the model handles at once; 0: an example.
     init_examples: training examples that the initial parameters depend on; 0: none.
@@ -202,6 +205,7 @@ class Method:
   has_likelihood: bool = True
   likelihood_note: str = ''
   predicts: bool = False
+  noise_levels: tuple[float, ...] = ()
   reconstructs: bool = False
   context: int = 0
   init_examples: int = 0
@@ -277,7 +281,8 @@ class Method:
     raise NotImplementedError
 
   def hits(self, params: PyTree, batch: Batch) -> Hits:
-    """How many tokens of each example are predicted right. Pure: the caller compiles it."""
+    """How many tokens of each example, or its class, are predicted right. Pure: the caller compiles
+    it."""
     raise NotImplementedError
 
 

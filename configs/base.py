@@ -31,7 +31,7 @@ from common.ranges import (
 UP_TO_A_MILLION = Interval(1, 10**6)
 
 SETTINGS = dict(
-  family='',  # 'diffusion', 'autoregressive', 'vae' or 'gan'
+  family='',  # 'diffusion', 'autoregressive', 'vae', 'gan' or 'classifier'
   # type of the networks' products and residual streams; all else is float32 (docs/precision.md)
   precision=Setting('float32', PRECISION),
   seed=Setting(0, SEED),  # decides initial parameters, order of the data and all noise

@@ -2,7 +2,7 @@
 
 from common.finetuning import Source
 from diffusion.likelihood import LIKELIHOODS
-from diffusion.networks import NETWORKS
+from diffusion.networks import CLASSIFIERS, NETWORKS
 from diffusion.objectives import TIME_DISTRIBUTIONS, WEIGHTINGS
 from diffusion.processes import PROCESSES
 from diffusion.sampling.driver import SAMPLERS
@@ -14,7 +14,7 @@ from diffusion.windows import build
 COMPONENTS = {
   'process': PROCESSES,
   'network': NETWORKS,
-  'classifier.network': NETWORKS,
+  'classifier.network': {**NETWORKS, **CLASSIFIERS},
   'objective.weighting': WEIGHTINGS,
   'objective.times': TIME_DISTRIBUTIONS,
   'sampling.sampler': SAMPLERS,

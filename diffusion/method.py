@@ -27,6 +27,7 @@ from common.method import (
   example_weights,
 )
 from diffusion.augmentation import augment
+from diffusion.classifier import Classifier
 from diffusion.likelihood import LIKELIHOODS
 from diffusion.likelihood.bound import Estimator
 from diffusion.likelihood.terms import endpoint_nats, step_nats
@@ -305,16 +306,22 @@ def _split_in_four(key: Key[Array, '']) -> Key[Array, '4']:
   return jax.random.split(key, 4)
 
 
-def build(config: Mapping, spec: DataSpec) -> Diffusion:
+def build(config: Mapping, spec: DataSpec, classifier: Classifier | None = None) -> Diffusion:
   """A diffusion model, from a config like that of `configs/diffusion/base.py`.
+
+  Args:
+    config: a complete config.
+    spec: describes the data.
+    classifier: guides samples in place of a classifier of the model's own, with
+      `params['classifier']`; or None.
 
   Raises:
     ConfigError: for unknown names or settings, and parts that do not go together.
   """
-  return Diffusion(**parts(config, spec))
+  return Diffusion(**parts(config, spec, classifier))
 
 
-def parts(config: Mapping, spec: DataSpec) -> dict[str, Any]:
+def parts(config: Mapping, spec: DataSpec, classifier: Classifier | None = None) -> dict[str, Any]:
   """The attributes of `Diffusion` for a config and data; raises ConfigError as `build` does."""
   model = build_model(config, spec)
   if model.process.learned and not spec.levels:
@@ -323,6 +330,8 @@ def parts(config: Mapping, spec: DataSpec) -> dict[str, Any]:
       ' real numbers: choose another process'
     )
   objective = build_objective(config, model)
+  if classifier is not None:
+    model = dataclasses.replace(model, classifier=classifier)
   return dict(
     model=model,
     objective=objective,

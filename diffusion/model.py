@@ -13,7 +13,8 @@ from jaxtyping import Array, Float, Int, Key
 from common.config import ConfigError, component, pick
 from common.data.spec import DataSpec
 from diffusion import augmentation, processes
-from diffusion.networks import NETWORKS
+from diffusion.classifier import Classifier
+from diffusion.networks import CLASSIFIERS, NETWORKS
 from diffusion.networks.base import DiffusionNetwork
 from diffusion.networks.experts import Experts, interval_edges
 from diffusion.objectives import TIME_DISTRIBUTIONS
@@ -85,7 +86,7 @@ class Model:
     noise_conditioning: (process, t) -> the noise level that the network is given.
     variance: variance of the discrete reverse step; 'learned' doubles the output channels.
     num_classes: number of classes the network knows, or 0; also the index of the null class.
-    classifier: a network that classifies noisy data, trained with the model; or None.
+    classifier: classifies noisy data, trained with the model or apart; or None.
   """
 
   process: Process
@@ -96,7 +97,7 @@ class Model:
   noise_conditioning: Callable[[Process, Array], Array]
   variance: str
   num_classes: int
-  classifier: DiffusionNetwork | None = None
+  classifier: Classifier | None = None
 
   def process_at(self, params: Mapping[str, Any]) -> Process:
     """The process; if it is learned, with the parameters in `params`."""
@@ -189,19 +190,9 @@ class Model:
     train: bool = False,
     key: Key[Array, ''] | None = None,
   ) -> Float[Array, 'batch classes']:
-    """log p(class | x, t) by the classifier, whose logits are averaged over the image."""
+    """log p(class | x, t) by the classifier."""
     process = self.process_at(params)
-    # The classifier always sees x at unit variance, whatever the model is given.
-    scale = preconditioning(process.alpha(t), process.sigma(t), self.sigma_data).c_in
-    y = self.classifier.apply(
-      {'params': params['classifier']},
-      expand(scale, x) * x,
-      self.noise_conditioning(process, t),
-      None,
-      train=train,
-      rngs={} if key is None else {'dropout': key},
-    )
-    return jax.nn.log_softmax(y.mean(axis=range(1, y.ndim - 1)))  # over height and width
+    return self.classifier.log_probs(params['classifier'], process, x, t, train=train, key=key)
 
   def init(
     self,
@@ -219,7 +210,7 @@ class Model:
     if learned := self.process.init(second):
       params['process'] = learned
     if self.classifier is not None:
-      params['classifier'] = self.classifier.init(third, x, noise, None)['params']
+      params['classifier'] = self.classifier.init(third, x)
     return params
 
 
@@ -234,12 +225,8 @@ def _with_given(
   return jnp.concatenate([x, given], -1)
 
 
-def build_model(config: Mapping, spec: DataSpec) -> Model:
-  """The model of a config (see `configs/diffusion/base.py`).
-
-  Raises:
-    ConfigError: for unknown names or settings, and parts that do not go together.
-  """
+def check_data(spec: DataSpec) -> None:
+  """Raises ConfigError for data to which no noise can be added."""
   if spec.latents is not None and spec.indices:
     raise ConfigError(
       f'diffusion adds noise to numbers, but the latents of {spec.latents.first_stage.name} are '
@@ -252,6 +239,15 @@ def build_model(config: Mapping, spec: DataSpec) -> Model:
       f' data.palette={len(spec.palette.colours)} pixels are indices, which have no order: set'
       " data.palette=0, or use family 'autoregressive'"
     )
+
+
+def build_model(config: Mapping, spec: DataSpec) -> Model:
+  """The model of a config (see `configs/diffusion/base.py`).
+
+  Raises:
+    ConfigError: for unknown names or settings, and parts that do not go together.
+  """
+  check_data(spec)
   prediction = config['prediction']
   process = processes.build(config['process'])
   variance = prediction['variance']
@@ -290,11 +286,13 @@ def build_model(config: Mapping, spec: DataSpec) -> Model:
     noise_conditioning=conditioning,
     variance=variance,
     num_classes=num_classes,
-    classifier=_classifier(config, spec),
+    classifier=_classifier(config, spec, conditioning),
   )
 
 
-def _classifier(config: Mapping, spec: DataSpec) -> DiffusionNetwork | None:
+def _classifier(
+  config: Mapping, spec: DataSpec, conditioning: Callable[[Process, Array], Array]
+) -> Classifier | None:
   section = config['classifier']
   if not section['weight'] > 0:
     return None
@@ -303,11 +301,13 @@ def _classifier(config: Mapping, spec: DataSpec) -> DiffusionNetwork | None:
       f'classifier.weight must be 0 for data without classes, got {section["weight"]} for'
       f' {spec.name}'
     )
-  return component(
-    NETWORKS,
+  network = component(
+    {**NETWORKS, **CLASSIFIERS},
     section['network'],
     'classifier.network',
     out_channels=spec.num_classes,
     num_classes=0,
     dtype=config['precision'],
   )
+  # It always sees x at unit variance, whatever the model is given.
+  return Classifier(network, conditioning, True, config['prediction']['sigma_data'])

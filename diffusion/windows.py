@@ -19,6 +19,7 @@ from common.config import ConfigError
 from common.data.series import inputs
 from common.data.spec import DataSpec
 from common.method import Batch, Program, PyTree, Request, Samples
+from diffusion.classifier import Classifier
 from diffusion.method import Diffusion, parts
 from diffusion.method import build as build_images
 
@@ -147,8 +148,10 @@ def _restored(
   return jnp.nan_to_num(x).at[:, -values.shape[1] :, 0].set(values)
 
 
-def build(config: Mapping, spec: DataSpec) -> Diffusion:
+def build(config: Mapping, spec: DataSpec, classifier: Classifier | None = None) -> Diffusion:
   """The diffusion model of a config, for images or for windows of time series.
+
+  `classifier` guides samples of images, see `diffusion.method.build`.
 
   Raises:
     ConfigError: for unknown names or settings, and parts that do not go together.
@@ -158,6 +161,6 @@ def build(config: Mapping, spec: DataSpec) -> Diffusion:
     kind = 'values of time series' if spec.latents is None else 'latents'
     raise ConfigError(f'{kind} are not bounded by 1: set sampling.threshold.name=none')
   if spec.series is None:
-    return build_images(config, spec)
+    return build_images(config, spec, classifier)
   horizon = dataclasses.replace(spec, shape=(spec.series.horizon, 1, 1))
   return WindowDiffusion(**parts(config, horizon), windows=spec, **config['windows'])

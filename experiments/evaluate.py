@@ -9,6 +9,7 @@ twofold evaluate --workdir=runs/digits --metrics=agreement,frechet --options=ste
 twofold evaluate --workdir=runs/digits --metrics=bits_per_dim \\
     --likelihood=flow,trace=exact,dequantization=variational
 twofold evaluate --workdir=runs/digits --weak=runs/shorter --options=guidance=2.0
+twofold evaluate --workdir=runs/digits --classifier_from=runs/classifier --options=classifier=2.0
 twofold evaluate --workdir=runs/digits --metrics=frechet --ema=0.02,0.05,0.1
 twofold evaluate --workdir=runs/python --on=shakespeare --metrics=bits_per_dim
 twofold evaluate --workdir=runs/python --on=MY.txt --metrics=perplexity,bits_per_byte
@@ -41,7 +42,7 @@ from common.files import Path, check_writable, to_path
 from common.studies.estimates import estimate, format_estimate, scaled, unit
 from configs import base
 from experiments import cli, families, runs
-from experiments.startup import processes
+from experiments.startup import guides, processes
 from experiments.startup.workdir import config_of
 
 WORKDIR = cli.define(
@@ -83,6 +84,7 @@ LIKELIHOOD = cli.define_items(
 WEAK = cli.define(
   'weak', 'WORKDIR[@STEP] of a weaker model with the same network, for --options=guidance=W.'
 )
+CLASSIFIER = cli.define('classifier_from', guides.HELP)
 EMA = flags.DEFINE_list(
   'ema',
   [],
@@ -162,7 +164,11 @@ def open_members(options: Mapping[str, Any], settings: Mapping[str, Any]) -> lis
 
 
 def evaluate(
-  run: runs.Run, settings: dict, variant: dict, members: Sequence[MemberRun] = ()
+  run: runs.Run,
+  settings: dict,
+  variant: dict,
+  members: Sequence[MemberRun] = (),
+  guide: guides.Guide | None = None,
 ) -> Evaluation:
   """Measures a run, and adds the result to the file of this step and these settings.
 
@@ -171,10 +177,13 @@ def evaluate(
     settings: sampler options.
     variant: other settings that differ from the run's config.
     members: other runs, with parameters, whose forecasts are pooled with those of the run.
+    guide: a classifier that can guide the samples, or None.
   """
   sampling = dict(settings)
   if WEAK.value is not None:
     sampling['weak'] = runs.load_weak(run, WEAK.value)
+  if guide is not None:
+    run = guides.guided(run, guide)
   folder = to_path(WORKDIR.value) / 'evaluations'
   name = file_name(run.step, settings | variant)
   sections = {part: run.config.get(part) for part in ('sampling', 'likelihood', 'evaluation')}
@@ -236,19 +245,21 @@ def measure() -> int:
   widths = cli.parse_widths(EMA.value, config['ema']['widths'])
   check_flags(config, options)
   check_writable(workdir / 'evaluations')
-  run, variant = open_run(options)
+  run, variant, guide = open_run(options)
   members = open_members(options, run.config['evaluation'])
   run = runs.with_params(run, workdir, step)
   members = [member.loaded() for member in members]
   if members:
     variant['members'] = ','.join(map(str, members))
   if not widths:
-    found = [evaluate(run, options, variant, members)]
+    found = [evaluate(run, options, variant, members, guide)]
     if BASELINES.value and not jax.process_index():
       found += compare(run, variant, found[0])
     return exit_code(found)
   averaged = {width: runs.with_average(run, WORKDIR.value, width) for width in widths}
-  found = {w: evaluate(one, options, variant | {'ema': w}) for w, one in averaged.items()}
+  found = {
+    w: evaluate(one, options, variant | {'ema': w}, guide=guide) for w, one in averaged.items()
+  }
   if len(found) > 1:
     print_table('ema', {f'{width:g}': one for width, one in found.items()}, chosen())
   return exit_code(found.values())
@@ -259,6 +270,8 @@ def check_flags(config: Mapping, options: Mapping[str, Any]) -> None:
   families.check_options(config, options)
   if WEAK.value is not None:
     runs.check_weak(config, WEAK.value)
+  if CLASSIFIER.value is not None:
+    guides.check(config, CLASSIFIER.value, options)
   metrics = chosen()
   if len(set(metrics)) < len(metrics):
     raise ValueError(f'--metrics={",".join(metrics)}: a metric is given twice; write it once')
@@ -278,7 +291,8 @@ def check_flags(config: Mapping, options: Mapping[str, Any]) -> None:
   if MEMBERS.value and not any(METRICS[metric].draws == FORECASTS for metric in metrics):
     raise ValueError(f'--members are for metrics of forecasts, not for {", ".join(metrics)}')
   drawn = {'options': options, 'num_samples': NUM.value, 'weak': WEAK.value}
-  drawn |= {'sample_sets': SETS.value, 'baselines': BASELINES.value}
+  drawn |= {'classifier_from': CLASSIFIER.value, 'sample_sets': SETS.value}
+  drawn['baselines'] = BASELINES.value
   for name, value in drawn.items():
     if value and without_draws(metrics):
       raise ValueError(
@@ -286,8 +300,10 @@ def check_flags(config: Mapping, options: Mapping[str, Any]) -> None:
       )
 
 
-def open_run(options: Mapping[str, Any]) -> tuple[runs.Run, dict[str, Any]]:
-  """The run without parameters, on the data of --on, and its settings that the flags change.
+def open_run(
+  options: Mapping[str, Any],
+) -> tuple[runs.Run, dict[str, Any], guides.Guide | None]:
+  """The run without parameters, on the data of --on; its settings that the flags change; a guide.
 
   Raises:
     ValueError: for settings or metrics that do not suit the model and the data.
@@ -296,6 +312,10 @@ def open_run(options: Mapping[str, Any]) -> tuple[runs.Run, dict[str, Any]]:
   for name, value in (('num_samples', NUM.value), ('sample_sets', SETS.value)):
     if value not in (None, run.config['evaluation'][name]):
       run.config['evaluation'][name] = variant[name] = value
+  guide = None
+  if CLASSIFIER.value is not None:
+    guide = guides.load(run, CLASSIFIER.value, options)
+    variant['classifier_from'] = guide.name
   if ON.value is not None:
     run = other_data(run, ON.value, STRIDE.value)
     variant['on'] = ON.value
@@ -308,9 +328,10 @@ def open_run(options: Mapping[str, Any]) -> tuple[runs.Run, dict[str, Any]]:
   # Everything is checked before the parameters are read.
   given = dict(options) | ({} if WEAK.value is None else {'weak': WEAK.value})
   asked = chosen() if CHOSEN.present or is_file(ON.value) else None
+  asking = run if guide is None else guides.guided(run, guide)
   with families.naming_options(options):
-    check_request(run.method, run.data, run.config['evaluation'], asked, given)
-  return run, variant
+    check_request(asking.method, run.data, run.config['evaluation'], asked, given)
+  return run, variant, guide
 
 
 def other_data(run: runs.Run, on: str, stride: int | None) -> runs.Run:

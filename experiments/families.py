@@ -32,14 +32,16 @@ from common.method import Method, PyTree
 from common.precision import LossScaling
 from common.ranges import Setting
 from configs.autoregressive import base as autoregressive_base
+from configs.classifier import base as classifier_base
 from configs.diffusion import base as diffusion_base
 from configs.gan import base as gan_base
 from configs.vae import base as vae_base
+from diffusion import classifier_method as classifier
 from diffusion.sampling.tasks import TASKS
 
 # Flags of `sample` and `evaluate` that are not settings of sampling, in any family.
 SETTINGS_TOO = {'task', 'length', 'slide', 'stop'}
-OTHER_FLAGS = {'weak', 'draft', 'seed', 'step', 'out', 'ema'}
+OTHER_FLAGS = {'weak', 'classifier_from', 'draft', 'seed', 'step', 'out', 'ema'}
 OTHER_FLAGS |= {'metrics', 'num_samples', 'sample_sets'}
 NO_OPTIONS = {f.name for f in dataclasses.fields(SampleFlags)} - SETTINGS_TOO | OTHER_FLAGS
 
@@ -63,6 +65,7 @@ class Family(NamedTuple):
     tasks: its tasks on given images, by name.
     with_options: (sampling section, options) -> the section with the options in their places.
     takes_weak: whether a weaker model can guide its samples.
+    guided_by: the family whose runs can guide its samples; '': none.
     draft: (config, spec, params) -> a trained model that drafts in speculative decoding; None: not
       supported.
     read_published: reads published weights; None: not supported.
@@ -78,6 +81,7 @@ class Family(NamedTuple):
   tasks: Mapping[str, ImageTask]
   with_options: Callable[[Mapping, Mapping], dict[str, Any]]
   takes_weak: bool = False
+  guided_by: str = ''
   draft: Callable[[Mapping, DataSpec, PyTree], Any] | None = None
   read_published: Callable[[pathlib.Path], Weights] | None = None
   published_sections: Callable[[pathlib.Path], dict[str, Any]] | None = None
@@ -107,6 +111,7 @@ FAMILIES = {
     },
     diffusion.with_options,
     takes_weak=True,
+    guided_by='classifier',
   ),
   'autoregressive': Family(
     autoregressive.build,
@@ -137,6 +142,13 @@ FAMILIES = {
     {},
     gan.with_options,
     loss_is_quality=False,
+  ),
+  'classifier': Family(
+    classifier.build,
+    classifier_base.SETTINGS,
+    Tables(classifier.COMPONENTS, classifier.SECTIONS, classifier.GIVEN),
+    {},
+    classifier.with_options,
   ),
 }
 

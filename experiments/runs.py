@@ -365,7 +365,7 @@ def with_dataset(run: Run, name: str) -> Run:
     data = datasets.load(run.config['data'] | {'name': name, 'source': ''})
   except ConfigError as error:
     raise ConfigError(f'--on={name}: {error}') from error
-  if _data_format(data.spec) != _data_format(run.data.spec):
+  if data_format(data.spec) != data_format(run.data.spec):
     raise ConfigError(
       f'{name} must be of the same kind as {run.data.spec.name}, got {data.spec.domain} '
       f'{data.spec.shape} of {data.spec.levels} values, or another vocabulary or palette'
@@ -393,7 +393,7 @@ def with_text(run: Run, path: str, stride: int | None = None) -> Run:
     raise ConfigError(f'--on={path}: {error}') from error
 
 
-def _data_format(spec: DataSpec) -> tuple:
+def data_format(spec: DataSpec) -> tuple:
   """The properties that two datasets must share for one model to work on both."""
   meaning_of_values = (spec.tokenizer, spec.pitches, spec.palette)
   return (spec.domain, spec.shape, spec.levels, spec.num_classes, *meaning_of_values)

@@ -2,6 +2,7 @@
 
 twofold sample --workdir=runs/digits --num=100 --out=samples.png
 twofold sample --workdir=runs/digits --label=3 --options=steps=5,guidance=2.0
+twofold sample --workdir=runs/digits --classifier_from=runs/classifier --options=classifier=2.0
 twofold sample --workdir=runs/digits --task=inpaint --mask=left --out=inpainted.png
 twofold sample --workdir=runs/pixels --options=beams=4
 twofold sample --workdir=runs/pixels --draft=runs/small --options=draft_ahead=6
@@ -34,7 +35,7 @@ from common.domains import DOMAINS, domain_of
 from common.domains.base import COUNTS, SampleFlags, SampleSettings
 from common.files import check_writable, to_path
 from experiments import cli, families, runs
-from experiments.startup import processes
+from experiments.startup import guides, processes
 from experiments.startup.workdir import config_of
 
 WORKDIR = cli.define(
@@ -55,6 +56,7 @@ DRAFT = cli.define('draft', 'WORKDIR of a smaller run that drafts; see above.', 
 WEAK = cli.define(
   'weak', 'WORKDIR[@STEP] of a weaker model with the same network, for --options=guidance=W.'
 )
+CLASSIFIER = cli.define('classifier_from', guides.HELP)
 EMA = flags.DEFINE_list('ema', [], 'Width of the average to sample from; the run needs ema.widths.')
 OPTIONS = cli.define_items('options', families.options_help())
 DISTRIBUTED, TIMEOUT = processes.define()
@@ -95,6 +97,8 @@ def check() -> tuple[dict[str, Any], list[float], str | int]:
     raise ValueError('--ema takes one width here; twofold evaluate compares several')
   if WEAK.value is not None:
     runs.check_weak(config, WEAK.value)
+  if CLASSIFIER.value is not None:
+    guides.check(config, CLASSIFIER.value, options)
   if DRAFT.value:
     runs.check_draft(config, config_of(to_path(DRAFT.value)))
   return options, widths, step
@@ -136,15 +140,21 @@ def draw(folder: pathlib.Path | None = None) -> None:
     check_writable(out.parent)  # also of a default
   if DRAFT.value:
     run = runs.with_draft(run, runs.load(DRAFT.value))
+  plain, guide = run, None
+  if CLASSIFIER.value is not None:
+    guide = guides.load(run, CLASSIFIER.value, options)
+    run = guides.guided(run, guide)
   # The whole request is checked before the parameters are read.
   weak = {} if WEAK.value is None else {'weak': WEAK.value}
   with families.naming_options(options):
     domain.check(run.trained, SampleSettings(flags, SEED.value, options | weak), out)
-  run = runs.with_params(run, WORKDIR.value, step)
+  run = runs.with_params(plain, WORKDIR.value, step)
   for width in widths:
     run = runs.with_average(run, WORKDIR.value, width)
   if weak:
     weak['weak'] = runs.load_weak(run, WEAK.value)
+  if guide is not None:
+    run = guides.guided(run, guide)
   with run.sampling_memory():
     message = domain.sample(run.trained, SampleSettings(flags, SEED.value, options | weak), out)
   print(message)

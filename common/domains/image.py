@@ -28,6 +28,7 @@ class ImageDomain(Domain):
     'recall',
     'high_frequency',
     'reconstruction',
+    'noisy_accuracy',
     'sampling_flops',
     'modes',
     'mode_kl',

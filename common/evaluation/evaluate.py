@@ -36,6 +36,7 @@ from common.method import Method, NotFiniteError, PyTree
 
 NO_MODEL = 'a baseline is no model'
 NO_ENSEMBLE = 'of a single model, not of an ensemble'
+NO_SAMPLES = 'a classifier draws no samples'
 OF_FEATURES = frozenset(
   ('frechet', 'precision', 'recall', 'reconstruction')
 )  # metrics that need an extractor
@@ -87,10 +88,12 @@ def evaluate(
   measures, draws = {}, _Draws()
   for name in names:
     metric = METRICS[name]
-    if name in applicable:
-      measures[name] = draws.measure(metric, subject)
-    else:
+    if name not in applicable:
       measures[name] = Measure(None, note=metric.scope)
+    elif metric.draws != NO_DRAWS and method.noise_levels:
+      measures[name] = Measure(None, note=NO_SAMPLES)
+    else:
+      measures[name] = draws.measure(metric, subject)
   drawn = _drawn(subject, draws.finite)
   return Evaluation(measures, subject.domain.evaluation_display(data.spec, drawn))
 
@@ -268,7 +271,7 @@ def check_request(
     if reasons[name]:
       known = ', '.join(name for name, reason in reasons.items() if not reason)
       raise ConfigError(f'metric {name} of {spec.name}: {reasons[name]}; its metrics: {known}')
-  if not without_draws(names):
+  if not (without_draws(names) or method.noise_levels):
     one, domain = np.zeros(1, np.int32), domain_of(spec)
     label = one if spec.num_classes and method.labelled else None
     source = data.splits[settings['split']]
@@ -279,6 +282,8 @@ def not_measured(name: str, method: Method, data: Data) -> str:
   """Why a metric cannot be measured; '' if it can."""
   if name not in domain_of(data.spec).metrics:
     return METRICS[name].scope
+  if METRICS[name].draws != NO_DRAWS and method.noise_levels:
+    return NO_SAMPLES
   return METRICS[name].missing(method, data)
 
 

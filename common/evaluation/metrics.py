@@ -191,6 +191,13 @@ METRICS = {
     IMAGES_ONLY,
     missing=autoencoding.no_reconstructions,
   ),
+  'noisy_accuracy': Metric(
+    images.noisy_accuracy,
+    'accuracy on noisy images',
+    NO_DRAWS,
+    IMAGES_ONLY,
+    missing=images.no_classifier,
+  ),
   'modes': Metric(
     modes.modes,
     'modes covered',

@@ -112,9 +112,10 @@ def place(step: str, config: Mapping, method: Method, spec: DataSpec, devices: S
   """
   build, able = STEPS[step]
   if able and config['family'] not in able:
-    other = 'decode' if step == 'sample' else 'sample'
+    family = config['family']
+    others = [name for name, (_, known) in STEPS.items() if name != step and family in known]
     raise ConfigError(
-      f'--step={step} is for {" and ".join(able)}, and this config is {config["family"]}: write '
-      f'--step={other}'
+      f'--step={step} is for {" and ".join(able)}, and this config is {family}: write '
+      f'--step={others[0] if others else "train"}'
     )
   return build(config, method, spec, devices)

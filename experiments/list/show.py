@@ -7,6 +7,7 @@ from common.config import Config, differences, flatten
 from common.ranges import Setting
 from configs import base
 from configs.autoregressive import base as autoregressive_base
+from configs.classifier import base as classifier_base
 from configs.diffusion import base as diffusion_base
 from configs.gan import base as gan_base
 from configs.vae import base as vae_base
@@ -18,6 +19,7 @@ BASES = {
   'autoregressive': autoregressive_base,
   'gan': gan_base,
   'vae': vae_base,
+  'classifier': classifier_base,
 }
 
 WIDTH = 44  # of 'name = value', before the comment

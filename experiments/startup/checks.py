@@ -68,6 +68,10 @@ def _check_best_metric(config: Mapping, method: Method, data: Data, shapes: Trai
 
 def _check_samples(method: Method, data: Data, shapes: TrainState, shown: bool) -> None:
   """Checks the request that training shows, and its picture if `shown`."""
+  if method.noise_levels:
+    if shown:
+      raise ConfigError('a classifier draws no samples to show: set train.sample_every=0')
+    return
   spec, domain = data.spec, domain_of(data.spec)
   request = domain.preview_request(spec, method.labelled, data.splits['validation'])
   try:

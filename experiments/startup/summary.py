@@ -58,9 +58,12 @@ def closing(config: Mapping, workdir: Path, finished: bool) -> Iterator[str]:
   shown = f', best: step {best} (by {metric} on the validation split)' if best else ''
   yield f'checkpoints in {workdir}: last: step {last}{shown}'
   if finished:
-    yield f'next: twofold sample --workdir={workdir}'
+    family = config['family']
+    guided = [name for name, entry in families.FAMILIES.items() if entry.guided_by == family]
+    flags = f'MODEL --classifier_from={workdir} --options=classifier=1.0' if guided else workdir
+    yield f'next: twofold sample --workdir={flags}'
     # The lowest loss of a game is not the best model.
-    judged = metric != 'loss' or families.FAMILIES[config['family']].loss_is_quality
+    judged = metric != 'loss' or families.FAMILIES[family].loss_is_quality
     yield f'  or: twofold evaluate --workdir={workdir}{" --step=best" if judged else ""}'
   else:
     yield 'stopped: the same command continues the run'

@@ -1,14 +1,16 @@
 """Metrics of images as functions of the subject of an evaluation."""
 
 import functools
+import math
 
 import numpy as np
 from jaxtyping import Float
 
 from common.config import ConfigError
-from common.data.pipeline import Data
+from common.data.pipeline import Data, evaluation_batches
 from common.evaluation.images import classifiers, frechet, manifolds, spectra
 from common.evaluation.images.features import Extractor, extractor
+from common.evaluation.likelihood import hits_of
 from common.evaluation.measures import Measure, proportion
 from common.evaluation.subject import Reader, Subject
 from common.method import Method
@@ -53,6 +55,28 @@ def agreement(subject: Subject) -> Measure:
   note = f'judged by an {judge.name.upper()} with {accuracy}; n={len(label)}'
   note += _class_note(subject)
   return Measure(value, error, note, interval=interval)
+
+
+def no_classifier(method: Method, data: Data) -> str:
+  """The reason why a model classifies nothing; '' if it does."""
+  del data
+  return '' if method.noise_levels else 'the model is no classifier'
+
+
+def noisy_accuracy(subject: Subject) -> Measure:
+  """Share of noisy images whose class a classifier recognises, a mean over noise levels σ/α."""
+  if reason := no_classifier(subject.method, subject.data):
+    return Measure(None, note=reason)
+  batches = evaluation_batches(subject.split, subject.settings['batch_size'])
+  found = [hits_of(subject.method, subject.params, batch).right for batch in batches]
+  right = np.concatenate(found)  # [images, levels]
+  # The levels of one image depend on each other: the error is that of the images' means.
+  each = right.mean(axis=1)
+  error = float(each.std(ddof=1) / math.sqrt(len(each))) if len(each) > 1 else None
+  shares = zip(subject.method.noise_levels, right.mean(axis=0), strict=True)
+  by_level = ', '.join(f'{share:.3f} at σ/α = {level:g}' for level, share in shares)
+  note = f'{subject.settings["split"]} split, n={len(each)}: {by_level}'
+  return Measure(float(each.mean()), error, note)
 
 
 def feature_reader(subject: Subject) -> Reader:

@@ -1,0 +1,1 @@
+"""Configs of classifiers of noisy data, which guide samples."""
