@@ -24,7 +24,7 @@ from common.evaluation.metrics import METRICS
 from common.studies.plans import Study, plan
 from common.training.optimizers import LR_SCHEDULES, OPTIMIZERS
 from diffusion.likelihood import LIKELIHOODS
-from diffusion.networks import NETWORKS
+from diffusion.networks import CLASSIFIERS, NETWORKS
 from diffusion.objectives import TIME_DISTRIBUTIONS, WEIGHTINGS
 from diffusion.sampling.driver import SAMPLERS
 from diffusion.sampling.grids import GRIDS
@@ -105,6 +105,7 @@ TESTED = {
   'autoencoder': (AUTOENCODERS, 'tests/common/baselines/vae'),
   'latents of an autoencoder': (LATENTS, 'tests/common/baselines/vae'),
   'distribution of pixels': (PIXEL_DISTRIBUTIONS, 'tests/common/baselines/vae'),
+  'network of a classifier': (CLASSIFIERS, 'tests/diffusion'),
   'loss of a GAN': (LOSSES, 'tests/common/baselines/gan/test_method.py'),
   'ordering': (ORDERINGS, 'tests/autoregressive'),
   'metric': (METRICS, 'tests/common/evaluation'),

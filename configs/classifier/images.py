@@ -33,7 +33,7 @@ DIGITS = dict(
   prediction=dict(noise='edm'),
   objective=dict(times=dict(name='log_normal')),
   optimizer=dict(learning_rate=3e-3, weight_decay=0.05),
-  train=dict(steps='2000', steps_per_call=50),
+  train=dict(steps='1500', steps_per_call=50),
 )
 
 VARIANTS = {'digits': DIGITS}

@@ -3,15 +3,20 @@
 twofold prepare_data --dataset=imagenet --source=IMAGENET/ --image_size=64
 twofold train --config=configs/papers/guidance.py:p10 --workdir=runs/guidance
 twofold evaluate --workdir=runs/guidance --options=guidance=1.1
+twofold train --config=configs/papers/guidance.py:adm --workdir=runs/adm
+twofold train --config=configs/papers/guidance.py:adm_classifier --workdir=runs/adm_classifier
+twofold evaluate --workdir=runs/adm --classifier_from=runs/adm_classifier --options=classifier=1.0
 
 IMAGENET holds the images, train/CLASS/NAME and val/CLASS/NAME; they are cut to their central square
 and resized as in ADM's code.
 
 Reproduces: table 1 of Ho & Salimans 2022, classifier-free guidance: p10, p20 and p50 hide the class
 of 10, 20 and 50 % of the training images. And ADM, the model of Dhariwal & Nichol 2021, whose
-network and hyper-parameters these are; 296M parameters. Settings: section 4 of the paper; tables 11
-and 14 of ADM's paper, and its repository (openai/guided-diffusion: README.md, fp16_util.py). adm
-trains in float16 with a scaled loss, as appendix I of its paper says.
+network and hyper-parameters these are; 296M parameters. Its samples are guided by adm_classifier,
+which is trained apart, on noisy images; 65M parameters. Settings: section 4 of the paper; tables 11
+and 14 of ADM's paper, and its repository (openai/guided-diffusion: README.md, fp16_util.py,
+script_util.py, scripts/classifier_train.py). adm trains in float16 with a scaled loss, as appendix
+I of its paper says; adm_classifier in float32, as the flags of README.md do.
 
 To expect, not measured here: FID and Inception score of 50,000 samples after 400,000 steps. The
 paper's w = 0 is no guidance; here the weight is 1 + w.
@@ -24,17 +29,17 @@ paper's w = 0 is no guidance; here the weight is 1 + w.
   1      12.6 / 170.1    11.21 / 158.29  9.13 / 131.1
   4      26.22 / 260.2   23.84 / 248.97  21.48 / 225.1
 
-  adm    FID 2.07, precision 0.74, recall 0.63, of 250 steps
+  adm    FID 2.07, precision 0.74, recall 0.63, of 250 steps, guided by adm_classifier at scale 1
 
 Unspecified, so at our defaults or our choice: the seeds; for classifier-free guidance, whether
 images are mirrored (here a random half of them, as in ADM's code) and the precision (here float32);
-and how often it is logged, evaluated and saved.
+for adm_classifier, the noise (here that of adm) and the training, of which README.md has that at
+128×128; and how often it is logged, evaluated and saved.
 
 What the papers do and this code does not yet:
 
 - FID, Inception score, precision and recall are of the Inception network.
-- ADM's numbers are of samples guided by a classifier of its own, of 65M parameters, at scale 1;
-  here a classifier is trained together with the model, if `classifier.weight` is above 0.
+- ADM's classifier is trained on random crops of the images; here on the same ones as the model.
 - Distances here are over pixels (evaluation.extractor).
 """
 
@@ -43,6 +48,7 @@ import math
 from ml_collections import ConfigDict
 
 from common.config import merge, pick
+from configs.classifier.base import get_base as get_classifier_base
 from configs.diffusion.base import get_base
 
 NETWORK = dict(  # 296M parameters
@@ -101,14 +107,57 @@ COMMON = dict(
   evaluation=dict(num_samples=50_000, extractor='pixels'),
 )
 
+# The classifier that guides ADM; 65M parameters.
+ADM_CLASSIFIER = dict(
+  family='classifier',
+  data=dict(name='imagenet', image_size=64, train_to='test', batch_size=256, flip=True),
+  process=ADM['process'],
+  network=dict(
+    name='unet_encoder',
+    width=128,
+    multipliers=(1, 2, 3, 4),
+    blocks=4,
+    attention=(32, 16, 8),
+    head_width=64,
+    embedding='adm',
+    scale_shift=True,
+    resample_in_block=True,
+  ),
+  prediction=dict(noise='time', scale_input=False),
+  objective=dict(times=dict(name='uniform')),
+  optimizer=dict(
+    name='adamw',
+    learning_rate=3e-4,
+    schedule='trapezoid',  # linear to 0 over the whole run
+    cooldown='100%',
+    warmup='0',
+    b2=0.999,
+    weight_decay=0.05,
+    no_decay='',  # all parameters are decayed
+    clip=0.0,
+  ),
+  ema=dict(decay=0.0, warmup=False),  # none
+  train=dict(
+    steps='300000',
+    steps_per_call=1,
+    log_every='100',
+    evaluate_every='10000',
+    checkpoint_every='10000',
+  ),
+)
+
 VARIANTS = {
   'p10': merge(CLASSIFIER_FREE, dict(label_dropout=0.1)),
   'p20': merge(CLASSIFIER_FREE, dict(label_dropout=0.2)),
   'p50': merge(CLASSIFIER_FREE, dict(label_dropout=0.5)),
   'adm': ADM,
+  'adm_classifier': ADM_CLASSIFIER,
 }
 
 
 def get_config(variant: str = 'p10') -> ConfigDict:
   """The config of a variant, a key of VARIANTS."""
-  return ConfigDict(merge(get_base(), COMMON, pick(VARIANTS, variant, 'variant')))
+  changes = pick(VARIANTS, variant, 'variant')
+  if changes is ADM_CLASSIFIER:
+    return ConfigDict(merge(get_classifier_base(), changes))
+  return ConfigDict(merge(get_base(), COMMON, changes))

@@ -146,8 +146,8 @@ class RequestSampler:
       raise ConfigError(f'the number of samples must be at least 1, got {request.num}')
     if guidance['classifier'] and (model.classifier is None or label is None):
       raise ConfigError(
-        'guidance.classifier needs a classifier, that of a model trained with classifier.weight above'
-        ' 0 or of another run (--classifier_from=WORKDIR), and a request with labels'
+        'guidance.classifier needs a request with labels, and a classifier: another run'
+        ' (--classifier_from=WORKDIR), or that of a model trained with classifier.weight above 0'
       )
     if label is not None and not model.num_classes and model.classifier is None:
       raise ConfigError(

@@ -98,7 +98,7 @@ def images_of(data):
 ROOT = pathlib.Path(__file__).parents[2]
 FILES = sorted(
   str(f.relative_to(ROOT))
-  for family in ('diffusion', 'autoregressive', 'gan', 'vae', 'papers')
+  for family in ('diffusion', 'autoregressive', 'gan', 'vae', 'classifier', 'papers')
   for f in (ROOT / 'configs' / family).glob('*.py')
   if 'def get_config' in f.read_text()
 )
@@ -164,7 +164,7 @@ DEEP = tuple(
 )
 OTHERS += ('improved_ddpm.py:hybrid_cosine', 'improved_ddpm.py:vlb_cosine', 'vdm.py:cifar10')
 OTHERS += ('score_sde.py:vp', 'score_sde.py:ve', 'progressive_distillation.py:x_truncated_snr')
-OTHERS += ('guidance.py:p10', 'guidance.py:adm', 'dit.py:S8')
+OTHERS += ('guidance.py:p10', 'guidance.py:adm', 'guidance.py:adm_classifier', 'dit.py:S8')
 SLOW = LARGE + OTHERS
 # These differ from a traced one in sizes alone, or in a target or a process that other tests trace.
 ALIKE = tuple(v for v in VARIANTS if v.startswith(DEEP))

@@ -104,6 +104,19 @@ REFUSED = [  # (command, flags, a part of its message); NEW is a folder that doe
   ('evaluate', '--workdir=RUN --ema=0.1,0.1', 'a width is given twice'),
   ('evaluate', '--workdir=RUN --on=digits', '--on=digits is the data of the run itself'),
   ('sample', '--workdir=RUN --weak=NEW --options=guidance=2.0', 'holds no run'),
+  ('sample', '--workdir=RUN --options=classifier=2.0', 'another run (--classifier_from=WORKDIR)'),
+  ('sample', '--workdir=RUN --options=classifier_from=x', 'write --classifier_from=x'),
+  ('sample', '--workdir=RUN --classifier_from=NEW --options=classifier=2.0', 'holds no run'),
+  (
+    'sample',
+    '--workdir=RUN --classifier_from=RUN --options=classifier=2.0',
+    'must be a run of the family classifier, got one of diffusion',
+  ),
+  (
+    'evaluate',
+    '--workdir=RUN --metrics=bits_per_dim --classifier_from=RUN',
+    'must be a run of the family classifier, got one of diffusion',
+  ),
   ('evaluate', '--workdir=RUN --metrics=crps', 'crps of digits: applies only to time series; its'),
   ('evaluate', '--workdir=RUN --metrics=parameters,parameters', 'a metric is given twice'),
   (

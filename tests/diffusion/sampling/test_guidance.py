@@ -100,6 +100,25 @@ def test_classifier_guidance_by_hand():
   np.testing.assert_allclose(shifted.x0, plain(X, T).x0 + 1.5 * sigma**2 / alpha * gradient)
 
 
+def test_samples_move_to_the_mean_of_the_class():
+  """log p(y | x0) = a·x0 + c makes N(0, v) to N(s·a·v, v) at scale s; the flow maps the means."""
+  variance, slope = 0.5, 0.8
+
+  def log_prob(x, t):
+    alpha, sigma = PROCESS.alpha(t), PROCESS.sigma(t)
+    # The logarithm of E[exp(a·x0) | x], without its constant: a times the posterior mean.
+    return slope * alpha * variance / (alpha**2 * variance + sigma**2) * x[:, 0]
+
+  plain = exact.isotropic(variance**0.5).denoiser(PROCESS)
+  for scale in (1.0, 3.0):
+    mean = scale * slope * variance
+    denoise = guidance.ClassifierGuidance(plain, log_prob, PROCESS, scale)
+    chain = driver.ReverseChain(solvers.Heun(), PROCESS, denoise)
+    times = jnp.linspace(1, 0, 101)
+    x, _, _ = driver.drive(chain, times, mean * PROCESS.alpha(times[:1])[:, None], KEY)
+    np.testing.assert_allclose(x[0, 0], mean, rtol=1e-3)
+
+
 def test_autoguidance_extrapolates_from_the_weak_model():
   strong, weak = exact.MIXTURE.denoiser(PROCESS), exact.GAUSSIAN.denoiser(PROCESS)
   assert_pairs(guidance.Autoguidance(strong, weak, 1.0)(X, T), strong(X, T))

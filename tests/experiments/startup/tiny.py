@@ -11,6 +11,7 @@ FILES = {
   'diffusion': 'configs/diffusion/images.py:digits',
   'autoregressive': 'configs/autoregressive/images.py:digits_4x4',
   'gan': 'configs/gan/images.py:digits',
+  'classifier': 'configs/classifier/images.py:digits',
 }
 SMALL = {
   'diffusion': {'network.name': ['mlp'], 'network.width': ['16'], 'sampling.steps': ['2']},
@@ -20,6 +21,7 @@ SMALL = {
     'network.heads': ['2'],
     'network.dropout': ['0.0'],
   },
+  'classifier': {'network.name': ['mlp'], 'network.width': ['16'], 'network.depth': ['1']},
   'gan': {
     'generator.name': ['mlp'],
     'generator.width': ['16'],
