@@ -7,7 +7,10 @@ twofold sample --workdir=runs/diffusion --classifier_from=runs/classifier \
 Reproduces: nothing published; the encoder half of ADM's U-Net with attention pooling (Dhariwal &
 Nichol 2021), small enough for two CPU cores. The paper's own: configs/papers/guidance.py.
 
-To expect: TODO.
+To expect, on a 2-core CPU machine that other work shared (2026-12-01, twofold evaluate):
+
+  digits  1,500 steps, 64 s of a core: accuracy 0.99 at σ/α = 0.1, 0.79 at 1, 0.15 at 10. It guides
+          a model without classes from a class agreement of 0.10 to 0.94: docs/guidance.md
 """
 
 from ml_collections import ConfigDict

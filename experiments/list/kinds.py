@@ -58,12 +58,13 @@ def _table(table: Mapping[str, Any]) -> list[Entry]:
 
 
 def _components(path: str) -> list[Entry]:
-  """The constructors that a config can name at a path, of all families that have the path."""
-  return [
-    describe(name, thing, family.tables.given.get(path, ()), family_name)
-    for family_name, family in families.FAMILIES.items()
-    for name, thing in family.tables.components.get(path, {}).items()
-  ]
+  """The constructors that a config can name at a path, each with the first family that has it."""
+  found = {}
+  for family_name, family in families.FAMILIES.items():
+    for name, thing in family.tables.components.get(path, {}).items():
+      entry = describe(name, thing, family.tables.given.get(path, ()), family_name)
+      found.setdefault((name, thing), entry)
+  return list(found.values())
 
 
 def _metrics() -> list[Entry]:

@@ -38,7 +38,11 @@ def test_a_config_that_can_finish_passes(family, channels, classes):
     (DIFFUSION, dict(sampling__task__name='inpaint'), 'cannot draw .* takes past and mask'),
     (DIFFUSION, dict(sampling__grid__name='respaced'), 'needs a discrete process'),
     (DIFFUSION, dict(sampling__grid__name='given'), 'grid.times lists 0 times, but 2 are'),
-    (DIFFUSION, dict(sampling__guidance__classifier='1.0'), 'needs a model trained with class'),
+    (
+      DIFFUSION,
+      dict(sampling__guidance__classifier='1.0'),
+      'needs a request with labels',
+    ),
     (DIFFUSION, dict(sampling__sampler__name='unipc', sampling__sampler__order='9'), 'order'),
     (DIFFUSION, dict(sampling__guidance__weight='2.0', label_dropout='0.0'), 'label_dropout is 0'),
     (AUTOREGRESSIVE, dict(sampling__guidance='2.0'), 'needs classes and a model trained with'),
