@@ -40,6 +40,9 @@ What the papers do and this code does not yet:
 
 - FID, Inception score, precision and recall are of the Inception network.
 - ADM's classifier is trained on random crops of the images; here on the same ones as the model.
+- ADM's stochastic sampler moves the mean of a step, whose clean image is clipped before, by the
+  scale times its variance times the gradient (algorithm 1); here every sampler is given a moved
+  noise (algorithm 2), and the moved clean image is clipped.
 - Distances here are over pixels (evaluation.extractor).
 """
 

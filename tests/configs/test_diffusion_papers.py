@@ -115,6 +115,7 @@ def test_numbers_of_parameters(variant, expected):
     ('progressive_distillation:v_snr', 800_000, {499: 1e-4, 1000: 2e-4, 799_999: 2e-4}),
     ('guidance:p10', 400_000, {0: 3e-4, 399_999: 3e-4}),
     ('guidance:adm', 540_000, {0: 3e-4, 539_999: 3e-4}),
+    ('guidance:adm_classifier', 300_000, {0: 3e-4, 150_000: 1.5e-4, 299_999: 1e-9}),
     ('sit:XL2', 400_000, {0: 1e-4, 399_999: 1e-4}),
     ('vdm:cifar10', 10_000_000, {49: 1e-4, 100: 2e-4, 9_999_999: 2e-4}),
   ],
@@ -195,6 +196,14 @@ PUBLISHED = {
     'process.schedule': 'cosine', 'process.steps': 1000, 'prediction.variance': 'learned',
     'label_dropout': 0.0, 'sampling.steps': 250, 'precision': 'float16',
     'train.loss_scale.initial': 20.0, 'train.loss_scale.growth': 1e-3,
+  },
+  'guidance:adm_classifier': {
+    'family': 'classifier', 'data.batch_size': 256, 'data.image_size': 64, 'data.flip': True,
+    'process.name': 'ddpm', 'process.schedule': 'cosine', 'process.steps': 1000,
+    'prediction.noise': 'time', 'prediction.scale_input': False, 'network.pool': 'attention',
+    'network.dropout': 0.0, 'objective.times.name': 'uniform', 'optimizer.name': 'adamw',
+    'optimizer.b1': 0.9, 'optimizer.b2': 0.999, 'optimizer.weight_decay': 0.05,
+    'optimizer.no_decay': '', 'optimizer.clip': 0.0, 'ema.decay': 0.0, 'precision': 'float32',
   },
   'sit:XL2': ADAM | {
     'data.batch_size': 256, 'label_dropout': 0.1, 'conditional': True, 'optimizer.name': 'adamw',

@@ -13,7 +13,7 @@ from experiments import families
 from experiments.startup import checks
 from tests.experiments.startup import tiny
 
-DIFFUSION, AUTOREGRESSIVE = 'diffusion', 'autoregressive'
+DIFFUSION, AUTOREGRESSIVE, CLASSIFIER = 'diffusion', 'autoregressive', 'classifier'
 
 
 def check(config, data):
@@ -53,6 +53,8 @@ def test_a_config_that_can_finish_passes(family, channels, classes):
     (DIFFUSION, dict(evaluation__split='tset'), "unknown evaluation.split 'tset'; did you mean"),
     (DIFFUSION, dict(evaluation__extractor='fid'), "unknown evaluation.extractor 'fid'"),
     (AUTOREGRESSIVE, dict(network__attention='cudnn'), r"the platform 'cpu' \(only GPUs\)"),
+    (CLASSIFIER, dict(train__sample_every='10'), 'draws no samples .* set train.sample_every=0'),
+    (CLASSIFIER, dict(train__best_metric='mse'), "'mse'; .*accuracy, loss"),
     (DIFFUSION, dict(train__micro_batches='3'), 'batch_size=16 must be a multiple of 3'),
   ],
   ids=lambda value: '-'.join(value) if isinstance(value, dict) else '',
