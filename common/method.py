@@ -281,8 +281,7 @@ class Method:
     raise NotImplementedError
 
   def hits(self, params: PyTree, batch: Batch) -> Hits:
-    """How many tokens of each example, or its class, are predicted right. Pure: the caller compiles
-    it."""
+    """What is predicted right of each example (see `Hits`). Pure: the caller compiles it."""
     raise NotImplementedError
 
 
