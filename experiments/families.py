@@ -146,7 +146,7 @@ FAMILIES = {
   'classifier': Family(
     classifier.build,
     classifier_base.SETTINGS,
-    Tables(classifier.COMPONENTS, classifier.SECTIONS, classifier.GIVEN),
+    Tables(classifier.COMPONENTS, classifier.SECTIONS | SECTIONS, classifier.GIVEN),
     {},
     classifier.with_options,
   ),
