@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from autoregressive.networks.base import CausalNetwork
+from autoregressive.networks.base import EMBED_STD, CausalNetwork
 from common.ranges import AT_LEAST_ONE, BELOW_ONE
 
 
@@ -86,6 +86,7 @@ class RNN(Recurrent):
   """The plain recurrence h ← tanh(W·x + U·h + b) (Elman 1990)."""
 
   cell = nn.SimpleCell
+  embed_std = EMBED_STD  # larger inputs saturate the tanh, whose gradients then vanish sooner
 
 
 class LSTM(Recurrent):

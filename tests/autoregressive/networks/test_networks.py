@@ -105,6 +105,7 @@ def test_dropout_needs_training(variant):
   ('network', 'tied', 'deviation'),
   [
     (LSTM(64, 1), False, 1.0),
+    (RNN(64, 1), False, 0.02),  # a tanh saturates
     (TCN(64, 1, kernel=2), False, 1.0),
     (TCN(64, 1, kernel=2), True, 0.02),  # the outputs begin small
     (Transformer(8, width=64, layers=1, heads=1), False, 0.02),  # a norm follows
