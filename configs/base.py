@@ -140,8 +140,8 @@ SETTINGS = dict(
     keep=Setting(2, AT_LEAST_ONE),  # newest checkpoints to keep, besides the best
     best_metric='loss',  # metric on the validation split that chooses the best checkpoint
     best_mode=Setting('min', OneOf('min', 'max')),  # whether less of it is better, or more
-    # stop after this number of steps in a row with a non-finite gradient; those at a loss scale
-    # above 1 do not count
+    # stop after this number of steps in a row with a non-finite gradient; those do not count
+    # where the log2_loss_scale of float16 is above 0
     max_bad_steps=Setting(20, AT_LEAST_ONE),
     loss_scale=dict(),  # LossScaling, common/precision.py: only with precision='float16'
     profile='',  # 'first:last': steps to profile, into WORKDIR/profile
@@ -162,7 +162,7 @@ SETTINGS = dict(
     context=Setting(0, Interval(0, 10**6, note='0: that of the data')),
     # what distances, precision, modes and class agreement are measured on; draws of each forecast
     num_samples=Setting(1000, Interval(1, 10**7)),
-    # the Fréchet distance is the least of so many sets of samples
+    # number of sets of samples, of which the least Fréchet distance counts
     sample_sets=Setting(1, Interval(1, 100)),
     extractor='auto',  # auto, mlp or pixels (common/evaluation/images/features.py)
   ),

@@ -100,7 +100,8 @@ class NoisyClassifier(Method):
   def hits(self, params: PyTree, batch: Batch) -> Hits:
     """At which of `noise_levels` each example's class is recognised, [batch, levels].
 
-    The noise is the same for all models and at all levels.
+    The noise of an example depends on its place in the batch alone: it is the same at all levels,
+    and for all models with the same `evaluation.batch_size`.
     """
     x0 = to_unit(batch['x'], self.levels)
     keys = example_keys(jax.random.key(0), jnp.arange(x0.shape[0]))
@@ -192,10 +193,16 @@ def build(config: Mapping, spec: DataSpec) -> NoisyClassifier:
   with jax.ensure_compile_time_eval():
     ends = jnp.asarray([process.t_min, process.t_max])
     least, most = jnp.exp(-0.5 * process.log_snr(ends)).tolist()
+  noise_levels = tuple(level for level in NOISE_LEVELS if least <= level <= most)
+  if not noise_levels:
+    raise ConfigError(
+      f'the noise levels σ/α of process {process.name!r}, {least:.3g} to {most:.3g}, hold none of'
+      f' {NOISE_LEVELS}, at which a classifier is measured: choose a process with one of them'
+    )
   return NoisyClassifier(
     classifier=Classifier(network, conditioning, scaled, sigma_data),
     process=process,
     times=component(TIME_DISTRIBUTIONS, config['objective']['times'], 'objective.times'),
     levels=spec.levels,
-    noise_levels=tuple(level for level in NOISE_LEVELS if least <= level <= most),
+    noise_levels=noise_levels,
   )

@@ -279,6 +279,8 @@ def check_flags(config: Mapping, options: Mapping[str, Any]) -> None:
     pick(METRICS, metric, 'metric')
   if STRIDE.value is not None and ON.value is None:
     raise ValueError('--stride is for the windows of --on=FILE; remove the flag')
+  if SETS.value and 'frechet' not in metrics:
+    raise ValueError('--sample_sets changes only frechet: add it to --metrics, or remove the flag')
   if LIKELIHOOD.value and 'bits_per_dim' not in metrics:
     raise ValueError('--likelihood changes only bits_per_dim: add it to --metrics')
   for name in BASELINES.value:
@@ -291,8 +293,7 @@ def check_flags(config: Mapping, options: Mapping[str, Any]) -> None:
   if MEMBERS.value and not any(METRICS[metric].draws == FORECASTS for metric in metrics):
     raise ValueError(f'--members are for metrics of forecasts, not for {", ".join(metrics)}')
   drawn = {'options': options, 'num_samples': NUM.value, 'weak': WEAK.value}
-  drawn |= {'classifier_from': CLASSIFIER.value, 'sample_sets': SETS.value}
-  drawn['baselines'] = BASELINES.value
+  drawn |= {'classifier_from': CLASSIFIER.value, 'baselines': BASELINES.value}
   for name, value in drawn.items():
     if value and without_draws(metrics):
       raise ValueError(
@@ -325,7 +326,7 @@ def open_run(
     variant['likelihood'] = ','.join(LIKELIHOOD.value)
   if WEAK.value is not None:
     variant['weak'] = WEAK.value
-  # Everything is checked before the parameters are read.
+  # Everything is checked before the model's parameters are read.
   given = dict(options) | ({} if WEAK.value is None else {'weak': WEAK.value})
   asked = chosen() if CHOSEN.present or is_file(ON.value) else None
   asking = run if guide is None else guides.guided(run, guide)

@@ -59,7 +59,8 @@ class Family(NamedTuple):
   """A family of methods: how it builds a method, its default config, and its tasks on images.
 
   Attributes:
-    build: (config, spec) -> Method. A family with `draft` also accepts an argument `draft`.
+    build: (config, spec) -> Method. A family with `draft` also accepts an argument `draft`, and one
+      with `guided_by` an argument `classifier`.
     settings: the sections of the family's configs, without the settings in `tables`.
     tables: the constructors whose signatures have the other settings, their defaults and ranges.
     tasks: its tasks on given images, by name.

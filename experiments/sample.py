@@ -144,7 +144,7 @@ def draw(folder: pathlib.Path | None = None) -> None:
   if CLASSIFIER.value is not None:
     guide = guides.load(run, CLASSIFIER.value, options)
     run = guides.guided(run, guide)
-  # The whole request is checked before the parameters are read.
+  # The whole request is checked before the model's parameters are read.
   weak = {} if WEAK.value is None else {'weak': WEAK.value}
   with families.naming_options(options):
     domain.check(run.trained, SampleSettings(flags, SEED.value, options | weak), out)

@@ -13,6 +13,7 @@ from autoregressive.networks import NETWORKS as ALL_CAUSAL
 from common.checkpoints.resume import is_changeable
 from common.config import ConfigError
 from common.data.spec import DataSpec
+from diffusion.networks import CLASSIFIERS
 from diffusion.networks import NETWORKS as DIFFUSION
 from experiments import families
 from tests.autoregressive.common import DIGITS, perturbed, small_config
@@ -44,7 +45,13 @@ NETWORKS = {name: (DIGITS, dict(name=name, width=WIDTH, layers=2)) for name in C
   'pixelcnn_pp': (RGB, dict(name='pixelcnn_pp', width=WIDTH, blocks=1, levels=2, dropout=0.0)),
 }
 # The layers that make the estimate of a diffusion network, and those that read numbers as data.
-IN_FLOAT32 = {'dit': 'output_proj', 'mlp': 'Dense_7', 'unet': 'output', 'causal': 'input_proj'}
+IN_FLOAT32 = {
+  'dit': 'output_proj',
+  'mlp': 'Dense_7',
+  'unet': 'output',
+  'unet_encoder': 'output',
+  'causal': 'input_proj',
+}
 
 
 def model_of(name, precision):
@@ -71,14 +78,27 @@ def diffusion(name, precision):
   return run, small.random_params(network)
 
 
+def classifier(precision):
+  """(params -> logits of the encoder of a U-Net, its parameters); attention pools in float32."""
+  settings = {k: v for k, v in small.SMALL['adm'].items() if k != 'name'}
+  settings |= dict(pool='mean', out_channels=5, num_classes=0, dtype=precision)
+  network = CLASSIFIERS['unet_encoder'](**settings)
+  x, noise, _ = small.batch()
+  run = lambda params: network.apply({'params': params}, x, noise)
+  shapes = jax.eval_shape(network.init, jax.random.key(0), x, noise)
+  return run, small.random_like(shapes['params'])
+
+
 CASES = {name: functools.partial(causal, name) for name in NETWORKS} | {
   name: functools.partial(diffusion, name) for name in small.SMALL
 }
+CASES['unet_encoder'] = classifier
 
 
-def test_every_network_of_both_tables_is_a_case():
+def test_every_network_is_a_case():
   named = {network['name'] for network in small.SMALL.values()}
   assert set(DIFFUSION) == named and set(CAUSAL) <= set(NETWORKS)
+  assert set(CLASSIFIERS) - set(DIFFUSION) <= set(CASES)
 
 
 HALVES = ('bfloat16', 'float16')
@@ -95,7 +115,8 @@ def test_products_and_residual_streams_have_16_bits(name, precision):
   run, params = CASES[name](precision)
   assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype('float32')}
   assert jax.eval_shape(run, params).dtype == jnp.float32
-  kind = small.SMALL[name]['name'] if name in small.SMALL else 'causal'
+  kind = small.SMALL[name]['name'] if name in small.SMALL else name
+  kind = kind if kind in IN_FLOAT32 else 'causal'
   products = _equations(
     'dot_general|conv_general_dilated', jax.grad(lambda p: run(p).sum()), params
   )
@@ -125,7 +146,11 @@ def _equations(names, function, *args):
   ('name', 'precision'),
   mostly_slow(
     # Those that are not listed are settings of these.
-    [(name, precision) for precision in HALVES for name in [*CAUSAL, 'dit', 'ddpm', 'mlp']],
+    [
+      (name, precision)
+      for precision in HALVES
+      for name in [*CAUSAL, 'dit', 'ddpm', 'mlp', 'unet_encoder']
+    ],
     [('transformer', 'bfloat16'), ('dit', 'bfloat16'), ('transformer', 'float16')],
   ),
 )

@@ -93,7 +93,7 @@ class StepMetrics:
     # Checked at every fetch, not only at log lines, so that a diverged run ends early.
     bad = int(metrics['bad_in_a_row'].max())
     if bad >= self._max_bad_steps:
-      scale = metrics.get('loss_scale')
+      scale = metrics.get('log2_loss_scale')
       at_scale = '' if scale is None else f' while the loss scale fell to 2^{scale[-1]:.3g}'
       raise TrainingError(
         step,

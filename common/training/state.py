@@ -35,12 +35,12 @@ class TrainState(NamedTuple):
     memory: what the method remembers between steps in addition to its parameters.
     opt_state: the optimiser's state.
     ema: exponential moving average of `params`: evaluation and sampling use it.
-    bad_in_a_row: the number of steps skipped since the last good step. At a loss scale above 1 they
-      do not count: a lower one may be all that they need.
+    bad_in_a_row: the number of steps skipped since the last good step. Where log2 of the loss
+      scale is above 0 they do not count: a lower one may be all that they need.
     bad_total: the number of steps skipped in the whole run. A step is skipped if its loss or its
       gradient is not finite (after `TrainStep.nan_to_num`).
     averages: power-function averages of `params`, one per width of `ema.widths`.
-    loss_scale: log2 of the factor of the loss (`LossScaling`); (): there is none.
+    log2_loss_scale: log2 of the factor of the loss (`LossScaling`); (): there is none.
   """
 
   step: Int[Array, '']
@@ -51,7 +51,7 @@ class TrainState(NamedTuple):
   bad_in_a_row: Int[Array, '']
   bad_total: Int[Array, '']
   averages: tuple[PyTree, ...] = ()
-  loss_scale: Float[Array, ''] | tuple[()] = ()
+  log2_loss_scale: Float[Array, ''] | tuple[()] = ()
 
 
 Metrics = Mapping[str, Any]  # arrays [steps]
@@ -80,9 +80,9 @@ def init_state(
   # Copies, because the compiled step donates the state: two leaves must not share a buffer.
   ema = jax.tree.map(jnp.copy, params)
   averages = tuple(jax.tree.map(jnp.copy, params) for _ in range(num_averages))
-  loss_scale = () if loss_scaling is None else loss_scaling.start()
+  log2_scale = () if loss_scaling is None else loss_scaling.start()
   optimized = (memory, optimizer.init(params), ema)
-  return TrainState(zero, params, *optimized, zero, zero, averages, loss_scale)
+  return TrainState(zero, params, *optimized, zero, zero, averages, log2_scale)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,11 +142,11 @@ class TrainStep:
     new = (params, aux.memory, opt_state, ema)
     old = (state.params, state.memory, state.opt_state, state.ema)
     params, memory, opt_state, ema = jax.tree.map(lambda n, o: jnp.where(good, n, o), new, old)
-    metrics, counted, loss_scale = dict(aux.metrics, loss=loss, gradient_norm=norm), 1, ()
+    metrics, counted, log2_scale = dict(aux.metrics, loss=loss, gradient_norm=norm), 1, ()
     if self.loss_scaling is not None:
-      metrics['loss_scale'] = state.loss_scale
-      counted = (state.loss_scale <= 0).astype(jnp.int32)
-      loss_scale = self.loss_scaling.after(state.loss_scale, good)
+      metrics['log2_loss_scale'] = state.log2_loss_scale
+      counted = (state.log2_loss_scale <= 0).astype(jnp.int32)
+      log2_scale = self.loss_scaling.after(state.log2_loss_scale, good)
     bad_in_a_row = jnp.where(good, 0, state.bad_in_a_row + counted)
     bad_total = state.bad_total + (~good).astype(jnp.int32)
 
@@ -157,7 +157,7 @@ class TrainStep:
       for average, gamma in zip(state.averages, self.averaging.gammas, strict=True)
     )
     kept, counters = (params, memory, opt_state, ema), (bad_in_a_row, bad_total)
-    new_state = TrainState(state.step + 1, *kept, *counters, averages, loss_scale)
+    new_state = TrainState(state.step + 1, *kept, *counters, averages, log2_scale)
     return new_state, metrics | {'bad_in_a_row': bad_in_a_row}
 
   def _loss_and_gradient(
@@ -198,7 +198,7 @@ class TrainStep:
     if self.loss_scaling is None:
       (loss, aux), grads = jax.value_and_grad(self.method.loss, has_aux=True)(*arguments)
     else:
-      (loss, aux), grads = scaled_gradient(self.method.loss, state.loss_scale, *arguments)
+      (loss, aux), grads = scaled_gradient(self.method.loss, state.log2_loss_scale, *arguments)
     weighted = jax.tree.map(lambda v: v * aux.count, (loss, grads, dict(aux.metrics)))
     return aux.memory, (weighted, aux.count)
 

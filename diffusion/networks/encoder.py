@@ -19,7 +19,7 @@ class AttentionPool(nn.Module):
   """A vector for each image: its mean attends to all pixels (CLIP; ADM, the authors' code).
 
   The mean is a token before those of the pixels. Each token has a learned position. Only the mean's
-  output is used, so only the mean has a query.
+  output is used, so only the mean has a query. All of it is in float32, as in the authors' code.
 
   Attributes:
     out_channels: size of the vector.

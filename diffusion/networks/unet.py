@@ -43,7 +43,7 @@ class UNetBase(DiffusionNetwork):
     num_classes: number of classes, or 0.
     width: channels of the first level.
     multipliers: channels of each level over `width`; each level halves the resolution.
-    blocks: residual blocks of a level (one more on the way up).
+    blocks: residual blocks of a level on the way down.
     attention: resolutions, in pixels of height, that have self-attention.
     head_width: channels of an attention head; 0 for a single head.
     dropout: probability.
@@ -183,6 +183,8 @@ class UNet(UNetBase):
   """Residual blocks down to a coarse resolution and up again, with skips across.
 
   The output is exactly zero at initialisation, unless a setting says otherwise.
+
+  On the way up, a level has one block more than `blocks`.
 
   Attributes:
     up_attention: on the way up, after 'every' block of such a level or after its 'last' one.

@@ -63,7 +63,7 @@ REFUSED = [  # (command, flags, a part of its message); NEW is a folder that doe
   (
     'evaluate',
     '--workdir=RUN --metrics=parameters --sample_sets=3',
-    '--sample_sets has no effect: parameters need no samples',
+    '--sample_sets changes only frechet',
   ),
   ('evaluate', '--workdir=RUN --num_samples=x', '--num_samples=x: write a whole number'),
   ('evaluate', '--workdir=RUN --metrics=', '--metrics= is empty'),

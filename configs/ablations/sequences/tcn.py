@@ -11,10 +11,10 @@ Piano rolls need, once, with the folder of the `.mat` files or from their home:
 Sequential and permuted MNIST need `twofold prepare_data --dataset=sequential_mnist`, the second one
 with --permutation=1.
 
-Scales: jsb (three seeds), nottingham (three seeds; a GPU, or a night), copy (copies after 100
-blanks, three seeds), sequential_mnist and permuted_mnist (three seeds; a GPU), digits (images of
-8x8 pixels in both orders, three seeds, minutes), smoke (copies after 5 blanks, seconds; nothing is
-learned).
+Scales: jsb (three seeds), nottingham (three seeds; about an hour of a CPU core for each training),
+copy (copies after 100 blanks, three seeds), sequential_mnist and permuted_mnist (three seeds; a
+GPU), digits (images of 8x8 pixels in both orders, three seeds, minutes), smoke (copies after 5
+blanks, seconds; nothing is learned).
 
 Reproduces: Bai, Kolter & Koltun 2018, table 1 (music and MNIST) and table 5 (gated TCN): nats per
 frame of the test split, or the share of its images whose class is right.

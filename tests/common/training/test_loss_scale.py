@@ -87,7 +87,7 @@ def test_scales_and_parameters_are_those_of_the_authors_rule(mode, devices, micr
   scales, w, average = authors_rule(scaling, start, 0.1)
   bad = np.diff(scales) < 0
   assert 2 < bad.sum() < len(SLOPES) - 2  # of both kinds
-  found = [*metrics['loss_scale'], final.loss_scale]
+  found = [*metrics['log2_loss_scale'], final.log2_loss_scale]
   np.testing.assert_allclose(found, scales, rtol=1e-6)
   np.testing.assert_array_equal(np.isfinite(metrics['gradient_norm']), ~bad)
   np.testing.assert_allclose(final.params['w'], w, rtol=1e-3)
@@ -135,7 +135,7 @@ def test_a_gradient_below_the_least_float16_trains_only_with_the_scale():
 
   def learnt(factor, scale):
     memory, scale = {'factor': jnp.float32(factor)}, jnp.float32(scale)
-    after, metrics = step(first._replace(memory=memory, loss_scale=scale))
+    after, metrics = step(first._replace(memory=memory, log2_loss_scale=scale))
     assert np.isfinite(metrics['gradient_norm']).all()
     return np.asarray(after.params['middle']['kernel'] - first.params['middle']['kernel'])
 
@@ -147,15 +147,15 @@ def test_a_gradient_below_the_least_float16_trains_only_with_the_scale():
 def test_a_scale_that_is_too_high_falls_by_one_a_step_and_nothing_else_changes():
   first, step = compiled(optax.adam(1e-2), LossScaling(initial=50.0))
   after, metrics = step(first)
-  np.testing.assert_array_equal(metrics['loss_scale'], 50.0 - np.arange(20))
-  assert float(after.loss_scale) == 30
+  np.testing.assert_array_equal(metrics['log2_loss_scale'], 50.0 - np.arange(20))
+  assert float(after.log2_loss_scale) == 30
   kept = lambda s: (s.params, s.ema, s.opt_state)
   jax.tree.map(np.testing.assert_array_equal, kept(after), kept(first))
   assert [int(after.step), int(after.bad_in_a_row), int(after.bad_total)] == [20, 0, 20]
   last, metrics = step(after)
   good = np.isfinite(metrics['gradient_norm'])
   assert 0 < np.argmax(good) < 15 and good[np.argmax(good) :].mean() > 0.7
-  assert float(last.loss_scale) == pytest.approx(30 - (~good).sum() + good.sum() * 1e-3)
+  assert float(last.log2_loss_scale) == pytest.approx(30 - (~good).sum() + good.sum() * 1e-3)
   assert metrics['loss'][-1] < metrics['loss'][0]
 
 
@@ -178,9 +178,9 @@ def test_a_run_resumes_with_its_scale_bit_for_bit(tmp_path):
   assert finished
   jax.tree.map(np.testing.assert_array_equal, resumed, whole)
   lines = [writers.read(tmp_path / name, 'train') for name in ('whole', 'parts')]
-  shown = [[(r['step'], r.get('loss_scale'), r['bad_steps']) for r in rows] for rows in lines]
+  shown = [[(r['step'], r.get('log2_loss_scale'), r['bad_steps']) for r in rows] for rows in lines]
   assert shown[0] == shown[1]
-  assert shown[0][-1][1] == pytest.approx(float(whole.loss_scale), abs=0.05)
+  assert shown[0][-1][1] == pytest.approx(float(whole.log2_loss_scale), abs=0.05)
 
 
 def test_a_loss_that_is_never_finite_ends_the_run_once_the_scale_has_fallen(tmp_path):
