@@ -21,10 +21,11 @@ BLOCK = re.compile(r'^```(\w*)\n(.*?)^```', re.M | re.S)
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
-  """A folder with a finished run in runs/digits."""
+  """A folder with finished runs in runs/digits and runs/classifier."""
   folder = tmp_path_factory.mktemp('python')
   short = dict(train__steps='4', train__evaluate_every='4', train__checkpoint_every='4')
   assert runs.train(tiny.config('diffusion', **short), folder / 'runs' / 'digits')
+  assert runs.train(tiny.config('classifier', **short), folder / 'runs' / 'classifier')
   return folder
 
 
@@ -37,7 +38,7 @@ def without_numbers(text):
 def test_the_page_prints_what_it_shows(trained, monkeypatch):
   monkeypatch.chdir(trained)
   namespace, blocks = {}, BLOCK.findall(PAGE.read_text('utf-8'))
-  assert len(blocks) == 6
+  assert len(blocks) == 8
   for (language, code), (other, output) in zip(blocks[::2], blocks[1::2], strict=True):
     assert (language, other) == ('python', '')
     with contextlib.redirect_stdout(io.StringIO()) as printed:

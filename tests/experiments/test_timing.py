@@ -55,7 +55,12 @@ def test_a_short_run_keeps_the_model_and_its_batches(tmp_path):
   assert long['train']['steps_per_call'] == timing.MOST_PER_CALL
 
 
-def test_draws_are_whole_batches_and_those_that_are_timed():
-  assert timing._draws({'batch_size': 256, 'num_samples': 1000}) == 1024
-  assert timing._draws({'batch_size': 31, 'num_samples': 124}) == 124
-  assert timing._draws({'batch_size': 500, 'num_samples': 100}) == 400
+@pytest.mark.parametrize(
+  ('batch_size', 'num_samples', 'sample_sets', 'draws'),
+  [(256, 1000, 1, 1024), (31, 124, 1, 124), (500, 100, 1, 400), (500, 100, 3, 600)],
+)
+def test_draws_are_whole_batches_and_those_that_are_timed(
+  batch_size, num_samples, sample_sets, draws
+):
+  settings = dict(batch_size=batch_size, num_samples=num_samples, sample_sets=sample_sets)
+  assert timing._draws(settings) == draws
