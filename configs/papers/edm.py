@@ -9,7 +9,8 @@ of DDPM++ (vp) and of NCSN++ (ve); 55.7M parameters. Settings: the authors' repo
 train.py, generate.py, training/).
 
 To expect, not measured here: FID of 50,000 samples against the training split, the least of three
-sets of samples (evaluation.sample_sets); 35 network evaluations per sample. Training took about 2 days on 8 V100s.
+sets of samples (evaluation.sample_sets); 35 network evaluations per sample. Training took about 2
+days on 8 V100s.
 
   cond_vp 1.79    cond_ve 1.79    uncond_vp 1.97    uncond_ve 1.98
 
