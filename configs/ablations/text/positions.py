@@ -16,7 +16,7 @@ WikiText-103; the published cells, perplexities of its development set, are of a
 windows that do not overlap, as here. A table of learned positions cannot be evaluated beyond its
 length.
 
-To expect for cpu: docs/results/lengths.md (one seed).
+To expect for cpu: docs/results/lengths.md.
 """
 
 from typing import Any
