@@ -17,7 +17,7 @@ from common.studies.estimates import Estimate, format_estimate, scaled, unit
 from common.studies.stability import STABLE_RUNS, Run, json_record, runs
 from common.studies.studies import Results
 
-ERROR = re.compile(r'± (\d\S*\b)')  # an error in a note
+ERROR = re.compile(r'± (\d+(?:\.\d+)?(?:e[+-]?\d+)?)')  # an error in a note
 
 Estimates = Mapping[tuple[str, str], Estimate | None]  # by (row, metric)
 
