@@ -8,11 +8,11 @@ Theta and ARIMA are those of `statsforecast` (the extra `forecasts`).
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
 
 from common.config import ConfigError
 from common.data.pipeline import Data
@@ -41,7 +41,8 @@ class Normal(NamedTuple):
   def draws(self, number: int) -> Float[np.ndarray, 'number horizon']:
     """Quantiles at the middles of equal parts: draws without noise, whose median is the mean."""
     levels = (np.arange(number) + 0.5) / number
-    return self.mean + stats.norm.ppf(levels)[:, None] * self.deviation
+    quantiles = np.array([*map(NormalDist().inv_cdf, levels)])
+    return self.mean + quantiles[:, None] * self.deviation
 
 
 # (past, horizon, season) -> the forecast
@@ -70,7 +71,7 @@ def _fitted(name: str, past: Float[np.ndarray, 'length'], horizon: int, season: 
   made = model.forecast(y=np.ascontiguousarray(past, np.float64), h=horizon, level=[LEVEL])
   # AutoARIMA returns columns of pandas.
   mean, low, high = (np.asarray(made[key]) for key in ('mean', f'lo-{LEVEL}', f'hi-{LEVEL}'))
-  return Normal(mean, (high - low) / (2 * stats.norm.ppf(0.5 + LEVEL / 200)))
+  return Normal(mean, (high - low) / (2 * NormalDist().inv_cdf(0.5 + LEVEL / 200)))
 
 
 def statsforecast_models() -> Mapping[str, Any]:

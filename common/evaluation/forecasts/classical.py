@@ -2,7 +2,6 @@
 
 import numpy as np
 from jaxtyping import Float
-from scipy import optimize, signal
 
 CRITICAL = 1.645  # of M4's test for a season: 90 % of a normal distribution, two-sided
 SMOOTHING = (1e-4, 0.9999)  # bounds of α
@@ -94,6 +93,8 @@ def simple_exponential_smoothing(
   past: Float[np.ndarray, 'length'], horizon: int, season: int = 1
 ) -> Float[np.ndarray, 'horizon']:
   """SES: the level l_t = l_(t-1) + α·(x_t - l_(t-1)), with α and l_0 by least squares."""
+  from scipy import optimize  # imported here: it loads slowly, and every command loads this module
+
   del season
   grid = np.linspace(*SMOOTHING, 21)
   errors = [_smoothing(alpha, past)[0] for alpha in grid]
@@ -110,6 +111,8 @@ def _squared_error(alpha: float, past: Float[np.ndarray, 'length']) -> float:
 
 def _smoothing(alpha: float, past: Float[np.ndarray, 'length']) -> tuple[float, float]:
   """The sum of squared errors of one step, and the last level, with the best first level."""
+  from scipy import signal
+
   # Levels are linear in the first one: those from 0, and (1 - α)^t times the first level.
   levels = signal.lfilter([alpha], [1, alpha - 1], past)
   decay = (1 - alpha) ** np.arange(len(past))

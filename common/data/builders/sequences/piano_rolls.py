@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-import scipy.io
 from jaxtyping import UInt8
 
 from common.config import ConfigError, pick
@@ -131,8 +130,10 @@ def read_pieces(data: bytes, file: str) -> Sequences:
     ConfigError: for a file that is not of this kind, a part that is missing, or a piece that is not
       at least two frames of 88 zeros and ones.
   """
+  from scipy import io as scipy_io  # imported here: it loads slowly
+
   try:
-    parts = scipy.io.loadmat(io.BytesIO(data))
+    parts = scipy_io.loadmat(io.BytesIO(data))
   # Whatever the bytes are: the reader has no exception of its own.
   except Exception as error:
     raise ConfigError(f'{file} cannot be read as a MATLAB file: {error}') from error
