@@ -149,39 +149,6 @@ def test_carries_stay_in_float32(kind):
   assert hidden.dtype == jnp.bfloat16
 
 
-def test_lstm_by_its_equations():
-  """One layer against the recurrence written out (Hochreiter & Schmidhuber 1997; Gers 1999)."""
-  network = LSTM(3, layers=1)
-  h = jax.random.normal(jax.random.key(0), (1, 5, 3))
-  params = perturbed(jax.jit(network.init)(jax.random.key(1), h)['params'], 0.5)
-  cell = jax.tree.map(np.asarray, params['layer_0']['cell'])
-  carry, state, made = np.zeros(3), np.zeros(3), []
-  sigmoid = lambda x: 1 / (1 + np.exp(-x))
-  for x in np.asarray(h)[0]:
-    i, f, g, o = (
-      x @ cell[f'i{n}']['kernel'] + state @ cell[f'h{n}']['kernel'] + cell[f'h{n}']['bias']
-      for n in 'ifgo'
-    )
-    carry = sigmoid(f) * carry + sigmoid(i) * np.tanh(g)
-    state = sigmoid(o) * np.tanh(carry)
-    made.append(state)
-  np.testing.assert_allclose(run(network, params, h)[0], np.stack(made), atol=1e-5)
-
-
-def test_rnn_by_its_equations():
-  """Two layers against the recurrence written out (Elman 1990)."""
-  network, params, h, hidden = network_of('rnn')
-  inputs = np.asarray(h, np.float64)
-  for layer in range(network.layers):
-    cell = jax.tree.map(np.asarray, params[f'layer_{layer}']['cell'])
-    state, states = np.zeros((2, WIDTH)), []
-    for x in inputs.swapaxes(0, 1):
-      state = np.tanh(x @ cell['i']['kernel'] + cell['i']['bias'] + state @ cell['h']['kernel'])
-      states.append(state)
-    inputs = np.stack(states, 1)
-  np.testing.assert_allclose(hidden, inputs, atol=1e-5)
-
-
 @pytest.mark.parametrize(('weight_norm', 'gated'), [(False, False), (True, False), (True, True)])
 def test_tcn_by_its_equations(weight_norm, gated):
   """Two blocks against dilated convolutions by XLA."""
