@@ -14,6 +14,7 @@ def train(sizes: Sizes, peers: bool) -> list[Race]:
 
 SUITES: Mapping[str, Callable[[Sizes, bool], list[Race]]] = {
   'train': train,
+  'recurrent': autoregressive.recurrent,
   'sample': diffusion.sample,
   'solvers': diffusion.solvers,
   'likelihood': diffusion.likelihood,

@@ -1,4 +1,4 @@
-"""Races of the autoregressive family: training, decoding, PixelCNN++."""
+"""Races of the autoregressive family: training, recurrent networks, decoding, PixelCNN++."""
 
 import functools
 
@@ -11,6 +11,7 @@ from experiments import families
 from experiments.benchmarks.race import (
   OURS,
   Race,
+  RecurrentSizes,
   Sizes,
   TransformerSizes,
   per_unit,
@@ -62,6 +63,33 @@ def _train(name: str, sizes: TransformerSizes, peers: bool) -> Race:
     ('PyTorch, compiled',),
     flops,
   )
+
+
+def recurrent(sizes: Sizes, peers: bool) -> list[Race]:
+  """Training steps of recurrent networks."""
+  return [_train_recurrent(name, sizes.recurrent, peers) for name in ('lstm', 'gru', 'rnn')]
+
+
+def _train_recurrent(name: str, sizes: RecurrentSizes, peers: bool) -> Race:
+  config = base.get_base()
+  config.network = dict(name=name, width=sizes.width, layers=sizes.layers)
+  config.model.update(start='token')
+  config.data.batch_size = sizes.batch
+  spec = square_images(sizes.length)
+  ours, contenders = training_steps(families.complete(config), spec)
+  note = (
+    f'{sizes.layers} layers, {sizes.width} wide, {sizes.length} tokens, batch {sizes.batch}: '
+    f'{ours.parameters:,} parameters'
+  )
+  if peers:
+    from experiments.benchmarks import peers as torch_peers
+
+    peer = torch_peers.Recurrent(name, spec.levels, sizes.width, sizes.layers)
+    tokens = ours.batch['x'][0].reshape(sizes.batch, -1)
+    contenders['PyTorch, eager'] = torch_peers.train_recurrent(peer, tokens)
+    note += f', of the peer {torch_peers.parameters(peer):,}'
+  work = f'training step, {name.upper()}'
+  return Race(work, 'tokens/s', sizes.batch * sizes.length, contenders, note)
 
 
 def _torch_gpt2(sizes: TransformerSizes, extra: int = 0):

@@ -1,4 +1,4 @@
-"""The same models in PyTorch: GPT-2 of transformers, the U-Net of diffusers.
+"""The same models in PyTorch: recurrent networks, GPT-2 of transformers, the U-Net of diffusers.
 
 Only `experiments.benchmark` imports this module, and only if the `peers` extra is installed.
 """
@@ -30,6 +30,20 @@ def gpt2(vocabulary: int, length: int, width: int, layers: int, heads: int) -> t
   return transformers.GPT2LMHeadModel(config)
 
 
+class Recurrent(torch.nn.Module):
+  """A language model with one of PyTorch's recurrent networks: 'lstm', 'gru' or 'rnn'."""
+
+  def __init__(self, name: str, vocabulary: int, width: int, layers: int):
+    super().__init__()
+    self.embedding = torch.nn.Embedding(vocabulary, width)
+    network = {'lstm': torch.nn.LSTM, 'gru': torch.nn.GRU, 'rnn': torch.nn.RNN}[name]
+    self.network = network(width, width, layers, batch_first=True)
+    self.output = torch.nn.Linear(width, vocabulary)
+
+  def forward(self, tokens):
+    return self.output(self.network(self.embedding(tokens))[0])
+
+
 def unet(size: int, width: int, blocks: int) -> torch.nn.Module:
   """DDPM's U-Net with two resolutions and attention at the lower one."""
   return diffusers.UNet2DModel(
@@ -58,11 +72,24 @@ def train_gpt2(model, tokens, compiled: bool) -> Callable[[], None]:
   tokens = torch.as_tensor(tokens, dtype=torch.long)
 
   def loss(network):
-    logits = network(tokens, use_cache=False).logits
-    # Position i predicts token i + 1.
-    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+    return _next_token_loss(network(tokens, use_cache=False).logits, tokens)
 
   return _step(model, loss, compiled)
+
+
+def train_recurrent(model: Recurrent, tokens) -> Callable[[], None]:
+  """A call that takes one step of AdamW on `tokens` [batch, length]."""
+  tokens = torch.as_tensor(tokens, dtype=torch.long)
+
+  def loss(network):
+    return _next_token_loss(network(tokens), tokens)
+
+  return _step(model, loss, compiled=False)
+
+
+def _next_token_loss(logits, tokens):
+  # Position i predicts token i + 1.
+  return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
 
 
 def train_unet(model, images, compiled: bool) -> Callable[[], None]:

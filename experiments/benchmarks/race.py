@@ -33,10 +33,20 @@ class TransformerSizes(NamedTuple):
   batch: int
 
 
+class RecurrentSizes(NamedTuple):
+  """Sizes of recurrent networks and of a batch of their sequences."""
+
+  width: int
+  layers: int
+  length: int
+  batch: int
+
+
 class Sizes(NamedTuple):
   """Sizes of the models and batches of all races."""
 
   transformers: Mapping[str, TransformerSizes]  # 'default', and two character-level models
+  recurrent: RecurrentSizes = RecurrentSizes(256, 2, 256, 8)
   image: int = 16
   unet_width: int = 64
   unet_blocks: int = 1
@@ -65,6 +75,7 @@ SIZES = {
   ),
   'smoke': Sizes(
     {'default': TransformerSizes(32, 1, 2, 16, 2)},
+    recurrent=RecurrentSizes(16, 1, 16, 2),
     unet_width=16,
     unet_batch=2,
     dit_depth=1,

@@ -14,6 +14,7 @@ from experiments.benchmarks.isolated import OUT_OF_MEMORY, Options, Result
 from tests.cases import mostly_slow
 from tests.experiments.commands import refused, run
 
+RECURRENT = tuple(f'training step, {name}' for name in ('LSTM', 'GRU', 'RNN'))
 SMALL = ('--scale=smoke', '--repeats=1')
 
 
@@ -22,7 +23,8 @@ def test_every_suite_without_peers(tmp_path):
   out = tmp_path / 'benchmarks.md'
   printed = run('benchmark', *SMALL, '--nopeers', f'--out={out}')
   record = json.loads(out.with_suffix('.json').read_text())
-  names = ['training step, transformer', 'training step, U-Net', 'DDIM', 'network evaluations']
+  names = ['training step, transformer', 'training step, U-Net', *RECURRENT, 'DDIM']
+  names += ['network evaluations']
   names += ['likelihood', 'decoding', 'a decoded token', 'PixelCNN++', 'the loop']
   assert [next(n for n in names if r['name'].startswith(n)) for r in record] == names
   assert all(s > 0 for r in record for times in r['seconds'].values() for s in times)
