@@ -3,7 +3,6 @@
 The cache holds the carries of the cells from one position to the next; it does not grow.
 """
 
-import abc
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, ClassVar
@@ -11,24 +10,27 @@ from typing import Annotated, ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from autoregressive.networks.base import EMBED_STD, CausalNetwork
 from common.ranges import AT_LEAST_ONE, BELOW_ONE
 
-# What a cell hands from one position to the next. The last array is the hidden state.
+# What a layer hands from one position to the next, in float32. The last array is the hidden state.
 Carry = tuple[Float[Array, 'batch width'], ...]
-Cell = Mapping[str, Mapping[str, Array]]  # the parameters of a flax cell
+CellParams = Mapping[str, Mapping[str, Array]]  # as those of a flax cell
 
 
 class Recurrent(CausalNetwork):
-  """A stack of recurrent layers with the parameters of a flax cell, which a subclass names.
+  """A stack of recurrent layers, whose parameters have the names and shapes of a flax cell.
 
   Attributes:
     width: width of inputs, carries and outputs.
     layers: number of stacked recurrent layers.
     dropout: rate at the input and after each layer (Zaremba et al. 2014).
     dtype: type of the products and of the hidden states; carries stay float32.
+    cell: the flax cell, a class attribute like the next two.
+    carry_size: the number of arrays in a carry.
+    hidden_products: the names of the cell's products of the hidden state.
   """
 
   width: Annotated[int, AT_LEAST_ONE] = 256
@@ -37,34 +39,29 @@ class Recurrent(CausalNetwork):
   dtype: str = 'float32'
 
   cell: ClassVar[type[nn.RNNCellBase]]
-  carried: ClassVar[int] = 1  # arrays in a carry
-  hidden: ClassVar[tuple[str, ...]]  # the cell's products of the hidden state
+  carry_size: ClassVar[int] = 1
+  hidden_products: ClassVar[tuple[str, ...]]
   sequential = True
   embed_std = 1.0
 
   @staticmethod
-  @abc.abstractmethod
-  def affine(cell: Cell, x: Float[Array, '... width']) -> Float[Array, '... gates']:
-    """The part of the gates that does not depend on the hidden state.
+  def input_gates(params: CellParams, x: Float[Array, '... width']) -> Float[Array, '... gates']:
+    """The part of the gates that does not depend on the hidden state, before their nonlinearity.
 
-    Args:
-      cell: the parameters of the layer.
-      x: the inputs of the layer.
-
-    Returns:
-      The gates before their nonlinearity. Products of the hidden state are added to the first ones,
-      in the order of `hidden`.
+    The first len(hidden_products)·width numbers are those to which the products of the hidden state
+    are added, in the order of `hidden_products`.
     """
+    raise NotImplementedError
 
   @staticmethod
-  @abc.abstractmethod
   def step(gates: Float[Array, 'batch gates'], carry: Carry) -> Carry:
     """The next carry, from complete gates and the last carry."""
+    raise NotImplementedError
 
   def init_cache(self, batch: int, length: int) -> tuple[Carry, ...]:
     """The carry of each layer before the first position; it does not depend on the length."""
     del length
-    return ((jnp.zeros((batch, self.width)),) * self.carried,) * self.layers
+    return ((jnp.zeros((batch, self.width)),) * self.carry_size,) * self.layers
 
   @nn.compact
   def __call__(
@@ -105,7 +102,7 @@ class Recurrent(CausalNetwork):
 class _Layer(nn.Module):
   """One recurrent layer over the positions of a sequence."""
 
-  kind: type[Recurrent]
+  network: type[Recurrent]
   width: int
   dtype: str
 
@@ -116,25 +113,24 @@ class _Layer(nn.Module):
     h: Float[Array, 'batch length width'],
     starts: Bool[Array, 'batch length'],
   ) -> tuple[Carry, Float[Array, 'batch length width']]:
-    cell = self.param('cell', _init_cell, self.kind.cell, self.width)
-    cell = jax.tree.map(lambda x: x.astype(self.dtype), cell)
+    params = self.param('cell', _init_cell, self.network.cell, self.width)
+    params = jax.tree.map(lambda x: x.astype(self.dtype), params)
     # The products of the inputs need no hidden state: one product for all positions.
-    gates = self.kind.affine(cell, h).swapaxes(0, 1)
-    kernel = joined(cell, self.kind.hidden, 'kernel')
-    end, states = recurrence(self.kind.step, kernel, carry, gates, starts.swapaxes(0, 1))
+    gates = self.network.input_gates(params, h).swapaxes(0, 1)
+    kernel = join_products(params, self.network.hidden_products, 'kernel')
+    end, states = recurrence(self.network.step, kernel, carry, gates, starts.swapaxes(0, 1))
     return end, states.swapaxes(0, 1)
 
 
-def _init_cell(key: Array, cell: type[nn.RNNCellBase], width: int) -> Cell:
-  """The parameters of a flax cell."""
-  made = cell(width, parent=None)
-  x = jnp.zeros((1, width))
-  return made.init(key, made.initialize_carry(key, x.shape), x)['params']
+def _init_cell(key: Key[Array, ''], cell: type[nn.RNNCellBase], width: int) -> CellParams:
+  """New parameters of a flax cell."""
+  new, x = cell(width, parent=None), jnp.zeros((1, width))
+  return new.init(key, new.initialize_carry(key, x.shape), x)['params']
 
 
-def joined(cell: Cell, names: Sequence[str], leaf: str) -> Float[Array, '... gates']:
-  """The kernels or biases of these products, side by side."""
-  return jnp.concatenate([cell[name][leaf] for name in names], axis=-1)
+def join_products(params: CellParams, names: Sequence[str], leaf: str) -> Float[Array, '... gates']:
+  """The kernels, or the biases, of these products side by side, as one product."""
+  return jnp.concatenate([params[name][leaf] for name in names], axis=-1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -148,8 +144,8 @@ def recurrence(
   """Runs a cell over the positions of a sequence.
 
   The gradient of the kernel is one product for all positions, after the loop that goes back through
-  them. Differentiated by JAX, the loop would add an outer product to it at each position, which
-  takes most of the time of a step.
+  them. By itself, JAX would add a product to it at each position, which takes most of the time if
+  batches are small. Forward-mode derivatives (`jax.jvp`) are not defined.
 
   Args:
     step: see `Recurrent.step`.
@@ -161,26 +157,28 @@ def recurrence(
   Returns:
     (the carry after the last position, the hidden states in the type of the gates).
   """
-  return _run(step, kernel, carry, gates, starts)
+  return run(step, kernel, carry, gates, starts)
 
 
-def _run(step, kernel, carry, gates, starts):
+def run(step, kernel, carry, gates, starts):
+  """`recurrence` as JAX differentiates it."""
   return jax.lax.scan(functools.partial(_position, step, kernel), carry, (gates, starts))
 
 
+@jax.named_scope('cell')
 def _position(step, kernel, carry, inputs):
+  """One position: the next carry, and the hidden state in the type of the gates."""
   gates, start = inputs
   carry = jax.tree.map(lambda x: jnp.where(start[:, None], 0, x), carry)
   product = carry[-1].astype(gates.dtype) @ kernel
-  rest = gates.shape[1] - product.shape[1]
-  gates = gates + jnp.pad(product, ((0, 0), (0, rest)))
-  after = step(gates, tuple(x.astype(gates.dtype) for x in carry))
-  # Carries stay float32: rounding to bfloat16 would add up over the sequence.
-  return tuple(x.astype(jnp.float32) for x in after), after[-1].astype(gates.dtype)
+  gates = gates + jnp.pad(product, ((0, 0), (0, gates.shape[1] - product.shape[1])))
+  # Carries stay float32: rounding to 16 bits would add up over the sequence.
+  after = tuple(x.astype(jnp.float32) for x in step(gates, carry))
+  return after, after[-1].astype(gates.dtype)
 
 
 def _forward(step, kernel, carry, gates, starts):
-  results, back = jax.vjp(lambda c, g: _run(step, kernel, c, g, starts), carry, gates)
+  results, back = jax.vjp(lambda c, g: run(step, kernel, c, g, starts), carry, gates)
   return results, (back, kernel, carry[-1], results[1], starts)
 
 
@@ -188,8 +186,10 @@ def _backward(step, saved, cotangents):
   del step
   back, kernel, first, states, starts = saved
   to_carry, to_gates = back(cotangents)
+  # The hidden state that each position has multiplied by the kernel: the one before it, or zero.
   before = jnp.concatenate([first.astype(states.dtype)[None], states[:-1]])
   before = jnp.where(starts[..., None], 0, before)
+  # The product is added to the first gates, so their gradient is that of the product.
   to_kernel = jnp.einsum('tbi,tbo->io', before, to_gates[..., : kernel.shape[1]])
   return to_kernel, to_carry, to_gates, None
 
@@ -201,12 +201,12 @@ class RNN(Recurrent):
   """The plain recurrence h ← tanh(W·x + U·h + b) (Elman 1990)."""
 
   cell = nn.SimpleCell
-  hidden = ('h',)
+  hidden_products = ('h',)
   embed_std = EMBED_STD  # larger inputs saturate the tanh, whose gradients then vanish sooner
 
   @staticmethod
-  def affine(cell, x):
-    return x @ cell['i']['kernel'] + cell['i']['bias']
+  def input_gates(params, x):
+    return x @ params['i']['kernel'] + params['i']['bias']
 
   @staticmethod
   def step(gates, carry):
@@ -214,15 +214,16 @@ class RNN(Recurrent):
 
 
 class LSTM(Recurrent):
-  """Long short-term memory; the carry is the memory cell and the hidden state."""
+  """Long short-term memory; a carry is the memory and the hidden state."""
 
   cell = nn.OptimizedLSTMCell
-  carried = 2
-  hidden = ('hi', 'hf', 'hg', 'ho')
+  carry_size = 2
+  hidden_products = ('hi', 'hf', 'hg', 'ho')
 
   @staticmethod
-  def affine(cell, x):
-    return x @ joined(cell, ('ii', 'if', 'ig', 'io'), 'kernel') + joined(cell, LSTM.hidden, 'bias')
+  def input_gates(params, x):
+    kernel = join_products(params, ('ii', 'if', 'ig', 'io'), 'kernel')
+    return x @ kernel + join_products(params, LSTM.hidden_products, 'bias')
 
   @staticmethod
   def step(gates, carry):
@@ -235,16 +236,15 @@ class GRU(Recurrent):
   """Gated recurrent units."""
 
   cell = nn.GRUCell
-  hidden = ('hr', 'hz', 'hn')
+  hidden_products = ('hr', 'hz', 'hn')
 
   @staticmethod
-  def affine(cell, x):
+  def input_gates(params, x):
     inputs = ('ir', 'iz', 'in')
-    from_x = x @ joined(cell, inputs, 'kernel') + joined(cell, inputs, 'bias')
+    from_x = x @ join_products(params, inputs, 'kernel') + join_products(params, inputs, 'bias')
     r, z, candidate = jnp.split(from_x, 3, axis=-1)
-    # The candidate's product of the hidden state comes before its product of the input, because the
-    # reset gate multiplies only the first one.
-    bias = jnp.broadcast_to(cell['hn']['bias'], candidate.shape)
+    # The candidate has two parts, because the reset gate multiplies only that of the hidden state.
+    bias = jnp.broadcast_to(params['hn']['bias'], candidate.shape)
     return jnp.concatenate([r, z, bias, candidate], axis=-1)
 
   @staticmethod

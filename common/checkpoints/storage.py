@@ -21,9 +21,9 @@ from common.checkpoints.records import DamagedCheckpoint, one_line
 from common.files import Path, children, in_bucket, remove_folder, sync_tree
 
 UNFINISHED = '.orbax-checkpoint-tmp'  # part of the names that Orbax gives to unfinished folders
-# Devices that hold the same array share out its bytes if each gets this many to write. A program of
-# its own, for each shape and device, cuts a slice: compiling it outlasts writing a small array.
-SAVING = ocp.options.ArrayOptions.Saving(min_slice_bytes_for_replica_parallel=2**20)
+# Devices that hold the same array share out its bytes if each gets this many to write. Orbax compiles
+# a program that cuts a slice, for each device and shape: slower than writing a small array whole.
+ARRAY_SAVING = ocp.options.ArrayOptions.Saving(min_slice_bytes_for_replica_parallel=2**20)
 COMMITTED = 'commit_success.txt'  # Orbax writes it last in a bucket, where it renames nothing
 
 
@@ -68,7 +68,7 @@ def start_to_write(path: Path, leaves: Mapping, record: Mapping) -> Callable[[],
   registry.add(ocp.handlers.JsonHandler, checkpointable_name=records.RECORD.parent.name)
   context = ocp.Context(
     checkpointables_options=ocp.options.CheckpointablesOptions(registry=registry),
-    array_options=ocp.options.ArrayOptions(saving=SAVING),
+    array_options=ocp.options.ArrayOptions(saving=ARRAY_SAVING),
   )
   arrays = {name: x for name, x in leaves.items() if x.size}  # Orbax stores no empty arrays
   content = {'state': arrays, 'record': records.seal(record)}

@@ -87,7 +87,7 @@ def _train_recurrent(name: str, sizes: RecurrentSizes, peers: bool) -> Race:
     peer = torch_peers.Recurrent(name, spec.levels, sizes.width, sizes.layers)
     tokens = ours.batch['x'][0].reshape(sizes.batch, -1)
     contenders['PyTorch, eager'] = torch_peers.train_recurrent(peer, tokens)
-    note += f', of the peer {torch_peers.parameters(peer):,}'
+    note += f', of the peer, with two biases for each gate, {torch_peers.parameters(peer):,}'
   work = f'training step, {name.upper()}'
   return Race(work, 'tokens/s', sizes.batch * sizes.length, contenders, note)
 

@@ -31,14 +31,19 @@ def gpt2(vocabulary: int, length: int, width: int, layers: int, heads: int) -> t
 
 
 class Recurrent(torch.nn.Module):
-  """A language model with one of PyTorch's recurrent networks: 'lstm', 'gru' or 'rnn'."""
+  """A language model with a recurrent network of PyTorch, which has two biases for each gate.
+
+  Args:
+    name: 'lstm', 'gru' or 'rnn'.
+    vocabulary, width, layers: sizes.
+  """
 
   def __init__(self, name: str, vocabulary: int, width: int, layers: int):
     super().__init__()
     self.embedding = torch.nn.Embedding(vocabulary, width)
     network = {'lstm': torch.nn.LSTM, 'gru': torch.nn.GRU, 'rnn': torch.nn.RNN}[name]
     self.network = network(width, width, layers, batch_first=True)
-    self.output = torch.nn.Linear(width, vocabulary)
+    self.output = torch.nn.Linear(width, vocabulary, bias=False)
 
   def forward(self, tokens):
     return self.output(self.network(self.embedding(tokens))[0])

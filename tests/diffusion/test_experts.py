@@ -101,7 +101,7 @@ def test_forecasts_by_copies_are_those_of_the_network():
 DIGITS = DataSpec('digits', 'image', (8, 8, 1), 17, 10, num_train=256)
 NETWORKS = {
   'dit': dict(name='dit', width=32, depth=1, heads=2),
-  'unet': dict(name='unet', width=16, multipliers=(1,), blocks=1, attention=(8,), head_width=8),
+  'unet': dict(name='unet', width=16, multipliers=(1, 2), blocks=1, attention=(4,), head_width=16),
 }
 
 
