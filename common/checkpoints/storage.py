@@ -21,8 +21,8 @@ from common.checkpoints.records import DamagedCheckpoint, one_line
 from common.files import Path, children, in_bucket, remove_folder, sync_tree
 
 UNFINISHED = '.orbax-checkpoint-tmp'  # part of the names that Orbax gives to unfinished folders
-# Devices that hold the same array share out its bytes if each gets this many to write. Orbax compiles
-# a program that cuts a slice, for each device and shape: slower than writing a small array whole.
+# Devices that hold one array share out its bytes if each gets this many to write. Orbax compiles a
+# program that cuts a slice, for each device and shape: slower than writing a small array whole.
 ARRAY_SAVING = ocp.options.ArrayOptions.Saving(min_slice_bytes_for_replica_parallel=2**20)
 COMMITTED = 'commit_success.txt'  # Orbax writes it last in a bucket, where it renames nothing
 
