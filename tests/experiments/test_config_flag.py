@@ -113,6 +113,13 @@ def test_an_error_names_its_flag(settings, message):
   assert message in str(error.value) and '\n' not in str(error.value)
 
 
+def test_a_vae_has_no_discriminator():
+  with pytest.raises(
+    ConfigError, match=r'--config\.discriminator\.width: there is no such setting'
+  ):
+    config_flag.load('configs/vae/images.py:digits', {'discriminator.width': ['32']})
+
+
 def test_a_setting_of_a_group_in_the_file():
   file, rate = 'configs/gan/images.py:digits', 'optimizer.groups.generator.learning_rate'
   groups = config_flag.load(file, {rate: ['2']})['optimizer']['groups']

@@ -9,6 +9,7 @@ import pytest
 from common.baselines.vae import first_stage
 from common.config import ConfigError
 from common.data import pipeline
+from tests.common.baselines.vae.test_weights import SMALL, published
 from tests.experiments.commands import TINY, TINY_DIFFUSION, refused, run
 
 NETWORK = (
@@ -65,6 +66,19 @@ def test_latents_become_images_in_samples_and_evaluations(folder):
   assert 'upper bound for images by their one code' in bits
   run('sample', f'--workdir={folder}/diffusion', '--task=sdedit', f'--out={folder}/edit.png')
   run('sample', f'--workdir={folder}/vae', '--task=interpolate', f'--out={folder}/vae.png')
+
+
+@pytest.mark.peers
+def test_diffusion_over_the_latents_of_published_weights(tmp_path):
+  published('AutoencoderKL', tmp_path / 'weights', **SMALL, in_channels=1, out_channels=1)
+  *flags, _ = latent_diffusion('')
+  stage = f'--config.data.first_stage={tmp_path}/weights'
+  run('train', *flags, stage, f'--workdir={tmp_path}/run')
+  run('sample', f'--workdir={tmp_path}/run', '--num=6', f'--out={tmp_path}/x.npy')
+  x = np.load(tmp_path / 'x.npy')
+  assert x.shape == (6, 8, 8, 1) and x.dtype == np.uint8 and x.max() <= 16
+  printed = run('evaluate', f'--workdir={tmp_path}/run', '--num_samples=20', '--metrics=frechet')
+  assert 'FD(mlp, n=20)' in printed
 
 
 @pytest.mark.slow
