@@ -7,7 +7,8 @@ twofold train --config=configs/diffusion/images.py:folder32 --workdir=runs/mine 
 Reproduces: nothing published; our own settings from published parts: EDM (Karras et al. 2022), the
 prediction of noise (Ho et al. 2020) on the cosine schedule (Nichol & Dhariwal 2021), the U-Nets of
 Ho et al. 2020 and Dhariwal & Nichol 2021, and a regression as the baseline for comparison. Digits,
-mnist and fashion_mnist are for two CPU cores, the others for one accelerator.
+mnist, stacked_mnist (docs/results/modes.md) and fashion_mnist are for two CPU cores, the others for
+one accelerator.
 
 To expect, on a 2-core CPU machine (digits: 2026-11-28, `make demo`;
 mnist, fashion_mnist: 2026-11-22, twofold evaluate):

@@ -8,8 +8,10 @@ twofold train --config=configs/diffusion/images.py:mnist_latents --workdir=runs/
 Reproduces: nothing published; our own settings from published parts: Kingma & Welling 2014, the
 encoder and decoder of Rombach et al. 2022, the VQ-VAE of van den Oord et al. 2017.
 
-To expect: docs/results/seeds.md and docs/latents.md. Not measured: cifar10, cifar10_first_stage and
-cifar10_codes, for one accelerator.
+To expect: docs/results/seeds.md (digits, mnist, and their first stages and codes),
+docs/results/modes.md (stacked_mnist) and docs/latents.md. Not measured: digits_gaussian,
+mnist_transformer and fashion_mnist; cifar10, cifar10_first_stage and cifar10_codes, for one
+accelerator.
 """
 
 from ml_collections import ConfigDict
