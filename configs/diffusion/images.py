@@ -86,7 +86,7 @@ LATENTS = dict(
   prediction=dict(sigma_data=1.0),
   sampling=dict(threshold=dict(name='none')),
 )
-# A transformer over patches draws no digits after as many FLOPs (docs/results/modes.md).
+# With as many FLOPs, a transformer over patches draws no digits (docs/results/modes.md).
 STACKED = dict(
   data=dict(name='stacked_mnist', batch_size=32),
   network=dict(
