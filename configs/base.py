@@ -40,7 +40,8 @@ SETTINGS = dict(
     dir=Setting('', FOLDER),  # folder of prepared datasets, or gs://...; empty: TFDS's default
     # folder or file of custom data (image_folder, npz, text, dialogues, series) or raw files
     source=Setting('', PATH),
-    # image_folder: side after cropping and resizing
+    # image_folder, imagenet: side after cropping and resizing; mnist, fashion_mnist, cifar10: of
+    # smaller images, whose pixels are means of squares
     image_size=Setting(0, Interval(0, 8192, note='0: unchanged')),
     # image_folder, text: 'refuse' an unreadable file, or 'skip' it
     broken=Setting('refuse', OneOf('refuse', 'skip')),

@@ -51,7 +51,8 @@ SETTINGS = (
   flags.DEFINE_integer(
     'image_size',
     None,
-    'image_folder, imagenet: crop images to squares of this size; image_folder: default: no crop.',
+    'image_folder, imagenet: crop images to squares of this size (image_folder: no crop). mnist, '
+    'fashion_mnist, cifar10: make them this small, by the means of squares of pixels (unchanged).',
     lower_bound=1,
     upper_bound=base.SETTINGS['data']['image_size'].range.high,
   ),

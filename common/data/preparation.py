@@ -32,8 +32,8 @@ def location(settings: Mapping[str, Any]) -> Path:
 
   Raises:
     ConfigError: for an unknown name, for a source that the dataset does not read, for source files
-      that cannot be listed or read, or for a palette, flips, shifts or an end of training
-      that do not suit the data.
+      that cannot be listed or read, or for a size, palette, flips, shifts or an end of
+      training that do not suit the data.
   """
   if settings['name'] == 'none':
     raise config_lib.ConfigError(
@@ -44,6 +44,11 @@ def location(settings: Mapping[str, Any]) -> Path:
     raise config_lib.ConfigError(
       f'data.source={source!r} does not apply to {builder.name}; for your own data, set data.name '
       'to image_folder, npz, text, dialogues or series, or leave data.source out'
+    )
+  if (size := settings.get('image_size', 0)) and 'image_size' not in builder.flags:
+    resized = ', '.join(name for name, one in BUILDERS.items() if 'image_size' in one.flags)
+    raise config_lib.ConfigError(
+      f'data.image_size={size} is for {resized}, not for {builder.name}; set data.image_size=0'
     )
   if settings.get('flip') and not builder.holds_images:
     raise config_lib.ConfigError(

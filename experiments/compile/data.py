@@ -6,7 +6,7 @@ from typing import Any
 from common.config import ConfigError, pick, suggestion
 from common.data import pipeline
 from common.data.builders import BUILDERS
-from common.data.builders.base import ImageBuilder
+from common.data.builders.images import ImageBuilder
 from common.data.builders.text import TextBuilder
 from common.data.spec import DataSpec
 from experiments.startup import datasets

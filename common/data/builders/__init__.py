@@ -2,16 +2,21 @@
 
 from common.data.builders import (
   chorales,
-  cifar10,
   digits,
-  idx,
   image_folder,
   npz,
   series,
   text,
 )
 from common.data.builders.mixtures import gaussians, stacked
-from common.data.builders.published import competitions, imagenet, long, texts
+from common.data.builders.published import (
+  cifar10,
+  competitions,
+  idx,
+  imagenet,
+  long,
+  texts,
+)
 from common.data.builders.sequences import copy_memory, piano_rolls, pixels
 from common.data.dialogues.builder import Dialogues
 

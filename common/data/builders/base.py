@@ -1,4 +1,4 @@
-"""Shared by all datasets: the base class of builders, splits by hash, palettes, settings.
+"""Shared by all datasets: the base class of builders, splits by hash, settings.
 
 A dataset is a TFDS builder that describes its contents: arrays of integers or floats, stored as
 ArrayRecord. When TFDS writes a split, it shuffles the examples once, by a hash of their keys, so
@@ -19,7 +19,6 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from common.config import ConfigError
-from common.data import palettes
 from common.data.modes import Modes
 from common.data.spec import token_dtype
 from common.files import Path, to_path
@@ -27,6 +26,7 @@ from common.files import Path, to_path
 # The `prepare_data` flags that affect the prepared data, with their defaults.
 FLAG_DEFAULTS = dict(
   palette=0,
+  image_size=0,
   context=64,
   held_out='both',
   shift=False,
@@ -191,9 +191,8 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
   @functools.cached_property
   def contents(self) -> Contents:
-    """The result of `read`, with `data.palette` applied."""
-    contents, num_colours = self.read(), self.settings.get('palette', 0)
-    return apply_palette(contents, num_colours, self.name) if num_colours else contents
+    """The result of `read`."""
+    return self.read()
 
   def features(self) -> dict[str, Any]:
     """The TFDS features of an example."""
@@ -245,65 +244,6 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
   def _generate_examples(self, split: str) -> Examples:
     return self.contents.splits[split]()
-
-
-class ImageBuilder(Builder, skip_registration=True):
-  """Small uint8 images, with or without classes."""
-
-  domain = 'image'
-  flags = ('palette',)
-  holds_images = True
-
-
-def image_format(
-  settings: Mapping[str, Any], shape: tuple[int, ...], levels: int, num_classes: int, num_train: int
-) -> dict[str, Any]:
-  """The result of `Builder.expected` for images; {} with a palette, which is fitted to them."""
-  if settings.get('palette', 0):
-    return {}
-  return dict(shape=shape, levels=levels, num_classes=num_classes, num_train=num_train)
-
-
-def apply_palette(contents: Contents, num_colours: int, what: str) -> Contents:
-  """Replaces colour images by indices of a palette, which is fitted to the training split.
-
-  Args:
-    contents: the contents of a dataset of images.
-    num_colours: size of the palette.
-    what: the dataset, for messages.
-
-  Raises:
-    ConfigError: for images that are not in colour.
-  """
-  if contents.shape[-1] != 3 or contents.levels != 256:
-    raise ConfigError(
-      f'data.palette={num_colours} needs images of 3 channels and 256 levels; the images of {what} '
-      f'have {contents.shape[-1]} and {contents.levels}: set data.palette=0'
-    )
-  # Fitted only to training images: the other splits must not influence the data.
-  training = (example['x'] for _, example in contents.splits['train']())
-  palette, error = palettes.fit(training, num_colours)
-  note = (
-    f'palette of {len(palette.colours)} colours; training pixels differ from it by {error:.1f} of '
-    '255 (root mean square); likelihoods are of the indices'
-  )
-  return contents._replace(
-    shape=(*contents.shape[:-1], 1),
-    levels=len(palette.colours),
-    splits={
-      split: functools.partial(_indexed_examples, palette, examples)
-      for split, examples in contents.splits.items()
-    },
-    notes=(*contents.notes, note),
-    palette=palette.colours,
-  )
-
-
-def _indexed_examples(palette: palettes.Palette, examples: Callable[[], Examples]) -> Examples:
-  """Examples whose images are replaced by the indices of their colours."""
-  dtype = token_dtype(len(palette.colours))
-  for key, example in examples():
-    yield key, example | {'x': palette.encode(example['x']).astype(dtype)}
 
 
 def digest(data: bytes) -> str:

@@ -6,17 +6,17 @@
 
 import numpy as np
 
-from common.data.builders import base
+from common.data.builders import base, images
 
 
-class Digits(base.ImageBuilder, skip_registration=True):
+class Digits(images.ImageBuilder, skip_registration=True):
   """scikit-learn's digits, split by the hash of each image."""
 
   name = 'digits'
 
   @classmethod
   def expected(cls, settings):
-    return base.image_format(settings, (8, 8, 1), levels=17, num_classes=10, num_train=1445)
+    return images.image_format(settings, (8, 8, 1), levels=17, num_classes=10, num_train=1445)
 
   def read(self) -> base.Contents:
     from sklearn import datasets

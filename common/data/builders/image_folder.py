@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from common.config import ConfigError
-from common.data.builders import base
+from common.data.builders import base, images
 
 SUFFIXES = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
 # Pillow's modes of at most 8 bits per channel; the colours of PALETTE are grey or not.
@@ -55,7 +55,7 @@ class Listing(NamedTuple):
   others: Mapping[str, int]
 
 
-class ImageFolder(base.ImageBuilder, skip_registration=True):
+class ImageFolder(images.ImageBuilder, skip_registration=True):
   """The images of a folder, split by the hash of each file. Its subfolders are the classes.
 
   Images are turned upright, and transparent pixels become white. They get one channel if all are

@@ -9,12 +9,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from common.config import ConfigError
-from common.data.builders import base
+from common.data.builders import base, images
 
 LABELS_END = 1_000_000  # labels are smaller: larger ones are mistakes, and classes cost memory
 
 
-class Npz(base.ImageBuilder, skip_registration=True):
+class Npz(images.ImageBuilder, skip_registration=True):
   """Arrays `x`, uint8 [n, h, w, c] or [n, h, w], and optionally `y`, integers [n], at least 0.
 
   Instead of `x`: `latents`, floats of the same shape, such as those of an autoencoder. They are

@@ -11,7 +11,7 @@ from common.data import pipeline
 from common.data.builders import BUILDERS, downloads
 from common.data.builders.mixtures import gaussians, stacked
 from common.data.modes import Modes
-from tests.common.data import test_idx
+from tests.common.data.published import test_idx
 
 DIGESTS = {'ring': '', 'gaussians25': ''}
 

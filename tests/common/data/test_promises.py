@@ -68,11 +68,11 @@ SOURCES = {
 }
 # Datasets without a small source, and the files in this folder that test their splits.
 ELSEWHERE = {
-  'mnist': 'test_idx.py',
-  'fashion_mnist': 'test_idx.py',
+  'mnist': 'published/test_idx.py',
+  'fashion_mnist': 'published/test_idx.py',
   'stacked_mnist': 'test_mixtures.py',
   'gaussians25': 'test_mixtures.py',
-  'cifar10': 'test_cifar10.py',
+  'cifar10': 'published/test_cifar10.py',
   'imagenet': 'published/test_imagenet.py',
   'aus_retail': 'test_series.py',
   **dict.fromkeys(('m1', 'm3', 'm4', 'tourism', 'exchange_rate'), 'published/test_competitions.py'),

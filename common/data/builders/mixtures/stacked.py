@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from common.data.builders import base, idx
+from common.data.builders import base, images
+from common.data.builders.published import idx
 from common.data.modes import Modes
 
 CHANNELS = 3
@@ -20,12 +21,13 @@ class StackedMnist(idx.Mnist, skip_registration=True):
   """Images of three channels, each with a digit; without classes."""
 
   name = 'stacked_mnist'
+  flags = ('source', 'palette')
 
   @classmethod
   def expected(cls, settings):
     modes = Modes(classes=(len(cls.class_names),) * CHANNELS)
     shape, num_train = (28, 28, CHANNELS), 60_000 - cls.num_validation
-    known = base.image_format(settings, shape, 256, 0, num_train)
+    known = images.image_format(settings, shape, 256, 0, num_train)
     return known | dict(modes=modes) if known else known
 
   def read(self) -> base.Contents:

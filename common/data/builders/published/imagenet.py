@@ -9,13 +9,13 @@ import numpy as np
 from PIL import Image
 
 from common.config import ConfigError
-from common.data.builders import base, image_folder
+from common.data.builders import base, image_folder, images
 
 PARTS = {'train': 'train', 'test': 'val'}  # by published split: its folder
 NUM_TRAIN = 1_281_167
 
 
-class ImageNet(base.ImageBuilder, skip_registration=True):
+class ImageNet(images.ImageBuilder, skip_registration=True):
   """Photographs of 1,000 kinds of objects: a central square of `image_size` pixels.
 
   Classes are the folders' names in alphabetical order. The published validation set is the test
@@ -39,7 +39,7 @@ class ImageNet(base.ImageBuilder, skip_registration=True):
   def expected(cls, settings):
     held_out = 0 if settings.get('train_to') == 'test' else cls.num_validation
     shape = (_side(settings), _side(settings), 3)
-    return base.image_format(settings, shape, 256, cls.num_classes, NUM_TRAIN - held_out)
+    return images.image_format(settings, shape, 256, cls.num_classes, NUM_TRAIN - held_out)
 
   def read(self) -> base.Contents:
     source = base.source_path(self.settings, self.name, 'a folder with train/ and val/')

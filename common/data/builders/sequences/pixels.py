@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Int
 
 from common.data import tokenizers
-from common.data.builders import base, digits, idx
+from common.data.builders import base, digits
+from common.data.builders.published import idx
 from common.data.spec import token_dtype
 
 CLASSES = 10  # of each of these sets

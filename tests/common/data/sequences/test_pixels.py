@@ -16,7 +16,7 @@ from common.data.builders.sequences import pixels
 from common.evaluation.evaluate import evaluate
 from common.method import Context
 from experiments import families
-from tests.common.data import test_idx
+from tests.common.data.published import test_idx
 
 SETTINGS = dict(split='test', batch_size=128, num_samples=4, sample_sets=1, extractor='auto')
 

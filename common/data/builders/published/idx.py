@@ -11,7 +11,7 @@ import pathlib
 import numpy as np
 
 from common.config import ConfigError
-from common.data.builders import base, downloads, tfds_datasets
+from common.data.builders import base, downloads, images, tfds_datasets
 
 FILES = tuple(
   f'{part}-{content}-ubyte'
@@ -49,7 +49,7 @@ def parse(data: bytes, what: str) -> np.ndarray:
   return values.reshape(shape)
 
 
-class Idx(base.ImageBuilder, skip_registration=True):
+class Idx(images.ImageBuilder, skip_registration=True):
   """A dataset of four idx files: images and labels, for training and test.
 
   Attributes:
@@ -58,7 +58,7 @@ class Idx(base.ImageBuilder, skip_registration=True):
     num_validation: number of training examples to hold out for validation.
   """
 
-  flags = ('source', 'palette')
+  flags = ('source', 'image_size', 'palette')
   published: downloads.PublishedFiles
   class_names: tuple[str, ...]
   num_validation = 5000
@@ -66,7 +66,7 @@ class Idx(base.ImageBuilder, skip_registration=True):
   @classmethod
   def expected(cls, settings):
     held_out = 0 if settings.get('train_to') == 'test' else cls.num_validation
-    return base.image_format(settings, (28, 28, 1), 256, 10, 60_000 - held_out)
+    return images.image_format(settings, (28, 28, 1), 256, 10, 60_000 - held_out)
 
   def read(self) -> base.Contents:
     arrays = self._load()

@@ -18,7 +18,8 @@ import tensorflow_datasets as tfds
 
 from common.config import ConfigError
 from common.data import pipeline, preparation
-from common.data.builders import BUILDERS, downloads, idx, tfds_datasets
+from common.data.builders import BUILDERS, downloads, tfds_datasets
+from common.data.builders.published import idx
 
 DIGESTS = {
   'mnist': {

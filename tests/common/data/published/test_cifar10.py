@@ -11,7 +11,8 @@ from PIL import Image
 
 from common.config import ConfigError
 from common.data import pipeline, preparation
-from common.data.builders import BUILDERS, cifar10
+from common.data.builders import BUILDERS
+from common.data.builders.published import cifar10
 
 PER_CLASS = {'train': 5, 'test': 2}
 NAMES = cifar10.CLASS_NAMES

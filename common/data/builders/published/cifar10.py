@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from common.config import ConfigError
-from common.data.builders import base, downloads
+from common.data.builders import base, downloads, images
 
 HOME = 'https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz'
 ARCHIVE = HOME.rpartition('/')[2]
@@ -46,7 +46,7 @@ Images = UInt8[np.ndarray, 'n 32 32 3']
 Split = tuple[Images, np.ndarray]  # images and their labels
 
 
-class Cifar10(base.ImageBuilder, skip_registration=True):
+class Cifar10(images.ImageBuilder, skip_registration=True):
   """32×32 colour photographs of ten kinds of objects.
 
   Attributes:
@@ -56,7 +56,7 @@ class Cifar10(base.ImageBuilder, skip_registration=True):
   """
 
   name = 'cifar10'
-  flags = ('source', 'palette')
+  flags = ('source', 'image_size', 'palette')
   per_class: Mapping[str, int] = {'train': 5000, 'test': 1000}
   digests: Mapping[str, str] = {
     'train': '6a3b2c04d0a79ce272dcdacaf0bc440275db5a8cbe3717521a28fada2ea0d2ed',
@@ -67,7 +67,7 @@ class Cifar10(base.ImageBuilder, skip_registration=True):
   @classmethod
   def expected(cls, settings):
     held_out = 0 if settings.get('train_to') == 'test' else cls.num_validation
-    return base.image_format(settings, (SIDE, SIDE, CHANNELS), 256, 10, 50_000 - held_out)
+    return images.image_format(settings, (SIDE, SIDE, CHANNELS), 256, 10, 50_000 - held_out)
 
   def read(self) -> base.Contents:
     splits = self._load()
