@@ -95,6 +95,11 @@ STACKED = dict(
   train=dict(steps='1500'),
   evaluation=dict(num_samples=5000, extractor='pixels'),  # 'mlp' needs classes
 )
+MNIST14 = dict(  # at half the size, for studies of many trainings
+  data=dict(image_size=14),
+  network=dict(name='unet', width=16, multipliers=(1, 2), blocks=1, attention=(7,), head_width=16),
+  train=dict(steps='1500', steps_per_call=50),
+)
 FOLDER = dict(
   data=dict(name='image_folder'),
   evaluation=dict(extractor='pixels'),  # 'mlp' needs classes
@@ -115,6 +120,10 @@ VARIANTS = {
     DIGITS, EDM, LATENTS, dict(network=dict(patch=1, width=36), train=dict(steps='8000'))
   ),
   'mnist': merge(MNIST, EDM),
+  'mnist14': merge(MNIST, EDM, MNIST14),
+  'mnist14_eps': merge(
+    MNIST, MNIST14, dict(process=dict(name='cosine'), prediction=dict(target='eps'))
+  ),
   'mnist_latents': merge(MNIST, EDM, LATENTS, dict(network=dict(patch=1))),
   'stacked_mnist': merge(MNIST, EDM, STACKED),
   'fashion_mnist': merge(

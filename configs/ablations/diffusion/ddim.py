@@ -2,15 +2,17 @@
 
 twofold ablate --study=configs/ablations/diffusion/ddim.py:cpu --workdir=runs/ddim
 
-Scales: cpu (scikit-learn's digits, three seeds), gpu (CIFAR-10, a small network and a short
-training), paper (CIFAR-10, the model of configs/papers/ddpm.py, 50,000 samples), smoke (seconds;
-nothing is learned). gpu and paper need, once: twofold prepare_data --dataset=cifar10
+Scales: cpu (scikit-learn's digits, three seeds), mnist (MNIST at 14×14, three seeds, up to 100
+steps), gpu (CIFAR-10, a small network and a short training), paper (CIFAR-10, the model of
+configs/papers/ddpm.py, 50,000 samples), smoke (seconds; nothing is learned).
+mnist needs, once: twofold prepare_data --dataset=mnist --image_size=14
+gpu and paper need, once: twofold prepare_data --dataset=cifar10
 
 Reproduces: Song et al. 2021 (DDIM), table 1, CIFAR-10. Times are quadratic, and as in the authors'
 code, rows of η do not clip the estimates of the image, while rows of σ̂, the larger variance of
 DDPM's reverse step, do. 1000 steps visit all times.
 
-To expect for cpu: docs/results/ddim.md, without the rows of 1000 steps.
+To expect for cpu and mnist: docs/results/ddim.md, without the rows of 1000 steps.
 """
 
 from common.config import pick
@@ -30,15 +32,16 @@ PUBLISHED = {  # FID of CIFAR-10, by noise, in the order of STEPS
   'η=1': (41.07, 18.36, 8.01, 5.78, 4.73),
   LARGE: (367.43, 133.37, 32.72, 9.99, 3.17),
 }
-DIGITS = {'process': {'name': 'ddpm'}, 'conditional': False}
+DDPM = {'process': {'name': 'ddpm'}, 'conditional': False}
 SCALES = {
-  'cpu': parts.Scale(f'{parts.IMAGES}:digits_eps', parts.DIGITS | DIGITS, (0, 1, 2)),
+  'cpu': parts.Scale(f'{parts.IMAGES}:digits_eps', parts.DIGITS | DDPM, (0, 1, 2)),
+  'mnist': parts.Scale(f'{parts.IMAGES}:mnist14_eps', parts.MNIST | DDPM, (0, 1, 2)),
   'gpu': parts.Scale('configs/papers/ddpm.py:cifar10', parts.SHORT),
   'paper': parts.Scale('configs/papers/ddpm.py:cifar10', parts.PAPER),
-  'smoke': parts.Scale(f'{parts.IMAGES}:digits_eps', DIGITS | parts.SMOKE),
+  'smoke': parts.Scale(f'{parts.IMAGES}:digits_eps', DDPM | parts.SMOKE),
 }
 # Numbers of steps, where they are not all of STEPS.
-FEWER = {'gpu': STEPS[:4], 'smoke': STEPS[:1]}
+FEWER = {'mnist': STEPS[:4], 'gpu': STEPS[:4], 'smoke': STEPS[:1]}
 
 
 def row_name(noise: str, steps: int) -> str:

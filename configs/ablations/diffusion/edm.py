@@ -3,15 +3,17 @@
 twofold ablate --study=configs/ablations/diffusion/edm.py:cpu --workdir=runs/edm_axes
 
 Scales: cpu (scikit-learn's digits, three seeds), long (the models of cpu trained four times as
-long, one seed), gpu (CIFAR-10, a small network and a short training), paper (CIFAR-10,
-configs/papers/edm.py:cond_vp, 50,000 samples), smoke (seconds; nothing is learned).
+long, one seed), mnist (MNIST at 14×14, three seeds), gpu (CIFAR-10, a small network and a short
+training), paper (CIFAR-10, configs/papers/edm.py:cond_vp, 50,000 samples), smoke (seconds; nothing
+is learned).
+mnist needs, once: twofold prepare_data --dataset=mnist --image_size=14
 gpu and paper need, once: twofold prepare_data --dataset=cifar10
 
 Reproduces: Karras et al. 2022, table 2, configs C to F with classes (VP), as far as they are known:
 the settings of C and D are ours, by the definition of each part, because we have not read the
 authors'. The rows of solvers and grids stand for figure 2, whose numbers are not printed.
 
-To expect for cpu and long: docs/results/edm.md.
+To expect for cpu, long and mnist: docs/results/edm.md.
 """
 
 import math
@@ -29,9 +31,10 @@ GRIDS = ('ρ=7', 'even in σ', 'even in log σ (VE)', 'VP', 'cosine')
 EVALUATIONS = {11: {'Euler': 11, 'Heun': 6}, 35: {'Euler': 35, 'Heun': 18}}  # {n: steps}
 CHURNS = (2.0, 10.0)  # with 18 steps, all above 7.5 add the same noise
 OFF = {'augmentation.probability': 0.0}
-# By scale: the noise levels of E's process, and the least time of C's at which σ/α is the smaller.
-LEVELS = {'digits': (0.03, 80.0, 0.0058), 'cifar10': (0.002, 80.0, 1e-5)}
-DIGITS = {'augmentation.probability': 0.12, 'train.steps': '2000'} | parts.UNCLIPPED
+# By data: the noise levels of E's process, and the least time of C's at which σ/α is the smaller.
+LEVELS = {'digits': (0.03, 80.0, 0.0058), 'others': (0.002, 80.0, 1e-5)}
+AUGMENTED = {'augmentation.probability': 0.12} | parts.UNCLIPPED
+DIGITS = AUGMENTED | {'train.steps': '2000'}
 CIFAR10 = 'configs/papers/edm.py:cond_vp'
 SHORT = parts.SHORT | {
   'train.steps': '3000',
@@ -42,6 +45,7 @@ SHORT = parts.SHORT | {
 SCALES = {
   'cpu': parts.Scale(f'{parts.IMAGES}:digits', parts.DIGITS | DIGITS, (0, 1, 2)),
   'long': parts.Scale(f'{parts.IMAGES}:digits', parts.DIGITS | DIGITS | {'train.steps': '8000'}),
+  'mnist': parts.Scale(f'{parts.IMAGES}:mnist14', parts.MNIST | AUGMENTED, (0, 1, 2)),
   'gpu': parts.Scale(CIFAR10, SHORT),
   'paper': parts.Scale(CIFAR10, parts.PAPER),
   'smoke': parts.Scale(f'{parts.IMAGES}:digits', DIGITS | parts.SMOKE),
@@ -116,7 +120,7 @@ def sampler_rows(levels: tuple[float, float, float]) -> list[Row]:
 def get_study(scale: str = 'cpu') -> Study:
   """The study at a scale, a key of SCALES."""
   chosen = pick(SCALES, scale, 'scale')
-  levels = LEVELS['cifar10' if scale in ('gpu', 'paper') else 'digits']
+  levels = LEVELS['others' if scale in ('mnist', 'gpu', 'paper') else 'digits']
   trainings, samplers = training_rows(levels), sampler_rows(levels)
   rows = tuple(trainings if scale == 'long' else trainings + samplers)
   smoke = scale == 'smoke'

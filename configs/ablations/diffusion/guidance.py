@@ -2,9 +2,10 @@
 
 twofold ablate --study=configs/ablations/diffusion/guidance.py:cpu --workdir=runs/guidance
 
-Scales: cpu (scikit-learn's digits, three seeds), gpu (CIFAR-10, a small network and a short
-training), paper (ImageNet at 64×64, configs/papers/guidance.py, 50,000 samples), smoke (seconds;
-nothing is learned).
+Scales: cpu (scikit-learn's digits, three seeds), mnist (MNIST at 14×14, three seeds), gpu
+(CIFAR-10, a small network and a short training), paper (ImageNet at 64×64,
+configs/papers/guidance.py, 50,000 samples), smoke (seconds; nothing is learned).
+mnist needs, once: twofold prepare_data --dataset=mnist --image_size=14
 gpu needs, once: twofold prepare_data --dataset=cifar10
 paper needs, once: twofold prepare_data --dataset=imagenet --image_size=64 --source=ILSVRC/
 
@@ -13,7 +14,7 @@ Inception score of ImageNet at 64×64. The paper's w = 0 is no guidance; here th
 the place of the Inception score, which is not measured, stands the share of samples in which a
 classifier recognises the class: both rise as samples become more typical of their class.
 
-To expect for cpu: docs/results/guidance.md.
+To expect for cpu and mnist: docs/results/guidance.md.
 """
 
 from common.config import pick
@@ -42,6 +43,7 @@ METRICS = ('frechet', 'agreement', 'precision', 'recall', 'evaluations', *parts.
 DIGITS = parts.DIGITS | {'train.steps': '2000'}
 SCALES = {
   'cpu': parts.Scale(f'{parts.IMAGES}:digits', DIGITS, (0, 1, 2)),
+  'mnist': parts.Scale(f'{parts.IMAGES}:mnist14', parts.MNIST, (0, 1, 2)),
   'gpu': parts.Scale(f'{parts.IMAGES}:cifar10', parts.SHORT | {'train.steps': '2000'}),
   'paper': parts.Scale('configs/papers/guidance.py:p10', parts.PAPER),
   'smoke': parts.Scale(f'{parts.IMAGES}:digits', parts.SMOKE),

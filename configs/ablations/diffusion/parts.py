@@ -18,6 +18,8 @@ FEW_WRITES = {
 }
 # Of digits, a distance compares 722 samples with half of the images.
 DIGITS = FEW_WRITES | {'evaluation.num_samples': 722}
+# Of MNIST at half the size, a distance compares 1,000 samples with as many images.
+MNIST = FEW_WRITES | {'evaluation.num_samples': 1000}
 UNCLIPPED = {'sampling.threshold.name': 'none'}  # estimates of the image
 SMOKE = {  # seconds, most of them for compilation
   'network.depth': 1,
