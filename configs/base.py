@@ -165,6 +165,8 @@ SETTINGS = dict(
     num_samples=Setting(1000, Interval(1, 10**7)),
     # number of sets of samples, of which the least Fréchet distance counts
     sample_sets=Setting(1, Interval(1, 100)),
+    # training images of the Fréchet distance: as many as samples, or all of them
+    reference=Setting('as_many', OneOf('as_many', 'all')),
     extractor='auto',  # auto, mlp or pixels (common/evaluation/images/features.py)
   ),
 )

@@ -69,6 +69,12 @@ SETS = flags.DEFINE_integer(
   lower_bound=1,
   upper_bound=base.SETTINGS['evaluation']['sample_sets'].range.high,
 )
+REFERENCE = flags.DEFINE_enum(
+  'reference',
+  None,
+  ['as_many', 'all'],
+  "Training images that a Fréchet distance compares samples with; default: the config's.",
+)
 STRIDE = flags.DEFINE_integer(
   'stride',
   None,
@@ -279,8 +285,11 @@ def check_flags(config: Mapping, options: Mapping[str, Any]) -> None:
     pick(METRICS, metric, 'metric')
   if STRIDE.value is not None and ON.value is None:
     raise ValueError('--stride is for the windows of --on=FILE; remove the flag')
-  if SETS.value and 'frechet' not in metrics:
-    raise ValueError('--sample_sets changes only frechet: add it to --metrics, or remove the flag')
+  for flag in (SETS, REFERENCE):
+    if flag.value and 'frechet' not in metrics:
+      raise ValueError(
+        f'--{flag.name} changes only frechet: add it to --metrics, or remove the flag'
+      )
   if LIKELIHOOD.value and 'bits_per_dim' not in metrics:
     raise ValueError('--likelihood changes only bits_per_dim: add it to --metrics')
   for name in BASELINES.value:
@@ -310,9 +319,9 @@ def open_run(
     ValueError: for settings or metrics that do not suit the model and the data.
   """
   run, variant = runs.open_run(WORKDIR.value, cli.parse_component(LIKELIHOOD.value)), {}
-  for name, value in (('num_samples', NUM.value), ('sample_sets', SETS.value)):
-    if value not in (None, run.config['evaluation'][name]):
-      run.config['evaluation'][name] = variant[name] = value
+  for flag in (NUM, SETS, REFERENCE):
+    if flag.value not in (None, run.config['evaluation'][flag.name]):
+      run.config['evaluation'][flag.name] = variant[flag.name] = flag.value
   guide = None
   if CLASSIFIER.value is not None:
     guide = guides.load(run, CLASSIFIER.value, options)

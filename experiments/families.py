@@ -42,7 +42,7 @@ from diffusion.sampling.tasks import TASKS
 # Flags of `sample` and `evaluate` that are not settings of sampling, in any family.
 SETTINGS_TOO = {'task', 'length', 'slide', 'stop'}
 OTHER_FLAGS = {'weak', 'classifier_from', 'draft', 'seed', 'step', 'out', 'ema'}
-OTHER_FLAGS |= {'metrics', 'num_samples', 'sample_sets'}
+OTHER_FLAGS |= {'metrics', 'num_samples', 'sample_sets', 'reference'}
 NO_OPTIONS = {f.name for f in dataclasses.fields(SampleFlags)} - SETTINGS_TOO | OTHER_FLAGS
 
 

@@ -207,7 +207,14 @@ def test_hits_do_not_depend_on_the_devices():
 def test_evaluations_do_not_depend_on_the_devices(name):
   _, method, params = model(name)
   data = Data(SPEC, {'train': split(60), 'test': split(NUM)})
-  settings = dict(split='test', batch_size=7, num_samples=30, sample_sets=1, extractor='pixels')
+  settings = dict(
+    split='test',
+    batch_size=7,
+    num_samples=30,
+    sample_sets=1,
+    reference='as_many',
+    extractor='pixels',
+  )
   metrics = ['frechet', 'bits_per_dim', 'evaluations']
   one, other = (
     evaluate(method, on(devices, params), data, settings, KEY, metrics) for devices in (1, 8)

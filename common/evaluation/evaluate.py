@@ -226,11 +226,13 @@ def check_settings(
   extractor_name = settings['extractor']
   pick(EXTRACTORS, extractor_name, 'evaluation.extractor')
   known = domain_of(data.spec).metrics
-  if settings['sample_sets'] > 1 and 'frechet' not in known:
-    raise ConfigError(
-      f'evaluation.sample_sets must be 1 for {data.spec.name}, got {settings["sample_sets"]}: '
-      'only the Fréchet distance of images is measured on several sets'
-    )
+  if 'frechet' not in known:
+    for name, default in (('sample_sets', 1), ('reference', 'as_many')):
+      if settings[name] != default:
+        raise ConfigError(
+          f'evaluation.{name} must be {default} for {data.spec.name}, got {settings[name]}: it is '
+          'of the Fréchet distance of images'
+        )
   asked = known.intersection(METRICS if metrics is None else metrics)
   if not OF_FEATURES & asked:
     return

@@ -24,12 +24,13 @@ class PaperTraining(NamedTuple):
 
   Attributes:
     config: its config, 'FILE.py:variant'.
-    spec: what its data are, if they cannot be had here: shape, levels, num_classes, num_train, as
-      in `DataSpec`.
+    spec: what its data are, if not here: shape, levels, num_classes, num_train, as in `DataSpec`.
+    settings: settings that differ from those of its config, by dotted key.
   """
 
   config: str
   spec: Mapping[str, Any] = {}
+  settings: Mapping[str, Any] = {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +50,7 @@ class Row:
     tries_of: the name of a row of which this one is another setting, such as another learning rate:
       it starts from that row's base, config, sampling and first stage. It is measured by the
       distance of the study's `stability` alone, and stands in the table of runs.
-    first_stage: the name of a row above, an autoencoder, whose latents this row models; of the same
-      seed (`data.first_stage`).
+    first_stage: a row above, an autoencoder, whose latents, of the same seed, this row models.
     paper_training: the training of the paper, in place of the study's.
     at: its value on each of the study's axes, or nothing.
   """

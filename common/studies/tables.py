@@ -14,10 +14,23 @@ from typing import Any, NamedTuple
 from common.reporting.writers import to_json_number
 from common.studies import grids
 from common.studies.estimates import Estimate, format_estimate, scaled, unit
+from common.studies.plans import CHECKPOINTS
 from common.studies.stability import STABLE_RUNS, Run, json_record, runs
 from common.studies.studies import Results
 
 ERROR = re.compile(r'± (\d+(?:\.\d+)?(?:e[+-]?\d+)?)')  # an error in a note
+
+# Which checkpoint of a run the cells are of.
+OF_CHECKPOINT = dict(
+  zip(
+    CHECKPOINTS,
+    (
+      'each model is that of the last checkpoint of its training',
+      'each model is that of the checkpoint with the least validation loss of its training',
+    ),
+    strict=True,
+  )
+)
 
 Estimates = Mapping[tuple[str, str], Estimate | None]  # by (row, metric)
 
@@ -73,6 +86,8 @@ def notes(results: Results) -> list[str]:
     lines.append(
       'one seed; ± is half of the 95 % interval of the measurement; another training differs more'
     )
+  if any(row.is_model for row in study.rows):
+    lines.append(OF_CHECKPOINT[study.checkpoint])
   if study.published:
     lines.append(f'published: {study.paper}')
   for row, seeds in results.diverged.items():

@@ -55,7 +55,7 @@ VARIANTS = {
     ),
     sampling=dict(sampler=dict(name='ancestral'), steps=1000, grid=dict(name='respaced')),
     likelihood=dict(terms=999),  # the exact sum over the steps
-    evaluation=dict(num_samples=50_000),
+    evaluation=dict(num_samples=50_000, reference='all'),
   ),
 }
 

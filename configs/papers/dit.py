@@ -85,7 +85,7 @@ COMMON = dict(
     grid=dict(name='respaced'),
     threshold=dict(name='none'),
   ),
-  evaluation=dict(num_samples=50_000, extractor='pixels'),
+  evaluation=dict(num_samples=50_000, reference='all', extractor='pixels'),
 )
 
 VARIANTS = {

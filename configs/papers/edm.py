@@ -87,7 +87,7 @@ COMMON = dict(
     grid=dict(name='karras'),
     threshold=dict(name='none'),
   ),
-  evaluation=dict(num_samples=50_000, sample_sets=3),
+  evaluation=dict(num_samples=50_000, reference='all', sample_sets=3),
 )
 
 VARIANTS = {

@@ -108,7 +108,7 @@ COMMON = dict(
     checkpoint_every='10000',
   ),
   sampling=dict(sampler=dict(name='ancestral')),
-  evaluation=dict(num_samples=50_000, extractor='pixels'),
+  evaluation=dict(num_samples=50_000, reference='all', extractor='pixels'),
 )
 
 # The classifier that guides ADM; 65M parameters.

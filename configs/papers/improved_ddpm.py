@@ -85,7 +85,7 @@ COMMON = dict(
   ),
   sampling=dict(sampler=dict(name='ancestral'), steps=4000, grid=dict(name='respaced')),
   likelihood=dict(terms=3999),  # the exact sum over the steps
-  evaluation=dict(num_samples=50_000),
+  evaluation=dict(num_samples=50_000, reference='all'),
 )
 
 VARIANTS = {

@@ -86,7 +86,7 @@ COMMON = dict(
   ),
   # Times 1, 1023/1024, ..., 1/1024, and then the estimate of the image.
   sampling=dict(sampler=dict(name='ddim'), steps=1024, grid=dict(name='uniform', last=1 / 1024)),
-  evaluation=dict(num_samples=50_000),
+  evaluation=dict(num_samples=50_000, reference='all'),
 )
 
 VARIANTS = {

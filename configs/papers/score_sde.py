@@ -101,7 +101,7 @@ COMMON = dict(
   ),
   sampling=dict(steps=1000, grid=dict(name='uniform'), threshold=dict(name='none')),
   likelihood=dict(name='flow'),
-  evaluation=dict(num_samples=50_000),
+  evaluation=dict(num_samples=50_000, reference='all'),
 )
 
 VARIANTS = {

@@ -73,7 +73,7 @@ COMMON = dict(
   ),
   sampling=dict(sampler=dict(name='ancestral'), steps=1000, grid=dict(name='uniform')),
   likelihood=dict(name='vlb'),
-  evaluation=dict(num_samples=50_000),
+  evaluation=dict(num_samples=50_000, reference='all'),
 )
 
 VARIANTS = {

@@ -62,13 +62,15 @@ def paper_cost(paper: PaperTraining) -> TrainingCost:
   Raises:
     ConfigError: for a config that cannot be trained, or data that the spec does not describe.
   """
-  return _paper_cost(paper.config, to_json({'spec': dict(paper.spec)}))
+  given = {'spec': dict(paper.spec), 'settings': dict(paper.settings)}
+  return _paper_cost(paper.config, to_json(given))
 
 
 @functools.lru_cache(maxsize=64)
 def _paper_cost(file: str, given: str) -> TrainingCost:
-  config = families.load_config(file, {})
-  spec = described.spec_of(config['data'], _tuples(json.loads(given)['spec']))
+  given = json.loads(given)
+  config = families.load_config(file, given['settings'])
+  spec = described.spec_of(config['data'], _tuples(given['spec']))
   return training_cost(config, families.build(config, spec), spec)
 
 

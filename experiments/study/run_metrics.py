@@ -50,7 +50,8 @@ def _paper_share(job: Job) -> Measure:
   if paper is None:
     return Measure(None, note='no training of a paper is named')
   share = cost_of(job).flops / paper_cost(paper).flops
-  return Measure(share, 0.0, f'training FLOPs as a share of those of {paper.config}')
+  changed = ''.join(f', {name}={value}' for name, value in paper.settings.items())
+  return Measure(share, 0.0, f'training FLOPs as a share of those of {paper.config}{changed}')
 
 
 # By name: a function of the job.

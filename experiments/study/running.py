@@ -175,7 +175,8 @@ def origin(job: Job) -> Origin:
   else:
     data = {'data': datasets.identity(data_of(to_json(job.config['data'])))}
   options = {'options': dict(job.row.sampling), 'baseline': job.row.baseline}
-  settings = {'row': job.row.name, 'seed': job.seed, 'config': job.config, **options, **data}
+  named = {'row': job.row.name, 'seed': job.seed, 'checkpoint': job.checkpoint}
+  settings = named | {'config': job.config, **options, **data}
   return Origin(settings, provenance.conditions())
 
 

@@ -17,7 +17,9 @@ from common.method import Context
 from tests.autoregressive.common import perturbed, small_config
 from tests.common.data.rolls import random_pieces, write_collection
 
-SETTINGS = dict(split='test', batch_size=4, num_samples=4, sample_sets=1, extractor='auto')
+SETTINGS = dict(
+  split='test', batch_size=4, num_samples=4, sample_sets=1, reference='as_many', extractor='auto'
+)
 OTHER = dict(
   model__start='none',
   model__output_bias=True,

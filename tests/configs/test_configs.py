@@ -1,6 +1,7 @@
 """Every variant of every config builds, initialises and has a finite loss, at its own shapes."""
 
 import math
+import dataclasses
 import pathlib
 
 import jax
@@ -86,9 +87,10 @@ def images_of(data):
   if data['name'] == 'imagenet':
     shape = (data['image_size'], data['image_size'], 3)
     return DataSpec('imagenet', 'image', shape, 256, 1000, num_train=1_281_167)
-  if data['name'] != 'image_folder':
-    return SPECS[data['name']]
   size, colours = data['image_size'], data['palette']
+  if data['name'] != 'image_folder':
+    spec = SPECS[data['name']]
+    return dataclasses.replace(spec, shape=(size, size, spec.shape[-1])) if size else spec
   if not colours:
     return DataSpec('image_folder', 'image', (size, size, 3), 256)
   palette = Palette(tuple((0, i // 256, i % 256) for i in range(colours)))

@@ -65,6 +65,11 @@ REFUSED = [  # (command, flags, a part of its message); NEW is a folder that doe
     '--workdir=RUN --metrics=parameters --sample_sets=3',
     '--sample_sets changes only frechet',
   ),
+  (
+    'evaluate',
+    '--workdir=RUN --metrics=parameters --reference=all',
+    '--reference changes only frechet',
+  ),
   ('evaluate', '--workdir=RUN --num_samples=x', '--num_samples=x: write a whole number'),
   ('evaluate', '--workdir=RUN --metrics=', '--metrics= is empty'),
   (

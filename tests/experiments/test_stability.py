@@ -158,6 +158,8 @@ def test_data_that_are_not_here_are_described_for_the_cost_of_a_papers_training(
   spec = dict(shape=(8, 8, 3), levels=256, num_classes=10, num_train=5000)
   small = costs.paper_cost(PaperTraining('configs/gan/images.py:digits', spec))
   known = costs.paper_cost(PaperTraining('configs/gan/images.py:digits'))
+  longer = PaperTraining('configs/gan/images.py:digits', settings={'train.steps': '8'})
+  assert costs.paper_cost(longer).steps == 8 < known.steps
   # Three channels in place of one: only the first and the last layers differ.
   assert known.parameters < small.parameters < 1.1 * known.parameters
 

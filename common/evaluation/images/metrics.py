@@ -96,6 +96,10 @@ def extractor_of(subject: Subject) -> Extractor:
 def frechet_distance(subject: Subject) -> Measure:
   """Fréchet distance between samples and training images, in the features of an extractor.
 
+  The floor is the distance between two halves of the training images, each as many as there are
+  samples, or half of all. The images to compare with are as many too, or with `settings.reference`
+  'all' every one, as in papers; the distance then has less bias than its floor.
+
   With `settings.sample_sets` above 1, the least of the distances of that many sets of samples
   (Karras et al. 2022, section 2), and its error. The least of several is lower than a single one.
   """
@@ -118,14 +122,18 @@ def _distance_of_set(
   rows, label = samples.read['frechet'], samples.label
   # Distance and floor must compare sets of the same size: the bias of a distance depends on it.
   half, _ = frechet.halves(subject.real.label, len(rows))
-  size, reference = len(half), frechet.moments(real[half])
+  size, against = len(half), ''
   # The first `size` samples have the classes in the same proportions as all.
-  ours = rows[:size]
+  ours, reference = rows[:size], frechet.moments(real[half])
+  if subject.settings['reference'] == 'all':
+    ours, reference = rows, frechet.moments(real)
+    against = f' from {len(real):,} training images'
   value = frechet.gaussian_distance(frechet.moments(ours), reference)
-  error = frechet.standard_error(ours, reference, None if label is None else label[:size])
+  error = frechet.standard_error(ours, reference, None if label is None else label[: len(ours)])
   floor = frechet.floor(real, subject.real.label, size)
-  name = f'FD({features.name}, n={size})'
-  note = f'{name}, floor {floor:.3g}; {features.note}{_class_note(subject)}'
+  name = f'FD({features.name}, n={len(ours)}){against}'
+  of = f' of n={size}' if size < len(ours) else ''
+  note = f'{name}, floor {floor:.3g}{of}; {features.note}{_class_note(subject)}'
   return Measure(value, error, note)
 
 

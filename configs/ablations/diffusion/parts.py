@@ -44,7 +44,7 @@ SHORT = FEW_WRITES | {
   'optimizer.warmup': '5%',
   'evaluation.num_samples': 5000,
 }
-PAPER = {'evaluation.num_samples': 50_000}
+PAPER = {'evaluation.num_samples': 50_000, 'evaluation.reference': 'all'}
 # What training costs, next to quality.
 COMPUTE = ('training_flops', 'examples_seen', 'paper_share')
 # The trainings of papers, whose data need not be here.

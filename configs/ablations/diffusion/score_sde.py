@@ -56,7 +56,9 @@ COMMON = parts.UNCLIPPED | {  # of continuous time: the network is given x at un
 }
 DIGITS = COMMON | parts.DIGITS | {'train.steps': '3000'}
 CIFAR10 = 'configs/papers/ddpm.py:cifar10'
-PAPER = parts.PAPER | {'train.steps': '1300000'}
+LENGTH = {'train.steps': '1300000'}  # 1.3 million
+PAPER = parts.PAPER | LENGTH
+TRAINING = parts.DDPM_TRAINING._replace(settings=LENGTH)
 SCALES = {
   'cpu': parts.Scale(f'{parts.IMAGES}:digits_eps', DIGITS, (0, 1, 2)),
   'gpu': parts.Scale(CIFAR10, COMMON | parts.SHORT | {'train.steps': '3000'}),
@@ -120,7 +122,8 @@ def get_study(scale: str = 'cpu') -> Study:
     config=chosen.config,
     rows=tuple(rows),
     axes=('process', 'predictor', 'steps'),
-    metrics=('frechet', 'evaluations'),
+    metrics=('frechet', 'evaluations', *(() if smoke else parts.COMPUTE)),
+    paper_training=TRAINING,
     published=parts.of_rows(cells, rows),
     published_as=parts.CIFAR10_FID,
     claims=() if smoke else _claims(number),

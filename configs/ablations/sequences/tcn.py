@@ -37,6 +37,7 @@ from common.studies.claims import Claim
 from common.studies.plans import Row, Study
 
 CONFIG = 'configs/autoregressive/tcn.py'
+COST = ('training_flops', 'examples_seen', 'training_seconds')
 TCN, GATED, LSTM, GRU, RNN, TRANSFORMER = 'TCN', 'gated TCN', 'LSTM', 'GRU', 'RNN', 'transformer'
 NATS, ACCURACY = 'nats_per_position', 'accuracy'
 # From a published cell: nats, or a share of the images.
@@ -138,9 +139,7 @@ def get_study(scale: str = 'jsb') -> Study:
     paper='Bai, Kolter & Koltun 2018, tables 1 and 5',
     config=chosen.get('config', {}),
     rows=grids.cross(networks, orders) if orders else plain,
-    metrics=tuple(
-      dict.fromkeys((metric, NATS, 'best_validation_loss', 'parameters', 'training_seconds'))
-    ),
+    metrics=tuple(dict.fromkeys((metric, NATS, 'best_validation_loss', 'parameters', *COST))),
     published={(name, metric): value for name, value in PUBLISHED.get(task, {}).items()},
     claims=_claims(task, others, chosen),
     axes=('network', 'order') if orders else (),

@@ -34,7 +34,9 @@ SPECS = {
 }
 EVERY_FLAG = SampleFlags(1, 'a', 'inpaint', 'left', 1, 'a', 1, True, 'a', 'dedent', True, 1, 1)
 EVERY_FLAG = dataclasses.replace(EVERY_FLAG, horizon=1, on='a', future='a', all_draws=True)
-SETTINGS = dict(split='test', batch_size=8, num_samples=12, sample_sets=1, extractor='pixels')
+SETTINGS = dict(
+  split='test', batch_size=8, num_samples=12, sample_sets=1, reference='as_many', extractor='pixels'
+)
 
 
 class CloudsDomain(Domain):

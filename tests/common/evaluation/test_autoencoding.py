@@ -19,7 +19,14 @@ from common.evaluation.evaluate import evaluate
 from common.method import Likelihood, Method
 from tests.common.baselines.vae.toy import SPEC, batch, built
 
-SETTINGS = dict(split='test', batch_size=16, num_samples=24, sample_sets=1, extractor='pixels')
+SETTINGS = dict(
+  split='test',
+  batch_size=16,
+  num_samples=24,
+  sample_sets=1,
+  reference='as_many',
+  extractor='pixels',
+)
 METRICS = ['bits_per_dim', 'reconstruction']
 SIZES = {'train': 96, 'test': 40}
 

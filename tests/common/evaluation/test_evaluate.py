@@ -15,7 +15,7 @@ from common.config import ConfigError
 from common.data.pipeline import Data
 from common.data.spec import DataSpec, LatentSpec
 from common.evaluation import evaluate, likelihood
-from common.evaluation.images import classifiers, features
+from common.evaluation.images import classifiers, features, frechet
 from common.evaluation.images import metrics as images
 from common.evaluation.measures import Measure, proportion
 from common.method import Likelihood, Samples
@@ -23,7 +23,9 @@ from tests.common.data.latents.test_cache import Means
 from tests.common.domains.toy import Split
 from tests.toy import Functions
 
-SETTINGS = dict(split='test', batch_size=128, num_samples=300, sample_sets=1, extractor='mlp')
+SETTINGS = dict(
+  split='test', batch_size=128, num_samples=300, sample_sets=1, reference='as_many', extractor='mlp'
+)
 KEY = jax.random.key(0)
 
 
@@ -96,7 +98,7 @@ def test_frechet_distance_grows_with_noise_and_comes_with_its_floor(data):
 
 def test_the_least_distance_of_several_sets_of_samples(data):
   """Each set has its own draws; the first one is that of every other metric."""
-  settings = SETTINGS | dict(num_samples=100, sample_sets=1, extractor='pixels')
+  settings = SETTINGS | dict(num_samples=100, extractor='pixels')
   single = measure(data, replay(data)[0], ['frechet'], settings).measures['frechet']
   method, calls = replay(data)
   least = measure(data, method, ['frechet'], settings | dict(sample_sets=3)).measures['frechet']
@@ -105,6 +107,33 @@ def test_the_least_distance_of_several_sets_of_samples(data):
   assert len(set(values)) == 3 and values[0] == pytest.approx(single.value, rel=5e-3)
   assert least.value == pytest.approx(min(values), rel=5e-3)
   assert least.value <= single.value
+
+
+def test_all_training_images_can_be_the_reference(data):
+  """All samples against all images, by hand; a floor is only known of half as many."""
+  drawn = []
+  method, _ = replay(data)
+
+  def sample(params, key, request):
+    found = method.sample(params, key, request)
+    drawn.append(np.asarray(found.x))
+    return found
+
+  real = data.splits['train'].arrays
+  num = len(real['x'])  # more than half of them
+  settings = SETTINGS | dict(num_samples=num, batch_size=num, extractor='pixels')
+  found = {
+    name: measure(data, Functions(None, None, sample, None), ['frechet'], settings | changes)
+    for name, changes in (('as_many', {}), ('all', {'reference': 'all'}))
+  }
+  found = {name: one.measures['frechet'] for name, one in found.items()}
+  labelled = classifiers.labelled_images(real['x'], real['label'], real['x'], real['label'], 17)
+  apply = features.extractor('pixels', labelled).apply
+  by_hand = frechet.distance(apply(drawn[0]), apply(real['x']))
+  assert found['all'].value == pytest.approx(by_hand, rel=1e-6)
+  assert found['all'].note.startswith(f'FD(pixels, n={num}) from {num:,} training images, floor ')
+  assert f' of n={num // 2};' in found['all'].note
+  assert found['as_many'].note.startswith(f'FD(pixels, n={num // 2}), floor ')
 
 
 def test_no_class_is_requested_from_a_method_without_labels(data):

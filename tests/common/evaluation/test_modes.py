@@ -14,7 +14,14 @@ from common.data.spec import DataSpec
 from common.evaluation import evaluate, modes
 from tests.common.domains.toy import Sampler, Split
 
-SETTINGS = dict(split='test', batch_size=500, num_samples=4000, sample_sets=1, extractor='auto')
+SETTINGS = dict(
+  split='test',
+  batch_size=500,
+  num_samples=4000,
+  sample_sets=1,
+  reference='as_many',
+  extractor='auto',
+)
 METRICS = ['modes', 'mode_kl', 'high_quality']
 RING = BUILDERS['ring'].modes
 RNG = np.random.default_rng(0)

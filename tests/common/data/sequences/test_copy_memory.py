@@ -15,7 +15,9 @@ from common.evaluation.evaluate import evaluate
 from common.method import Likelihood, Method
 from tests.autoregressive.texts import text_config
 
-SETTINGS = dict(split='test', batch_size=250, num_samples=4, sample_sets=1, extractor='auto')
+SETTINGS = dict(
+  split='test', batch_size=250, num_samples=4, sample_sets=1, reference='as_many', extractor='auto'
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -18,7 +18,9 @@ from common.method import Context
 from experiments import families
 from tests.common.data.published import test_idx
 
-SETTINGS = dict(split='test', batch_size=128, num_samples=4, sample_sets=1, extractor='auto')
+SETTINGS = dict(
+  split='test', batch_size=128, num_samples=4, sample_sets=1, reference='as_many', extractor='auto'
+)
 
 
 def everything(source):

@@ -21,7 +21,9 @@ from common.method import Likelihood, Samples
 from tests.common.domains.toy import Split
 from tests.toy import Functions
 
-SETTINGS = dict(split='test', batch_size=64, num_samples=200, sample_sets=1, extractor='mlp')
+SETTINGS = dict(
+  split='test', batch_size=64, num_samples=200, sample_sets=1, reference='as_many', extractor='mlp'
+)
 SPEC = DataSpec('walks', 'series', (8, 2), 0, 3, ('a', 'b', 'c'), 9, series=SeriesSpec(3, season=4))
 
 
@@ -251,8 +253,10 @@ def test_rolling_origins_are_scored_once_each(tmp_path):
     assert sorted(steps[test['label'] == label].ravel()) == list(range(31, 40))
   with pytest.raises(ConfigError, match=r"unknown evaluation\.split 'future'"):
     evaluate.check_settings(SETTINGS | dict(split='future'), data)
-  with pytest.raises(ConfigError, match=r'sample_sets must be 1 for .*, got 3: only the Fréchet'):
+  with pytest.raises(ConfigError, match=r'sample_sets must be 1 for .*, got 3: it is of the'):
     evaluate.check_settings(SETTINGS | dict(sample_sets=3), data)
+  with pytest.raises(ConfigError, match=r'reference must be as_many for .*, got all: it is of the'):
+    evaluate.check_settings(SETTINGS | dict(reference='all'), data)
 
 
 def test_the_errors_of_a_mean_and_of_a_ratio_by_hand():

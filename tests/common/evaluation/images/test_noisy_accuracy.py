@@ -9,7 +9,9 @@ from common.evaluation.evaluate import evaluate, not_measured
 from common.method import Hits, Method
 from tests.experiments.startup import tiny
 
-SETTINGS = dict(split='test', batch_size=8, num_samples=20, sample_sets=1, extractor='pixels')
+SETTINGS = dict(
+  split='test', batch_size=8, num_samples=20, sample_sets=1, reference='as_many', extractor='pixels'
+)
 DATA = tiny.data(num=20, classes=3)
 
 

@@ -14,7 +14,9 @@ from common.evaluation.evaluate import evaluate
 from common.method import Hits, Method
 from tests.common.domains.toy import Split
 
-SETTINGS = dict(split='test', batch_size=2, num_samples=4, sample_sets=1, extractor='auto')
+SETTINGS = dict(
+  split='test', batch_size=2, num_samples=4, sample_sets=1, reference='as_many', extractor='auto'
+)
 X = np.array([[0, 1, 1], [1, 1, 0], [1, 0, 1]], np.uint8)
 
 

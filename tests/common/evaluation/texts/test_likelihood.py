@@ -21,7 +21,9 @@ from tests.cases import slow
 from tests.common.domains.toy import Split
 
 TEXT = 'naïve: añb\nab, naïve bañ!\n' * 2
-SETTINGS = dict(split='test', batch_size=4, num_samples=4, sample_sets=1, extractor='auto')
+SETTINGS = dict(
+  split='test', batch_size=4, num_samples=4, sample_sets=1, reference='as_many', extractor='auto'
+)
 ON_TEXT = ('perplexity', 'bits_per_byte', 'bits_per_character')
 
 
