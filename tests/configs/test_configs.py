@@ -1,7 +1,7 @@
 """Every variant of every config builds, initialises and has a finite loss, at its own shapes."""
 
-import math
 import dataclasses
+import math
 import pathlib
 
 import jax
