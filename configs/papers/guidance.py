@@ -44,6 +44,7 @@ What the papers do and this code does not yet:
 - ADM's stochastic sampler moves the mean of a step, whose clean image is clipped before, by the
   scale times its variance times the gradient (algorithm 1); here every sampler is given a moved
   noise (algorithm 2), and the moved clean image is clipped.
+- Biases begin as small random numbers there, and at 0 here.
 - Distances here are over pixels (evaluation.extractor).
 """
 
@@ -66,6 +67,8 @@ NETWORK = dict(  # 296M parameters
   embedding='adm',
   scale_shift=True,
   resample_in_block=True,
+  initialisation='adm',
+  norm_epsilon=1e-5,
 )
 
 CLASSIFIER_FREE = dict(
@@ -127,6 +130,8 @@ ADM_CLASSIFIER = dict(
     embedding='adm',
     scale_shift=True,
     resample_in_block=True,
+    initialisation='adm',
+    norm_epsilon=1e-5,
   ),
   prediction=dict(noise='time', scale_input=False),
   objective=dict(times=dict(name='uniform')),

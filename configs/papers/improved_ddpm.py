@@ -21,6 +21,7 @@ that of the others, 0.3); and how often it is logged, evaluated and saved.
 What the paper does and this code does not yet:
 
 - FID is of the Inception network; `twofold evaluate` names its own features.
+- Biases begin as small random numbers there, and at 0 here.
 - L_vlb draws steps by the last 10 losses of each; here by a decaying average over about as many,
   and evenly until each step has half of them.
 """
@@ -42,6 +43,8 @@ NETWORK = dict(
   dropout=0.3,
   embedding='adm',
   scale_shift=True,
+  initialisation='adm',
+  norm_epsilon=1e-5,
 )
 BITS = 1 / math.log(2)  # the authors' bound is in bits, and ours in nats
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 from common.attention import attend_positions_first
 from common.config import ConfigError
 from common.ranges import OneOf
-from diffusion.networks.blocks import INIT, Images, group_norm
+from diffusion.networks.blocks import Images, group_norm
 from diffusion.networks.unet import UNetBase
 
 POOLINGS = ('attention', 'mean')
@@ -24,10 +24,12 @@ class AttentionPool(nn.Module):
   Attributes:
     out_channels: size of the vector.
     head_width: channels of a head; 0 for a single head.
+    kernel_init: the initialiser of its weights.
   """
 
   out_channels: int
   head_width: int
+  kernel_init: nn.initializers.Initializer
 
   @nn.compact
   def __call__(self, x: Images) -> Float[Array, 'batch out_channels']:
@@ -40,10 +42,12 @@ class AttentionPool(nn.Module):
     init = nn.initializers.normal(channels**-0.5)
     tokens = tokens + self.param('position', init, tokens.shape[1:])
     heads = (channels // head_width, head_width)
-    query = nn.DenseGeneral(heads, kernel_init=INIT, name='query')(tokens[:, :1])
-    key_value = nn.DenseGeneral((2, *heads), kernel_init=INIT, name='key_value')(tokens)
+    query = nn.DenseGeneral(heads, kernel_init=self.kernel_init, name='query')(tokens[:, :1])
+    key_value = nn.DenseGeneral((2, *heads), kernel_init=self.kernel_init, name='key_value')(tokens)
     h = attend_positions_first(query, key_value[:, :, 0], key_value[:, :, 1])
-    return nn.Dense(self.out_channels, kernel_init=INIT, name='out')(h.reshape(batch, channels))
+    return nn.Dense(self.out_channels, kernel_init=self.kernel_init, name='out')(
+      h.reshape(batch, channels)
+    )
 
 
 class UNetEncoder(UNetBase):
@@ -68,8 +72,9 @@ class UNetEncoder(UNetBase):
     self._check_shape(*x.shape[1:3])
     condition = nn.silu(self._conditioning()(noise, label, augment))
     h, _ = self._down(x, condition, train)
-    h = nn.silu(group_norm(h.shape[-1], 'float32', 'norm')(h))
+    h = nn.silu(group_norm(h.shape[-1], self._style, 'norm', dtype='float32')(h))
     if self.pool == 'attention':
-      return AttentionPool(self.out_channels, self.head_width, name='pool')(h)
+      pool = AttentionPool(self.out_channels, self.head_width, self._style.init.kernel, name='pool')
+      return pool(h)
     output = nn.Dense(self.out_channels, kernel_init=nn.initializers.zeros, name='output')
     return output(h.mean(axis=(1, 2)))

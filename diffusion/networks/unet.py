@@ -12,10 +12,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from common.config import ConfigError
-from common.ranges import AT_LEAST_ONE, AT_LEAST_ZERO, BELOW_ONE, Each, Interval, OneOf
+from common.ranges import ABOVE_ZERO, AT_LEAST_ONE, AT_LEAST_ZERO, BELOW_ONE, Each, Interval, OneOf
 from diffusion.networks.base import DiffusionNetwork
 from diffusion.networks.blocks import (
-  INIT,
   INITIALISATIONS,
   Attention,
   Images,
@@ -59,8 +58,10 @@ class UNetBase(DiffusionNetwork):
     progressive_input: shrunken copies of the input enter every level (NCSN++, 'residual').
     input_fourier: exponents n of 2ⁿ: sines and cosines of the input at these frequencies are
       further channels of it (VDM); (): none.
-    initialisation: how residual branches and the output start: 'zero', or 'edm', nearly so and
-      with smaller queries, keys and values (EDM).
+    initialisation: how weights start: 'zero', as DDPM's, with branches and the output at 0; 'edm',
+      these nearly so, and smaller queries, keys and values (EDM); 'adm', PyTorch's default in place
+      of Glorot's, and larger classes (ADM).
+    norm_epsilon: added to the variance in group norms.
     dtype: type of the convolutions, of other products and of the residual stream.
     remat: recompute a block's activations in the backward pass instead of keeping them.
   """
@@ -84,6 +85,7 @@ class UNetBase(DiffusionNetwork):
   progressive_input: bool = False
   input_fourier: Annotated[tuple[int, ...], Each(Interval(0, 30), int)] = ()
   initialisation: Annotated[str, OneOf(*INITIALISATIONS)] = 'zero'
+  norm_epsilon: Annotated[float, ABOVE_ZERO] = 1e-6
   dtype: str = 'float32'
   remat: bool = False
 
@@ -98,7 +100,7 @@ class UNetBase(DiffusionNetwork):
     pyramid = h = x
     if self.input_fourier:
       h = jnp.concatenate([x, fourier_features(x, self.input_fourier)], axis=-1)
-    h = conv(self.width, self.dtype, 'input')(h)
+    h = conv(self.width, self._style, 'input')(h)
     skips = [h]
     for i, multiplier in enumerate(self.multipliers):
       for j in range(self.blocks):
@@ -112,7 +114,7 @@ class UNetBase(DiffusionNetwork):
         # NCSN++ (Song et al. 2021, appendix H): the input itself, shrunken, joins every level.
         if self.progressive_input:
           name = f'down_{i}_input'
-          pyramid = conv_downsample(pyramid, h.shape[-1], self.dtype, name, self.fir)
+          pyramid = conv_downsample(pyramid, h.shape[-1], self._style, name)
           pyramid = h = add(h, pyramid, self.skip_rescale)
         skips.append(h)
 
@@ -126,7 +128,8 @@ class UNetBase(DiffusionNetwork):
       4 * self.width,
       self.embedding,
       self.embedding_width or self.width,
-      kernel_init=INIT,
+      kernel_init=self._style.init.kernel,
+      label_init=self._style.init.label,
       dtype=self.dtype,
       name='conditioning',
       **settings,
@@ -143,6 +146,7 @@ class UNetBase(DiffusionNetwork):
       head_width=self.head_width,
       dtype=self.dtype,
       initialisation=self.initialisation,
+      norm_epsilon=self.norm_epsilon,
     )
 
   def _res(self, h, multiplier, name, resample=None, *, condition, train):
@@ -161,8 +165,8 @@ class UNetBase(DiffusionNetwork):
     if self.resample_in_block:
       return self._res(h, multiplier, name, resample, condition=condition, train=train)
     if resample is downsample:
-      return conv_downsample(h, h.shape[-1], self.dtype, name, self.fir)
-    return conv(h.shape[-1], self.dtype, name)(upsample(h, self.fir))
+      return conv_downsample(h, h.shape[-1], self._style, name)
+    return conv(h.shape[-1], self._style, name)(upsample(h, self.fir))
 
   def _check_shape(self, height: int, width: int):
     """Raises ConfigError for images that do not fit the levels or the attention."""
@@ -229,10 +233,9 @@ class UNet(UNetBase):
         name = f'up_{i}_resample'
         h = self._change_resolution(h, multiplier, upsample, name, condition=condition, train=train)
     # The last convolution is in float32 and zero at initialisation: it makes the estimate.
-    h = nn.silu(group_norm(h.shape[-1], self.dtype, 'norm')(h))
-    h = conv(
-      self.out_channels, 'float32', 'output', init=INITIALISATIONS[self.initialisation].last
-    )(h)
+    h = nn.silu(group_norm(h.shape[-1], self._style, 'norm')(h))
+    init = self._style.init.last
+    h = conv(self.out_channels, self._style, 'output', kernel_init=init, dtype='float32')(h)
     return h + x if self.add_input else h
 
   def _check_channels(self, channels: int):

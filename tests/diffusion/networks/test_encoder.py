@@ -8,6 +8,7 @@ import pytest
 from common.config import ConfigError, component
 from configs.papers.guidance import ADM_CLASSIFIER
 from diffusion.networks import CLASSIFIERS
+from diffusion.networks.blocks import GLOROT
 from diffusion.networks.encoder import AttentionPool
 from tests.diffusion.networks.small import batch, quick_jit, random_like
 
@@ -48,7 +49,7 @@ def pooled(x, p):
 
 def test_attention_pooling_by_hand():
   x = jax.random.normal(jax.random.key(1), (2, 3, 3, 8))
-  layer = AttentionPool(5, head_width=4)
+  layer = AttentionPool(5, head_width=4, kernel_init=GLOROT)
   params = random_like(jax.eval_shape(layer.init, jax.random.key(0), x)['params'], 2)
   found = layer.apply({'params': params}, x)
   expected = pooled(*jax.tree.map(lambda a: np.asarray(a, np.float64), (x, params)))
@@ -72,6 +73,6 @@ def test_the_logits_of_an_image_depend_on_its_pixels_and_its_noise(pool):
 def test_heads_that_do_not_fit_are_refused():
   with pytest.raises(ConfigError, match='head_width=5 does not divide 32 channels'):
     jax.eval_shape(build(head_width=5).init, jax.random.key(0), *batch(1)[:2])
-  layer, x = AttentionPool(5, head_width=3), jnp.zeros((1, 2, 2, 8))
+  layer, x = AttentionPool(5, head_width=3, kernel_init=GLOROT), jnp.zeros((1, 2, 2, 8))
   with pytest.raises(ConfigError, match='head_width=3 does not divide 8 channels'):
     jax.eval_shape(layer.init, jax.random.key(0), x)

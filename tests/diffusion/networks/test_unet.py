@@ -14,9 +14,11 @@ from diffusion.networks.blocks import (
   Style,
   conv_downsample,
   fourier_features,
+  group_norm,
   num_groups,
 )
 from diffusion.networks.resampling import downsample, upsample
+from diffusion.networks.unet import UNet
 from tests.diffusion.networks.small import batch, build, quick_jit, random_params
 
 
@@ -163,7 +165,8 @@ def test_the_input_of_each_level_is_shrunken_from_the_sum_of_the_level_before():
 class Halve(nn.Module):
   @nn.compact
   def __call__(self, x):
-    return conv_downsample(x, 1, 'float32', 'conv', fir=True)
+    style = Style(0.0, False, False, False, True, 0, 'float32')
+    return conv_downsample(x, 1, style, 'conv')
 
 
 def test_groups_divide():
@@ -210,3 +213,33 @@ def test_initial_weights_of_edm():
     (attention['out'], (32, 32), 1e-5),
   ):
     assert np.std(layer['kernel']) == pytest.approx(factor * np.sqrt(2 / sum(fans)), rel=0.1)
+
+
+def test_initial_weights_of_adm():
+  """PyTorch's default, uniform within ±1/√fan_in, zeros in the last layers, classes of N(0, 1)."""
+  style = Style(0.0, False, False, False, False, 0, 'float32', initialisation='adm')
+  x, condition = jnp.zeros((1, 2, 2, 32)), jnp.zeros((1, 8))
+  block = quick_jit(ResBlock(style, 32, False).init)(jax.random.key(0), x, condition)['params']
+  attention = quick_jit(Attention(style).init)(jax.random.key(0), x)['params']
+  for layer, fan_in in (
+    (block['conv1'], 9 * 32),
+    (block['condition_proj'], 8),
+    (attention['qkv'], 32),
+  ):
+    bound = fan_in**-0.5
+    assert np.std(layer['kernel']) == pytest.approx(bound / 3**0.5, rel=0.1)
+    assert 0.95 * bound < np.abs(layer['kernel']).max() <= bound
+  assert not np.any(block['conv2']['kernel']) and not np.any(attention['out']['kernel'])
+  network = UNet(1, num_classes=30, width=16, multipliers=(1,), blocks=1, initialisation='adm')
+  x, noise, _ = batch()
+  params = quick_jit(network.init)(jax.random.key(0), x, noise)['params']
+  rows = params['conditioning']['label_embed']['embedding']
+  assert np.std(rows) == pytest.approx(1.0, rel=0.1)
+
+
+def test_the_epsilon_of_group_norms():
+  style = Style(0.0, False, False, False, False, 0, 'float32', norm_epsilon=1e-5)
+  x = 1e-5**0.5 * jax.random.normal(jax.random.key(0), (1, 64, 64, 4))
+  y, _ = group_norm(4, style, 'norm').init_with_output(jax.random.key(1), x)
+  # Each variance is as large as ε.
+  assert np.std(y) == pytest.approx(0.5**0.5, rel=0.01)
