@@ -11,7 +11,7 @@ seconds; nothing is learned).
 Reproduces: nothing published; the data and measures of Metz et al. 2017, Srivastava et al. 2017
 (VEEGAN) and Lin et al. 2018 (PacGAN), with our own small networks.
 
-To expect: docs/results/modes.md, for stacked with two seeds of diffusion.
+To expect: docs/results/modes.md.
 """
 
 from collections.abc import Collection

@@ -11,7 +11,7 @@ seconds; nothing is learned).
 
 Reproduces: nothing published; our own table.
 
-To expect: docs/results/seeds.md, without the VAE, which has not been measured to the end.
+To expect: docs/results/seeds.md.
 """
 
 from collections.abc import Mapping
