@@ -14,7 +14,7 @@ Reproduces: nothing published; our own table.
 To expect: docs/results/seeds.md.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from common.config import pick
@@ -28,19 +28,19 @@ LEARNING_RATES = {PIXELS: 3e-3, GAN: 1e-3, VAE: 2e-3, DIFFUSION: 3e-3}  # as in 
 GROUPS = tuple(f'optimizer.groups.{player}' for player in ('generator', 'discriminator'))
 STEPS = {PIXELS: '280', GAN: '1200', VAE: '440', DIFFUSION: '2000'}
 SCALES: dict[str, dict[str, Any]] = {
-  'digits': dict(steps=STEPS, config={}, seeds=(0, 1, 2)),
-  'smoke': dict(steps={GAN: '4'}, config=seeds.SMOKE, seeds=(0,)),
+  'digits': dict(steps=STEPS, config={}, seeds=(0, 1, 2), factors=FACTORS),
+  'smoke': dict(steps={GAN: '4'}, config=seeds.SMOKE, seeds=(0,), factors=FACTORS[:1]),
 }
 
 
-def rows(steps: Mapping[str, str]) -> tuple[Row, ...]:
+def rows(steps: Mapping[str, str], factors: Sequence[float]) -> tuple[Row, ...]:
   """Each kind of model with its own learning rate, and its tries with others, which inherit it."""
   made = []
   for name in steps:
     file, rate = seeds.FILES[name][0], LEARNING_RATES[name]
     config = seeds.DIGITS[name] | {'train.steps': steps[name]}
     made.append(Row(name, config, base=f'configs/{file}/images.py:digits'))
-    for factor in FACTORS:
+    for factor in factors:
       keys = GROUPS if file == 'gan' else ('optimizer',)
       changed = {f'{key}.learning_rate': rate * factor for key in keys}
       made.append(Row(f'{name}, learning rate × {factor:g}', changed, tries_of=name))
@@ -69,7 +69,7 @@ def get_study(scale: str = 'digits') -> Study:
     base='configs/diffusion/images.py:digits',
     scale=scale,
     config=seeds.EVERY | chosen['config'],
-    rows=rows(chosen['steps']),
+    rows=rows(chosen['steps'], chosen['factors']),
     metrics=('frechet', 'stable_runs'),
     claims=tuple(claim(row) for row in chosen['steps'] if row != GAN),
     seeds=chosen['seeds'],

@@ -59,6 +59,10 @@ def gradients(function, params, given):
   return small.quick_jit(jax.value_and_grad(loss, (0, 1)))(params, given.x)
 
 
+SETTINGS = {
+  'dit': dict(augment_dim=3),
+  'ddpm': dict(multipliers=(1,), attention=()),  # more levels take a minute to compile
+}
 CASES = [
   ('mlp', 'grouped', True),
   ('mlp', 'blocks', True),
@@ -67,7 +71,7 @@ CASES = [
   ('dit', 'grouped', True),
   ('dit', 'blocks', True),
   ('dit', 'single', False),
-  ('ddpm', 'blocks', True),  # a U-Net takes a minute to compile
+  ('ddpm', 'blocks', True),
 ]
 
 
@@ -75,7 +79,7 @@ CASES = [
 def test_each_example_passes_through_its_expert_as_if_alone(name, noise, train):
   """Outputs and gradients by parameters and inputs, with labels; with augmentation for DiT."""
   augmented = name == 'dit'
-  model, params, network = build(name, **({'augment_dim': 3} if augmented else {}))
+  model, params, network = build(name, **SETTINGS.get(name, {}))
   given = examples(noise, augmented)
 
   def together(params, given):
