@@ -145,8 +145,7 @@ OTHERS += (
 )
 OTHERS += (
   'mnist_latents',
-  'mnist_codes',
-  'mnist_first_stage',
+  'mnist14',
   'mnist_transformer',
   'stacked_mnist',
   'digits_first_stage',
@@ -155,7 +154,7 @@ OTHERS += (
   'points.py:ring_r1',
   'gaussians25_r1',
 )
-OTHERS += ('pixelcnn_pp.py:cifar10', 'pixelcnn_pp.py:no_short_cuts', 'pixelcnn_pp.py:softmax')
+OTHERS += ('pixelcnn_pp.py:cifar10',)
 OTHERS += ('gated_pixelcnn.py:cifar10', 'gated_pixelcnn.py:imagenet64', 'deepar.py:parts')
 OTHERS += ('tcn.py:copy_1000', 'nbeats.py:m3_yearly', 'nbeats.py:m3_yearly_interpretable')
 OTHERS += ('nbeats.py:tourism_monthly',)
@@ -177,7 +176,8 @@ ALIKE += tuple(f'pixelcnn_pp.py:{name}' for name in pixelcnn_pp.VARIANTS)
 ALIKE += ('tcn.py:sequential_mnist', 'tcn.py:permuted_mnist', 'tcn.py:permuted_digits')
 ALIKE += ('tcn.py:copy_500', 'tcn.py:copy_2000', 'deepar.py:traffic', 'deepar.py:ec')
 ALIKE += ('edm.py:cond_ve', 'edm.py:uncond_vp')
-ALIKE += ('images.py:fashion_mnist', 'images.py:folder64')
+ALIKE += ('images.py:fashion_mnist', 'images.py:folder64', 'mnist14_eps', 'vae/images.py:mnist')
+ALIKE += ('mnist_codes', 'mnist_first_stage', 'cifar10_first_stage')
 ALIKE += ('autoregressive/images.py:mnist', 'pixelcnn.py:mnist', 'pixelcnn.py:mnist_pp')
 TRACED = [
   pytest.param(v, marks=pytest.mark.slow) if v.endswith(SLOW) else v
