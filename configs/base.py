@@ -136,6 +136,8 @@ SETTINGS = dict(
     micro_batches=Setting(1, AT_LEAST_ONE),
     log_every='5%',  # between rows of metrics; 0: none, also for the next three
     evaluate_every='25%',  # between measurements of the validation loss
+    # validation examples of each of these, drawn anew at random
+    evaluate_examples=Setting(0, Interval(0, 10**7, note='0: all')),
     sample_every='50%',  # between pictures of samples
     checkpoint_every='25%',  # between checkpoints
     keep=Setting(2, AT_LEAST_ONE),  # newest checkpoints to keep, besides the best

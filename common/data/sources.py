@@ -117,22 +117,22 @@ class GivenSource(Source):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class FirstExamples(Source):
-  """The first examples of another source.
+class ChosenExamples(Source):
+  """Some examples of another source.
 
   Attributes:
     source: the other source.
-    number: how many of its examples there are.
+    chosen: the indices of its examples, of which some may be there more than once.
   """
 
   source: Source
-  number: int
+  chosen: np.ndarray
 
   def __len__(self) -> int:
-    return self.number
+    return len(self.chosen)
 
   def gather(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-    return self.source.gather(indices)
+    return self.source.gather(self.chosen[indices])
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

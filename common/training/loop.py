@@ -116,7 +116,8 @@ def train(
         if saving or schedule.due(now, schedule.evaluate):
           sharding, seed = step.evaluation_sharding, config['seed']
           with out_of_memory('computing the validation loss', memory_advice(config, False)):
-            validation = validation_loss(method, logical, data, size, sharding, seed)
+            number = config['train']['evaluate_examples']
+            validation = validation_loss(method, logical, data, size, sharding, seed, number)
           loss = validation['loss']
           writer.scalars(now, validation, 'validation')
           logging.info('step %d validation: %s', now, as_text(validation))

@@ -4,9 +4,11 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from common.data.pipeline import Data, evaluation_batches
+from common.data.sources import ChosenExamples
 from common.devices.mesh import mesh_of, scope
 from common.method import Batch, Context, Method, PyTree
 from common.training.state import VALIDATION_STREAM, TrainState, stream_key
@@ -19,6 +21,7 @@ def validation_loss(
   batch_size: int,
   sharding: jax.sharding.Sharding,
   seed: int,
+  number: int = 0,
 ) -> dict[str, float]:
   """Means of the loss and its metrics over the validation split, with the averaged parameters.
 
@@ -29,12 +32,17 @@ def validation_loss(
     batch_size: examples in a batch; the last batch is padded.
     sharding: the sharding of a batch.
     seed: the seed of the config.
+    number: examples drawn from the split with replacement, anew at each step; 0: all of it.
   """
+  source = data.splits['validation']
+  if number:
+    rng = np.random.default_rng((seed, int(state.step)))
+    source = ChosenExamples(source, rng.integers(len(source), size=number))
   # The same keys at every call, so that checkpoints are compared with the same noise.
   key = stream_key(seed, VALIDATION_STREAM)
   totals: dict[str, float] = {}
   weights = 0.0
-  for n, batch in enumerate(evaluation_batches(data.splits['validation'], batch_size)):
+  for n, batch in enumerate(evaluation_batches(source, batch_size)):
     # With their global shape: every process has the whole batch, and puts what its devices need.
     batch = {
       k: jax.make_array_from_process_local_data(sharding, v, v.shape) for k, v in batch.items()

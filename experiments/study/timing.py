@@ -13,11 +13,12 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 from absl import logging
 
 from common.config import merge, to_json
 from common.data.pipeline import Data
-from common.data.sources import FirstExamples
+from common.data.sources import ChosenExamples
 from common.evaluation.evaluate import evaluate_baseline
 from common.evaluation.metrics import METRICS, SAMPLES
 from common.evaluation.subject import TIMED_CALLS
@@ -201,7 +202,8 @@ def _whole(job: Job, config: Mapping[str, Any], folder: pathlib.Path, wall: floa
 def _part(job: Job, data: Data, number: int) -> Data:
   """The data with the first examples of the evaluated split in place of all."""
   split = job.config['evaluation']['split']
-  return data._replace(splits={**data.splits, split: FirstExamples(data.splits[split], number)})
+  first = ChosenExamples(data.splits[split], np.arange(number))
+  return data._replace(splits={**data.splits, split: first})
 
 
 def _measure_part(

@@ -172,6 +172,28 @@ def test_the_validation_loss_is_the_mean_over_examples_also_of_a_padded_batch():
   assert made == {'loss': pytest.approx(labels.mean())}
 
 
+def test_the_validation_loss_of_some_examples_is_drawn_anew_at_each_step():
+  def loss(params, memory, batch, key, context):
+    count = batch['weight'].sum()
+    return (batch['weight'] * batch['label']).sum() / count, Aux({}, memory, count)
+
+  method = dataclasses.replace(toy.build(), loss=loss)
+  start = init_state(method, optax.sgd(0.1), toy.SPEC.batch_struct(8), seed=0)
+  device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  labels = DATA.splits['validation'].gather(np.arange(256))['label']
+  losses = []
+  for step in range(100):
+    state = start._replace(step=jnp.asarray(step, jnp.int32))
+    losses.append(validation_loss(method, state, DATA, 8, device, seed=3, number=20)['loss'])
+    assert losses[-1] * 20 == pytest.approx(round(losses[-1] * 20), abs=1e-3)  # of 20 whole labels
+  again = validation_loss(method, state, DATA, 8, device, seed=3, number=20)['loss']
+  assert again == losses[-1]  # the same at each visit of a step
+  # Independent draws of the split: their mean, and a spread of σ/√20.
+  error = labels.std() / math.sqrt(20)
+  assert np.mean(losses) == pytest.approx(labels.mean(), abs=4 * error / math.sqrt(100))
+  assert np.std(losses) == pytest.approx(error, rel=0.3)
+
+
 def test_a_run_says_that_it_compiles_and_for_how_long(tmp_path, caplog):
   caplog.set_level('INFO')
   logging.set_verbosity(logging.INFO)
