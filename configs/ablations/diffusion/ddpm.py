@@ -2,9 +2,10 @@
 
 twofold ablate --study=configs/ablations/diffusion/ddpm.py:cpu --workdir=runs/ddpm_table
 
-Scales: cpu (scikit-learn's digits with T = 100, three seeds), gpu (CIFAR-10 with T = 100, a small
-network and a short training), paper (CIFAR-10, configs/papers/ddpm.py, T = 1000, 50,000 samples),
-smoke (seconds; nothing is learned).
+Scales: cpu (scikit-learn's digits with T = 100, three seeds), mnist (MNIST at 14×14 with T = 100,
+three seeds), gpu (CIFAR-10 with T = 100, a small network and a short training), paper (CIFAR-10,
+configs/papers/ddpm.py, T = 1000, 50,000 samples), smoke (seconds; nothing is learned).
+mnist needs, once: twofold prepare_data --dataset=mnist --image_size=14
 gpu and paper need, once: twofold prepare_data --dataset=cifar10
 
 Reproduces: Ho et al. 2020 (DDPM), table 2: FID, and the bound in bits/dim where it is printed. L is
@@ -12,7 +13,7 @@ the variational bound, of which each training step draws one term. A learned var
 the two fixed ones on a log scale (Nichol & Dhariwal 2021), limits that the paper's does not have.
 The Inception scores of the table are not measured.
 
-To expect for cpu: docs/results/ddpm.md.
+To expect for cpu: docs/results/ddpm.md. mnist is not measured yet.
 """
 
 from typing import Any
@@ -51,11 +52,13 @@ SHORT_TABLE = {  # 100 steps, all of them sampled and summed over
   'likelihood': {'name': 'vlb', 'terms': 99},
   'objective.times': {'name': 'uniform'},
 }
-DIGITS = SHORT_TABLE | {'conditional': False, 'prediction.scale_input': False}
-DIGITS |= {'prediction.noise': 'time', 'train.steps': '3000'}
+SMALL = SHORT_TABLE | {'conditional': False, 'prediction.scale_input': False}
+SMALL |= {'prediction.noise': 'time'}
+DIGITS = SMALL | {'train.steps': '3000'}
 CIFAR10 = 'configs/papers/ddpm.py:cifar10'
 SCALES = {
   'cpu': parts.Scale(f'{parts.IMAGES}:digits_eps', parts.DIGITS | DIGITS, (0, 1, 2)),
+  'mnist': parts.Scale(f'{parts.IMAGES}:mnist14_eps', parts.MNIST | SMALL, (0, 1, 2)),
   'gpu': parts.Scale(CIFAR10, SHORT_TABLE | parts.SHORT | {'train.steps': '2000'}),
   'paper': parts.Scale(CIFAR10, parts.PAPER),
   'smoke': parts.Scale(f'{parts.IMAGES}:digits_eps', DIGITS | parts.SMOKE | {'sampling.steps': 4}),
