@@ -1,16 +1,16 @@
 """How long a study takes, from a short timing of each of its models.
 
 Each kind of training runs for three compiled calls in a temporary folder, and its model is measured
-with a few samples and a small part of the split. What grows with the number of steps, samples and
-examples is then scaled up. Seeds of a row take equally long. Pictures that training draws now and
-then are not counted.
+with a few samples, in a few steps, and a small part of the split. What grows with the number of
+steps, samples and examples is then scaled up. Seeds of a row take equally long. Pictures that
+training draws now and then are not counted.
 """
 
 import math
 import pathlib
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +20,7 @@ from common.config import merge, to_json
 from common.data.pipeline import Data
 from common.data.sources import ChosenExamples
 from common.evaluation.evaluate import evaluate_baseline
+from common.evaluation.measures import Measure
 from common.evaluation.metrics import METRICS, SAMPLES
 from common.evaluation.subject import TIMED_CALLS
 from common.reporting import writers
@@ -35,6 +36,7 @@ MOST_PER_CALL = 20  # steps in a timed call: longer ones take as long per step
 CALLS = 3  # of which the first compiles
 SHARE = 32  # of the samples and of the examples
 LEAST_SAMPLES = 32  # what every metric accepts
+FEW_STEPS = 8  # of a sampler of more than twice as many: what they cost shows in two numbers
 SECONDS_PER_SAMPLE = 'seconds_per_sample'
 
 
@@ -152,7 +154,12 @@ class _Timer:
     data = costs.data_of(to_json(job.config['data'])) if run is None else run.data
     length = len(data.splits[job.config['evaluation']['split']])
     few = max(length // SHARE, 1)
-    first, samples = _measure_part(job, run, _part(job, data, few), metrics)
+    first, each = _measure_part(job, run, _part(job, data, few), metrics)
+    samples = 0.0
+    if each is not None:
+      whole = _seconds_per_sample(job, run, each)
+      settings = job.config['evaluation']
+      samples = max(_draws(settings) * whole - _draws(_few(settings)) * each, 0.0)
     # The first time includes compilation; what an example costs shows in two others.
     again, twice = (
       _measure_part(job, run, _part(job, data, number), metrics)[0] for number in (few, 2 * few)
@@ -208,25 +215,56 @@ def _part(job: Job, data: Data, number: int) -> Data:
 
 def _measure_part(
   job: Job, run: runs.Run | None, data: Data, metrics: Sequence[str]
-) -> tuple[float, float]:
-  """Measures a part of the data with few samples: its seconds, and those of the other samples."""
+) -> tuple[float, float | None]:
+  """Measures a part of the data with few samples: its seconds, and those of a sample, if any."""
   start = time.monotonic()
   if run is None:
     evaluate_baseline(job.row.baseline, data, job.config['evaluation'], metrics)
-    return time.monotonic() - start, 0.0
-  few, left_out = dict(job.config['evaluation']) | {'sample_sets': 1}, 0
-  if any(METRICS[name].draws == SAMPLES for name in metrics):
-    few['batch_size'] = max(1, min(few['batch_size'], few['num_samples'] // SHARE))
-    few['num_samples'] = max((1 + TIMED_CALLS) * few['batch_size'], LEAST_SAMPLES)
-    left_out = max(_draws(job.config['evaluation']) - _draws(few), 0)
-    metrics = dict.fromkeys([*metrics, SECONDS_PER_SAMPLE])
-  config = merge(job.config, {'evaluation': few})
-  method = families.build(config, data.spec)
-  measured = run._replace(config=config, method=method, data=data).evaluate(
-    list(metrics), **job.row.sampling
-  )
+    return time.monotonic() - start, None
+  settings = job.config['evaluation'] | {'sample_sets': 1}
+  draws = any(METRICS[name].draws == SAMPLES for name in metrics)
+  if draws:
+    settings, metrics = _few(settings), dict.fromkeys([*metrics, SECONDS_PER_SAMPLE])
+  found = _measured(job, run._replace(data=data), settings, metrics, _steps(job)[0])
   seconds = time.monotonic() - start
-  return seconds, left_out * (measured.measures[SECONDS_PER_SAMPLE].value if left_out else 0.0)
+  return seconds, found[SECONDS_PER_SAMPLE].value if draws else None
+
+
+def _seconds_per_sample(job: Job, run: runs.Run, each: float) -> float:
+  """The seconds of a sample in all steps, from those in a few, `each`, and in twice as many."""
+  few, steps = _steps(job)
+  if few == steps:
+    return each
+  settings = _few(job.config['evaluation'])
+  found = _measured(job, run, settings, [SECONDS_PER_SAMPLE], 2 * few)
+  per_step = max(found[SECONDS_PER_SAMPLE].value - each, 0.0) / few
+  return each + per_step * (steps - few)
+
+
+def _steps(job: Job) -> tuple[int, int]:
+  """(steps of a timed sample, those of the job), which are equal where they are not many; or 0."""
+  options = job.config.get('sampling', {}) | job.row.sampling
+  steps = options.get('steps', 0)
+  # Times that are given one by one belong to one number of steps.
+  fixed = options.get('grid', {}).get('name') == 'given'
+  return (steps if fixed or steps <= 2 * FEW_STEPS else FEW_STEPS), steps
+
+
+def _measured(
+  job: Job, run: runs.Run, settings: Mapping[str, Any], metrics: Iterable[str], steps: int
+) -> Mapping[str, Measure]:
+  """The metrics of a model with other settings of the evaluation and a number of steps."""
+  config = merge(job.config, {'evaluation': dict(settings)})
+  run = run._replace(config=config, method=families.build(config, run.data.spec))
+  options = job.row.sampling | ({'steps': steps} if steps else {})
+  return run.evaluate(list(metrics), **options).measures
+
+
+def _few(settings: Mapping[str, Any]) -> dict[str, Any]:
+  """Settings of an evaluation of one set of few samples."""
+  batch = max(1, min(settings['batch_size'], settings['num_samples'] // SHARE))
+  number = max((1 + TIMED_CALLS) * batch, LEAST_SAMPLES)
+  return dict(settings) | {'sample_sets': 1, 'batch_size': batch, 'num_samples': number}
 
 
 def _draws(settings: Mapping[str, Any]) -> int:

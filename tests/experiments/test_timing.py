@@ -1,10 +1,12 @@
 """The time of a study, from that of its parts: what is scaled up, and by how much."""
 
+import dataclasses
 import json
 
 import pytest
 
 from common.config import merge
+from common.evaluation.measures import Measure
 from common.studies import plans
 from common.studies.plans import Row, Study
 from experiments import families
@@ -64,3 +66,33 @@ def test_draws_are_whole_batches_and_those_that_are_timed(
 ):
   settings = dict(batch_size=batch_size, num_samples=num_samples, sample_sets=sample_sets)
   assert timing._draws(settings) == draws
+
+
+@pytest.mark.parametrize(
+  ('sampling', 'expected'),
+  [
+    ({'steps': 1000}, (8, 1000)),
+    ({'steps': 16}, (16, 16)),
+    ({}, (8, 18)),  # those of the config
+    ({'steps': 20, 'grid': {'name': 'given', 'times': (80.0, 1.0)}}, (20, 20)),
+  ],
+)
+def test_long_samplers_are_timed_in_few_steps(tmp_path, sampling, expected):
+  job = job_of(tmp_path)
+  job = job._replace(row=dataclasses.replace(job.row, sampling=sampling))
+  assert timing._steps(job) == expected
+
+
+def test_the_time_of_a_sample_grows_with_its_steps(tmp_path, monkeypatch):
+  """A sample takes 0.1 s and 0.02 s for each step."""
+  job = job_of(tmp_path)
+  job = job._replace(row=dataclasses.replace(job.row, sampling={'steps': 1000}))
+  asked = []
+
+  def measured(job, run, settings, metrics, steps):
+    asked.append(steps)
+    return {timing.SECONDS_PER_SAMPLE: Measure(0.1 + 0.02 * steps, 0.0)}
+
+  monkeypatch.setattr(timing, '_measured', measured)
+  assert timing._seconds_per_sample(job, None, 0.1 + 0.02 * 8) == pytest.approx(0.1 + 0.02 * 1000)
+  assert asked == [16]
