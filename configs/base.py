@@ -136,7 +136,7 @@ SETTINGS = dict(
     micro_batches=Setting(1, AT_LEAST_ONE),
     log_every='5%',  # between rows of metrics; 0: none, also for the next three
     evaluate_every='25%',  # between measurements of the validation loss
-    # validation examples of each of these, drawn anew at random
+    # validation examples in a measurement, drawn anew at random for each
     evaluate_examples=Setting(0, Interval(0, 10**7, note='0: all')),
     sample_every='50%',  # between pictures of samples
     checkpoint_every='25%',  # between checkpoints

@@ -72,7 +72,7 @@ SETS = flags.DEFINE_integer(
 REFERENCE = flags.DEFINE_enum(
   'reference',
   None,
-  ['as_many', 'all'],
+  base.SETTINGS['evaluation']['reference'].range.names,
   "Training images that a Fréchet distance compares samples with; default: the config's.",
 )
 STRIDE = flags.DEFINE_integer(

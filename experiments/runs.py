@@ -361,8 +361,8 @@ def with_dataset(run: Run, name: str) -> Run:
     raise ConfigError(f'--on={name} is the data of the run itself: remove the flag')
   if run.data.spec.latents is not None:
     raise ConfigError(f'--on={name}: the run models latents, which belong to its own data')
-  try:  # `source` is the path of the run's own dataset
-    data = datasets.load(run.config['data'] | {'name': name, 'source': ''})
+  try:
+    data = datasets.load(datasets.of_another(run.config['data'], name))
   except ConfigError as error:
     raise ConfigError(f'--on={name}: {error}') from error
   if data_format(data.spec) != data_format(run.data.spec):

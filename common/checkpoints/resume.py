@@ -15,7 +15,6 @@ PLACE = ('parallel.', 'data.dir', 'data.first_stage', 'model.chunk')
 REPORTING = (
   'train.log_every',
   'train.evaluate_every',
-  'train.evaluate_examples',
   'train.sample_every',
   'train.checkpoint_every',
   'train.keep',

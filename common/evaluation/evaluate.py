@@ -230,8 +230,8 @@ def check_settings(
     for name, default in (('sample_sets', 1), ('reference', 'as_many')):
       if settings[name] != default:
         raise ConfigError(
-          f'evaluation.{name} must be {default} for {data.spec.name}, got {settings[name]}: it is '
-          'of the Fréchet distance of images'
+          f'evaluation.{name} must be {default} for {data.spec.name}, got {settings[name]}: it '
+          'only changes the Fréchet distance of images'
         )
   asked = known.intersection(METRICS if metrics is None else metrics)
   if not OF_FEATURES & asked:

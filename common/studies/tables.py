@@ -26,7 +26,7 @@ OF_CHECKPOINT = dict(
     CHECKPOINTS,
     (
       'each model is that of the last checkpoint of its training',
-      'each model is that of the checkpoint with the least validation loss of its training',
+      'each model is that of the best checkpoint of its training, on the validation split',
     ),
     strict=True,
   )

@@ -20,8 +20,8 @@ To expect, not measured here, in nats per token or character of the validation s
   shakespeare_char_cpu  1.88, after 3 minutes on a laptop
 
 The repository evaluates 200 random batches (20 on a CPU); here the whole validation split counts,
-so the best evaluation is less a matter of luck. Its own way: --config.train.evaluate_examples=240
-on a CPU, and 12800 otherwise.
+so the best evaluation is less a matter of luck. As many random windows, though not from any
+position, are --config.train.evaluate_examples=240 on a CPU, and 12800 otherwise.
 
 What the repository does and this code does not yet:
 

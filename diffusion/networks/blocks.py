@@ -30,7 +30,7 @@ class Initialisers(NamedTuple):
 
 
 GLOROT = nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform')
-# Uniform within ±1/√fan_in: He's times √(1/3), PyTorch's default.
+# Uniform within ±1/√fan_in, PyTorch's default.
 NARROW = nn.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')
 INITIALISATIONS = {
   'zero': Initialisers(GLOROT, nn.initializers.zeros, GLOROT),

@@ -60,7 +60,7 @@ class UNetBase(DiffusionNetwork):
       further channels of it (VDM); (): none.
     initialisation: how weights start: 'zero', as DDPM's, with branches and the output at 0; 'edm',
       these nearly so, and smaller queries, keys and values (EDM); 'adm', PyTorch's default in place
-      of Glorot's, and larger classes (ADM).
+      of Glorot's, and larger embeddings of classes (ADM).
     norm_epsilon: added to the variance in group norms.
     dtype: type of the convolutions, of other products and of the residual stream.
     remat: recompute a block's activations in the backward pass instead of keeping them.

@@ -6,6 +6,7 @@ from typing import Any
 from common.baselines.vae import first_stage
 from common.config import ConfigError, read_json
 from common.data import pipeline
+from common.data.builders import BUILDERS
 from common.files import Path
 
 
@@ -24,6 +25,13 @@ def load(settings: Mapping[str, Any], in_memory: bool | None = None) -> pipeline
     return data
   stage = first_stage.read(source, data.spec, pipeline.fingerprint(data))
   return pipeline.with_latents(data, stage, settings)
+
+
+def of_another(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
+  """The `data` section for another dataset; its source and size are those of a run's own data."""
+  changed = dict(settings) | {'name': name, 'source': ''}
+  resized = name in BUILDERS and 'image_size' in BUILDERS[name].flags
+  return changed if resized else changed | {'image_size': 0}
 
 
 def identity(data: pipeline.Data) -> dict[str, str | int]:

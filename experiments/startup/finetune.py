@@ -56,7 +56,8 @@ def save_initial_state(
   if config['finetune'].get('lora_rank'):
     refer_to_base(workdir, config, state.params['base'], initial.step)
   size, seed = config['data']['batch_size'], config['seed']
-  found = validation_loss(method, state, data, size, program.step.evaluation_sharding, seed)
+  sharding, number = program.step.evaluation_sharding, config['train']['evaluate_examples']
+  found = validation_loss(method, state, data, size, sharding, seed, number)
   logging.info('before fine-tuning: validation loss %.4f', found['loss'])
   with writers.Writer(workdir, step=0) as writer:
     writer.scalars(0, found, 'validation')

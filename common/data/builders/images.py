@@ -14,7 +14,10 @@ from common.data.spec import token_dtype
 
 
 class ImageBuilder(base.Builder, skip_registration=True):
-  """Small uint8 images, with or without classes, which `data.image_size` may make smaller."""
+  """Small uint8 images, with or without classes.
+
+  Those of published datasets with the flag `image_size` may be made smaller.
+  """
 
   domain = 'image'
   flags = ('palette',)
@@ -23,7 +26,11 @@ class ImageBuilder(base.Builder, skip_registration=True):
   @classmethod
   def variant(cls, settings: Mapping[str, Any]) -> str:
     size = settings.get('image_size', 0)
-    return f'{size}x{size}' if size else ''
+    if not size:
+      return ''
+    shape = cls.expected({**settings, 'image_size': 0, 'palette': 0})['shape']
+    check_size(shape, size, cls.name)
+    return '' if shape[:2] == (size, size) else f'{size}x{size}'
 
   @functools.cached_property
   def contents(self) -> base.Contents:
@@ -40,8 +47,20 @@ def image_format(
   if settings.get('palette', 0):
     return {}
   if size := settings.get('image_size', 0):
+    check_size(shape, size, settings.get('name', 'the images'))
     shape = (size, size, shape[-1])
   return dict(shape=shape, levels=levels, num_classes=num_classes, num_train=num_train)
+
+
+def check_size(shape: tuple[int, ...], size: int, what: str) -> None:
+  """Raises ConfigError unless images of this shape can be made `size` pixels high and wide."""
+  height, width, _ = shape
+  sides = [n for n in range(1, height + 1) if height % n == 0]
+  if height != width or size not in sides:
+    raise ConfigError(
+      f'data.image_size={size} must divide the {height}×{width} pixels of {what}: choose from '
+      f'{", ".join(map(str, sides))}, or 0 for images as they are'
+    )
 
 
 def make_smaller(contents: base.Contents, size: int, what: str) -> base.Contents:
@@ -57,13 +76,8 @@ def make_smaller(contents: base.Contents, size: int, what: str) -> base.Contents
   """
   if not size or contents.shape[:2] == (size, size):
     return contents
+  check_size(contents.shape, size, what)
   height, width, channels = contents.shape
-  sides = [n for n in range(1, height + 1) if height % n == 0]
-  if height != width or size not in sides:
-    raise ConfigError(
-      f'data.image_size={size} must divide the {height}×{width} pixels of {what}: choose from '
-      f'{", ".join(map(str, sides))}, or 0 for images as they are'
-    )
   return contents._replace(
     shape=(size, size, channels),
     splits={

@@ -132,7 +132,7 @@ def _distance_of_set(
   error = frechet.standard_error(ours, reference, None if label is None else label[: len(ours)])
   floor = frechet.floor(real, subject.real.label, size)
   name = f'FD({features.name}, n={len(ours)}){against}'
-  of = f' of n={size}' if size < len(ours) else ''
+  of = f' of n={size}' if against else ''
   note = f'{name}, floor {floor:.3g}{of}; {features.note}{_class_note(subject)}'
   return Measure(value, error, note)
 
@@ -140,8 +140,8 @@ def _distance_of_set(
 def precision(subject: Subject) -> Measure:
   """Share of samples that are as near to a real image as its third nearest neighbour is.
 
-  Kynkäänniemi et al. 2019, eq. 2, between as many images as the Fréchet distance. The error is that
-  of the share of samples, for fixed real images.
+  Kynkäänniemi et al. 2019, eq. 2, between as many samples as real images. The error is that of the
+  share of samples, for fixed real images.
   """
   return _inside('precision', subject)
 

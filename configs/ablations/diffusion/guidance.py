@@ -11,13 +11,13 @@ gpu needs, once: twofold prepare_data --dataset=cifar10
 paper needs, once: twofold prepare_data --dataset=imagenet --image_size=64 --source=ILSVRC/
 
 Reproduces: Ho & Salimans 2022 (classifier-free guidance), table 1 (ImageNet at 64×64; at the
-smaller scales for some of its weights) and table 2 (ImageNet at 128×128, whose model is no config
-here): FID and Inception score. The paper's w = 0 is no guidance; here the weight is 1 + w. In the
-place of the Inception score, which is not measured, stands the share of samples in which a
-classifier recognises the class: both rise as samples become more typical of their class. The steps
-of table 2 are an eighth of the paper's.
+smaller scales for some of its weights) and some weights of table 2 (ImageNet at 128×128, whose
+model is no config here): FID and Inception score. The paper's w = 0 is no guidance; here the weight
+is 1 + w. In the place of the Inception score, which is not measured, stands the share of samples in
+which a classifier recognises the class: both rise as samples become more typical of their class.
+The steps of table 2 are an eighth of the paper's.
 
-To expect for cpu, mnist and steps: docs/results/guidance.md.
+To expect for cpu and steps: docs/results/guidance.md. mnist is not measured yet.
 """
 
 from collections.abc import Iterable, Mapping
@@ -149,7 +149,7 @@ def _claims_of_steps() -> tuple[Claim, ...]:
     claims += [
       parts.lower(f'more steps are better: {second} than {first}', second, first),
       Claim(
-        f'and beyond that as good as each other: {last} (±10 %)',
+        f'and beyond that the distance stays (±10 %): {last}',
         (last, 'frechet'),
         near=(second, 'frechet'),
         within=0.1,

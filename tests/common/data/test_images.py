@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from common.config import ConfigError
-from common.data import pipeline, preparation
+from common.data import palettes, pipeline, preparation
 from common.data.builders import BUILDERS, base, images
+from experiments.startup import datasets
 
 X = np.random.default_rng(0).integers(0, 256, (30, 6, 6, 3), np.uint8)
 
@@ -58,14 +59,15 @@ def test_images_keep_their_size(settings, size):
 
 
 def test_each_size_is_a_dataset_of_its_own(settings):
-  folders = {preparation.location(settings | {'image_size': size}) for size in (0, 2, 3)}
-  assert len(folders) == 3
+  folders = {n: preparation.location(settings | {'image_size': n}) for n in (0, 2, 3, 6)}
+  assert len(set(folders.values())) == 3 and folders[6] == folders[0]
 
 
 def test_a_palette_is_fitted_to_the_smaller_images(settings):
   spec = pipeline.load(settings | {'palette': 4}).spec
   assert spec.shape == (2, 2, 1)
-  assert spec.levels == 4
+  smaller = [images.block_means(x, 2) for x in X[:24]]
+  assert spec.palette == palettes.fit(smaller, 4)[0]
 
 
 def test_the_size_must_divide_that_of_the_images(settings):
@@ -78,6 +80,21 @@ def test_data_of_one_size_refuse_a_size(settings):
   message = r'data.image_size=4 is for mnist, .*, not for digits; set data.image_size=0'
   with pytest.raises(ConfigError, match=message):
     pipeline.load(settings | {'name': 'digits', 'image_size': 4})
+
+
+def test_a_size_that_does_not_divide_is_refused_before_the_data_are_read():
+  for look in (preparation.location, BUILDERS['mnist'].expected):
+    with pytest.raises(
+      ConfigError, match=r'data.image_size=13 must divide the 28×28 pixels of mnist'
+    ):
+      look({'name': 'mnist', 'image_size': 13, 'dir': 'none'})
+
+
+@pytest.mark.parametrize(('name', 'size'), [('cifar10', 32), ('stacked_mnist', 0), ('digits', 0)])
+def test_another_dataset_keeps_the_size_if_it_has_one(name, size):
+  settings = {'name': 'image_folder', 'source': 'faces', 'image_size': 32}
+  expected = {'name': name, 'source': '', 'image_size': size}
+  assert datasets.of_another(settings, name) == expected
 
 
 @pytest.mark.parametrize(('name', 'shape'), [('mnist', (14, 14, 1)), ('cifar10', (16, 16, 3))])

@@ -121,7 +121,7 @@ def test_the_best_checkpoint_of_a_model_is_measured_apart_from_its_last(base, tm
   toy.measured.clear()
   notes = tables.notes(run(best, tmp_path / 'work', toy))
   assert toy.trained == trained and len(toy.measured) == 3
-  assert 'each model is that of the checkpoint with the least validation loss' in '\n'.join(notes)
+  assert 'each model is that of the best checkpoint of its training' in '\n'.join(notes)
   with pytest.raises(ConfigError, match="checkpoint of study 'toy' 'first'"):
     run(dataclasses.replace(study, checkpoint='first'), tmp_path / 'work', toy)
 

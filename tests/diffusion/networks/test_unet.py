@@ -235,6 +235,11 @@ def test_initial_weights_of_adm():
   params = quick_jit(network.init)(jax.random.key(0), x, noise)['params']
   rows = params['conditioning']['label_embed']['embedding']
   assert np.std(rows) == pytest.approx(1.0, rel=0.1)
+  for layer in (params['input'], params['down_0_0']['conv1'], params['middle_attention']['qkv']):
+    bound = (
+      np.prod(layer['kernel'].shape[: layer['kernel'].ndim - len(layer['bias'].shape)]) ** -0.5
+    )
+    assert 0.9 * bound < np.abs(layer['kernel']).max() <= bound
 
 
 def test_the_epsilon_of_group_norms():
@@ -243,3 +248,11 @@ def test_the_epsilon_of_group_norms():
   y, _ = group_norm(4, style, 'norm').init_with_output(jax.random.key(1), x)
   # Each variance is as large as ε.
   assert np.std(y) == pytest.approx(0.5**0.5, rel=0.01)
+  network = build('ddpm', multipliers=(1,), attention=())
+  x, noise, _ = batch()
+  params = random_params(network)
+  y, small = (
+    quick_jit(network.clone(norm_epsilon=epsilon).apply)({'params': params}, x, noise)
+    for epsilon in (1e-6, 10.0)
+  )
+  assert np.std(small) < 0.5 * np.std(y)

@@ -253,9 +253,11 @@ def test_rolling_origins_are_scored_once_each(tmp_path):
     assert sorted(steps[test['label'] == label].ravel()) == list(range(31, 40))
   with pytest.raises(ConfigError, match=r"unknown evaluation\.split 'future'"):
     evaluate.check_settings(SETTINGS | dict(split='future'), data)
-  with pytest.raises(ConfigError, match=r'sample_sets must be 1 for .*, got 3: it is of the'):
+  with pytest.raises(ConfigError, match=r'sample_sets must be 1 for .*, got 3: it only changes'):
     evaluate.check_settings(SETTINGS | dict(sample_sets=3), data)
-  with pytest.raises(ConfigError, match=r'reference must be as_many for .*, got all: it is of the'):
+  with pytest.raises(
+    ConfigError, match=r'reference must be as_many for .*, got all: it only changes'
+  ):
     evaluate.check_settings(SETTINGS | dict(reference='all'), data)
 
 
