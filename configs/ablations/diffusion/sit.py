@@ -25,6 +25,8 @@ from configs.ablations.diffusion import parts
 
 DDPM = 'DDPM: noise'
 SCORE = 'VP: score, ODE'
+# Not in the paper, whose first step changes model and sampler at once: each model with the other's.
+DDPM_ODE, SCORE_SDE = 'DDPM: noise, ODE', 'VP: score, SDE'
 PROCESSES = {'VP': 'vp_linear', 'linear': 'rectified_flow', 'GVP': 'gvp'}
 ODE, SDE = (
   {process: f'{process}: velocity, {way}' for process in PROCESSES} for way in ('ODE', 'SDE')
@@ -64,6 +66,7 @@ WAYS = {  # sampler options at cpu and mnist: of DDPM, the ODE and the SDE
   DDPM: {'sampler': {'name': 'ancestral'}, 'steps': 100, 'grid': {'name': 'respaced'}},
   'ODE': {'sampler': {'name': 'heun'}, 'steps': 50} | UNIFORM,
   'SDE': {'sampler': {'name': 'euler_maruyama'}, 'steps': 100} | UNIFORM,
+  DDPM_ODE: {'sampler': {'name': 'ddim'}, 'steps': 100, 'grid': {'name': 'respaced'}},
 }
 ADAPTIVE = {  # of the ODE at paper; DDPM and the SDE are those of the configs
   'sampler': {'name': 'adaptive', 'rtol': 1e-3, 'atol': 1e-6},
@@ -82,9 +85,12 @@ def small_rows(data: str) -> tuple[Row, ...]:
   velocity = {
     name: {'process': process_of(name, data), 'prediction.target': 'velocity'} for name in PROCESSES
   }
+  discrete = {'process': {'name': 'ddpm'}, 'prediction.target': 'eps'}
   return (
-    Row(DDPM, {'process': {'name': 'ddpm'}, 'prediction.target': 'eps'}, WAYS[DDPM]),
+    Row(DDPM, discrete, WAYS[DDPM]),
+    Row(DDPM_ODE, discrete, WAYS[DDPM_ODE]),
     Row(SCORE, score, WAYS['ODE']),
+    Row(SCORE_SDE, score, WAYS['SDE']),
     *(Row(ODE[name], velocity[name], WAYS['ODE']) for name in PROCESSES),
     *(Row(SDE[name], velocity[name], WAYS['SDE']) for name in PROCESSES),
   )
