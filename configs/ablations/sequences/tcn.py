@@ -93,8 +93,12 @@ NETWORKS: dict[str, dict[str, dict[str, Any]]] = {
   },
 }
 NETWORKS['permuted_mnist'] = NETWORKS['sequential_mnist']
-# Learning rates that differ from that of the TCN: gates learn slowly in the 660 steps of digits.
-RATES = {'sequential_digits': {LSTM: 1e-2, GRU: 1e-2}}
+# Learning rates that differ from that of the TCN: gates learn slowly in the 660 steps of digits, and
+# at first over Nottingham, where the paper's LSTM has 4e-3 too.
+RATES = {
+  'sequential_digits': {LSTM: 1e-2, GRU: 1e-2},
+  'nottingham': {LSTM: 4e-3, GRU: 4e-3},
+}
 PUBLISHED = {
   'jsb': {TCN: 8.10, GATED: 8.13, LSTM: 8.45, GRU: 8.43, RNN: 8.91},
   'nottingham': {TCN: 3.07, GATED: 3.12, LSTM: 3.29, GRU: 3.46, RNN: 4.05},
