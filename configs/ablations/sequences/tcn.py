@@ -93,8 +93,8 @@ NETWORKS: dict[str, dict[str, dict[str, Any]]] = {
   },
 }
 NETWORKS['permuted_mnist'] = NETWORKS['sequential_mnist']
-# Learning rates that differ from that of the TCN: gates learn slowly in the 660 steps of digits, and
-# over Nottingham, where the paper's LSTM has this rate.
+# Learning rates that differ from that of the TCN: gates learn slowly in the 660 steps of digits.
+# Over Nottingham it is the rate of the paper's LSTM.
 RATES = {
   'sequential_digits': {LSTM: 1e-2, GRU: 1e-2},
   'nottingham': {LSTM: 4e-3},
