@@ -9,8 +9,9 @@ learned).
 mnist needs, once: twofold prepare_data --dataset=mnist --image_size=14
 
 Reproduces: Ma et al. 2024 (SiT), tables 2 to 5, SiT-B/2 after 400,000 steps; without the row of the
-weighted score. The SDE's diffusion coefficient is that of the process (w^KL). The ODE is solved by
-an adaptive method at scale paper, and by Heun's at the others.
+weighted score. Two rows more, of digits and MNIST, tell model and sampler apart. The SDE's
+diffusion coefficient is that of the process (w^KL). The ODE is solved by an adaptive method at
+scale paper, and by Heun's at the others.
 
 To expect for cpu: docs/results/sit.md. mnist is not measured yet.
 """
