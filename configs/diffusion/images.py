@@ -22,7 +22,7 @@ mnist, fashion_mnist: 2026-11-22, twofold evaluate):
   fashion_mnist      the same network, 1,200 steps, a short run: 0.45, 13.1 (floor 0.7), 4.36
   mnist14            MNIST at 14×14, a U-Net of 178 thousand parameters, 1,500 steps (2026-12-01):
                      0.66, FD(mlp, n=1000) 1.63 (floor 0.61); 35 evaluations
-  mnist14_eps        the same with the noise as target: docs/results/ddim.md
+  mnist14_eps        the same with the noise as target; only within docs/results/ddim.md
 
 Not measured here by themselves (docs/results/seeds.md has them in a table):
 
