@@ -101,10 +101,11 @@ def cells_of(published: Mapping[float, Any], columns: Iterable[float], of: str =
 
 def get_study(scale: str = 'cpu') -> Study:
   """The study at a scale, a key of SCALES."""
-  chosen, smoke = pick(SCALES, scale, 'scale'), scale == 'smoke'
+  chosen, smoke, of_steps = pick(SCALES, scale, 'scale'), scale == 'smoke', scale == 'steps'
+  metrics = {'smoke': METRICS[:1], 'steps': METRICS[:-1]}.get(scale, METRICS)
   weights = PUBLISHED if scale == 'paper' else WEIGHTS
   weighted = {WEIGHT.format(w): Setting(sampling={'guidance': 1.0 + w}) for w in weights}
-  if scale == 'steps':
+  if of_steps:
     first = {STEP.format(steps): steps_options(steps) for steps in STEPS}
     published, claims = cells_of(PUBLISHED_STEPS, STEPS, STEP), _claims_of_steps()
   else:
@@ -113,8 +114,7 @@ def get_study(scale: str = 'cpu') -> Study:
   rows = grids.cross(first, weighted)
   if smoke:
     rows = (Row(rows[1].name, rows[1].config, rows[1].sampling | {'steps': 2}),)
-  cells = {(row.name, metric) for row in rows for metric in (METRICS[:1] if smoke else METRICS)}
-  of_steps = scale == 'steps'
+  cells = {(row.name, metric) for row in rows for metric in metrics}
   return Study(
     name='guidance',
     title='The weight of guidance',
@@ -125,7 +125,7 @@ def get_study(scale: str = 'cpu') -> Study:
     config=chosen.config,
     rows=rows,
     axes=('steps' if of_steps else 'share of examples without class', 'weight'),
-    metrics=('frechet',) if smoke else METRICS[:-1] if of_steps else METRICS,
+    metrics=metrics,
     paper_training=None if of_steps else parts.GUIDANCE_TRAINING,
     published={cell: value for cell, value in published.items() if cell in cells},
     published_as=PUBLISHED_AS_STEPS if of_steps else PUBLISHED_AS,
