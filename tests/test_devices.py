@@ -22,7 +22,7 @@ from diffusion.sampling import requests as diffusion_requests
 from experiments import families
 from tests.autoregressive import series
 from tests.autoregressive.common import perturbed
-from tests.cases import mostly_slow, slow
+from tests.cases import evaluation_settings, mostly_slow, slow
 from tests.common.domains.toy import Split
 
 SPEC = DataSpec('digits', 'image', (8, 8, 1), 17, 10, tuple('0123456789'), num_train=64)
@@ -207,14 +207,7 @@ def test_hits_do_not_depend_on_the_devices():
 def test_evaluations_do_not_depend_on_the_devices(name):
   _, method, params = model(name)
   data = Data(SPEC, {'train': split(60), 'test': split(NUM)})
-  settings = dict(
-    split='test',
-    batch_size=7,
-    num_samples=30,
-    sample_sets=1,
-    reference='as_many',
-    extractor='pixels',
-  )
+  settings = evaluation_settings(batch_size=7, num_samples=30, extractor='pixels')
   metrics = ['frechet', 'bits_per_dim', 'evaluations']
   one, other = (
     evaluate(method, on(devices, params), data, settings, KEY, metrics) for devices in (1, 8)

@@ -15,11 +15,10 @@ from common.domains.base import SampleFlags, SampleSettings, TrainedModel
 from common.evaluation.evaluate import evaluate
 from common.method import Context
 from tests.autoregressive.common import perturbed, small_config
+from tests.cases import evaluation_settings
 from tests.common.data.rolls import random_pieces, write_collection
 
-SETTINGS = dict(
-  split='test', batch_size=4, num_samples=4, sample_sets=1, reference='as_many', extractor='auto'
-)
+SETTINGS = evaluation_settings(batch_size=4, num_samples=4)
 OTHER = dict(
   model__start='none',
   model__output_bias=True,

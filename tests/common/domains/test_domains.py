@@ -21,6 +21,7 @@ from common.evaluation.evaluate import evaluate
 from common.evaluation.metrics import METRICS
 from common.method import Request
 from common.reporting.writers import Writer
+from tests.cases import evaluation_settings
 from tests.common.domains.toy import Sampler, Split
 
 SPEC = DataSpec('rings', 'clouds', (20, 2), 0, 2, ('small', 'large'), num_train=12)
@@ -34,9 +35,7 @@ SPECS = {
 }
 EVERY_FLAG = SampleFlags(1, 'a', 'inpaint', 'left', 1, 'a', 1, True, 'a', 'dedent', True, 1, 1)
 EVERY_FLAG = dataclasses.replace(EVERY_FLAG, horizon=1, on='a', future='a', all_draws=True)
-SETTINGS = dict(
-  split='test', batch_size=8, num_samples=12, sample_sets=1, reference='as_many', extractor='pixels'
-)
+SETTINGS = evaluation_settings(batch_size=8, num_samples=12, extractor='pixels')
 
 
 class CloudsDomain(Domain):

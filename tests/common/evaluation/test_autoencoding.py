@@ -17,16 +17,10 @@ from common.data.spec import latent_spec
 from common.evaluation.autoencoding import NO_RECONSTRUCTIONS
 from common.evaluation.evaluate import evaluate
 from common.method import Likelihood, Method
+from tests.cases import evaluation_settings
 from tests.common.baselines.vae.toy import SPEC, batch, built
 
-SETTINGS = dict(
-  split='test',
-  batch_size=16,
-  num_samples=24,
-  sample_sets=1,
-  reference='as_many',
-  extractor='pixels',
-)
+SETTINGS = evaluation_settings(batch_size=16, num_samples=24, extractor='pixels')
 METRICS = ['bits_per_dim', 'reconstruction']
 SIZES = {'train': 96, 'test': 40}
 

@@ -19,13 +19,12 @@ from common.evaluation.images import classifiers, features, frechet
 from common.evaluation.images import metrics as images
 from common.evaluation.measures import Measure, proportion
 from common.method import Likelihood, Samples
+from tests.cases import evaluation_settings
 from tests.common.data.latents.test_cache import Means
 from tests.common.domains.toy import Split
 from tests.toy import Functions
 
-SETTINGS = dict(
-  split='test', batch_size=128, num_samples=300, sample_sets=1, reference='as_many', extractor='mlp'
-)
+SETTINGS = evaluation_settings(batch_size=128, num_samples=300, extractor='mlp')
 KEY = jax.random.key(0)
 
 

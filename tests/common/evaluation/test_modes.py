@@ -12,16 +12,10 @@ from common.data.modes import Modes
 from common.data.pipeline import Data
 from common.data.spec import DataSpec
 from common.evaluation import evaluate, modes
+from tests.cases import evaluation_settings
 from tests.common.domains.toy import Sampler, Split
 
-SETTINGS = dict(
-  split='test',
-  batch_size=500,
-  num_samples=4000,
-  sample_sets=1,
-  reference='as_many',
-  extractor='auto',
-)
+SETTINGS = evaluation_settings(batch_size=500, num_samples=4000)
 METRICS = ['modes', 'mode_kl', 'high_quality']
 RING = BUILDERS['ring'].modes
 RNG = np.random.default_rng(0)

@@ -159,12 +159,14 @@ def test_there_is_no_mean_over_no_steps():
   assert {'loss': 3.0, 'gradient_norm': 2.0, 'bad_steps': 1.0}.items() <= means.means().items()
 
 
-def test_the_validation_loss_is_the_mean_over_examples_also_of_a_padded_batch():
-  def loss(params, memory, batch, key, context):
-    count = batch['weight'].sum()
-    return (batch['weight'] * batch['label']).sum() / count, Aux({}, memory, count)
+def mean_label(params, memory, batch, key, context):
+  """A loss: the mean of the labels."""
+  count = batch['weight'].sum()
+  return (batch['weight'] * batch['label']).sum() / count, Aux({}, memory, count)
 
-  method = dataclasses.replace(toy.build(), loss=loss)
+
+def test_the_validation_loss_is_the_mean_over_examples_also_of_a_padded_batch():
+  method = dataclasses.replace(toy.build(), loss=mean_label)
   start = init_state(method, optax.sgd(0.1), toy.SPEC.batch_struct(100), seed=0)
   device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   made = validation_loss(method, start, DATA, 100, device, seed=0)  # 100, 100 and 56
@@ -173,11 +175,7 @@ def test_the_validation_loss_is_the_mean_over_examples_also_of_a_padded_batch():
 
 
 def test_the_validation_loss_of_some_examples_is_drawn_anew_at_each_step():
-  def loss(params, memory, batch, key, context):
-    count = batch['weight'].sum()
-    return (batch['weight'] * batch['label']).sum() / count, Aux({}, memory, count)
-
-  method = dataclasses.replace(toy.build(), loss=loss)
+  method = dataclasses.replace(toy.build(), loss=mean_label)
   start = init_state(method, optax.sgd(0.1), toy.SPEC.batch_struct(8), seed=0)
   device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
   labels = DATA.splits['validation'].gather(np.arange(256))['label']

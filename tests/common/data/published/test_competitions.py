@@ -13,6 +13,7 @@ from common.data import pipeline
 from common.data.builders import BUILDERS, downloads
 from common.data.builders.published import competitions, long
 from common.evaluation.evaluate import evaluate_baseline
+from tests.cases import evaluation_settings
 
 RNG = np.random.default_rng(0)
 
@@ -143,9 +144,7 @@ def test_exchange_rates_for_long_horizons_are_split_by_shares(tmp_path, monkeypa
   first = np.arange(40, 48)
   test = windows(data, 'test')
   assert sorted(set((test['start'] + 1).tolist())) == first.tolist()
-  settings = dict(
-    split='test', batch_size=16, num_samples=1, sample_sets=1, reference='as_many', extractor='auto'
-  )
+  settings = evaluation_settings(batch_size=16, num_samples=1)
   names = ('standardised_mse', 'standardised_mae')
   found = evaluate_baseline('naive', data, settings, names).measures
   scaled = rates / rates[:35].std(0)

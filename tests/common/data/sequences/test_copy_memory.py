@@ -14,10 +14,9 @@ from common.data.builders.sequences.copy_memory import counts, sequences
 from common.evaluation.evaluate import evaluate
 from common.method import Likelihood, Method
 from tests.autoregressive.texts import text_config
+from tests.cases import evaluation_settings
 
-SETTINGS = dict(
-  split='test', batch_size=250, num_samples=4, sample_sets=1, reference='as_many', extractor='auto'
-)
+SETTINGS = evaluation_settings(batch_size=250, num_samples=4)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

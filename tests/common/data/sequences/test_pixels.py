@@ -16,11 +16,10 @@ from common.data.builders.sequences import pixels
 from common.evaluation.evaluate import evaluate
 from common.method import Context
 from experiments import families
+from tests.cases import evaluation_settings
 from tests.common.data.published import test_idx
 
-SETTINGS = dict(
-  split='test', batch_size=128, num_samples=4, sample_sets=1, reference='as_many', extractor='auto'
-)
+SETTINGS = evaluation_settings(batch_size=128, num_samples=4)
 
 
 def everything(source):

@@ -10,11 +10,10 @@ from common.data.pipeline import Data
 from common.data.spec import DataSpec, SeriesSpec
 from common.evaluation.evaluate import evaluate_baseline
 from common.evaluation.forecasts import baselines, classical
+from tests.cases import evaluation_settings
 from tests.common.domains.toy import Split
 
-SETTINGS = dict(
-  split='test', batch_size=64, num_samples=9, sample_sets=1, reference='as_many', extractor='auto'
-)
+SETTINGS = evaluation_settings(batch_size=64, num_samples=9)
 CONTEXT, HORIZON, SEASON = 5, 3, 4
 SERIES = SeriesSpec(
   HORIZON, SEASON, origins=(100.0, 0.0), units=(2.0, 1.0), naive_scales=(10.0, 5.0)

@@ -18,12 +18,11 @@ from common.evaluation import evaluate
 from common.evaluation.forecasts import scores
 from common.evaluation.measures import Measure
 from common.method import Likelihood, Samples
+from tests.cases import evaluation_settings
 from tests.common.domains.toy import Split
 from tests.toy import Functions
 
-SETTINGS = dict(
-  split='test', batch_size=64, num_samples=200, sample_sets=1, reference='as_many', extractor='mlp'
-)
+SETTINGS = evaluation_settings(batch_size=64, num_samples=200, extractor='mlp')
 SPEC = DataSpec('walks', 'series', (8, 2), 0, 3, ('a', 'b', 'c'), 9, series=SeriesSpec(3, season=4))
 
 

@@ -7,11 +7,10 @@ import pytest
 
 from common.evaluation.evaluate import evaluate, not_measured
 from common.method import Hits, Method
+from tests.cases import evaluation_settings
 from tests.experiments.startup import tiny
 
-SETTINGS = dict(
-  split='test', batch_size=8, num_samples=20, sample_sets=1, reference='as_many', extractor='pixels'
-)
+SETTINGS = evaluation_settings(batch_size=8, num_samples=20, extractor='pixels')
 DATA = tiny.data(num=20, classes=3)
 
 

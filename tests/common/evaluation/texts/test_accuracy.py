@@ -12,11 +12,10 @@ from common.data.pipeline import Data
 from common.data.spec import DataSpec
 from common.evaluation.evaluate import evaluate
 from common.method import Hits, Method
+from tests.cases import evaluation_settings
 from tests.common.domains.toy import Split
 
-SETTINGS = dict(
-  split='test', batch_size=2, num_samples=4, sample_sets=1, reference='as_many', extractor='auto'
-)
+SETTINGS = evaluation_settings(batch_size=2, num_samples=4)
 X = np.array([[0, 1, 1], [1, 1, 0], [1, 0, 1]], np.uint8)
 
 

@@ -17,13 +17,11 @@ from common.evaluation.evaluate import evaluate, evaluate_baseline
 from common.evaluation.texts import ngrams, windows
 from tests.autoregressive.common import outputs_of, perturbed
 from tests.autoregressive.texts import text_config
-from tests.cases import slow
+from tests.cases import evaluation_settings, slow
 from tests.common.domains.toy import Split
 
 TEXT = 'naïve: añb\nab, naïve bañ!\n' * 2
-SETTINGS = dict(
-  split='test', batch_size=4, num_samples=4, sample_sets=1, reference='as_many', extractor='auto'
-)
+SETTINGS = evaluation_settings(batch_size=4, num_samples=4)
 ON_TEXT = ('perplexity', 'bits_per_byte', 'bits_per_character')
 
 
