@@ -26,7 +26,7 @@ from configs.ablations.diffusion import parts
 
 DDPM = 'DDPM: noise'
 SCORE = 'VP: score, ODE'
-# Not in the paper, whose first step changes model and sampler at once: each model with the other's.
+# Not in the paper, whose first step changes model and sampler: each model with the other sampler.
 DDPM_ODE, SCORE_SDE = 'DDPM: noise, ODE', 'VP: score, SDE'
 PROCESSES = {'VP': 'vp_linear', 'linear': 'rectified_flow', 'GVP': 'gvp'}
 ODE, SDE = (
