@@ -84,6 +84,11 @@ class Autoregression(Method):
     """Training examples that the network's initial parameters are fitted to."""
     return self.model.network.init_examples
 
+  @property
+  def parts(self) -> int:
+    """The emissions of an example."""
+    return self.ordering.length
+
   def init(self, key: Key[Array, ''], batch: Batch) -> tuple[PyTree, PyTree]:
     """The parameters of the model; there is no memory."""
     # Unless the network is fitted to examples, only shapes matter: one is enough.

@@ -199,6 +199,8 @@ class Method:
     reconstructs: whether it is an autoencoder, whose task `reconstruct` takes images as `past`.
     context: of open-ended data, tokens or frames that the model handles at once; 0: an example.
     init_examples: training examples that the initial parameters depend on; 0: none.
+    parts: of an example, drawn one after the other (pixels, patches, tokens or frames); 1: all at
+      once.
   """
 
   labelled: bool = True
@@ -209,6 +211,7 @@ class Method:
   reconstructs: bool = False
   context: int = 0
   init_examples: int = 0
+  parts: int = 1
 
   def init(self, key: Key[Array, ''], batch: Batch) -> tuple[PyTree, PyTree]:
     """(params, memory) before the first step; only the shapes in `batch` matter, unless

@@ -63,7 +63,7 @@ def main() -> int:
   if SHOW.value:
     print(running.show_rows(jobs))
     return 0
-  running.check_metrics(jobs, study.metrics)
+  running.check_metrics(jobs, study.metrics, described=DRY_RUN.value)
   if DRY_RUN.value:
     versions.settle(jobs, workdir, running.OF_MODELS, versions.of_a_dry_run(OTHER_CODE.value))
     print(timing.summary(timing.estimate(jobs, study, workdir)))

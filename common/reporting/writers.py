@@ -356,7 +356,9 @@ def _columns(stream: io.TextIOBase) -> int:
 
 
 def duration(seconds: float) -> str:
-  """'0:07', '2:37' or '1:02:03'."""
+  """'0:07', '2:37', '1:02:03', or, of more than 99 hours, '12 days'."""
   minutes, second = divmod(round(seconds), 60)
   hours, minute = divmod(minutes, 60)
+  if hours > 99:
+    return f'{round(seconds / 86_400):,} days'
   return f'{hours}:{minute:02}:{second:02}' if hours else f'{minute}:{second:02}'

@@ -20,7 +20,7 @@ OF_A_MEMBER = ('context', 'min_context', 'stride', 'train_to', 'batch_size', 'di
 
 
 class PaperTraining(NamedTuple):
-  """The training that a paper published, for the metric 'paper_share'.
+  """The training that a paper published, for the metric 'paper_share' and for dry runs.
 
   Attributes:
     config: its config, 'FILE.py:variant'.

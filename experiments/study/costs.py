@@ -6,26 +6,27 @@ from collections.abc import Mapping
 from typing import Any
 
 from common.baselines.vae.first_stage import untrained
-from common.config import flatten, to_json
+from common.config import ConfigError, flatten, to_json
 from common.data import pipeline
 from common.data.spec import DataSpec, latent_spec
 from common.studies.plans import Job, PaperTraining
 from common.training.program import TrainingCost, training_cost
 from experiments import families
-from experiments.compile import data as described
+from experiments.compile import data as descriptions
 from experiments.startup import datasets, sources
 from experiments.startup import workdir as workdirs
 
 
 def cost_of(job: Job) -> TrainingCost:
-  """The cost of training the model of a job, from its shapes alone.
+  """The cost of training the model of a job, from its shapes alone; its data need not be here.
 
   Raises:
     ConfigError: for a config that cannot be trained, or data that cannot be read.
   """
   if job.stage is None:
-    return _cost(settings_of(job))
-  return _cost(settings_of(job), settings_of(job.stage))._replace(stage=cost_of(job.stage))
+    return _cost(settings_of(job), given=_given(job))
+  found = _cost(settings_of(job), settings_of(job.stage), _given(job.stage))
+  return found._replace(stage=cost_of(job.stage))
 
 
 def settings_of(job: Job) -> str:
@@ -40,20 +41,54 @@ def settings_of(job: Job) -> str:
 
 # Rows that differ only in sampler options share a cost.
 @functools.lru_cache(maxsize=256)
-def _cost(config: str, stage: str = '') -> TrainingCost:
+def _cost(config: str, stage: str = '', given: str = '{}') -> TrainingCost:
   config = json.loads(config)
-  spec = data_of(to_json(config['data'])).spec
+  spec = _spec(to_json((json.loads(stage) if stage else config)['data']), given)
   if stage:
     spec = latent_spec(spec, untrained(json.loads(stage), spec))
   return training_cost(config, families.build(config, spec), spec)
 
 
-def spec_of(job: Job) -> DataSpec:
-  """The description of a job's data, also of latents whose first stage is not trained yet."""
+def spec_of(job: Job, described: bool = False) -> DataSpec:
+  """The description of a job's data, also of latents whose first stage is not trained yet.
+
+  Args:
+    job: the job.
+    described: whether data that are not here may be described by the paper or by their settings.
+
+  Raises:
+    ConfigError: the data are not prepared, or not found.
+  """
   if job.stage is None:
-    return data_of(to_json(job.config['data'])).spec
-  images = spec_of(job.stage)
+    section = to_json(job.config['data'])
+    return _spec(section, _given(job)) if described else data_of(section).spec
+  images = spec_of(job.stage, described)
   return latent_spec(images, untrained(job.stage.config, images))
+
+
+def _given(job: Job) -> str:
+  """What the paper of a row says of its data, if they are those of the row."""
+  paper = job.row.paper_training
+  same = paper is not None and _data_of_paper(paper.config) == job.config['data']['name']
+  return to_json(dict(paper.spec) if same else {})
+
+
+@functools.lru_cache(maxsize=64)
+def _data_of_paper(file: str) -> str:
+  """The name of the data of a paper's training."""
+  return families.load_config(file, {})['data']['name']
+
+
+def _spec(section: str, given: str) -> DataSpec:
+  """The description of the data of a section, which need not be here."""
+  try:
+    return data_of(section).spec
+  except (ConfigError, OSError) as error:
+    try:
+      unnamed = json.loads(section) | {'source': ''}  # a file that is not here describes nothing
+      return descriptions.spec_of(unnamed, _tuples(json.loads(given)))
+    except ConfigError:
+      raise error from None  # which says how to get the data
 
 
 def paper_cost(paper: PaperTraining) -> TrainingCost:
@@ -70,7 +105,7 @@ def paper_cost(paper: PaperTraining) -> TrainingCost:
 def _paper_cost(file: str, given: str) -> TrainingCost:
   given = json.loads(given)
   config = families.load_config(file, given['settings'])
-  spec = described.spec_of(config['data'], _tuples(given['spec']))
+  spec = descriptions.spec_of(config['data'], _tuples(given['spec']))
   return training_cost(config, families.build(config, spec), spec)
 
 

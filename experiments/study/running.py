@@ -82,10 +82,14 @@ def plan(
   return plans.shard(jobs, part, parts)
 
 
-def check_metrics(jobs: list[Job], metrics: Sequence[str]) -> None:
-  """Raises ConfigError for a metric that no job's data have, or an ensemble without forecasts."""
+def check_metrics(jobs: list[Job], metrics: Sequence[str], described: bool = False) -> None:
+  """Checks metrics against the data of jobs, which must be here unless they may be described.
+
+  Raises:
+    ConfigError: for a metric that no job's data have, or an ensemble without forecasts.
+  """
   loaded = {to_json(job.config['data']): job for job in jobs}
-  loaded = {key: spec_of(job) for key, job in loaded.items()}
+  loaded = {key: spec_of(job, described) for key, job in loaded.items()}
   for job in jobs:
     spec = loaded[to_json(job.config['data'])]
     if job.members and 'crps' not in domain_of(spec).metrics:
@@ -111,7 +115,7 @@ def check_metrics(jobs: list[Job], metrics: Sequence[str]) -> None:
 def show_rows(jobs: list[Job]) -> str:
   """The rows of a study, each with its settings that differ from the defaults of its family.
 
-  Models have their parameters and the cost of their training too, if their data are prepared.
+  Models have their parameters and the cost of their training too, if their data are known.
   """
   lines = []
   for job in jobs:

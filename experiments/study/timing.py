@@ -3,7 +3,8 @@
 Each kind of training runs for three compiled calls in a temporary folder, and its model is measured
 with a few samples, in a few steps, and a small part of the split. What grows with the number of
 steps, samples and examples is then scaled up. Seeds of a row take equally long. Pictures that
-training draws now and then are not counted.
+training draws now and then are not counted. Models that are too large for that on this machine, or
+whose data are not here, are not trained: their time follows from their operations (operations.py).
 """
 
 import math
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import logging
 
-from common.config import merge, to_json
+from common.config import ConfigError, merge, to_json
 from common.data.pipeline import Data
 from common.data.sources import ChosenExamples
 from common.evaluation.evaluate import evaluate_baseline
@@ -30,7 +31,7 @@ from common.studies.cells import CellStore
 from common.studies.plans import Job, Study
 from common.training.schedule import make_schedule
 from experiments import families, runs
-from experiments.study import costs
+from experiments.study import costs, operations
 
 MOST_PER_CALL = 20  # steps in a timed call: longer ones take as long per step
 CALLS = 3  # of which the first compiles
@@ -48,6 +49,7 @@ class Work(NamedTuple):
     trainings, cells: models to train and jobs to measure, over its seeds.
     training, measuring: the seconds of one of them; None: there is none, or it was not timed.
     problem: why it was not timed.
+    of_operations: whether the time follows from the model's operations.
   """
 
   row: str
@@ -56,6 +58,7 @@ class Work(NamedTuple):
   training: float | None = None
   measuring: float | None = None
   problem: str = ''
+  of_operations: bool = False
 
   @property
   def seconds(self) -> float:
@@ -79,6 +82,11 @@ def summary(work: Sequence[Work]) -> str:
   last = f'{trainings} trainings and {cells} measurements are left: about {whole} in one command'
   if untimed := sum(bool(one.problem) for one in work):
     last += f'; rows not timed: {untimed}'
+  if any(one.of_operations for one in work):
+    last += (
+      '\n* too large to be run here, or without its data: from the operations of the network and '
+      'the speed of one gradient'
+    )
   return '\n'.join([*map(_line, work), last])
 
 
@@ -93,7 +101,7 @@ def _line(work: Work) -> str:
     each = '' if seconds is None else f' of {duration(seconds)}'
     parts += [f'{number} {what}{"s" * (number > 1)}{each}'] * bool(number)
   problem = f' (not timed: {work.problem})' if work.problem else ''
-  return f'{work.row}: {", ".join(parts) or "finished"}{problem}'
+  return f'{work.row}: {", ".join(parts) or "finished"}{problem}{" *" * work.of_operations}'
 
 
 class _Timer:
@@ -104,6 +112,7 @@ class _Timer:
     self._counted: set[pathlib.Path] = set()  # models that a row above trains
     # By the settings of the training: the folder of the short run, and the seconds of a whole one.
     self._trained: dict[tuple[str, ...], tuple[pathlib.Path, float]] = {}
+    self._speeds: dict[tuple[str, str], float] = {}  # operations per second, by network
 
   def work(self, jobs: Sequence[Job], study: Study, workdir: pathlib.Path) -> Work:
     """What is left for the jobs of a row, one for each seed."""
@@ -116,10 +125,12 @@ class _Timer:
       return found
     if left[0].members:
       return found._replace(problem='an ensemble takes about as long as its members')
+    asked = [name for name in metrics if name in METRICS]
     try:
+      if any(_is_only_counted(model) for model in studies.models(left[0])):
+        return self._count(found, models, left[0], asked)
       seconds = [self._train(model)[1] for model in models]
       found = found._replace(training=sum(seconds) / len(seconds) if seconds else None)
-      asked = [name for name in metrics if name in METRICS]
       return found._replace(measuring=self._measure(left[0], asked))
     except Exception as error:  # any error: it costs one row, not the estimate
       logging.exception('%s', found.row)
@@ -131,6 +142,37 @@ class _Timer:
       return False
     self._counted.add(job.folder)
     return True
+
+  def _count(self, found: Work, models: Sequence[Job], job: Job, metrics: Sequence[str]) -> Work:
+    """The time of a row from the operations of its models."""
+    training = None
+    if models:
+      seconds = [operations.training_seconds(one, self._training_speed(one)) for one in models]
+      training = sum(seconds) / len(seconds)
+    steps, problem = _steps(job)[1], ''
+    samples = operations.draws(metrics)
+    speed = self._sampling_speed(job, steps) if samples else self._training_speed(job)
+    measuring = operations.sampling_seconds(job, metrics, steps, speed)
+    try:
+      measuring += operations.likelihood_seconds(job, metrics, speed)
+    except (ConfigError, OSError) as error:
+      problem = f'the likelihood: {error}'
+    timed = {'training': training, 'measuring': measuring}
+    return found._replace(**timed, problem=problem, of_operations=True)
+
+  def _training_speed(self, job: Job) -> float:
+    """Operations per second of the training of a job's model."""
+    key = operations.key_of(job), 'training'
+    if key not in self._speeds:
+      self._speeds[key] = operations.training_speed(job)
+    return self._speeds[key]
+
+  def _sampling_speed(self, job: Job, steps: int) -> float:
+    """Operations per second of sampling from a job's model."""
+    key = operations.key_of(job), 'sampling'
+    if key not in self._speeds:
+      self._speeds[key] = operations.sampling_speed(job, steps)
+    return self._speeds[key]
 
   def _train(self, job: Job) -> tuple[pathlib.Path, float]:
     """The folder of a short run of a job's training, and the seconds of a whole one."""
@@ -165,6 +207,15 @@ class _Timer:
       _measure_part(job, run, _part(job, data, number), metrics)[0] for number in (few, 2 * few)
     )
     return first + samples + max(twice - again, 0.0) / few * (length - few)
+
+
+def _is_only_counted(job: Job) -> bool:
+  """Whether a model is too large to be trained here for its time, or its data are not here."""
+  try:
+    costs.spec_of(job)
+  except (ConfigError, OSError):
+    return True
+  return operations.is_large(job)
 
 
 def _short(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -130,6 +130,7 @@ def get_study(scale: str = 'cpu') -> Study:
     config=chosen.config,
     rows=rows,
     metrics=('frechet', 'parameters', 'training_flops', 'examples_seen'),
+    paper_training=parts.DIT_TRAINING if paper else None,
     published=published_cells() if paper else {},
     published_as=PUBLISHED_AS,
     claims=claims,

@@ -58,6 +58,7 @@ IMAGENET64 = {
 LATENTS = {'shape': (32, 32, 4), 'levels': 0, 'num_classes': 1000, 'num_train': 1_281_167}
 DDPM_TRAINING = PaperTraining('configs/papers/ddpm.py:cifar10', CIFAR10)
 EDM_TRAINING = PaperTraining('configs/papers/edm.py:cond_vp', CIFAR10)
+DIT_TRAINING = PaperTraining('configs/papers/dit.py:XL2', LATENTS)
 SIT_TRAINING = PaperTraining('configs/papers/sit.py:B2', LATENTS)
 GUIDANCE_TRAINING = PaperTraining('configs/papers/guidance.py:p10', IMAGENET64)
 

@@ -284,8 +284,8 @@ def test_a_folder_that_vanishes_is_noticed_at_the_next_line(tmp_path):
 
 
 def test_durations():
-  assert [duration(s) for s in (0.0, 6.6, 157.0, 3723.0, 90061.0)] == [
-    '0:00', '0:07', '2:37', '1:02:03', '25:01:01',
+  assert [duration(s) for s in (0.0, 6.6, 157.0, 3723.0, 90061.0, 4e8)] == [
+    '0:00', '0:07', '2:37', '1:02:03', '25:01:01', '4,630 days',
   ]  # fmt: skip
 
 
