@@ -276,11 +276,16 @@ def test_sit_is_told_the_time_from_0_to_1():
 
 # A network whose output is zero: the loss of noise is the variance of the noise, that of v and of
 # the velocity of images of ±1 are α² + σ² and 1 + 1. With the SNR as weight, the score's is that of
-# the noise.
+# the noise. EDM's preconditioned target has variance 1 for images of EDM's σ_data, ±0.5.
 SMALL_UNET = {'network.width': 16, 'network.blocks': 1, 'network.multipliers': (1,)}
 SMALL_UNET |= {'network.attention': (), 'network.head_width': 0}
 SMALL_DIT = {'network.width': 16, 'network.depth': 1, 'network.heads': 2}
+SMALL_VDM = {'network.width': 16, 'network.blocks': 1}
+SIZE = {'edm:cond_vp': 0.5}  # |x| of the images, if not 1
 LOSSES = [
+  ('ddpm:cifar10', SMALL_UNET, 1.0),
+  ('edm:cond_vp', SMALL_UNET | {'augmentation.probability': 0.0}, 1.0),
+  ('guidance:p10', SMALL_UNET, 1.0),
   ('score_sde:ve', SMALL_UNET, 1.0),
   ('score_sde:vp', SMALL_UNET, 1.0),
   ('score_sde:sub_vp', SMALL_UNET, 1.0),
@@ -293,19 +298,62 @@ LOSSES = [
 ]
 
 
-@pytest.mark.parametrize(('variant', 'small', 'expected'), mostly_slow(LOSSES, [LOSSES[6]]))
+@pytest.mark.parametrize(('variant', 'small', 'expected'), mostly_slow(LOSSES, [LOSSES[9]]))
 def test_losses_at_initialisation(variant, small, expected):
   config = families.load_config(f'papers/{variant}', small)
   spec = spec_of(config['data'])
   method = families.build(config, spec)
-  signs = np.where(np.random.default_rng(0).random((16, *spec.shape)) < 0.5, 0, 1)
-  x = 255 * signs if spec.levels else 2 * signs - 1
+  assert initial_loss(method, spec, SIZE.get(variant, 1.0)) == pytest.approx(expected, rel=0.03)
+
+
+def initial_loss(method, spec, size=1.0, number=16):
+  """The loss of images of ±size with the initial parameters."""
+  signs = np.where(np.random.default_rng(0).random((number, *spec.shape)) < 0.5, -1, 1)
+  x = np.round(127.5 * (size * signs + 1)) if spec.levels else size * signs
   batch = {'x': jnp.asarray(x, jnp.uint8 if spec.levels else jnp.float32)}
-  batch['label'] = jnp.zeros(16, jnp.int32)
+  batch['label'] = jnp.zeros(number, jnp.int32)
   params, memory = quick_jit(method.init)(jax.random.key(0), batch)
-  context = Context(jnp.zeros((), jnp.int32), params, True, jnp.arange(16), 16)
+  context = Context(jnp.zeros((), jnp.int32), params, True, jnp.arange(number), number)
   loss = quick_jit(lambda params: method.loss(params, memory, batch, jax.random.key(1), context)[0])
-  assert loss(params) == pytest.approx(expected, rel=0.03)
+  return float(loss(params))
+
+
+@pytest.mark.slow
+def test_the_loss_of_vdm_at_initialisation():
+  """The network adds its input: the first estimate of the noise is z = α·x + σ·ε itself.
+
+  The bound in nats per dimension is then ½∫(α²x² + (1 - σ)²) over -log-SNR, and the prior's KL;
+  the images' own cost given their least noisy version is 0, because x = ±1 is at the ends.
+  """
+  config = families.load_config('papers/vdm:cifar10', SMALL_VDM)
+  spec = spec_of(config['data'])
+  gamma = np.linspace(-13.3, 5, 10_001)
+  variance = 1 / (1 + np.exp(-gamma))
+  integrand = (1 - variance) + (1 - np.sqrt(variance)) ** 2
+  prior = 0.5 * (1 - variance[-1] + variance[-1] - 1 - np.log(variance[-1]))
+  expected = 0.5 * np.trapezoid(integrand, gamma) + prior
+  loss = initial_loss(families.build(config, spec), spec, number=256)
+  assert loss == pytest.approx(expected, rel=0.01)
+
+
+@pytest.mark.slow
+def test_the_loss_of_dit_at_initialisation():
+  """1 for noise that is estimated as 0; and the cost in bits of one step of the bound.
+
+  A step's variance is the geometric mean of β and β̃ at first, and its mean is off by
+  β/√(α(1 - ᾱ)) in each dimension.
+  """
+  config = families.load_config('papers/dit:XL2', SMALL_DIT)
+  spec = spec_of(config['data'])
+  beta = np.linspace(1e-4, 0.02, 1000)
+  kept = np.cumprod(1 - beta)
+  exact = beta[1:] * (1 - kept[:-1]) / (1 - kept[1:])
+  ours = np.sqrt(beta[1:] * exact)
+  gap = beta[1:] ** 2 / ((1 - beta[1:]) * (1 - kept[1:]))
+  cost = 0.5 * (np.log(ours / exact) + (exact + gap) / ours - 1)
+  expected = 1 + cost.mean() / np.log(2)
+  loss = initial_loss(families.build(config, spec), spec, number=1024)
+  assert cost.mean() > 0.005 and loss == pytest.approx(expected, rel=0.003)
 
 
 def test_the_bounds_of_improved_ddpm_and_adm_are_in_bits():

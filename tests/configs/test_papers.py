@@ -332,6 +332,14 @@ def logistic_nats():
 @pytest.mark.parametrize(
   ('variant', 'changes', 'nats'),
   [
+    # The head's weights have deviation 0.02, its input variance 1: logits of variance 0.02²·width.
+    ('nanogpt:gpt2', {'network.layers': 1}, math.log(50_257) + 0.02**2 * 768 / 2),
+    ('nanogpt:shakespeare_char', {'network.layers': 1}, math.log(65) + 0.02**2 * 384 / 2),
+    (
+      'llama2:7B',
+      {'network.layers': 1, 'network.width': 256, 'network.mlp_width': 256, 'network.heads': 4},
+      math.log(32_000) + 0.02**2 * 256 / 2,
+    ),
     ('tcn:jsb', {'network.width': 8}, math.log(2)),  # 88·ln 2 for each frame
     ('tcn:copy_500', {'network.layers': 1}, math.log(10)),
     ('gated_pixelcnn:cifar10', {'network.width': 8, 'network.layers': 1}, math.log(256)),
