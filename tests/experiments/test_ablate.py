@@ -4,10 +4,12 @@ import json
 import pathlib
 import re
 import shutil
+import signal
+import time
 
 import pytest
 
-from tests.experiments.commands import refused, run
+from tests.experiments.commands import all_ended, refused, run, start
 
 STUDY = """
 from common.studies.claims import Claim
@@ -17,6 +19,7 @@ from common.studies.plans import Row, Study
 BROKEN = {
   'smoke': (),
   'broken': (Row('broken', {'optimizer.name': 'adma'}),),
+  'longer': (Row('longer', {'train.steps': '400', 'train.checkpoint_every': '200'}),),
   'images': (
     Row('a', {'train.steps': '8'}),
     Row('b', {'train.steps': '10'}),
@@ -124,7 +127,10 @@ def test_an_ensemble_of_images_is_refused_before_training(study, tmp_path):
 
 def test_an_unknown_scale_is_refused(study, tmp_path):
   said = refused('ablate', f'--study={study}:smoek', f'--workdir={tmp_path}')
-  assert said == "error: unknown scale 'smoek'; did you mean 'smoke'? known: broken, images, smoke"
+  assert (
+    said
+    == "error: unknown scale 'smoek'; did you mean 'smoke'? known: broken, images, longer, smoke"
+  )
 
 
 def test_a_cell_is_kept_with_everything_that_made_it(finished):
@@ -198,6 +204,51 @@ def test_a_dry_run_says_what_is_left(finished, study):
   ]
   said = refused('ablate', '--dry_run')
   assert said == 'error: --study is missing: name one, such as those of twofold ablate --list'
+
+
+@pytest.fixture(scope='module')
+def undisturbed(study):
+  """The cells of a study of two models, made in one command."""
+  workdir = study.parent / 'undisturbed'
+  run('ablate', f'--study={study}:longer', f'--workdir={workdir}')
+  return cells_of(workdir)
+
+
+def cells_of(workdir):
+  """The values of a finished table, without those that are times."""
+  rows = json.loads((workdir / 'table.json').read_text())['rows']
+  return {
+    (row['name'], metric): cell['value']
+    for row in rows
+    for metric, cell in row['cells'].items()
+    if metric != 'training_seconds'
+  }
+
+
+@pytest.mark.slow
+def test_parts_that_run_at_the_same_time_share_a_folder(study, undisturbed, tmp_path):
+  command = ('ablate', f'--study={study}:longer', f'--workdir={tmp_path}')
+  for code, printed, said in all_ended([(*command, f'--shard={part}/2') for part in (1, 2)]):
+    assert code == 0 and 'is finished; without --shard' in printed, said
+  assert len(list((tmp_path / 'models').iterdir())) == 2
+  whole = run(*command)
+  assert ': training' not in whole and ': measuring' not in whole
+  assert cells_of(tmp_path) == undisturbed
+
+
+@pytest.mark.slow
+def test_a_study_that_is_killed_goes_on_where_it_was(study, undisturbed, tmp_path):
+  """Killed in the training of its second model, of which a checkpoint is there."""
+  command = ('ablate', f'--study={study}:longer', f'--workdir={tmp_path}')
+  process = start(*command)
+  while not list(tmp_path.glob('models/*/checkpoints/200')) and process.poll() is None:
+    time.sleep(0.01)
+  process.send_signal(signal.SIGKILL)
+  process.communicate()
+  assert process.returncode == -signal.SIGKILL and not (tmp_path / 'table.json').exists()
+  again = run(*command)
+  assert 'warm: training' not in again and 'warm: measuring' not in again
+  assert cells_of(tmp_path) == undisturbed
 
 
 @pytest.mark.slow
