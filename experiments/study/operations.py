@@ -35,7 +35,10 @@ TRACED_STEPS = (16, 32)
 TIMED_STEPS = 2  # of a sampler
 TIMED_CALLS = 3
 LONGEST = 20.0  # seconds after which no further call is timed
-OF_LIKELIHOOD = ('bits_per_dim', 'nats_per_position', 'perplexity', 'bits_per_byte', 'accuracy')
+OF_LIKELIHOOD = (
+  *('bits_per_dim', 'nats_per_position', 'perplexity'),
+  *('bits_per_byte', 'bits_per_character', 'accuracy'),
+)
 # The settings of a network, which decide its speed, whatever its loss and its sampler.
 OF_A_NETWORK = ('family', 'precision', 'data', 'network', 'head', 'generator', 'discriminator')
 
@@ -60,7 +63,12 @@ class Model(NamedTuple):
 
 
 def is_large(job: Job) -> bool:
-  """Whether a step of a job's training takes too long to be run as it is on this machine."""
+  """Whether a step of a job's training takes too long to be run as it is on this machine.
+
+  Forecasts, which need the windows of their data, are never counted.
+  """
+  if costs.spec_of(job, described=True).series is not None:
+    return False
   return costs.cost_of(job).flops_per_step > most()
 
 
