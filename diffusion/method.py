@@ -107,6 +107,9 @@ class Diffusion(Method):
   sampling: RequestSampler
   spec: DataSpec
 
+  # Of both estimators: of the whole bound, or of the dequantised data under the flow.
+  likelihood_note = 'upper bound'
+
   @property
   def labelled(self) -> bool:
     return bool(self.model.num_classes) or self.model.classifier is not None

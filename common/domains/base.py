@@ -392,7 +392,8 @@ class Domain:
       images, levels = self.as_images(spec, x)
       display = Display(images, request.label, flags.columns or GRID, levels, spec.class_names)
       pictures.save_png(out, display.picture(flags.scale or self.picture_scale))
+    evaluations = samples.evaluations + (spec.latents is not None)  # one decodes latents
     return (
-      f'{len(x)} samples from step {trained.step} in {out}: {samples.evaluations} network '
-      f'evaluations each, {seconds:.1f} s with compilation'
+      f'{len(x)} samples from step {trained.step} in {out}: {evaluations} network evaluations '
+      f'each, {seconds:.1f} s with compilation'
     )

@@ -55,7 +55,8 @@ def codes(stage):
 @pytest.mark.slow
 def test_latents_become_images_in_samples_and_evaluations(folder):
   for name, evaluations in (('diffusion', 36), ('codes', 17)):
-    run('sample', f'--workdir={folder}/{name}', '--num=6', f'--out={folder}/x.npy')
+    drawn = run('sample', f'--workdir={folder}/{name}', '--num=6', f'--out={folder}/x.npy')
+    assert f': {evaluations} network evaluations each' in drawn
     x = np.load(folder / 'x.npy')
     assert x.shape == (6, 8, 8, 1) and x.dtype == np.uint8 and x.max() <= 16
     metrics = '--metrics=frechet,agreement,evaluations,sampling_flops'

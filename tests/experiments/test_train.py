@@ -214,6 +214,7 @@ def test_the_diffusion_family_trains_on_the_same_loop(tmp_path):
   run('train', *TINY_DIFFUSION, f'--workdir={tmp_path}/run', '--config.train.sample_every=40')
   assert (tmp_path / 'run' / 'samples' / '00000040.png').stat().st_size > 500
   assert len(losses(tmp_path / 'run')) == 20
+  assert '; upper bound' in run('evaluate', f'--workdir={tmp_path}/run', '--metrics=bits_per_dim')
 
 
 def test_too_many_bad_steps_end_the_run(tmp_path):

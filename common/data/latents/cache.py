@@ -104,10 +104,13 @@ def _write(splits: Mapping[str, Source], stage: FirstStage, folder: pathlib.Path
     _report_codes(arrays['train'], stage)
   else:
     deviation = float(arrays['train'].std(dtype=np.float64))
-    if not (math.isfinite(deviation) and deviation > MIN_DEVIATION):
+    # Channels and positions may differ although the images do not.
+    spread = float(np.sqrt(arrays['train'].var(axis=0, dtype=np.float64).mean()))
+    if not (math.isfinite(deviation) and spread > MIN_DEVIATION):
       raise ConfigError(
-        f'the latents of {stage.name} have no variance (deviation {deviation:.2g}): its encoder '
-        'ignores the images; train it with a smaller objective.beta'
+        f'the latents of {stage.name} have no variance (deviation over images {spread:.2g}): its '
+        'encoder ignores the images; train it with a smaller objective.beta, or name another first '
+        'stage'
       )
     arrays = {split: (x / deviation).astype(np.float32) for split, x in arrays.items()}
     logging.info('latents of %s: %s, deviation %.4g', stage.name, stage.shape, deviation)
@@ -121,14 +124,15 @@ def _write(splits: Mapping[str, Source], stage: FirstStage, folder: pathlib.Path
 
 
 def _report_codes(codes: Num[np.ndarray, 'num rows columns 1'], stage: FirstStage) -> None:
-  """Logs how many codes are used. Raises ConfigError if it is only one."""
+  """Logs how many codes are used. Raises ConfigError if all images have the same."""
   counts = np.bincount(codes.reshape(-1), minlength=stage.levels)
   share = counts[counts > 0] / counts.sum()
   perplexity = float(np.exp(-(share * np.log(share)).sum()))
-  if len(share) < 2:
+  if (codes == codes[:1]).all():
     raise ConfigError(
-      f'the latents of {stage.name} have no variance: its codebook has collapsed to 1 code of '
-      f'{stage.levels}; train it with a larger latent.codebook or a smaller learning rate'
+      f'the latents of {stage.name} have no variance: all images have the same codes, '
+      f'{len(share)} of {stage.levels}; train it with a larger latent.codebook or a smaller '
+      'learning rate, or name another first stage'
     )
   logging.info(
     'codes of %s: %d of %d used, perplexity %.1f',

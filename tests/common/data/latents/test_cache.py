@@ -120,9 +120,14 @@ def test_batches_are_padded_to_one_size():
 def test_latents_without_variance_are_refused(tmp_path):
   with pytest.raises(ConfigError, match='runs/means have no variance'):
     cache.encode(splits(), Means(factor=0.0), tmp_path, 'toy', 'images')
-  one = {name: Split(x=np.full((9, 4, 4, 1), 3, np.uint8)) for name in splits()}
-  with pytest.raises(ConfigError, match='collapsed to 1 code of 4'):
-    cache.encode(one, Codes(), tmp_path, 'toy', 'images')
+  # Positions that differ, in the same way in every image, are no variance either.
+  grey, bars = np.full((4, 4, 1), 3), np.arange(0, 256, 64)[:, None, None].repeat(4, 1)
+  for picture, used in ((grey, 1), (bars, 2)):
+    one = {name: Split(x=picture[None].repeat(9, 0).astype(np.uint8)) for name in splits()}
+    with pytest.raises(ConfigError, match=f'all images have the same codes, {used} of 4'):
+      cache.encode(one, Codes(), tmp_path, 'toy', 'images')
+    with pytest.raises(ConfigError, match='runs/means have no variance'):
+      cache.encode(one, Means(), tmp_path, 'toy', 'images')
   assert not (tmp_path / 'twofold').exists() or not list((tmp_path / 'twofold').rglob('*.npy'))
 
 
