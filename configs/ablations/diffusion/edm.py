@@ -13,7 +13,7 @@ Reproduces: Karras et al. 2022, table 2, configs C to F with classes (VP), as fa
 the settings of C and D are ours, by the definition of each part, because we have not read the
 authors'. The rows of solvers and grids stand for figure 2, whose numbers are not printed.
 
-To expect for cpu and long: docs/results/edm.md. mnist is not measured yet.
+To expect for cpu, long and mnist: docs/results/edm.md.
 """
 
 import math
