@@ -48,13 +48,18 @@ def count(jaxpr: core.Jaxpr) -> int:
   return total
 
 
-def has_convolutions(jaxpr: core.Jaxpr) -> bool:
-  """Whether a program has a convolution anywhere."""
+def has(jaxpr: core.Jaxpr, primitive: str) -> bool:
+  """Whether a program has a primitive of JAX anywhere, such as 'while'."""
   return any(
-    equation.primitive.name == 'conv_general_dilated'
-    or any(map(has_convolutions, _parts(equation.params)))
+    equation.primitive.name == primitive
+    or any(has(part, primitive) for part in _parts(equation.params))
     for equation in jaxpr.eqns
   )
+
+
+def has_convolutions(jaxpr: core.Jaxpr) -> bool:
+  """Whether a program has a convolution anywhere."""
+  return has(jaxpr, 'conv_general_dilated')
 
 
 def _repetitions(name: str, params: dict[str, Any]) -> int:

@@ -54,9 +54,19 @@ class LoRA(Method):
     return self.method.predicts
 
   @property
+  def likelihood_note(self) -> str:
+    """That of the wrapped method."""
+    return self.method.likelihood_note
+
+  @property
   def context(self) -> int:
     """That of the wrapped method."""
     return self.method.context
+
+  @property
+  def parts(self) -> int:
+    """That of the wrapped method."""
+    return self.method.parts
 
   def init(self, key: Key[Array, ''], batch: Batch) -> tuple[PyTree, PyTree]:
     """The parameters of the method as 'base', and its updates as 'lora'."""

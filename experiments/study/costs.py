@@ -5,6 +5,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from absl import logging
+
 from common.baselines.vae.first_stage import untrained
 from common.config import ConfigError, flatten, to_json
 from common.data import pipeline
@@ -67,16 +69,9 @@ def spec_of(job: Job, described: bool = False) -> DataSpec:
 
 
 def _given(job: Job) -> str:
-  """What the paper of a row says of its data, if they are those of the row."""
+  """The training of the paper of a row, as far as it describes data."""
   paper = job.row.paper_training
-  same = paper is not None and _data_of_paper(paper.config) == job.config['data']['name']
-  return to_json(dict(paper.spec) if same else {})
-
-
-@functools.lru_cache(maxsize=64)
-def _data_of_paper(file: str) -> str:
-  """The name of the data of a paper's training."""
-  return families.load_config(file, {})['data']['name']
+  return to_json({} if paper is None else {'config': paper.config, 'spec': dict(paper.spec)})
 
 
 def _spec(section: str, given: str) -> DataSpec:
@@ -86,9 +81,20 @@ def _spec(section: str, given: str) -> DataSpec:
   except (ConfigError, OSError) as error:
     try:
       unnamed = json.loads(section) | {'source': ''}  # a file that is not here describes nothing
-      return descriptions.spec_of(unnamed, _tuples(json.loads(given)))
+      found = descriptions.spec_of(unnamed, _spec_of_paper(unnamed, json.loads(given)))
     except ConfigError:
       raise error from None  # which says how to get the data
+    logging.log_first_n(logging.WARNING, '%s; until then, described without it', 1, error)
+    return found
+
+
+def _spec_of_paper(section: Mapping[str, Any], paper: Mapping[str, Any]) -> dict[str, Any]:
+  """What a paper's training says of data, if they are those of a section."""
+  if not paper:
+    return {}
+  theirs = families.load_config(paper['config'], {})['data']
+  same = all(theirs[key] == section[key] for key in ('name', 'image_size'))
+  return _tuples(paper['spec']) if same else {}
 
 
 def paper_cost(paper: PaperTraining) -> TrainingCost:

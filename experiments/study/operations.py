@@ -3,7 +3,8 @@
 A step of a paper's model can take a processor minutes, and its samples days. So only the gradient
 of the loss of a few examples and a few samples in two steps are timed. They give the speed of the
 machine with this network, in operations per second (common/flops.py), at which the whole training
-and all samples are computed. Reading data, saving, and the features of samples are left out.
+and all samples are computed. Reading data, saving, decoding latents, and the features of samples
+are left out.
 """
 
 import functools
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from common import flops
-from common.config import to_json
+from common.config import ConfigError, to_json
 from common.data.spec import DataSpec
 from common.domains import domain_of
 from common.evaluation.metrics import METRICS, SAMPLES
@@ -101,19 +102,23 @@ def sampling_seconds(job: Job, metrics: Iterable[str], steps: int, speed: float)
     return 0.0
   settings = job.config['evaluation']
   number = settings['num_samples'] * settings['sample_sets']
-  return number * sampling_flops(model_of(job), job.row.sampling, steps) / speed
+  return number * sampling_flops(model_of(job), options_of(job), steps) / speed
 
 
 def likelihood_seconds(job: Job, metrics: Iterable[str], speed: float) -> float:
   """The seconds of the likelihood of a job's examples; the speed is that of sampling.
 
   Raises:
-    ConfigError: its data are not here, and so their number is not known.
+    ConfigError: its data are not here, and so their number is not known; or a solver chooses its
+      own steps.
   """
   model = model_of(job)
   if set(metrics).isdisjoint(OF_LIKELIHOOD) or not model.method.has_likelihood:
     return 0.0
-  data, split = costs.data_of(to_json(job.config['data'])), job.config['evaluation']['split']
+  first = job
+  while first.stage is not None:  # there are as many latents as images
+    first = first.stage
+  data, split = costs.data_of(to_json(first.config['data'])), job.config['evaluation']['split']
   return len(data.splits[split]) * likelihood_flops(model) / speed
 
 
@@ -131,26 +136,45 @@ def model_of(job: Job) -> Model:
   return Model(method, spec, params)
 
 
+def options_of(job: Job) -> dict[str, Any]:
+  """The sampler settings of a job's row, with a grid that takes any number of steps."""
+  options = dict(job.row.sampling)
+  grid = ({**job.config.get('sampling', {}), **options}).get('grid')
+  if isinstance(grid, Mapping) and grid.get('name') == 'given':
+    options['grid'] = {'name': 'uniform'}  # its times cost as much as any others
+  return options
+
+
 def sampling_flops(model: Model, options: Mapping[str, Any], steps: int) -> float:
   """The operations of one sample.
 
   Args:
     model: the model.
-    options: sampler settings that replace those of the config.
+    options: sampler settings that replace those of the config; see `options_of`.
     steps: see `sampling_seconds`.
   """
-  if _takes_steps(options, steps):
+  if steps:
     few, many = (_sampler_flops(model, {**options, 'steps': number}) for number in TRACED_STEPS)
     per_step = (many - few) / (TRACED_STEPS[1] - TRACED_STEPS[0])
     return few + per_step * (steps - TRACED_STEPS[0])
   # Parts are drawn in a `while`, of which a trace counts one pass.
-  return model.method.parts * _sampler_flops(model, options)
+  parts = model.method.parts
+  if parts > 1:
+    parts = options.get('length') or parts
+  return parts * _sampler_flops(model, options)
 
 
 def likelihood_flops(model: Model) -> int:
-  """The operations of the likelihood of one example."""
+  """The operations of the likelihood of one example.
+
+  Raises:
+    ConfigError: a solver chooses its own steps, so that a trace cannot know their number.
+  """
   batch = model.spec.batch_struct(1)
-  return flops.count(flops.trace(model.method.nll, model.params, batch, jax.random.key(0)))
+  traced = flops.trace(model.method.nll, model.params, batch, jax.random.key(0))
+  if flops.has(traced, 'while'):
+    raise ConfigError('its solver chooses its own steps')
+  return flops.count(traced)
 
 
 def training_speed(job: Job) -> float:
@@ -166,8 +190,8 @@ def training_speed(job: Job) -> float:
 
 def sampling_speed(job: Job, steps: int) -> float:
   """Operations per second of sampling from a job's model; its `steps` as of `sampling_seconds`."""
-  model, options = model_of(job), job.row.sampling
-  few = min(steps, TIMED_STEPS) if _takes_steps(options, steps) else 0
+  model, options = model_of(job), options_of(job)
+  few = min(steps, TIMED_STEPS)
   each = sampling_flops(model, options, few)
   number = min(_number(each), job.config['evaluation']['batch_size'])
   params, _ = jax.jit(model.method.init)(jax.random.key(0), _batch(model.spec, model.least))
@@ -231,8 +255,3 @@ def _request(model: Model, number: int, options: Mapping[str, Any]) -> Request:
   labelled = model.spec.num_classes and model.method.labelled
   label = jnp.zeros(number, jnp.int32) if labelled else None
   return domain_of(model.spec).request(model.spec, number, label, options)
-
-
-def _takes_steps(options: Mapping[str, Any], steps: int) -> bool:
-  """Whether a sampler takes another number of steps: times given one by one belong to theirs."""
-  return bool(steps) and options.get('grid', {}).get('name') != 'given'

@@ -50,6 +50,7 @@ class Work(NamedTuple):
     training, measuring: the seconds of one of them; None: there is none, or it was not timed.
     problem: why it was not timed.
     of_operations: whether the time follows from the model's operations.
+    left_out: what the time of measuring leaves out, and why.
   """
 
   row: str
@@ -59,6 +60,7 @@ class Work(NamedTuple):
   measuring: float | None = None
   problem: str = ''
   of_operations: bool = False
+  left_out: str = ''
 
   @property
   def seconds(self) -> float:
@@ -84,8 +86,8 @@ def summary(work: Sequence[Work]) -> str:
     last += f'; rows not timed: {untimed}'
   if any(one.of_operations for one in work):
     last += (
-      '\n* too large to be run here, or without its data: from the operations of the network and '
-      'the speed of one gradient'
+      '\n* too large to be run here, or without its data: from the operations of the network, at '
+      'the speed of a gradient and of a few samples'
     )
   return '\n'.join([*map(_line, work), last])
 
@@ -101,6 +103,7 @@ def _line(work: Work) -> str:
     each = '' if seconds is None else f' of {duration(seconds)}'
     parts += [f'{number} {what}{"s" * (number > 1)}{each}'] * bool(number)
   problem = f' (not timed: {work.problem})' if work.problem else ''
+  problem += f' (without {work.left_out})' if work.left_out else ''
   return f'{work.row}: {", ".join(parts) or "finished"}{problem}{" *" * work.of_operations}'
 
 
@@ -149,16 +152,16 @@ class _Timer:
     if models:
       seconds = [operations.training_seconds(one, self._training_speed(one)) for one in models]
       training = sum(seconds) / len(seconds)
-    steps, problem = _steps(job)[1], ''
+    steps, left_out = _steps(job)[1], ''
     samples = operations.draws(metrics)
     speed = self._sampling_speed(job, steps) if samples else self._training_speed(job)
     measuring = operations.sampling_seconds(job, metrics, steps, speed)
     try:
       measuring += operations.likelihood_seconds(job, metrics, speed)
     except (ConfigError, OSError) as error:
-      problem = f'the likelihood: {error}'
+      left_out = f'the likelihood: {error}'
     timed = {'training': training, 'measuring': measuring}
-    return found._replace(**timed, problem=problem, of_operations=True)
+    return found._replace(**timed, left_out=left_out, of_operations=True)
 
   def _training_speed(self, job: Job) -> float:
     """Operations per second of the training of a job's model."""

@@ -248,6 +248,7 @@ def test_a_study_that_is_killed_goes_on_where_it_was(study, undisturbed, tmp_pat
   assert process.returncode == -signal.SIGKILL and not (tmp_path / 'table.json').exists()
   again = run(*command)
   assert 'warm: training' not in again and 'warm: measuring' not in again
+  assert int(re.search(r'resuming at step (\d+) of 400', again).group(1)) >= 200
   assert cells_of(tmp_path) == undisturbed
 
 

@@ -4,8 +4,10 @@ import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from common.config import ConfigError
 from common.domains import domain_of
 from common.studies import plans
 from common.studies.plans import Row, Study
@@ -17,6 +19,8 @@ DIFFUSION, PIXELS = 'configs/diffusion/images.py:digits', 'configs/autoregressiv
 TINY = {'network.width': 16, 'network.heads': 2}
 LATENTS = {'shape': (4, 4, 2), 'levels': 0, 'num_classes': 3, 'num_train': 1000}
 PAPER = 'configs/papers/dit.py:S8'
+DDIM = {'sampler': {'name': 'ddim'}}
+GIVEN = tuple(float(level) for level in np.geomspace(80, 0.03, 20))
 TRANSFORMER = {
   'network.width': 16,
   'network.depth': 1,
@@ -43,9 +47,10 @@ def job_of(folder, base, row, config=TINY, training=None):
 @pytest.mark.parametrize(
   ('base', 'sampling', 'steps'),
   [
-    (DIFFUSION, {'sampler': {'name': 'ddim'}, 'grid.end': 'clean', 'steps': 5}, 5),
-    (DIFFUSION, {'sampler': {'name': 'ddim'}, 'grid.end': 'clean', 'steps': 50, 'guidance': 3}, 50),
+    (DIFFUSION, {**DDIM, 'grid.end': 'clean', 'steps': 5}, 5),
+    (DIFFUSION, {**DDIM, 'grid.end': 'clean', 'steps': 50, 'guidance': 3}, 50),
     (DIFFUSION, {'sampler': {'name': 'ancestral'}, 'steps': 40}, 40),
+    (DIFFUSION, {'grid': {'name': 'given', 'times': GIVEN}, 'steps': 20, **DDIM}, 20),
     (PIXELS, {}, 0),
   ],
 )
@@ -53,7 +58,7 @@ def test_the_operations_of_a_sample_are_those_of_its_evaluations(tmp_path, base,
   """Held to the evaluations that drawing a sample counts, padded loops or not."""
   job = job_of(tmp_path, base, Row('a', sampling=sampling))
   model = operations.model_of(job)
-  counted = operations.sampling_flops(model, sampling, steps)
+  counted = operations.sampling_flops(model, operations.options_of(job), steps)
   params, _ = model.method.init(jax.random.key(0), model.spec.batch_struct(1) | _zeros(model))
   request = domain_of(model.spec).request(model.spec, 1, jnp.zeros(1, jnp.int32), sampling)
   samples = model.method.sample(params, jax.random.key(1), request)
@@ -69,6 +74,12 @@ def _zeros(model):
 def test_the_operations_of_the_bound_grow_with_its_terms(tmp_path):
   few, many = (bound_flops(tmp_path, terms) for terms in (10, 30))
   assert many == pytest.approx(3 * few, rel=0.2)
+
+
+def test_the_steps_of_an_adaptive_solver_are_not_guessed(tmp_path):
+  job = job_of(tmp_path, DIFFUSION, Row('a'), TINY | {'likelihood': {'name': 'flow'}})
+  with pytest.raises(ConfigError, match='chooses its own steps'):
+    operations.likelihood_flops(operations.model_of(job))
 
 
 def bound_flops(folder, terms):

@@ -26,3 +26,4 @@ def test_a_study_of_published_data_runs(name, tmp_path):
   table = (tmp_path / 'work' / 'table.md').read_text()
   rows = call(f'configs/ablations/{name}.py:smoke', 'get_study', Study).rows
   assert all(f'| {row.name} |' in table for row in rows)
+  assert (tmp_path / 'work' / 'report.html').is_file()
