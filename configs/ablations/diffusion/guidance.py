@@ -17,7 +17,7 @@ is 1 + w. In the place of the Inception score, which is not measured, stands the
 which a classifier recognises the class: both rise as samples become more typical of their class.
 The steps of table 2 are an eighth of the paper's.
 
-To expect for cpu and steps: docs/results/guidance.md. mnist is not measured yet.
+To expect for cpu, mnist and steps: docs/results/guidance.md.
 """
 
 from collections.abc import Iterable, Mapping
